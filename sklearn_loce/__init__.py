@@ -1,0 +1,33 @@
+"""Local Concept Embeddings (LoCE) of vision networks, as scikit-learn estimators.
+
+A LoCE is the 1x1 filter that, put on a network layer's activations, best redraws the mask of one
+concept in one image (Mikriukov, Schwalbe and Bade, IJCV 2025). Names are imported when they are
+first used, so that ``import sklearn_loce`` loads neither torch nor umap nor matplotlib.
+"""
+
+from importlib import import_module
+
+__version__ = "0.1.0.dev0"
+
+_HOMES = {
+    "ActivationExtractor": "_activations",
+    "LoCETransformer": "_transformer",
+    "TorchModel": "_model",
+    "list_layers": "_activations",
+    "optimize_loces": "_optimization",
+}
+_SUBMODULES = ("datasets", "exceptions", "utils")
+
+__all__ = [*_HOMES, *_SUBMODULES]
+
+
+def __getattr__(name):
+    if name in _SUBMODULES:
+        return import_module(f"{__name__}.{name}")
+    if name in _HOMES:
+        return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__():
+    return sorted([*globals(), *__all__])

@@ -1,0 +1,1 @@
+"""Tables of samples: one row per image-concept pair, ready for ``LoCETransformer``."""
