@@ -28,10 +28,13 @@ _SATURATED = _F(-60)
 _LOG2_E = _F(1.44269504088896341)
 _LN2_HIGH, _LN2_LOW = _F(0.693359375), _F(-2.12194440e-4)
 # Minimax coefficients of exp on [-ln(2) / 2, ln(2) / 2], from the Cephes library.
-_EXP_COEFFICIENTS = tuple(
-    _F(c)
-    for c in (1.9875691500e-4, 1.3981999507e-3, 8.3334519073e-3)
-    + (4.1665795894e-2, 1.6666665459e-1, 5.0000001201e-1)
+_EXP_COEFFICIENTS = (
+    _F(1.9875691500e-4),
+    _F(1.3981999507e-3),
+    _F(8.3334519073e-3),
+    _F(4.1665795894e-2),
+    _F(1.6666665459e-1),
+    _F(5.0000001201e-1),
 )
 
 
@@ -74,7 +77,7 @@ def _widen(grid, left, right, share, out):
 
 @_jit
 def _narrow(wide, starts, share, out):
-    """The adjoint of ``_widen``; ``starts[c]`` is the first column that has c to its left."""
+    """Apply the adjoint of ``_widen``; ``starts[c]`` is the first column with c to its left."""
     last = out.shape[1] - 1
     for i in range(out.shape[0]):
         carry = _F(0)

@@ -2,6 +2,7 @@
 
 import os
 from functools import lru_cache
+from numbers import Integral
 
 import numpy as np
 import torch
@@ -11,6 +12,14 @@ from scipy import ndimage
 from torch.nn import functional
 
 MASK_RESIZE = ("gaussian", "area", "nearest", "bilinear")
+
+
+def check_mask_size(size):
+    """Raise unless ``size`` is two positive integers."""
+    if len(size) != 2 or any(not isinstance(n, Integral) or n < 1 for n in size):
+        raise ValueError(
+            f"mask_size must be two positive integers (n_rows, n_columns), got {size}."
+        )
 
 
 def compress_rle(rle):

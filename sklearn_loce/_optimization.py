@@ -11,7 +11,7 @@ from sklearn.utils._param_validation import Interval, StrOptions, validate_param
 
 from ._adamw_cpu import solve_on_cpu
 from ._adamw_torch import project, solve_with_torch
-from ._masks import MASK_RESIZE, resize_masks
+from ._masks import MASK_RESIZE, check_mask_size, resize_masks
 
 INITS = ("zeros", "ones", "uniform", "normal")
 
@@ -257,6 +257,7 @@ def optimize_loces(
     tensor([[ 1., -1.]])
     """
     _check_tensors(activations, masks)
+    check_mask_size(mask_size)
     targets = resize_masks([_as_array(mask) for mask in masks], mask_size, mask_resize)
     _check_targets(targets)
     if activations.dtype != torch.float64:
