@@ -27,10 +27,10 @@ class SceneNet(nn.Module):
         self.features = nn.Sequential(
             Conv2dNormActivation(3, 24, stride=2),
             Conv2dNormActivation(24, 48, stride=2),
-            Conv2dNormActivation(48, 48),
+            _Residual(48, 48),
             Conv2dNormActivation(48, 64, stride=2),
             Conv2dNormActivation(64, 96, dilation=2),
-            Conv2dNormActivation(96, 96, dilation=4),
+            _Residual(96, 96, dilation=4),
         )
         self.score_fine = nn.Conv2d(48, n_classes, 1)
         self.score_coarse = nn.Conv2d(96, n_classes, 1)
@@ -41,6 +41,13 @@ class SceneNet(nn.Module):
         coarse = self.score_coarse(self.features[3:](fine))
         scores = self.score_fine(fine) + _resize(coarse, fine.shape[-2:])
         return _resize(scores, images.shape[-2:])
+
+
+class _Residual(Conv2dNormActivation):
+    """Adds its input to its output."""
+
+    def forward(self, maps):
+        return maps + super().forward(maps)
 
 
 def _resize(maps, size):

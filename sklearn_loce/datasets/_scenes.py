@@ -32,8 +32,8 @@ NOISE = 6
 def make_scenes(n_samples=100, *, image_size=(120, 160), random_state=None, return_X_y=False):
     """Draw driving scenes of eight concepts with planted sub-concepts.
 
-    Every scene is a road through a meadow with sky, trees, houses, a bus, a car and a taxi, as
-    chance has it. Inside six of the concepts two sub-concepts are planted, one per scene:
+    Every scene is a road through a meadow under the sky, with at least one of a bus, a car and a
+    taxi on it, and trees and houses beside it as chance has it. Inside six of the concepts two sub-concepts are planted, one per scene:
 
     ===========  =======================  ==============================================
     concept      sub-concepts             what differs
@@ -181,7 +181,7 @@ def _depth(placed):
 
 def _place_vehicles(rng, kinds):
     """Give every vehicle of the scene a lane of its own, as (s, draw, x, look)."""
-    present = [vehicle for vehicle in ("bus", "car", "taxi") if rng.uniform() < 0.65]
+    present = rng.permutation(["bus", "car", "taxi"])[: rng.integers(1, 4)]
     for x, vehicle in zip(rng.permutation(LANES), present, strict=False):
         if vehicle == "bus":
             s = rng.uniform(*DEPTHS["bus"])
