@@ -19,7 +19,7 @@ LABELS = {concept: number for number, concept in enumerate(("background", *CONCE
 # Odd, so that the centre of an image pixel is the centre of a canvas pixel and labels can be sampled.
 SUPERSAMPLING = 3
 ROAD_EDGE = 0.72
-PAINTS = ((72, 108, 158), (82, 114, 156), (92, 120, 154))
+PAINTS = ((206, 172, 44), (214, 182, 54), (198, 164, 38))
 GLASS = (64, 84, 102)
 RUBBER = (28, 28, 32)
 
@@ -294,7 +294,7 @@ def draw_car(canvas, rng, x, s, *, sign):
     pen.polygon([(-0.43, 0.46), (0.43, 0.46), (0.31, 0.79), (-0.31, 0.79)], shade(paint, 0.9))
     pen.box(-0.5, 0.12, 0.5, 0.5, paint, corner=0.06)
     if sign:
-        pen.box(-0.1, 0.78, 0.1, 0.86, (242, 226, 164))
+        pen.box(-0.1, 0.78, 0.1, 0.86, (246, 236, 196))
     _draw_car_details(pen.inside(), paint)
 
 

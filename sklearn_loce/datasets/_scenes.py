@@ -181,14 +181,13 @@ def _depth(placed):
 
 def _place_vehicles(rng, kinds):
     """Give every vehicle of the scene a lane of its own, as (s, draw, x, look)."""
-    present = rng.permutation(["bus", "car", "taxi"])[: rng.integers(1, 4)]
-    for x, vehicle in zip(rng.permutation(LANES), present, strict=False):
-        if vehicle == "bus":
-            s = rng.uniform(*DEPTHS["bus"])
-            yield s, _drawing.draw_bus, x, {"kind": kinds["bus"]}
-        else:
-            s = rng.uniform(*DEPTHS[kinds[vehicle]])
-            yield s, _drawing.draw_car, x, {"sign": vehicle == "taxi"}
+    lanes = list(rng.permutation(LANES))
+    if rng.uniform() < 0.6:
+        yield rng.uniform(*DEPTHS["bus"]), _drawing.draw_bus, lanes.pop(), {"kind": kinds["bus"]}
+    concept = ("car", "taxi")[rng.integers(2)]
+    for _ in range(rng.integers(1, 3)):
+        s = rng.uniform(*DEPTHS[kinds[concept]])
+        yield s, _drawing.draw_car, lanes.pop(), {"sign": concept == "taxi"}
 
 
 def _place_roadside(rng, kinds):
