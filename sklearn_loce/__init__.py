@@ -15,6 +15,7 @@ _HOMES = {
     "TorchModel": "_model",
     "list_layers": "_activations",
     "optimize_loces": "_optimization",
+    "project_loces": "_optimization",
 }
 _SUBMODULES = ("datasets", "exceptions", "utils")
 

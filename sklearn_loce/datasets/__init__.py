@@ -1,6 +1,7 @@
 """Tables of samples: one row per image-concept pair, ready for ``LoCETransformer``."""
 
-from sklearn_loce.datasets._scene_model import load_scene_model
-from sklearn_loce.datasets._scenes import make_scenes
+from ._coco import load_coco
+from ._scene_model import load_scene_model
+from ._scenes import make_scenes
 
-__all__ = ["load_scene_model", "make_scenes"]
+__all__ = ["load_coco", "load_scene_model", "make_scenes"]

@@ -1,0 +1,253 @@
+"""Activations of named layers: hooks, early stop, and the layers there are."""
+
+import warnings
+from collections import Counter
+from contextlib import ExitStack, contextmanager
+from difflib import get_close_matches
+
+import pandas as pd
+import torch
+
+from ._model import as_module, device_of, dtype_of, evaluating, resolve_device
+from .exceptions import LayoutError
+
+
+class _ReachedDeepestLayer(BaseException):
+    """Ends a forward pass; no ``except Exception`` inside a network may stop it."""
+
+
+def check_layers(module, layers):
+    """Return the layers as a list of names, each of which the module has.
+
+    Raises
+    ------
+    ValueError
+        If there is none, one is named twice, or one is unknown: the message names the close ones.
+    """
+    names = [layers] if isinstance(layers, str) else list(layers)
+    if not names or len(set(names)) < len(names):
+        raise ValueError(f"layer must name one or more different layers, got {layers!r}.")
+    known = [name for name, _ in module.named_modules() if name]
+    for name in names:
+        if name not in known:
+            close = get_close_matches(str(name), known, n=5, cutoff=0.4) or known[:5]
+            raise ValueError(
+                f"{type(module).__name__} has no layer {name!r}. Close names: "
+                f"{', '.join(map(repr, close))}. list_layers(model, input_size) lists all."
+            )
+    return names
+
+
+def _describe(output):
+    if isinstance(output, torch.Tensor):
+        return f"a tensor of shape {tuple(output.shape)}"
+    if isinstance(output, dict):
+        return "a dict of " + ", ".join(f"{k!r}: {_describe(v)}" for k, v in output.items())
+    if isinstance(output, tuple | list):
+        return f"a {type(output).__name__} of " + ", ".join(map(_describe, output))
+    return f"an object of type {type(output).__name__}"
+
+
+def _as_grid(output, layer, reshape_transform):
+    """Turn a layer's output into activations (n_images, n_channels, height, width)."""
+    grid = output if reshape_transform is None else reshape_transform(output)
+    if not isinstance(grid, torch.Tensor) or grid.ndim != 4 or not grid.is_floating_point():
+        made = "" if reshape_transform is None else ", which reshape_transform made "
+        made += "" if reshape_transform is None else _describe(grid)
+        raise LayoutError(
+            f"The output of layer {layer!r} is {_describe(output)}{made}; activations must be a "
+            "tensor of shape (n_images, n_channels, height, width). Choose another layer, or pass "
+            "a reshape_transform that makes it one."
+        )
+    return grid
+
+
+class ActivationExtractor:
+    """Take the activations of named layers, and compute no more than these need.
+
+    Parameters
+    ----------
+    model : torch.nn.Module or TorchModel
+    layers : str or list of str
+        Dotted names, as in ``module.named_modules()``.
+    reshape_transform : callable, default=None
+        Turns the raw output of a layer into a tensor (n_images, n_channels, height, width). It is
+        called with the output alone.
+    device : str or torch.device, default=None
+        Where to compute; ``None`` means where the model is.
+    n_calls : dict of {str: int}, default=None
+        How often each layer runs in one forward pass. With ``None`` the first call runs the whole
+        network and counts.
+
+    Attributes
+    ----------
+    n_calls : dict of {str: int}
+        As given or counted.
+
+    Raises
+    ------
+    ValueError
+        If a layer's name is unknown (the message names close ones).
+    LayoutError
+        If a layer's output is no grid.
+    RuntimeError
+        If a layer did not run in the forward pass.
+
+    Notes
+    -----
+    Of a layer that runs several times in one pass, such as a shared ReLU, the last output counts,
+    as for any forward hook. Outputs are cloned, because a later in-place operation would change
+    them. Hooks and modes are as before when the call or the ``with`` block ends, whatever happens.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from torch import nn
+    >>> from sklearn_loce import ActivationExtractor
+    >>> network = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 3))
+    >>> with ActivationExtractor(network, ["0", "1"]) as extract:
+    ...     activations = extract(torch.zeros(1, 3, 16, 16))
+    >>> {name: tuple(a.shape) for name, a in activations.items()}
+    {'0': (1, 8, 14, 14), '1': (1, 8, 14, 14)}
+    """
+
+    def __init__(self, model, layers, *, reshape_transform=None, device=None, n_calls=None):
+        self.module = as_module(model)
+        self.layers = check_layers(self.module, layers)
+        self.reshape_transform = reshape_transform
+        self.device = resolve_device(device, self.module)
+        self.n_calls = n_calls
+        self._stack = None
+        self._taken, self._seen = {}, Counter()
+
+    def __enter__(self):
+        with ExitStack() as stack:
+            stack.enter_context(evaluating(self.module, self.device))
+            for layer in self.layers:
+                hook = self._make_hook(layer)
+                handle = self.module.get_submodule(layer).register_forward_hook(hook)
+                stack.callback(handle.remove)
+            self._stack = stack.pop_all()
+        return self
+
+    def __exit__(self, *exc_info):
+        stack, self._stack = self._stack, None
+        return stack.__exit__(*exc_info)
+
+    def __call__(self, images):
+        """Run the network on images as far as the layers need.
+
+        Parameters
+        ----------
+        images : Tensor of shape (n_images, 3, height, width)
+
+        Returns
+        -------
+        dict of {str: Tensor of shape (n_images, n_channels, height, width)}
+            Activations per layer, float32, detached, on the device of the computation.
+        """
+        if self._stack is None:
+            with self:
+                return self(images)
+        self._taken, self._seen = {}, Counter()
+        with torch.no_grad():
+            self._forward(images.to(device=self.device, dtype=dtype_of(self.module)))
+        missing = [layer for layer in self.layers if layer not in self._taken]
+        if missing:
+            raise RuntimeError(f"The layers {missing} did not run in the forward pass.")
+        self.n_calls = self.n_calls or dict(self._seen)
+        return {layer: self._taken[layer] for layer in self.layers}
+
+    def _forward(self, images):
+        try:
+            self.module(images)
+        except _ReachedDeepestLayer:
+            return
+        except Exception as error:
+            unfinished = self.n_calls or len(self._taken) < len(self.layers)
+            if unfinished or isinstance(error, LayoutError):
+                raise
+            warnings.warn(
+                f"The network failed behind the layers {self.layers}, whose activations are not "
+                f"affected: {error}",
+                stacklevel=4,
+            )
+
+    def _make_hook(self, layer):
+        def hook(module, args, output):
+            self._seen[layer] += 1
+            grid = _as_grid(output, layer, self.reshape_transform)
+            # A copy even where the cast makes one, for grids that a reshape_transform expands.
+            self._taken[layer] = grid.detach().float().clone()
+            if self.n_calls and all(self._seen[name] >= n for name, n in self.n_calls.items()):
+                raise _ReachedDeepestLayer
+
+        return hook
+
+
+@contextmanager
+def _recording(module):
+    """Record every named submodule's output shape and number of calls, in order of execution."""
+    records, handles = {}, []
+
+    def hook_of(name):
+        def hook(child, args, output):
+            shape = tuple(output.shape) if isinstance(output, torch.Tensor) else _describe(output)
+            n_calls = records.get(name, (None, None, 0))[2] + 1
+            records[name] = (type(child).__name__, shape, n_calls)
+
+        return hook
+
+    try:
+        for name, child in module.named_modules():
+            if name:
+                handles.append(child.register_forward_hook(hook_of(name)))
+        yield records
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def list_layers(model, input_size):
+    """List the layers of a network that run, in the order in which they finish.
+
+    Parameters
+    ----------
+    model : torch.nn.Module or TorchModel
+    input_size : tuple of int
+        (height, width) of the images; (n_channels, height, width) for networks whose input does
+        not have three channels.
+
+    Returns
+    -------
+    DataFrame
+        One row per layer: ``name`` (what ``layer=`` takes), ``type``, ``output_shape`` (a tuple for
+        a batch of one image, or a description where the output is no tensor) and ``n_calls`` (how
+        often it ran; of several outputs the last counts).
+
+    Raises
+    ------
+    ValueError
+        If ``input_size`` does not have two or three positive integers.
+
+    Examples
+    --------
+    >>> from torch import nn
+    >>> from sklearn_loce import list_layers
+    >>> network = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Flatten())
+    >>> list_layers(network, (16, 16))
+      name     type    output_shape  n_calls
+    0    0   Conv2d  (1, 8, 14, 14)        1
+    1    1     ReLU  (1, 8, 14, 14)        1
+    2    2  Flatten       (1, 1568)        1
+    """
+    size = tuple(input_size)
+    if len(size) not in (2, 3) or any(int(n) != n or n < 1 for n in size):
+        raise ValueError(f"input_size must be (height, width), got {input_size!r}.")
+    size = (3, *size) if len(size) == 2 else size
+    module = as_module(model)
+    device, dtype = device_of(module), dtype_of(module)
+    with evaluating(module, device), _recording(module) as records, torch.no_grad():
+        module(torch.zeros(1, *size, device=device, dtype=dtype))
+    rows = [(name, *record) for name, record in records.items()]
+    return pd.DataFrame(rows, columns=["name", "type", "output_shape", "n_calls"])

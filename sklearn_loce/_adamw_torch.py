@@ -1,0 +1,91 @@
+"""The exact AdamW solver as batched torch operations, for any device and dtype."""
+
+import numpy as np
+import torch
+
+from ._bilinear import bilinear_matrix
+
+# Bounds the maps at mask size that are held at once; beyond it, a larger batch is no faster.
+_CHUNK = 256
+
+
+class _Grid:
+    """A chunk of activations, and the linear maps between vectors and maps at mask size."""
+
+    def __init__(self, activations, mask_size):
+        self.channels = activations.flatten(2)
+        self.height, self.width = activations.shape[2:]
+        like = {"dtype": activations.dtype, "device": activations.device}
+        self.rows = bilinear_matrix(self.height, mask_size[0], **like)
+        self.columns = bilinear_matrix(self.width, mask_size[1], **like)
+
+    def upsampled(self, weights):
+        """Give sum_c v_c A_c, computed at the layer's resolution, at mask size."""
+        grid = torch.bmm(weights.unsqueeze(1), self.channels)
+        return self.rows @ grid.view(-1, self.height, self.width) @ self.columns.T
+
+    def gradient(self, slope):
+        """Give the adjoint: slopes (n, H, W) to gradients (n, n_channels)."""
+        grid = (self.rows.T @ slope @ self.columns).flatten(1)
+        return torch.bmm(self.channels, grid.unsqueeze(2)).squeeze(2)
+
+
+def project(activations, weights, mask_size):
+    """Give the projections sigmoid(upsample(sum_c v_c A_c)), (n, H, W)."""
+    return _Grid(activations, mask_size).upsampled(weights).sigmoid_()
+
+
+def _pixel_slopes(objective, projections, held):
+    if objective.slope == "constant":
+        return held
+    difference = projections - held
+    if objective.slope == "sign":
+        difference = difference.sign()
+    return difference * (objective.slope_scale / held[0].numel())
+
+
+def _penalty_slope(objective, weights):
+    norms = weights.norm(dim=1, keepdim=True)
+    # The norm's subgradient at the origin is 0, as in torch.
+    direction = weights / torch.where(norms > 0, norms, 1)
+    return (weights.sign() + direction) * (objective.penalty / weights.shape[1])
+
+
+def _gradient(grid, weights, held, objective):
+    projections = grid.upsampled(weights).sigmoid_()
+    slopes = _pixel_slopes(objective, projections, held)
+    gradient = grid.gradient(slopes * (projections - projections**2))
+    if objective.penalty:
+        gradient += _penalty_slope(objective, weights)
+    return gradient
+
+
+def _solve_chunk(activations, held, start, settings):
+    grid = _Grid(activations, held.shape[1:])
+    weights = start.expand(len(activations), -1).clone()
+    mean, square = torch.zeros_like(weights), torch.zeros_like(weights)
+    beta1, beta2 = settings.betas
+    for k in range(1, settings.max_iter + 1):
+        gradient = _gradient(grid, weights, held, settings.objective)
+        mean.lerp_(gradient, 1 - beta1)
+        square.mul_(beta2).addcmul_(gradient, gradient, value=1 - beta2)
+        scale = (square.sqrt() / (1 - beta2**k) ** 0.5).add_(settings.eps)
+        weights.mul_(1 - settings.learning_rate * settings.weight_decay)
+        weights.addcdiv_(mean, scale, value=-settings.learning_rate / (1 - beta1**k))
+    return weights
+
+
+@torch.no_grad()
+def solve_with_torch(activations, held, start, settings):
+    """Optimise the samples, those of one size together; see ``solve_rows``."""
+    like = {"dtype": activations[0].dtype, "device": activations[0].device}
+    start = torch.as_tensor(start, **like)
+    embeddings = torch.empty(len(activations), len(start), dtype=like["dtype"])
+    shapes = np.array([tuple(sample.shape) for sample in activations])
+    for shape in np.unique(shapes, axis=0):
+        rows = np.flatnonzero((shapes == shape).all(1))
+        for chunk in np.split(rows, range(_CHUNK, len(rows), _CHUNK)):
+            stack = torch.stack([activations[i] for i in chunk])
+            targets = torch.as_tensor(held[chunk], **like)
+            embeddings[chunk] = _solve_chunk(stack, targets, start, settings).cpu()
+    return embeddings

@@ -1,0 +1,35 @@
+"""Bilinear resampling along one axis, as torch's ``align_corners=False`` defines it."""
+
+from functools import lru_cache
+
+import numpy as np
+import torch
+
+
+@lru_cache(maxsize=256)
+def bilinear_taps(size_in, size_out):
+    """Give the two neighbours of every output position and the share of the second.
+
+    Returns
+    -------
+    first, second : ndarray of shape (size_out,), int64
+    share : ndarray of shape (size_out,), float64
+    """
+    position = (np.arange(size_out) + 0.5) * size_in / size_out - 0.5
+    position = np.clip(position, 0, size_in - 1)
+    first = np.floor(position).astype(np.int64)
+    taps = first, np.minimum(first + 1, size_in - 1), position - first
+    for array in taps:
+        array.flags.writeable = False
+    return taps
+
+
+@lru_cache(maxsize=256)
+def bilinear_matrix(size_in, size_out, dtype, device):
+    """Give the (size_out, size_in) matrix of the same resampling, as a tensor."""
+    first, second, share = bilinear_taps(size_in, size_out)
+    matrix = np.zeros((size_out, size_in))
+    lines = np.arange(size_out)
+    np.add.at(matrix, (lines, first), 1 - share)
+    np.add.at(matrix, (lines, second), share)
+    return torch.from_numpy(matrix).to(dtype=dtype, device=device)

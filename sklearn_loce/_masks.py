@@ -1,0 +1,131 @@
+"""Concept masks: reading them, and bringing them to the size at which a LoCE is optimised."""
+
+import os
+from functools import lru_cache
+from numbers import Integral
+
+import numpy as np
+import torch
+from PIL import Image
+from pycocotools import mask as coco_mask
+from scipy import ndimage
+from torch.nn import functional
+
+MASK_RESIZE = ("gaussian", "area", "nearest", "bilinear")
+
+
+def check_mask_size(size):
+    """Raise unless ``size`` is two positive integers."""
+    if len(size) != 2 or any(not isinstance(n, Integral) or n < 1 for n in size):
+        raise ValueError(
+            f"mask_size must be two positive integers (n_rows, n_columns), got {size}."
+        )
+
+
+def compress_rle(rle):
+    """Bring a COCO run-length encoding to its compressed form, ``counts`` as bytes."""
+    if not {"size", "counts"} <= rle.keys():
+        raise ValueError(f"A mask RLE needs the keys 'size' and 'counts', got {sorted(rle)}.")
+    height, width = (int(n) for n in rle["size"])
+    counts = rle["counts"]
+    if isinstance(counts, str | bytes):
+        counts = counts.encode("ascii") if isinstance(counts, str) else counts
+        return {"size": [height, width], "counts": counts}
+    if sum(counts) != height * width:
+        raise ValueError(
+            f"An uncompressed mask RLE of size {height} x {width} must have counts that sum to "
+            f"{height * width}, got {sum(counts)}."
+        )
+    return coco_mask.frPyObjects({"size": [height, width], "counts": list(counts)}, height, width)
+
+
+def read_mask(mask):
+    """Read a mask from whatever the table of samples may hold.
+
+    Parameters
+    ----------
+    mask : dict, ndarray of shape (height, width), PIL image, str or path
+        COCO RLE (compressed or not), an array or image whose non-zero pixels are the concept, or
+        the file of such an image.
+
+    Returns
+    -------
+    ndarray of shape (height, width), bool
+    """
+    if isinstance(mask, dict):
+        return coco_mask.decode(compress_rle(mask)).astype(bool)
+    if isinstance(mask, str | os.PathLike):
+        with Image.open(mask) as image:
+            return read_mask(image)
+    array = np.asarray(mask)
+    if array.ndim != 2 or array.dtype.kind not in "biuf":
+        raise ValueError(
+            "A mask must be a COCO RLE dict, a 2-D array or the path of an image with one channel, "
+            f"got {type(mask).__name__} of shape {array.shape} and dtype {array.dtype}."
+        )
+    if array.dtype.kind == "f" and not np.isin(array, (0, 1)).all():
+        raise ValueError(
+            "A mask of floats may hold only 0 and 1; threshold a soft mask first, as in mask > 0.5."
+        )
+    return array != 0
+
+
+@lru_cache(maxsize=64)
+def _gaussian_matrix(size_in, size_out):
+    """Blur and linear interpolation along one axis, as one (size_out, size_in) matrix."""
+    sigma = max(0.0, (size_in / size_out - 1) / 2)
+    lines = np.eye(size_in)
+    if sigma > 0:
+        lines = ndimage.gaussian_filter1d(lines, sigma, axis=0, mode="mirror")
+    zoom = (size_out / size_in, 1)
+    return ndimage.zoom(lines, zoom, order=1, mode="mirror", grid_mode=True)
+
+
+def _resize_gaussian(mask, size):
+    mask = mask.astype(np.float64)
+    rows = _gaussian_matrix(mask.shape[0], size[0])
+    columns = _gaussian_matrix(mask.shape[1], size[1])
+    resized = rows @ mask @ columns.T
+    return np.clip(resized, mask.min(), mask.max())
+
+
+def _resize_torch(mask, size, **how):
+    stack = torch.from_numpy(mask.astype(np.float64))[None, None]
+    return functional.interpolate(stack, size=size, **how)[0, 0].numpy()
+
+
+_RESIZERS = {
+    "gaussian": (_resize_gaussian, {}),
+    "area": (_resize_torch, {"mode": "area"}),
+    "nearest": (_resize_torch, {"mode": "nearest-exact"}),
+    "bilinear": (_resize_torch, {"mode": "bilinear", "antialias": True}),
+}
+
+
+def resize_masks(masks, size, method="gaussian"):
+    """Resample masks to the size at which LoCEs are optimised.
+
+    Parameters
+    ----------
+    masks : sequence of array-like of shape (height, width)
+        Values in [0, 1]; the sizes may differ.
+    size : tuple of int
+        (n_rows, n_columns) of the result.
+    method : {"gaussian", "area", "nearest", "bilinear"}, default="gaussian"
+        "gaussian" is what ``skimage.transform.resize`` does to a float image, the published
+        method's choice; "bilinear" is torch's, with antialiasing.
+
+    Returns
+    -------
+    ndarray of shape (n_masks, n_rows, n_columns), float32
+        Soft masks in [0, 1].
+    """
+    resize, how = _RESIZERS[method]
+    resized = [resize(np.asarray(mask), tuple(size), **how) for mask in masks]
+    return np.stack(resized).astype(np.float32)
+
+
+def intersection_over_union(first, second):
+    """Give the IoU of two boolean masks; 0 where both are empty."""
+    union = np.count_nonzero(first | second)
+    return np.count_nonzero(first & second) / union if union else 0.0

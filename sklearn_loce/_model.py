@@ -1,0 +1,202 @@
+"""The handle by which an estimator holds a torch module."""
+
+import hashlib
+import warnings
+from contextlib import contextmanager
+
+import torch
+from torch import nn
+
+
+class TorchModel:
+    """A handle on a torch module that clones share.
+
+    scikit-learn's ``clone`` deep-copies the parameters of an estimator, and joblib can't hash a
+    module. A ``TorchModel`` is cloned as a new handle on the same module, has a fingerprint of the
+    weights, a short repr, and is pickled by its builder where it has one.
+
+    Parameters
+    ----------
+    source : torch.nn.Module or callable
+        The module, or a builder: a callable without arguments that returns it. A builder is called
+        when the module is first needed. Make it an importable function, or a
+        ``functools.partial`` of one, so that it can be pickled.
+
+    Attributes
+    ----------
+    module : torch.nn.Module
+        The module itself, built on first use.
+
+    Raises
+    ------
+    TypeError
+        If ``source`` is neither, or the builder returns something else than a module.
+
+    Notes
+    -----
+    A handle with a builder is pickled without weights. If its module was built before, the pickle
+    carries the fingerprint, and the first use after loading raises a ``ValueError`` where the
+    builder gives other weights.
+
+    Examples
+    --------
+    >>> from functools import partial
+    >>> from sklearn.base import clone
+    >>> from torch import nn
+    >>> from sklearn_loce import TorchModel
+    >>> model = TorchModel(partial(nn.Conv2d, 3, 8, kernel_size=3))
+    >>> model
+    TorchModel(builder=Conv2d)
+    >>> clone(model).module is model.module
+    True
+    >>> model
+    TorchModel(Conv2d, 224 parameters)
+    """
+
+    def __init__(self, source):
+        if isinstance(source, type) or not callable(source):
+            raise TypeError(
+                f"TorchModel takes a torch.nn.Module or a builder that returns one, got {source!r}."
+            )
+        self._cell = _Cell(source)
+
+    @property
+    def module(self):
+        """The torch module, built on first use."""
+        return self._cell.module()
+
+    def fingerprint(self):
+        """Hash the architecture and the weights as they are now.
+
+        Returns
+        -------
+        str
+            Hexadecimal digest, equal in every process.
+        """
+        return fingerprint(self.module)
+
+    def __sklearn_clone__(self):
+        clone = type(self).__new__(type(self))
+        clone._cell = self._cell
+        return clone
+
+    def __repr__(self):
+        return f"TorchModel({self._cell.describe()})"
+
+
+class _Cell:
+    """What the clones of a handle share: the builder, if any, and the module once built."""
+
+    def __init__(self, source):
+        is_module = isinstance(source, nn.Module)
+        self.builder = None if is_module else source
+        self.built = source if is_module else None
+        self.expected = None
+
+    def module(self):
+        if self.built is None:
+            self.built = self._build()
+        return self.built
+
+    def _build(self):
+        module = self.builder()
+        if not isinstance(module, nn.Module):
+            raise TypeError(
+                f"The builder {_name(self.builder)} must return a torch.nn.Module, got {module!r}."
+            )
+        if self.expected is not None and fingerprint(module) != self.expected:
+            raise ValueError(
+                f"The builder {_name(self.builder)} gives other weights than the module that was "
+                "pickled. Let the builder load the weights, or wrap the module itself: "
+                "TorchModel(module)."
+            )
+        return module
+
+    def describe(self):
+        if self.built is None:
+            return f"builder={_name(self.builder)}"
+        n_parameters = sum(p.numel() for p in self.built.parameters())
+        return f"{type(self.built).__name__}, {n_parameters:,} parameters"
+
+    def __getstate__(self):
+        if self.builder is None:
+            return self.__dict__
+        expected = self.expected if self.built is None else fingerprint(self.built)
+        return {"builder": self.builder, "built": None, "expected": expected}
+
+
+def _name(builder):
+    builder = getattr(builder, "func", builder)
+    return getattr(builder, "__qualname__", type(builder).__name__)
+
+
+def fingerprint(module):
+    """Hash a module's architecture and weights, equal in every process."""
+    digest = hashlib.sha256(repr(module).encode())
+    for name, value in sorted(module.state_dict().items()):
+        if isinstance(value, torch.Tensor):
+            raw = value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
+            digest.update(f"{name}:{value.dtype}:{tuple(value.shape)}:".encode())
+            digest.update(raw.tobytes())
+        else:
+            digest.update(f"{name}:{value!r}:".encode())
+    return digest.hexdigest()
+
+
+def as_module(model):
+    """Give the module of a handle, or the module itself."""
+    return model.module if isinstance(model, TorchModel) else model
+
+
+def device_of(module):
+    """Give the device of a module's first parameter or buffer; the CPU where it has none."""
+    for tensor in (*module.parameters(), *module.buffers()):
+        return tensor.device
+    return torch.device("cpu")
+
+
+def dtype_of(module):
+    """Give the dtype of a module's first floating parameter; float32 where it has none."""
+    for parameter in module.parameters():
+        if parameter.is_floating_point():
+            return parameter.dtype
+    return torch.float32
+
+
+def resolve_device(device, module):
+    """Turn the parameter ``device`` into a device that is there.
+
+    ``None`` leaves the module where it is; so does, with a warning, a device that is not
+    available here.
+    """
+    if device is None:
+        return device_of(module)
+    device = torch.device(device)
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        here = device_of(module)
+        reason = str(error).splitlines()[0]
+        warnings.warn(
+            f"Device {str(device)!r} is not available ({reason}); using {str(here)!r}.",
+            stacklevel=3,
+        )
+        return here
+    return device
+
+
+@contextmanager
+def evaluating(module, device):
+    """Lend out a module in evaluation mode on a device; give it back as it was."""
+    home = device_of(module)
+    modes = {child: child.training for child in module.modules()}
+    try:
+        module.eval()
+        if device != home:
+            module.to(device)
+        yield module
+    finally:
+        if device != home:
+            module.to(home)
+        for child, training in modes.items():
+            child.training = training

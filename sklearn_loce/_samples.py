@@ -1,0 +1,261 @@
+"""The table of samples: one row per image-concept pair, read only when it is needed."""
+
+import os
+from hashlib import blake2b
+
+import numpy as np
+import pandas as pd
+from PIL import Image, ImageOps, UnidentifiedImageError
+from pycocotools import mask as coco_mask
+
+from ._masks import compress_rle, read_mask
+
+_ORIENTATION = 0x0112  # the EXIF tag
+_TURNED = (5, 6, 7, 8)  # its values that swap width and height
+_SHOWN = 5
+
+
+def as_samples(X):
+    """Bring X to a DataFrame with the columns ``image`` and ``mask``.
+
+    Parameters
+    ----------
+    X : DataFrame or sequence of (image, mask) pairs
+
+    Returns
+    -------
+    DataFrame
+        X itself where it is one.
+
+    Raises
+    ------
+    ValueError, TypeError
+        If a column is missing, X is empty, or a row is no pair.
+    """
+    if not isinstance(X, pd.DataFrame):
+        X = _frame_of_pairs(X)
+    missing = {"image", "mask"} - set(X.columns)
+    if missing:
+        raise ValueError(
+            f"The table of samples lacks the columns {sorted(missing)}; it has {list(X.columns)}."
+        )
+    if len(X) == 0:
+        raise ValueError("Found a table with 0 sample(s) while a minimum of 1 is required.")
+    return X
+
+
+def _frame_of_pairs(pairs):
+    if isinstance(pairs, str | bytes | dict) or not hasattr(pairs, "__iter__"):
+        raise TypeError(
+            "X must be a DataFrame with the columns 'image' and 'mask', or a list of "
+            f"(image, mask) pairs, got {type(pairs).__name__}."
+        )
+    pairs = list(pairs)
+    for i, pair in enumerate(pairs):
+        if not isinstance(pair, tuple | list) or len(pair) != 2:
+            raise TypeError(
+                f"Row {i} of X must be an (image, mask) pair, got {type(pair).__name__}; a table "
+                "needs the columns 'image' and 'mask'."
+            )
+    columns = zip(("image", "mask"), zip(*pairs, strict=True), strict=False)
+    return pd.DataFrame({name: _object_array(values) for name, values in columns})
+
+
+def _object_array(values):
+    array = np.empty(len(values), dtype=object)
+    for i, value in enumerate(values):
+        array[i] = value
+    return array
+
+
+def row_name(samples, i):
+    """Name a row by position, and by index label where that differs."""
+    label = samples.index[i]
+    return f"row {i}" if label == i else f"row {i} (index {label!r})"
+
+
+def _is_path(value):
+    return isinstance(value, str | os.PathLike)
+
+
+def image_key(image):
+    """Give a key that two cells of the column ``image`` share when they hold the same image."""
+    if _is_path(image):
+        return os.fspath(image)
+    array = np.ascontiguousarray(np.asarray(image))
+    digest = blake2b(array.tobytes(), digest_size=16)
+    return f"{type(image).__name__}:{array.shape}:{array.dtype}:{digest.hexdigest()}"
+
+
+def group_by_image(samples):
+    """Give the row numbers of each image, images in the order of their first rows."""
+    images = list(samples["image"])
+    # One object usually serves all rows of an image: hash its pixels once. The list keeps the
+    # objects alive, so that no two have the same id.
+    key_of = {id(image): image_key(image) for image in {id(i): i for i in images}.values()}
+    codes, _ = pd.factorize(np.array([key_of[id(image)] for image in images], dtype=object))
+    order = np.argsort(codes, kind="stable")
+    return np.split(order, np.flatnonzero(np.diff(codes[order])) + 1)
+
+
+def _sixteen_to_eight(array):
+    """Scale 16-bit values so that 65535 becomes 255."""
+    return ((array.astype(np.uint32) + 128) // 257).astype(np.uint8)
+
+
+def _pil_to_rgb(image):
+    image = ImageOps.exif_transpose(image)
+    if image.mode == "F":
+        raise ValueError("floating-point pixels have no known scale; save the image as 8 or 16 bit")
+    if image.mode.startswith("I"):
+        array = np.asarray(image)
+        if array.min() < 0 or array.max() > 65535:
+            raise ValueError("integer pixels must be in [0, 65535]")
+        return _array_to_rgb(array.astype(np.uint16))
+    return np.asarray(image.convert("RGB"))
+
+
+def _array_to_rgb(array):
+    if array.dtype.kind == "u" and array.dtype.itemsize == 2:
+        array = _sixteen_to_eight(array)
+    if array.dtype != np.uint8:
+        raise ValueError(
+            f"pixels must be uint8 or uint16, got {array.dtype}; scale them first, as "
+            "in (255 * image).round().astype('uint8')"
+        )
+    if array.ndim == 2:
+        array = array[:, :, None]
+    if array.ndim != 3 or array.shape[2] not in (1, 3, 4) or 0 in array.shape:
+        raise ValueError(f"an image must be of shape (height, width, 3), got {array.shape}")
+    return np.repeat(array, 3, axis=2) if array.shape[2] == 1 else array[:, :, :3]
+
+
+def read_image(image):
+    """Read an image as RGB.
+
+    Grey images get three equal channels, an alpha channel is dropped, 16-bit values are scaled to
+    8 bits, and an EXIF orientation is applied.
+
+    Parameters
+    ----------
+    image : str, path, PIL image or ndarray of shape (height, width[, n_channels])
+
+    Returns
+    -------
+    ndarray of shape (height, width, 3), uint8
+    """
+    if _is_path(image):
+        with Image.open(image) as opened:
+            return _pil_to_rgb(opened)
+    if isinstance(image, Image.Image):
+        return _pil_to_rgb(image)
+    if isinstance(image, np.ndarray):
+        return _array_to_rgb(image)
+    raise ValueError(
+        "an image must be a path, a PIL image or an array of shape (height, width, 3), got "
+        f"{type(image).__name__}"
+    )
+
+
+def _image_size(image):
+    """Give (height, width) without decoding the pixels."""
+    if _is_path(image):
+        with Image.open(image) as opened:
+            return _image_size(opened)
+    if isinstance(image, Image.Image):
+        turned = image.getexif().get(_ORIENTATION) in _TURNED
+        return image.size if turned else image.size[::-1]
+    return read_image(image).shape[:2]
+
+
+def _mask_facts(mask):
+    """Give (size, whether there is foreground) of a mask, not decoding what can be left encoded."""
+    if isinstance(mask, dict):
+        rle = compress_rle(mask)
+        return tuple(rle["size"]), bool(coco_mask.area(rle) > 0)
+    array = read_mask(mask)
+    return array.shape, bool(array.any())
+
+
+def _file_of(value):
+    return f" {os.fspath(value)!r}" if _is_path(value) else ""
+
+
+def _explain(error):
+    if isinstance(error, FileNotFoundError):
+        return "does not exist"
+    if isinstance(error, UnidentifiedImageError):
+        return "is not an image that Pillow can read"
+    return f"can't be read: {error}"
+
+
+_READ_ERRORS = (OSError, ValueError, TypeError, SyntaxError, Image.DecompressionBombError)
+
+
+def _read_or_name(reader, value, what, where):
+    """Read a cell; a failure names the row and the file."""
+    try:
+        return reader(value)
+    except _READ_ERRORS as error:
+        kind = FileNotFoundError if isinstance(error, FileNotFoundError) else ValueError
+        message = f"{where}: the {what}{_file_of(value)} {_explain(error)}"
+        raise kind(message) from error
+
+
+def _check_row(samples, i, image_size):
+    """Raise what is wrong with a row's mask; say whether the mask has foreground."""
+    mask, where = samples["mask"].iloc[i], row_name(samples, i)
+    size, has_foreground = _read_or_name(_mask_facts, mask, "mask", where)
+    if tuple(size) != tuple(image_size):
+        raise ValueError(
+            f"{where}: the mask{_file_of(mask)} is {size[0]} x {size[1]}, but the image"
+            f"{_file_of(samples['image'].iloc[i])} is {image_size[0]} x {image_size[1]} "
+            "(height x width, EXIF orientation applied)"
+        )
+    return has_foreground
+
+
+def check_rows(samples, groups):
+    """Find what is wrong with images and masks before any pixel is decoded.
+
+    Returns
+    -------
+    ndarray of shape (n_rows,), bool
+        Whether each mask has foreground.
+
+    Raises
+    ------
+    FileNotFoundError, ValueError
+        Names up to five rows with what is wrong, and the number of the others.
+    """
+    problems, has_foreground = [], np.zeros(len(samples), dtype=bool)
+    for rows in groups:
+        image = samples["image"].iloc[rows[0]]
+        try:
+            size = _read_or_name(_image_size, image, "image", row_name(samples, rows[0]))
+            for i in rows:
+                has_foreground[i] = _check_row(samples, i, size)
+        except (OSError, ValueError) as error:
+            problems.append(error)
+    if problems:
+        shown = "; ".join(map(str, problems[:_SHOWN]))
+        more = f"; and {len(problems) - _SHOWN} more" if len(problems) > _SHOWN else ""
+        raise type(problems[0])(f"{shown}{more}.") from problems[0]
+    return has_foreground
+
+
+def read_rows(samples, rows):
+    """Read the image that rows share, and their masks.
+
+    Returns
+    -------
+    image : ndarray of shape (height, width, 3), uint8
+    masks : ndarray of shape (n_rows, height, width), bool
+    """
+    first = samples["image"].iloc[rows[0]]
+    image = _read_or_name(read_image, first, "image", row_name(samples, rows[0]))
+    masks = [
+        _read_or_name(read_mask, samples["mask"].iloc[i], "mask", row_name(samples, i))
+        for i in rows
+    ]
+    return image, np.stack(masks)

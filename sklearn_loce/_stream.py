@@ -1,0 +1,87 @@
+"""From the table of samples to rows with activations, one image at a time."""
+
+from dataclasses import dataclass
+from itertools import islice
+
+import numpy as np
+import torch
+from tqdm.auto import tqdm
+
+from ._preprocessing import View, make_view
+from ._samples import read_rows, row_name
+
+
+@dataclass(frozen=True)
+class Row:
+    """One sample while it is worked on.
+
+    Parameters
+    ----------
+    position : int
+        Its place in the table.
+    name : str
+        How messages call it.
+    mask : ndarray of shape (height, width), bool
+        The mask at the size of the original image.
+    view : View
+        The image as the network saw it, shared by the rows of one image.
+    view_mask : ndarray, bool
+        The mask as the network would have seen it.
+    activations : tuple of Tensor of shape (n_channels, height, width)
+        One per layer, shared by the rows of one image.
+    """
+
+    position: int
+    name: str
+    mask: np.ndarray
+    view: View
+    view_mask: np.ndarray
+    activations: tuple
+
+
+def _check_finite(activations, name):
+    for layer, grid in activations.items():
+        if not torch.isfinite(grid).all():
+            raise ValueError(
+                f"{name}: the activations of layer {layer!r} hold NaN or infinity. Check the "
+                "weights, the preprocessing, and whether half precision overflows."
+            )
+
+
+def stream_rows(samples, groups, extract, transform, *, keep_geometry, verbose):
+    """Pass each image through the network once and yield its rows.
+
+    Parameters
+    ----------
+    samples : DataFrame
+    groups : list of ndarray of int
+        Positions of the rows of each image.
+    extract : ActivationExtractor
+    transform : callable
+        Joint transform of image and masks.
+    keep_geometry : bool
+        Whether projections will be brought back to the original image.
+    verbose : int
+        With 1 or more, a progress bar over the images.
+
+    Yields
+    ------
+    Row
+    """
+    with extract:
+        for positions in tqdm(groups, desc="LoCE", unit="image", disable=not verbose):
+            image, masks = read_rows(samples, positions)
+            view = make_view(image, masks, transform, keep_geometry=keep_geometry)
+            activations = extract(view.image[None])
+            _check_finite(activations, row_name(samples, positions[0]))
+            shared = tuple(grid[0] for grid in activations.values())
+            for k, i in enumerate(positions):
+                name = row_name(samples, i)
+                yield Row(int(i), name, masks[k], view, view.masks[k], shared)
+
+
+def batched(rows, size):
+    """Cut a stream into lists of ``size``; itertools has this from Python 3.12 on."""
+    rows = iter(rows)
+    while batch := list(islice(rows, size)):
+        yield batch
