@@ -16,7 +16,7 @@ SUB_CONCEPTS = {
 }
 LABELS = {concept: number for number, concept in enumerate(("background", *CONCEPTS))}
 
-# Odd, so that the centre of an image pixel is the centre of a canvas pixel and labels can be sampled.
+# Odd, so that the centre of an image pixel is the centre of a canvas pixel: labels are read there.
 SUPERSAMPLING = 3
 ROAD_EDGE = 0.72
 PAINTS = ((206, 172, 44), (214, 182, 54), (198, 164, 38))
@@ -27,8 +27,8 @@ RUBBER = (28, 28, 32)
 class Canvas:
     """An RGB image and its label image, drawn on together in perspective.
 
-    A point on the ground is ``(x, s)``: `s` is the inverse distance, 1 at the lower image edge and 0
-    at the horizon, and `x` the distance from the road's axis in image heights at ``s = 1``.
+    A point on the ground is ``(x, s)``: `s` is the inverse distance, 1 at the lower image edge and
+    0 at the horizon, and `x` the distance from the road's axis in image heights at ``s = 1``.
     """
 
     def __init__(self, image_size, horizon, vanishing):

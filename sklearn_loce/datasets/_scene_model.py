@@ -2,7 +2,7 @@
 
 from importlib import resources
 
-from sklearn_loce.datasets._drawing import LABELS
+from ._drawing import LABELS
 
 WEIGHTS_FILE = "scene_model.safetensors"
 
@@ -54,7 +54,7 @@ def load_scene_model():
     # Imported here: make_scenes and load_coco do without torch.
     from safetensors.torch import load
 
-    from sklearn_loce.datasets._scene_net import SceneNet
+    from ._scene_net import SceneNet
 
     weights = load(resources.files(__package__).joinpath("data", WEIGHTS_FILE).read_bytes())
     model = SceneNet(n_classes=len(LABELS))

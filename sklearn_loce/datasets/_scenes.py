@@ -9,8 +9,8 @@ from pycocotools import mask as rle
 from sklearn.utils import Bunch, check_random_state
 from sklearn.utils._param_validation import Interval, validate_params
 
-from sklearn_loce.datasets import _drawing
-from sklearn_loce.datasets._drawing import CONCEPTS, LABELS, SUB_CONCEPTS
+from . import _drawing
+from ._drawing import CONCEPTS, LABELS, SUB_CONCEPTS
 
 LANES = (-0.47, 0.0, 0.47)
 DEPTHS = {"near": (0.74, 0.88), "far": (0.33, 0.40), "bus": (0.46, 0.58)}
@@ -32,31 +32,33 @@ NOISE = 6
 def make_scenes(n_samples=100, *, image_size=(120, 160), random_state=None, return_X_y=False):
     """Draw driving scenes of eight concepts with planted sub-concepts.
 
-    Every scene is a road through a meadow under the sky, with at least one of a bus, a car and a
-    taxi on it, and trees and houses beside it as chance has it. Inside six of the concepts two sub-concepts are planted, one per scene:
+    Every scene is a road through a meadow under the sky. On the road are one or two cars or one or
+    two taxis, never both kinds, and perhaps a bus; trees and houses stand beside it as chance has
+    it. Inside six of the concepts two sub-concepts are planted, one per scene:
 
-    ===========  =======================  ==============================================
-    concept      sub-concepts             what differs
-    ===========  =======================  ==============================================
-    sky          clear, sunset            colours; a sunset shows the sun
-    tree         broadleaf, conifer       shape and colour of the crown
-    house        brick, plaster           colour, roof, number of storeys
-    bus          green, red               livery
-    car, taxi    far, near                distance, and so the size in the image
+    ===========  ===================  ========================================
+    concept      sub-concepts         what differs
+    ===========  ===================  ========================================
+    sky          clear, sunset        colours; a sunset shows the sun
+    tree         broadleaf, conifer   shape and colour of the crown
+    house        brick, plaster       colour, roof and number of storeys
+    bus          green, red           livery
+    car          far, near            distance, and so the size in the image
+    taxi         far, near            as for car
     road, grass  none
-    ===========  =======================  ==============================================
+    ===========  ===================  ========================================
 
-    **Car and taxi are the one pair made to be confused**: both are the same drawing with the same
-    paints and distances, and a small sign on the roof is all that makes a taxi.
+    **Car and taxi are the one pair made to be confused**: both are the same drawing in the same
+    paints and at the same distances, and a small sign on the roof is all that makes a taxi.
 
-    Hills, pavement and shadows beside the road belong to no concept. Masks hold what is visible: what
-    stands in front hides what is behind. A concept of which less than 0.4 % of the image is
-    visible gets no row in that scene.
+    Hills, pavement and shadows beside the road belong to no concept. Masks hold what is visible:
+    what stands in front hides what is behind. A concept of which less than 0.4 % of the image is
+    visible has no row in that scene.
 
     Parameters
     ----------
     n_samples : int, default=100
-        Number of scenes. Each gives between three and eight rows, one per visible concept.
+        Number of scenes. Each gives three to seven rows, one per visible concept.
 
     image_size : (int, int), default=(120, 160)
         Height and width of the images in pixels, at least 48 each.
@@ -105,7 +107,16 @@ def make_scenes(n_samples=100, *, image_size=(120, 160), random_state=None, retu
     >>> from sklearn_loce.datasets import make_scenes
     >>> scenes = make_scenes(n_samples=3, random_state=0)
     >>> scenes.data.loc[scenes.groups == 0, ["concept", "area"]].round(2)
+      concept  area
+    0     sky  0.32
+    1    road  0.26
+    2   grass  0.08
+    3    tree  0.09
+    4   house  0.08
+    5     bus  0.08
+    6     car  0.02
     >>> sorted(set(scenes.sub_concepts[scenes.target == "tree"]))
+    ['tree/broadleaf', 'tree/conifer']
     """
     height, width = _check_image_size(image_size)
     seed = int(check_random_state(random_state).randint(np.iinfo(np.int32).max))

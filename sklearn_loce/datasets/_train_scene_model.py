@@ -1,8 +1,8 @@
 """Train the network of ``load_scene_model``.
 
-Run ``python -m sklearn_loce.datasets._train_scene_model`` to write the weights file anew. Every batch
-is drawn afresh, so no scene is seen twice. The network learns the concepts alone: sub-concept labels
-are drawn, because the drawing needs them, and thrown away.
+Run ``python -m sklearn_loce.datasets._train_scene_model`` to write the weights file anew. Every
+batch is drawn afresh, so no scene is seen twice. The network learns the concepts alone: which
+sub-concepts a scene shows is thrown away.
 """
 
 import argparse
@@ -15,10 +15,10 @@ from safetensors.torch import save_file
 from sklearn.metrics import confusion_matrix
 from torch.nn import functional
 
-from sklearn_loce.datasets._drawing import LABELS
-from sklearn_loce.datasets._scene_model import WEIGHTS_FILE
-from sklearn_loce.datasets._scene_net import SceneNet
-from sklearn_loce.datasets._scenes import draw_scene
+from ._drawing import LABELS
+from ._scene_model import WEIGHTS_FILE
+from ._scene_net import SceneNet
+from ._scenes import draw_scene
 
 IMAGE_SIZE = (120, 160)
 BATCH_SIZE = 16
