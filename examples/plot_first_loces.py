@@ -95,7 +95,6 @@ for concept in scenes.target_names:
 # below it the probabilities that the LoCE projects, with the same outline.
 
 import matplotlib.pyplot as plt
-
 from pycocotools.mask import decode
 
 

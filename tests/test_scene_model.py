@@ -35,11 +35,16 @@ def model():
 
 
 @pytest.fixture(scope="module")
-def found():
-    """Scenes and their LoCEs at the layer of the example."""
-    scenes = make_scenes(n_samples=120, random_state=20)
-    loce = LoCETransformer(TorchModel(load_scene_model()), "features.2")
-    return scenes, loce, loce.fit_transform(scenes.data)
+def loce():
+    """Transformer at the layer of the example."""
+    return LoCETransformer(TorchModel(load_scene_model()), "features.2")
+
+
+@pytest.fixture(scope="module")
+def found(loce):
+    """Three draws of scenes, none of them used to choose the layer or the clustering."""
+    draws = [make_scenes(n_samples=120, random_state=seed) for seed in (20, 21, 22)]
+    return [(scenes, loce.fit_transform(scenes.data)) for scenes in draws]
 
 
 def as_input(images):
@@ -101,8 +106,8 @@ def test_segments_scenes_it_never_saw(model):
     assert iou.min() > 0.85
 
 
-def test_loces_redraw_their_masks(found):
-    scenes, loce, embeddings = found
+def test_loces_redraw_their_masks(loce, found):
+    scenes, embeddings = found[0]
     quality = loce.evaluate(scenes.data, embeddings)
     per_concept = quality["iou"].groupby(scenes.target).mean()
     assert per_concept.min() > 0.55
@@ -113,17 +118,20 @@ def test_loces_redraw_their_masks(found):
 
 @pytest.mark.parametrize("concept", ["sky", "tree", "house", "bus", "car", "taxi"])
 def test_planted_sub_concepts_come_back(found, concept):
-    scenes, _, embeddings = found
-    rows = scenes.target == concept
-    clusters = make_pipeline(
-        Normalizer(), StandardScaler(), KMeans(2, n_init=20, random_state=0)
-    ).fit_predict(embeddings[rows])
-    assert adjusted_rand_score(scenes.sub_concepts[rows], clusters) > 0.8
+    scores = []
+    for scenes, embeddings in found:
+        rows = scenes.target == concept
+        clusters = make_pipeline(
+            Normalizer(), StandardScaler(), KMeans(2, n_init=20, random_state=0)
+        ).fit_predict(embeddings[rows])
+        scores.append(adjusted_rand_score(scenes.sub_concepts[rows], clusters))
+    assert np.median(scores) > 0.9
+    assert min(scores) > 0.6
 
 
 def test_car_and_taxi_overlap_and_no_other_pair_does(found):
-    """Overlap as method: share of A whose nearest B is closer than the nearest other A."""
-    scenes, _, embeddings = found
+    """Overlap: share of A's LoCEs whose nearest B is closer than the nearest other A."""
+    scenes, embeddings = found[0]
     distances = cdist(embeddings, embeddings)
     np.fill_diagonal(distances, np.inf)
     overlap = {}
@@ -149,7 +157,7 @@ def test_training_scenes_are_none_of_make_scenes():
     images, labels = training.draw_batch(training.TRAINING, range(2))
     assert images.shape == (2, 3, 120, 160)
     assert labels.shape == (2, 120, 160)
-    assert training.TRAINING > np.iinfo(np.int32).max
+    assert np.iinfo(np.int32).max < training.TRAINING
     assert training.VALIDATION != training.TRAINING
 
 

@@ -153,7 +153,8 @@ def test_near_is_several_times_larger_than_far(scenes, concept):
 def test_masks_lie_on_what_is_drawn(scenes):
     """The cars' paint, found by its colour alone, fills their masks and is nowhere else."""
     inside = outside = 0
-    for _, rows in scenes.data[scenes.target != "bus"].groupby("image_id"):
+    with_bus = scenes.groups[scenes.target == "bus"]  # its destination board has the same colour
+    for _, rows in scenes.data[~np.isin(scenes.groups, with_bus)].groupby("image_id"):
         rows = rows.set_index("concept")
         rgb = rows["image"].iloc[0].astype(int)
         paint = (rgb[..., 0] > 170) & (rgb[..., 1] > 130) & (rgb[..., 2] < 90)
@@ -161,7 +162,7 @@ def test_masks_lie_on_what_is_drawn(scenes):
         masks = [decode(rows.loc[name]) for name in vehicles]
         mask = np.any(masks, axis=0) if masks else np.zeros_like(paint)
         inside, outside = inside + (paint & mask).sum(), outside + (paint & ~mask).sum()
-    assert inside > 20_000
+    assert inside > 10_000
     assert outside < 0.01 * inside
 
 
