@@ -1,7 +1,24 @@
-"""Tables of samples: one row per image-concept pair, ready for ``LoCETransformer``."""
+"""Tables of samples: one row per image-concept pair, ready for ``LoCETransformer``.
 
-from ._coco import load_coco
-from ._scene_model import load_scene_model
-from ._scenes import make_scenes
+Names are imported when they are first used, so that drawing scenes does not load torch.
+"""
 
-__all__ = ["load_coco", "load_scene_model", "make_scenes"]
+from importlib import import_module
+
+_HOMES = {
+    "load_coco": "_coco",
+    "load_scene_model": "_scene_model",
+    "make_scenes": "_scenes",
+}
+
+__all__ = [*_HOMES]
+
+
+def __getattr__(name):
+    if name in _HOMES:
+        return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__():
+    return sorted([*globals(), *__all__])
