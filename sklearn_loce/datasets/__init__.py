@@ -1,5 +1,7 @@
 """Tables of samples: one row per image-concept pair, ready for ``LoCETransformer``."""
 
 from ._coco import load_coco
+from ._index_masks import load_masks
+from ._voc import load_voc
 
-__all__ = ["load_coco"]
+__all__ = ["load_coco", "load_masks", "load_voc"]
