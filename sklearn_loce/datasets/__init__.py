@@ -1,7 +1,8 @@
 """Tables of samples: one row per image-concept pair, ready for ``LoCETransformer``."""
 
 from ._coco import load_coco
+from ._detections import from_detections
 from ._index_masks import load_masks
 from ._voc import load_voc
 
-__all__ = ["load_coco", "load_masks", "load_voc"]
+__all__ = ["from_detections", "load_coco", "load_masks", "load_voc"]
