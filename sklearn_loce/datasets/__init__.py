@@ -2,7 +2,15 @@
 
 from ._coco import load_coco
 from ._detections import from_detections
+from ._fetch import fetch_coco_val2017, fetch_voc2012
 from ._index_masks import load_masks
 from ._voc import load_voc
 
-__all__ = ["from_detections", "load_coco", "load_masks", "load_voc"]
+__all__ = [
+    "fetch_coco_val2017",
+    "fetch_voc2012",
+    "from_detections",
+    "load_coco",
+    "load_masks",
+    "load_voc",
+]
