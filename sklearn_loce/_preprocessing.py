@@ -1,5 +1,6 @@
 """Joint geometry of image and masks: from pixels to what the network sees, and back."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,24 +20,33 @@ class View:
     Parameters
     ----------
     image : Tensor of shape (3, height, width), float32
-    masks : ndarray of shape (n_masks, height, width), bool
+    masks : ndarray of shape (n_masks, mask_height, mask_width), bool
+        Over the same field of view, but not necessarily with as many pixels.
     original_size : tuple of int
         (height, width) of the image before preprocessing.
+    full_frame : bool
+        Whether ``image`` shows the original from edge to edge, upright.
     affine : ndarray of shape (2, 3) or None
-        Takes a pixel position (row, column) of the original to one of ``image``, both as shares of
-        the side. ``None`` where ``image`` shows the original from edge to edge.
+        Takes a position (row, column) in the original to one in ``image``, both as shares of the
+        side. ``None`` where it is not needed, or where no affine map does that.
     """
 
     image: torch.Tensor
     masks: np.ndarray
     original_size: tuple
-    affine: np.ndarray | None
+    full_frame: bool = True
+    affine: np.ndarray | None = None
 
     def to_original(self, maps):
         """Bring maps over the network's view, (n, H, W), to the original image's pixels."""
-        if self.affine is None:
+        if self.full_frame:
             size = self.original_size
             return functional.interpolate(maps[None], size=size, mode="bilinear")[0]
+        if self.affine is None:
+            raise ValueError(
+                "preprocess moves pixels in a way that is not affine, so projections can't be "
+                "brought back to the image."
+            )
         grid = torch.from_numpy(self._sampling_grid()).to(maps)
         return functional.grid_sample(maps[None], grid[None], align_corners=False)[0]
 
@@ -46,6 +56,22 @@ class View:
         seen = positions @ self.affine[:, :2].T + self.affine[:, 2]
         # torch counts (x, y) from -1 to 1.
         return 2 * seen[..., ::-1].astype(np.float32) - 1
+
+
+@dataclass(frozen=True)
+class JointTransform:
+    """What the parameter ``preprocess`` stands for.
+
+    Parameters
+    ----------
+    apply : callable
+        Takes and returns (image, masks).
+    full_frame : bool
+        Whether it is known to keep the whole frame; otherwise that is measured.
+    """
+
+    apply: Callable
+    full_frame: bool
 
 
 def _without_crop(preset):
@@ -60,22 +86,30 @@ def _without_crop(preset):
 def make_transform(preprocess):
     """Turn the parameter ``preprocess`` into a joint transform of an image and its masks.
 
+    Parameters
+    ----------
+    preprocess : None, WeightsEnum, torchvision preset or callable
+
+    Returns
+    -------
+    JointTransform
+
     Raises
     ------
     ValueError
         If a torchvision preset is for another task than single images.
     """
     if preprocess is None:
-        return _SCALE
+        return JointTransform(_SCALE, full_frame=True)
     if isinstance(preprocess, WeightsEnum):
         preprocess = preprocess.transforms()
     if not type(preprocess).__module__.startswith("torchvision.transforms._presets"):
-        return preprocess
+        return JointTransform(preprocess, full_frame=False)
     kind = type(preprocess).__name__
     if kind == "ObjectDetection":
-        return _SCALE
+        return JointTransform(_SCALE, full_frame=True)
     if kind in ("ImageClassification", "SemanticSegmentation"):
-        return _without_crop(preprocess)
+        return JointTransform(_without_crop(preprocess), full_frame=True)
     raise ValueError(f"preprocess={kind} is not for single images; pass a transforms.v2 transform.")
 
 
@@ -86,34 +120,31 @@ def _positions(height, width):
 
 
 def _fit_affine(positions, original_size):
-    """Fit the map from original to seen pixel positions to where the pixels went."""
+    """Fit the map from original to seen positions; ``None`` where no affine map does it."""
     seen_size = positions.shape[1:]
     inside = (positions > 0).all(0)
-    if inside.sum() < 3:
-        raise ValueError("preprocess leaves less than three pixels of the image.")
     seen = (torch.nonzero(inside).double().numpy() + 0.5) / seen_size
     original = (positions[:, inside].T.double().numpy() - 0.5) / original_size
     design = np.column_stack([original, np.ones(len(original))])
-    solution, *_ = np.linalg.lstsq(design, seen, rcond=None)
-    error = np.abs(design @ solution - seen).max(0) * seen_size
+    solution, _, rank, _ = np.linalg.lstsq(design, seen, rcond=None)
+    error = np.abs(design @ solution - seen).max(0, initial=0) * seen_size
     # Nearest-neighbour sampling puts a pixel at most one source pixel off, seen at its new size.
     allowed = 1.5 + 1.5 * np.divide(seen_size, original_size)
-    if (error > allowed).any():
-        raise ValueError(
-            "preprocess moves pixels in a way that is not affine (it may shear and bend), so "
-            "projections can't be brought back to the image."
-        )
-    return solution.T
+    return solution.T if rank == 3 and (error <= allowed).all() else None
 
 
 def _is_full_frame(affine, original_size):
     """Say whether the corners of the image are the corners of the view, to a pixel."""
+    if affine is None:
+        return False
     corners = np.array([[0, 0, 1], [0, 1, 1], [1, 0, 1], [1, 1, 1]], dtype=float)
     moved = np.abs(corners @ affine.T - corners[:, :2])
     return bool((moved <= 1.0 / np.array(original_size)).all())
 
 
-def _apply(transform, parts):
+def _apply(transform, image, masks):
+    """Move image and masks together, and check that this is what happened."""
+    parts = [tv_tensors.Image(image), tv_tensors.Mask(masks)]
     try:
         moved = transform(*parts)
     except Exception as error:
@@ -121,48 +152,57 @@ def _apply(transform, parts):
             f"preprocess={transform!r} failed on an image with its masks: {error}. It must be a "
             "torchvision.transforms.v2 transform, which moves images and masks together."
         ) from error
-    is_joint = isinstance(moved, tuple | list) and len(moved) == len(parts)
-    if not is_joint or not all(isinstance(part, torch.Tensor) for part in moved):
+    is_pair = isinstance(moved, tuple | list) and len(moved) == 2
+    if not is_pair or not all(isinstance(part, torch.Tensor) for part in moved):
         raise ValueError(
-            f"preprocess={transform!r} must return one tensor per input (image, masks), as the "
+            f"preprocess={transform!r} must return the two tensors (image, masks), as the "
             "transforms of torchvision.transforms.v2 do."
         )
-    if len({tuple(part.shape[-2:]) for part in moved}) != 1 or moved[0].shape[0] != 3:
-        shapes = [tuple(part.shape) for part in moved]
+    image, masks = (part.as_subclass(torch.Tensor) for part in moved)
+    if image.shape[-2:] != masks.shape[-2:] or image.shape[0] != 3 or len(masks) != len(parts[1]):
         raise ValueError(
             f"preprocess={transform!r} must keep three channels, and image and masks at one size, "
-            f"but returned the shapes {shapes}."
+            f"but returned the shapes {tuple(image.shape)} and {tuple(masks.shape)}."
         )
-    return moved
+    return image, masks
 
 
-def make_view(image, masks, transform, *, keep_geometry):
+def make_view(image, masks, transform):
     """Preprocess one image together with its masks.
+
+    A transform that keeps the whole frame leaves the masks at their own resolution: they are
+    resampled once, to the size at which LoCEs are optimised.
 
     Parameters
     ----------
     image : ndarray of shape (height, width, 3), uint8
     masks : ndarray of shape (n_masks, height, width), bool
-    transform : callable
-        From ``make_transform``.
-    keep_geometry : bool
-        Whether the way back to the original will be needed.
+    transform : JointTransform
 
     Returns
     -------
     View
+
+    Raises
+    ------
+    ValueError
+        If the transform fails or does not return an image and its masks.
     """
     size = image.shape[:2]
-    parts = [
-        tv_tensors.Image(torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))),
-        tv_tensors.Mask(torch.from_numpy(masks.astype(np.uint8))),
-    ]
-    if keep_geometry and transform is not _SCALE:
-        parts.append(tv_tensors.Mask(_positions(*size)))
-    moved = [part.as_subclass(torch.Tensor) for part in _apply(transform, parts)]
-    affine = None
-    if len(moved) == 3:
-        affine = _fit_affine(moved[2], size)
-        affine = None if _is_full_frame(affine, size) else affine
-    pixels = moved[0] if moved[0].is_floating_point() else _SCALE(tv_tensors.Image(moved[0]))
-    return View(pixels.as_subclass(torch.Tensor), moved[1].numpy() > 0, size, affine)
+    pixels = torch.from_numpy(np.array(image.transpose(2, 0, 1), order="C"))
+    if transform.full_frame:
+        return View(_as_float(transform.apply(tv_tensors.Image(pixels))), masks, size)
+    # The positions travel as further masks, so that the geometry is measured and not guessed.
+    stack = torch.cat([torch.from_numpy(masks.astype(np.float32)), _positions(*size)])
+    pixels, stack = _apply(transform.apply, pixels, stack)
+    affine = _fit_affine(stack[-2:], size)
+    if _is_full_frame(affine, size):
+        return View(_as_float(pixels), masks, size)
+    return View(_as_float(pixels), stack[:-2].numpy() > 0.5, size, full_frame=False, affine=affine)
+
+
+def _as_float(image):
+    """Scale integers to [0, 1]; leave floats as they are."""
+    if not image.is_floating_point():
+        image = _SCALE(tv_tensors.Image(image))
+    return image.as_subclass(torch.Tensor).float()

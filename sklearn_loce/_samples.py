@@ -57,8 +57,8 @@ def _frame_of_pairs(pairs):
                 f"Row {i} of X must be an (image, mask) pair, got {type(pair).__name__}; a table "
                 "needs the columns 'image' and 'mask'."
             )
-    columns = zip(("image", "mask"), zip(*pairs, strict=True), strict=False)
-    return pd.DataFrame({name: _object_array(values) for name, values in columns})
+    images, masks = [pair[0] for pair in pairs], [pair[1] for pair in pairs]
+    return pd.DataFrame({"image": _object_array(images), "mask": _object_array(masks)})
 
 
 def _object_array(values):

@@ -26,7 +26,7 @@ class Row:
     view : View
         The image as the network saw it, shared by the rows of one image.
     view_mask : ndarray, bool
-        The mask as the network would have seen it.
+        The mask over the network's field of view.
     activations : tuple of Tensor of shape (n_channels, height, width)
         One per layer, shared by the rows of one image.
     """
@@ -48,7 +48,7 @@ def _check_finite(activations, name):
             )
 
 
-def stream_rows(samples, groups, extract, transform, *, keep_geometry, verbose):
+def stream_rows(samples, groups, extract, transform, *, verbose):
     """Pass each image through the network once and yield its rows.
 
     Parameters
@@ -57,10 +57,7 @@ def stream_rows(samples, groups, extract, transform, *, keep_geometry, verbose):
     groups : list of ndarray of int
         Positions of the rows of each image.
     extract : ActivationExtractor
-    transform : callable
-        Joint transform of image and masks.
-    keep_geometry : bool
-        Whether projections will be brought back to the original image.
+    transform : JointTransform
     verbose : int
         With 1 or more, a progress bar over the images.
 
@@ -71,7 +68,7 @@ def stream_rows(samples, groups, extract, transform, *, keep_geometry, verbose):
     with extract:
         for positions in tqdm(groups, desc="LoCE", unit="image", disable=not verbose):
             image, masks = read_rows(samples, positions)
-            view = make_view(image, masks, transform, keep_geometry=keep_geometry)
+            view = make_view(image, masks, transform)
             activations = extract(view.image[None])
             _check_finite(activations, row_name(samples, positions[0]))
             shared = tuple(grid[0] for grid in activations.values())

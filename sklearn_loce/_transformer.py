@@ -192,7 +192,7 @@ class LoCETransformer(TransformerMixin, BaseEstimator):
         check_mask_size(self.mask_size)
         extract = self._make_extractor(n_calls=None)
         image, masks = read_rows(samples, [0])
-        view = make_view(image, masks, make_transform(self.preprocess), keep_geometry=False)
+        view = make_view(image, masks, make_transform(self.preprocess))
         activations = extract(view.image[None])
         self.layers_ = list(activations)
         self.n_channels_ = [grid.shape[1] for grid in activations.values()]
@@ -351,7 +351,7 @@ class LoCETransformer(TransformerMixin, BaseEstimator):
             n_calls=n_calls,
         )
 
-    def _batches(self, samples, *, keep_geometry=False, solving=True):
+    def _batches(self, samples, *, solving=True):
         """Yield lists of rows with their activations, after a check of the whole table."""
         groups = group_by_image(samples)
         has_foreground = check_rows(samples, groups)
@@ -363,7 +363,6 @@ class LoCETransformer(TransformerMixin, BaseEstimator):
             groups,
             self._make_extractor(self._n_calls),
             make_transform(self.preprocess),
-            keep_geometry=keep_geometry,
             verbose=self.verbose,
         )
         return batched(rows, self.batch_size)
@@ -373,7 +372,7 @@ class LoCETransformer(TransformerMixin, BaseEstimator):
         solving = embeddings is None
         if not solving:
             embeddings = self._check_embeddings(embeddings, samples)
-        for batch in self._batches(samples, keep_geometry=True, solving=solving):
+        for batch in self._batches(samples, solving=solving):
             positions = [row.position for row in batch]
             vectors = self._solve(batch) if solving else embeddings[positions]
             parts = np.split(vectors, np.cumsum(self.n_channels_)[:-1], axis=1)

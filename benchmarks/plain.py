@@ -1,0 +1,48 @@
+"""The method written down plainly: every channel upsampled, autograd, ``torch.optim.AdamW``.
+
+This is what the solver is compared with, in tests for its values and in benchmarks for its cost.
+"""
+
+import torch
+from torch.nn import functional
+
+
+def plain_loss(weights, upsampled, targets, objective="net2vec"):
+    """Give the loss of each sample, from channels at mask size (n, C, H, W)."""
+    projections = torch.sigmoid((weights[:, :, None, None] * upsampled).sum(1))
+    if objective == "net2vec":
+        background = 1 - (targets > 0).to(weights).mean((1, 2), keepdim=True)
+        hit = background * targets * projections
+        rest = (1 - background) * (1 - targets) * (1 - projections)
+        return -(hit + rest).sum((1, 2))
+    difference = projections - targets
+    error = difference**2 if objective == "mse" else difference.abs()
+    penalty = (weights.abs().sum(1) + weights.norm(dim=1)) / weights.shape[1]
+    return error.mean((1, 2)) + penalty
+
+
+def plain_loces(activations, targets, *, objective="net2vec", start=None, max_iter=50):
+    """Optimise LoCEs the plain way.
+
+    Parameters
+    ----------
+    activations : Tensor of shape (n_samples, n_channels, height, width)
+    targets : Tensor of shape (n_samples, n_rows, n_columns)
+        Masks at mask size.
+
+    Returns
+    -------
+    Tensor of shape (n_samples, n_channels)
+    """
+    size = targets.shape[1:]
+    upsampled = functional.interpolate(activations, size=size, mode="bilinear")
+    weights = torch.zeros(activations.shape[:2], dtype=activations.dtype)
+    if start is not None:
+        weights += torch.as_tensor(start)
+    weights.requires_grad_()
+    optimizer = torch.optim.AdamW([weights], lr=0.1, weight_decay=0.01)
+    for _ in range(max_iter):
+        optimizer.zero_grad()
+        plain_loss(weights, upsampled, targets, objective).sum().backward()
+        optimizer.step()
+    return weights.detach()

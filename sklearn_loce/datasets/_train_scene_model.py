@@ -1,0 +1,109 @@
+"""Train the network of ``load_scene_model``.
+
+Run ``python -m sklearn_loce.datasets._train_scene_model`` to write the weights file anew. Every
+batch is drawn afresh, so no scene is seen twice. The network learns the concepts alone: which
+sub-concepts a scene shows is thrown away.
+"""
+
+import argparse
+import logging
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import save_file
+from sklearn.metrics import confusion_matrix
+from torch.nn import functional
+
+from ._drawing import LABELS
+from ._scene_model import WEIGHTS_FILE
+from ._scene_net import SceneNet
+from ._scenes import draw_scene
+
+IMAGE_SIZE = (120, 160)
+BATCH_SIZE = 16
+N_VALIDATION = 200
+# The first number of a scene's seed. make_scenes seeds with numbers below 2 ** 31, so that no scene
+# it ever draws was seen in training.
+TRAINING, VALIDATION = 2**32, 2**32 + 1
+
+logger = logging.getLogger(__name__)
+
+
+def draw_batch(seed, numbers):
+    """Images (B, 3, H, W) float32 in [0, 1] and labels (B, H, W) int64 of numbered scenes."""
+    scenes = [draw_scene(np.random.default_rng([seed, number]), IMAGE_SIZE) for number in numbers]
+    images = torch.from_numpy(np.stack([image for image, _, _ in scenes]))
+    labels = torch.from_numpy(np.stack([labels for _, labels, _ in scenes]))
+    return images.permute(0, 3, 1, 2) / 255, labels.long()
+
+
+def class_weights(labels):
+    """Weights (n_classes,) that lift rare classes: inverse square root of the pixel share."""
+    share = torch.bincount(labels.flatten(), minlength=len(LABELS)) / labels.numel()
+    weights = share.clamp(min=1e-3).rsqrt()
+    return weights / weights.mean()
+
+
+def train(n_steps, seed):
+    """Train a network on ``n_steps`` batches of new scenes."""
+    # The initial weights come from torch's global generator, which is put back afterwards.
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = SceneNet(n_classes=len(LABELS))
+    optimizer = torch.optim.AdamW(model.parameters(), weight_decay=0.01)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=4e-3, total_steps=n_steps)
+    weights = class_weights(draw_batch(VALIDATION, range(64))[1])
+    for step in range(n_steps):
+        first = (seed * n_steps + step) * BATCH_SIZE
+        images, labels = draw_batch(TRAINING, range(first, first + BATCH_SIZE))
+        loss = functional.cross_entropy(model(images), labels, weight=weights)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        schedule.step()
+        if step % 50 == 0:
+            logger.info("step %4d of %d: loss %.4f", step, n_steps, loss.item())
+    return model.eval()
+
+
+@torch.no_grad()
+def validate(model, n_scenes=N_VALIDATION):
+    """IoU per class over the pixels of all validation scenes, as a dict."""
+    counts = np.zeros((len(LABELS), len(LABELS)), dtype=np.int64)
+    for first in range(0, n_scenes, BATCH_SIZE):
+        images, labels = draw_batch(VALIDATION, range(first, min(first + BATCH_SIZE, n_scenes)))
+        predicted = model(images).argmax(dim=1)
+        counts += confusion_matrix(
+            labels.flatten().numpy(), predicted.flatten().numpy(), labels=range(len(LABELS))
+        )
+    hits = counts.diagonal()
+    iou = hits / (counts.sum(axis=0) + counts.sum(axis=1) - hits)
+    return dict(zip(LABELS, iou.tolist(), strict=True))
+
+
+def main():
+    """Train, validate what is stored (float16) and write the weights file."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "data" / WEIGHTS_FILE)
+    parser.add_argument("--steps", type=int, default=500)
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    model = train(options.steps, options.seed)
+    stored = {
+        name: values.half() if values.is_floating_point() else values
+        for name, values in model.state_dict().items()
+    }
+    model.load_state_dict(stored)
+    iou = validate(model)
+    mean = sum(iou.values()) / len(iou)
+    logger.info("IoU %s", ", ".join(f"{name} {value:.3f}" for name, value in iou.items()))
+    logger.info("mean IoU on %d new scenes: %.3f", N_VALIDATION, mean)
+    metadata = {"steps": options.steps, "seed": options.seed, "mean_iou": f"{mean:.3f}"}
+    metadata = {key: str(value) for key, value in metadata.items()}
+    save_file(stored, options.out, metadata=metadata | {"classes": ",".join(LABELS)})
+
+
+if __name__ == "__main__":
+    main()

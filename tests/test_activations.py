@@ -1,0 +1,192 @@
+import pytest
+import torch
+from torch import nn
+
+from sklearn_loce import ActivationExtractor, TorchModel, list_layers
+from sklearn_loce.exceptions import LayoutError
+
+from .conftest import make_small_network
+
+IMAGES = torch.rand(2, 3, 20, 24, generator=torch.Generator().manual_seed(0))
+
+
+def _by_hand(network, images, depth):
+    """Run the first ``depth`` modules one after the other, each on a copy."""
+    with torch.no_grad():
+        for child in list(network)[:depth]:
+            images = child(images.clone())
+    return images
+
+
+def test_activations_are_those_of_the_layers(small_network):
+    activations = ActivationExtractor(small_network, ["2", "0"])(IMAGES)
+    assert list(activations) == ["2", "0"]
+    assert torch.equal(activations["0"], _by_hand(small_network, IMAGES, 1))
+    assert torch.equal(activations["2"], _by_hand(small_network, IMAGES, 3))
+
+
+def test_operations_in_place_behind_the_layer_do_not_change_it(small_network):
+    with ActivationExtractor(small_network, ["0", "3"]) as extract:
+        extract(IMAGES)
+        activations = extract(IMAGES)
+    assert (activations["0"] < 0).any()
+    assert (activations["3"] < 0).any()
+
+
+class Counting(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.calls = 0
+
+    def forward(self, x):
+        self.calls += 1
+        return x
+
+
+def test_the_pass_stops_behind_the_deepest_layer():
+    last = Counting()
+    network = nn.Sequential(nn.Conv2d(3, 4, 1), nn.ReLU(), last)
+    with ActivationExtractor(network, ["1", "0"]) as extract:
+        first = extract(IMAGES)
+        assert last.calls == 1
+        second = extract(IMAGES)
+    assert last.calls == 1
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+class Reusing(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 3, 1)
+        self.relu = nn.ReLU()
+
+    def forward(self, x):
+        return self.relu(self.conv(self.relu(x)) - 1)
+
+
+def test_the_last_output_of_a_layer_that_runs_twice_counts():
+    network = Reusing()
+    with torch.no_grad():
+        expected = network(IMAGES)
+    with ActivationExtractor(network, "relu") as extract:
+        assert torch.equal(extract(IMAGES)["relu"], expected)
+        assert torch.equal(extract(IMAGES)["relu"], expected)
+        assert extract.n_calls == {"relu": 2}
+
+
+def _traces(network):
+    return (
+        [child.training for child in network.modules()],
+        [len(child._forward_hooks) for child in network.modules()],
+    )
+
+
+class Failing(nn.Module):
+    def forward(self, x):
+        raise RuntimeError("no memory left")
+
+
+@pytest.mark.parametrize("where", [0, 4])
+def test_nothing_is_left_on_the_module_whatever_happens(where):
+    network = make_small_network().train()
+    network.insert(where, Failing())
+    before = _traces(network)
+    with pytest.raises(RuntimeError, match="no memory left"):
+        ActivationExtractor(network, ["1", "5"])(IMAGES)
+    assert _traces(network) == before
+    with pytest.raises(KeyboardInterrupt), ActivationExtractor(network, ["1"]):
+        raise KeyboardInterrupt
+    assert _traces(network) == before
+
+
+def test_a_failure_behind_the_layers_is_a_warning_once(small_network):
+    small_network.append(Failing())
+    with ActivationExtractor(small_network, "2") as extract:
+        with pytest.warns(UserWarning, match="failed behind the layers"):
+            first = extract(IMAGES)
+        assert torch.equal(extract(IMAGES)["2"], first["2"])
+
+
+def test_results_are_free_of_autograd(small_network):
+    activations = ActivationExtractor(small_network, "2")(IMAGES.clone().requires_grad_())
+    assert not activations["2"].requires_grad
+    assert not activations["2"].is_inference()
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_activations_are_float32(dtype):
+    network = make_small_network().to(dtype)
+    assert ActivationExtractor(network, "0")(IMAGES)["0"].dtype == torch.float32
+
+
+def test_unknown_layers_name_the_close_ones():
+    network = nn.Sequential()
+    network.features = nn.Sequential(nn.Conv2d(3, 4, 1), nn.ReLU())
+    with pytest.raises(ValueError, match=r"no layer 'feature\.1'.*'features\.1'"):
+        ActivationExtractor(TorchModel(network), "feature.1")
+
+
+@pytest.mark.parametrize("layers", [[], ["0", "0"]])
+def test_layers_must_be_some_and_different(small_network, layers):
+    with pytest.raises(ValueError, match="one or more different layers"):
+        ActivationExtractor(small_network, layers)
+
+
+class Pair(nn.Module):
+    def forward(self, x):
+        return x, {"half": x[:, :3]}
+
+
+@pytest.mark.parametrize(
+    ("tail", "match"),
+    [
+        (nn.Flatten(), r"layer '6' is a tensor of shape \(2, 720\)"),
+        (Pair(), r"a tuple of a tensor of shape .*, a dict of 'half': a tensor of shape \(2, 3"),
+    ],
+)
+def test_an_output_that_is_no_grid_is_described(small_network, tail, match):
+    small_network.append(tail)
+    with pytest.raises(LayoutError, match=match):
+        ActivationExtractor(small_network, "6")(IMAGES)
+
+
+def test_reshape_transform_makes_a_grid_of_tokens():
+    network = nn.Sequential(nn.Conv2d(3, 4, 1), nn.Flatten(2))
+    extract = ActivationExtractor(
+        network, "1", reshape_transform=lambda tokens: tokens.reshape(-1, 4, 20, 24)
+    )
+    assert torch.equal(extract(IMAGES)["1"], _by_hand(network, IMAGES, 1))
+
+
+def test_a_reshape_transform_that_makes_no_grid_is_named(small_network):
+    extract = ActivationExtractor(small_network, "0", reshape_transform=torch.flatten)
+    with pytest.raises(LayoutError, match="which reshape_transform made a tensor of shape"):
+        extract(IMAGES)
+
+
+def test_a_layer_that_does_not_run_is_named(small_network):
+    small_network.spare = nn.ReLU()
+    small_network.forward = lambda x: small_network[0](x)
+    with pytest.raises(RuntimeError, match=r"\['spare'\] did not run"):
+        ActivationExtractor(small_network, ["spare", "0"])(IMAGES)
+
+
+def test_list_layers_is_what_ran(small_network):
+    table = list_layers(TorchModel(small_network.train()), (20, 24))
+    assert list(table.columns) == ["name", "type", "output_shape", "n_calls"]
+    assert list(table["name"]) == ["0", "1", "2", "3", "4", "5"]
+    assert table["output_shape"].iloc[2] == (1, 12, 10, 12)
+    assert table["type"].iloc[3] == "BatchNorm2d"
+    assert small_network.training
+    assert not any(child._forward_hooks for child in small_network.modules())
+
+
+def test_list_layers_counts_calls():
+    table = list_layers(Reusing(), (8, 8)).set_index("name")
+    assert table.loc["relu", "n_calls"] == 2
+
+
+@pytest.mark.parametrize("size", [(8,), (0, 8), (1, 3, 8, 8), (8.5, 8)])
+def test_list_layers_wants_height_and_width(small_network, size):
+    with pytest.raises(ValueError, match=r"\(height, width\)"):
+        list_layers(small_network, size)

@@ -1,0 +1,237 @@
+import json
+import shutil
+
+import numpy as np
+import pytest
+from PIL import Image, ImageDraw
+from pycocotools import mask as coco_mask
+from sklearn.utils import Bunch
+
+from sklearn_loce._masks import read_mask
+from sklearn_loce.datasets import load_coco
+
+SIZE = 40, 60
+
+
+def _draw(polygon):
+    """Rasterise a polygon with another library."""
+    picture = Image.new("1", SIZE[::-1])
+    ImageDraw.Draw(picture).polygon(polygon, fill=1)
+    return np.asarray(picture)
+
+
+def _uncompressed(mask):
+    flat = mask.ravel("F").astype(np.int8)
+    edges = np.flatnonzero(np.diff(np.r_[0, flat])) if flat.any() else []
+    bounds = np.r_[0, edges, flat.size]
+    return {"size": list(mask.shape), "counts": np.diff(bounds).astype(int).tolist()}
+
+
+def _block(top, left, height, width):
+    mask = np.zeros(SIZE, dtype=bool)
+    mask[top : top + height, left : left + width] = True
+    return mask
+
+
+CAR_A, CAR_B = _block(4, 5, 10, 12), _block(20, 30, 8, 20)
+CROWD, SPOT = _block(0, 0, 5, 60), _block(39, 59, 1, 1)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Two images; polygon, uncompressed and compressed masks; a crowd and a one-pixel object."""
+    for name in ("a.png", "b.png"):
+        Image.new("RGB", SIZE[::-1]).save(tmp_path / name)
+    compressed = coco_mask.encode(np.asfortranarray(CAR_B.astype(np.uint8)))
+    content = {
+        "images": [
+            {"id": 11, "file_name": "a.png", "height": SIZE[0], "width": SIZE[1]},
+            {"id": 5, "file_name": "b.png", "height": SIZE[0], "width": SIZE[1]},
+        ],
+        "categories": [{"id": 7, "name": "person"}, {"id": 2, "name": "car"}],
+        "annotations": [
+            {"id": 1, "image_id": 5, "category_id": 2, "segmentation": _uncompressed(CAR_A)},
+            {
+                "id": 2,
+                "image_id": 11,
+                "category_id": 2,
+                "segmentation": [[5, 4, 17, 4, 17, 14, 5, 14]],
+            },
+            {
+                "id": 3,
+                "image_id": 11,
+                "category_id": 2,
+                "segmentation": {"size": list(SIZE), "counts": compressed["counts"].decode()},
+            },
+            {
+                "id": 4,
+                "image_id": 11,
+                "category_id": 7,
+                "segmentation": _uncompressed(CROWD),
+                "iscrowd": 1,
+            },
+            {"id": 5, "image_id": 5, "category_id": 7, "segmentation": _uncompressed(SPOT)},
+        ],
+    }
+    (tmp_path / "instances.json").write_text(json.dumps(content))
+    return tmp_path
+
+
+def _load(folder, **parameters):
+    return load_coco(folder / "instances.json", folder, **parameters)
+
+
+def _rewrite(folder, change):
+    path = folder / "instances.json"
+    content = json.loads(path.read_text())
+    change(content)
+    path.write_text(json.dumps(content))
+
+
+def test_instances_of_a_concept_are_merged(folder):
+    bunch = _load(folder)
+    assert isinstance(bunch, Bunch)
+    assert list(bunch.data.columns) == [
+        "image",
+        "mask",
+        "concept",
+        "image_id",
+        "area",
+        "n_instances",
+    ]
+    assert list(zip(bunch.groups, bunch.target, strict=True)) == [
+        (11, "person"),
+        (11, "car"),
+        (5, "person"),
+        (5, "car"),
+    ]
+    assert bunch.data["n_instances"].tolist() == [1, 2, 1, 1]
+    np.testing.assert_array_equal(read_mask(bunch.data["mask"][0]), CROWD)
+    np.testing.assert_array_equal(read_mask(bunch.data["mask"][1]), CAR_A | CAR_B)
+    np.testing.assert_array_equal(read_mask(bunch.data["mask"][2]), SPOT)
+    np.testing.assert_array_equal(read_mask(bunch.data["mask"][3]), CAR_A)
+    areas = [mask.mean() for mask in (CROWD, CAR_A | CAR_B, SPOT, CAR_A)]
+    np.testing.assert_allclose(bunch.data["area"], areas)
+    assert bunch.target_names == ["person", "car"]
+    assert "car: 2" in bunch.DESCR
+    assert bunch.data["image"][0] == str(folder / "a.png")
+
+
+def test_instances_stay_apart_when_asked(folder):
+    data, target = _load(folder, merge_instances=False, return_X_y=True)
+    assert target.tolist() == ["person", "car", "car", "person", "car"]
+    masks = [read_mask(mask) for mask in data["mask"]]
+    np.testing.assert_array_equal(masks[1], CAR_A)
+    np.testing.assert_array_equal(masks[2], CAR_B)
+
+
+def test_slanted_polygons_match_another_rasteriser(folder):
+    polygon = [8, 3, 50, 12, 30, 36]
+
+    def slant(content):
+        content["annotations"][1]["segmentation"] = [polygon]
+
+    _rewrite(folder, slant)
+    mask = read_mask(_load(folder, merge_instances=False).data["mask"][1])
+    drawn = _draw(polygon)
+    # Rasterisers may disagree along the outline, by a pixel.
+    assert (mask & drawn).sum() / (mask | drawn).sum() > 0.9
+
+
+def test_selection(folder):
+    assert _load(folder, categories=["car"]).target_names == ["car"]
+    assert _load(folder, crowd="drop").groups.tolist() == [11, 5, 5]
+    assert _load(folder, min_area=2).target.tolist() == ["person", "car", "car"]
+    assert _load(folder, min_area=0.1).target.tolist() == ["person", "car"]
+
+
+def test_rectangles_and_ellipses_are_drawn_per_instance(folder):
+    rows, columns = np.mgrid[: SIZE[0], : SIZE[1]]
+    rectangle = read_mask(_load(folder, mask="rectangle").data["mask"][1])
+    np.testing.assert_array_equal(rectangle, CAR_A | CAR_B)
+    ellipse = read_mask(_load(folder, mask="ellipse").data["mask"][1])
+    inside_a = ((rows - 8.5) / 5) ** 2 + ((columns - 10.5) / 6) ** 2 <= 1
+    inside_b = ((rows - 23.5) / 4) ** 2 + ((columns - 39.5) / 10) ** 2 <= 1
+    np.testing.assert_array_equal(ellipse, inside_a | inside_b)
+    spot = _load(folder, mask="rectangle").data["mask"][2]
+    np.testing.assert_array_equal(read_mask(spot), SPOT)
+
+
+def _without(key):
+    return lambda content: content.pop(key)
+
+
+def _set(key, value):
+    return lambda content: content["annotations"][1].update({key: value})
+
+
+@pytest.mark.parametrize(
+    ("change", "match"),
+    [
+        (_without("categories"), r"not in COCO format: it lacks \['categories'\]"),
+        (_set("image_id", 99), r"unknown image_id\(s\): \[99\]"),
+        (_set("category_id", 99), r"unknown category_id\(s\): \[99\]"),
+        (_set("segmentation", [[1, 2, 3]]), "annotation 2 can't be read"),
+        (_set("segmentation", {"size": [3, 3], "counts": [9]}), r"mask of \[3, 3\]"),
+        (_set("segmentation", {"size": list(SIZE), "counts": [9]}), "sum to 2400, got 9"),
+        (_set("segmentation", []), r"\[2\] cover no pixel .*min_area=1"),
+        (_set("segmentation", [[5, 5, 5, 5, 5, 5]]), r"\[2\] cover no pixel"),
+    ],
+)
+def test_what_is_wrong_with_the_file_is_named(folder, change, match):
+    _rewrite(folder, change)
+    with pytest.raises(ValueError, match=match) as info:
+        _load(folder, merge_instances=False)
+    assert "instances.json" in str(info.value)
+
+
+def test_annotations_that_cover_nothing_can_be_left_out(folder):
+    _rewrite(folder, _set("segmentation", []))
+    assert len(_load(folder, merge_instances=False, min_area=1).data) == 4
+
+
+def test_a_truncated_file_is_named(folder):
+    path = folder / "instances.json"
+    path.write_text(path.read_text()[:100])
+    with pytest.raises(ValueError, match=r"instances\.json is not a whole JSON file"):
+        _load(folder)
+
+
+def test_unknown_categories_are_named_with_close_ones(folder):
+    with pytest.raises(ValueError, match=r"no category 'cars'\. Close names: \['car'"):
+        _load(folder, categories=["cars"])
+
+
+def test_nothing_left_to_load_is_said(folder):
+    with pytest.raises(ValueError, match="no annotation is left"):
+        _load(folder, min_area=0.9)
+
+
+def test_missing_files_and_folders(folder, tmp_path):
+    with pytest.raises(FileNotFoundError):
+        load_coco(folder / "nothing.json", folder)
+    with pytest.raises(FileNotFoundError, match="does not exist"):
+        load_coco(folder / "instances.json", folder / "nowhere")
+    shutil.rmtree(tmp_path / "empty", ignore_errors=True)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(FileNotFoundError, match="has none of the images"):
+        load_coco(folder / "instances.json", tmp_path / "empty")
+
+
+@pytest.mark.parametrize(
+    "parameters",
+    [{"crowd": "only"}, {"mask": "box"}, {"min_area": -1}, {"min_area": 1.5}, {"categories": 3}],
+)
+def test_parameters_are_validated(folder, parameters):
+    with pytest.raises(ValueError, match=next(iter(parameters))):
+        _load(folder, **parameters)
+
+
+def test_camvid_is_read_whole(camvid):
+    assert len(camvid.target_names) == 11
+    assert len(camvid.data) == 975
+    assert len(np.unique(camvid.groups)) == 99
+    assert camvid.data["n_instances"].sum() == 1804
+    shares = camvid.data.groupby("image_id")["area"].sum()
+    # Every pixel has at most one label, but polygons may overlap along their outlines.
+    assert shares.max() < 1.02

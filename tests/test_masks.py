@@ -1,0 +1,119 @@
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from pycocotools import mask as coco_mask
+from skimage.transform import resize as skimage_resize
+from torch.nn import functional
+
+from sklearn_loce._masks import compress_rle, intersection_over_union, read_mask, resize_masks
+
+RNG = np.random.default_rng(0)
+
+
+def _blobs(height, width):
+    coarse = RNG.random((7, 9)) > 0.6
+    rows = np.arange(height) * 7 // height
+    columns = np.arange(width) * 9 // width
+    return coarse[rows][:, columns]
+
+
+@pytest.mark.parametrize(
+    ("size_in", "size_out"),
+    [
+        ((360, 480), (100, 100)),
+        ((37, 53), (100, 100)),
+        ((101, 99), (100, 100)),
+        ((100, 100), (100, 100)),
+        ((37, 480), (100, 100)),
+        ((333, 55), (28, 71)),
+        ((1, 300), (100, 100)),
+        ((719, 1283), (101, 33)),
+    ],
+)
+def test_gaussian_resize_equals_skimage(size_in, size_out):
+    mask = _blobs(*size_in)
+    expected = skimage_resize(mask.astype(float), size_out)
+    resized = resize_masks([mask], size_out)[0]
+    np.testing.assert_allclose(resized, expected, atol=1e-6)
+    # Which pixels count as concept decides the weight of the whole objective.
+    np.testing.assert_array_equal(resized > 0, expected.astype(np.float32) > 0)
+
+
+def test_gaussian_resize_equals_skimage_on_a_single_pixel():
+    mask = np.zeros((360, 480), dtype=bool)
+    mask[200, 301] = True
+    expected = skimage_resize(mask.astype(float), (100, 100))
+    np.testing.assert_allclose(resize_masks([mask], (100, 100))[0], expected, atol=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("method", "how"),
+    [
+        ("area", {"mode": "area"}),
+        ("nearest", {"mode": "nearest-exact"}),
+        ("bilinear", {"mode": "bilinear", "antialias": True}),
+    ],
+)
+def test_other_resizes_are_torchs(method, how):
+    mask = _blobs(90, 130)
+    stack = torch.from_numpy(mask.astype(np.float64))[None, None]
+    expected = functional.interpolate(stack, size=(20, 30), **how)[0, 0].numpy()
+    np.testing.assert_allclose(resize_masks([mask], (20, 30), method)[0], expected, atol=1e-6)
+
+
+def test_resize_takes_masks_of_different_sizes():
+    assert resize_masks([_blobs(20, 30), _blobs(50, 40)], (10, 12)).shape == (2, 10, 12)
+
+
+def test_every_form_of_a_mask_reads_the_same(tmp_path):
+    mask = _blobs(23, 31)
+    compressed = coco_mask.encode(np.asfortranarray(mask.astype(np.uint8)))
+    runs = np.diff(np.flatnonzero(np.diff(np.r_[2, mask.ravel("F"), 2])))
+    counts = [int(n) for n in ([0, *runs] if mask[0, 0] else runs)]
+    Image.fromarray(mask).save(tmp_path / "one_bit.png")
+    Image.fromarray((mask * 255).astype(np.uint8)).save(tmp_path / "grey.png")
+    forms = [
+        mask,
+        mask.astype(np.uint8) * 7,
+        mask.astype(np.float32),
+        compressed,
+        {**compressed, "counts": compressed["counts"].decode()},
+        {"size": [23, 31], "counts": counts},
+        tmp_path / "one_bit.png",
+        str(tmp_path / "grey.png"),
+        Image.fromarray(mask),
+    ]
+    for form in forms:
+        read = read_mask(form)
+        assert read.dtype == bool
+        np.testing.assert_array_equal(read, mask)
+
+
+@pytest.mark.parametrize(
+    ("mask", "match"),
+    [
+        ({"size": [2, 2]}, "'counts'"),
+        ({"size": [2, 2], "counts": [1, 2]}, "sum to 4, got 3"),
+        (np.full((2, 2), 0.3), "threshold a soft mask"),
+        (np.full((2, 2), np.nan), "threshold a soft mask"),
+        (np.zeros((2, 2, 3), dtype=bool), r"shape \(2, 2, 3\)"),
+        ([["a"]], "dtype"),
+    ],
+)
+def test_bad_masks_are_named(mask, match):
+    with pytest.raises(ValueError, match=match):
+        read_mask(mask)
+
+
+def test_compressing_leaves_the_users_rle_alone():
+    rle = {"size": [2, 2], "counts": [1, 3]}
+    compress_rle(rle)
+    assert rle == {"size": [2, 2], "counts": [1, 3]}
+
+
+def test_iou_counts_pixels():
+    first, second = np.zeros((4, 4), bool), np.zeros((4, 4), bool)
+    assert intersection_over_union(first, second) == 0
+    first[:2], second[1:3] = True, True
+    assert intersection_over_union(first, second) == pytest.approx(4 / 12)

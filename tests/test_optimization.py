@@ -1,0 +1,256 @@
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional
+
+from benchmarks.plain import plain_loces, plain_loss
+from sklearn_loce import ActivationExtractor, optimize_loces, project_loces
+from sklearn_loce._adamw_torch import solve_with_torch
+from sklearn_loce._bilinear import bilinear_matrix
+from sklearn_loce._masks import resize_masks
+from sklearn_loce._optimization import OBJECTIVES, Settings, losses, solve_rows
+from sklearn_loce._preprocessing import make_transform, make_view
+from sklearn_loce._samples import read_rows
+
+
+def _planted(n_samples, n_channels, height, width, seed=0):
+    """Draw smooth activations and masks that are a threshold of one mixture of them."""
+    generator = torch.Generator().manual_seed(seed)
+    coarse = torch.randn(n_samples, n_channels, 5, 6, generator=generator)
+    activations = functional.interpolate(coarse, size=(height, width), mode="bicubic")
+    mixture = torch.randn(n_channels, generator=generator)
+    field = torch.einsum("c,nchw->nhw", mixture, activations)
+    masks = functional.interpolate(field[:, None], size=(90, 130), mode="bilinear")[:, 0] > 0
+    return activations, masks.float()
+
+
+def _targets(masks):
+    return torch.from_numpy(resize_masks(masks.numpy(), (100, 100)))
+
+
+@pytest.mark.parametrize("objective", ["net2vec", "mse", "mae"])
+@pytest.mark.parametrize("shape", [(5, 12, 16), (7, 1, 9), (3, 130, 110), (20, 100, 100)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_equals_plain_formulation_on_planted_data(objective, shape, dtype):
+    activations, masks = _planted(3, *shape)
+    expected = torch.cat(
+        [
+            plain_loces(
+                activations[[i]].double(), _targets(masks)[[i]].double(), objective=objective
+            )
+            for i in range(3)
+        ]
+    )
+    embeddings = optimize_loces(activations.to(dtype), masks, objective=objective)
+    torch.testing.assert_close(embeddings.double(), expected, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("init", ["ones", "uniform", "normal"])
+def test_start_is_drawn_once_and_shared(init):
+    activations, masks = _planted(2, 6, 8, 9)
+    rng = np.random.RandomState(3)
+    start = {"ones": np.ones(6), "uniform": None, "normal": None}[init]
+    if start is None:
+        start = rng.random_sample(6) if init == "uniform" else rng.standard_normal(6)
+    expected = plain_loces(activations.double(), _targets(masks).double(), start=start)
+    embeddings = optimize_loces(activations, masks, init=init, random_state=3)
+    torch.testing.assert_close(embeddings.double(), expected, atol=1e-5, rtol=1e-5)
+
+
+@pytest.fixture(scope="module")
+def camvid_activations(camvid_network, camvid):
+    """Activations of two layers on two frames for all concepts, as the transformer sees them."""
+    rows = np.flatnonzero(np.isin(camvid.groups, np.unique(camvid.groups)[[0, 60]]))
+    per_layer, all_masks = {"backbone.9": [], "backbone.13": []}, []
+    with ActivationExtractor(camvid_network, list(per_layer)) as extract:
+        for group in (camvid.groups[rows[0]], camvid.groups[rows[-1]]):
+            positions = rows[camvid.groups[rows] == group]
+            image, masks = read_rows(camvid.data, positions)
+            view = make_view(image, masks, make_transform(None))
+            for layer, grid in extract(view.image[None]).items():
+                per_layer[layer].append(grid.expand(len(masks), -1, -1, -1))
+            all_masks.append(torch.from_numpy(masks))
+    masks = torch.cat(all_masks).float()
+    return {layer: torch.cat(grids) for layer, grids in per_layer.items()}, masks
+
+
+@pytest.mark.parametrize("objective", ["net2vec", "mse", "mae"])
+@pytest.mark.parametrize("layer", ["backbone.9", "backbone.13"])
+def test_equals_plain_formulation_on_camvid(camvid_activations, layer, objective):
+    per_layer, masks = camvid_activations
+    activations, targets = per_layer[layer][::3], _targets(masks[::3])
+    embeddings = optimize_loces(activations, masks[::3], objective=objective).double()
+    for i in range(len(targets)):
+        expected = plain_loces(
+            activations[[i]].double(), targets[[i]].double(), objective=objective
+        )
+        assert functional.cosine_similarity(embeddings[[i]], expected).item() >= 0.9999
+
+
+@pytest.mark.parametrize("objective", sorted(OBJECTIVES))
+def test_compiled_and_batched_solver_agree(objective):
+    activations, masks = _planted(4, 10, 9, 11)
+    targets, start = _targets(masks).numpy(), np.linspace(-1, 1, 10)
+    settings = Settings(OBJECTIVES[objective], learning_rate=0.05, max_iter=30)
+    compiled = solve_rows(list(activations), targets, start, settings)
+    held = settings.objective.hold(targets.astype(np.float64))
+    batched = solve_with_torch(list(activations.double()), held, start, settings)
+    torch.testing.assert_close(compiled.double(), batched, atol=2e-5, rtol=1e-5)
+
+
+def test_batched_solver_takes_rows_of_different_sizes():
+    large, large_masks = _planted(2, 4, 9, 11)
+    small, small_masks = _planted(1, 4, 5, 6)
+    targets = torch.cat([_targets(large_masks), _targets(small_masks)]).numpy()
+    settings = Settings(OBJECTIVES["net2vec"], 0.1, 50)
+    held = settings.objective.hold(targets.astype(np.float64))
+    mixed = [large[0].double(), small[0].double(), large[1].double()]
+    embeddings = solve_with_torch(mixed, held[[0, 2, 1]], np.zeros(4), settings)
+    expected = torch.cat(
+        [optimize_loces(large.double(), large_masks), optimize_loces(small.double(), small_masks)]
+    )
+    torch.testing.assert_close(embeddings, expected[[0, 2, 1]])
+
+
+def test_a_mixture_that_is_the_mask_is_found():
+    """Channels 2 and 5 together draw the mask: IoU 1, and only they point towards it."""
+    mask = torch.zeros(1, 100, 100)
+    mask[:, 20:60, 30:80] = 1
+    activations = torch.zeros(1, 8, 20, 20)
+    inside = mask[:, 2::5, 2::5]
+    activations[:, 2] = inside * (torch.arange(20) % 2)
+    activations[:, 5] = inside * ((torch.arange(20) + 1) % 2)
+    activations[:, 7] = 1 - inside
+    embedding = optimize_loces(activations, mask, max_iter=200)
+    projection = project_loces(activations, embedding)[0] > 0.5
+    truth = mask[0] > 0
+    # The bilinear rim is half a cell wide, so compare away from it.
+    cells = projection[2::5, 2::5], truth[2::5, 2::5]
+    assert torch.equal(*cells)
+    direction = functional.normalize(embedding[0], dim=0)
+    assert direction[2] > 0.3
+    assert direction[5] > 0.3
+    assert direction[7] < -0.3
+    assert torch.equal(direction[[0, 1, 3, 4, 6]], torch.zeros(5))
+
+
+def test_planted_direction_and_iou_of_one():
+    """A mask that thresholds one mixture at full resolution: IoU 1 and the mixture's direction."""
+    generator = torch.Generator().manual_seed(0)
+    waves = torch.randn(6, 100, 100, generator=generator)
+    waves = torch.linalg.qr(waves.flatten(1).T)[0].T.reshape(6, 100, 100) * 100
+    mixture = functional.normalize(torch.tensor([2.0, -1, 0.5, 0, 1, -2]), dim=0)
+    mask = torch.einsum("c,chw->hw", mixture, waves) > 0
+    embedding = optimize_loces(waves[None], mask[None].float(), max_iter=500)
+    projection = project_loces(waves[None], embedding)[0] > 0.5
+    iou = (projection & mask).sum() / (projection | mask).sum()
+    assert iou > 0.98
+    assert functional.cosine_similarity(embedding[0], mixture, dim=0) > 0.98
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_row_does_not_depend_on_its_batch(dtype):
+    activations, masks = _planted(9, 33, 13, 17)
+    activations = activations.to(dtype)
+    together = optimize_loces(activations, masks)
+    order = torch.randperm(9, generator=torch.Generator().manual_seed(0))
+    shuffled = optimize_loces(activations[order], masks[order])
+    assert torch.equal(shuffled, together[order])
+    if dtype == torch.float32:
+        alone = torch.cat([optimize_loces(activations[[i]], masks[[i]]) for i in range(9)])
+        assert torch.equal(alone, together)
+
+
+# At 1000 every sigmoid is saturated, and float32 itself, in the plain formulation as well, moves
+# away from float64.
+@pytest.mark.parametrize("scale", [1e-3, 1.0, 1e2])
+def test_activation_scale_does_not_break_it(scale):
+    activations, masks = _planted(2, 8, 10, 12)
+    embeddings = optimize_loces(activations * scale, masks).double()
+    expected = plain_loces(activations.double() * scale, _targets(masks).double())
+    assert functional.cosine_similarity(embeddings, expected).min() > 0.9999
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_is_computed_in_float32(dtype):
+    activations, masks = _planted(2, 8, 10, 12)
+    embeddings = optimize_loces(activations.to(dtype), masks)
+    assert embeddings.dtype == torch.float32
+    assert torch.equal(embeddings, optimize_loces(activations.to(dtype).float(), masks))
+
+
+def test_input_is_not_written_to():
+    activations, masks = _planted(2, 8, 10, 12)
+    before = activations.clone(), masks.clone()
+    optimize_loces(activations.requires_grad_(), masks)
+    assert torch.equal(activations, before[0])
+    assert torch.equal(masks, before[1])
+    assert activations.grad is None
+
+
+def test_layouts_in_memory_do_not_matter():
+    activations, masks = _planted(2, 8, 10, 12)
+    strided = activations.to(memory_format=torch.channels_last)
+    assert torch.equal(optimize_loces(strided, masks), optimize_loces(activations, masks))
+
+
+@pytest.mark.parametrize("size_in", [1, 2, 7, 100, 131])
+def test_upsampling_is_torchs(size_in):
+    line = torch.randn(
+        1, 1, size_in, dtype=torch.float64, generator=torch.Generator().manual_seed(0)
+    )
+    expected = functional.interpolate(line, size=100, mode="linear")[0, 0]
+    matrix = bilinear_matrix(size_in, 100, torch.float64, torch.device("cpu"))
+    torch.testing.assert_close(matrix @ line[0, 0], expected, atol=1e-12, rtol=0)
+
+
+@pytest.mark.parametrize("objective", sorted(OBJECTIVES))
+def test_losses_are_the_definitions(objective):
+    activations, masks = _planted(3, 6, 8, 9)
+    targets = _targets(masks)
+    embeddings = torch.randn(3, 6, generator=torch.Generator().manual_seed(1))
+    upsampled = functional.interpolate(activations.double(), size=(100, 100), mode="bilinear")
+    expected = plain_loss(embeddings.double(), upsampled, targets.double(), objective)
+    projections = project_loces(activations.double(), embeddings.double())
+    measured = losses(projections, targets.numpy(), embeddings, OBJECTIVES[objective])
+    torch.testing.assert_close(measured, expected)
+
+
+def test_a_mask_without_background_stays_at_the_start():
+    activations, _ = _planted(1, 4, 6, 6)
+    embedding = optimize_loces(activations, torch.ones(1, 20, 20))
+    assert torch.equal(embedding, torch.zeros(1, 4))
+
+
+@pytest.mark.parametrize(
+    ("change", "match"),
+    [
+        ({"activations": torch.zeros(2, 3, 4)}, r"got \(2, 3, 4\)"),
+        ({"activations": torch.zeros(2, 0, 4, 4)}, "empty"),
+        ({"activations": torch.zeros(3, 1, 4, 4)}, "3 activations but 2 masks"),
+        (
+            {
+                "activations": torch.tensor([0.0, torch.nan])
+                .expand(1, 1, 2)
+                .repeat(2, 1, 1)[:, None]
+            },
+            r"samples \[0, 1\]",
+        ),
+        ({"activations": torch.full((2, 1, 4, 4), torch.inf)}, "NaN or infinity"),
+        ({"masks": torch.full((2, 8, 8), 2.0)}, r"in \[0, 1\]"),
+        ({"masks": torch.full((2, 8, 8), torch.nan)}, "finite"),
+        ({"masks": torch.zeros(2, 8, 8)}, r"samples \[0, 1\] have no foreground"),
+        ({"mask_size": (10,)}, "two positive integers"),
+        ({"mask_size": (0, 10)}, "two positive integers"),
+        ({"learning_rate": 0}, "'learning_rate'"),
+        ({"max_iter": 0}, "'max_iter'"),
+        ({"objective": "bce"}, "'objective'"),
+        ({"solver": "sgd"}, "'solver'"),
+        ({"init": "ones_"}, "'init'"),
+        ({"mask_resize": "cubic"}, "'mask_resize'"),
+    ],
+)
+def test_bad_input_is_named(change, match):
+    arguments = {"activations": torch.ones(2, 3, 4, 4), "masks": torch.ones(2, 8, 8), **change}
+    with pytest.raises(ValueError, match=match):
+        optimize_loces(**arguments)

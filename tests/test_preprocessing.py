@@ -1,0 +1,145 @@
+import numpy as np
+import pytest
+import torch
+from torchvision import models, transforms
+from torchvision.transforms import v2
+
+from sklearn_loce._preprocessing import make_transform, make_view
+
+
+def _scene(height, width, top, left, size=12):
+    """Draw a white square on black, and its mask."""
+    image = np.zeros((height, width, 3), dtype=np.uint8)
+    mask = np.zeros((1, height, width), dtype=bool)
+    mask[:, top : top + size, left : left + size] = True
+    image[mask[0]] = 255
+    return image, mask
+
+
+def _view(preprocess, image, masks):
+    return make_view(image, masks, make_transform(preprocess))
+
+
+def test_none_scales_and_no_more():
+    image, masks = _scene(30, 40, 5, 20)
+    image[0, 0] = [51, 102, 204]
+    view = _view(None, image, masks)
+    np.testing.assert_allclose(view.image.permute(1, 2, 0), image / np.float32(255), rtol=1e-6)
+    np.testing.assert_array_equal(view.masks, masks)
+    assert view.affine is None
+
+
+def test_weights_are_used_without_the_centre_crop():
+    weights = models.MobileNet_V3_Large_Weights.IMAGENET1K_V2
+    preset = weights.transforms()
+    image, masks = _scene(300, 600, 20, 10)
+    view = _view(weights, image, masks)
+    side = preset.resize_size[0]
+    assert view.image.shape == (3, side, 2 * side)
+    assert view.affine is None
+    corner = (0 - np.array(preset.mean)) / preset.std
+    np.testing.assert_allclose(view.image[:, -1, -1], corner, rtol=1e-5)
+    again = _view(preset, image, masks)
+    assert torch.equal(again.image, view.image)
+
+
+def test_segmentation_and_detection_weights():
+    image, masks = _scene(120, 160, 20, 10)
+    segmentation = models.segmentation.LRASPP_MobileNet_V3_Large_Weights.DEFAULT
+    assert _view(segmentation, image, masks).image.shape == (3, 520, 693)
+    detection = models.detection.SSD300_VGG16_Weights.DEFAULT
+    assert torch.equal(_view(detection, image, masks).image, _view(None, image, masks).image)
+
+
+def test_weights_for_other_tasks_are_refused():
+    with pytest.raises(ValueError, match="VideoClassification is not for single images"):
+        make_transform(models.video.R3D_18_Weights.DEFAULT)
+
+
+@pytest.mark.parametrize(
+    "transform",
+    [
+        v2.Resize((60, 100)),
+        v2.Resize(48),
+        v2.RandomHorizontalFlip(1.0),
+        v2.Pad([10, 20, 30, 4]),
+        v2.CenterCrop((70, 80)),
+        v2.Compose([v2.Resize((100, 140)), v2.CenterCrop(90), v2.Pad(8)]),
+        v2.RandomAffine((20, 20), translate=(0, 0), scale=(1.2, 1.2)),
+    ],
+)
+def test_image_and_mask_move_together_and_come_back(transform):
+    image, masks = _scene(90, 120, 30, 40, size=24)
+    view = _view(transform, image, masks)
+    seen = view.image[0].numpy() > 0.5
+    if not view.full_frame:
+        overlap = np.count_nonzero(seen & view.masks[0]) / np.count_nonzero(seen | view.masks[0])
+        assert overlap > 0.8
+    back = view.to_original(torch.from_numpy(view.masks).float())[0].numpy() > 0.5
+    rows, columns = np.nonzero(back)
+    assert abs(rows.mean() - 41.5) < 1
+    assert abs(columns.mean() - 51.5) < 1
+    assert back.sum() == pytest.approx(24**2, rel=0.15)
+
+
+def test_what_was_cropped_away_has_probability_zero():
+    image, masks = _scene(90, 120, 40, 50)
+    view = _view(v2.CenterCrop((40, 60)), image, masks)
+    back = view.to_original(torch.ones(1, 40, 60))[0]
+    expected = torch.zeros(90, 120, dtype=torch.bool)
+    expected[25:65, 30:90] = True
+    assert torch.equal(back > 0.5, expected)
+
+
+def test_maps_of_any_resolution_come_back_to_the_image():
+    image, masks = _scene(90, 120, 40, 50)
+    view = _view(v2.Resize((45, 200)), image, masks)
+    assert view.affine is None
+    assert view.to_original(torch.zeros(3, 100, 100)).shape == (3, 90, 120)
+
+
+def test_integers_are_scaled_after_the_users_transform():
+    image, masks = _scene(30, 40, 5, 20)
+    assert _view(v2.Resize((15, 20)), image, masks).image.max() == 1
+
+
+def test_input_is_not_written_to():
+    image, masks = _scene(30, 40, 5, 20)
+    image.flags.writeable = False
+    before = image.copy()
+    _view(v2.Lambda(lambda x: x.clone().mul_(0)), image, masks)
+    np.testing.assert_array_equal(image, before)
+
+
+@pytest.mark.parametrize(
+    ("transform", "match"),
+    [
+        (transforms.ToTensor(), "must be a torchvision.transforms.v2 transform"),
+        (lambda image, mask: image, "must return the two tensors"),
+        (lambda image, mask: (image[:, ::2], mask), "image and masks at one size"),
+        (lambda image, mask: (image[:1], mask), "keep three channels"),
+    ],
+)
+def test_transforms_that_do_not_move_both_are_named(transform, match):
+    image, masks = _scene(30, 40, 5, 20)
+    with pytest.raises(ValueError, match=match):
+        _view(transform, image, masks)
+
+
+def test_projections_do_not_come_back_from_bending_transforms():
+    image, masks = _scene(90, 120, 40, 50)
+    torch.manual_seed(0)
+    view = _view(v2.RandomPerspective(0.9, p=1.0), image, masks)
+    assert view.masks.shape == masks.shape
+    with pytest.raises(ValueError, match="not affine"):
+        view.to_original(torch.zeros(1, 100, 100))
+
+
+def test_masks_keep_their_own_resolution_where_the_frame_is_kept():
+    image, masks = _scene(90, 120, 40, 50)
+    view = _view(v2.Resize((45, 200)), image, masks)
+    assert view.full_frame
+    assert view.masks is masks
+    assert not _view(v2.RandomHorizontalFlip(1.0), image, masks).full_frame
+    assert not _view(v2.CenterCrop((86, 120)), image, masks).full_frame
+    assert not _view(v2.Pad([0, 0, 2, 0]), image, masks).full_frame

@@ -1,0 +1,352 @@
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from sklearn.base import clone
+from sklearn.cluster import AgglomerativeClustering
+from sklearn.mixture import GaussianMixture
+from sklearn.model_selection import GridSearchCV, GroupKFold, cross_val_score
+from sklearn.neighbors import KNeighborsClassifier, NearestNeighbors
+from sklearn.pipeline import Pipeline, make_pipeline
+from sklearn.preprocessing import Normalizer
+from torch import nn
+from torch.nn import functional
+from torchvision.transforms import v2
+
+from benchmarks.plain import plain_loces
+from sklearn_loce import ActivationExtractor, LoCETransformer, TorchModel, optimize_loces
+from sklearn_loce._masks import read_mask, resize_masks
+from sklearn_loce._samples import read_image
+from sklearn_loce.exceptions import LayoutError
+
+from .conftest import make_small_network
+
+MODEL = TorchModel(make_small_network)
+NORMALIZE = v2.Compose(
+    [
+        v2.ToDtype(torch.float32, scale=True),
+        v2.Normalize([0.485, 0.456, 0.406], [0.229, 0.224, 0.225]),
+    ]
+)
+
+
+def _activations(image, depth):
+    pixels = torch.from_numpy(image).permute(2, 0, 1)[None] / 255
+    with torch.no_grad():
+        for child in list(make_small_network())[:depth]:
+            pixels = child(pixels)
+    return pixels
+
+
+def test_embeddings_are_the_plain_formulations(boxes):
+    embeddings = LoCETransformer(MODEL, ["2", "5"]).fit_transform(boxes)
+    assert embeddings.shape == (5, 18)
+    assert embeddings.dtype == np.float32
+    for i, (image, mask) in enumerate(zip(boxes["image"], boxes["mask"], strict=True)):
+        target = torch.from_numpy(resize_masks([mask], (100, 100))).double()
+        parts = [plain_loces(_activations(image, d).double(), target)[0] for d in (3, 6)]
+        np.testing.assert_allclose(embeddings[i], torch.cat(parts), atol=2e-4)
+
+
+class Watcher(nn.Module):
+    """Counts the images that pass, and what comes behind the watched layer."""
+
+    def __init__(self):
+        super().__init__()
+        self.body = make_small_network()
+        self.head = nn.Identity()
+        self.seen, self.finished = 0, 0
+
+    def forward(self, x):
+        self.seen += len(x)
+        x = self.body(x)
+        self.finished += 1
+        return self.head(x)
+
+
+def test_one_truncated_pass_per_image_serves_all_rows_and_layers(boxes):
+    network = Watcher().eval()
+    loce = LoCETransformer(TorchModel(network), ["body.0", "body.2"], max_iter=2).fit(boxes)
+    network.seen = network.finished = 0
+    loce.transform(pd.concat([boxes, boxes.iloc[::-1]]))
+    assert network.seen == 3
+    assert network.finished == 0
+
+
+def test_evaluate_is_what_project_draws(boxes):
+    loce = LoCETransformer(MODEL, ["2", "5"]).fit(boxes)
+    embeddings = loce.transform(boxes)
+    frame = loce.evaluate(boxes, embeddings)
+    assert list(frame.columns) == ["layer", "iou", "loss", "foreground_cells", "failed"]
+    assert frame["layer"].tolist() == ["2", "5"] * 5
+    pd.testing.assert_index_equal(frame.index, boxes.index.repeat(2))
+    for layer in ("2", "5"):
+        drawn = loce.project(boxes, embeddings, layer=layer)
+        ious = [(p & m).sum() / (p | m).sum() for p, m in zip(drawn, boxes["mask"], strict=True)]
+        np.testing.assert_allclose(frame.loc[frame["layer"] == layer, "iou"], ious)
+    assert (frame["failed"] == (frame["iou"] == 0)).all()
+    pd.testing.assert_frame_equal(loce.evaluate(boxes), frame)
+    assert loce.score(boxes) == pytest.approx(frame["iou"].mean())
+
+
+def test_projection_is_sigmoid_of_the_upsampled_sum_at_image_size(boxes):
+    loce = LoCETransformer(MODEL, "2").fit(boxes)
+    embeddings = loce.transform(boxes)
+    soft = loce.project(boxes, embeddings, threshold=None)
+    for i, image in enumerate(boxes["image"]):
+        field = torch.einsum("c,nchw->nhw", torch.from_numpy(embeddings[i]), _activations(image, 3))
+        maps = functional.interpolate(field[None], size=(100, 100), mode="bilinear").sigmoid()
+        expected = functional.interpolate(maps, size=image.shape[:2], mode="bilinear")[0, 0]
+        assert soft[i].shape == image.shape[:2]
+        np.testing.assert_allclose(soft[i], expected, atol=1e-5)
+
+
+def test_foreground_cells_are_the_mask_area_in_cells(boxes):
+    frame = LoCETransformer(MODEL, "2").fit(boxes).evaluate(boxes)
+    cells = [mask.mean() * (mask.shape[0] // 2) * (mask.shape[1] // 2) for mask in boxes["mask"]]
+    np.testing.assert_allclose(frame["foreground_cells"], cells)
+
+
+def test_losses_are_the_objectives(boxes):
+    loce = LoCETransformer(MODEL, "2", objective="mse").fit(boxes)
+    embeddings = loce.transform(boxes)
+    frame = loce.evaluate(boxes, embeddings)
+    for i, (image, mask) in enumerate(zip(boxes["image"], boxes["mask"], strict=True)):
+        field = torch.einsum("c,nchw->nhw", torch.from_numpy(embeddings[i]), _activations(image, 3))
+        maps = functional.interpolate(field[None], size=(100, 100), mode="bilinear").sigmoid()
+        target = resize_masks([mask], (100, 100))[0]
+        vector = embeddings[i].astype(float)
+        penalty = (np.abs(vector).sum() + np.linalg.norm(vector)) / 12
+        expected = ((maps[0, 0].numpy() - target) ** 2).mean() + penalty
+        assert frame["loss"].iloc[i] == pytest.approx(expected, rel=1e-5)
+
+
+def test_transformed_images_are_projected_back(boxes):
+    """A flip changes what the network sees, and neither where the mask is nor how it scores."""
+    flip = v2.RandomHorizontalFlip(1.0)
+    loce = LoCETransformer(MODEL, "0", preprocess=flip, max_iter=100).fit(boxes)
+    mirrored = boxes.assign(
+        image=[np.ascontiguousarray(image[:, ::-1]) for image in boxes["image"]],
+        mask=[mask[:, ::-1] for mask in boxes["mask"]],
+    )
+    plain = LoCETransformer(MODEL, "0", max_iter=100).fit(boxes)
+    np.testing.assert_allclose(loce.transform(boxes), plain.transform(mirrored), atol=1e-4)
+    ours, theirs = loce.evaluate(boxes), plain.evaluate(mirrored)
+    np.testing.assert_allclose(ours["iou"], theirs["iou"], atol=0.02)
+
+
+def test_set_output_and_feature_names(boxes):
+    frame = LoCETransformer(MODEL, ["5", "0"]).set_output(transform="pandas").fit_transform(boxes)
+    assert list(frame.columns[:2]) == ["5[0]", "5[1]"]
+    assert frame.columns[-1] == "0[7]"
+    assert list(frame.index) == list(boxes.index)
+
+
+def test_random_starts_follow_random_state(boxes):
+    def embed(seed):
+        loce = LoCETransformer(MODEL, "2", init="normal", random_state=seed, max_iter=2)
+        return loce.fit_transform(boxes)
+
+    np.testing.assert_array_equal(embed(0), embed(0))
+    assert not np.allclose(embed(0), embed(1))
+    assert np.allclose(embed(0) - embed(1), (embed(0) - embed(1))[0], atol=0.9)
+
+
+def _with_mask(boxes, row, mask):
+    masks = list(boxes["mask"])
+    masks[row] = mask
+    return boxes.assign(mask=masks)
+
+
+def test_empty_masks_raise_and_are_named(boxes):
+    broken = _with_mask(boxes, 3, np.zeros((64, 48), bool))
+    loce = LoCETransformer(MODEL, "2").fit(broken)
+    for method in (loce.transform, loce.evaluate, loce.score, loce.project):
+        with pytest.raises(ValueError, match=r"row 3 \(index 'r3'\) have no foreground.*on_empty"):
+            method(broken)
+
+
+def test_empty_masks_become_nan_when_asked(boxes):
+    broken = _with_mask(boxes, 3, np.zeros((64, 48), bool))
+    loce = LoCETransformer(MODEL, "2", on_empty="nan").fit(broken)
+    embeddings = loce.transform(broken)
+    assert np.isnan(embeddings[3]).all()
+    others = [0, 1, 2, 4]
+    np.testing.assert_array_equal(embeddings[others], loce.transform(boxes)[others])
+    frame = loce.evaluate(broken)
+    assert np.isnan(frame["iou"].iloc[3])
+    assert frame["failed"].iloc[3]
+    assert loce.score(broken) == pytest.approx(frame["iou"].iloc[others].mean())
+    assert not loce.project(broken)[3].any()
+
+
+def test_masks_that_vanish_at_mask_size_are_empty_too(boxes):
+    dot = np.zeros((64, 48), bool)
+    dot[0, 0] = True
+    broken = _with_mask(boxes, 3, dot)
+    settings = {"mask_resize": "nearest", "mask_size": (5, 5)}
+    with pytest.raises(ValueError, match=r"row 3 .* lose their foreground at mask_size=\(5, 5\)"):
+        LoCETransformer(MODEL, "2", **settings).fit_transform(broken)
+    nan = LoCETransformer(MODEL, "2", on_empty="nan", **settings).fit_transform(broken)
+    assert np.isnan(nan).all(1).tolist() == [False, False, False, True, False]
+    assert np.isfinite(LoCETransformer(MODEL, "2").fit_transform(broken)).all()
+
+
+def test_given_embeddings_need_no_masks_to_be_projected(boxes):
+    loce = LoCETransformer(MODEL, "2").fit(boxes)
+    embeddings = loce.transform(boxes)
+    blank = boxes.assign(mask=[np.zeros_like(mask) for mask in boxes["mask"]])
+    for one, other in zip(
+        loce.project(blank, embeddings), loce.project(boxes, embeddings), strict=True
+    ):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_activations_that_overflow_are_named(boxes):
+    network = make_small_network()
+    with torch.no_grad():
+        network[0].weight *= 1e30
+        network[2].weight *= 1e30
+    loce = LoCETransformer(TorchModel(network), "2").fit(boxes)
+    with pytest.raises(ValueError, match=r"row 0 .*layer '2' hold NaN or infinity"):
+        loce.transform(boxes)
+
+
+@pytest.mark.parametrize(
+    ("change", "kind", "match"),
+    [
+        ({"layer": "6"}, ValueError, "no layer '6'"),
+        ({"layer": []}, ValueError, "one or more different layers"),
+        ({"model": "resnet50"}, ValueError, "'model'"),
+        ({"batch_size": 0}, ValueError, "'batch_size'"),
+        ({"batch_size": -2}, ValueError, "'batch_size'"),
+        ({"learning_rate": 0}, ValueError, "'learning_rate'"),
+        ({"learning_rate": -0.1}, ValueError, "'learning_rate'"),
+        ({"max_iter": 0}, ValueError, "'max_iter'"),
+        ({"max_iter": 2.5}, ValueError, "'max_iter'"),
+        ({"mask_size": (100, 0)}, ValueError, "mask_size"),
+        ({"mask_size": 100}, ValueError, "'mask_size'"),
+        ({"on_empty": "drop"}, ValueError, "'on_empty'"),
+        ({"objective": "bce"}, ValueError, "'objective'"),
+        ({"init": 0}, ValueError, "'init'"),
+        ({"preprocess": "imagenet"}, ValueError, "'preprocess'"),
+        ({"reshape_transform": torch.flatten}, LayoutError, "reshape_transform made"),
+    ],
+)
+def test_bad_parameters_are_named_in_fit(boxes, change, kind, match):
+    loce = LoCETransformer(**{"model": MODEL, "layer": "2", **change})
+    with pytest.raises(kind, match=match):
+        loce.fit(boxes)
+
+
+def test_embeddings_of_the_wrong_shape_are_refused(boxes):
+    loce = LoCETransformer(MODEL, "2").fit(boxes)
+    with pytest.raises(ValueError, match=r"\(5, 12\), got \(5, 3\)"):
+        loce.evaluate(boxes, np.zeros((5, 3)))
+    with pytest.raises(ValueError, match=r"\(5, 12\), got \(4, 12\)"):
+        loce.project(boxes, np.zeros((4, 12)))
+
+
+def test_project_asks_which_layer(boxes):
+    loce = LoCETransformer(MODEL, ["2", "5"], max_iter=1).fit(boxes)
+    with pytest.raises(ValueError, match=r"layer must be one of \['2', '5'\], got None"):
+        loce.project(boxes)
+
+
+def test_missing_device_falls_back(boxes):
+    missing = "cuda" if not torch.cuda.is_available() else "mps"
+    loce = LoCETransformer(MODEL, "2", max_iter=1, device=missing)
+    with pytest.warns(UserWarning, match="is not available"):
+        loce.fit(boxes)
+
+
+def test_progress_is_shown_when_asked(boxes, capsys):
+    LoCETransformer(MODEL, "2", max_iter=1).fit(boxes).transform(boxes)
+    assert capsys.readouterr().err == ""
+    LoCETransformer(MODEL, "2", max_iter=1, verbose=1).fit(boxes).transform(boxes)
+    assert "3/3" in capsys.readouterr().err
+
+
+def test_rows_stay_one_by_one_in_lists_under_cross_validation(boxes):
+    pairs = list(zip(boxes["image"], boxes["mask"], strict=True))
+    scores = cross_val_score(LoCETransformer(MODEL, "2", max_iter=3), pairs, cv=2)
+    assert np.isfinite(scores).all()
+
+
+# On real scenes with a network that knows them.
+
+LAYERS = ["backbone.9", "backbone.13"]
+
+
+@pytest.fixture(scope="module")
+def camvid_loces(camvid_network, camvid_frames):
+    loce = LoCETransformer(camvid_network, LAYERS, preprocess=NORMALIZE)
+    return loce, loce.fit_transform(camvid_frames)
+
+
+def test_camvid_rows_equal_optimize_loces(camvid_loces, camvid_frames, camvid_network):
+    _, embeddings = camvid_loces
+    assert embeddings.shape == (len(camvid_frames), 80 + 160)
+    assert camvid_frames["concept"].nunique() == 11
+    assert camvid_frames["image_id"].nunique() == 25
+    row = camvid_frames.iloc[100]
+    pixels = torch.tensor(read_image(row["image"])).permute(2, 0, 1)
+    activations = ActivationExtractor(camvid_network, LAYERS)(NORMALIZE(pixels)[None])
+    parts = [optimize_loces(grid, [read_mask(row["mask"])])[0] for grid in activations.values()]
+    np.testing.assert_allclose(embeddings[100], torch.cat(parts), atol=1e-5)
+
+
+def test_camvid_concepts_are_redrawn(camvid_loces, camvid_frames):
+    loce, embeddings = camvid_loces
+    frame = loce.evaluate(camvid_frames, embeddings)
+    frame["concept"] = camvid_frames["concept"].loc[frame.index]
+    mean = frame.groupby(["layer", "concept"])["iou"].mean()["backbone.13"]
+    assert mean[["sky", "road", "building", "tree"]].min() > 0.5
+    assert mean[["pole", "sign"]].max() < 0.3  # objects of a few cells: the paper's weak spot
+
+
+def test_camvid_pipelines(camvid_network, camvid_frames):
+    y = camvid_frames["concept"].to_numpy()
+    loce = LoCETransformer(camvid_network, LAYERS, preprocess=NORMALIZE)
+    mixture = Pipeline(
+        [
+            ("loce", loce),
+            ("gmm", GaussianMixture(11, covariance_type="diag", reg_covar=1e-3, random_state=0)),
+        ]
+    )
+    labels = mixture.fit(camvid_frames).predict(camvid_frames)
+    assert len(set(labels)) > 5
+
+    # The steps are scikit-learn's, so the embeddings of the fitted pipeline are reused below.
+    embeddings = mixture[:-1].transform(camvid_frames)
+    neighbors = make_pipeline(Normalizer(), NearestNeighbors(n_neighbors=6)).fit(embeddings)
+    nearest = neighbors[-1].kneighbors(return_distance=False)
+    precision = (y[nearest] == y[:, None]).mean()
+    assert precision > 0.5
+
+    clusters = make_pipeline(Normalizer(), AgglomerativeClustering(11)).fit_predict(embeddings)
+    table = pd.crosstab(clusters, y)
+    assert table.max(axis=1).sum() / len(y) > 0.4
+
+
+def test_camvid_nearest_neighbours_in_one_pipeline(camvid_network, camvid_frames):
+    frames = camvid_frames["image_id"].unique()
+    train = camvid_frames[camvid_frames["image_id"].isin(frames[:20])]
+    test = camvid_frames[camvid_frames["image_id"].isin(frames[20:])]
+    loce = LoCETransformer(camvid_network, "backbone.13", preprocess=NORMALIZE)
+    retrieval = make_pipeline(loce, Normalizer(), KNeighborsClassifier(5))
+    retrieval.fit(train, train["concept"])
+    assert retrieval.score(test, test["concept"]) > 0.6
+
+
+def test_camvid_grid_search_over_layers(camvid_network, camvid_frames):
+    search = GridSearchCV(
+        LoCETransformer(camvid_network, "backbone.1", preprocess=NORMALIZE, max_iter=25),
+        {"layer": ["backbone.4", "backbone.13", LAYERS]},
+        cv=GroupKFold(3),
+    )
+    search.fit(camvid_frames.iloc[::3], groups=camvid_frames["image_id"].iloc[::3])
+    assert search.best_params_ == {"layer": "backbone.13"}
+    scores = search.cv_results_["mean_test_score"]
+    assert (scores > 0.2).all()
+    assert clone(search.best_estimator_).model.module is camvid_network.module
