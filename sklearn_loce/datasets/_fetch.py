@@ -99,8 +99,8 @@ def fetch_coco_val2017(
 ):
     """Load the validation set of MS COCO 2017, downloading it once.
 
-    It has 5,000 images and 80 concepts. The download is 1.1 GB; it is checked, goes on where it broke
-    off, and needs another 1.1 GB of the disk until it is unpacked.
+    It has 5,000 images and 80 concepts. The download is 1.1 GB; it is checked, goes on where it
+    broke off, and needs another 1.1 GB of the disk until it is unpacked.
 
     Parameters
     ----------
