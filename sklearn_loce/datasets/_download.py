@@ -11,7 +11,7 @@ import pooch
 import requests
 from tqdm.auto import tqdm
 
-_CHUNK = 1 << 20  # bytes
+_CHUNK = 1 << 16  # bytes; what is lost of a chunk that breaks off
 _TIMEOUT = (10, 60)  # seconds to connect, and between two packets
 # What may be over at the next try.
 _PASSING = (
