@@ -115,12 +115,12 @@ def _read_result(result):
     )
 
 
-def _name_concepts(result, class_names):
-    """Give the concept of each instance."""
+def _name_concepts(result, kept, class_names):
+    """Give the concepts of the instances to keep."""
     if isinstance(class_names, str):
-        return [class_names] * len(result)
+        return [class_names] * len(kept)
     if class_names is None and result.class_names is not None:
-        return [str(name) for name in result.class_names]
+        return [str(name) for name in result.class_names[kept]]
     if result.class_ids is None:
         raise ValueError(
             "the masks come without classes; name them all alike, as in class_names='object'."
@@ -131,10 +131,11 @@ def _name_concepts(result, class_names):
             "weights.meta['categories']."
         )
     names = dict(class_names if isinstance(class_names, Mapping) else enumerate(class_names))
-    unknown = sorted(set(result.class_ids.tolist()) - names.keys())
+    labels = result.class_ids[kept].tolist()
+    unknown = sorted(set(labels) - names.keys())
     if unknown:
         raise ValueError(f"class_names has no name for the class ids {unknown[:10]}.")
-    return [str(names[label]) for label in result.class_ids.tolist()]
+    return [str(names[label]) for label in labels]
 
 
 def _encode_mask(mask, threshold):
@@ -173,14 +174,14 @@ def _make_instances(image, result, position, *, class_names, min_score, mask, th
     kept = np.flatnonzero(~(scores < min_score))
     if len(kept) == 0:
         return []
-    concepts = _name_concepts(result, class_names)
+    concepts = _name_concepts(result, kept, class_names)
     masks = _encode_all(result, kept, image, mask, threshold)
     sizes = {tuple(rle["size"]) for rle in masks}
     if len(sizes) > 1:
         raise ValueError(f"the masks of an image must have one size, got {sorted(sizes)}.")
     return [
-        _Instance(rle, concepts[i], float(scores[i]), f"image {position}, instance {i}")
-        for i, rle in zip(kept, masks, strict=True)
+        _Instance(rle, concept, float(scores[i]), f"image {position}, instance {i}")
+        for i, rle, concept in zip(kept, masks, concepts, strict=True)
     ]
 
 
