@@ -141,6 +141,14 @@ def test_only_the_image_and_the_seed_count(noise, as_float):
 
 
 @pytest.mark.parametrize("noise", BOTH)
+def test_images_that_differ_get_patterns_that_have_nothing_in_common(noise):
+    first, second = _grey(0.5), _grey(0.5)
+    second[0, 0, 0] = 0.51
+    patterns = [(noise(20)(image) - image).numpy()[1].ravel() for image in (first, second)]
+    assert abs(np.corrcoef(patterns)[0, 1]) < 5 / patterns[0].size ** 0.5
+
+
+@pytest.mark.parametrize("noise", BOTH)
 def test_the_layout_in_memory_does_not_count(noise):
     image = _image()
     channels_last = image[None].contiguous(memory_format=torch.channels_last)[0]

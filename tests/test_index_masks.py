@@ -161,6 +161,17 @@ def test_cityscapes(cityscapes):
         np.testing.assert_array_equal(_decode(rle), instances == number)
 
 
+def test_numbered_instances_of_ids_of_one_name(cityscapes):
+    (images, masks, names), how, labels, instances = cityscapes
+    where = images, masks, {**names, 24: "thing", 26: "thing"}
+    split = load_masks(*where, **how, categories=["thing"], merge_instances=False).data
+    expected = [instances == number for number in (24000, 26000, 26001)]
+    np.testing.assert_array_equal([_decode(rle) for rle in split["mask"]], expected)
+    (merged,) = load_masks(*where, **how, categories=["thing"]).data.itertuples()
+    assert merged.n_instances == 3
+    np.testing.assert_array_equal(_decode(merged.mask), labels >= 24)
+
+
 def test_a_missing_instance_image(cityscapes):
     where, how, *_ = cityscapes
     with pytest.raises(FileNotFoundError, match=r"_gtFine_nothing\.png does not exist"):

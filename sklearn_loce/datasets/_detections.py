@@ -146,12 +146,10 @@ def _encode_mask(mask, threshold):
 
 
 def _encode_box(box, size):
-    """Fill a box, cut at the image's borders."""
-    height, width = size
-    left, right = np.clip(box[[0, 2]], 0, width)
-    top, bottom = np.clip(box[[1, 3]], 0, height)
-    corners = np.array([[left, top, max(right - left, 0), max(bottom - top, 0)]], dtype=float)
-    return coco_mask.frPyObjects(corners, height, width)[0]
+    """Fill a box; pycocotools cuts it at the image's borders."""
+    left, top, right, bottom = box
+    sides = np.array([[left, top, max(right - left, 0), max(bottom - top, 0)]], dtype=float)
+    return coco_mask.frPyObjects(sides, *size)[0]
 
 
 def _encode_all(result, kept, image, mask, threshold):
