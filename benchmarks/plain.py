@@ -9,7 +9,7 @@ from torch.nn import functional
 
 def plain_loss(weights, upsampled, targets, objective="net2vec"):
     """Give the loss of each sample, from channels at mask size (n, C, H, W)."""
-    projections = torch.sigmoid((weights[:, :, None, None] * upsampled).sum(1))
+    projections = torch.einsum("nc,nchw->nhw", weights, upsampled).sigmoid()
     if objective == "net2vec":
         background = 1 - (targets > 0).to(weights).mean((1, 2), keepdim=True)
         hit = background * targets * projections

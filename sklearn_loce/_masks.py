@@ -5,11 +5,9 @@ from functools import lru_cache
 from numbers import Integral
 
 import numpy as np
-import torch
 from PIL import Image
 from pycocotools import mask as coco_mask
 from scipy import ndimage
-from torch.nn import functional
 
 MASK_RESIZE = ("gaussian", "area", "nearest", "bilinear")
 
@@ -90,6 +88,10 @@ def _resize_gaussian(mask, size):
 
 
 def _resize_torch(mask, size, **how):
+    # Imported here: tables of samples are read without torch.
+    import torch
+    from torch.nn import functional
+
     stack = torch.from_numpy(mask.astype(np.float64))[None, None]
     return functional.interpolate(stack, size=size, **how)[0, 0].numpy()
 
