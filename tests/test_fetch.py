@@ -390,7 +390,7 @@ def _make_archive(path, members):
 
 
 GOOD = {"a.txt": b"a" * 100, "b/c.txt": b"c" * 5000}
-OUTSIDE = ["../evil", "b/../../evil", "/tmp/evil-of-loce", "..\\evil", "C:\\evil", "b/.."]
+OUTSIDE = ["../evil", "b/../../evil", "{absolute}/evil", "..\\evil", "C:\\evil", "b/.."]
 
 
 @pytest.fixture
@@ -409,7 +409,6 @@ def _refused(data, suffix, members, match):
     assert str(archive) in str(error.value)
     assert list(data.parent.iterdir()) == [data]
     assert list(data.iterdir()) == [archive]
-    assert not Path("/tmp/evil-of-loce").exists()
 
 
 @pytest.mark.parametrize("suffix", [".zip", ".tar", ".tar.gz"])
@@ -428,6 +427,7 @@ def test_unpack(data, suffix):
 @pytest.mark.parametrize("suffix", [".zip", ".tar"])
 @pytest.mark.parametrize("name", OUTSIDE)
 def test_paths_that_leave_the_target_are_refused(data, suffix, name):
+    name = name.format(absolute=data.parent)
     _refused(data, suffix, {**GOOD, name: b"evil"}, "leads out of the target")
 
 
