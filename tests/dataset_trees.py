@@ -79,3 +79,12 @@ def make_coco_tree(folder, content=None):
     path = folder / "instances.json"
     path.write_text(json.dumps(content))
     return path
+
+
+def files_of(folder):
+    """Give {path in the folder: content} of all files."""
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }

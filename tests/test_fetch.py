@@ -18,7 +18,6 @@ import numpy as np
 import pytest
 
 from sklearn_loce.datasets import (
-    _archives,
     _download,
     _fetch,
     fetch_coco_val2017,
@@ -26,10 +25,9 @@ from sklearn_loce.datasets import (
     load_coco,
     load_voc,
 )
-from sklearn_loce.datasets._archives import unpack
 from sklearn_loce.datasets._download import download
 
-from .dataset_trees import make_coco_tree, make_voc_tree, planted_voc_image
+from .dataset_trees import files_of, make_coco_tree, make_voc_tree, planted_voc_image
 
 BLOB = np.random.default_rng(0).bytes(3_000_000)
 
@@ -113,14 +111,6 @@ def _zip(files):
     return buffer.getvalue()
 
 
-def _files_of(folder):
-    return {
-        path.relative_to(folder).as_posix(): path.read_bytes()
-        for path in sorted(folder.rglob("*"))
-        if path.is_file()
-    }
-
-
 @pytest.fixture
 def coco(server, tmp_path, monkeypatch):
     """Publish a small COCO tree under the real paths; give what load_coco says of the original."""
@@ -173,7 +163,7 @@ def test_fetch_coco(coco, server, tmp_path, capsys):
     assert "unpacking" not in capsys.readouterr().err
     assert len(server.requests) == 2
     # The archives and the members that nobody asked for are gone.
-    assert set(_files_of(home)) == {
+    assert set(files_of(home)) == {
         "coco_val2017/annotations/annotations/instances_val2017.json",
         "coco_val2017/images/val2017/000001.jpg",
         "coco_val2017/images/val2017/000002.jpg",
@@ -304,7 +294,7 @@ def test_a_tree_with_the_wrong_checksum_is_not_unpacked(server, tmp_path):
         server.files[f"/{archive.path}"] = _zip({"val2017/000001.jpg": b"not COCO"})
     with pytest.raises(OSError, match="not the published file"):
         fetch_coco_val2017(data_home=tmp_path, base_url=server.url, verbose=0)
-    assert _files_of(tmp_path) == {}
+    assert files_of(tmp_path) == {}
 
 
 def test_a_file_that_is_there_is_not_downloaded(blob, server):
@@ -341,7 +331,7 @@ def test_no_network(tmp_path, monkeypatch):
     ):
         fetch_coco_val2017(data_home=tmp_path, base_url=url, n_retries=2, delay=0, verbose=0)
     assert len(record) == 2
-    assert _files_of(tmp_path) == {}
+    assert files_of(tmp_path) == {}
 
 
 def test_a_disk_too_small_is_told_before_anything_is_written(blob, server, monkeypatch):
@@ -364,149 +354,6 @@ def test_a_disk_that_runs_full(blob, server):
     assert error.value.errno == errno.ENOSPC
     assert len(server.requests) == 1
     assert not path.exists()
-
-
-def _make_archive(path, members):
-    """Write members given as bytes, or as ("symlink", target), ("hardlink", target), ("fifo",)."""
-    if path.suffix == ".zip":
-        with zipfile.ZipFile(path, "w") as file:
-            for name, content in members.items():
-                info = zipfile.ZipInfo(name)
-                if isinstance(content, tuple):
-                    info.external_attr = 0o120777 << 16
-                    content = content[1]
-                file.writestr(info, content)
-        return
-    kinds = {"symlink": tarfile.SYMTYPE, "hardlink": tarfile.LNKTYPE, "fifo": tarfile.FIFOTYPE}
-    with tarfile.open(path, "w:gz" if path.suffix == ".gz" else "w") as file:
-        for name, content in members.items():
-            info = tarfile.TarInfo(name)
-            if isinstance(content, tuple):
-                info.type, info.linkname = kinds[content[0]], (*content, "")[1]
-                file.addfile(info)
-            else:
-                info.size = len(content)
-                file.addfile(info, BytesIO(content))
-
-
-GOOD = {"a.txt": b"a" * 100, "b/c.txt": b"c" * 5000}
-OUTSIDE = ["../evil", "b/../../evil", "{absolute}/evil", "..\\evil", "C:\\evil", "b/.."]
-
-
-@pytest.fixture
-def data(tmp_path):
-    """An empty folder inside another, both to be found as they were."""
-    folder = tmp_path / "data"
-    folder.mkdir()
-    return folder
-
-
-def _refused(data, suffix, members, match):
-    archive = data / f"x{suffix}"
-    _make_archive(archive, members)
-    with pytest.raises(ValueError, match=match) as error:
-        unpack(archive, data / "target")
-    assert str(archive) in str(error.value)
-    assert list(data.parent.iterdir()) == [data]
-    assert list(data.iterdir()) == [archive]
-
-
-@pytest.mark.parametrize("suffix", [".zip", ".tar", ".tar.gz"])
-def test_unpack(data, suffix):
-    archive = data / f"x{suffix}"
-    _make_archive(archive, GOOD)
-    unpack(archive, data / "target")
-    assert _files_of(data / "target") == GOOD
-    assert sorted(p.name for p in data.iterdir()) == ["target", f"x{suffix}"]
-    unpack(archive, data / "some", only=("b/c.txt",))
-    assert _files_of(data / "some") == {"b/c.txt": GOOD["b/c.txt"]}
-    with pytest.raises(OSError, match=r"lacks \['nothing'\]"):
-        unpack(archive, data / "none", only=("nothing",))
-
-
-@pytest.mark.parametrize("suffix", [".zip", ".tar"])
-@pytest.mark.parametrize("name", OUTSIDE)
-def test_paths_that_leave_the_target_are_refused(data, suffix, name):
-    name = name.format(absolute=data.parent)
-    _refused(data, suffix, {**GOOD, name: b"evil"}, "leads out of the target")
-
-
-@pytest.mark.parametrize(
-    ("suffix", "member"),
-    [
-        (".zip", ("symlink", "/etc")),
-        (".tar", ("symlink", "/etc")),
-        (".tar", ("symlink", "a.txt")),
-        (".tar", ("hardlink", "a.txt")),
-        (".tar", ("fifo",)),
-    ],
-)
-def test_links_and_devices_are_refused(data, suffix, member):
-    _refused(data, suffix, {**GOOD, "link": member, "link/passwd": b"evil"}, "link or a device")
-
-
-@pytest.mark.parametrize("suffix", [".zip", ".tar", ".tar.gz"])
-@pytest.mark.parametrize("share", [0.0, 0.3, 0.8])
-def test_a_truncated_archive_leaves_nothing(data, suffix, share):
-    archive = data / f"x{suffix}"
-    content = {f"{i}.bin": BLOB[i * 10000 : (i + 1) * 10000] for i in range(20)}
-    _make_archive(archive, content)
-    whole = archive.read_bytes()
-    archive.write_bytes(whole[: int(share * len(whole))])
-    with pytest.raises(OSError, match=r"can't be unpacked|unexpected end"):
-        unpack(archive, data / "target")
-    assert list(data.iterdir()) == [archive]
-
-
-def test_a_damaged_member_leaves_nothing(data):
-    archive = data / "x.zip"
-    _make_archive(archive, {"a.bin": BLOB[:10000]})
-    content = bytearray(archive.read_bytes())
-    content[5000] ^= 1
-    archive.write_bytes(content)
-    with pytest.raises(OSError, match="CRC"):
-        unpack(archive, data / "target")
-    assert list(data.iterdir()) == [archive]
-
-
-def test_a_disk_that_runs_full_while_unpacking_leaves_nothing(data, monkeypatch):
-    archive = data / "x.zip"
-    _make_archive(archive, GOOD)
-    copy, seen = shutil.copyfileobj, []
-
-    def copy_one(*args):
-        if seen:
-            raise OSError(errno.ENOSPC, "No space left on device")
-        seen.append(args)
-        copy(*args)
-
-    monkeypatch.setattr(_archives.shutil, "copyfileobj", copy_one)
-    with pytest.raises(OSError, match="No space left") as error:
-        unpack(archive, data / "target")
-    assert error.value.errno == errno.ENOSPC
-    assert seen
-    assert list(data.iterdir()) == [archive]
-
-
-def test_a_disk_too_small_to_unpack(data, monkeypatch):
-    archive = data / "x.tar"
-    _make_archive(archive, GOOD)
-    usage = shutil.disk_usage(data)
-    monkeypatch.setattr(_download.shutil, "disk_usage", lambda _: usage._replace(free=5099))
-    with pytest.raises(OSError, match="are needed"):
-        unpack(archive, data / "target")
-    monkeypatch.setattr(_download.shutil, "disk_usage", lambda _: usage._replace(free=5100))
-    unpack(archive, data / "target")
-
-
-def test_another_process_was_faster(data):
-    archive = data / "x.zip"
-    _make_archive(archive, GOOD)
-    (data / "target").mkdir()
-    (data / "target" / "theirs").write_bytes(b"")
-    unpack(archive, data / "target")
-    assert set(_files_of(data / "target")) == {"theirs"}
-    assert sorted(p.name for p in data.iterdir()) == ["target", "x.zip"]
 
 
 def test_the_published_places():
