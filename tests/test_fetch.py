@@ -9,6 +9,7 @@ import socket
 import tarfile
 import threading
 import zipfile
+from contextlib import suppress
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from io import BytesIO
@@ -68,7 +69,9 @@ class _Handler(BaseHTTPRequestHandler):
         if server.breaks:
             body = body[: server.breaks.pop(0)]
         server.sent += len(body)
-        self.wfile.write(body)
+        # A client that has no room on its disk hangs up.
+        with suppress(BrokenPipeError, ConnectionResetError):
+            self.wfile.write(body)
 
     def log_message(self, *args):
         """Say nothing."""
