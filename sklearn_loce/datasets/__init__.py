@@ -1,20 +1,29 @@
-"""Tables of samples: one row per image-concept pair, ready for ``LoCETransformer``."""
+"""Tables of samples: one row per image-concept pair, ready for ``LoCETransformer``.
 
-from ._coco import load_coco
-from ._detections import from_detections
-from ._fetch import fetch_coco_val2017, fetch_voc2012
-from ._index_masks import load_masks
-from ._scene_model import load_scene_model
-from ._scenes import make_scenes
-from ._voc import load_voc
+Names are imported when they are first used, so that drawing scenes does not load torch.
+"""
 
-__all__ = [
-    "fetch_coco_val2017",
-    "fetch_voc2012",
-    "from_detections",
-    "load_coco",
-    "load_masks",
-    "load_scene_model",
-    "load_voc",
-    "make_scenes",
-]
+from importlib import import_module
+
+_HOMES = {
+    "fetch_coco_val2017": "_fetch",
+    "fetch_voc2012": "_fetch",
+    "from_detections": "_detections",
+    "load_coco": "_coco",
+    "load_masks": "_index_masks",
+    "load_scene_model": "_scene_model",
+    "load_voc": "_voc",
+    "make_scenes": "_scenes",
+}
+
+__all__ = [*_HOMES]
+
+
+def __getattr__(name):
+    if name in _HOMES:
+        return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__():
+    return sorted([*globals(), *__all__])

@@ -215,7 +215,7 @@ def _draw_shadow(pen, radius):
 
 
 def _draw_leaves(pen, light):
-    leaf, inside = shade((128, 168, 44), light), pen.inside()
+    leaf, inside = shade((88, 158, 70), light), pen.inside()
     crown = ((0, 0.62, 0.30), (-0.2, 0.52, 0.2), (0.21, 0.54, 0.19), (0.02, 0.85, 0.21))
     for u, v, radius in crown:
         pen.ellipse(u, v, radius, radius * 0.92, shade(leaf, 0.82))
@@ -294,7 +294,7 @@ def draw_car(canvas, rng, x, s, *, sign):
     pen.polygon([(-0.43, 0.46), (0.43, 0.46), (0.31, 0.79), (-0.31, 0.79)], shade(paint, 0.9))
     pen.box(-0.5, 0.12, 0.5, 0.5, paint, corner=0.06)
     if sign:
-        pen.box(-0.1, 0.78, 0.1, 0.86, (246, 236, 196))
+        pen.box(-0.08, 0.78, 0.08, 0.85, (234, 212, 120))
     _draw_car_details(pen.inside(), paint)
 
 

@@ -22,7 +22,6 @@ from ._scenes import draw_scene
 
 IMAGE_SIZE = (120, 160)
 BATCH_SIZE = 16
-N_VALIDATION = 200
 # The first number of a scene's seed. make_scenes seeds with numbers below 2 ** 31, so that no scene
 # it ever draws was seen in training.
 TRAINING, VALIDATION = 2**32, 2**32 + 1
@@ -68,7 +67,7 @@ def train(n_steps, seed):
 
 
 @torch.no_grad()
-def validate(model, n_scenes=N_VALIDATION):
+def validate(model, n_scenes):
     """IoU per class over the pixels of all validation scenes, as a dict."""
     counts = np.zeros((len(LABELS), len(LABELS)), dtype=np.int64)
     for first in range(0, n_scenes, BATCH_SIZE):
@@ -82,28 +81,29 @@ def validate(model, n_scenes=N_VALIDATION):
     return dict(zip(LABELS, iou.tolist(), strict=True))
 
 
-def main():
+def main(arguments=None):
     """Train, validate what is stored (float16) and write the weights file."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "data" / WEIGHTS_FILE)
     parser.add_argument("--steps", type=int, default=500)
     parser.add_argument("--seed", type=int, default=0)
-    options = parser.parse_args()
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    parser.add_argument("--validation-scenes", type=int, default=200)
+    options = parser.parse_args(arguments)
     model = train(options.steps, options.seed)
     stored = {
         name: values.half() if values.is_floating_point() else values
         for name, values in model.state_dict().items()
     }
     model.load_state_dict(stored)
-    iou = validate(model)
+    iou = validate(model, options.validation_scenes)
     mean = sum(iou.values()) / len(iou)
     logger.info("IoU %s", ", ".join(f"{name} {value:.3f}" for name, value in iou.items()))
-    logger.info("mean IoU on %d new scenes: %.3f", N_VALIDATION, mean)
+    logger.info("mean IoU on %d new scenes: %.3f", options.validation_scenes, mean)
     metadata = {"steps": options.steps, "seed": options.seed, "mean_iou": f"{mean:.3f}"}
     metadata = {key: str(value) for key, value in metadata.items()}
     save_file(stored, options.out, metadata=metadata | {"classes": ",".join(LABELS)})
 
 
 if __name__ == "__main__":
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
     main()

@@ -1,0 +1,177 @@
+"""load_scene_model: the file, the network, the script that trained it, and what LoCEs find."""
+
+from importlib import resources
+from itertools import permutations
+
+import numpy as np
+import pytest
+import torch
+from pycocotools import mask as rle
+from safetensors import safe_open
+from scipy.spatial.distance import cdist
+from sklearn.cluster import KMeans
+from sklearn.metrics import adjusted_rand_score
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import Normalizer, StandardScaler
+
+from sklearn_loce import LoCETransformer, TorchModel
+from sklearn_loce.datasets import _train_scene_model as training
+from sklearn_loce.datasets import load_scene_model, make_scenes
+
+CLASSES = ("background", "sky", "road", "grass", "tree", "house", "bus", "car", "taxi")
+SHAPES = {
+    "features.0": (24, 60, 80),
+    "features.1": (48, 30, 40),
+    "features.2": (48, 30, 40),
+    "features.3": (64, 15, 20),
+    "features.4": (96, 15, 20),
+    "features.5": (96, 15, 20),
+}
+
+
+@pytest.fixture(scope="module")
+def model():
+    return load_scene_model()
+
+
+@pytest.fixture(scope="module")
+def loce():
+    """Transformer at the layer of the example."""
+    return LoCETransformer(TorchModel(load_scene_model()), "features.2")
+
+
+@pytest.fixture(scope="module")
+def found(loce):
+    """Three draws of scenes, none of them used to choose the layer or the clustering."""
+    draws = [make_scenes(n_samples=120, random_state=seed) for seed in (20, 21, 22)]
+    return [(scenes, loce.fit_transform(scenes.data)) for scenes in draws]
+
+
+def as_input(images):
+    return torch.from_numpy(np.stack(list(images))).permute(0, 3, 1, 2) / 255
+
+
+def test_weights_file(model):
+    path = resources.files("sklearn_loce.datasets") / "data" / "scene_model.safetensors"
+    assert path.stat().st_size < 500_000
+    with safe_open(path, framework="numpy") as weights:
+        metadata = weights.metadata()
+        stored = {name: weights.get_tensor(name) for name in weights.keys()}  # noqa: SIM118
+    assert metadata["classes"].split(",") == list(CLASSES)
+    assert stored.keys() == model.state_dict().keys()
+    for name, values in model.state_dict().items():
+        np.testing.assert_array_equal(values.numpy(), stored[name])
+
+
+def test_ready_for_use(model):
+    assert not any(module.training for module in model.modules())
+    assert not any(parameter.requires_grad for parameter in model.parameters())
+    assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
+    assert load_scene_model() is not model
+
+
+def test_layers(model):
+    shapes = {}
+    for name in SHAPES:
+        model.get_submodule(name).register_forward_hook(
+            lambda module, inputs, output, name=name: shapes.update({name: output.shape[1:]}),
+        )
+    with torch.no_grad():
+        assert model(torch.rand(2, 3, 120, 160)).shape == (2, 9, 120, 160)
+    assert shapes == SHAPES
+    for module in model.modules():
+        module._forward_hooks.clear()
+
+
+@pytest.mark.parametrize("size", [(16, 16), (97, 131), (240, 320)])
+def test_any_image_size(model, size):
+    with torch.no_grad():
+        assert model(torch.rand(1, 3, *size)).shape == (1, 9, *size)
+
+
+def test_segments_scenes_it_never_saw(model):
+    scenes = make_scenes(n_samples=40, random_state=99)
+    per_image = scenes.data.drop_duplicates("image_id")["image"]
+    with torch.no_grad():
+        predicted = model(as_input(per_image)).argmax(1).numpy()
+    hits, union = np.zeros(9), np.zeros(9)
+    for (_, row), concept in zip(scenes.data.iterrows(), scenes.target, strict=True):
+        k = CLASSES.index(concept)
+        hits[k] += (rle.decode(row["mask"]).astype(bool) & (predicted[row["image_id"]] == k)).sum()
+        union[k] += rle.decode(row["mask"]).sum()
+    for k in range(1, 9):
+        union[k] += (predicted == k).sum() - hits[k]
+    iou = hits[1:] / union[1:]
+    assert iou.mean() > 0.92
+    assert iou.min() > 0.85
+
+
+def test_loces_redraw_their_masks(loce, found):
+    scenes, embeddings = found[0]
+    quality = loce.evaluate(scenes.data, embeddings)
+    per_concept = quality["iou"].groupby(scenes.target).mean()
+    assert per_concept.min() > 0.55
+    assert per_concept[["sky", "road"]].min() > 0.85
+    assert quality["iou"].mean() > 0.72
+    assert not quality["failed"].any()
+
+
+@pytest.mark.parametrize("concept", ["sky", "tree", "house", "bus", "car", "taxi"])
+def test_planted_sub_concepts_come_back(found, concept):
+    scores = []
+    for scenes, embeddings in found:
+        rows = scenes.target == concept
+        clusters = make_pipeline(
+            Normalizer(), StandardScaler(), KMeans(2, n_init=20, random_state=0)
+        ).fit_predict(embeddings[rows])
+        scores.append(adjusted_rand_score(scenes.sub_concepts[rows], clusters))
+    assert np.median(scores) > 0.9
+    assert min(scores) > 0.6
+
+
+def test_car_and_taxi_overlap_and_no_other_pair_does(found):
+    """Overlap: share of A's LoCEs whose nearest B is closer than the nearest other A."""
+    scenes, embeddings = found[0]
+    distances = cdist(embeddings, embeddings)
+    np.fill_diagonal(distances, np.inf)
+    overlap = {}
+    for a, b in permutations(scenes.target_names, 2):
+        rows = distances[scenes.target == a]
+        nearest_a = rows[:, scenes.target == a].min(1)
+        overlap[a, b] = (rows[:, scenes.target == b].min(1) < nearest_a).mean()
+    pair = [overlap.pop(("car", "taxi")), overlap.pop(("taxi", "car"))]
+    assert np.mean(pair) > 0.05
+    assert np.mean(pair) > 3 * max(overlap.values())
+
+
+def test_training_is_seeded_and_leaves_the_global_generator():
+    state = torch.get_rng_state()
+    first, again = (training.train(n_steps=2, seed=5).state_dict() for _ in range(2))
+    other = training.train(n_steps=2, seed=6).state_dict()
+    assert all(torch.equal(first[name], again[name]) for name in first)
+    assert not torch.equal(first["features.0.0.weight"], other["features.0.0.weight"])
+    assert torch.equal(state, torch.get_rng_state())
+
+
+def test_training_scenes_are_none_of_make_scenes():
+    images, labels = training.draw_batch(training.TRAINING, range(2))
+    assert images.shape == (2, 3, 120, 160)
+    assert labels.shape == (2, 120, 160)
+    assert np.iinfo(np.int32).max < training.TRAINING
+    assert training.VALIDATION != training.TRAINING
+
+
+def test_class_weights_lift_rare_classes():
+    labels = torch.tensor([0] * 64 + [1] * 16 + [2] * 4)
+    weights = training.class_weights(labels)
+    assert weights[1] / weights[0] == pytest.approx(2.0)
+    assert weights[2] / weights[0] == pytest.approx(4.0)
+
+
+def test_script_writes_a_file_that_says_how_it_was_made(tmp_path):
+    out = tmp_path / "weights.safetensors"
+    training.main(["--steps", "2", "--seed", "3", "--validation-scenes", "2", "--out", str(out)])
+    with safe_open(out, framework="numpy") as weights:
+        assert weights.metadata().keys() == {"classes", "mean_iou", "seed", "steps"}
+        assert weights.metadata()["seed"] == "3"
+        assert weights.get_tensor("features.0.0.weight").dtype == np.float16
