@@ -8,6 +8,8 @@ from difflib import get_close_matches
 import pandas as pd
 import torch
 
+from ._adapters import adapter_of, explain_size
+from ._layouts import check_reshaped, decoders, describe, layer_facts, to_grid
 from ._model import as_module, device_of, dtype_of, evaluating, resolve_device
 from .exceptions import LayoutError
 
@@ -38,30 +40,6 @@ def check_layers(module, layers):
     return names
 
 
-def _describe(output):
-    if isinstance(output, torch.Tensor):
-        return f"a tensor of shape {tuple(output.shape)}"
-    if isinstance(output, dict):
-        return "a dict of " + ", ".join(f"{k!r}: {_describe(v)}" for k, v in output.items())
-    if isinstance(output, tuple | list):
-        return f"a {type(output).__name__} of " + ", ".join(map(_describe, output))
-    return f"an object of type {type(output).__name__}"
-
-
-def _as_grid(output, layer, reshape_transform):
-    """Turn a layer's output into activations (n_images, n_channels, height, width)."""
-    grid = output if reshape_transform is None else reshape_transform(output)
-    if not isinstance(grid, torch.Tensor) or grid.ndim != 4 or not grid.is_floating_point():
-        made = "" if reshape_transform is None else ", which reshape_transform made "
-        made += "" if reshape_transform is None else _describe(grid)
-        raise LayoutError(
-            f"The output of layer {layer!r} is {_describe(output)}{made}; activations must be a "
-            "tensor of shape (n_images, n_channels, height, width). Choose another layer, or pass "
-            "a reshape_transform that makes it one."
-        )
-    return grid
-
-
 class ActivationExtractor:
     """Take the activations of named layers, and compute no more than these need.
 
@@ -72,7 +50,7 @@ class ActivationExtractor:
         Dotted names, as in ``module.named_modules()``.
     reshape_transform : callable, default=None
         Turns the raw output of a layer into a tensor (n_images, n_channels, height, width). It is
-        called with the output alone.
+        called with the output alone. ``None`` finds the grid, see the notes.
     device : str or torch.device, default=None
         Where to compute; ``None`` means where the model is.
     n_calls : dict of {str: int}, default=None
@@ -88,13 +66,21 @@ class ActivationExtractor:
     ------
     ValueError
         If a layer's name is unknown (the message names close ones).
+        Or the network only takes images of another size, which the message names.
     LayoutError
-        If a layer's output is no grid.
+        If a layer's output holds no grid, or can be read as more than one.
     RuntimeError
         If a layer did not run in the forward pass.
 
     Notes
     -----
+    Outputs (n_images, n_channels, height, width) are taken as they are. Where the channels come
+    last, as in Swin, they are moved; what the layers inside are tells, or the input's size. Tokens
+    (n_images, n_tokens, n_channels), behind none, 1, 2 or 5 others such as class tokens and
+    registers, become the one grid that a stride over the input's size gives. Of a tuple or dict,
+    the one tensor that is a grid is taken. Whatever is left open is an error that lists the
+    possibilities.
+
     Of a layer that runs several times in one pass, such as a shared ReLU, the last output counts,
     as for any forward hook. Outputs are cloned, because a later in-place operation would change
     them. Hooks and modes are as before when the call or the ``with`` block ends, whatever happens.
@@ -113,12 +99,17 @@ class ActivationExtractor:
 
     def __init__(self, model, layers, *, reshape_transform=None, device=None, n_calls=None):
         self.module = as_module(model)
+        self.adapter = adapter_of(model)
         self.layers = check_layers(self.module, layers)
         self.reshape_transform = reshape_transform
         self.device = resolve_device(device, self.module)
         self.n_calls = n_calls
         self._stack = None
+        self._reset()
+
+    def _reset(self, n_images=0, input_size=None):
         self._taken, self._seen = {}, Counter()
+        self._pass = {"n_images": n_images, "input_size": input_size, "behind_decoder": False}
 
     def __enter__(self):
         with ExitStack() as stack:
@@ -127,6 +118,9 @@ class ActivationExtractor:
                 hook = self._make_hook(layer)
                 handle = self.module.get_submodule(layer).register_forward_hook(hook)
                 stack.callback(handle.remove)
+            for decoder in decoders(self.module):
+                handle = decoder.register_forward_pre_hook(self._enter_decoder)
+                stack.callback(handle.remove)
             self._stack = stack.pop_all()
         return self
 
@@ -134,12 +128,15 @@ class ActivationExtractor:
         stack, self._stack = self._stack, None
         return stack.__exit__(*exc_info)
 
-    def __call__(self, images):
+    def __call__(self, images, shown=None):
         """Run the network on images as far as the layers need.
 
         Parameters
         ----------
         images : Tensor of shape (n_images, 3, height, width)
+        shown : Tensor of shape (n_images, height, width), bool, default=None
+            Which pixels are image and not padding, for networks that ask for it. ``None`` means
+            all.
 
         Returns
         -------
@@ -148,22 +145,44 @@ class ActivationExtractor:
         """
         if self._stack is None:
             with self:
-                return self(images)
-        self._taken, self._seen = {}, Counter()
+                return self(images, shown)
+        self._reset(len(images), self.frame(images.shape[-2:]).size)
         with torch.no_grad():
-            self._forward(images.to(device=self.device, dtype=dtype_of(self.module)))
+            self._forward(images.to(device=self.device, dtype=dtype_of(self.module)), shown)
         missing = [layer for layer in self.layers if layer not in self._taken]
         if missing:
             raise RuntimeError(f"The layers {missing} did not run in the forward pass.")
         self.n_calls = self.n_calls or dict(self._seen)
         return {layer: self._taken[layer] for layer in self.layers}
 
-    def _forward(self, images):
+    def frame(self, size):
+        """Tell what the network makes of an image of ``size`` before its first layer.
+
+        Parameters
+        ----------
+        size : tuple of int
+            (height, width)
+
+        Returns
+        -------
+        Frame
+        """
+        if self._stack is None:
+            with self:
+                return self.frame(size)
+        return self.adapter.frame(self.module, tuple(size))
+
+    def _forward(self, images, shown):
         try:
-            self.module(images)
+            self.adapter(self.module, images, shown)
         except _ReachedDeepestLayer:
             return
         except Exception as error:
+            at_the_door = (
+                None if self._seen else explain_size(self.module, images.shape[-2:], error)
+            )
+            if at_the_door is not None:
+                raise at_the_door from error
             unfinished = self.n_calls or len(self._taken) < len(self.layers)
             if unfinished or isinstance(error, LayoutError):
                 raise
@@ -173,12 +192,21 @@ class ActivationExtractor:
                 stacklevel=4,
             )
 
+    def _enter_decoder(self, module, args):
+        self._pass["behind_decoder"] = True
+
     def _make_hook(self, layer):
+        facts = layer_facts(self.module, layer)
+
         def hook(module, args, output):
             self._seen[layer] += 1
-            grid = _as_grid(output, layer, self.reshape_transform)
+            if self.reshape_transform is None:
+                grid = to_grid(output, facts, **self._pass)
+            else:
+                grid = check_reshaped(self.reshape_transform(output), output, layer)
             # A copy even where the cast makes one, for grids that a reshape_transform expands.
-            self._taken[layer] = grid.detach().float().clone()
+            grid = grid.detach().float()
+            self._taken[layer] = grid.clone(memory_format=torch.contiguous_format)
             if self.n_calls and all(self._seen[name] >= n for name, n in self.n_calls.items()):
                 raise _ReachedDeepestLayer
 
@@ -192,7 +220,7 @@ def _recording(module):
 
     def hook_of(name):
         def hook(child, args, output):
-            shape = tuple(output.shape) if isinstance(output, torch.Tensor) else _describe(output)
+            shape = tuple(output.shape) if isinstance(output, torch.Tensor) else describe(output)
             n_calls = records.get(name, (None, None, 0))[2] + 1
             records[name] = (type(child).__name__, shape, n_calls)
 
@@ -247,7 +275,14 @@ def list_layers(model, input_size):
     size = (3, *size) if len(size) == 2 else size
     module = as_module(model)
     device, dtype = device_of(module), dtype_of(module)
+    image = torch.zeros(1, *size, device=device, dtype=dtype)
     with evaluating(module, device), _recording(module) as records, torch.no_grad():
-        module(torch.zeros(1, *size, device=device, dtype=dtype))
+        try:
+            adapter_of(model)(module, image)
+        except Exception as error:
+            at_the_door = None if records else explain_size(module, size[1:], error)
+            if at_the_door is None:
+                raise
+            raise at_the_door from error
     rows = [(name, *record) for name, record in records.items()]
     return pd.DataFrame(rows, columns=["name", "type", "output_shape", "n_calls"])

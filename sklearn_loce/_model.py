@@ -21,16 +21,26 @@ class TorchModel:
         The module, or a builder: a callable without arguments that returns it. A builder is called
         when the module is first needed. Make it an importable function, or a
         ``functools.partial`` of one, so that it can be pickled.
+    forward : callable, default=None
+        How to run the module: called as ``forward(module, images)`` with a tensor of shape
+        (n_images, 3, height, width). ``None`` calls ``module(images)``; torchvision's detectors
+        and the models of Hugging Face are recognised and called as they want it. A network that
+        resizes or pads inside needs a ``forward`` with a method ``frame(module, size)``, which for
+        images of ``size`` gives the (height, width) that the first layer sees, and the
+        (height, width) of the image in the upper left corner of that.
 
     Attributes
     ----------
     module : torch.nn.Module
         The module itself, built on first use.
+    forward : callable or None
+        As given.
 
     Raises
     ------
     TypeError
-        If ``source`` is neither, or the builder returns something else than a module.
+        If ``source`` is neither, the builder returns something else than a module, or ``forward``
+        can't be called.
 
     Notes
     -----
@@ -53,12 +63,15 @@ class TorchModel:
     TorchModel(Conv2d, 224 parameters)
     """
 
-    def __init__(self, source):
+    def __init__(self, source, *, forward=None):
         if isinstance(source, type) or not callable(source):
             raise TypeError(
                 f"TorchModel takes a torch.nn.Module or a builder that returns one, got {source!r}."
             )
+        if forward is not None and not callable(forward):
+            raise TypeError(f"forward must be called as forward(module, images), got {forward!r}.")
         self._cell = _Cell(source)
+        self.forward = forward
 
     @property
     def module(self):
@@ -78,6 +91,7 @@ class TorchModel:
     def __sklearn_clone__(self):
         clone = type(self).__new__(type(self))
         clone._cell = self._cell
+        clone.forward = self.forward
         return clone
 
     def __repr__(self):

@@ -1,7 +1,7 @@
 """Joint geometry of image and masks: from pixels to what the network sees, and back."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -9,6 +9,10 @@ from torch.nn import functional
 from torchvision import tv_tensors
 from torchvision.models import WeightsEnum
 from torchvision.transforms import v2
+
+from ._adapters import only_size
+from ._model import as_module
+from ._processors import ProcessorTransform, is_image_processor
 
 _SCALE = v2.ToDtype(torch.float32, scale=True)
 
@@ -29,6 +33,8 @@ class View:
     affine : ndarray of shape (2, 3) or None
         Takes a position (row, column) in the original to one in ``image``, both as shares of the
         side. ``None`` where it is not needed, or where no affine map does that.
+    shown : Tensor of shape (height, width), bool, or None
+        Which pixels of ``image`` are image and not padding; ``None`` where all are.
     """
 
     image: torch.Tensor
@@ -36,6 +42,29 @@ class View:
     original_size: tuple
     full_frame: bool = True
     affine: np.ndarray | None = None
+    shown: torch.Tensor | None = None
+
+    def within(self, frame):
+        """Give the view of a network that pads the image, below and on the right, inside.
+
+        Parameters
+        ----------
+        frame : Frame
+
+        Returns
+        -------
+        View
+            Its masks and ``affine`` are over the whole frame; a network that only resizes leaves
+            both as they are, for they count in shares of the sides.
+        """
+        if frame.content == frame.size:
+            return self
+        share = np.divide(frame.content, frame.size)
+        missing = np.rint(self.masks.shape[1:] / share).astype(int) - self.masks.shape[1:]
+        masks = np.pad(self.masks, [(0, 0), *((0, n) for n in missing)])
+        affine = np.eye(2, 3) if self.full_frame else self.affine
+        affine = None if affine is None else share[:, None] * affine
+        return replace(self, masks=masks, full_frame=False, affine=affine)
 
     def to_original(self, maps):
         """Bring maps over the network's view, (n, H, W), to the original image's pixels."""
@@ -48,7 +77,9 @@ class View:
                 "brought back to the image."
             )
         grid = torch.from_numpy(self._sampling_grid()).to(maps)
-        return functional.grid_sample(maps[None], grid[None], align_corners=False)[0]
+        how = {"padding_mode": "border", "align_corners": False}
+        inside = (grid.abs() <= 1).all(-1)
+        return functional.grid_sample(maps[None], grid[None], **how)[0] * inside
 
     def _sampling_grid(self):
         rows, columns = ((np.arange(n) + 0.5) / n for n in self.original_size)
@@ -74,21 +105,24 @@ class JointTransform:
     full_frame: bool
 
 
-def _without_crop(preset):
+def _without_crop(preset, size):
     """Rebuild a torchvision preset with its size, mean and std, and without its centre crop."""
     steps = [_SCALE]
-    if preset.resize_size is not None:
+    size = preset.resize_size if size is None else size
+    if size is not None:
         how = {"interpolation": preset.interpolation, "antialias": preset.antialias}
-        steps.insert(0, v2.Resize(preset.resize_size, **how))
+        steps.insert(0, v2.Resize(size, **how))
     return v2.Compose([*steps, v2.Normalize(preset.mean, preset.std)])
 
 
-def make_transform(preprocess):
+def make_transform(preprocess, model=None):
     """Turn the parameter ``preprocess`` into a joint transform of an image and its masks.
 
     Parameters
     ----------
-    preprocess : None, WeightsEnum, torchvision preset or callable
+    preprocess : None, WeightsEnum, torchvision preset, Hugging Face image processor or callable
+    model : torch.nn.Module or TorchModel, default=None
+        Of torchvision's networks that take images of one size, presets squash images to that.
 
     Returns
     -------
@@ -103,13 +137,16 @@ def make_transform(preprocess):
         return JointTransform(_SCALE, full_frame=True)
     if isinstance(preprocess, WeightsEnum):
         preprocess = preprocess.transforms()
+    if is_image_processor(preprocess):
+        return JointTransform(ProcessorTransform(preprocess), full_frame=False)
     if not type(preprocess).__module__.startswith("torchvision.transforms._presets"):
         return JointTransform(preprocess, full_frame=False)
     kind = type(preprocess).__name__
     if kind == "ObjectDetection":
         return JointTransform(_SCALE, full_frame=True)
     if kind in ("ImageClassification", "SemanticSegmentation"):
-        return JointTransform(_without_crop(preprocess), full_frame=True)
+        size = None if model is None else only_size(as_module(model))
+        return JointTransform(_without_crop(preprocess, size), full_frame=True)
     raise ValueError(f"preprocess={kind} is not for single images; pass a transforms.v2 transform.")
 
 
@@ -198,7 +235,8 @@ def make_view(image, masks, transform):
     affine = _fit_affine(stack[-2:], size)
     if _is_full_frame(affine, size):
         return View(_as_float(pixels), masks, size)
-    return View(_as_float(pixels), stack[:-2].numpy() > 0.5, size, full_frame=False, affine=affine)
+    masks, shown = stack[:-2].numpy() > 0.5, (stack[-2:] > 0).all(0)
+    return View(_as_float(pixels), masks, size, full_frame=False, affine=affine, shown=shown)
 
 
 def _as_float(image):

@@ -48,6 +48,27 @@ def _check_finite(activations, name):
             )
 
 
+def look(image, masks, extract, transform):
+    """Pass one image through the network.
+
+    Parameters
+    ----------
+    image : ndarray of shape (height, width, 3), uint8
+    masks : ndarray of shape (n_masks, height, width), bool
+    extract : ActivationExtractor
+    transform : JointTransform
+
+    Returns
+    -------
+    view : View
+        Image and masks over the field of view of the network's layers.
+    activations : dict of {str: Tensor of shape (1, n_channels, height, width)}
+    """
+    view = make_view(image, masks, transform)
+    activations = extract(view.image[None], None if view.shown is None else view.shown[None])
+    return view.within(extract.frame(view.image.shape[-2:])), activations
+
+
 def stream_rows(samples, groups, extract, transform, *, verbose):
     """Pass each image through the network once and yield its rows.
 
@@ -68,8 +89,7 @@ def stream_rows(samples, groups, extract, transform, *, verbose):
     with extract:
         for positions in tqdm(groups, desc="LoCE", unit="image", disable=not verbose):
             image, masks = read_rows(samples, positions)
-            view = make_view(image, masks, transform)
-            activations = extract(view.image[None])
+            view, activations = look(image, masks, extract, transform)
             _check_finite(activations, row_name(samples, positions[0]))
             shared = tuple(grid[0] for grid in activations.values())
             for k, i in enumerate(positions):

@@ -16,9 +16,9 @@ from ._adamw_torch import project
 from ._masks import MASK_RESIZE, check_mask_size, intersection_over_union, resize_masks
 from ._model import TorchModel
 from ._optimization import INITS, OBJECTIVES, Settings, initial_vector, losses, solve_rows
-from ._preprocessing import make_transform, make_view
+from ._preprocessing import make_transform
 from ._samples import as_samples, check_rows, group_by_image, read_rows, row_name
-from ._stream import batched, stream_rows
+from ._stream import batched, look, stream_rows
 
 
 class LoCETransformer(TransformerMixin, BaseEstimator):
@@ -36,14 +36,17 @@ class LoCETransformer(TransformerMixin, BaseEstimator):
     layer : str or list of str
         Dotted name of a layer, as ``list_layers`` gives it. The LoCEs of several layers are
         optimised per layer and concatenated.
-    preprocess : None, torchvision Weights, their ``.transforms()``, or callable, default=None
+    preprocess : None, torchvision Weights, their ``.transforms()``, Hugging Face image processor, \
+            or callable, default=None
         ``None`` scales pixels to [0, 1] and no more, the paper's setting. Of torchvision's weights
-        the size, mean and standard deviation are used, but not the centre crop, which would cut
-        the concept away. A ``torchvision.transforms.v2`` transform is applied to image and masks
-        together; pixels that it leaves as integers are scaled to [0, 1] after it.
+        and Hugging Face's processors the size, mean, standard deviation and padding are used, but
+        not the centre crop, which would cut the concept away; images for a torchvision network
+        that takes one size only are squashed to that. A ``torchvision.transforms.v2`` transform is
+        applied to image and masks together; pixels that it leaves as integers are scaled to
+        [0, 1] after it. Detectors that resize and pad inside need ``None`` or their weights.
     reshape_transform : callable, default=None
         Turns the raw output of a layer into a tensor (n_images, n_channels, height, width), where
-        it is not one.
+        that is not found from the output itself; see :class:`ActivationExtractor`.
     objective : {"net2vec", "mse", "mae"}, default="net2vec"
         What is minimised; see :func:`optimize_loces`.
     solver : {"adamw"}, default="adamw"
@@ -190,10 +193,10 @@ class LoCETransformer(TransformerMixin, BaseEstimator):
         """
         samples = as_samples(X)
         check_mask_size(self.mask_size)
-        extract = self._make_extractor(n_calls=None)
         image, masks = read_rows(samples, [0])
-        view = make_view(image, masks, make_transform(self.preprocess))
-        activations = extract(view.image[None])
+        with self._make_extractor(n_calls=None) as extract:
+            transform = make_transform(self.preprocess, self.model)
+            _, activations = look(image, masks, extract, transform)
         self.layers_ = list(activations)
         self.n_channels_ = [grid.shape[1] for grid in activations.values()]
         self.inits_ = [initial_vector(self.init, n, self.random_state) for n in self.n_channels_]
@@ -362,7 +365,7 @@ class LoCETransformer(TransformerMixin, BaseEstimator):
             samples,
             groups,
             self._make_extractor(self._n_calls),
-            make_transform(self.preprocess),
+            make_transform(self.preprocess, self.model),
             verbose=self.verbose,
         )
         return batched(rows, self.batch_size)

@@ -1,0 +1,109 @@
+"""Images that are constant but for one textured patch, and what a projection must make of them."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import nn
+from torchvision.transforms import v2
+
+from sklearn_loce import LoCETransformer, TorchModel
+
+
+NORMALIZE = v2.Compose(
+    [
+        v2.ToDtype(torch.float32, scale=True),
+        v2.Normalize([0.485, 0.456, 0.406], [0.229, 0.224, 0.225]),
+    ]
+)
+
+
+@dataclass(frozen=True)
+class Planted:
+    """Where LoCEs redrew the patches.
+
+    Parameters
+    ----------
+    masks, projections : list of ndarray of shape (height, width), bool
+    cells : list of tuple of float
+        (height, width) of a cell of the layer in pixels of each image.
+    """
+
+    masks: list
+    projections: list
+    cells: list
+
+
+# (image height, image width, top, left, patch height, patch width): wide, tall, near corners; the
+# first two differ by where the patch is. No side is a multiple of a usual stride.
+PLACES = (
+    (90, 142, 12, 10, 42, 38),
+    (90, 142, 38, 88, 42, 38),
+    (131, 97, 75, 44, 40, 44),
+)
+
+
+_GREY = (124, 116, 104)  # ImageNet's mean, which the networks' normalisation makes zero
+
+
+def plant(height, width, top, left, patch_height, patch_width):
+    """Draw noise in blocks of two pixels on grey; give image and mask."""
+    image = np.tile(np.array(_GREY, dtype=np.uint8), (height, width, 1))
+    mask = np.zeros((height, width), dtype=bool)
+    mask[top : top + patch_height, left : left + patch_width] = True
+    noise = np.random.default_rng(0).integers(0, 256, (height // 2 + 1, width // 2 + 1, 3))
+    blocks = noise.repeat(2, axis=0).repeat(2, axis=1)[:height, :width]
+    image[mask] = blocks[mask]
+    return image, mask
+
+
+def centroid(mask):
+    return np.argwhere(mask).mean(axis=0) + 0.5
+
+
+def iou(first, second):
+    return np.count_nonzero(first & second) / np.count_nonzero(first | second)
+
+
+def look_for_patches(network, layer, cell, places=PLACES, **parameters):
+    """Redraw planted patches; ``cell`` is the layer's cell in pixels of the image, or how to get it."""
+    samples = [plant(*place) for place in places]
+    model = network if isinstance(network, TorchModel) else TorchModel(network)
+    loce = LoCETransformer(model, layer, **parameters).fit(samples)
+    projections = loce.project(samples)
+    cells = [cell(place[:2]) if callable(cell) else (cell, cell) for place in places]
+    return Planted([mask for _, mask in samples], projections, cells)
+
+
+def check(found, min_iou=0.5):
+    """Check location, overlap, and that moving the patch moves the projection."""
+    offsets = []
+    for mask, projection, cell in zip(found.masks, found.projections, found.cells, strict=True):
+        assert projection.any(), "nothing was drawn"
+        offset = centroid(projection) - centroid(mask)
+        offsets.append(offset / cell)
+        assert (np.abs(offset) <= cell).all(), f"{offset} pixels off, a cell has {cell}"
+        if min_iou:
+            assert iou(mask, projection) > min_iou, f"IoU {iou(mask, projection):.2f}"
+    moved = [centroid(found.projections[k]) for k in (0, 1)]
+    planted = [centroid(found.masks[k]) for k in (0, 1)]
+    error = (moved[1] - moved[0]) - (planted[1] - planted[0])
+    assert (np.abs(error) <= found.cells[0]).all()
+
+
+def seeded(build, **how):
+    """Build a network with the weights that it is born with, the same in every run."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return build(**how).eval()
+
+
+def calibrate(network, images):
+    """Let batch normalisation see the images, without which random weights fade with the depth."""
+    norms = [m for m in network.modules() if isinstance(m, nn.BatchNorm2d)]
+    for norm in norms:
+        norm.train().momentum = None
+        norm.reset_running_stats()
+    with torch.no_grad():
+        network(images)
+    return network.eval()
