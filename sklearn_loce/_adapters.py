@@ -69,7 +69,7 @@ class DetectionAdapter(PlainAdapter):
 
 
 class TransformersAdapter(PlainAdapter):
-    """Call a Hugging Face model by keyword, with the mask of what is not padding if it takes one."""
+    """Call a Hugging Face model by keyword, and tell it what is padding if it takes that."""
 
     def __call__(self, module, images, shown=None):
         """Run the model on ``pixel_values``, and ``pixel_mask`` where there is one."""

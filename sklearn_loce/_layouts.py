@@ -27,7 +27,7 @@ _CHANNELS_FIRST = (
 _CHANNELS_LAST = (nn.Linear, nn.LayerNorm)
 
 _WITHOUT_FRAME = {
-    "RoIHeads": "it describes regions of interest one by one, and these share no grid with the image"
+    "RoIHeads": "it describes regions of interest one by one, which share no grid with the image"
 }
 
 

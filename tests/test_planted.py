@@ -1,0 +1,237 @@
+"""Every family of torchvision, with random weights, finds a patch where it is planted."""
+
+from functools import cache, partial
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torchvision import models
+from torchvision.models import detection, segmentation
+from torchvision.transforms import v2
+
+from sklearn_loce import _preprocessing
+
+from .planted import NORMALIZE, calibrate, check, look_for_patches, seeded
+
+BARE = {"weights": None, "weights_backbone": None}
+SMALL = {"min_size": 96, "max_size": 160}
+FEW_BOXES = {"rpn_pre_nms_top_n_test": 10, "box_detections_per_img": 2}
+SQUASHED = v2.Compose([v2.Resize((224, 224)), NORMALIZE])
+
+
+def resized(size, stride):
+    """Give the cell of a network that sees all images at one size."""
+    return lambda image: tuple(stride * n / m for n, m in zip(image, size, strict=True))
+
+
+def detected(stride):
+    """Give the cell of a detector that scales to at least 96 and at most 160 pixels."""
+
+    def cell(image):
+        scale = min(96 / min(image), 160 / max(image))
+        return stride / scale, stride / scale
+
+    return cell
+
+
+class CSP(nn.Module):
+    """Split the channels, convolve a half several times, and join."""
+
+    def __init__(self, channels):
+        super().__init__()
+        half = channels // 2
+        self.cv1, self.cv2 = (nn.Conv2d(channels, half, 1, bias=False) for _ in range(2))
+        self.blocks = nn.ModuleList(nn.Conv2d(half, half, 3, padding=1) for _ in range(2))
+        self.cv3 = nn.Sequential()
+        self.cv3.conv = nn.Conv2d(channels, channels, 1, bias=False)
+        self.cv3.norm = nn.BatchNorm2d(channels)
+        self.cv3.act = nn.SiLU(inplace=True)
+
+    def forward(self, x):
+        y, z = self.cv1(x), self.cv2(x)
+        for block in self.blocks:
+            y = y + nn.functional.silu(block(y), inplace=True)
+        return self.cv3(torch.cat([y, z], dim=1))
+
+
+class YoloStyle(nn.Module):
+    """CSP blocks at strides 4 and 8, and heads that return nested lists."""
+
+    def __init__(self):
+        super().__init__()
+        self.model = nn.ModuleList(
+            [
+                nn.Conv2d(3, 16, 6, stride=2, padding=2),
+                nn.Conv2d(16, 32, 3, stride=2, padding=1),
+                CSP(32),
+                nn.Conv2d(32, 64, 3, stride=2, padding=1),
+                CSP(64),
+            ]
+        )
+        self.heads = nn.ModuleList(nn.Conv2d(n, 3 * 7, 1) for n in (32, 64))
+
+    def forward(self, x):
+        levels = []
+        for module in self.model:
+            x = module(x)
+            if isinstance(module, CSP):
+                levels.append(x)
+        maps = [head(level) for head, level in zip(self.heads, levels, strict=True)]
+        boxes = [m.unflatten(1, (3, 7)).permute(0, 1, 3, 4, 2) for m in maps]
+        return torch.cat([b.flatten(1, 3) for b in boxes], dim=1), [maps, boxes]
+
+
+# name: (builder, what is calibrated, layer, cell, preprocess)
+CONVOLUTIONAL = {
+    "mobilenet_v3_large": (models.mobilenet_v3_large, "", "features.3", 4, NORMALIZE),
+    "efficientnet_b0": (models.efficientnet_b0, "", "features.2", 4, NORMALIZE),
+    "efficientnet_v2_s": (models.efficientnet_v2_s, "", "features.2", 4, NORMALIZE),
+    "squeezenet1_1": (models.squeezenet1_1, "", "features.4.expand3x3", 4, NORMALIZE),
+    "resnet50": (models.resnet50, "", "layer1.2.bn3", 4, NORMALIZE),
+    "vgg16": (models.vgg16, "", "features.14", 4, NORMALIZE),
+    "yolo_style": (YoloStyle, "", "model.2.cv3.conv", 4, NORMALIZE),
+    "lraspp": (
+        partial(segmentation.lraspp_mobilenet_v3_large, **BARE),
+        "backbone",
+        "backbone.3",
+        4,
+        NORMALIZE,
+    ),
+    "deeplabv3": (
+        partial(segmentation.deeplabv3_mobilenet_v3_large, **BARE),
+        "backbone",
+        "backbone.3",
+        4,
+        NORMALIZE,
+    ),
+    "fasterrcnn": (
+        partial(detection.fasterrcnn_resnet50_fpn, **BARE, **SMALL, **FEW_BOXES),
+        "backbone",
+        "backbone.body.layer1.2.bn3",
+        detected(4),
+        None,
+    ),
+    "maskrcnn": (
+        partial(detection.maskrcnn_resnet50_fpn, **BARE, **SMALL, **FEW_BOXES),
+        "backbone",
+        "backbone.fpn.layer_blocks.0",
+        detected(4),
+        None,
+    ),
+    "retinanet": (
+        partial(detection.retinanet_resnet50_fpn, **BARE, **SMALL, topk_candidates=2),
+        "backbone",
+        "backbone.body.layer1.2.bn3",
+        detected(4),
+        None,
+    ),
+    "fcos": (
+        partial(detection.fcos_resnet50_fpn, **BARE, **SMALL, topk_candidates=2),
+        "backbone",
+        "backbone.body.layer1.2.bn3",
+        detected(4),
+        None,
+    ),
+    "ssd300_vgg16": (
+        partial(detection.ssd300_vgg16, **BARE, topk_candidates=2),
+        "backbone.features",
+        "backbone.features.14",
+        resized((300, 300), 4),
+        None,
+    ),
+}
+
+
+@cache
+def convolutional(name):
+    build, part, *_ = CONVOLUTIONAL[name]
+    network = seeded(build)
+    calibrate(network.get_submodule(part))
+    return network
+
+
+@pytest.mark.parametrize("name", CONVOLUTIONAL)
+def test_convolutional_networks(name):
+    *_, layer, cell, preprocess = CONVOLUTIONAL[name]
+    network = convolutional(name)
+    check(look_for_patches(network, layer, cell, preprocess=preprocess, max_iter=100))
+
+
+@pytest.mark.parametrize(
+    ("build", "layer", "cell"),
+    [
+        (models.convnext_tiny, "features.3", 8),
+        (models.swin_t, "features.1", 4),
+        (models.swin_t, "features.3", 8),
+    ],
+)
+def test_hierarchical_networks(build, layer, cell):
+    check(look_for_patches(seeded(build), layer, cell, preprocess=NORMALIZE))
+
+
+@cache
+def vision_transformer():
+    return seeded(models.vit_b_16)
+
+
+VIT_LAYER = "encoder.layers.encoder_layer_3"
+VIT_CELL = resized((224, 224), 16)
+
+
+@pytest.mark.parametrize("preprocess", [SQUASHED, models.ViT_B_16_Weights.IMAGENET1K_V1])
+def test_vision_transformer(preprocess):
+    found = look_for_patches(vision_transformer(), VIT_LAYER, VIT_CELL, preprocess=preprocess)
+    check(found, max_cells=0.5)
+
+
+MUTATED_GRIDS = {
+    "transposed grid": lambda tokens: tokens[:, 1:].mT.unflatten(2, (14, 14)).mT,
+    "class token left in": lambda tokens: tokens[:, :-1].mT.unflatten(2, (14, 14)),
+}
+
+
+@pytest.mark.parametrize("mutation", MUTATED_GRIDS)
+def test_the_check_notices_a_wrong_grid(mutation):
+    found = look_for_patches(
+        vision_transformer(),
+        VIT_LAYER,
+        VIT_CELL,
+        preprocess=SQUASHED,
+        reshape_transform=MUTATED_GRIDS[mutation],
+    )
+    with pytest.raises(AssertionError, match=r"cells|IoU|nothing"):
+        check(found, max_cells=0.5)
+
+
+def test_the_check_notices_padding_that_is_ignored(monkeypatch):
+    monkeypatch.setattr(_preprocessing.View, "within", lambda view, frame: view)
+    *_, layer, cell, _ = CONVOLUTIONAL["fasterrcnn"]
+    found = look_for_patches(convolutional("fasterrcnn"), layer, cell)
+    with pytest.raises(AssertionError, match=r"cells|IoU|nothing"):
+        check(found)
+
+
+PRESET = models.MobileNet_V3_Large_Weights.IMAGENET1K_V2
+
+
+def _look_through_preset():
+    def cell(image):
+        return (4 * min(image) / 232,) * 2
+
+    return look_for_patches(
+        convolutional("mobilenet_v3_large"), "features.3", cell, preprocess=PRESET
+    )
+
+
+def test_torchvision_preset_keeps_the_place():
+    found = _look_through_preset()
+    for mask, projection in zip(found.masks, found.projections, strict=True):
+        offset = np.argwhere(mask).mean(0) - np.argwhere(projection).mean(0)
+        assert np.abs(offset).max() < 4
+
+
+def test_the_check_notices_a_centre_crop(monkeypatch):
+    monkeypatch.setattr(_preprocessing, "_without_crop", lambda preset, size: preset)
+    with pytest.raises(AssertionError, match=r"cells|IoU|nothing"):
+        check(_look_through_preset())
