@@ -106,6 +106,12 @@ def _standardise(conv, args, output):
     return (output - mean[:, None, None]) / std[:, None, None]
 
 
+def _take_statistics(norm, args):
+    variance, mean = torch.var_mean(args[0], (0, 2, 3))
+    norm.running_mean.copy_(mean)
+    norm.running_var.copy_(variance)
+
+
 def calibrate(network):
     """Scale random weights by the planted images; without that they fade with the depth."""
     images = [torch.from_numpy(plant(*place)[0]).permute(2, 0, 1) for place in PLACES[:2]]
@@ -114,6 +120,8 @@ def calibrate(network):
         if isinstance(module, nn.BatchNorm2d):
             module.train().momentum = None
             module.reset_running_stats()
+        elif hasattr(module, "running_mean"):  # a frozen batch normalisation
+            handles.append(module.register_forward_pre_hook(_take_statistics))
         elif isinstance(module, nn.Conv2d) and module.bias is not None:
             handles.append(module.register_forward_hook(_standardise))
     with torch.no_grad():

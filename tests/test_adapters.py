@@ -1,0 +1,213 @@
+import pickle
+from functools import partial
+
+import pytest
+import torch
+from sklearn.base import clone
+from torch import nn
+from torchvision import models
+from torchvision.models import detection
+
+from sklearn_loce import ActivationExtractor, LoCETransformer, TorchModel, list_layers
+from sklearn_loce._adapters import adapter_of, trained_size
+from sklearn_loce._preprocessing import View, make_transform, make_view
+from sklearn_loce.exceptions import LayoutError
+
+from .conftest import make_small_network
+from .planted import PLACES, centroid, plant
+
+DETECTOR = partial(
+    detection.fasterrcnn_mobilenet_v3_large_320_fpn,
+    weights=None,
+    weights_backbone=None,
+    min_size=96,
+    max_size=160,
+    rpn_pre_nms_top_n_test=10,
+    box_detections_per_img=2,
+)
+
+
+@pytest.fixture(scope="module")
+def detector():
+    return DETECTOR()
+
+
+@pytest.mark.parametrize("size", [(90, 142), (131, 97), (64, 64), (50, 200)])
+def test_the_frame_of_a_detector_is_what_its_first_layer_sees(detector, size):
+    seen = []
+    handle = detector.backbone.register_forward_pre_hook(lambda module, args: seen.append(args[0]))
+    try:
+        with ActivationExtractor(detector, "backbone.body.0") as extract:
+            frame = extract.frame(size)
+            extract(torch.ones(1, 3, *size))
+    finally:
+        handle.remove()
+    assert frame.size == seen[0].shape[-2:]
+    bright = (seen[0][0] != 0).any(0)
+    assert bright[: frame.content[0], : frame.content[1]].all()
+    assert bright.sum() == frame.content[0] * frame.content[1]
+
+
+def test_a_detector_in_training_mode_is_measured_in_evaluation_mode(detector):
+    detector.transform.min_size = (48, 96)
+    detector.train()
+    try:
+        frames = {ActivationExtractor(detector, "backbone.body.0").frame((90, 90)) for _ in "12345"}
+        assert {frame.content for frame in frames} == {(96, 96)}
+        assert detector.training
+        assert detector.transform.training
+    finally:
+        detector.transform.min_size = (96,)
+        detector.eval()
+
+
+def test_masks_are_padded_as_the_image_is():
+    _, mask = plant(*PLACES[1])
+    view = View(torch.zeros(3, 90, 142), mask[None], (90, 142))
+    frame = adapter_of(DETECTOR()).frame(DETECTOR().eval(), (90, 142))
+    padded = view.within(frame)
+    shares = centroid(padded.masks[0]) / padded.masks.shape[1:]
+    expected = centroid(mask) / mask.shape * frame.content / frame.size
+    assert shares == pytest.approx(expected, abs=0.005)
+    back = padded.to_original(torch.from_numpy(padded.masks).float())[0].numpy() > 0.5
+    assert centroid(back) == pytest.approx(centroid(mask), abs=0.6)
+
+
+def test_regions_of_interest_have_no_frame(detector):
+    for layer in ("roi_heads.box_head.fc7", "roi_heads.box_roi_pool"):
+        with pytest.raises(LayoutError, match="regions of interest"):
+            ActivationExtractor(detector, layer)(torch.rand(1, 3, 96, 96))
+
+
+def test_levels_of_a_pyramid_are_named(detector):
+    with pytest.raises(LayoutError, match=r"can be read in 3 ways: \['0'\]: .* cells"):
+        ActivationExtractor(detector, "backbone")(torch.rand(1, 3, 96, 96))
+
+
+def test_list_layers_of_a_detector(detector):
+    table = list_layers(detector, (90, 142)).set_index("name")
+    assert table.loc["backbone.body.0", "output_shape"] == (1, 16, 48, 80)
+    assert table.loc["backbone", "output_shape"].startswith("a dict of '0': a tensor of shape")
+
+
+class Keyword(nn.Module):
+    """Takes its input by name only, doubled and padded to the right."""
+
+    def __init__(self):
+        super().__init__()
+        self.body = make_small_network()
+
+    def forward(self, *, x):
+        return self.body(x)
+
+
+def call_keyword(module, images):
+    return module(x=images)
+
+
+class Padding:
+    """Pads to twice the width, and says so."""
+
+    def __call__(self, module, images):
+        return module(x=nn.functional.pad(images, (0, images.shape[-1])))
+
+    def frame(self, module, size):
+        return (size[0], 2 * size[1]), size
+
+
+def test_forward_calls_a_network_that_wants_it_otherwise(boxes):
+    model = TorchModel(Keyword(), forward=call_keyword)
+    embeddings = LoCETransformer(model, "body.2").fit_transform(boxes)
+    plain = LoCETransformer(make_small_network(), "2").fit_transform(boxes)
+    assert (embeddings == plain).all()
+    assert "body.2" in set(list_layers(model, (16, 16))["name"])
+
+
+def test_forward_may_tell_its_frame():
+    image, mask = plant(*PLACES[0])
+    model = TorchModel(Keyword(), forward=Padding())
+    loce = LoCETransformer(model, "body.3", max_iter=100).fit([(image, mask)])
+    assert loce.score([(image, mask)]) > 0.5
+
+
+def test_forward_travels_with_clones_and_pickles():
+    model = TorchModel(make_small_network, forward=call_keyword)
+    assert clone(model).forward is call_keyword
+    assert pickle.loads(pickle.dumps(model)).forward is call_keyword
+    with pytest.raises(TypeError, match="forward must be called as"):
+        TorchModel(make_small_network, forward=3)
+
+
+@pytest.fixture(scope="module")
+def vit():
+    return models.VisionTransformer(224, 32, 1, 2, 16, 32)
+
+
+def test_weights_of_a_network_with_one_size_squash_to_it(vit):
+    image, mask = plant(*PLACES[0])
+    weights = models.ViT_B_16_Weights.IMAGENET1K_V1
+    assert make_view(image, mask[None], make_transform(weights, vit)).image.shape == (3, 224, 224)
+    assert make_view(image, mask[None], make_transform(weights)).image.shape == (3, 256, 403)
+
+
+def test_one_size_only_is_a_clear_error(vit):
+    layer = "encoder.layers.encoder_layer_0"
+    match = r"VisionTransformer was built for images of 224 x 224 and got 90 x 142"
+    with pytest.raises(ValueError, match=match):
+        LoCETransformer(vit, layer).fit([plant(*PLACES[0])])
+    with pytest.raises(ValueError, match=match):
+        list_layers(vit, (90, 142))
+
+
+def test_other_failures_are_not_blamed_on_the_size(vit):
+    layer = "encoder.layers.encoder_layer_0"
+    with pytest.raises(RuntimeError, match="expected input"):
+        ActivationExtractor(vit, layer)(torch.zeros(1, 4, 224, 224))
+
+
+def test_trained_size_is_what_networks_name():
+    network = nn.Identity()
+    assert trained_size(network) is None
+    network.image_size = 64
+    assert trained_size(network) == (64, 64)
+    network.image_size = "large"
+    assert trained_size(network) is None
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_is_close(dtype):
+    images = torch.rand(1, 3, 64, 96)
+    for build, layer in [(models.squeezenet1_1, "features.4"), (DETECTOR, "backbone.body.1")]:
+        torch.manual_seed(0)
+        network = build().eval()
+        exact = ActivationExtractor(network, layer)(images)[layer]
+        # torchvision's boxes, far behind the layer, do not know half precision on every device.
+        half = ActivationExtractor(network.to(dtype), layer, n_calls={layer: 1})(images)[layer]
+        assert half.dtype == torch.float32
+        assert (half - exact).norm() < 0.05 * exact.norm()
+
+
+def test_channels_last_memory_changes_nothing_but_rounding():
+    images = torch.rand(1, 3, 64, 96)
+    network = models.squeezenet1_1().eval()
+    exact = ActivationExtractor(network, "features.4")(images)["features.4"]
+    network.to(memory_format=torch.channels_last)
+    found = ActivationExtractor(network, "features.4")(images)["features.4"]
+    torch.testing.assert_close(found, exact)
+    assert found.is_contiguous()
+
+
+@pytest.mark.parametrize(
+    ("build", "layer"),
+    [
+        (models.mobilenet_v3_large, "features.0.1"),
+        (models.resnet18, "layer1.0.bn1"),
+        (models.vgg11, "features.0"),
+        (models.squeezenet1_1, "features.0"),
+        (DETECTOR, "backbone.body.0.1"),
+    ],
+)
+def test_activations_before_one_in_place_keep_their_sign(build, layer):
+    with ActivationExtractor(build(), layer) as extract:
+        for _ in range(2):
+            assert (extract(torch.rand(1, 3, 64, 96))[layer] < 0).any()
