@@ -62,7 +62,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import Normalizer, StandardScaler
 
 pipeline = make_pipeline(
-    loce, Normalizer(), StandardScaler(), KMeans(n_clusters=2, n_init=20, random_state=0)
+    loce, Normalizer(), StandardScaler(), KMeans(n_clusters=2, n_init=10, random_state=0)
 )
 print("\nPlanted sub-concepts found again (adjusted Rand index)")
 for concept in scenes.target_names:
