@@ -16,7 +16,7 @@ _HOMES = {
     "list_layers": "_activations",
     "optimize_loces": "_optimization",
 }
-_SUBMODULES = ("datasets", "exceptions", "utils")
+_SUBMODULES = ("cluster", "datasets", "exceptions", "metrics", "mixture", "outliers", "utils")
 
 __all__ = [*_HOMES, *_SUBMODULES]
 

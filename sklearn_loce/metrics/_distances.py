@@ -1,0 +1,242 @@
+"""Distances between all rows, chunk by chunk: memory grows with n, never with n squared.
+
+Euclidean and cosine distances come from matrix products, which are fast but leave rounding
+noise of about 1e-8 of a row's norm. Where a single distance decides (the nearest row of a
+concept), it is computed again from the rows' difference; where distances are ranked or summed,
+noise below ``TIE_TOLERANCE`` is recognised as such. So duplicates are at distance 0 exactly.
+"""
+
+from dataclasses import dataclass, field
+from itertools import pairwise
+
+import numpy as np
+from sklearn import get_config
+from sklearn.metrics import pairwise_distances_chunked
+from sklearn.preprocessing import normalize
+
+# Megabytes per chunk: large enough for a fast matrix product, small enough for any laptop.
+CHUNK_MEMORY = 128
+TIE_TOLERANCE = 1e-13
+
+
+@dataclass
+class RowDistances:
+    """Distances between the rows of one matrix.
+
+    Parameters
+    ----------
+    X : ndarray of shape (n_samples, n_features), dtype float64
+        Rows.
+    metric : str or callable
+        Any metric of :func:`sklearn.metrics.pairwise_distances` but "precomputed".
+
+    Attributes
+    ----------
+    squared : bool
+        Whether chunks hold squared distances (Euclidean), which need no root to be ranked.
+    """
+
+    X: np.ndarray
+    metric: object
+    squared: bool = field(init=False)
+    _rows: np.ndarray = field(init=False, repr=False)
+    _scale: np.ndarray = field(init=False, repr=False)
+
+    def __post_init__(self):
+        if isinstance(self.metric, str) and self.metric == "precomputed":
+            raise ValueError(
+                "metric='precomputed' is not supported: pass the embeddings and a metric's name."
+            )
+        self.squared = isinstance(self.metric, str) and self.metric in ("euclidean", "l2")
+        self._rows = self.X
+        self._scale = np.zeros(len(self.X))
+        if self.squared:
+            # A common offset would cost digits in the matrix product, and changes no distance.
+            self._rows = self.X - self.X.mean(axis=0)
+            self._scale = np.einsum("ij,ij->i", self._rows, self._rows)
+        elif self._is_cosine:
+            self._rows = normalize(self.X)
+            self._scale = np.ones(len(self.X))
+
+    @property
+    def _is_cosine(self):
+        return isinstance(self.metric, str) and self.metric == "cosine"
+
+    def chunks(self, reduce):
+        """Yield ``reduce(D, start)`` for chunks ``D`` (n_chunk, n_samples) of the distances."""
+        return pairwise_distances_chunked(
+            self._rows,
+            reduce_func=reduce,
+            metric=self.metric,
+            working_memory=min(get_config()["working_memory"], CHUNK_MEMORY),
+            **({"squared": True} if self.squared else {}),
+        )
+
+    def tolerance(self, rows, distances):
+        """Size of the rounding noise in distances as the chunks hold them.
+
+        Parameters
+        ----------
+        rows : ndarray of shape (n_rows,), dtype intp
+            Row numbers.
+        distances : ndarray of shape (n_rows,) or float
+            One distance of each row.
+
+        Returns
+        -------
+        ndarray of shape (n_rows,)
+        """
+        return TIE_TOLERANCE * (self._scale[rows] + distances)
+
+    def root(self, D, start):
+        """Turn a chunk into distances, in place, with rounding noise set to 0."""
+        noise = self.tolerance(np.arange(start, start + len(D)), 0.0)
+        D[noise[:, np.newaxis] >= D] = 0.0
+        return np.sqrt(D, out=D) if self.squared else D
+
+    def between(self, first, second, chunk_values):
+        """Distances of rows paired by index, free of the noise of the matrix product.
+
+        Parameters
+        ----------
+        first, second : ndarray of shape (n_pairs,), dtype intp
+            Row numbers.
+        chunk_values : ndarray of shape (n_pairs,)
+            The same distances as a chunk held them, which are exact for all other metrics.
+
+        Returns
+        -------
+        ndarray of shape (n_pairs,)
+        """
+        if self.squared:
+            return np.linalg.norm(self.X[first] - self.X[second], axis=1)
+        if not self._is_cosine:
+            return chunk_values
+        gap = self._rows[first] - self._rows[second]
+        # A row of zeros has no direction: like scikit-learn, at distance 1 from every row.
+        directed = self._rows.any(axis=1)
+        halved = 0.5 * np.einsum("ij,ij->i", gap, gap)
+        return np.where(directed[first] & directed[second], halved, 1.0)
+
+
+def extremes_by_concept(X, codes, n_concepts, metric, *, farthest=False):
+    """Distance of every row to the nearest (or farthest) row of every concept.
+
+    The row itself is left out by its index, so that a duplicate still counts.
+
+    Parameters
+    ----------
+    X : ndarray of shape (n_samples, n_features), dtype float64
+    codes : ndarray of shape (n_samples,), dtype intp
+        Concept number of each row; every number below `n_concepts` occurs.
+    n_concepts : int
+    metric : str or callable
+    farthest : bool, default=False
+
+    Returns
+    -------
+    ndarray of shape (n_samples, n_concepts), dtype float64
+        Infinite (minus infinite for the farthest) where a concept has no row but the row itself.
+    """
+    order = np.argsort(codes, kind="stable")
+    bounds = np.searchsorted(codes[order], np.arange(n_concepts + 1))
+    space = RowDistances(X[order], metric)
+    never, pick = (-np.inf, np.argmax) if farthest else (np.inf, np.argmin)
+
+    def reduce(D, start):
+        rows = np.arange(start, start + len(D))
+        D[rows - start, rows] = never
+        values = np.empty((len(D), n_concepts))
+        for concept, (first, last) in enumerate(pairwise(bounds)):
+            found = first + pick(D[:, first:last], axis=1)
+            held = D[rows - start, found]
+            values[:, concept] = np.where(found == rows, never, space.between(rows, found, held))
+        return values
+
+    result = np.empty((len(X), n_concepts))
+    result[order] = np.concatenate(list(space.chunks(reduce)))
+    return result
+
+
+def sums_by_concept(X, codes, n_concepts, metric):
+    """Sum of every row's distances to the rows of every concept.
+
+    Parameters
+    ----------
+    X : ndarray of shape (n_samples, n_features), dtype float64
+    codes : ndarray of shape (n_samples,), dtype intp
+        Concept number of each row; every number below `n_concepts` occurs.
+    n_concepts : int
+    metric : str or callable
+
+    Returns
+    -------
+    ndarray of shape (n_samples, n_concepts), dtype float64
+    """
+    order = np.argsort(codes, kind="stable")
+    starts = np.searchsorted(codes[order], np.arange(n_concepts))
+    space = RowDistances(X[order], metric)
+
+    def reduce(D, start):
+        rows = np.arange(len(D))
+        D[rows, start + rows] = 0.0
+        return np.add.reduceat(space.root(D, start), starts, axis=1)
+
+    result = np.empty((len(X), n_concepts))
+    result[order] = np.concatenate(list(space.chunks(reduce)))
+    return result
+
+
+def sums_within_concept(X, codes, n_concepts, metric):
+    """Sum of every row's distances to the rows of its own concept.
+
+    Parameters
+    ----------
+    X : ndarray of shape (n_samples, n_features), dtype float64
+    codes : ndarray of shape (n_samples,), dtype intp
+        Concept number of each row; every number below `n_concepts` occurs.
+    n_concepts : int
+    metric : str or callable
+
+    Returns
+    -------
+    ndarray of shape (n_samples,), dtype float64
+    """
+    sums = np.empty(len(X))
+    for concept in range(n_concepts):
+        rows = np.flatnonzero(codes == concept)
+        alike = np.zeros(len(rows), dtype=np.intp)
+        sums[rows] = sums_by_concept(X[rows], alike, 1, metric)[:, 0]
+    return sums
+
+
+def nearest_rows(D, k, tolerance):
+    """Rank the `k` nearest columns of every row; ties go to the lower column.
+
+    Parameters
+    ----------
+    D : ndarray of shape (n_rows, n_columns)
+        Distances; infinite where a column is no candidate.
+    k : int
+        At most the number of candidates of a row.
+    tolerance : callable
+        Maps the k-th smallest distance of each row, shape (n_rows,), to the difference up to
+        which two distances of that row are ties.
+
+    Returns
+    -------
+    ndarray of shape (n_rows, k), dtype intp
+        Columns, nearest first.
+    """
+    kth = np.partition(D, k - 1, axis=1)[:, k - 1]
+    noise = tolerance(kth)
+    rows, columns = np.nonzero((kth + noise)[:, np.newaxis] >= D)
+    order = np.lexsort((D[rows, columns], rows))
+    rows, columns = rows[order], columns[order]
+    distances = D[rows, columns]
+    apart = np.diff(distances) > noise[rows[1:]]
+    tied = np.concatenate([[0], np.cumsum(apart | (np.diff(rows) > 0))])
+    columns = columns[np.lexsort((columns, tied))]
+    counts = np.bincount(rows, minlength=len(D))
+    firsts = np.cumsum(counts) - counts
+    return columns[firsts[:, np.newaxis] + np.arange(k)]
