@@ -3,6 +3,7 @@
 from numbers import Integral, Real
 
 import numpy as np
+from sklearn import config_context
 from sklearn.base import BaseEstimator, DensityMixin, _fit_context
 from sklearn.mixture import GaussianMixture
 from sklearn.utils import check_consistent_length
@@ -149,7 +150,9 @@ class ConceptGaussianMixture(DensityMixin, BaseEstimator):
         X = validate_data(self, X, dtype=np.float64, ensure_min_samples=2)
         codes = self._encode(X, y)
         self.concept_weights_ = np.bincount(codes) / len(codes)
-        chosen = [self._choose(X[codes == code]) for code in range(codes.max() + 1)]
+        # X is NumPy's by now, and GaussianMixture refuses its k-means start under dispatch.
+        with config_context(array_api_dispatch=False):
+            chosen = [self._choose(X[codes == code]) for code in range(codes.max() + 1)]
         self.mixtures_ = [mixture for mixture, _ in chosen]
         self.bic_curves_ = np.array([bics for _, bics in chosen])
         self._join()

@@ -120,7 +120,7 @@ class RowDistances:
 
 
 def extremes_by_concept(X, codes, n_concepts, metric, *, farthest=False):
-    """Distance of every row to the nearest (or farthest) row of every concept.
+    """Distance of every row to the nearest, and to the farthest, row of every concept.
 
     The row itself is left out by its index, so that a duplicate still counts.
 
@@ -132,30 +132,39 @@ def extremes_by_concept(X, codes, n_concepts, metric, *, farthest=False):
     n_concepts : int
     metric : str or callable
     farthest : bool, default=False
+        Whether to look for the farthest rows too.
 
     Returns
     -------
-    ndarray of shape (n_samples, n_concepts), dtype float64
-        Infinite (minus infinite for the farthest) where a concept has no row but the row itself.
+    nearest : ndarray of shape (n_samples, n_concepts), dtype float64
+        Infinite where a concept has no row but the row itself.
+    farthest : ndarray of shape (n_samples, n_concepts), dtype float64
+        Minus infinite there; only where asked for.
     """
     order = np.argsort(codes, kind="stable")
     bounds = np.searchsorted(codes[order], np.arange(n_concepts + 1))
     space = RowDistances(X[order], metric)
-    never, pick = (-np.inf, np.argmax) if farthest else (np.inf, np.argmin)
+    searches = [(np.argmin, np.inf), (np.argmax, -np.inf)][: 1 + farthest]
 
     def reduce(D, start):
-        rows = np.arange(start, start + len(D))
-        D[rows - start, rows] = never
-        values = np.empty((len(D), n_concepts))
-        for concept, (first, last) in enumerate(pairwise(bounds)):
-            found = first + pick(D[:, first:last], axis=1)
-            held = D[rows - start, found]
-            values[:, concept] = np.where(found == rows, never, space.between(rows, found, held))
-        return values
+        return tuple(_search_concepts(space, D, start, bounds, *search) for search in searches)
 
-    result = np.empty((len(X), n_concepts))
-    result[order] = np.concatenate(list(space.chunks(reduce)))
-    return result
+    found = [np.empty((len(X), n_concepts)) for _ in searches]
+    for result, chunks in zip(found, zip(*space.chunks(reduce), strict=True), strict=True):
+        result[order] = np.concatenate(chunks)
+    return found if farthest else found[0]
+
+
+def _search_concepts(space, D, start, bounds, pick, never):
+    """Search each concept's columns of a chunk for the distance that `pick` points at."""
+    rows = np.arange(start, start + len(D))
+    D[rows - start, rows] = never
+    values = np.empty((len(D), len(bounds) - 1))
+    for concept, (first, last) in enumerate(pairwise(bounds)):
+        found = first + pick(D[:, first:last], axis=1)
+        exact = space.between(rows, found, D[rows - start, found])
+        values[:, concept] = np.where(found == rows, never, exact)
+    return values
 
 
 def sums_by_concept(X, codes, n_concepts, metric):
@@ -228,15 +237,25 @@ def nearest_rows(D, k, tolerance):
     ndarray of shape (n_rows, k), dtype intp
         Columns, nearest first.
     """
-    kth = np.partition(D, k - 1, axis=1)[:, k - 1]
-    noise = tolerance(kth)
-    rows, columns = np.nonzero((kth + noise)[:, np.newaxis] >= D)
+    bound = _bound_kth(D, k)
+    rows, columns = np.nonzero((bound + tolerance(bound))[:, np.newaxis] >= D)
     order = np.lexsort((D[rows, columns], rows))
     rows, columns = rows[order], columns[order]
     distances = D[rows, columns]
-    apart = np.diff(distances) > noise[rows[1:]]
-    tied = np.concatenate([[0], np.cumsum(apart | (np.diff(rows) > 0))])
-    columns = columns[np.lexsort((columns, tied))]
     counts = np.bincount(rows, minlength=len(D))
     firsts = np.cumsum(counts) - counts
+    noise = tolerance(distances[firsts + k - 1])
+    apart = (np.diff(distances) > noise[rows[1:]]) | (np.diff(rows) > 0)
+    tied = np.concatenate([[0], np.cumsum(apart)])
+    columns = columns[np.lexsort((columns, tied))]
     return columns[firsts[:, np.newaxis] + np.arange(k)]
+
+
+def _bound_kth(D, k):
+    """Bound the k-th smallest value of every row from above, closely."""
+    width = D.shape[1] // (16 * k)
+    if width < 2:
+        return np.partition(D, k - 1, axis=1)[:, k - 1]
+    # The smallest values of k blocks are k values, and blocks are far fewer than columns.
+    blocks = D[:, : D.shape[1] // width * width].reshape(len(D), -1, width)
+    return np.partition(blocks.min(axis=2), k - 1, axis=1)[:, k - 1]

@@ -142,8 +142,7 @@ def pairwise_separation(X, y, *, metric="euclidean", quantile=0.0):
            [0.6, 0. ]])
     """
     X, concepts, codes = check_embeddings(X, y, min_concepts=2)
-    nearest = extremes_by_concept(X, codes, len(concepts), metric)
-    farthest = extremes_by_concept(X, codes, len(concepts), metric, farthest=True)
+    nearest, farthest = extremes_by_concept(X, codes, len(concepts), metric, farthest=True)
     matrix = np.zeros((len(concepts), len(concepts)))
     for a, b in combinations(range(len(concepts)), 2):
         of_a, of_b = codes == a, codes == b
