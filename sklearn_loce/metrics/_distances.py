@@ -18,10 +18,16 @@ from sklearn.preprocessing import normalize
 CHUNK_MEMORY = 128
 TIE_TOLERANCE = 1e-13
 
+# Rounding puts the same direction this far apart at most, as a squared distance of unit rows.
+_SAME_DIRECTION = (4 * np.finfo(np.float64).eps) ** 2
+
 
 @dataclass
 class RowDistances:
     """Distances between the rows of one matrix.
+
+    Chunks hold squared Euclidean distances for the Euclidean metric, and those of unit rows for
+    the cosine one, which is half of them: neither needs a root to be ranked.
 
     Parameters
     ----------
@@ -29,48 +35,78 @@ class RowDistances:
         Rows.
     metric : str or callable
         Any metric of :func:`sklearn.metrics.pairwise_distances` but "precomputed".
-
-    Attributes
-    ----------
-    squared : bool
-        Whether chunks hold squared distances (Euclidean), which need no root to be ranked.
     """
 
     X: np.ndarray
     metric: object
-    squared: bool = field(init=False)
+    _product: str | None = field(init=False)
     _rows: np.ndarray = field(init=False, repr=False)
     _scale: np.ndarray = field(init=False, repr=False)
+    _zero: np.ndarray = field(init=False, repr=False)
 
     def __post_init__(self):
-        if isinstance(self.metric, str) and self.metric == "precomputed":
+        name = self.metric if isinstance(self.metric, str) else None
+        if name == "precomputed":
             raise ValueError(
                 "metric='precomputed' is not supported: pass the embeddings and a metric's name."
             )
-        self.squared = isinstance(self.metric, str) and self.metric in ("euclidean", "l2")
-        self._rows = self.X
-        self._scale = np.zeros(len(self.X))
-        if self.squared:
+        self._product = {"l2": "euclidean"}.get(name, name)
+        self._zero = np.zeros(len(self.X), dtype=bool)
+        if self._product == "cosine":
+            self._zero = ~self.X.any(axis=1)
+            self.X = normalize(self.X)
+        if self._product in ("euclidean", "cosine"):
             # A common offset would cost digits in the matrix product, and changes no distance.
             self._rows = self.X - self.X.mean(axis=0)
             self._scale = np.einsum("ij,ij->i", self._rows, self._rows)
-        elif self._is_cosine:
-            self._rows = normalize(self.X)
-            self._scale = np.ones(len(self.X))
-
-    @property
-    def _is_cosine(self):
-        return isinstance(self.metric, str) and self.metric == "cosine"
+        else:
+            self._product, self._rows, self._scale = None, self.X, np.zeros(len(self.X))
 
     def chunks(self, reduce):
         """Yield ``reduce(D, start)`` for chunks ``D`` (n_chunk, n_samples) of the distances."""
+        every = np.arange(len(self.X))
+
+        def reduce_with_zeros(D, start):
+            self._put_zeros_apart(D, every[start : start + len(D)], every)
+            return reduce(D, start)
+
+        return self._chunk(self._rows, None, reduce_func=reduce_with_zeros)
+
+    def blocks(self, rows, columns):
+        """Yield row numbers and their finished distances to `columns`, chunk by chunk.
+
+        Parameters
+        ----------
+        rows, columns : ndarray of shape (n_rows,) and (n_columns,), dtype intp
+            Row numbers.
+
+        Yields
+        ------
+        chunk_rows : ndarray of shape (n_chunk,), dtype intp
+        distances : ndarray of shape (n_chunk, n_columns), dtype float64
+        """
+        done = 0
+        for D in self._chunk(self._rows[rows], self._rows[columns]):
+            held = rows[done : done + len(D)]
+            done += len(D)
+            self._put_zeros_apart(D, held, columns)
+            yield held, self.finish(D, held)
+
+    def _chunk(self, X, Y, **kwargs):
+        if self._product:
+            kwargs["squared"] = True
         return pairwise_distances_chunked(
-            self._rows,
-            reduce_func=reduce,
-            metric=self.metric,
+            X,
+            Y,
+            metric="euclidean" if self._product else self.metric,
             working_memory=min(get_config()["working_memory"], CHUNK_MEMORY),
-            **({"squared": True} if self.squared else {}),
+            **kwargs,
         )
+
+    def _put_zeros_apart(self, D, rows, columns):
+        """Give rows without a direction distance 1 from every row, as scikit-learn does."""
+        D[:, self._zero[columns]] = 2.0
+        D[self._zero[rows]] = 2.0
 
     def tolerance(self, rows, distances):
         """Size of the rounding noise in distances as the chunks hold them.
@@ -88,11 +124,13 @@ class RowDistances:
         """
         return TIE_TOLERANCE * (self._scale[rows] + distances)
 
-    def root(self, D, start):
-        """Turn a chunk into distances, in place, with rounding noise set to 0."""
-        noise = self.tolerance(np.arange(start, start + len(D)), 0.0)
+    def finish(self, D, rows):
+        """Turn a chunk of these rows into distances, in place, with rounding noise set to 0."""
+        noise = self.tolerance(rows, 0.0)
         D[noise[:, np.newaxis] >= D] = 0.0
-        return np.sqrt(D, out=D) if self.squared else D
+        if self._product == "cosine":
+            D *= 0.5
+        return np.sqrt(D, out=D) if self._product == "euclidean" else D
 
     def between(self, first, second, chunk_values):
         """Distances of rows paired by index, free of the noise of the matrix product.
@@ -108,15 +146,14 @@ class RowDistances:
         -------
         ndarray of shape (n_pairs,)
         """
-        if self.squared:
-            return np.linalg.norm(self.X[first] - self.X[second], axis=1)
-        if not self._is_cosine:
+        if self._product is None:
             return chunk_values
-        gap = self._rows[first] - self._rows[second]
-        # A row of zeros has no direction: like scikit-learn, at distance 1 from every row.
-        directed = self._rows.any(axis=1)
-        halved = 0.5 * np.einsum("ij,ij->i", gap, gap)
-        return np.where(directed[first] & directed[second], halved, 1.0)
+        gap = self.X[first] - self.X[second]
+        squared = np.einsum("ij,ij->i", gap, gap)
+        if self._product == "euclidean":
+            return np.sqrt(squared)
+        squared[squared < _SAME_DIRECTION] = 0.0
+        return np.where(self._zero[first] | self._zero[second], 1.0, 0.5 * squared)
 
 
 def extremes_by_concept(X, codes, n_concepts, metric, *, farthest=False):
@@ -187,9 +224,9 @@ def sums_by_concept(X, codes, n_concepts, metric):
     space = RowDistances(X[order], metric)
 
     def reduce(D, start):
-        rows = np.arange(len(D))
-        D[rows, start + rows] = 0.0
-        return np.add.reduceat(space.root(D, start), starts, axis=1)
+        rows = np.arange(start, start + len(D))
+        D[rows - start, rows] = 0.0
+        return np.add.reduceat(space.finish(D, rows), starts, axis=1)
 
     result = np.empty((len(X), n_concepts))
     result[order] = np.concatenate(list(space.chunks(reduce)))

@@ -6,7 +6,14 @@ from numbers import Real
 import numpy as np
 from sklearn.utils._param_validation import Interval, StrOptions, validate_params
 
-from ._distances import extremes_by_concept, sums_by_concept, sums_within_concept
+from ._distances import (
+    TIE_TOLERANCE,
+    RowDistances,
+    extremes_by_concept,
+    sums_by_concept,
+    sums_within_concept,
+)
+from ._quantiles import quantile_between, quantile_within
 from ._validation import average_concepts, check_embeddings
 
 # The reference divides by the largest distance plus this, so that duplicates divide by no zero.
@@ -42,9 +49,9 @@ def category_separation(X, y, *, metric="euclidean", quantile=0.0, average="macr
     metric : str or callable, default="euclidean"
         Any metric of :func:`sklearn.metrics.pairwise_distances` but "precomputed".
     quantile : float in [0, 1), default=0.0
-        Each row has a distance to its nearest foreign row; this quantile of a concept's rows
-        stands above the fraction. With 0.0, the reference's minimum, one outlier decides; 0.05
-        lets the closest twentieth of the rows pass.
+        Quantile of the distances between the concept's rows and all foreign rows that stands
+        above the fraction. With 0.0, the reference's minimum, one outlier decides; with 0.05, up
+        to about one row in twenty does not.
     average : {"macro", None}, default="macro"
         Mean over concepts, or with None one value per concept.
 
@@ -73,11 +80,19 @@ def category_separation(X, y, *, metric="euclidean", quantile=0.0, average="macr
     3.0
     """
     X, concepts, codes = check_embeddings(X, y, min_concepts=2)
-    nearest = extremes_by_concept(X, codes, len(concepts), metric)
-    nearest[np.arange(len(X)), codes] = np.inf
-    foreign = nearest.min(axis=1)
-    gaps = [np.quantile(foreign[codes == code], quantile) for code in range(len(concepts))]
     spread = _mean_within(X, codes, len(concepts), metric)
+    if quantile == 0:
+        nearest = extremes_by_concept(X, codes, len(concepts), metric)
+        nearest[np.arange(len(X)), codes] = np.inf
+        gaps = [nearest[codes == code].min() for code in range(len(concepts))]
+    else:
+        space = RowDistances(X, metric)
+        gaps = [
+            quantile_between(
+                space, np.flatnonzero(codes == a), np.flatnonzero(codes != a), quantile
+            )
+            for a in range(len(concepts))
+        ]
     return average_concepts(_ratio(np.array(gaps), spread), average)
 
 
@@ -113,10 +128,9 @@ def pairwise_separation(X, y, *, metric="euclidean", quantile=0.0):
     metric : str or callable, default="euclidean"
         Any metric of :func:`sklearn.metrics.pairwise_distances` but "precomputed".
     quantile : float in [0, 1), default=0.0
-        Each row of A and B has a distance to its nearest row of the other concept, and one to
-        the farthest row of the union. This quantile of the former is divided by the
-        ``1 - quantile`` quantile of the latter; with 0.0, the reference's minimum and maximum,
-        one outlier decides.
+        This quantile of the distances between A and B is divided by the ``1 - quantile`` quantile
+        of all distances in the union. With 0.0, the reference's minimum and maximum, one outlier
+        decides; with 0.05, up to about one row in twenty does not.
 
     Returns
     -------
@@ -142,15 +156,38 @@ def pairwise_separation(X, y, *, metric="euclidean", quantile=0.0):
            [0.6, 0. ]])
     """
     X, concepts, codes = check_embeddings(X, y, min_concepts=2)
-    nearest, farthest = extremes_by_concept(X, codes, len(concepts), metric, farthest=True)
-    matrix = np.zeros((len(concepts), len(concepts)))
-    for a, b in combinations(range(len(concepts)), 2):
-        of_a, of_b = codes == a, codes == b
-        gap = np.concatenate([nearest[of_a, b], nearest[of_b, a]])
-        width = farthest[of_a | of_b][:, [a, b]].max(axis=1)
-        width = np.quantile(width, 1 - quantile) + REFERENCE_EPSILON
-        matrix[a, b] = matrix[b, a] = np.quantile(gap, quantile) / width
+    if quantile == 0:
+        gaps, widths = _extremes(X, codes, len(concepts), metric)
+    else:
+        gaps, widths = _quantiles(X, codes, len(concepts), metric, quantile)
+    matrix = gaps / (widths + REFERENCE_EPSILON)
+    np.fill_diagonal(matrix, 0.0)
     return matrix
+
+
+def _extremes(X, codes, n_concepts, metric):
+    """Smallest distance between two concepts, and largest in their union."""
+    nearest, farthest = extremes_by_concept(X, codes, n_concepts, metric, farthest=True)
+    gaps, widths = np.full((2, n_concepts, n_concepts), np.inf)
+    np.minimum.at(gaps, codes, nearest)
+    widths *= -1
+    np.maximum.at(widths, codes, farthest)
+    # Alone in its concept, a row is at no distance from its kin.
+    inside = np.maximum(widths.diagonal(), 0.0)
+    np.fill_diagonal(gaps, 0.0)
+    return gaps, np.maximum(widths, np.maximum.outer(inside, inside))
+
+
+def _quantiles(X, codes, n_concepts, metric, quantile):
+    """Quantile of the distances between two concepts, and upper one of those in their union."""
+    space = RowDistances(X, metric)
+    gaps, widths = np.zeros((2, n_concepts, n_concepts))
+    for a, b in combinations(range(n_concepts), 2):
+        rows = [np.flatnonzero(codes == code) for code in (a, b)]
+        gaps[a, b] = gaps[b, a] = quantile_between(space, *rows, quantile)
+        union = np.sort(np.concatenate(rows))
+        widths[a, b] = widths[b, a] = quantile_within(space, union, 1 - quantile)
+    return gaps, widths
 
 
 @validate_params(
@@ -201,7 +238,8 @@ def overlap_ratio(X, y, *, metric="euclidean"):
     kin = nearest[np.arange(len(X)), codes]
     counts = np.bincount(codes)
     beaten = np.zeros((len(concepts), len(concepts)))
-    np.add.at(beaten, codes, nearest < kin[:, np.newaxis])
+    # Nearest rows at the same distance tie, whatever rounding makes of it.
+    np.add.at(beaten, codes, nearest < (kin * (1 - TIE_TOLERANCE))[:, np.newaxis])
     matrix = np.where(counts > 1, 1.0, np.nan)[:, np.newaxis] * beaten / counts[:, np.newaxis]
     np.fill_diagonal(matrix, 0.0)
     return matrix
