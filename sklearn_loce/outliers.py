@@ -30,12 +30,11 @@ from numbers import Real
 
 import numpy as np
 from sklearn.base import BaseEstimator, OutlierMixin, _fit_context
-from sklearn.metrics import pairwise_distances_chunked
 from sklearn.utils import check_consistent_length
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from .metrics._distances import CHUNK_MEMORY, TIE_TOLERANCE, sums_within_concept
+from .metrics._distances import TIE_TOLERANCE, RowDistances, sums_within_concept
 from .metrics._validation import encode_concepts
 
 __all__ = ["ConceptOutlierDetector"]
@@ -240,20 +239,12 @@ class ConceptOutlierDetector(OutlierMixin, BaseEstimator):
 
     def _distance_sums(self, X, n_concepts):
         """Sum of each new row's distances to the training rows of every concept."""
-        order = np.argsort(self._codes, kind="stable")
-        starts = np.searchsorted(self._codes[order], np.arange(n_concepts))
-
-        def reduce(D, start):
-            return np.add.reduceat(D, starts, axis=1)
-
-        chunks = pairwise_distances_chunked(
-            X,
-            self._rows[order],
-            reduce_func=reduce,
-            metric=self.metric,
-            working_memory=CHUNK_MEMORY,
-        )
-        return np.concatenate(list(chunks))
+        trained, new = np.arange(len(self._rows)), np.arange(len(X)) + len(self._rows)
+        columns = trained[np.argsort(self._codes, kind="stable")]
+        starts = np.searchsorted(self._codes[columns], np.arange(n_concepts))
+        space = RowDistances(np.vstack([self._rows, X]), self.metric)
+        chunks = [np.add.reduceat(D, starts, axis=1) for _, D in space.blocks(new, columns)]
+        return np.concatenate(chunks)
 
     def _find_concepts(self, X, y):
         """Encode the concepts of new rows as `fit` did."""
@@ -263,7 +254,7 @@ class ConceptOutlierDetector(OutlierMixin, BaseEstimator):
         check_consistent_length(X, codes)
         if (unknown := np.setdiff1d(names, self.concepts_)).size:
             raise ValueError(
-                f"y holds {unknown[0]!r}, and the concepts of fit were {self.concepts_}; leave "
+                f"y holds {unknown.tolist()[0]!r}, and the concepts of fit were {self.concepts_}; leave "
                 "these rows out, or fit with them."
             )
         return np.searchsorted(self.concepts_, names)[codes]

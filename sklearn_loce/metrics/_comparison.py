@@ -208,7 +208,8 @@ def compare_similarity(layers):
     0  sepals  petals        0.77     150
     """
     first = next(iter(layers.values()), [])
-    rows = _align(layers, pd.Series("", index=getattr(first, "index", range(len(first)))))
+    index = first.index if isinstance(first, pd.DataFrame) else range(len(first))
+    rows = _align(layers, pd.Series("", index=index))
     finite = {name: X[rows.finite] for name, X in rows.layers.items()}
     return pd.DataFrame(
         [
@@ -294,7 +295,7 @@ def _draw(rows, candidates, rows_per_concept, seed):
         size = max(2, int(size * counts.min()))
     if size > counts.min():
         raise ValueError(
-            f"Concept {rows.concepts[counts.argmin()]!r} has {counts.min()} rows that are finite "
+            f"Concept {rows.concepts.tolist()[counts.argmin()]!r} has {counts.min()} rows that are finite "
             f"in every layer, and a draw needs {size}; drop the concept, or the layer that fails."
         )
     rng = np.random.RandomState(seed)
