@@ -254,7 +254,7 @@ class ConceptOutlierDetector(OutlierMixin, BaseEstimator):
         check_consistent_length(X, codes)
         if (unknown := np.setdiff1d(names, self.concepts_)).size:
             raise ValueError(
-                f"y holds {unknown.tolist()[0]!r}, and the concepts of fit were {self.concepts_}; leave "
-                "these rows out, or fit with them."
+                f"y holds {unknown.tolist()[0]!r}, and the concepts of fit were {self.concepts_}; "
+                "leave these rows out, or fit with them."
             )
         return np.searchsorted(self.concepts_, names)[codes]

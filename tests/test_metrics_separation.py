@@ -1,3 +1,5 @@
+import tracemalloc
+
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
@@ -7,9 +9,12 @@ from sklearn_loce.metrics import (
     _distances,
     _quantiles,
     category_separation,
+    mean_average_precision_at_k,
     overlap_ratio,
     pairwise_separation,
     pairwise_silhouette,
+    precision_at_k,
+    r_precision,
 )
 
 import brute_force
@@ -168,3 +173,20 @@ class TestBadInput:
 def test_quantile_out_of_range(function, quantile):
     with pytest.raises(ValueError, match="quantile"):
         function([[0.0], [1.0]], ["car", "bus"], quantile=quantile)
+
+
+@pytest.mark.parametrize(
+    "function",
+    [*FUNCTIONS, precision_at_k, mean_average_precision_at_k, r_precision],
+    ids=lambda function: function.__name__,
+)
+def test_memory_grows_with_the_rows_and_not_with_their_square(function, monkeypatch):
+    monkeypatch.setattr(_distances, "CHUNK_MEMORY", 4)
+    rng = np.random.RandomState(0)
+    X, y = rng.normal(size=(4000, 8)), rng.randint(5, size=4000)
+    tracemalloc.start()
+    function(X, y)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    # All distances at once would take 128 MB.
+    assert peak < 32e6

@@ -176,7 +176,7 @@ def test_after_pca_in_a_pipeline():
 def test_after_umap_in_a_pipeline():
     umap = pytest.importorskip("umap")
     X, _, parts = planted_parts()
-    reducer = umap.UMAP(n_neighbors=50, random_state=0, n_jobs=1)
+    reducer = umap.UMAP(init="pca", random_state=0, n_jobs=1)
     mixture = ConceptGaussianMixture(8, min_weight=0.05, n_init=3, random_state=0)
     pipeline = make_pipeline(reducer, mixture).fit(X)
     assert adjusted_rand_score(parts, mixture.labels_) >= 0.95

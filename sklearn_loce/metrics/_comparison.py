@@ -294,9 +294,10 @@ def _draw(rows, candidates, rows_per_concept, seed):
     if not isinstance(size, Integral):
         size = max(2, int(size * counts.min()))
     if size > counts.min():
+        concept = rows.concepts.tolist()[counts.argmin()]
         raise ValueError(
-            f"Concept {rows.concepts.tolist()[counts.argmin()]!r} has {counts.min()} rows that are finite "
-            f"in every layer, and a draw needs {size}; drop the concept, or the layer that fails."
+            f"Concept {concept!r} has {counts.min()} rows that are finite in every layer, and a "
+            f"draw needs {size}; drop the concept, or the layer that fails."
         )
     rng = np.random.RandomState(seed)
     turn = rng.permutation(rows.groups.max() + 1)[rows.groups[candidates]]
