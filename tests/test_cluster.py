@@ -11,7 +11,7 @@ from sklearn.utils.estimator_checks import check_estimator, parametrize_with_che
 from sklearn_loce.cluster import ConceptAgglomerative
 from sklearn_loce.metrics import cluster_composition, purity_score
 
-from embeddings import planted_parts
+from .embeddings import planted_parts
 
 NO_LABELS = "fits without y, which the adaptive cut needs: it stops where concepts are pure"
 INSTANCES = [

@@ -20,7 +20,7 @@ from sklearn_loce.metrics import (
 )
 from sklearn_loce.mixture import ConceptGaussianMixture
 
-from embeddings import planted_parts
+from .embeddings import planted_parts
 
 METRICS = ["separation", "purity", "n_clusters", "precision_at_5", "failed_share"]
 

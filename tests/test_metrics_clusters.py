@@ -9,7 +9,7 @@ from sklearn_loce.metrics import (
     purity_score,
 )
 
-import brute_force
+from . import brute_force
 
 
 @pytest.mark.parametrize("n_clusters", [1, 4, 30])

@@ -10,8 +10,8 @@ from sklearn_loce.metrics import (
     r_precision,
 )
 
-import brute_force
-from embeddings import CASES
+from . import brute_force
+from .embeddings import CASES
 
 JUDGES = {
     "precision at 1": (partial(precision_at_k, k=1), brute_force.precision_at(1)),

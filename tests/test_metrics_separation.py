@@ -17,8 +17,8 @@ from sklearn_loce.metrics import (
     r_precision,
 )
 
-import brute_force
-from embeddings import CASES
+from . import brute_force
+from .embeddings import CASES
 
 METRICS = ["euclidean", "cosine", "cityblock"]
 FUNCTIONS = [category_separation, pairwise_separation, overlap_ratio, pairwise_silhouette]

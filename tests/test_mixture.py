@@ -12,7 +12,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.utils.estimator_checks import check_estimator, parametrize_with_checks
 from sklearn_loce.mixture import ConceptGaussianMixture
 
-from embeddings import planted_parts
+from .embeddings import planted_parts
 
 INSTANCES = [
     ConceptGaussianMixture(),

@@ -5,8 +5,8 @@ from numpy.testing import assert_allclose, assert_array_equal
 from sklearn.utils.estimator_checks import check_estimator, parametrize_with_checks
 from sklearn_loce.outliers import ConceptOutlierDetector
 
-import brute_force
-from embeddings import CASES, planted_parts
+from . import brute_force
+from .embeddings import CASES, planted_parts
 
 INSTANCES = [
     ConceptOutlierDetector(),

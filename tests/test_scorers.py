@@ -24,7 +24,7 @@ from sklearn_loce.metrics import (
 )
 from sklearn_loce.mixture import ConceptGaussianMixture
 
-from embeddings import planted_parts
+from .embeddings import planted_parts
 
 
 class CountingScaler(TransformerMixin, BaseEstimator):

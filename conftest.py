@@ -1,3 +1,5 @@
+"""Settings that must stand before SciPy is imported."""
+
 import os
 
 # scikit-learn skips its array API check without this, and reads it when SciPy is first imported.
