@@ -1,6 +1,7 @@
 import numpy as np
 import pandas as pd
 import pytest
+import umap
 from numpy.testing import assert_allclose, assert_array_equal
 from scipy.special import logsumexp
 from scipy.stats import multivariate_normal
@@ -174,7 +175,6 @@ def test_after_pca_in_a_pipeline():
 
 
 def test_after_umap_in_a_pipeline():
-    umap = pytest.importorskip("umap")
     X, _, parts = planted_parts()
     reducer = umap.UMAP(init="pca", random_state=0, n_jobs=1)
     mixture = ConceptGaussianMixture(8, min_weight=0.05, n_init=3, random_state=0)
