@@ -3,7 +3,6 @@
 import numpy as np
 import pandas as pd
 import pytest
-import umap
 from sklearn.decomposition import PCA
 from sklearn.metrics import adjusted_rand_score
 from sklearn.model_selection import GridSearchCV, GroupKFold
@@ -21,6 +20,8 @@ from sklearn_loce.metrics import (
 )
 from sklearn_loce.mixture import ConceptGaussianMixture
 
+from .unsupervised_umap import UnsupervisedUMAP
+
 # Textures live in the early layer, distance (as size in the image) in the deep one.
 PLANTED = {
     "sky": "features.2",
@@ -31,13 +32,6 @@ PLANTED = {
     "taxi": "features.5",
 }
 N_DIMENSIONS = {"features.2": 4, "features.5": 2}
-
-
-class UnsupervisedUMAP(umap.UMAP):
-    """UMAP that leaves the labels of a Pipeline to its scorers."""
-
-    def fit(self, X, y=None, *args, **kwargs):
-        return super().fit(X)
 
 
 @pytest.fixture(scope="module")

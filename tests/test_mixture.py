@@ -1,7 +1,6 @@
 import numpy as np
 import pandas as pd
 import pytest
-import umap
 from numpy.testing import assert_allclose, assert_array_equal
 from scipy.special import logsumexp
 from scipy.stats import multivariate_normal
@@ -14,6 +13,7 @@ from sklearn.utils.estimator_checks import check_estimator, parametrize_with_che
 from sklearn_loce.mixture import ConceptGaussianMixture
 
 from .embeddings import planted_parts
+from .unsupervised_umap import UnsupervisedUMAP
 
 INSTANCES = [
     ConceptGaussianMixture(),
@@ -175,11 +175,10 @@ def test_after_pca_in_a_pipeline():
 
 
 def test_after_umap_in_a_pipeline():
-    X, _, parts = planted_parts()
-    reducer = umap.UMAP(init="pca", random_state=0, n_jobs=1)
-    mixture = ConceptGaussianMixture(8, min_weight=0.05, n_init=3, random_state=0)
-    pipeline = make_pipeline(reducer, mixture).fit(X)
-    assert adjusted_rand_score(parts, mixture.labels_) >= 0.95
+    X, y, parts = planted_parts()
+    reducer = UnsupervisedUMAP(n_neighbors=15, init="pca", random_state=0, n_jobs=1)
+    pipeline = make_pipeline(reducer, ConceptGaussianMixture(n_init=3, random_state=0)).fit(X, y)
+    assert adjusted_rand_score(parts, pipeline[-1].labels_) >= 0.95
     assert adjusted_rand_score(parts, pipeline.predict(X)) >= 0.95
 
 
