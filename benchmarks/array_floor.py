@@ -68,7 +68,7 @@ def dense_precision(X, y):
     unit = X / np.linalg.norm(X, axis=1, keepdims=True)
     similarity = unit @ unit.T
     np.fill_diagonal(similarity, -np.inf)
-    nearest = np.argpartition(-similarity, 9, axis=1)[:, :10]
+    nearest = np.argpartition(similarity, -10, axis=1)[:, -10:]
     hits = (y[nearest] == y[:, np.newaxis]).mean(axis=1)
     return float(np.mean([hits[y == concept].mean() for concept in np.unique(y)]))
 
@@ -105,7 +105,7 @@ def compare(X, y, repeats):
         cells = [f"{median(seconds[:, i]):.1f} s, {median(memory[:, i]):.0f} MiB" for i in range(2)]
         speedup = median(seconds[:, 1] / seconds[:, 0])
         saving = median(memory[:, 1] / np.maximum(memory[:, 0], 1))
-        print(f"{name:24}{cells[0]:>20}{cells[1]:>20}{speedup:>11.2f}x{saving:>13.1f}x")
+        print(f"{name:24}{cells[0]:>20}{cells[1]:>20}{speedup:>11.2f}x{saving:>13.1f}x", flush=True)
 
 
 def main():
