@@ -66,7 +66,8 @@ def dense_overlap(X, y):
 
 def dense_precision(X, y):
     unit = X / np.linalg.norm(X, axis=1, keepdims=True)
-    similarity = unit @ unit.T
+    # With one and the same array NumPy calls SYRK, which crashed in OpenBLAS at 20,000 rows.
+    similarity = unit @ unit.copy().T
     np.fill_diagonal(similarity, -np.inf)
     nearest = np.argpartition(similarity, -10, axis=1)[:, -10:]
     hits = (y[nearest] == y[:, np.newaxis]).mean(axis=1)
