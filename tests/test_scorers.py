@@ -135,7 +135,9 @@ def test_multi_metric_scoring_transforms_once(planted):
 )
 def test_grid_search_with_two_scorers(scoring, planted):
     X, y, _ = planted
-    pipeline = Pipeline([("pca", PCA(random_state=0)), ("mixture", ConceptGaussianMixture(6))])
+    pipeline = Pipeline(
+        [("pca", PCA(random_state=0)), ("mixture", ConceptGaussianMixture(6, random_state=0))]
+    )
     search = GridSearchCV(
         pipeline,
         {"pca__n_components": [1, 3]},
