@@ -17,7 +17,7 @@ _HOMES = {
     "optimize_loces": "_optimization",
     "project_loces": "_optimization",
 }
-_SUBMODULES = ("datasets", "exceptions", "utils")
+_SUBMODULES = ("cluster", "datasets", "exceptions", "metrics", "mixture", "outliers", "utils")
 
 __all__ = [*_HOMES, *_SUBMODULES]
 
