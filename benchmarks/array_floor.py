@@ -12,6 +12,7 @@ from statistics import median
 
 import numpy as np
 import psutil
+
 from sklearn_loce.metrics import category_separation, overlap_ratio, precision_at_k
 
 

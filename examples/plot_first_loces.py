@@ -53,8 +53,8 @@ print(f"mean IoU {quality['iou'].mean():.2f}, failed LoCEs {quality['failed'].su
 # Do the planted sub-concepts come back?
 # --------------------------------------
 # One pipeline leads from the table to cluster labels: LoCEs, their directions (vectors of length
-# 1), every channel on the same scale, two clusters. ``pipeline.fit_predict(scenes.data[rows])`` runs
-# all of it; as the LoCEs are there already, the steps behind them will do. They are fitted to one
+# 1), every channel on the same scale, two clusters. ``pipeline.fit_predict(scenes.data)`` runs all
+# of it; as the LoCEs are there already, the steps behind them will do. They are fitted to one
 # concept at a time. The adjusted Rand index compares the clusters with what was planted: 1 is
 # perfect, 0 is chance.
 

@@ -8,6 +8,7 @@ from sklearn.metrics import adjusted_rand_score
 from sklearn.model_selection import GridSearchCV, GroupKFold
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import Normalizer
+
 from sklearn_loce import LoCETransformer, TorchModel
 from sklearn_loce.cluster import ConceptAgglomerative
 from sklearn_loce.datasets import load_scene_model, make_scenes
@@ -19,8 +20,7 @@ from sklearn_loce.metrics import (
     sub_concepts,
 )
 from sklearn_loce.mixture import ConceptGaussianMixture
-
-from .unsupervised_umap import UnsupervisedUMAP
+from sklearn_loce.utils import UnsupervisedUMAP
 
 # Textures live in the early layer, distance (as size in the image) in the deep one.
 PLANTED = {

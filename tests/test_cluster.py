@@ -8,6 +8,7 @@ from sklearn.metrics import adjusted_rand_score
 from sklearn.neighbors import KNeighborsClassifier
 from sklearn.preprocessing import normalize
 from sklearn.utils.estimator_checks import check_estimator, parametrize_with_checks
+
 from sklearn_loce.cluster import ConceptAgglomerative
 from sklearn_loce.metrics import cluster_composition, purity_score
 

@@ -5,6 +5,7 @@ from numpy.testing import assert_allclose
 from pandas.testing import assert_frame_equal
 from sklearn.cluster import KMeans
 from sklearn.mixture import GaussianMixture
+
 from sklearn_loce.cluster import ConceptAgglomerative
 from sklearn_loce.metrics import (
     compare_layers,

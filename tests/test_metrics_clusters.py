@@ -2,6 +2,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from numpy.testing import assert_allclose
+
 from sklearn_loce.metrics import (
     cluster_composition,
     mask_iou,

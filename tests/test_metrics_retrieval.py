@@ -3,6 +3,7 @@ from functools import partial
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose
+
 from sklearn_loce.metrics import (
     _distances,
     mean_average_precision_at_k,

@@ -5,6 +5,7 @@ import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 from sklearn.datasets import make_blobs
 from sklearn.metrics import silhouette_score
+
 from sklearn_loce.metrics import (
     _distances,
     _quantiles,

@@ -10,10 +10,11 @@ from sklearn.metrics import adjusted_rand_score
 from sklearn.mixture import GaussianMixture
 from sklearn.pipeline import make_pipeline
 from sklearn.utils.estimator_checks import check_estimator, parametrize_with_checks
+
 from sklearn_loce.mixture import ConceptGaussianMixture
+from sklearn_loce.utils import UnsupervisedUMAP
 
 from .embeddings import planted_parts
-from .unsupervised_umap import UnsupervisedUMAP
 
 INSTANCES = [
     ConceptGaussianMixture(),

@@ -3,6 +3,7 @@ import pandas as pd
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 from sklearn.utils.estimator_checks import check_estimator, parametrize_with_checks
+
 from sklearn_loce.outliers import ConceptOutlierDetector
 
 from . import brute_force

@@ -9,6 +9,7 @@ from sklearn.metrics import silhouette_score
 from sklearn.model_selection import GridSearchCV, GroupKFold, StratifiedKFold
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
+
 from sklearn_loce.cluster import ConceptAgglomerative
 from sklearn_loce.metrics import (
     category_separation,
