@@ -27,7 +27,7 @@ def check_layers(module, layers):
     names = [layers] if isinstance(layers, str) else list(layers)
     if not names or len(set(names)) < len(names):
         raise ValueError(f"layer must name one or more different layers, got {layers!r}.")
-    known = [name for name, _ in module.named_modules() if name]
+    known = [name for name, _ in module.named_modules(remove_duplicate=False) if name]
     for name in names:
         if name not in known:
             close = get_close_matches(str(name), known, n=5, cutoff=0.4) or known[:5]
@@ -90,14 +90,16 @@ class ActivationExtractor:
         If a layer's name is unknown (the message names close ones).
     LayoutError
         If a layer's output is no grid.
-    RuntimeError
-        If a layer did not run in the forward pass.
+    LayoutError
+        Also if a layer did not run in the forward pass.
 
     Notes
     -----
     Of a layer that runs several times in one pass, such as a shared ReLU, the last output counts,
-    as for any forward hook. Outputs are cloned, because a later in-place operation would change
-    them. Hooks and modes are as before when the call or the ``with`` block ends, whatever happens.
+    as for any forward hook; with such a layer the pass is not stopped early. How
+    often layers run is seen on the first image. Outputs are cloned, because a later in-place
+    operation would change them. Hooks and modes are as before when the call or the ``with`` block
+    ends, whatever happens; until then other threads wait for the module.
 
     Examples
     --------
@@ -152,11 +154,24 @@ class ActivationExtractor:
         self._taken, self._seen = {}, Counter()
         with torch.no_grad():
             self._forward(images.to(device=self.device, dtype=dtype_of(self.module)))
-        missing = [layer for layer in self.layers if layer not in self._taken]
-        if missing:
-            raise RuntimeError(f"The layers {missing} did not run in the forward pass.")
+        self._check_taken(len(images))
         self.n_calls = self.n_calls or dict(self._seen)
         return {layer: self._taken[layer] for layer in self.layers}
+
+    def _check_taken(self, n_images):
+        missing = [layer for layer in self.layers if layer not in self._taken]
+        if missing:
+            raise LayoutError(
+                f"The layers {missing} did not run in the forward pass. Choose layers that "
+                "list_layers(model, input_size) shows."
+            )
+        for layer, grid in self._taken.items():
+            if len(grid) != n_images:
+                raise LayoutError(
+                    f"Layer {layer!r} gave a batch of {len(grid)} for {n_images} image(s), as "
+                    "window attention does; its windows are no grid over the image. Choose the "
+                    "block around it, or pass a reshape_transform that puts them together."
+                )
 
     def _forward(self, images):
         try:
@@ -179,7 +194,9 @@ class ActivationExtractor:
             grid = _as_grid(output, layer, self.reshape_transform)
             # A copy even where the cast makes one, for grids that a reshape_transform expands.
             self._taken[layer] = grid.detach().float().clone()
-            if self.n_calls and all(self._seen[name] >= n for name, n in self.n_calls.items()):
+            # A layer that runs more than once may do so more often for another image.
+            once = self.n_calls and set(self.n_calls.values()) == {1}
+            if once and len(self._taken) == len(self.layers):
                 raise _ReachedDeepestLayer
 
         return hook

@@ -17,9 +17,20 @@ from ._bilinear import bilinear_taps
 
 SLOPE_KINDS = {"constant": 0, "difference": 1, "sign": 2}
 
-_jit = njit(
-    nogil=True, cache=True, error_model="numpy", fastmath={"reassoc", "contract", "nsz", "arcp"}
-)
+_OPTIONS = {
+    "nogil": True,
+    "error_model": "numpy",
+    "fastmath": {"reassoc", "contract", "nsz", "arcp"},
+}
+
+
+def _jit(function):
+    try:
+        return njit(cache=True, **_OPTIONS)(function)
+    except RuntimeError:
+        # No folder that numba could write the compiled code to: compile in every process.
+        return njit(**_OPTIONS)(function)
+
 
 _F = np.float32
 _ONE, _HALF = _F(1), _F(0.5)
@@ -189,6 +200,8 @@ def solve_on_cpu(activations, held, start, settings):
     ndarray of shape (n_samples, n_channels), float32
     """
     objective = settings.objective
+    if any(sample.shape[0] != len(start) for sample in activations):
+        raise ValueError(f"Every sample must have the {len(start)} channels of the start.")
     weights = np.tile(start.astype(_F), (len(activations), 1))
     kind, schedules = SLOPE_KINDS[objective.slope], _schedules(settings)
     scale = _F(objective.slope_scale / held[0].size)

@@ -9,6 +9,7 @@ from tqdm.auto import tqdm
 
 from ._preprocessing import View, make_view
 from ._samples import read_rows, row_name
+from .exceptions import LayoutError
 
 
 @dataclass(frozen=True)
@@ -39,8 +40,14 @@ class Row:
     activations: tuple
 
 
-def _check_finite(activations, name):
-    for layer, grid in activations.items():
+def _check_activations(activations, n_channels, name):
+    for (layer, grid), expected in zip(activations.items(), n_channels, strict=True):
+        if grid.shape[1] != expected:
+            raise LayoutError(
+                f"{name}: layer {layer!r} has {grid.shape[1]} channels here, but had {expected} on "
+                "the image seen in fit. Its channels may not come first; a reshape_transform can "
+                "move them."
+            )
         if not torch.isfinite(grid).all():
             raise ValueError(
                 f"{name}: the activations of layer {layer!r} hold NaN or infinity. Check the "
@@ -48,7 +55,7 @@ def _check_finite(activations, name):
             )
 
 
-def stream_rows(samples, groups, extract, transform, *, verbose):
+def stream_rows(samples, groups, extract, transform, *, n_channels, seed, verbose):
     """Pass each image through the network once and yield its rows.
 
     Parameters
@@ -58,6 +65,10 @@ def stream_rows(samples, groups, extract, transform, *, verbose):
         Positions of the rows of each image.
     extract : ActivationExtractor
     transform : JointTransform
+    n_channels : list of int
+        What each layer must give.
+    seed : int
+        For random transforms.
     verbose : int
         With 1 or more, a progress bar over the images.
 
@@ -68,9 +79,9 @@ def stream_rows(samples, groups, extract, transform, *, verbose):
     with extract:
         for positions in tqdm(groups, desc="LoCE", unit="image", disable=not verbose):
             image, masks = read_rows(samples, positions)
-            view = make_view(image, masks, transform)
+            view = make_view(image, masks, transform, seed)
             activations = extract(view.image[None])
-            _check_finite(activations, row_name(samples, positions[0]))
+            _check_activations(activations, n_channels, row_name(samples, positions[0]))
             shared = tuple(grid[0] for grid in activations.values())
             for k, i in enumerate(positions):
                 name = row_name(samples, i)
