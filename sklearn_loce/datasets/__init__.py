@@ -6,8 +6,13 @@ Names are imported when they are first used, so that drawing scenes does not loa
 from importlib import import_module
 
 _HOMES = {
+    "fetch_coco_val2017": "_fetch",
+    "fetch_voc2012": "_fetch",
+    "from_detections": "_detections",
     "load_coco": "_coco",
+    "load_masks": "_index_masks",
     "load_scene_model": "_scene_model",
+    "load_voc": "_voc",
     "make_scenes": "_scenes",
 }
 

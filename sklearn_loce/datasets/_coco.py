@@ -2,20 +2,39 @@
 
 import json
 import os
-from difflib import get_close_matches
-from numbers import Integral, Real
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 from pycocotools import mask as coco_mask
-from sklearn.utils import Bunch
-from sklearn.utils._param_validation import Interval, StrOptions, validate_params
+from sklearn.utils._param_validation import StrOptions, validate_params
 
 from .._masks import compress_rle
 from ._shapes import SHAPES
+from ._table import TABLE_CONSTRAINTS, as_bunch, choose, make_frame, make_row
 
-_COLUMNS = ["image", "mask", "concept", "image_id", "area", "n_instances"]
+# What is read of each entry; without it the entry is of no use.
+_KEYS = {
+    "images": ("id", "file_name", "height", "width"),
+    "categories": ("id", "name"),
+    "annotations": ("image_id", "category_id"),
+}
+
+
+def _check_entries(content, path):
+    """Raise unless each of the three tables is a list of objects with the keys that are read."""
+    missing = [t for t in _KEYS if not isinstance(content, dict) or t not in content]
+    if missing:
+        raise ValueError(f"{path} is not in COCO format: it lacks {missing}.")
+    for table, keys in _KEYS.items():
+        if not isinstance(content[table], list):
+            raise ValueError(  # noqa: TRY004 - the file is at fault, not the caller's type
+                f"{path} is not in COCO format: {table!r} is not a list."
+            )
+        for i, entry in enumerate(content[table]):
+            lacking = [k for k in keys if not isinstance(entry, dict) or k not in entry]
+            if lacking:
+                name = entry.get("id") if isinstance(entry, dict) else None
+                raise ValueError(f"{path}: {table}[{i}] (id {name!r}) lacks {lacking}.")
 
 
 def _read_annotations(path):
@@ -25,10 +44,7 @@ def _read_annotations(path):
             content = json.load(file)
         except ValueError as error:
             raise ValueError(f"{path} is not a whole JSON file: {error}") from error
-    tables = ("images", "categories", "annotations")
-    missing = [t for t in tables if not isinstance(content, dict) or t not in content]
-    if missing:
-        raise ValueError(f"{path} is not in COCO format: it lacks {missing}.")
+    _check_entries(content, path)
     images = {image["id"]: image for image in content["images"]}
     names = {category["id"]: category["name"] for category in content["categories"]}
     for key, known in (("image_id", images), ("category_id", names)):
@@ -40,34 +56,53 @@ def _read_annotations(path):
     return images, names, content["annotations"]
 
 
-def _choose(categories, names, path):
-    """Give the chosen categories as {id: name}, in the file's order."""
-    if categories is None:
-        return names
-    for wanted in categories:
-        if wanted not in names.values():
-            close = get_close_matches(str(wanted), names.values(), n=3, cutoff=0.4)
+def _image_size(image, path):
+    """Give [height, width] as the file has it."""
+    try:
+        size = [int(image["height"]), int(image["width"])]
+    except (TypeError, ValueError):
+        size = [0, 0]
+    if min(size) < 1:
+        raise ValueError(
+            f"{path}: the image {image['file_name']!r} has height {image['height']!r} and width "
+            f"{image['width']!r}; both must be positive integers."
+        )
+    return size
+
+
+def _read_polygons(polygons):
+    """Keep the polygons that enclose something; raise where pycocotools would fill anything."""
+    kept = []
+    for polygon in polygons:
+        corners = np.asarray(polygon, dtype=float)
+        if corners.ndim != 1 or corners.size % 2 or not np.isfinite(corners).all():
             raise ValueError(
-                f"{path} has no category {wanted!r}. Close names: {close}; all: "
-                f"{list(names.values())}."
+                "a polygon must be a flat list x1, y1, x2, y2, ... of finite numbers, got "
+                f"{corners.size} numbers that start with {polygon[:6]}"
             )
-    return {key: name for key, name in names.items() if name in categories}
+        if corners.size >= 6:
+            kept.append(polygon)
+    return kept
 
 
 def _annotation_mask(annotation, image, path):
     """Bring one annotation's segmentation to compressed RLE."""
-    size = [int(image["height"]), int(image["width"])]
+    size = _image_size(image, path)
     where = f"{path}: annotation {annotation.get('id')!r}"
+    # No polygon at all is a zero-size object: one without extent is told apart by its area.
+    empty = {"size": size, "counts": [size[0] * size[1]]}
+    if "segmentation" not in annotation:
+        raise ValueError(f"{where} lacks a 'segmentation'; boxes alone are no masks.")
     try:
-        segmentation = annotation["segmentation"]
-        # No polygon at all is a zero-size object: one without extent is told apart by its area.
-        segmentation = segmentation or {"size": size, "counts": [size[0] * size[1]]}
+        segmentation = annotation["segmentation"] or empty
+        if not isinstance(segmentation, dict):
+            segmentation = _read_polygons(segmentation) or empty
         if isinstance(segmentation, dict):
             rle = compress_rle(segmentation)
         else:
             rle = coco_mask.merge(coco_mask.frPyObjects(segmentation, *size))
     except Exception as error:
-        raise ValueError(f"{where} can't be read: {error!r}") from error
+        raise ValueError(f"{where} can't be read: {error}") from error
     if list(rle["size"]) != size:
         raise ValueError(
             f"{where} is a mask of {rle['size']}, but its image is {size} (height, width)."
@@ -88,56 +123,34 @@ def _group(annotations, chosen, *, merge_instances, crowd):
     return rows
 
 
-def _make_row(key, annotations, images, names, image_dir, draw, path):
-    image = images[key[0]]
-    masks = [draw(_annotation_mask(a, image, path)) for a in annotations]
-    rle = coco_mask.merge(masks)
-    pixels = int(coco_mask.area(rle))
-    return {
-        "image": os.path.join(image_dir, image["file_name"]),
-        "mask": rle,
-        "concept": names[key[1]],
-        "image_id": key[0],
-        "area": pixels / (rle["size"][0] * rle["size"][1]),
-        "n_instances": len(annotations),
-        "pixels": pixels,
-        "ids": [a.get("id") for a in annotations],
-    }
+def _in_file_order(groups, images, names):
+    """Sort groups by image, then by category, both as the file lists them."""
+    image_rank = {key: rank for rank, key in enumerate(images)}
+    concept_rank = {key: rank for rank, key in enumerate(names)}
+
+    def rank(item):
+        (image_id, category_id, *_), _ = item
+        return image_rank[image_id], concept_rank[category_id]
+
+    return sorted(groups.items(), key=rank)
 
 
-def _drop_small(frame, min_area, path):
-    """Leave out masks below ``min_area``; an empty one that would stay is an error."""
-    measure = "pixels" if isinstance(min_area, Integral) else "area"
-    frame = frame[frame[measure] >= min_area]
-    empty = frame.loc[frame["pixels"] == 0, "ids"].sum() or []
-    if empty:
-        raise ValueError(
-            f"{path}: the annotations {empty[:5]} cover no pixel ({len(empty)} in all); "
-            "min_area=1 leaves them out."
+def _check_images(frame, path, image_dir):
+    if not Path(image_dir).is_dir():
+        raise FileNotFoundError(f"The folder {str(image_dir)!r} does not exist.")
+    if not any(os.path.exists(image) for image in frame["image"].unique()):
+        raise FileNotFoundError(
+            f"{str(image_dir)!r} has none of the images of {path}, such as "
+            f"{frame['image'].iloc[0]!r}."
         )
-    return frame
-
-
-def _describe(path, frame, names):
-    counts = frame["concept"].value_counts()
-    lines = [f"  {name}: {counts.get(name, 0)}" for name in names]
-    head = f"{len(frame)} image-concept pairs of {frame['image_id'].nunique()} images from {path}"
-    return "\n".join([head, *lines])
 
 
 @validate_params(
     {
         "annotation_file": [str, os.PathLike],
         "image_dir": [str, os.PathLike],
-        "categories": ["array-like", None],
-        "merge_instances": ["boolean"],
         "crowd": [StrOptions({"keep", "drop"})],
-        "min_area": [
-            Interval(Integral, 0, None, closed="left"),
-            Interval(Real, 0, 1, closed="both"),
-        ],
-        "mask": [StrOptions(set(SHAPES))],
-        "return_X_y": ["boolean"],
+        **TABLE_CONSTRAINTS,
     },
     prefer_skip_nested_validation=True,
 )
@@ -223,42 +236,15 @@ def load_coco(
     0     car         1  0.25
     """
     images, names, annotations = _read_annotations(annotation_file)
-    chosen = _choose(categories, names, annotation_file)
+    chosen = choose(categories, names, annotation_file)
     groups = _group(annotations, chosen, merge_instances=merge_instances, crowd=crowd)
-    rows = [
-        _make_row(key, members, images, names, image_dir, SHAPES[mask], annotation_file)
-        for key, members in groups.items()
-    ]
-    frame = pd.DataFrame(rows, columns=[*_COLUMNS, "pixels", "ids"])
-    frame = _in_file_order(_drop_small(frame, min_area, annotation_file), images, names)
-    _check_some(frame, annotation_file, image_dir)
-    target = frame["concept"].to_numpy(dtype=object)
-    if return_X_y:
-        return frame, target
-    return Bunch(
-        data=frame,
-        target=target,
-        groups=frame["image_id"].to_numpy(),
-        target_names=list(chosen.values()),
-        DESCR=_describe(annotation_file, frame, chosen.values()),
-    )
-
-
-def _in_file_order(frame, images, names):
-    """Sort rows by image, then by category, both as the file lists them."""
-    image_rank = frame["image_id"].map({key: rank for rank, key in enumerate(images)})
-    concept_rank = frame["concept"].map({name: rank for rank, name in enumerate(names.values())})
-    order = np.lexsort([concept_rank, image_rank])
-    return frame.iloc[order][_COLUMNS].reset_index(drop=True)
-
-
-def _check_some(frame, path, image_dir):
-    if frame.empty:
-        raise ValueError(f"{path}: no annotation is left to load; widen categories or min_area.")
-    if not Path(image_dir).is_dir():
-        raise FileNotFoundError(f"The folder {str(image_dir)!r} does not exist.")
-    if not any(os.path.exists(image) for image in frame["image"].unique()):
-        raise FileNotFoundError(
-            f"{str(image_dir)!r} has none of the images of {path}, such as "
-            f"{frame['image'].iloc[0]!r}."
-        )
+    rows = []
+    for (image_id, category_id, *_), members in _in_file_order(groups, images, names):
+        image = images[image_id]
+        masks = [SHAPES[mask](_annotation_mask(a, image, annotation_file)) for a in members]
+        location = os.path.join(image_dir, image["file_name"])
+        ids = [a.get("id") for a in members]
+        rows.append(make_row(location, image_id, names[category_id], masks, ids))
+    frame = make_frame(rows, min_area, annotation_file)
+    _check_images(frame, annotation_file, image_dir)
+    return as_bunch(frame, chosen.values(), annotation_file, return_X_y=return_X_y)

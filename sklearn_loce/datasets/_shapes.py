@@ -18,13 +18,14 @@ def _rectangle(rle):
 def _ellipse(rle):
     """Fill the ellipse inscribed in the bounding rectangle; pixels count by their centre."""
     height, width = rle["size"]
-    left, top, box_width, box_height = coco_mask.toBbox(rle)
+    left, top, box_width, box_height = coco_mask.toBbox(rle).astype(int)
     if box_width == 0 or box_height == 0:
         return rle
-    rows = (np.arange(height) + 0.5 - top) / box_height * 2 - 1
-    columns = (np.arange(width) + 0.5 - left) / box_width * 2 - 1
-    inside = rows[:, None] ** 2 + columns**2 <= 1
-    return coco_mask.encode(np.asfortranarray(inside.astype(np.uint8)))
+    rows = (np.arange(box_height) + 0.5) / box_height * 2 - 1
+    columns = (np.arange(box_width) + 0.5) / box_width * 2 - 1
+    mask = np.zeros((height, width), dtype=np.uint8, order="F")
+    mask[top : top + box_height, left : left + box_width] = rows[:, None] ** 2 + columns**2 <= 1
+    return coco_mask.encode(mask)
 
 
 SHAPES = {"segmentation": _segmentation, "rectangle": _rectangle, "ellipse": _ellipse}

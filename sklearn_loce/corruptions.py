@@ -1,0 +1,199 @@
+"""Noise on images, to study how robust concepts are; masks stay as they are."""
+
+from hashlib import blake2b
+from numbers import Integral, Real
+
+import numpy as np
+import torch
+from PIL import Image
+from sklearn.utils._param_validation import Interval, validate_params
+from torchvision import tv_tensors
+from torchvision.transforms import v2
+
+__all__ = ["GaussianNoise", "SaltAndPepperNoise"]
+
+_SEED = [Interval(Integral, 0, None, closed="left")]
+
+
+def _content_rng(image, kind, random_state):
+    """Seed a generator by the pixels, so that it does not matter when an image comes."""
+    pixels = image.detach().cpu().contiguous().view(torch.uint8).numpy()
+    digest = blake2b(repr((kind, tuple(image.shape), str(image.dtype))).encode(), digest_size=16)
+    digest.update(pixels)
+    return np.random.default_rng([random_state, int.from_bytes(digest.digest(), "little")])
+
+
+def _check_range(image, name):
+    """Raise unless black is 0 and white is 255 or 1."""
+    if image.dtype == torch.uint8:
+        return
+    if not image.is_floating_point():
+        raise ValueError(f"{name} needs an image of uint8 or floats, got {image.dtype}.")
+    low, high = image.min().item(), image.max().item()
+    if not 0 <= low <= high <= 1:
+        raise ValueError(
+            f"{name} needs floats in [0, 1], got values from {low:.3g} to {high:.3g}. In a "
+            "v2.Compose, put it before v2.Normalize."
+        )
+
+
+class _ImageNoise(v2.Transform):
+    """Noise that depends on each image and ``random_state`` alone."""
+
+    def transform(self, inpt, params):
+        """Corrupt images, frames of videos and plain tensors; hand everything else through."""
+        name = type(self).__name__
+        if isinstance(inpt, Image.Image):
+            raise TypeError(f"{name} needs a tensor; put v2.ToImage() before it in a v2.Compose.")
+        if isinstance(inpt, tv_tensors.TVTensor) and not isinstance(
+            inpt, tv_tensors.Image | tv_tensors.Video
+        ):
+            return inpt
+        pixels = inpt.as_subclass(torch.Tensor)
+        _check_range(pixels, name)
+        images = pixels.reshape(-1, *pixels.shape[-3:])
+        rngs = (_content_rng(image, name, self.random_state) for image in images)
+        noisy = [self._corrupt(image, rng) for image, rng in zip(images, rngs, strict=True)]
+        return tv_tensors.wrap(torch.stack(noisy).reshape(pixels.shape), like=inpt)
+
+    def extra_repr(self):
+        return f"percent={self.percent}, random_state={self.random_state}"
+
+
+class GaussianNoise(_ImageNoise):
+    """Add Gaussian noise to images, and nothing to masks.
+
+    ``torchvision.transforms.v2.GaussianNoise`` draws from the global generator, so that an image's
+    noise depends on what came before it. Here it depends on the image's pixels and
+    ``random_state``: not on the order of the rows, the batch or the thread. An image gets the same
+    pattern at every ``percent``, only stronger, which makes curves over ``percent`` smooth.
+
+    Parameters
+    ----------
+    percent : float
+        Standard deviation in percent of the range from black to white, at least 0; 10 is the
+        ``sigma=0.1`` of torchvision.
+    random_state : int, default=0
+        Another pattern for each value.
+
+    Notes
+    -----
+    Takes tv_tensors, or plain tensors of shape (..., n_channels, height, width), of uint8 or of
+    floats in [0, 1], and keeps dtype and device. Values are clipped to the range; for uint8 they
+    are rounded. Noise is drawn per pixel and channel. Identical images get identical noise.
+
+    Raises
+    ------
+    ValueError, TypeError
+        When called on floats outside [0, 1], on other integers than uint8, or on a PIL image.
+
+    See Also
+    --------
+    SaltAndPepperNoise : Noise that replaces pixels.
+    sklearn_loce.LoCETransformer : Takes either as ``preprocess``.
+
+    References
+    ----------
+    .. [1] G. Mikriukov, G. Schwalbe and K. Bade, "Local Concept Embeddings for Analysis of Concept
+       Distributions in Vision DNN Feature Spaces", IJCV, 2025.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from torchvision import tv_tensors
+    >>> from sklearn_loce.corruptions import GaussianNoise
+    >>> image = tv_tensors.Image(torch.full((3, 64, 64), 128, dtype=torch.uint8))
+    >>> mask = tv_tensors.Mask(torch.ones(1, 64, 64, dtype=torch.uint8))
+    >>> noisy, same_mask = GaussianNoise(10)(image, mask)
+    >>> bool((noisy != image).any()), bool((same_mask == mask).all())
+    (True, True)
+
+    With a network that wants normalised images::
+
+        LoCETransformer(model, layer, preprocess=v2.Compose([GaussianNoise(10), v2.ToDtype(
+            torch.float32, scale=True), v2.Normalize(mean, std)]))
+    """
+
+    @validate_params(
+        {"percent": [Interval(Real, 0, None, closed="left")], "random_state": _SEED},
+        prefer_skip_nested_validation=True,
+    )
+    def __init__(self, percent, random_state=0):
+        super().__init__()
+        self.percent = percent
+        self.random_state = random_state
+
+    def _corrupt(self, image, rng):
+        pattern = rng.standard_normal(tuple(image.shape), dtype=np.float32)
+        white = 255 if image.dtype == torch.uint8 else 1
+        noise = torch.from_numpy(pattern).to(image.device) * (self.percent / 100 * white)
+        noisy = (image + noise).clamp(0, white)
+        # torchvision truncates here, which takes up to one grey level from the noise.
+        return (noisy.round() if image.dtype == torch.uint8 else noisy).to(image.dtype)
+
+
+class SaltAndPepperNoise(_ImageNoise):
+    """Turn a share of an image's pixels white or black, and leave masks alone.
+
+    A pixel changes in all its channels. The choice depends on the image's pixels and
+    ``random_state`` alone: not on the order of the rows, the batch or the thread. The pixels that
+    change at a low ``percent`` change in the same way at a higher one.
+
+    Parameters
+    ----------
+    percent : float
+        Expected share of the pixels that are replaced, in [0, 100]; half of them become white,
+        half black.
+    random_state : int, default=0
+        Another pattern for each value.
+
+    Notes
+    -----
+    Takes tv_tensors, or plain tensors of shape (..., n_channels, height, width), of uint8 or of
+    floats in [0, 1], and keeps dtype and device. Identical images get identical noise.
+
+    Raises
+    ------
+    ValueError, TypeError
+        When called on floats outside [0, 1], on other integers than uint8, or on a PIL image.
+
+    See Also
+    --------
+    GaussianNoise : Noise that is added.
+    sklearn_loce.LoCETransformer : Takes either as ``preprocess``.
+
+    References
+    ----------
+    .. [1] G. Mikriukov, G. Schwalbe and K. Bade, "Local Concept Embeddings for Analysis of Concept
+       Distributions in Vision DNN Feature Spaces", IJCV, 2025.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from sklearn_loce.corruptions import SaltAndPepperNoise
+    >>> image = torch.full((3, 100, 100), 0.5)
+    >>> noisy = SaltAndPepperNoise(20)(image)
+    >>> sorted(noisy.unique().tolist())
+    [0.0, 0.5, 1.0]
+    >>> round((noisy != image).float().mean().item(), 1)
+    0.2
+    """
+
+    @validate_params(
+        {"percent": [Interval(Real, 0, 100, closed="both")], "random_state": _SEED},
+        prefer_skip_nested_validation=True,
+    )
+    def __init__(self, percent, random_state=0):
+        super().__init__()
+        self.percent = percent
+        self.random_state = random_state
+
+    def _corrupt(self, image, rng):
+        # A pixel's draws decide at which percent it changes, and to which colour.
+        rank, side = torch.from_numpy(rng.random((2, *image.shape[-2:]), dtype=np.float32)).to(
+            image.device
+        )
+        white = 255 if image.dtype == torch.uint8 else 1
+        replaced = rank < self.percent / 100
+        noisy = image.masked_fill(replaced & (side < 0.5), white)
+        return noisy.masked_fill(replaced & (side >= 0.5), 0)

@@ -1,0 +1,134 @@
+"""Unpacking of archives: all or nothing, and nothing outside the target."""
+
+import os
+import shutil
+import stat
+import tarfile
+import tempfile
+import zipfile
+import zlib
+from collections.abc import Callable
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path, PurePosixPath, PureWindowsPath
+
+from tqdm.auto import tqdm
+
+from ._download import check_space
+
+_BROKEN = (zipfile.BadZipFile, tarfile.TarError, zlib.error, EOFError, NotImplementedError)
+
+
+@dataclass(frozen=True)
+class _Member:
+    """An entry of an archive of either kind."""
+
+    name: str
+    size: int
+    is_folder: bool
+    is_plain: bool
+    open: Callable
+
+
+def _zip_members(file):
+    for info in file.infolist():
+        # Archives made on DOS or Windows have no file type in the mode.
+        kind = stat.S_IFMT(info.external_attr >> 16)
+        is_plain = kind in (0, stat.S_IFREG, stat.S_IFDIR)
+        opener = partial(file.open, info)
+        yield _Member(info.filename, info.file_size, info.is_dir(), is_plain, opener)
+
+
+def _tar_members(file):
+    for info in file.getmembers():
+        opener = partial(file.extractfile, info)
+        yield _Member(info.name, info.size, info.isdir(), info.isdir() or info.isfile(), opener)
+
+
+@contextmanager
+def _open_members(archive):
+    """Give the list of members; they can be read as long as the context is open."""
+    # Not by content: a tar that ends with a zip would pass for one.
+    if archive.suffix == ".zip":
+        with zipfile.ZipFile(archive) as file:
+            yield list(_zip_members(file))
+    else:
+        with tarfile.open(archive) as file:
+            yield list(_tar_members(file))
+
+
+def _check_members(members, archive):
+    """Refuse members that could end up, or lead, outside the target."""
+    for member in members:
+        path = PurePosixPath(member.name.replace("\\", "/"))
+        if path.is_absolute() or PureWindowsPath(member.name).drive or ".." in path.parts:
+            raise ValueError(f"{archive} is refused: {member.name!r} leads out of the target.")
+        if not member.is_plain:
+            raise ValueError(f"{archive} is refused: {member.name!r} is a link or a device.")
+
+
+def _select(members, only, archive):
+    if not only:
+        return members
+    kept = [member for member in members if member.name in only]
+    missing = sorted(set(only) - {member.name for member in kept})
+    if missing:
+        raise OSError(f"{archive} lacks {missing}.")
+    return kept
+
+
+def _write(members, folder, verbose):
+    for member in tqdm(members, desc="unpacking", unit="file", disable=not verbose):
+        path = folder / member.name
+        if member.is_folder:
+            path.mkdir(parents=True, exist_ok=True)
+            continue
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with member.open() as source, open(path, "wb") as sink:
+            shutil.copyfileobj(source, sink, 1 << 20)
+
+
+def _put_in_place(folder, target):
+    try:
+        os.rename(folder, target)
+    except OSError:
+        # Another process that unpacked the same archive may have been faster.
+        if not target.is_dir():
+            raise
+
+
+def unpack(archive, target, *, only=(), verbose=0):
+    """Unpack a zip or tar archive into a folder that appears when it is whole.
+
+    Parameters
+    ----------
+    archive : Path
+        A zip archive where its suffix is ".zip", else a tar archive, compressed or not.
+    target : Path
+        Must not exist; its parent must.
+    only : tuple of str, default=()
+        Names of the members to unpack; empty stands for all.
+    verbose : int, default=0
+        With 1 or more, a progress bar.
+
+    Raises
+    ------
+    ValueError
+        If a member's path leaves the target, or it is a link or a device. Nothing is written then.
+    OSError
+        If the archive is broken or lacks a member, or the disk is full.
+    """
+    # The parent is on the same disk, so that the last step is one rename.
+    with tempfile.TemporaryDirectory(prefix=f".{target.name}-", dir=target.parent) as staging:
+        content = Path(staging, "content")
+        content.mkdir()
+        try:
+            with _open_members(archive) as members:
+                _check_members(members, archive)
+                members = _select(members, only, archive)
+                check_space(staging, sum(member.size for member in members))
+                _write(members, content, verbose)
+        except _BROKEN as error:
+            raise OSError(f"{archive} can't be unpacked: {error}") from error
+        _put_in_place(content, target)

@@ -1,0 +1,373 @@
+"""Tables of samples from what detectors and segmenters give."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from numbers import Real
+
+import numpy as np
+from pycocotools import mask as coco_mask
+from sklearn.utils._param_validation import Interval, validate_params
+
+from .._masks import compress_rle
+from .._samples import read_image
+from ._shapes import SHAPES
+from ._table import TABLE_CONSTRAINTS, as_bunch, choose, encode, make_frame, make_row
+
+
+@dataclass(frozen=True)
+class _Instance:
+    """One detected object: its mask, its concept and how sure the detector is."""
+
+    mask: dict
+    concept: str
+    score: float
+    name: str
+
+
+@dataclass(frozen=True)
+class _Result:
+    """What was detected in one image, whoever detected it.
+
+    Parameters
+    ----------
+    masks : sequence or None
+        Arrays of shape (height, width) or RLE dicts.
+    boxes : ndarray of shape (n, 4) or None
+        Left, top, right, bottom in pixels.
+    class_ids, class_names, scores : ndarray of shape (n,) or None
+    """
+
+    masks: Sequence | None
+    boxes: np.ndarray | None = None
+    class_ids: np.ndarray | None = None
+    class_names: np.ndarray | None = None
+    scores: np.ndarray | None = None
+
+    def __post_init__(self):
+        lengths = {name: len(part) for name, part in vars(self).items() if part is not None}
+        if len(set(lengths.values())) > 1:
+            raise ValueError(f"there must be one of each per instance, got {lengths}.")
+
+    def __len__(self):
+        return len(self.boxes if self.masks is None else self.masks)
+
+
+def _as_array(values):
+    """Bring a tensor on any device, a list or an array to an array."""
+    if values is None:
+        return None
+    return np.asarray(values.detach().cpu() if hasattr(values, "detach") else values)
+
+
+def _as_masks(values):
+    """Bring a stack of masks to (n, height, width)."""
+    masks = _as_array(values)
+    if masks is not None and masks.ndim == 4 and masks.shape[1] == 1:
+        masks = masks[:, 0]
+    if masks is not None and masks.ndim != 3:
+        raise ValueError(
+            "masks must be of shape (n, height, width) or (n, 1, height, width), got "
+            f"{masks.shape}."
+        )
+    return masks
+
+
+def _read_sam(records):
+    scores = [record.get("predicted_iou", np.nan) for record in records]
+    return _Result([r["segmentation"] for r in records], scores=np.array(scores, dtype=float))
+
+
+def _read_supervision(detections):
+    return _Result(
+        masks=_as_masks(detections.mask),
+        boxes=_as_array(detections.xyxy),
+        class_ids=_as_array(detections.class_id),
+        class_names=_as_array((getattr(detections, "data", None) or {}).get("class_name")),
+        scores=_as_array(getattr(detections, "confidence", None)),
+    )
+
+
+def _read_torchvision(output):
+    return _Result(
+        masks=_as_masks(output.get("masks")),
+        boxes=_as_array(output.get("boxes")),
+        class_ids=_as_array(output.get("labels")),
+        scores=_as_array(output.get("scores")),
+    )
+
+
+def _read_result(result):
+    """Tell by its form whose result it is."""
+    if isinstance(result, Mapping) and {"masks", "boxes"} & result.keys():
+        return _read_torchvision(result)
+    if all(hasattr(result, name) for name in ("mask", "xyxy", "class_id")):
+        return _read_supervision(result)
+    if hasattr(result, "ndim"):
+        return _Result(_as_masks(result))
+    if isinstance(result, list | tuple) and all(
+        isinstance(record, Mapping) and "segmentation" in record for record in result
+    ):
+        return _read_sam(result)
+    raise TypeError(
+        "expected an object with mask, xyxy and class_id (supervision), a dict with 'masks' or "
+        "'boxes' (torchvision), a list of dicts with 'segmentation' (SAM) or an array of masks, "
+        f"got {type(result).__name__}."
+    )
+
+
+def _name_concepts(result, kept, class_names):
+    """Give the concepts of the instances to keep."""
+    if isinstance(class_names, str):
+        return [class_names] * len(kept)
+    if class_names is None and result.class_names is not None:
+        return [str(name) for name in result.class_names[kept]]
+    if result.class_ids is None:
+        raise ValueError(
+            "the masks come without classes; name them all alike, as in class_names='object'."
+        )
+    if class_names is None:
+        raise ValueError(
+            "the classes come without names; pass class_names, for torchvision "
+            "weights.meta['categories']."
+        )
+    names = dict(class_names if isinstance(class_names, Mapping) else enumerate(class_names))
+    labels = result.class_ids[kept].tolist()
+    unknown = sorted(set(labels) - names.keys())
+    if unknown:
+        raise ValueError(f"class_names has no name for the class ids {unknown[:10]}.")
+    return [str(names[label]) for label in labels]
+
+
+def _encode_mask(mask, threshold):
+    if isinstance(mask, Mapping):
+        return compress_rle(mask)
+    mask = _as_array(mask)
+    return encode(mask > threshold if mask.dtype.kind == "f" else mask != 0)
+
+
+def _encode_box(box, size):
+    """Fill a box; pycocotools cuts it at the image's borders."""
+    left, top, right, bottom = box
+    sides = np.array([[left, top, max(right - left, 0), max(bottom - top, 0)]], dtype=float)
+    return coco_mask.frPyObjects(sides, *size)[0]
+
+
+def _encode_all(result, kept, image, mask, threshold):
+    """Encode the masks, or the boxes where they will do, of the instances to keep."""
+    if result.masks is not None:
+        return [SHAPES[mask](_encode_mask(result.masks[i], threshold)) for i in kept]
+    if mask == "segmentation":
+        raise ValueError(
+            "there are boxes but no masks; set mask='rectangle' or mask='ellipse' to draw the "
+            "masks from the boxes."
+        )
+    size = read_image(image).shape[:2]
+    return [SHAPES[mask](_encode_box(result.boxes[i], size)) for i in kept]
+
+
+def _make_instances(image, result, position, *, class_names, min_score, mask, threshold):
+    """Bring one image's result to a list of instances."""
+    result = _read_result(result)
+    scores = np.full(len(result), np.nan) if result.scores is None else result.scores
+    kept = np.flatnonzero(~(scores < min_score))
+    if len(kept) == 0:
+        return []
+    concepts = _name_concepts(result, kept, class_names)
+    masks = _encode_all(result, kept, image, mask, threshold)
+    sizes = {tuple(rle["size"]) for rle in masks}
+    if len(sizes) > 1:
+        raise ValueError(f"the masks of an image must have one size, got {sorted(sizes)}.")
+    return [
+        _Instance(rle, concept, float(scores[i]), f"image {position}, instance {i}")
+        for i, rle, concept in zip(kept, masks, concepts, strict=True)
+    ]
+
+
+def _read_instances(image, result, position, **how):
+    """Bring one image's result to a list of instances; an error says which image."""
+    try:
+        return _make_instances(image, result, position, **how)
+    except (OSError, TypeError, ValueError) as error:
+        kind = next(k for k in (OSError, TypeError, ValueError) if isinstance(error, k))
+        raise kind(f"detections[{position}]: {error}") from error
+
+
+def _group(instances, *, merge_instances):
+    groups = {}
+    for i, instance in enumerate(instances):
+        key = instance.concept if merge_instances else (instance.concept, i)
+        groups.setdefault(key, []).append(instance)
+    return groups.values()
+
+
+def _make_row(image, image_id, group):
+    masks, names = [i.mask for i in group], [i.name for i in group]
+    row = make_row(image, image_id, group[0].concept, masks, names)
+    return {**row, "score": max(instance.score for instance in group)}
+
+
+def _check_lengths(images, detections, image_ids):
+    lengths = {"images": len(images), "detections": len(detections)}
+    if image_ids is not None:
+        lengths["image_ids"] = len(image_ids)
+    if len(set(lengths.values())) > 1:
+        raise ValueError(f"There must be one of each per image, got {lengths}.")
+
+
+def _order(found, class_names):
+    """Give {concept: name} of all concepts, named ones in their order, others by first sight."""
+    named = class_names.values() if isinstance(class_names, Mapping) else class_names
+    if class_names is None or isinstance(class_names, str):
+        named = ()
+    seen = [instance.concept for instances in found for instance in instances]
+    return {name: name for name in map(str, (*named, *seen))}
+
+
+@validate_params(
+    {
+        "images": [list, tuple],
+        "detections": [list, tuple],
+        "class_names": [Mapping, "array-like", str, None],
+        "min_score": [Interval(Real, 0, 1, closed="both")],
+        "mask_threshold": [Real],
+        "image_ids": ["array-like", None],
+        **TABLE_CONSTRAINTS,
+    },
+    prefer_skip_nested_validation=True,
+)
+def from_detections(
+    images,
+    detections,
+    *,
+    class_names=None,
+    min_score=0.0,
+    mask_threshold=0.5,
+    image_ids=None,
+    categories=None,
+    merge_instances=True,
+    min_area=0,
+    mask="segmentation",
+    return_X_y=False,
+):
+    """Make a table of samples from what detectors and segmenters give.
+
+    The form of each result tells where it comes from; none of the packages is needed.
+
+    Parameters
+    ----------
+    images : list of str, path, PIL image or ndarray of shape (height, width, 3)
+        One per result.
+    detections : list
+        One result per image:
+
+        - an object with ``mask`` of shape (n, height, width), ``class_id`` of shape (n,), ``xyxy``
+          of shape (n, 4) and, where it has them, ``confidence`` of shape (n,) and
+          ``data["class_name"]``, such as ``supervision.Detections``;
+        - a dict with ``masks`` of shape (n, 1, height, width), ``boxes``, ``labels`` and
+          ``scores``, the output of torchvision's detectors;
+        - a list of dicts with ``segmentation``, an array of shape (height, width) or an RLE dict,
+          such as Segment Anything's automatic masks (``predicted_iou`` is the score);
+        - an array or tensor of masks of shape (n, height, width) or (n, 1, height, width).
+    class_names : dict, list of str or str, default=None
+        Names of the class ids, as ``{id: name}`` or by place; for torchvision
+        ``weights.meta["categories"]``. A str names all masks alike, for results without classes.
+        ``None`` takes the names in the results.
+    min_score : float, default=0.0
+        Instances with a lower score are left out; torchvision's detectors give up to 100 per
+        image, most of them unsure. Instances without a score stay.
+    mask_threshold : float, default=0.5
+        Pixels of floating-point masks above it belong to the instance.
+    image_ids : array-like of shape (n_images,), default=None
+        ``None`` numbers the images from 0.
+    categories : list of str, default=None
+        Names of the concepts to keep; ``None`` keeps all.
+    merge_instances : bool, default=True
+        Whether the instances of a concept in an image become one row (the paper's way) or stay
+        one row each.
+    min_area : int or float, default=0
+        Rows with smaller masks are left out: pixels where it is an int, the share of the image in
+        [0, 1] where it is a float.
+    mask : {"segmentation", "rectangle", "ellipse"}, default="segmentation"
+        The mask itself, the bounding rectangle of each instance, or the ellipse inscribed in it.
+        The latter two are drawn from the boxes where there are no masks.
+    return_X_y : bool, default=False
+        Whether to return ``(data, target)`` instead of a Bunch.
+
+    Returns
+    -------
+    data : Bunch
+        As :func:`load_coco` gives it; its table has the further column ``score``, the highest of a
+        row's instances, NaN where there is none. Rows are in the order of the images, then of
+        ``class_names``, then of the instances.
+    (data, target) : tuple if ``return_X_y`` is True
+
+    Raises
+    ------
+    TypeError
+        If a result has none of the forms above.
+    ValueError
+        If the lists' lengths differ, classes have no names, a mask can't be read, or nothing is
+        left to load. The message says which result.
+
+    Notes
+    -----
+    A FiftyOne dataset becomes a table through its own export to the COCO format::
+
+        dataset.export("exported", dataset_type=fiftyone.types.COCODetectionDataset,
+                       label_field="ground_truth")
+        table = load_coco("exported/labels.json", "exported/data")
+
+    or directly, which keeps its ids for the way back::
+
+        dataset.compute_metadata()
+        rows = [
+            {"image": sample.filepath, "concept": instance.label, "image_id": sample.id,
+             "label_id": instance.id,
+             "mask": instance.to_segmentation(
+                 frame_size=(sample.metadata.width, sample.metadata.height)).mask > 0}
+            for sample in dataset
+            for instance in sample.ground_truth.detections
+        ]
+        X = pandas.DataFrame(rows)
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sklearn_loce.datasets import from_detections
+    >>> image = np.zeros((4, 4, 3), dtype=np.uint8)
+    >>> masks = np.zeros((2, 1, 4, 4), dtype=np.float32)
+    >>> masks[0, 0, :2], masks[1, 0, 3] = 0.9, 0.8
+    >>> output = {"masks": masks, "labels": np.array([2, 1]), "scores": np.array([0.9, 0.4])}
+    >>> table = from_detections([image], [output], class_names=["background", "dog", "cat"])
+    >>> table.data[["concept", "area", "n_instances", "score"]]
+      concept  area  n_instances  score
+    0     dog  0.25            1    0.4
+    1     cat  0.50            1    0.9
+    """
+    _check_lengths(images, detections, image_ids)
+    found = [
+        _read_instances(
+            image,
+            result,
+            i,
+            class_names=class_names,
+            min_score=min_score,
+            mask=mask,
+            threshold=mask_threshold,
+        )
+        for i, (image, result) in enumerate(zip(images, detections, strict=True))
+    ]
+    names = _order(found, class_names)
+    chosen = choose(categories, names, "detections")
+    rank = {name: position for position, name in enumerate(chosen)}
+    ids = range(len(images)) if image_ids is None else image_ids
+    rows = []
+    for image, image_id, instances in zip(images, ids, found, strict=True):
+        kept = [instance for instance in instances if instance.concept in rank]
+        kept.sort(key=lambda instance: rank[instance.concept])
+        rows += [
+            _make_row(image, image_id, group)
+            for group in _group(kept, merge_instances=merge_instances)
+        ]
+    frame = make_frame(rows, min_area, "detections", extra=("score",))
+    return as_bunch(frame, chosen, "detections", return_X_y=return_X_y)

@@ -1,0 +1,252 @@
+"""Published datasets, downloaded once into scikit-learn's data home."""
+
+import os
+from dataclasses import dataclass
+from numbers import Integral, Real
+from pathlib import Path, PurePosixPath
+
+from sklearn.datasets import get_data_home
+from sklearn.utils._param_validation import Interval, StrOptions, validate_params
+
+from ._archives import unpack
+from ._coco import load_coco
+from ._download import download
+from ._table import TABLE_CONSTRAINTS
+from ._voc import load_voc
+
+_FETCH_CONSTRAINTS = {
+    "data_home": [str, os.PathLike, None],
+    "download_if_missing": ["boolean"],
+    "base_url": [str],
+    "n_retries": [Interval(Integral, 0, None, closed="left")],
+    "delay": [Interval(Real, 0, None, closed="left")],
+    "verbose": ["verbose"],
+}
+
+
+@dataclass(frozen=True)
+class _Archive:
+    """A file to download and unpack.
+
+    Parameters
+    ----------
+    path : str
+        Behind the base URL.
+    checksum : str
+        With its algorithm.
+    folder : str
+        Where it is unpacked, in the dataset's folder.
+    only : tuple of str, default=()
+        The members that are wanted; empty stands for all.
+    """
+
+    path: str
+    checksum: str
+    folder: str
+    only: tuple = ()
+
+
+# The publishers give no checksums. These MD5 sums are those that other projects check the same
+# files by: for COCO PaddleDetection and MLCommons, for VOC torchvision.
+_COCO_VAL2017 = (
+    _Archive("zips/val2017.zip", "md5:442b8da7639aecaf257c1dceb8ba8c80", "images"),
+    _Archive(
+        "annotations/annotations_trainval2017.zip",
+        "md5:f4bbac642086de4f52a3fdda2de5fa2c",
+        "annotations",
+        only=("annotations/instances_val2017.json",),
+    ),
+)
+_VOC2012 = (
+    _Archive("VOCtrainval_11-May-2012.tar", "md5:6cd6e144f989b92b3379bac3b3de84fd", "trainval"),
+)
+
+
+def _fetch(archives, home, *, base_url, download_if_missing, **how):
+    """Download and unpack what the folder ``home`` lacks; archives are deleted afterwards."""
+    for archive in archives:
+        target = home / archive.folder
+        if target.is_dir():
+            continue
+        if not download_if_missing:
+            raise OSError(f"Data not found in {target} and `download_if_missing` is False")
+        home.mkdir(parents=True, exist_ok=True)
+        file = home / PurePosixPath(archive.path).name
+        url = f"{base_url.rstrip('/')}/{archive.path}"
+        download(url, archive.checksum, file, **how)
+        unpack(file, target, only=archive.only, verbose=how["verbose"])
+        file.unlink()
+
+
+@validate_params(
+    {**_FETCH_CONSTRAINTS, "crowd": [StrOptions({"keep", "drop"})], **TABLE_CONSTRAINTS},
+    prefer_skip_nested_validation=True,
+)
+def fetch_coco_val2017(
+    *,
+    data_home=None,
+    download_if_missing=True,
+    categories=None,
+    merge_instances=True,
+    crowd="keep",
+    min_area=1,
+    mask="segmentation",
+    return_X_y=False,
+    base_url="http://images.cocodataset.org",
+    n_retries=3,
+    delay=1.0,
+    verbose=1,
+):
+    """Load the validation set of MS COCO 2017, downloading it once.
+
+    It has 5,000 images and 80 concepts. The download is 1.1 GB; it is checked, goes on where it
+    broke off, and needs another 1.1 GB of the disk until it is unpacked.
+
+    Parameters
+    ----------
+    data_home : str or path, default=None
+        Folder for datasets; ``None`` is scikit-learn's, ``~/scikit_learn_data``.
+    download_if_missing : bool, default=True
+        If False, raise an OSError if the data is not there, instead of downloading it.
+    categories, merge_instances, crowd, mask, return_X_y
+        See :func:`load_coco`.
+    min_area : int or float, default=1
+        See :func:`load_coco`. The default leaves out annotations that cover no pixel.
+    base_url : str, default="http://images.cocodataset.org"
+        A mirror with the same paths may stand in.
+    n_retries : int, default=3
+        Number of retries after a failure of the network.
+    delay : float, default=1.0
+        Seconds between retries.
+    verbose : int, default=1
+        With 1 or more, progress bars.
+
+    Returns
+    -------
+    data : Bunch
+        See :func:`load_coco`.
+    (data, target) : tuple if ``return_X_y`` is True
+
+    Raises
+    ------
+    OSError
+        If the data is missing and ``download_if_missing`` is False, the download fails or is not
+        the published file, or the disk is full.
+
+    References
+    ----------
+    .. [1] T.-Y. Lin et al., "Microsoft COCO: Common Objects in Context", ECCV, 2014.
+       https://cocodataset.org
+
+    Examples
+    --------
+    >>> from sklearn_loce.datasets import fetch_coco_val2017
+    >>> coco = fetch_coco_val2017(categories=["person", "dog"])  # doctest: +SKIP
+    """
+    home = Path(get_data_home(data_home)) / "coco_val2017"
+    _fetch(
+        _COCO_VAL2017,
+        home,
+        base_url=base_url,
+        download_if_missing=download_if_missing,
+        n_retries=n_retries,
+        delay=delay,
+        verbose=verbose,
+    )
+    return load_coco(
+        home / "annotations" / "annotations" / "instances_val2017.json",
+        home / "images" / "val2017",
+        categories=categories,
+        merge_instances=merge_instances,
+        crowd=crowd,
+        min_area=min_area,
+        mask=mask,
+        return_X_y=return_X_y,
+    )
+
+
+@validate_params(
+    {**_FETCH_CONSTRAINTS, "split": [str], **TABLE_CONSTRAINTS},
+    prefer_skip_nested_validation=True,
+)
+def fetch_voc2012(
+    *,
+    split="trainval",
+    data_home=None,
+    download_if_missing=True,
+    categories=None,
+    merge_instances=True,
+    min_area=0,
+    mask="segmentation",
+    return_X_y=False,
+    base_url="http://host.robots.ox.ac.uk/pascal/VOC/voc2012",
+    n_retries=3,
+    delay=1.0,
+    verbose=1,
+):
+    """Load the segmentation set of PASCAL VOC 2012, downloading it once.
+
+    It has 2,913 images and 20 concepts. The download is 2 GB; it is checked, goes on where it broke
+    off, and needs another 2 GB of the disk until it is unpacked.
+
+    Parameters
+    ----------
+    split : {"trainval", "train", "val"}, default="trainval"
+        Which images to load.
+    data_home : str or path, default=None
+        Folder for datasets; ``None`` is scikit-learn's, ``~/scikit_learn_data``.
+    download_if_missing : bool, default=True
+        If False, raise an OSError if the data is not there, instead of downloading it.
+    categories, merge_instances, min_area, mask, return_X_y
+        See :func:`load_voc`.
+    base_url : str, default="http://host.robots.ox.ac.uk/pascal/VOC/voc2012"
+        A mirror with the same paths may stand in, such as
+        "https://thor.robots.ox.ac.uk/pascal/VOC/voc2012".
+    n_retries : int, default=3
+        Number of retries after a failure of the network.
+    delay : float, default=1.0
+        Seconds between retries.
+    verbose : int, default=1
+        With 1 or more, progress bars.
+
+    Returns
+    -------
+    data : Bunch
+        See :func:`load_voc`.
+    (data, target) : tuple if ``return_X_y`` is True
+
+    Raises
+    ------
+    OSError
+        If the data is missing and ``download_if_missing`` is False, the download fails or is not
+        the published file, or the disk is full.
+
+    References
+    ----------
+    .. [1] M. Everingham et al., "The PASCAL Visual Object Classes Challenge: A Retrospective",
+       IJCV, 2015.
+
+    Examples
+    --------
+    >>> from sklearn_loce.datasets import fetch_voc2012
+    >>> voc = fetch_voc2012(split="val", categories=["cat", "dog"])  # doctest: +SKIP
+    """
+    home = Path(get_data_home(data_home)) / "voc2012"
+    _fetch(
+        _VOC2012,
+        home,
+        base_url=base_url,
+        download_if_missing=download_if_missing,
+        n_retries=n_retries,
+        delay=delay,
+        verbose=verbose,
+    )
+    return load_voc(
+        home / "trainval",
+        split,
+        categories=categories,
+        merge_instances=merge_instances,
+        min_area=min_area,
+        mask=mask,
+        return_X_y=return_X_y,
+    )

@@ -1,0 +1,196 @@
+"""Images whose pixels are class ids: reading them, and turning them into rows."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from PIL import Image
+from scipy import ndimage
+
+from ._shapes import SHAPES
+from ._table import choose, encode, make_row
+
+# Palette images count by their index, not by their colour.
+_INDEX_MODES = ("1", "L", "P", "I", "I;16", "I;16B", "I;16L")
+_EIGHT_NEIGHBOURS = np.ones((3, 3), dtype=bool)
+
+
+@dataclass(frozen=True)
+class LabelledImage:
+    """Where one image and its labels are.
+
+    Parameters
+    ----------
+    image_id : str
+    image : Path
+    labels : Path
+        Index image of class ids.
+    instances : Path or None
+        Index image that numbers the instances.
+    """
+
+    image_id: str
+    image: Path
+    labels: Path
+    instances: Path | None
+
+
+def read_index_image(path):
+    """Read an image of ids, one per pixel.
+
+    Returns
+    -------
+    ndarray of shape (height, width)
+        Integers or booleans, in column order, as run-length encoding goes.
+
+    Raises
+    ------
+    FileNotFoundError, ValueError
+        If the file is missing, can't be read, or shows colours in place of ids.
+    """
+    try:
+        with Image.open(path) as image:
+            if image.mode in _INDEX_MODES:
+                return np.array(image, order="F")
+            mode = image.mode
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"The mask {path} does not exist.") from error
+    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
+        raise ValueError(f"{path} can't be read as an image: {error}") from error
+    raise ValueError(
+        f"{path} is an image of mode {mode}, but a mask must hold one class id per pixel (mode L, "
+        "P or I). Masks drawn in colours must be turned into ids first."
+    )
+
+
+def distinct(ids):
+    """Give the sorted distinct values of an index image, without sorting its pixels."""
+    return np.sort(pd.unique(ids.ravel(order="K")))
+
+
+def check_ids(labels, known, path):
+    """Raise where an image holds ids that have neither a name nor are ignored."""
+    unknown = [int(i) for i in distinct(labels) if i not in known]
+    if unknown:
+        raise ValueError(
+            f"{path} holds the ids {unknown[:10]} ({len(unknown)} in all), which class_names does "
+            "not name. Name them, or list those that mean nothing, as in ignore=[255]."
+        )
+
+
+def _bounding_box(inside):
+    rows, columns = (np.flatnonzero(inside.any(axis)) for axis in (1, 0))
+    return slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)
+
+
+def _encode_parts(parts, box, shape):
+    """Encode each part of a box; parts are numbered from 1, and lie in an image of ``shape``."""
+    masks = []
+    for number, (rows, columns) in enumerate(ndimage.find_objects(parts), start=1):
+        mask = np.zeros(shape, dtype=np.uint8)
+        mask[box][rows, columns] = parts[rows, columns] == number
+        # The image lies on its side: see split_concept.
+        masks.append(encode(mask.T))
+    return masks
+
+
+def _split_regions(labels, ids):
+    """Encode the connected regions of a concept."""
+    inside = np.isin(labels, ids)
+    box = _bounding_box(inside)
+    parts, count = ndimage.label(inside[box], structure=_EIGHT_NEIGHBOURS)
+    return _encode_parts(parts, box, labels.shape), list(range(1, count + 1))
+
+
+def _split_numbered(labels, instances, label):
+    """Encode the parts of a class that have a number of their own."""
+    inside = labels == label
+    box = _bounding_box(inside)
+    ranks, numbers = pd.factorize(instances[inside], sort=True)
+    parts = np.zeros(labels.shape, dtype=np.int32)
+    parts[inside] = ranks + 1
+    return _encode_parts(parts[box], box, labels.shape), numbers.tolist()
+
+
+def split_concept(labels, instances, ids):
+    """Encode the instances of a concept, or its connected regions where none are numbered.
+
+    Parameters
+    ----------
+    labels : ndarray of shape (height, width), int
+    instances : ndarray of shape (height, width), int, or None
+    ids : list of int
+        The concept's ids, all of which are in ``labels``.
+
+    Returns
+    -------
+    masks : list of dict
+        Compressed RLE.
+    numbers : list of int
+        What each mask was told apart by.
+    """
+    # Transposed, arrays in column order are contiguous, which halves the time.
+    if instances is None:
+        return _split_regions(labels.T, ids)
+    parts = [_split_numbered(labels.T, instances.T, label) for label in ids]
+    return [m for masks, _ in parts for m in masks], [n for _, numbers in parts for n in numbers]
+
+
+class Labelling:
+    """What the ids mean, and how rows are made of them.
+
+    Parameters
+    ----------
+    names : dict
+        {id: concept}; several ids may share a concept.
+    ignore : iterable of int
+        Ids that belong to no concept.
+    categories : list of str or None
+        The concepts to keep.
+    merge_instances : bool
+    mask : str
+        Key of ``SHAPES``.
+    source : str or path
+        What messages call the dataset.
+    """
+
+    def __init__(self, names, ignore, *, categories, merge_instances, mask, source):
+        self.known = {*names, *ignore}
+        self.concepts = {}
+        for label, name in choose(categories, names, source).items():
+            self.concepts.setdefault(name, []).append(label)
+        self.merge_instances = merge_instances
+        self.draw = SHAPES[mask]
+
+    def make_rows(self, sample, labels, instances):
+        """Make the rows of one image, concepts in the order of their names.
+
+        Parameters
+        ----------
+        sample : LabelledImage
+        labels : ndarray of shape (height, width), int
+        instances : ndarray of shape (height, width), int, or None
+
+        Returns
+        -------
+        list of dict
+        """
+        check_ids(labels, self.known, sample.labels)
+        if instances is not None and instances.shape != labels.shape:
+            raise ValueError(
+                f"{sample.labels} is {labels.shape}, but {sample.instances} is {instances.shape} "
+                "(height, width)."
+            )
+        present, rows = set(distinct(labels).tolist()), []
+        for concept, ids in self.concepts.items():
+            ids = [label for label in ids if label in present]
+            if not ids:
+                continue
+            masks, numbers = split_concept(labels, instances, ids)
+            masks = [self.draw(mask) for mask in masks]
+            groups = [(masks, numbers)]
+            if not self.merge_instances:
+                groups = [([m], [n]) for m, n in zip(masks, numbers, strict=True)]
+            rows += [make_row(str(sample.image), sample.image_id, concept, *g) for g in groups]
+        return rows

@@ -1,0 +1,173 @@
+"""Tables of samples from a PASCAL VOC tree, as it is published."""
+
+import os
+from pathlib import Path
+
+from sklearn.utils._param_validation import validate_params
+
+from ._index_images import LabelledImage, Labelling, read_index_image
+from ._table import TABLE_CONSTRAINTS, as_bunch, make_frame
+
+# The order of VOC's development kit: the id of a class is its place, counted from 1.
+_CLASSES = (
+    *("aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow"),
+    *("diningtable", "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa"),
+    *("train", "tvmonitor"),
+)
+_NAMES = dict(enumerate(_CLASSES, start=1))
+_BACKGROUND, _VOID = 0, 255
+
+
+def _find_tree(root):
+    """Find the folder that has SegmentationClass: root itself, or in the published archive."""
+    candidates = [Path(root, *inner) for inner in ((), ("VOC2012",), ("VOCdevkit", "VOC2012"))]
+    for folder in candidates:
+        if (folder / "SegmentationClass").is_dir():
+            return folder
+    raise FileNotFoundError(
+        f"No folder 'SegmentationClass' in any of {[str(c) for c in candidates]}; root must be the "
+        "folder VOC2012, or one that holds it."
+    )
+
+
+def _read_split(tree, split):
+    """Give the file of a split and the names of its images."""
+    path = tree / "ImageSets" / "Segmentation" / f"{split}.txt"
+    if not path.is_file():
+        known = sorted(file.stem for file in path.parent.glob("*.txt"))
+        raise FileNotFoundError(f"There is no split {split!r}: {path} is missing. Known: {known}.")
+    return path, path.read_text(encoding="utf-8").split()
+
+
+def _locate(tree, names, split_file):
+    samples = [
+        LabelledImage(
+            name,
+            tree / "JPEGImages" / f"{name}.jpg",
+            tree / "SegmentationClass" / f"{name}.png",
+            tree / "SegmentationObject" / f"{name}.png",
+        )
+        for name in names
+    ]
+    missing = [
+        str(file)
+        for sample in samples
+        for file in (sample.image, sample.labels, sample.instances)
+        if not file.is_file()
+    ]
+    if missing:
+        raise FileNotFoundError(
+            f"{split_file} lists images of which {len(missing)} file(s) are missing: {missing[:5]}."
+        )
+    return samples
+
+
+def _read_rows(sample, labelling):
+    labels = read_index_image(sample.labels)
+    instances = read_index_image(sample.instances)
+    if labels.shape == instances.shape:
+        # Void around an object belongs to nobody, whichever of the two images says so.
+        labels[instances == _VOID] = _VOID
+    return labelling.make_rows(sample, labels, instances)
+
+
+@validate_params(
+    {"root": [str, os.PathLike], "split": [str], **TABLE_CONSTRAINTS},
+    prefer_skip_nested_validation=True,
+)
+def load_voc(
+    root,
+    split="trainval",
+    *,
+    categories=None,
+    merge_instances=True,
+    min_area=0,
+    mask="segmentation",
+    return_X_y=False,
+):
+    """Load a table of samples from a PASCAL VOC 2012 tree.
+
+    The index images in ``SegmentationClass`` and ``SegmentationObject`` are read as they are
+    published. Pixels of the id 255 (void: the rims of objects and what is hard to tell) belong to
+    no mask; images themselves are not opened.
+
+    Parameters
+    ----------
+    root : str or path
+        The folder ``VOC2012``, or one that holds it, such as where the published archive was
+        unpacked.
+    split : str, default="trainval"
+        Name of a list in ``ImageSets/Segmentation``: "train", "val", "trainval", or one of your
+        own.
+    categories : list of str, default=None
+        Names of the classes to load; ``None`` loads all 20.
+    merge_instances : bool, default=True
+        Whether the instances of a concept in an image become one row (the paper's way) or stay
+        one row each. Together they cover the same pixels.
+    min_area : int or float, default=0
+        Rows with smaller masks are left out: pixels where it is an int, the share of the image in
+        [0, 1] where it is a float.
+    mask : {"segmentation", "rectangle", "ellipse"}, default="segmentation"
+        The mask itself, the bounding rectangle of each instance, or the ellipse inscribed in it.
+    return_X_y : bool, default=False
+        Whether to return ``(data, target)`` instead of a Bunch.
+
+    Returns
+    -------
+    data : Bunch
+        As :func:`load_coco` gives it, rows in the order of the split's list and of the class ids;
+        ``image_id`` is the image's name, such as "2007_000032".
+    (data, target) : tuple if ``return_X_y`` is True
+
+    Raises
+    ------
+    FileNotFoundError
+        If the tree, the split, or an image or mask that the split lists is missing.
+    ValueError
+        If a mask can't be read or holds an id that VOC does not have, a category is unknown, or
+        nothing is left to load. The message names the file.
+
+    See Also
+    --------
+    fetch_voc2012 : Download the tree and load it.
+
+    References
+    ----------
+    .. [1] M. Everingham et al., "The PASCAL Visual Object Classes Challenge: A Retrospective",
+       IJCV, 2015.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from pathlib import Path
+    >>> import numpy as np
+    >>> from PIL import Image
+    >>> from sklearn_loce.datasets import load_voc
+    >>> root = Path(tempfile.mkdtemp())
+    >>> ids = np.zeros((4, 6), dtype=np.uint8)
+    >>> ids[:2, :3], ids[2, :3] = 15, 255
+    >>> for folder, pixels in [("JPEGImages/a.jpg", ids), ("SegmentationClass/a.png", ids),
+    ...                        ("SegmentationObject/a.png", np.where(ids == 15, 1, ids))]:
+    ...     (root / folder).parent.mkdir()
+    ...     Image.fromarray(pixels).save(root / folder)
+    >>> (root / "ImageSets/Segmentation").mkdir(parents=True)
+    >>> _ = (root / "ImageSets/Segmentation/val.txt").write_text("a")
+    >>> load_voc(root, "val").data[["concept", "image_id", "area", "n_instances"]]
+      concept image_id  area  n_instances
+    0  person        a  0.25            1
+    """
+    tree = _find_tree(root)
+    labelling = Labelling(
+        _NAMES,
+        (_BACKGROUND, _VOID),
+        categories=categories,
+        merge_instances=merge_instances,
+        mask=mask,
+        source=tree,
+    )
+    split_file, names = _read_split(tree, split)
+    rows = []
+    for sample in _locate(tree, names, split_file):
+        rows += _read_rows(sample, labelling)
+    frame = make_frame(rows, min_area, split_file)
+    return as_bunch(frame, labelling.concepts, split_file, return_X_y=return_X_y)

@@ -1,0 +1,160 @@
+"""Unpacking of sound, broken and hostile archives."""
+
+import errno
+import shutil
+import tarfile
+import zipfile
+from io import BytesIO
+
+import numpy as np
+import pytest
+
+from sklearn_loce.datasets import _archives, _download
+from sklearn_loce.datasets._archives import unpack
+
+from .dataset_trees import files_of
+
+BLOB = np.random.default_rng(0).bytes(200_000)
+
+
+def _make_archive(path, members):
+    """Write members given as bytes, or as ("symlink", target), ("hardlink", target), ("fifo",)."""
+    if path.suffix == ".zip":
+        with zipfile.ZipFile(path, "w") as file:
+            for name, content in members.items():
+                info = zipfile.ZipInfo(name)
+                if isinstance(content, tuple):
+                    info.external_attr = 0o120777 << 16
+                    content = content[1]
+                file.writestr(info, content)
+        return
+    kinds = {"symlink": tarfile.SYMTYPE, "hardlink": tarfile.LNKTYPE, "fifo": tarfile.FIFOTYPE}
+    with tarfile.open(path, "w:gz" if path.suffix == ".gz" else "w") as file:
+        for name, content in members.items():
+            info = tarfile.TarInfo(name)
+            if isinstance(content, tuple):
+                info.type, info.linkname = kinds[content[0]], (*content, "")[1]
+                file.addfile(info)
+            else:
+                info.size = len(content)
+                file.addfile(info, BytesIO(content))
+
+
+GOOD = {"a.txt": b"a" * 100, "b/c.txt": b"c" * 5000}
+OUTSIDE = ["../evil", "b/../../evil", "{absolute}/evil", "..\\evil", "C:\\evil", "b/.."]
+
+
+@pytest.fixture
+def data(tmp_path):
+    """An empty folder inside another, both to be found as they were."""
+    folder = tmp_path / "data"
+    folder.mkdir()
+    return folder
+
+
+def _refused(data, suffix, members, match):
+    archive = data / f"x{suffix}"
+    _make_archive(archive, members)
+    with pytest.raises(ValueError, match=match) as error:
+        unpack(archive, data / "target")
+    assert str(archive) in str(error.value)
+    assert list(data.parent.iterdir()) == [data]
+    assert list(data.iterdir()) == [archive]
+
+
+@pytest.mark.parametrize("suffix", [".zip", ".tar", ".tar.gz"])
+def test_unpack(data, suffix):
+    archive = data / f"x{suffix}"
+    _make_archive(archive, GOOD)
+    unpack(archive, data / "target")
+    assert files_of(data / "target") == GOOD
+    assert sorted(p.name for p in data.iterdir()) == ["target", f"x{suffix}"]
+    unpack(archive, data / "some", only=("b/c.txt",))
+    assert files_of(data / "some") == {"b/c.txt": GOOD["b/c.txt"]}
+    with pytest.raises(OSError, match=r"lacks \['nothing'\]"):
+        unpack(archive, data / "none", only=("nothing",))
+
+
+@pytest.mark.parametrize("suffix", [".zip", ".tar"])
+@pytest.mark.parametrize("name", OUTSIDE)
+def test_paths_that_leave_the_target_are_refused(data, suffix, name):
+    name = name.format(absolute=data.parent)
+    _refused(data, suffix, {**GOOD, name: b"evil"}, "leads out of the target")
+
+
+@pytest.mark.parametrize(
+    ("suffix", "member"),
+    [
+        (".zip", ("symlink", "/etc")),
+        (".tar", ("symlink", "/etc")),
+        (".tar", ("symlink", "a.txt")),
+        (".tar", ("hardlink", "a.txt")),
+        (".tar", ("fifo",)),
+    ],
+)
+def test_links_and_devices_are_refused(data, suffix, member):
+    _refused(data, suffix, {**GOOD, "link": member, "link/passwd": b"evil"}, "link or a device")
+
+
+@pytest.mark.parametrize("suffix", [".zip", ".tar", ".tar.gz"])
+@pytest.mark.parametrize("share", [0.0, 0.3, 0.8])
+def test_a_truncated_archive_leaves_nothing(data, suffix, share):
+    archive = data / f"x{suffix}"
+    content = {f"{i}.bin": BLOB[i * 10000 : (i + 1) * 10000] for i in range(20)}
+    _make_archive(archive, content)
+    whole = archive.read_bytes()
+    archive.write_bytes(whole[: int(share * len(whole))])
+    with pytest.raises(OSError, match=r"can't be unpacked|unexpected end"):
+        unpack(archive, data / "target")
+    assert list(data.iterdir()) == [archive]
+
+
+def test_a_damaged_member_leaves_nothing(data):
+    archive = data / "x.zip"
+    _make_archive(archive, {"a.bin": BLOB[:10000]})
+    content = bytearray(archive.read_bytes())
+    content[5000] ^= 1
+    archive.write_bytes(content)
+    with pytest.raises(OSError, match="CRC"):
+        unpack(archive, data / "target")
+    assert list(data.iterdir()) == [archive]
+
+
+def test_a_disk_that_runs_full_while_unpacking_leaves_nothing(data, monkeypatch):
+    archive = data / "x.zip"
+    _make_archive(archive, GOOD)
+    copy, seen = shutil.copyfileobj, []
+
+    def copy_one(*args):
+        if seen:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        seen.append(args)
+        copy(*args)
+
+    monkeypatch.setattr(_archives.shutil, "copyfileobj", copy_one)
+    with pytest.raises(OSError, match="No space left") as error:
+        unpack(archive, data / "target")
+    assert error.value.errno == errno.ENOSPC
+    assert seen
+    assert list(data.iterdir()) == [archive]
+
+
+def test_a_disk_too_small_to_unpack(data, monkeypatch):
+    archive = data / "x.tar"
+    _make_archive(archive, GOOD)
+    usage = shutil.disk_usage(data)
+    monkeypatch.setattr(_download.shutil, "disk_usage", lambda _: usage._replace(free=5099))
+    with pytest.raises(OSError, match="are needed"):
+        unpack(archive, data / "target")
+    monkeypatch.setattr(_download.shutil, "disk_usage", lambda _: usage._replace(free=5100))
+    unpack(archive, data / "target")
+
+
+def test_another_process_was_faster(data):
+    archive = data / "x.zip"
+    _make_archive(archive, GOOD)
+    (data / "target").mkdir()
+    (data / "target" / "theirs").write_bytes(b"")
+    unpack(archive, data / "target")
+    assert set(files_of(data / "target")) == {"theirs"}
+    assert sorted(p.name for p in data.iterdir()) == ["target", "x.zip"]

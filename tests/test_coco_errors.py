@@ -1,0 +1,187 @@
+"""What load_coco says about files that are not right."""
+
+import json
+from copy import deepcopy
+
+import numpy as np
+import pytest
+from pycocotools import mask as coco_mask
+
+from sklearn_loce.datasets import load_coco
+
+from .dataset_trees import coco_content, make_coco_tree
+
+
+@pytest.fixture
+def path(tmp_path):
+    return make_coco_tree(tmp_path)
+
+
+def _write(path, change):
+    """Change the file's content in place."""
+    content = deepcopy(coco_content())
+    change(content)
+    path.write_text(json.dumps(content))
+
+
+def _raises(path, match):
+    """Expect a ValueError that names the file."""
+    with pytest.raises(ValueError, match=match) as error:
+        load_coco(path, path.parent)
+    assert str(path) in str(error.value)
+
+
+def test_the_sound_file_loads(path):
+    data = load_coco(path, path.parent).data
+    assert data[["image_id", "concept"]].to_numpy().tolist() == [
+        [1, "person"],
+        [1, "car"],
+        [2, "car"],
+    ]
+    assert data["area"].tolist() == [4 / 48, 12 / 48, 12 / 48]
+    inside = np.zeros((6, 8), dtype=bool)
+    inside[1:4, 1:5] = True
+    np.testing.assert_array_equal(coco_mask.decode(data["mask"].iloc[1]).astype(bool), inside)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.3, 0.9, 0.999])
+def test_truncated_json(path, share):
+    text = path.read_text()
+    path.write_text(text[: int(share * len(text))])
+    _raises(path, "not a whole JSON file")
+
+
+def test_not_a_text_file(path):
+    path.write_bytes(bytes(range(256)))
+    _raises(path, "not a whole JSON file")
+
+
+@pytest.mark.parametrize("content", [[], {}, "text", 1, {"images": [], "categories": []}])
+def test_json_of_another_format(path, content):
+    path.write_text(json.dumps(content))
+    _raises(path, "not in COCO format: it lacks")
+
+
+@pytest.mark.parametrize("table", ["images", "categories", "annotations"])
+@pytest.mark.parametrize("value", [None, {}, 3])
+def test_a_table_that_is_no_list(path, table, value):
+    _write(path, lambda content: content.update({table: value}))
+    _raises(path, f"'{table}' is not a list")
+
+
+@pytest.mark.parametrize(
+    ("table", "key"),
+    [
+        *(("images", key) for key in ("id", "file_name", "height", "width")),
+        *(("categories", key) for key in ("id", "name")),
+        *(("annotations", key) for key in ("image_id", "category_id")),
+    ],
+)
+def test_an_entry_without_a_key(path, table, key):
+    _write(path, lambda content: content[table][-1].pop(key))
+    _raises(path, rf"{table}\[\d\] .* lacks \['{key}'\]")
+
+
+def test_an_entry_that_is_no_object(path):
+    _write(path, lambda content: content["annotations"].append("x"))
+    _raises(path, r"annotations\[3\]")
+
+
+def test_an_annotation_of_a_box_only(path):
+    _write(path, lambda content: content["annotations"][0].pop("segmentation"))
+    _raises(path, "annotation 11 lacks a 'segmentation'")
+
+
+@pytest.mark.parametrize("key", ["image_id", "category_id"])
+def test_a_dangling_id(path, key):
+    _write(path, lambda content: content["annotations"][0].update({key: 99}))
+    _raises(path, rf"unknown {key}\(s\): \[99\]")
+
+
+@pytest.mark.parametrize(
+    "segmentation",
+    [
+        [],
+        None,
+        [[3, 3, 3, 3, 3, 3]],
+        [[3, 3, 4, 4]],
+        [[]],
+        {"size": [6, 8], "counts": [48]},
+        [[20, 20, 24, 20, 24, 24]],
+    ],
+    ids=["none", "null", "a point", "a line", "no corner", "empty RLE", "off the image"],
+)
+def test_a_zero_size_object(path, segmentation):
+    def change(content):
+        content["annotations"][0]["segmentation"] = segmentation
+
+    _write(path, change)
+    _raises(path, r"annotations \[11\] cover no pixel .*min_area=1")
+    kept = load_coco(path, path.parent, min_area=1).data
+    assert kept[["image_id", "concept"]].to_numpy().tolist() == [[1, "person"], [2, "car"]]
+
+
+def test_a_zero_size_object_beside_another_of_its_concept(path):
+    def change(content):
+        empty = {**content["annotations"][0], "id": 14, "segmentation": []}
+        content["annotations"].append(empty)
+
+    _write(path, change)
+    assert load_coco(path, path.parent).data["area"].tolist() == [4 / 48, 12 / 48, 12 / 48]
+
+
+@pytest.mark.parametrize(
+    "segmentation",
+    [
+        [[0, 0, 4, 0, 4, 3, 0]],
+        [[0, 0, 4, float("nan"), 4, 3]],
+        [[0, 0, 4, float("inf"), 4, 3]],
+        [["a", 0, 4, 0, 4, 3]],
+        {"size": [6, 8], "counts": [1, 2]},
+        {"size": [6, 8], "counts": [50, -2]},
+        {"counts": [48]},
+        "text",
+        7,
+    ],
+)
+def test_a_segmentation_that_makes_no_sense(path, segmentation):
+    def change(content):
+        content["annotations"][0]["segmentation"] = segmentation
+
+    _write(path, change)
+    _raises(path, "annotation 11 can't be read")
+
+
+def test_a_mask_of_another_size_than_its_image(path):
+    def change(content):
+        content["annotations"][0]["segmentation"] = {"size": [8, 6], "counts": [24, 24]}
+
+    _write(path, change)
+    _raises(path, r"annotation 11 is a mask of \[8, 6\], but its image is \[6, 8\]")
+
+
+@pytest.mark.parametrize(("height", "width"), [(0, 8), (6, 0), (-6, 8), (None, 8), ("six", 8)])
+def test_an_image_without_a_size(path, height, width):
+    _write(path, lambda content: content["images"][0].update(height=height, width=width))
+    _raises(path, "'000001.jpg' has height .* both must be positive")
+
+
+def test_an_unknown_category_names_those_that_are_close(path):
+    with pytest.raises(ValueError, match=r"no category 'cars'.*Close names: \['car'"):
+        load_coco(path, path.parent, categories=["cars"])
+
+
+def test_nothing_left(path):
+    with pytest.raises(ValueError, match="no annotation is left"):
+        load_coco(path, path.parent, min_area=0.9)
+
+
+def test_missing_files_and_folders(path):
+    with pytest.raises(FileNotFoundError, match="nowhere"):
+        load_coco(path.with_name("nowhere.json"), path.parent)
+    with pytest.raises(FileNotFoundError, match="nowhere"):
+        load_coco(path, path.with_name("nowhere"))
+    empty = path.parent / "empty"
+    empty.mkdir()
+    with pytest.raises(FileNotFoundError, match="none of the images"):
+        load_coco(path, empty)
