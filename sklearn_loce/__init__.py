@@ -17,7 +17,16 @@ _HOMES = {
     "optimize_loces": "_optimization",
     "project_loces": "_optimization",
 }
-_SUBMODULES = ("corruptions", "datasets", "exceptions", "utils")
+_SUBMODULES = (
+    "cluster",
+    "corruptions",
+    "datasets",
+    "exceptions",
+    "metrics",
+    "mixture",
+    "outliers",
+    "utils",
+)
 
 __all__ = [*_HOMES, *_SUBMODULES]
 

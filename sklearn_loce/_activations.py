@@ -29,7 +29,7 @@ def check_layers(module, layers):
     names = [layers] if isinstance(layers, str) else list(layers)
     if not names or len(set(names)) < len(names):
         raise ValueError(f"layer must name one or more different layers, got {layers!r}.")
-    known = [name for name, _ in module.named_modules() if name]
+    known = [name for name, _ in module.named_modules(remove_duplicate=False) if name]
     for name in names:
         if name not in known:
             close = get_close_matches(str(name), known, n=5, cutoff=0.4) or known[:5]
@@ -68,9 +68,8 @@ class ActivationExtractor:
         If a layer's name is unknown (the message names close ones).
         Or the network only takes images of another size, which the message names.
     LayoutError
-        If a layer's output holds no grid, or can be read as more than one.
-    RuntimeError
-        If a layer did not run in the forward pass.
+        If a layer's output holds no grid, can be read as more than one, or a layer did not run in
+        the forward pass.
 
     Notes
     -----
@@ -82,8 +81,10 @@ class ActivationExtractor:
     possibilities.
 
     Of a layer that runs several times in one pass, such as a shared ReLU, the last output counts,
-    as for any forward hook. Outputs are cloned, because a later in-place operation would change
-    them. Hooks and modes are as before when the call or the ``with`` block ends, whatever happens.
+    as for any forward hook; with such a layer the pass is not stopped early. How
+    often layers run is seen on the first image. Outputs are cloned, because a later in-place
+    operation would change them. Hooks and modes are as before when the call or the ``with`` block
+    ends, whatever happens; until then other threads wait for the module.
 
     Examples
     --------
@@ -149,9 +150,7 @@ class ActivationExtractor:
         self._reset(len(images), self.frame(images.shape[-2:]).size)
         with torch.no_grad():
             self._forward(images.to(device=self.device, dtype=dtype_of(self.module)), shown)
-        missing = [layer for layer in self.layers if layer not in self._taken]
-        if missing:
-            raise RuntimeError(f"The layers {missing} did not run in the forward pass.")
+        self._check_taken(len(images))
         self.n_calls = self.n_calls or dict(self._seen)
         return {layer: self._taken[layer] for layer in self.layers}
 
@@ -171,6 +170,20 @@ class ActivationExtractor:
             with self:
                 return self.frame(size)
         return self.adapter.frame(self.module, tuple(size))
+
+    def _check_taken(self, n_images):
+        missing = [layer for layer in self.layers if layer not in self._taken]
+        if missing:
+            raise LayoutError(
+                f"The layers {missing} did not run in the forward pass. Choose layers that "
+                "list_layers(model, input_size) shows."
+            )
+        for layer, grid in self._taken.items():
+            if len(grid) != n_images:
+                raise LayoutError(
+                    f"reshape_transform made a batch of {len(grid)} for {n_images} image(s) of the "
+                    f"output of layer {layer!r}; it must keep the images apart."
+                )
 
     def _forward(self, images, shown):
         try:
@@ -207,7 +220,9 @@ class ActivationExtractor:
             # A copy even where the cast makes one, for grids that a reshape_transform expands.
             grid = grid.detach().float()
             self._taken[layer] = grid.clone(memory_format=torch.contiguous_format)
-            if self.n_calls and all(self._seen[name] >= n for name, n in self.n_calls.items()):
+            # A layer that runs more than once may do so more often for another image.
+            once = self.n_calls and set(self.n_calls.values()) == {1}
+            if once and len(self._taken) == len(self.layers):
                 raise _ReachedDeepestLayer
 
         return hook

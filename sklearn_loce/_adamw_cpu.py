@@ -17,9 +17,20 @@ from ._bilinear import bilinear_taps
 
 SLOPE_KINDS = {"constant": 0, "difference": 1, "sign": 2}
 
-_jit = njit(
-    nogil=True, cache=True, error_model="numpy", fastmath={"reassoc", "contract", "nsz", "arcp"}
-)
+_OPTIONS = {
+    "nogil": True,
+    "error_model": "numpy",
+    "fastmath": {"reassoc", "contract", "nsz", "arcp"},
+}
+
+
+def _jit(function):
+    try:
+        return njit(cache=True, **_OPTIONS)(function)
+    except RuntimeError:
+        # No folder that numba could write the compiled code to: compile in every process.
+        return njit(**_OPTIONS)(function)
+
 
 _F = np.float32
 _ONE, _HALF = _F(1), _F(0.5)
@@ -113,10 +124,43 @@ def _pull_back(kind, wide, held, scale, rows, out):
 
 
 @_jit
-def _update(activations, slope, penalty, schedule, state, projection):
-    """One AdamW step of every channel, and the projection with the new weights."""
+def _dot_four(activations, slope, c, out):
+    """Take the gradient of four channels; together they read the slope once."""
+    a0, a1, a2, a3 = activations[c], activations[c + 1], activations[c + 2], activations[c + 3]
+    g0, g1, g2, g3 = _F(0), _F(0), _F(0), _F(0)
+    for i in range(slope.shape[0]):
+        s = slope[i]
+        g0 += a0[i] * s
+        g1 += a1[i] * s
+        g2 += a2[i] * s
+        g3 += a3[i] * s
+    out[0], out[1], out[2], out[3] = g0, g1, g2, g3
+
+
+@_jit
+def _add_four(activations, weights, c, projection):
+    """Add the share of four channels; together they write the projection once."""
+    a0, a1, a2, a3 = activations[c], activations[c + 1], activations[c + 2], activations[c + 3]
+    w0, w1, w2, w3 = weights[c], weights[c + 1], weights[c + 2], weights[c + 3]
+    for i in range(projection.shape[0]):
+        projection[i] += w0 * a0[i] + w1 * a1[i] + w2 * a2[i] + w3 * a3[i]
+
+
+@_jit
+def _step(g, c, schedule, state):
+    """Move one weight as torch's AdamW does."""
     weights, mean, square = state
     step, correction, decay, one_minus_beta1, beta2, one_minus_beta2, eps = schedule
+    mean[c] += one_minus_beta1 * (g - mean[c])
+    square[c] = beta2 * square[c] + one_minus_beta2 * g * g
+    weights[c] *= decay
+    weights[c] -= step * mean[c] / (math.sqrt(square[c]) * correction + eps)
+
+
+@_jit
+def _update(activations, slope, penalty, schedule, state, projection):
+    """One AdamW step of every channel, and the projection with the new weights."""
+    weights, gradient = state[0], np.empty(4, _F)
     inverse_norm = _F(0)
     if penalty > 0:
         total = _F(0)
@@ -125,19 +169,21 @@ def _update(activations, slope, penalty, schedule, state, projection):
         if total > 0:
             inverse_norm = _ONE / math.sqrt(total)
     projection[:] = 0
-    for c in range(activations.shape[0]):
-        channel = activations[c]
-        g = _F(0)
-        for i in range(channel.shape[0]):
-            g += channel[i] * slope[i]
-        if penalty > 0:
-            g += penalty * (np.sign(weights[c]) + weights[c] * inverse_norm)
-        mean[c] += one_minus_beta1 * (g - mean[c])
-        square[c] = beta2 * square[c] + one_minus_beta2 * g * g
-        weights[c] *= decay
-        weights[c] -= step * mean[c] / (math.sqrt(square[c]) * correction + eps)
-        for i in range(channel.shape[0]):
-            projection[i] += weights[c] * channel[i]
+    n_channels = activations.shape[0]
+    whole = n_channels - n_channels % 4
+    for c in range(0, whole, 4):
+        _dot_four(activations, slope, c, gradient)
+        for k in range(4):
+            g = gradient[k] + penalty * (np.sign(weights[c + k]) + weights[c + k] * inverse_norm)
+            _step(g, c + k, schedule, state)
+        _add_four(activations, weights, c, projection)
+    for c in range(whole, n_channels):
+        g = penalty * (np.sign(weights[c]) + weights[c] * inverse_norm)
+        for i in range(slope.shape[0]):
+            g += activations[c, i] * slope[i]
+        _step(g, c, schedule, state)
+        for i in range(slope.shape[0]):
+            projection[i] += weights[c] * activations[c, i]
 
 
 @_jit
@@ -189,6 +235,8 @@ def solve_on_cpu(activations, held, start, settings):
     ndarray of shape (n_samples, n_channels), float32
     """
     objective = settings.objective
+    if any(sample.shape[0] != len(start) for sample in activations):
+        raise ValueError(f"Every sample must have the {len(start)} channels of the start.")
     weights = np.tile(start.astype(_F), (len(activations), 1))
     kind, schedules = SLOPE_KINDS[objective.slope], _schedules(settings)
     scale = _F(objective.slope_scale / held[0].size)

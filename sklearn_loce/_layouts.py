@@ -244,9 +244,8 @@ def _explain_none(output, n_images, input_size):
     tensors = [tensor for _, tensor in _tensors_in(output)]
     if tensors and all(t.ndim >= 3 and len(t) != n_images for t in tensors):
         return (
-            f"its first axis counts {len(tensors[0])} for {n_images} image(s): windows of window "
-            "attention, boxes or tokens lie where the images should, so that places get lost. The "
-            "block around it may hold the grid"
+            f"it is a batch of {len(tensors[0])} for {n_images} image(s), as window attention and "
+            "heads on boxes make it, so that places get lost; the block around it may hold the grid"
         )
     height, width = input_size
     return f"no part of it is a grid of cells over the network's input of {height} x {width} pixels"

@@ -20,21 +20,68 @@ def check_mask_size(size):
         )
 
 
+def _decode_counts(text):
+    """Read the run lengths of a compressed RLE, of which pycocotools believes anything.
+
+    A number is written in groups of five bits, lowest first, one character each; the sixth bit says
+    that more follow. From the fourth on, a number is the difference to the last but one.
+    """
+    characters = np.frombuffer(text, dtype=np.uint8).astype(np.int64) - 48
+    ends = np.flatnonzero((characters & 32) == 0)
+    if len(ends) == 0 or ends[-1] != len(characters) - 1 or characters.min() < 0:
+        raise ValueError("a compressed mask RLE is cut off or holds foreign characters")
+    starts = np.r_[0, ends[:-1] + 1]
+    place = np.arange(len(characters)) - np.repeat(starts, ends - starts + 1)
+    if place.max() > 10:
+        raise ValueError("a compressed mask RLE holds a number that is too large")
+    numbers = np.add.reduceat((characters & 31) << (5 * place), starts)
+    negative = (characters[ends] & 16) != 0
+    numbers -= np.where(negative, 1 << (5 * (place[ends] + 1)), 0)
+    numbers[1::2] = np.cumsum(numbers[1::2])
+    numbers[2::2] = np.cumsum(numbers[2::2])
+    return numbers
+
+
 def compress_rle(rle):
-    """Bring a COCO run-length encoding to its compressed form, ``counts`` as bytes."""
+    """Bring a COCO run-length encoding to its compressed form, ``counts`` as bytes.
+
+    Parameters
+    ----------
+    rle : dict
+        With ``size`` (height, width) and ``counts``: run lengths, or their compressed form as str
+        or bytes.
+
+    Returns
+    -------
+    dict
+
+    Raises
+    ------
+    ValueError
+        If a key is missing, or the runs don't fill the size exactly.
+    """
     if not {"size", "counts"} <= rle.keys():
         raise ValueError(f"A mask RLE needs the keys 'size' and 'counts', got {sorted(rle)}.")
-    height, width = (int(n) for n in rle["size"])
-    counts = rle["counts"]
+    size, counts = [int(n) for n in rle["size"]], rle["counts"]
     if isinstance(counts, str | bytes):
         counts = counts.encode("ascii") if isinstance(counts, str) else counts
-        return {"size": [height, width], "counts": counts}
-    if sum(counts) != height * width:
+        _check_runs(_decode_counts(counts), size)
+        return {"size": size, "counts": counts}
+    runs = np.asarray(counts)
+    _check_runs(runs, size)
+    return coco_mask.frPyObjects({"size": size, "counts": runs.tolist()}, *size)
+
+
+def _check_runs(runs, size):
+    if len(size) != 2 or min(size) < 1:
+        raise ValueError(f"the size of a mask RLE must be two positive integers, got {size}")
+    if runs.ndim != 1 or runs.dtype.kind not in "iu" or runs.min(initial=0) < 0:
+        raise ValueError("the counts of a mask RLE must be integers of at least 0")
+    if runs.sum() != size[0] * size[1]:
         raise ValueError(
-            f"An uncompressed mask RLE of size {height} x {width} must have counts that sum to "
-            f"{height * width}, got {sum(counts)}."
+            f"the counts of a mask RLE of size {size[0]} x {size[1]} must sum to "
+            f"{size[0] * size[1]}, got {runs.sum()}"
         )
-    return coco_mask.frPyObjects({"size": [height, width], "counts": list(counts)}, height, width)
 
 
 def read_mask(mask):
@@ -44,7 +91,8 @@ def read_mask(mask):
     ----------
     mask : dict, ndarray of shape (height, width), PIL image, str or path
         COCO RLE (compressed or not), an array or image whose non-zero pixels are the concept, or
-        the file of such an image.
+        the file of such an image. No more than one value besides 0 may occur; of palette images
+        the index counts, so that index 0 is the background.
 
     Returns
     -------
@@ -61,11 +109,14 @@ def read_mask(mask):
             "A mask must be a COCO RLE dict, a 2-D array or the path of an image with one channel, "
             f"got {type(mask).__name__} of shape {array.shape} and dtype {array.dtype}."
         )
-    if array.dtype.kind == "f" and not np.isin(array, (0, 1)).all():
+    foreground = array != 0
+    values = array[foreground]
+    if values.size and (values != values[0]).any():
         raise ValueError(
-            "A mask of floats may hold only 0 and 1; threshold a soft mask first, as in mask > 0.5."
+            "A mask may hold one value besides 0, this has more. Threshold a soft mask first, as "
+            "in mask > 0.5; of an image of labels take one, as in labels == 3."
         )
-    return array != 0
+    return foreground
 
 
 @lru_cache(maxsize=64)

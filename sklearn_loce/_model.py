@@ -1,8 +1,10 @@
 """The handle by which an estimator holds a torch module."""
 
 import hashlib
+import threading
 import warnings
 from contextlib import contextmanager
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import nn
@@ -199,9 +201,26 @@ def resolve_device(device, module):
     return device
 
 
+_LOCKS = WeakKeyDictionary()
+_LOCKS_LOCK = threading.Lock()
+
+
+def _lock_of(module):
+    with _LOCKS_LOCK:
+        return _LOCKS.setdefault(module, threading.RLock())
+
+
 @contextmanager
 def evaluating(module, device):
-    """Lend out a module in evaluation mode on a device; give it back as it was."""
+    """Lend out a module in evaluation mode on a device; give it back as it was.
+
+    One thread has it at a time: clones share the module, and hooks and modes belong to it.
+    """
+    with _lock_of(module):
+        yield from _lend(module, device)
+
+
+def _lend(module, device):
     home = device_of(module)
     modes = {child: child.training for child in module.modules()}
     try:

@@ -128,7 +128,9 @@ def losses(projections, targets, embeddings, objective):
     return loss + objective.penalty * norms / embeddings.shape[1]
 
 
-def _check_tensors(activations, masks):
+def _check_activations(activations):
+    if activations.is_complex():
+        raise ValueError(f"activations must be real numbers, got {activations.dtype}.")
     if activations.ndim != 4:
         raise ValueError(
             "activations must have the shape (n_samples, n_channels, height, width), got "
@@ -136,8 +138,6 @@ def _check_tensors(activations, masks):
         )
     if 0 in activations.shape:
         raise ValueError(f"activations are empty: their shape is {tuple(activations.shape)}.")
-    if len(activations) != len(masks):
-        raise ValueError(f"Got {len(activations)} activations but {len(masks)} masks.")
     finite = torch.isfinite(activations).flatten(1).all(1)
     if not finite.all():
         bad = torch.nonzero(~finite).ravel().tolist()
@@ -155,8 +155,23 @@ def _check_targets(targets):
         )
 
 
-def _as_array(mask):
-    return mask.detach().cpu().numpy() if isinstance(mask, torch.Tensor) else np.asarray(mask)
+def _as_arrays(masks, n_samples):
+    if len(masks) != n_samples:
+        raise ValueError(f"Got {n_samples} activations but {len(masks)} masks.")
+    return [_as_array(mask, i) for i, mask in enumerate(masks)]
+
+
+def _as_array(mask, i):
+    if isinstance(mask, torch.Tensor):
+        mask = mask.detach().cpu()
+        mask = mask.float() if mask.is_floating_point() else mask
+    array = np.asarray(mask)
+    if array.ndim != 2 or array.dtype.kind not in "biuf" or 0 in array.shape:
+        raise ValueError(
+            f"Mask {i} must be a 2-D array of numbers in [0, 1], got {type(mask).__name__} of "
+            f"shape {array.shape} and dtype {array.dtype}."
+        )
+    return array
 
 
 @validate_params(
@@ -193,7 +208,7 @@ def optimize_loces(
     concept's mask. The sum is taken at the layer's own resolution and one map is upsampled, which
     is the same function as upsampling every channel; the gradient is written out, so that no
     autograd graph is built. Each sample's loss stands alone: its vector does not depend on the
-    samples beside it.
+    samples beside it, to the last bit for float32 on the CPU, and to rounding elsewhere.
 
     Parameters
     ----------
@@ -230,8 +245,8 @@ def optimize_loces(
     Raises
     ------
     ValueError
-        If shapes don't fit, activations hold NaN or infinity, masks leave [0, 1], or a mask has no
-        foreground pixel at ``mask_size``.
+        If shapes don't fit, activations hold NaN or infinity, masks leave [0, 1], a mask has no
+        foreground pixel at ``mask_size``, or a result is not finite.
 
     Notes
     -----
@@ -256,15 +271,21 @@ def optimize_loces(
     >>> optimize_loces(activations, mask).sign()
     tensor([[ 1., -1.]])
     """
-    _check_tensors(activations, masks)
+    _check_activations(activations)
     check_mask_size(mask_size)
-    targets = resize_masks([_as_array(mask) for mask in masks], mask_size, mask_resize)
+    arrays = _as_arrays(masks, len(activations))
+    targets = resize_masks(arrays, mask_size, mask_resize)
     _check_targets(targets)
     if activations.dtype != torch.float64:
         activations = activations.float()
     start = initial_vector(init, activations.shape[1], random_state)
     settings = Settings(OBJECTIVES[objective], learning_rate, max_iter)
     embeddings = solve_rows(list(activations.detach()), targets, start, settings)
+    if not torch.isfinite(embeddings).all():
+        raise ValueError(
+            f"LoCEs did not stay finite with learning_rate={learning_rate}. Lower it, or bring the "
+            "activations to a smaller scale."
+        )
     return embeddings.to(activations.device)
 
 
@@ -282,6 +303,11 @@ def project_loces(activations, embeddings, mask_size=(100, 100)):
     Tensor of shape (n_samples, n_rows, n_columns)
         Probabilities that a pixel shows the concept.
 
+    Raises
+    ------
+    ValueError
+        If shapes don't fit, or activations are complex, NaN or infinite.
+
     Examples
     --------
     >>> import torch
@@ -290,4 +316,13 @@ def project_loces(activations, embeddings, mask_size=(100, 100)):
     tensor([[[0.5000, 0.5000],
              [0.5000, 0.5000]]])
     """
-    return project(activations, embeddings.to(activations), mask_size)
+    _check_activations(activations)
+    check_mask_size(mask_size)
+    if embeddings.shape != activations.shape[:2]:
+        raise ValueError(
+            f"embeddings must be of shape {tuple(activations.shape[:2])} (n_samples, n_channels), "
+            f"got {tuple(embeddings.shape)}."
+        )
+    if activations.dtype != torch.float64:
+        activations = activations.float()
+    return project(activations, embeddings.to(activations), tuple(mask_size))

@@ -1,7 +1,9 @@
 """Joint geometry of image and masks: from pixels to what the network sees, and back."""
 
 from collections.abc import Callable
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from hashlib import blake2b
 
 import numpy as np
 import torch
@@ -105,6 +107,14 @@ class JointTransform:
     full_frame: bool
 
 
+def _call_class(preprocess):
+    """Make the preset that ``weights.transforms`` without parentheses stands for."""
+    kind = getattr(preprocess, "func", preprocess)
+    if issubclass(kind, WeightsEnum):
+        raise TypeError(f"preprocess={kind.__name__} must be a member of it, such as DEFAULT.")
+    return preprocess()
+
+
 def _without_crop(preset, size):
     """Rebuild a torchvision preset with its size, mean and std, and without its centre crop."""
     steps = [_SCALE]
@@ -136,7 +146,9 @@ def make_transform(preprocess, model=None):
     if preprocess is None:
         return JointTransform(_SCALE, full_frame=True)
     if isinstance(preprocess, WeightsEnum):
-        preprocess = preprocess.transforms()
+        preprocess = preprocess.transforms
+    if isinstance(getattr(preprocess, "func", preprocess), type):
+        preprocess = _call_class(preprocess)
     if is_image_processor(preprocess):
         return JointTransform(ProcessorTransform(preprocess), full_frame=False)
     if not type(preprocess).__module__.startswith("torchvision.transforms._presets"):
@@ -170,13 +182,13 @@ def _fit_affine(positions, original_size):
     return solution.T if rank == 3 and (error <= allowed).all() else None
 
 
-def _is_full_frame(affine, original_size):
-    """Say whether the corners of the image are the corners of the view, to a pixel."""
-    if affine is None:
-        return False
-    corners = np.array([[0, 0, 1], [0, 1, 1], [1, 0, 1], [1, 1, 1]], dtype=float)
-    moved = np.abs(corners @ affine.T - corners[:, :2])
-    return bool((moved <= 1.0 / np.array(original_size)).all())
+def _is_full_frame(positions, original_size):
+    """Say whether the positions are where a mere resize puts them, exactly."""
+    start, size = _positions(*original_size)[None], positions.shape[1:]
+    return any(
+        torch.equal(functional.interpolate(start, size=size, mode=mode)[0], positions)
+        for mode in ("nearest", "nearest-exact")
+    )
 
 
 def _apply(transform, image, masks):
@@ -204,7 +216,16 @@ def _apply(transform, image, masks):
     return image, masks
 
 
-def make_view(image, masks, transform):
+@contextmanager
+def _own_randomness(image, seed):
+    """Let random transforms depend on the image and a seed, not on what came before."""
+    digest = blake2b(np.ascontiguousarray(image), digest_size=6, key=str(seed).encode()).digest()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(int.from_bytes(digest, "big"))
+        yield
+
+
+def make_view(image, masks, transform, seed=0):
     """Preprocess one image together with its masks.
 
     A transform that keeps the whole frame leaves the masks at their own resolution: they are
@@ -215,6 +236,8 @@ def make_view(image, masks, transform):
     image : ndarray of shape (height, width, 3), uint8
     masks : ndarray of shape (n_masks, height, width), bool
     transform : JointTransform
+    seed : int, default=0
+        With the image's content, determines what random transforms of torchvision do.
 
     Returns
     -------
@@ -231,10 +254,11 @@ def make_view(image, masks, transform):
         return View(_as_float(transform.apply(tv_tensors.Image(pixels))), masks, size)
     # The positions travel as further masks, so that the geometry is measured and not guessed.
     stack = torch.cat([torch.from_numpy(masks.astype(np.float32)), _positions(*size)])
-    pixels, stack = _apply(transform.apply, pixels, stack)
-    affine = _fit_affine(stack[-2:], size)
-    if _is_full_frame(affine, size):
+    with _own_randomness(image, seed):
+        pixels, stack = _apply(transform.apply, pixels, stack)
+    if _is_full_frame(stack[-2:], size):
         return View(_as_float(pixels), masks, size)
+    affine = _fit_affine(stack[-2:], size)
     masks, shown = stack[:-2].numpy() > 0.5, (stack[-2:] > 0).all(0)
     return View(_as_float(pixels), masks, size, full_frame=False, affine=affine, shown=shown)
 

@@ -2,6 +2,7 @@
 
 import numpy as np
 import torch
+from torch.nn import functional
 
 _LEVELS = 255
 
@@ -42,8 +43,14 @@ def _edges(values, inside):
 
 def _sources(edges, length, size):
     """Give the original's pixel under each of ``size`` seen ones; -1 outside."""
+    if (edges == np.rint(edges)).all() and edges[0] >= 0 and edges[1] <= size:
+        start, stop = edges.astype(int)
+        pixels = torch.arange(float(length))[None, None]
+        seen = functional.interpolate(pixels, size=int(stop - start), mode="nearest-exact")
+        return functional.pad(seen[0, 0].long(), (int(start), int(size - stop)), value=-1)
     share = (np.arange(size) + 0.5 - edges[0]) / (edges[1] - edges[0])
-    return np.where((share >= 0) & (share < 1), np.floor(share * length), -1).astype(int)
+    inside = (share >= 0) & (share < 1)
+    return torch.from_numpy(np.where(inside, np.floor(share * length), -1).astype(int))
 
 
 class ProcessorTransform:
@@ -70,7 +77,7 @@ class ProcessorTransform:
         pixels, size = self._process(image), tuple(image.shape[-2:])
         if size not in self._sources_of:
             self._sources_of[size] = self._measure(*size)
-        rows, columns = (torch.from_numpy(source) for source in self._sources_of[size])
+        rows, columns = self._sources_of[size]
         inside = (rows >= 0)[:, None] & (columns >= 0)
         return pixels, masks.as_subclass(torch.Tensor)[:, rows][:, :, columns] * inside
 

@@ -1,7 +1,9 @@
 """The table of samples: one row per image-concept pair, read only when it is needed."""
 
 import os
+from collections.abc import Sequence
 from hashlib import blake2b
+from numbers import Integral
 
 import numpy as np
 import pandas as pd
@@ -45,14 +47,15 @@ def as_samples(X):
 
 
 def _frame_of_pairs(pairs):
-    if isinstance(pairs, str | bytes | dict) or not hasattr(pairs, "__iter__"):
+    if isinstance(pairs, str | bytes) or not isinstance(pairs, Sequence | np.ndarray):
+        hint = " Did you mean its attribute data?" if isinstance(pairs, dict) else ""
         raise TypeError(
-            "X must be a DataFrame with the columns 'image' and 'mask', or a list of "
-            f"(image, mask) pairs, got {type(pairs).__name__}."
+            "X must be a pandas DataFrame with the columns 'image' and 'mask', or a list of "
+            f"(image, mask) pairs, got {type(pairs).__name__}.{hint}"
         )
-    pairs = list(pairs)
     for i, pair in enumerate(pairs):
-        if not isinstance(pair, tuple | list) or len(pair) != 2:
+        is_row = isinstance(pair, np.ndarray) and pair.dtype == object
+        if not (isinstance(pair, tuple | list) or is_row) or len(pair) != 2:
             raise TypeError(
                 f"Row {i} of X must be an (image, mask) pair, got {type(pair).__name__}; a table "
                 "needs the columns 'image' and 'mask'."
@@ -71,7 +74,8 @@ def _object_array(values):
 def row_name(samples, i):
     """Name a row by position, and by index label where that differs."""
     label = samples.index[i]
-    return f"row {i}" if label == i else f"row {i} (index {label!r})"
+    is_position = isinstance(label, Integral) and label == i
+    return f"row {i}" if is_position else f"row {i} (index {label!r})"
 
 
 def _is_path(value):
@@ -92,7 +96,11 @@ def group_by_image(samples):
     images = list(samples["image"])
     # One object usually serves all rows of an image: hash its pixels once. The list keeps the
     # objects alive, so that no two have the same id.
-    key_of = {id(image): image_key(image) for image in {id(i): i for i in images}.values()}
+    first = {id(image): i for i, image in reversed(list(enumerate(images)))}
+    key_of = {
+        key: _read_or_name(image_key, images[i], "image", row_name(samples, i))
+        for key, i in first.items()
+    }
     codes, _ = pd.factorize(np.array([key_of[id(image)] for image in images], dtype=object))
     order = np.argsort(codes, kind="stable")
     return np.split(order, np.flatnonzero(np.diff(codes[order])) + 1)
@@ -112,6 +120,8 @@ def _pil_to_rgb(image):
         if array.min() < 0 or array.max() > 65535:
             raise ValueError("integer pixels must be in [0, 65535]")
         return _array_to_rgb(array.astype(np.uint16))
+    if "transparency" in image.info:
+        image = image.convert("RGBA")
     return np.asarray(image.convert("RGB"))
 
 
@@ -163,8 +173,10 @@ def _image_size(image):
         with Image.open(image) as opened:
             return _image_size(opened)
     if isinstance(image, Image.Image):
-        turned = image.getexif().get(_ORIENTATION) in _TURNED
-        return image.size if turned else image.size[::-1]
+        if image.getexif().get(_ORIENTATION) in _TURNED:
+            # Pillow turns the size of some formats itself, so look at the pixels.
+            return _pil_to_rgb(image).shape[:2]
+        return image.size[::-1]
     return read_image(image).shape[:2]
 
 
@@ -186,10 +198,18 @@ def _explain(error):
         return "does not exist"
     if isinstance(error, UnidentifiedImageError):
         return "is not an image that Pillow can read"
-    return f"can't be read: {error}"
+    return f"can't be read: {error or type(error).__name__}"
 
 
-_READ_ERRORS = (OSError, ValueError, TypeError, SyntaxError, Image.DecompressionBombError)
+_READ_ERRORS = (
+    OSError,
+    ValueError,
+    TypeError,
+    AssertionError,  # Pillow's, of a closed image
+    OverflowError,
+    SyntaxError,
+    Image.DecompressionBombError,
+)
 
 
 def _read_or_name(reader, value, what, where):
@@ -199,20 +219,25 @@ def _read_or_name(reader, value, what, where):
     except _READ_ERRORS as error:
         kind = FileNotFoundError if isinstance(error, FileNotFoundError) else ValueError
         message = f"{where}: the {what}{_file_of(value)} {_explain(error)}"
-        raise kind(message) from error
+        raise kind(message.rstrip(".")) from error
 
 
 def _check_row(samples, i, image_size):
     """Raise what is wrong with a row's mask; say whether the mask has foreground."""
     mask, where = samples["mask"].iloc[i], row_name(samples, i)
     size, has_foreground = _read_or_name(_mask_facts, mask, "mask", where)
+    _check_sizes(samples, i, size, image_size)
+    return has_foreground
+
+
+def _check_sizes(samples, i, size, image_size):
+    mask, where = samples["mask"].iloc[i], row_name(samples, i)
     if tuple(size) != tuple(image_size):
         raise ValueError(
             f"{where}: the mask{_file_of(mask)} is {size[0]} x {size[1]}, but the image"
             f"{_file_of(samples['image'].iloc[i])} is {image_size[0]} x {image_size[1]} "
             "(height x width, EXIF orientation applied)"
         )
-    return has_foreground
 
 
 def check_rows(samples, groups):
@@ -258,4 +283,6 @@ def read_rows(samples, rows):
         _read_or_name(read_mask, samples["mask"].iloc[i], "mask", row_name(samples, i))
         for i in rows
     ]
+    for i, mask in zip(rows, masks, strict=True):
+        _check_sizes(samples, i, mask.shape, image.shape[:2])
     return image, np.stack(masks)

@@ -9,6 +9,7 @@ from tqdm.auto import tqdm
 
 from ._preprocessing import View, make_view
 from ._samples import read_rows, row_name
+from .exceptions import LayoutError
 
 
 @dataclass(frozen=True)
@@ -39,8 +40,14 @@ class Row:
     activations: tuple
 
 
-def _check_finite(activations, name):
-    for layer, grid in activations.items():
+def _check_activations(activations, n_channels, name):
+    for (layer, grid), expected in zip(activations.items(), n_channels, strict=True):
+        if grid.shape[1] != expected:
+            raise LayoutError(
+                f"{name}: layer {layer!r} has {grid.shape[1]} channels here, but had {expected} on "
+                "the image seen in fit. Its channels may not come first; a reshape_transform can "
+                "move them."
+            )
         if not torch.isfinite(grid).all():
             raise ValueError(
                 f"{name}: the activations of layer {layer!r} hold NaN or infinity. Check the "
@@ -48,7 +55,7 @@ def _check_finite(activations, name):
             )
 
 
-def look(image, masks, extract, transform):
+def look(image, masks, extract, transform, seed=0):
     """Pass one image through the network.
 
     Parameters
@@ -57,6 +64,8 @@ def look(image, masks, extract, transform):
     masks : ndarray of shape (n_masks, height, width), bool
     extract : ActivationExtractor
     transform : JointTransform
+    seed : int, default=0
+        For random transforms.
 
     Returns
     -------
@@ -64,12 +73,12 @@ def look(image, masks, extract, transform):
         Image and masks over the field of view of the network's layers.
     activations : dict of {str: Tensor of shape (1, n_channels, height, width)}
     """
-    view = make_view(image, masks, transform)
+    view = make_view(image, masks, transform, seed)
     activations = extract(view.image[None], None if view.shown is None else view.shown[None])
     return view.within(extract.frame(view.image.shape[-2:])), activations
 
 
-def stream_rows(samples, groups, extract, transform, *, verbose):
+def stream_rows(samples, groups, extract, transform, *, n_channels, seed, verbose):
     """Pass each image through the network once and yield its rows.
 
     Parameters
@@ -79,6 +88,10 @@ def stream_rows(samples, groups, extract, transform, *, verbose):
         Positions of the rows of each image.
     extract : ActivationExtractor
     transform : JointTransform
+    n_channels : list of int
+        What each layer must give.
+    seed : int
+        For random transforms.
     verbose : int
         With 1 or more, a progress bar over the images.
 
@@ -89,8 +102,8 @@ def stream_rows(samples, groups, extract, transform, *, verbose):
     with extract:
         for positions in tqdm(groups, desc="LoCE", unit="image", disable=not verbose):
             image, masks = read_rows(samples, positions)
-            view, activations = look(image, masks, extract, transform)
-            _check_finite(activations, row_name(samples, positions[0]))
+            view, activations = look(image, masks, extract, transform, seed)
+            _check_activations(activations, n_channels, row_name(samples, positions[0]))
             shared = tuple(grid[0] for grid in activations.values())
             for k, i in enumerate(positions):
                 name = row_name(samples, i)

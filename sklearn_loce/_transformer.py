@@ -1,21 +1,23 @@
 """LoCETransformer: from a table of images and masks to an array of LoCEs."""
 
+from copy import copy, deepcopy
 from numbers import Integral, Real
 
 import numpy as np
 import pandas as pd
 import torch
 from sklearn.base import BaseEstimator, TransformerMixin, _fit_context
+from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import check_array, check_is_fitted
 from torch import nn
 from torchvision.models import WeightsEnum
 
 from ._activations import ActivationExtractor
-from ._adamw_torch import project
-from ._masks import MASK_RESIZE, check_mask_size, intersection_over_union, resize_masks
+from ._masks import MASK_RESIZE, check_mask_size, resize_masks
+from ._measure import measure_row, project_row
 from ._model import TorchModel
-from ._optimization import INITS, OBJECTIVES, Settings, initial_vector, losses, solve_rows
+from ._optimization import INITS, OBJECTIVES, Settings, initial_vector, solve_rows
 from ._preprocessing import make_transform
 from ._samples import as_samples, check_rows, group_by_image, read_rows, row_name
 from ._stream import batched, look, stream_rows
@@ -63,14 +65,16 @@ class LoCETransformer(TransformerMixin, BaseEstimator):
     on_empty : {"raise", "nan"}, default="raise"
         What becomes of a row whose mask has no foreground, or loses it at ``mask_size``: an error
         that names the rows, or a vector of NaN that ``score`` leaves out. A mask that is smaller
-        than a cell of the layer is not empty; ``evaluate`` tells its area in cells.
+        than a cell of the layer is not empty, as some cell's share in the projection always covers
+        it; ``evaluate`` tells its area in cells.
     batch_size : int, default=16
         Number of rows whose activations are held at once; bounds the memory.
     device : str or torch.device, default=None
         Where to compute. ``None`` means where the model is. A device that is not available is
         replaced by that, with a warning.
     random_state : int, RandomState instance or None, default=None
-        Determines the start where ``init`` is drawn.
+        Determines the start where ``init`` is drawn, and what random transforms in ``preprocess``
+        do to an image, which depends on its content besides.
     verbose : int, default=0
         With 1 or more, a progress bar over the images.
 
@@ -193,14 +197,16 @@ class LoCETransformer(TransformerMixin, BaseEstimator):
         """
         samples = as_samples(X)
         check_mask_size(self.mask_size)
+        check_rows(samples.iloc[[0]], [[0]])
         image, masks = read_rows(samples, [0])
-        with self._make_extractor(n_calls=None) as extract:
+        with self._make_extractor(self.layer) as extract:
             transform = make_transform(self.preprocess, self.model)
             _, activations = look(image, masks, extract, transform)
         self.layers_ = list(activations)
         self.n_channels_ = [grid.shape[1] for grid in activations.values()]
         self.inits_ = [initial_vector(self.init, n, self.random_state) for n in self.n_channels_]
         self._n_calls = extract.n_calls
+        self._seed = check_random_state(self.random_state).randint(np.iinfo(np.int32).max)
         return self
 
     def transform(self, X):
@@ -262,8 +268,9 @@ class LoCETransformer(TransformerMixin, BaseEstimator):
         samples = as_samples(X)
         facts = np.empty((len(samples), len(self.layers_), 3))
         for row, vectors in self._rows_with_vectors(samples, embeddings):
+            target, objective = self._targets([row]), OBJECTIVES[self.objective]
             facts[row.position] = [
-                self._measure(row, grid, vector)
+                measure_row(row, grid, vector, target, objective)
                 for grid, vector in zip(row.activations, vectors, strict=True)
             ]
         frame = pd.DataFrame(facts.reshape(-1, 3), columns=["iou", "loss", "foreground_cells"])
@@ -320,7 +327,7 @@ class LoCETransformer(TransformerMixin, BaseEstimator):
         which = self._position_of(layer)
         projections = [None] * len(samples)
         for row, vectors in self._rows_with_vectors(samples, embeddings):
-            image_map = self._project_row(row, row.activations[which], vectors[which])
+            image_map = project_row(row, row.activations[which], vectors[which], self.mask_size)
             projections[row.position] = image_map if threshold is None else image_map > threshold
         return projections
 
@@ -345,10 +352,10 @@ class LoCETransformer(TransformerMixin, BaseEstimator):
         ]
         return np.array(names, dtype=object)
 
-    def _make_extractor(self, n_calls):
+    def _make_extractor(self, layers, n_calls=None):
         return ActivationExtractor(
             self.model,
-            self.layer,
+            layers,
             reshape_transform=self.reshape_transform,
             device=self.device,
             n_calls=n_calls,
@@ -364,8 +371,10 @@ class LoCETransformer(TransformerMixin, BaseEstimator):
         rows = stream_rows(
             samples,
             groups,
-            self._make_extractor(self._n_calls),
+            self._make_extractor(self.layers_, self._n_calls),
             make_transform(self.preprocess, self.model),
+            n_channels=self.n_channels_,
+            seed=self._seed,
             verbose=self.verbose,
         )
         return batched(rows, self.batch_size)
@@ -396,29 +405,19 @@ class LoCETransformer(TransformerMixin, BaseEstimator):
                 for k, init in enumerate(self.inits_)
             ]
             vectors[kept] = torch.hstack(parts).numpy()
+            self._check_vectors(batch, vectors, kept)
         return vectors
+
+    def _check_vectors(self, batch, vectors, kept):
+        broken = [batch[i].name for i in kept if not np.isfinite(vectors[i]).all()]
+        if broken:
+            raise ValueError(
+                f"The LoCEs of {_some(broken)} did not stay finite with learning_rate="
+                f"{self.learning_rate}. Lower it, or bring the activations to a smaller scale."
+            )
 
     def _targets(self, rows):
         return resize_masks([row.view_mask for row in rows], self.mask_size, self.mask_resize)
-
-    def _project_row(self, row, grid, vector):
-        """Give the probabilities of one row at the size of its image, (height, width)."""
-        vectors = torch.from_numpy(vector[None]).to(grid)
-        maps = project(grid[None], vectors, tuple(self.mask_size))
-        return row.view.to_original(maps)[0].cpu().numpy()
-
-    def _measure(self, row, grid, vector):
-        """Give IoU, loss and foreground cells of one row at one layer."""
-        cells = row.view_mask.mean() * grid[0].numel()
-        if not row.mask.any():
-            return np.nan, np.nan, cells
-        vectors = torch.from_numpy(vector[None]).to(grid)
-        projection = project(grid[None], vectors, tuple(self.mask_size))
-        objective = OBJECTIVES[self.objective]
-        loss = losses(projection.cpu(), self._targets([row]), vectors.cpu(), objective).item()
-        seen = row.view.to_original(projection)[0].cpu().numpy() > 0.5
-        iou = np.nan if np.isnan(vector).any() else intersection_over_union(seen, row.mask)
-        return iou, loss, cells
 
     def _check_embeddings(self, embeddings, samples):
         embeddings = check_array(embeddings, dtype=np.float32, ensure_all_finite="allow-nan")
@@ -437,6 +436,29 @@ class LoCETransformer(TransformerMixin, BaseEstimator):
             raise ValueError(f"layer must be one of {self.layers_}, got {layer!r}.")
         return self.layers_.index(layer)
 
+    def get_params(self, deep=True):
+        """Get the parameters.
+
+        Parameters
+        ----------
+        deep : bool, default=True
+            Ignored; no parameter is an estimator.
+
+        Returns
+        -------
+        dict of {str: object}
+        """
+        # Some torchvision transforms have a get_params of their own, of another meaning.
+        return super().get_params(deep=False)
+
+    def __sklearn_clone__(self):
+        # For the same reason clone must not see the transform.
+        shell = copy(self)
+        shell.preprocess = None
+        twin = super(LoCETransformer, shell).__sklearn_clone__()
+        twin.preprocess = deepcopy(self.preprocess)
+        return twin
+
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()
         tags.input_tags.two_d_array = False
@@ -445,8 +467,13 @@ class LoCETransformer(TransformerMixin, BaseEstimator):
 
 def _raise_empty(names, what):
     if names:
-        shown = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
         raise ValueError(
-            f"The masks of {shown} {what}. Leave these rows out, or set on_empty='nan' to get "
-            "vectors of NaN for them, which score ignores."
+            f"The masks of {_some(names)} {what}. Leave these rows out, or set on_empty='nan' to "
+            "get vectors of NaN for them, which score ignores."
         )
+
+
+def _some(names):
+    """Name up to five rows, and count the others."""
+    more = f" and {len(names) - 5} more" if len(names) > 5 else ""
+    return ", ".join(names[:5]) + more

@@ -150,6 +150,33 @@ def test_an_output_that_is_no_grid_is_described(small_network, tail, match):
         ActivationExtractor(small_network, "6")(IMAGES)
 
 
+class Windows(nn.Module):
+    def forward(self, x):
+        return x.reshape(-1, *x.shape[1:-1], x.shape[-1] // 2)
+
+
+def test_windows_folded_into_the_batch_are_no_grid(small_network):
+    small_network.append(Windows())
+    with pytest.raises(LayoutError, match=r"batch of 4 for 2 image\(s\), as window attention"):
+        ActivationExtractor(small_network, "6")(IMAGES)
+
+
+class Aliased(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 1)
+        self.alias = self.conv
+
+    def forward(self, x):
+        return self.conv(x)
+
+
+def test_a_layer_has_all_names_it_is_known_by():
+    network = Aliased()
+    by_name = [ActivationExtractor(network, name)(IMAGES)[name] for name in ("conv", "alias")]
+    assert torch.equal(*by_name)
+
+
 def test_reshape_transform_makes_a_grid_of_tokens():
     network = nn.Sequential(nn.Conv2d(3, 4, 1), nn.Flatten(2))
     extract = ActivationExtractor(
@@ -167,7 +194,7 @@ def test_a_reshape_transform_that_makes_no_grid_is_named(small_network):
 def test_a_layer_that_does_not_run_is_named(small_network):
     small_network.spare = nn.ReLU()
     small_network.forward = lambda x: small_network[0](x)
-    with pytest.raises(RuntimeError, match=r"\['spare'\] did not run"):
+    with pytest.raises(LayoutError, match=r"\['spare'\] did not run"):
         ActivationExtractor(small_network, ["spare", "0"])(IMAGES)
 
 

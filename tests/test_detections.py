@@ -266,7 +266,7 @@ def test_an_unknown_form(image, result):
     [
         (_torchvision(masks=MASKS[0]), r"must be of shape \(n, height, width\)"),
         (_torchvision(labels=LABELS[:2]), r"one of each per instance, got .*'class_ids': 2"),
-        ([{"segmentation": {"size": [2, 2], "counts": [1]}}], "must have counts that sum to 4"),
+        ([{"segmentation": {"size": [2, 2], "counts": [1]}}], "must sum to 4"),
         (
             [{"segmentation": MASKS[0]}, {"segmentation": MASKS[0].T}],
             "masks of an image must have one size",

@@ -123,7 +123,7 @@ def test_several_grids_are_named():
     ("output", "match"),
     [
         (_counted(1, 10), "no part of it is a grid of cells over .* 64 x 96 pixels"),
-        (_counted(6, 16, 5), "first axis counts 6 for 1 image"),
+        (_counted(6, 16, 5), "batch of 6 for 1 image"),
         (_counted(1, 2, 25, 25), "no part of it is a grid"),
         (_counted(1, 3, 4, 6, 7), "no part of it is a grid"),
         ([[_counted(1, 3, 4, 6, 7)]], "a list of a list of a tensor of shape"),

@@ -95,8 +95,15 @@ def test_every_form_of_a_mask_reads_the_same(tmp_path):
     [
         ({"size": [2, 2]}, "'counts'"),
         ({"size": [2, 2], "counts": [1, 2]}, "sum to 4, got 3"),
-        (np.full((2, 2), 0.3), "threshold a soft mask"),
-        (np.full((2, 2), np.nan), "threshold a soft mask"),
+        ({"size": [2, 2], "counts": [1.5, 2.5]}, "integers of at least 0"),
+        ({"size": [2, 2], "counts": [5, -1]}, "integers of at least 0"),
+        ({"size": [2, 2], "counts": b""}, "cut off"),
+        ({"size": [2, 2], "counts": b"\x00"}, "foreign characters"),
+        ({"size": [0, 2], "counts": []}, "two positive integers"),
+        (np.array([[0, 1], [2, 0]]), "labels == 3"),
+        (np.array([[0, 255], [254, 0]], np.uint8), "one value besides 0"),
+        (np.array([[0.2, 0.3], [0, 1]]), "Threshold a soft mask"),
+        (np.full((2, 2), np.nan), "Threshold a soft mask"),
         (np.zeros((2, 2, 3), dtype=bool), r"shape \(2, 2, 3\)"),
         ([["a"]], "dtype"),
     ],
@@ -104,6 +111,18 @@ def test_every_form_of_a_mask_reads_the_same(tmp_path):
 def test_bad_masks_are_named(mask, match):
     with pytest.raises(ValueError, match=match):
         read_mask(mask)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_runs_of_compressed_rles_are_checked(seed):
+    """Of pycocotools' own encodings none is refused; of those cut off or extended, each is."""
+    rng = np.random.default_rng(seed)
+    mask = rng.random((rng.integers(1, 90), rng.integers(1, 90))) < rng.random() ** 3
+    rle = coco_mask.encode(np.asfortranarray(mask.astype(np.uint8)))
+    np.testing.assert_array_equal(read_mask(rle), mask)
+    for counts in (rle["counts"][:-1], rle["counts"] + b"1", rle["counts"] * 2):
+        with pytest.raises(ValueError, match="mask RLE"):
+            read_mask({**rle, "counts": counts})
 
 
 def test_compressing_leaves_the_users_rle_alone():

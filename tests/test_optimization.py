@@ -112,6 +112,30 @@ def test_batched_solver_takes_rows_of_different_sizes():
     torch.testing.assert_close(embeddings, expected[[0, 2, 1]])
 
 
+def test_masks_may_be_of_any_kind_of_number_and_of_different_sizes():
+    activations, masks = _planted(2, 4, 6, 7)
+    expected = optimize_loces(activations, masks)
+    for kind in (torch.uint8, torch.bool, torch.bfloat16, torch.float64):
+        assert torch.equal(optimize_loces(activations, masks.to(kind)), expected)
+    other = masks[1].repeat_interleave(2, 0)
+    mixed = optimize_loces(activations, [masks[0].numpy(), other])
+    assert torch.equal(mixed[0], expected[0])
+
+
+def test_a_channel_mixture_that_is_the_mask_gives_iou_one_and_its_direction():
+    mask = torch.zeros(1, 100, 100)
+    mask[:, 20:60, 30:80] = 1
+    stripes = (torch.arange(100) % 2).float()
+    activations = torch.zeros(1, 8, 100, 100)
+    activations[:, 2], activations[:, 5] = mask * stripes, mask * (1 - stripes)
+    activations[:, 7] = 1 - mask
+    embedding = optimize_loces(activations, mask)
+    assert torch.equal(project_loces(activations, embedding) > 0.5, mask > 0)
+    mixture = torch.zeros(1, 8)
+    mixture[:, [2, 5]], mixture[:, 7] = 1, -1
+    assert functional.cosine_similarity(embedding, mixture).item() > 0.999
+
+
 def test_a_mixture_that_is_the_mask_is_found():
     """Channels 2 and 5 together draw the mask: IoU 1, and only they point towards it."""
     mask = torch.zeros(1, 100, 100)
@@ -169,6 +193,19 @@ def test_activation_scale_does_not_break_it(scale):
     embeddings = optimize_loces(activations * scale, masks).double()
     expected = plain_loces(activations.double() * scale, _targets(masks).double())
     assert functional.cosine_similarity(embeddings, expected).min() > 0.9999
+
+
+@pytest.mark.parametrize(
+    ("activations", "embeddings", "match"),
+    [
+        (torch.ones(1, 3, 2), torch.ones(1, 3), r"got \(1, 3, 2\)"),
+        (torch.ones(1, 3, 2, 2), torch.ones(1, 2), r"must be of shape \(1, 3\)"),
+        (torch.full((1, 3, 2, 2), torch.nan), torch.ones(1, 3), "NaN"),
+    ],
+)
+def test_projecting_bad_input_is_named(activations, embeddings, match):
+    with pytest.raises(ValueError, match=match):
+        project_loces(activations, embeddings)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
@@ -240,6 +277,14 @@ def test_a_mask_without_background_stays_at_the_start():
         ({"masks": torch.full((2, 8, 8), 2.0)}, r"in \[0, 1\]"),
         ({"masks": torch.full((2, 8, 8), torch.nan)}, "finite"),
         ({"masks": torch.zeros(2, 8, 8)}, r"samples \[0, 1\] have no foreground"),
+        ({"activations": torch.zeros(2, 3, 4, 4, dtype=torch.complex64)}, "real numbers"),
+        ({"masks": torch.ones(2, 1, 8, 8)}, r"Mask 0 must be a 2-D array .* \(1, 8, 8\)"),
+        ({"masks": [{"size": [8, 8]}] * 2}, "Mask 0 must be a 2-D array .* got dict"),
+        ({"masks": torch.ones(2, 0, 8)}, r"Mask 0 .* \(0, 8\)"),
+        (
+            {"activations": torch.full((2, 3, 4, 4), 1e38), "masks": torch.eye(8).repeat(2, 1, 1)},
+            "did not stay finite",
+        ),
         ({"mask_size": (10,)}, "two positive integers"),
         ({"mask_size": (0, 10)}, "two positive integers"),
         ({"learning_rate": 0}, "'learning_rate'"),

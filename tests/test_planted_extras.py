@@ -227,7 +227,7 @@ def test_processors_give_the_pixels_that_they_give():
 
 
 def test_windows_are_not_images():
-    with pytest.raises(LayoutError, match=r"first axis counts 64 for 1 image.*window attention"):
+    with pytest.raises(LayoutError, match=r"batch of 64 for 1 image\(s\), as window attention"):
         ActivationExtractor(seeded(huggingface_swin), "encoder.layers.0.blocks.0.attention")(
             torch.zeros(1, 3, 128, 128)
         )

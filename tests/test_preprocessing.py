@@ -39,8 +39,8 @@ def test_weights_are_used_without_the_centre_crop():
     assert view.affine is None
     corner = (0 - np.array(preset.mean)) / preset.std
     np.testing.assert_allclose(view.image[:, -1, -1], corner, rtol=1e-5)
-    again = _view(preset, image, masks)
-    assert torch.equal(again.image, view.image)
+    for same in (preset, weights.transforms):
+        assert torch.equal(_view(same, image, masks).image, view.image)
 
 
 def test_segmentation_and_detection_weights():
@@ -49,6 +49,11 @@ def test_segmentation_and_detection_weights():
     assert _view(segmentation, image, masks).image.shape == (3, 520, 693)
     detection = models.detection.SSD300_VGG16_Weights.DEFAULT
     assert torch.equal(_view(detection, image, masks).image, _view(None, image, masks).image)
+
+
+def test_weights_must_be_a_member():
+    with pytest.raises(TypeError, match="MobileNet_V3_Large_Weights must be a member"):
+        make_transform(models.MobileNet_V3_Large_Weights)
 
 
 def test_weights_for_other_tasks_are_refused():
@@ -135,11 +140,29 @@ def test_projections_do_not_come_back_from_bending_transforms():
         view.to_original(torch.zeros(1, 100, 100))
 
 
-def test_masks_keep_their_own_resolution_where_the_frame_is_kept():
+@pytest.mark.parametrize("size", [(45, 200), (360, 480), (22, 30), (11, 17), (90, 120)])
+def test_masks_keep_their_own_resolution_where_the_frame_is_kept(size):
     image, masks = _scene(90, 120, 40, 50)
-    view = _view(v2.Resize((45, 200)), image, masks)
+    view = _view(v2.Resize(size), image, masks)
     assert view.full_frame
     assert view.masks is masks
+
+
+def test_small_movements_are_no_full_frame():
+    image, masks = _scene(90, 120, 40, 50)
+    assert not _view(v2.RandomAffine((1, 1)), image, masks).full_frame
+    assert not _view(v2.ElasticTransform(30.0), image, masks).full_frame
     assert not _view(v2.RandomHorizontalFlip(1.0), image, masks).full_frame
     assert not _view(v2.CenterCrop((86, 120)), image, masks).full_frame
     assert not _view(v2.Pad([0, 0, 2, 0]), image, masks).full_frame
+
+
+def test_random_transforms_depend_on_the_image_and_the_seed_alone():
+    image, masks = _scene(90, 120, 40, 50)
+    transform = make_transform(v2.RandomAffine(45))
+    state = torch.get_rng_state()
+    first = make_view(image, masks, transform, seed=3)
+    assert torch.equal(torch.get_rng_state(), state)
+    torch.rand(5)
+    assert torch.equal(make_view(image, masks, transform, seed=3).image, first.image)
+    assert not torch.equal(make_view(image, masks, transform, seed=4).image, first.image)

@@ -138,6 +138,8 @@ def test_pairs_and_tables_are_the_same():
         ([(RGB, _mask(), "car")], TypeError, "Row 0"),
         ("table.csv", TypeError, "got str"),
         (3, TypeError, "got int"),
+        ({"data": 1}, TypeError, "got dict. Did you mean its attribute data"),
+        ((pair for pair in []), TypeError, "got generator"),
     ],
 )
 def test_bad_tables_are_named(X, kind, match):
@@ -184,6 +186,34 @@ def test_a_missing_file_is_named_with_its_row(tmp_path):
 def test_rows_are_named_by_their_label_too(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"row 1 \(index 'b'\)"):
         _problems([(RGB, _mask()), (str(tmp_path / "gone"), _mask())], index=["a", "b"])
+
+
+def test_rows_of_a_multi_index_are_named_too(tmp_path):
+    index = pd.MultiIndex.from_tuples([("a", 1), ("a", 2)])
+    with pytest.raises(FileNotFoundError, match=r"row 1 \(index \('a', .*2\)+: the image"):
+        _problems([(RGB, _mask()), (str(tmp_path / "gone"), _mask())], index=index)
+
+
+def test_a_turned_tiff_is_measured_as_it_is_read(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(RGB).save(tmp_path / "turned.tif", exif=exif)
+    assert read_image(tmp_path / "turned.tif").shape == (8, 6, 3)
+    samples = as_samples([(tmp_path / "turned.tif", np.ones((8, 6), bool))])
+    assert check_rows(samples, group_by_image(samples)).all()
+    with pytest.raises(ValueError, match=r"the mask is 6 x 8, but the image .* is 8 x 6"):
+        _problems([(tmp_path / "turned.tif", np.ones((6, 8), bool))])
+
+
+def test_a_truncated_pil_image_is_named(tmp_path):
+    path = tmp_path / "cut.png"
+    Image.fromarray(RNG.integers(0, 256, (60, 80, 3), dtype=np.uint8)).save(path)
+    path.write_bytes(path.read_bytes()[:3000])
+    with (
+        Image.open(path) as opened,
+        pytest.raises(ValueError, match="row 1: the image can't be read"),
+    ):
+        _problems([(RGB, _mask()), (opened, _mask(60, 80))])
 
 
 def test_a_file_that_is_no_image_is_named(tmp_path):

@@ -2,6 +2,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from joblib import Parallel, delayed, parallel_config
 from sklearn.base import clone
 from sklearn.cluster import AgglomerativeClustering
 from sklearn.mixture import GaussianMixture
@@ -239,6 +240,49 @@ def test_bad_parameters_are_named_in_fit(boxes, change, kind, match):
         loce.fit(boxes)
 
 
+def test_changed_parameters_wait_for_the_next_fit(boxes):
+    loce = LoCETransformer(MODEL, "5", max_iter=3).fit(boxes)
+    before = loce.transform(boxes)
+    loce.set_params(layer="2")
+    np.testing.assert_array_equal(loce.transform(boxes), before)
+    assert loce.fit(boxes).transform(boxes).shape == (5, 12)
+
+
+def test_a_layer_whose_channels_depend_on_the_image_is_refused(boxes):
+    loce = LoCETransformer(
+        MODEL, "2", reshape_transform=lambda grid: grid.permute(0, 2, 3, 1), max_iter=1
+    ).fit(boxes)
+    with pytest.raises(LayoutError, match=r"row 2 .*'2' has 32 channels here, but had 24"):
+        loce.transform(boxes)
+
+
+def test_fit_checks_the_row_it_looks_at(boxes):
+    broken = _with_mask(boxes, 0, np.ones((5, 5), bool))
+    with pytest.raises(ValueError, match=r"row 0 .* the mask is 5 x 5"):
+        LoCETransformer(MODEL, "2").fit(broken)
+
+
+def test_threads_share_a_module_one_after_the_other(boxes):
+    loce = LoCETransformer(MODEL, ["2", "5"], max_iter=3).fit(boxes)
+    expected = loce.transform(boxes)
+    network = MODEL.module.train()
+    with parallel_config("threading"):
+        results = Parallel(4)(delayed(clone(loce).fit_transform)(boxes) for _ in range(8))
+    assert all(child.training for child in network.modules())
+    network.eval()
+    for result in results:
+        np.testing.assert_array_equal(result, expected)
+
+
+def test_random_preprocessing_is_a_property_of_the_row(boxes):
+    transform = v2.RandomAffine(30)
+    loce = LoCETransformer(MODEL, "2", preprocess=transform, max_iter=5, random_state=0).fit(boxes)
+    first = loce.transform(boxes)
+    np.testing.assert_array_equal(loce.transform(boxes.iloc[::-1])[::-1], first)
+    other = clone(loce).set_params(random_state=1).fit(boxes)
+    assert not np.allclose(other.transform(boxes), first)
+
+
 def test_embeddings_of_the_wrong_shape_are_refused(boxes):
     loce = LoCETransformer(MODEL, "2").fit(boxes)
     with pytest.raises(ValueError, match=r"\(5, 12\), got \(5, 3\)"):
@@ -317,14 +361,13 @@ def test_camvid_pipelines(camvid_network, camvid_frames):
     labels = mixture.fit(camvid_frames).predict(camvid_frames)
     assert len(set(labels)) > 5
 
-    # The steps are scikit-learn's, so the embeddings of the fitted pipeline are reused below.
-    embeddings = mixture[:-1].transform(camvid_frames)
-    neighbors = make_pipeline(Normalizer(), NearestNeighbors(n_neighbors=6)).fit(embeddings)
-    nearest = neighbors[-1].kneighbors(return_distance=False)
+    neighbors = make_pipeline(loce, Normalizer(), NearestNeighbors(n_neighbors=6))
+    nearest = neighbors.fit(camvid_frames)[-1].kneighbors(return_distance=False)
     precision = (y[nearest] == y[:, None]).mean()
     assert precision > 0.5
 
-    clusters = make_pipeline(Normalizer(), AgglomerativeClustering(11)).fit_predict(embeddings)
+    ward = make_pipeline(loce, Normalizer(), AgglomerativeClustering(11))
+    clusters = ward.fit_predict(camvid_frames)
     table = pd.crosstab(clusters, y)
     assert table.max(axis=1).sum() / len(y) > 0.4
 

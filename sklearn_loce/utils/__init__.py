@@ -1,1 +1,12 @@
-"""Tools for those who build on sklearn_loce."""
+"""Tools around the estimators."""
+
+__all__ = ["UnsupervisedUMAP"]
+
+
+def __getattr__(name):
+    # umap is imported when it is asked for: it takes seconds.
+    if name == "UnsupervisedUMAP":
+        from ._umap import UnsupervisedUMAP
+
+        return UnsupervisedUMAP
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,351 @@
+"""Agglomerative clustering of embeddings whose tree is cut where concepts are pure."""
+
+from numbers import Integral, Real
+
+import numpy as np
+from scipy.cluster.hierarchy import linkage as scipy_linkage
+from scipy.spatial.distance import pdist
+from sklearn.base import BaseEstimator, ClusterMixin, _fit_context
+from sklearn.metrics import pairwise_distances_argmin
+from sklearn.neighbors import KNeighborsClassifier
+from sklearn.preprocessing import normalize
+from sklearn.utils import check_consistent_length
+from sklearn.utils._param_validation import Interval, StrOptions
+from sklearn.utils.validation import check_is_fitted, validate_data
+
+from .metrics._validation import encode_concepts
+
+__all__ = ["ConceptAgglomerative"]
+
+
+class ConceptAgglomerative(ClusterMixin, BaseEstimator):
+    """Agglomerative clustering that cuts its tree by concept purity, size or distance.
+
+    The tree is walked from its root. A node becomes a cluster where it meets the criterion;
+    otherwise its two children are looked at. A single row always is a cluster.
+
+    Parameters
+    ----------
+    linkage : {"ward", "complete", "average", "single"}, default="ward"
+        How distances between nodes follow from distances between rows.
+    metric : str or callable, default="euclidean"
+        Distance between rows, as :func:`scipy.spatial.distance.pdist` takes it; "ward" needs
+        "euclidean". With "cosine", a row of zeros is at distance 1 from every other.
+    criterion : {"adaptive", "size", "distance"}, default="adaptive"
+        - "adaptive": at most `size` rows, or a majority concept with a share of at least `purity`;
+        - "size": at most `size` rows;
+        - "distance": merged at no more than `distance_threshold`.
+    purity : float in (0, 1], default=0.8
+        Share of the majority concept that makes a node a cluster. The paper's "relaxed" setting
+        is 0.8 with ``size=0.05``, its "strict" one 0.9 with ``size=0.025``.
+    size : int or float, default=0.05
+        Most rows of a node that becomes a cluster whatever it holds: a number, or with a float in
+        (0, 1) a share of the rows, rounded down, at least 1.
+    distance_threshold : float, default=None
+        Largest linkage distance inside a cluster; needed for ``criterion="distance"`` only.
+    normalize : bool, default=True
+        Whether centroids are means of L2-normalised rows, as in the paper, and new rows are
+        normalised before they are compared with them. Set it to False where directions mean
+        nothing, as after UMAP.
+    assign : {"centroid", "neighbors"}, default="centroid"
+        How `predict` finds the cluster of a row: the nearest centroid, or a vote of the nearest
+        training rows.
+    n_neighbors : int, default=5
+        Training rows that vote with ``assign="neighbors"``; the paper uses 3 to 11.
+
+    Attributes
+    ----------
+    labels_ : ndarray of shape (n_samples,), dtype int64
+        Cluster of each training row, 0 for the largest.
+    n_clusters_ : int
+        Number of clusters.
+    linkage_matrix_ : ndarray of shape (n_samples - 1, 4), dtype float64
+        The tree, as :func:`scipy.cluster.hierarchy.linkage` returns it.
+    cluster_centers_ : ndarray of shape (n_clusters, n_features), dtype float64
+        Mean of each cluster's rows, L2-normalised before where `normalize` is true.
+    concepts_ : ndarray of shape (n_concepts,)
+        Sorted concepts; only where `fit` got y.
+    cluster_concept_proba_ : ndarray of shape (n_clusters, n_concepts), dtype float64
+        Share of each concept in each cluster; only where `fit` got y.
+    purity_ : float
+        Share of rows that show the majority concept of their cluster; only where `fit` got y.
+    n_features_in_ : int
+        Number of features.
+    feature_names_in_ : ndarray of shape (n_features,)
+        Names of the features, where X had string names.
+
+    See Also
+    --------
+    sklearn.cluster.AgglomerativeClustering : A fixed number of clusters, or one threshold.
+
+    Notes
+    -----
+    The clustering of Mikriukov, Schwalbe and Bade (IJCV 2025). Memory is
+    ``4 * n_samples * (n_samples - 1)`` bytes for the distances, whatever the number of features.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import make_blobs
+    >>> from sklearn_loce.cluster import ConceptAgglomerative
+    >>> X, parts = make_blobs([20] * 4, n_features=8, random_state=0)
+    >>> concepts = ["car", "car", "tree", "sky"]
+    >>> y = [concepts[part] for part in parts]
+    >>> model = ConceptAgglomerative(purity=1.0).fit(X, y)
+    >>> model.n_clusters_, model.purity_
+    (4, 1.0)
+    >>> model.predict_concept_proba(X[:1]).shape
+    (1, 3)
+    """
+
+    _parameter_constraints = {  # noqa: RUF012 - scikit-learn's own form
+        "linkage": [StrOptions({"ward", "complete", "average", "single"})],
+        "metric": [str, callable],
+        "criterion": [StrOptions({"adaptive", "size", "distance"})],
+        "purity": [Interval(Real, 0, 1, closed="right")],
+        "size": [
+            Interval(Integral, 1, None, closed="left"),
+            Interval(Real, 0, 1, closed="neither"),
+        ],
+        "distance_threshold": [Interval(Real, 0, None, closed="left"), None],
+        "normalize": ["boolean"],
+        "assign": [StrOptions({"centroid", "neighbors"})],
+        "n_neighbors": [Interval(Integral, 1, None, closed="left")],
+    }
+
+    def __init__(
+        self,
+        *,
+        linkage="ward",
+        metric="euclidean",
+        criterion="adaptive",
+        purity=0.8,
+        size=0.05,
+        distance_threshold=None,
+        normalize=True,
+        assign="centroid",
+        n_neighbors=5,
+    ):
+        self.linkage = linkage
+        self.metric = metric
+        self.criterion = criterion
+        self.purity = purity
+        self.size = size
+        self.distance_threshold = distance_threshold
+        self.normalize = normalize
+        self.assign = assign
+        self.n_neighbors = n_neighbors
+
+    @_fit_context(prefer_skip_nested_validation=True)
+    def fit(self, X, y=None):
+        """Build the tree and cut it.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            Embeddings, at least two.
+        y : array-like of shape (n_samples,), default=None
+            Concept of each row; needed for ``criterion="adaptive"``.
+
+        Returns
+        -------
+        self : ConceptAgglomerative
+            The fitted estimator.
+
+        Raises
+        ------
+        ValueError
+            If y is missing where it is needed, or parameters contradict each other.
+        """
+        X = validate_data(self, X, dtype=np.float64, ensure_min_samples=2)
+        codes = self._encode(X, y)
+        self._check_settings(X)
+        self.linkage_matrix_ = self._build_tree(X)
+        is_cluster = self._find_clusters(codes)
+        self.labels_ = _label_leaves(self.linkage_matrix_, is_cluster)
+        self.n_clusters_ = int(self.labels_.max()) + 1
+        self.cluster_centers_ = _shares(self.labels_, self._scaled(X))
+        if y is not None:
+            one_hot = np.eye(len(self.concepts_))[codes]
+            self.cluster_concept_proba_ = _shares(self.labels_, one_hot)
+            majorities = self.cluster_concept_proba_.max(axis=1)
+            self.purity_ = float(np.average(majorities, weights=np.bincount(self.labels_)))
+        if self.assign == "neighbors":
+            self._voters = KNeighborsClassifier(self.n_neighbors, metric=self.metric)
+            self._voters.fit(X, self.labels_)
+        return self
+
+    def fit_predict(self, X, y=None):
+        """Fit, and return the clusters of the training rows.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            Embeddings, at least two.
+        y : array-like of shape (n_samples,), default=None
+            Concept of each row; needed for ``criterion="adaptive"``.
+
+        Returns
+        -------
+        ndarray of shape (n_samples,), dtype int64
+            `labels_`.
+        """
+        return self.fit(X, y).labels_
+
+    def predict(self, X):
+        """Find the cluster of new rows, by the nearest centroid or by a vote of neighbours.
+
+        A training row may come back with another cluster than `labels_` gives it: the tree need
+        not put a row with the nearest centroid.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            Embeddings.
+
+        Returns
+        -------
+        ndarray of shape (n_samples,), dtype int64
+            Clusters.
+        """
+        check_is_fitted(self)
+        X = validate_data(self, X, dtype=np.float64, reset=False)
+        if self.assign == "neighbors":
+            return self._voters.predict(X)
+        return pairwise_distances_argmin(self._scaled(X), self.cluster_centers_, metric=self.metric)
+
+    def predict_proba(self, X):
+        """Find the share of each cluster in the vote on new rows.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            Embeddings.
+
+        Returns
+        -------
+        ndarray of shape (n_samples, n_clusters), dtype float64
+            Rows sum to 1. With ``assign="centroid"`` the nearest has it all.
+        """
+        check_is_fitted(self)
+        if self.assign == "centroid":
+            return np.eye(self.n_clusters_)[self.predict(X)]
+        X = validate_data(self, X, dtype=np.float64, reset=False)
+        return self._voters.predict_proba(X)
+
+    def predict_concept_proba(self, X):
+        """Find concept probabilities of new rows, through the clusters they fall into.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            Embeddings.
+
+        Returns
+        -------
+        ndarray of shape (n_samples, n_concepts), dtype float64
+            Rows sum to 1; columns are `concepts_`.
+
+        Raises
+        ------
+        AttributeError
+            If `fit` got no y.
+        """
+        check_is_fitted(self)
+        if not hasattr(self, "cluster_concept_proba_"):
+            raise AttributeError("No concepts are known: fit(X, y) with the concepts in y first.")
+        return self.predict_proba(X) @ self.cluster_concept_proba_
+
+    def __sklearn_tags__(self):
+        tags = super().__sklearn_tags__()
+        tags.target_tags.required = self.criterion == "adaptive"
+        return tags
+
+    def _encode(self, X, y):
+        """Encode y, and forget the concepts of an earlier fit."""
+        for name in ("concepts_", "cluster_concept_proba_", "purity_"):
+            self.__dict__.pop(name, None)
+        if y is None and self.criterion == "adaptive":
+            raise ValueError(
+                'ConceptAgglomerative with criterion="adaptive" requires y to be passed, but the '
+                'target y is None; pass concepts, or choose criterion="size" or "distance".'
+            )
+        if y is None:
+            return np.zeros(len(X), dtype=np.intp)
+        self.concepts_, codes = encode_concepts(y)
+        check_consistent_length(X, codes)
+        return codes
+
+    def _check_settings(self, X):
+        """Refuse parameters that contradict each other."""
+        if self.linkage == "ward" and self.metric != "euclidean":
+            raise ValueError(
+                f'linkage="ward" needs metric="euclidean", got metric={self.metric!r}; choose '
+                'linkage="average" or "complete".'
+            )
+        if self.criterion == "distance" and self.distance_threshold is None:
+            raise ValueError('criterion="distance" needs a distance_threshold, got None.')
+        if self.assign == "neighbors" and self.n_neighbors > len(X):
+            raise ValueError(
+                f"n_neighbors={self.n_neighbors} is more than the n_samples={len(X)} rows of X."
+            )
+
+    def _build_tree(self, X):
+        distances = pdist(X, self.metric)
+        if self.metric == "cosine":
+            # SciPy has no angle to a row of zeros; scikit-learn puts it at distance 1.
+            np.nan_to_num(distances, copy=False, nan=1.0)
+        return scipy_linkage(distances, self.linkage)
+
+    def _find_clusters(self, codes):
+        """Tell for every node, leaves first, whether it meets the criterion."""
+        n_samples = len(codes)
+        if self.criterion == "distance":
+            heights = np.concatenate([np.zeros(n_samples), self.linkage_matrix_[:, 2]])
+            return heights <= self.distance_threshold
+        counts = _count_leaves(self.linkage_matrix_, codes)
+        sizes = counts.sum(axis=1)
+        if isinstance(self.size, Integral):
+            small = sizes <= self.size
+        else:
+            small = (sizes / n_samples <= self.size) | (sizes == 1)
+        if self.criterion == "size":
+            return small
+        return small | (counts.max(axis=1) / sizes >= self.purity)
+
+    def _scaled(self, X):
+        return normalize(X) if self.normalize else X
+
+
+def _count_leaves(tree, codes):
+    """Count the concepts below every node: (2 * n_samples - 1, n_concepts)."""
+    n_samples = len(codes)
+    counts = np.zeros((2 * n_samples - 1, codes.max() + 1), dtype=np.int64)
+    counts[np.arange(n_samples), codes] = 1
+    for node, (left, right) in enumerate(tree[:, :2].astype(np.intp), start=n_samples):
+        counts[node] = counts[left] + counts[right]
+    return counts
+
+
+def _label_leaves(tree, is_cluster):
+    """Walk from the root to the first nodes that are clusters, and number them by size."""
+    n_samples = len(tree) + 1
+    # Parents have higher numbers than their children, so one pass downwards replaces recursion.
+    cluster_of = np.full(len(is_cluster), -1)
+    for node in range(len(is_cluster) - 1, -1, -1):
+        if cluster_of[node] < 0 and is_cluster[node]:
+            cluster_of[node] = node
+        if node >= n_samples:
+            cluster_of[tree[node - n_samples, :2].astype(np.intp)] = cluster_of[node]
+    _, first, labels, sizes = np.unique(
+        cluster_of[:n_samples], return_index=True, return_inverse=True, return_counts=True
+    )
+    rank = np.empty(len(sizes), dtype=np.int64)
+    rank[np.lexsort((first, -sizes))] = np.arange(len(sizes))
+    return rank[labels]
+
+
+def _shares(labels, values):
+    """Mean of the values in each cluster: (n_clusters, n_values)."""
+    totals = np.zeros((labels.max() + 1, values.shape[1]))
+    np.add.at(totals, labels, values)
+    return totals / np.bincount(labels)[:, np.newaxis]

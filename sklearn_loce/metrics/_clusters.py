@@ -1,0 +1,162 @@
+"""How clusters and concepts fit together."""
+
+import pandas as pd
+from sklearn.metrics.cluster import contingency_matrix
+from sklearn.utils import check_consistent_length
+from sklearn.utils._param_validation import validate_params
+
+from ._validation import encode_concepts
+
+# What clusterers and mixtures of scikit-learn and of this package call a row without a cluster.
+NOISE = -1
+
+_PARAMETERS = {"y": ["array-like"], "labels": ["array-like"]}
+
+
+@validate_params(_PARAMETERS, prefer_skip_nested_validation=True)
+def purity_score(y, labels):
+    """Share of rows that show the majority concept of their cluster.
+
+    Parameters
+    ----------
+    y : array-like of shape (n_samples,)
+        Concept of each row.
+    labels : array-like of shape (n_samples,)
+        Cluster of each row. Rows labelled -1 belong to no cluster: they add nothing, but count as
+        rows, so that dropping difficult rows never raises the purity.
+
+    Returns
+    -------
+    float
+        In [0, 1]. It is 1 where every row is a cluster of its own, so it is to be read together
+        with the number of clusters; see :func:`penalized_purity_score`.
+
+    Raises
+    ------
+    ValueError
+        If `y` and `labels` differ in length, or hold missing or mixed labels.
+
+    Notes
+    -----
+    Purity as in Mikriukov, Schwalbe and Bade (IJCV 2025) and in Manning, Raghavan and Schütze,
+    *Introduction to Information Retrieval* (2008), section 16.3.
+
+    Examples
+    --------
+    >>> from sklearn_loce.metrics import purity_score
+    >>> purity_score(["car", "car", "bus", "bus"], [0, 0, 0, 1])
+    0.75
+    """
+    _, _, counts = count_concepts(y, labels)
+    return float(counts.max(axis=1, initial=0).sum() / len(y))
+
+
+@validate_params(_PARAMETERS, prefer_skip_nested_validation=True)
+def penalized_purity_score(y, labels):
+    """Purity at the price of one row per cluster, so that a shattered clustering does not win.
+
+    The first row of a cluster agrees with its majority for free: only the others tell something.
+    So ``(sum of majority counts - n_clusters) / n_samples``.
+
+    Parameters
+    ----------
+    y : array-like of shape (n_samples,)
+        Concept of each row.
+    labels : array-like of shape (n_samples,)
+        Cluster of each row; -1 is no cluster, see :func:`purity_score`.
+
+    Returns
+    -------
+    float
+        In [0, 1): 0 where every row is a cluster of its own, ``1 - n_concepts / n_samples`` where
+        every concept is one cluster.
+
+    Raises
+    ------
+    ValueError
+        If `y` and `labels` differ in length, or hold missing or mixed labels.
+
+    Notes
+    -----
+    The paper reports purity next to the number of clusters; this is one number out of the two,
+    and this package's own definition.
+
+    Examples
+    --------
+    >>> from sklearn_loce.metrics import penalized_purity_score
+    >>> concepts = ["car", "car", "bus", "bus"]
+    >>> penalized_purity_score(concepts, [0, 0, 1, 1])
+    0.5
+    >>> penalized_purity_score(concepts, [0, 1, 2, 3])
+    0.0
+    """
+    _, _, counts = count_concepts(y, labels)
+    return float((counts.max(axis=1, initial=0).sum() - len(counts)) / len(y))
+
+
+@validate_params({**_PARAMETERS, "normalize": ["boolean"]}, prefer_skip_nested_validation=True)
+def cluster_composition(y, labels, *, normalize=True):
+    """Share of every concept in every cluster.
+
+    Parameters
+    ----------
+    y : array-like of shape (n_samples,)
+        Concept of each row.
+    labels : array-like of shape (n_samples,)
+        Cluster of each row; rows labelled -1 belong to no cluster and are left out.
+    normalize : bool, default=True
+        Shares that sum to 1 in each cluster, or with False counts.
+
+    Returns
+    -------
+    DataFrame of shape (n_clusters, n_concepts)
+        Index "cluster" and columns "concept", both sorted; float64 shares or integer counts.
+
+    Raises
+    ------
+    ValueError
+        If `y` and `labels` differ in length, or hold missing or mixed labels.
+
+    Notes
+    -----
+    The "concept probabilities" of a cluster in Mikriukov, Schwalbe and Bade (IJCV 2025).
+
+    Examples
+    --------
+    >>> from sklearn_loce.metrics import cluster_composition
+    >>> cluster_composition(["car", "car", "bus", "bus"], [0, 0, 0, 1]).round(2)
+    concept   bus   car
+    cluster
+    0        0.33  0.67
+    1        1.00  0.00
+    """
+    concepts, clusters, counts = count_concepts(y, labels)
+    if normalize:
+        counts = counts / counts.sum(axis=1, keepdims=True)
+    return pd.DataFrame(
+        counts,
+        index=pd.Index(clusters, name="cluster"),
+        columns=pd.Index(concepts, name="concept"),
+    )
+
+
+def count_concepts(y, labels):
+    """Count the rows of every concept in every cluster; noise is no cluster.
+
+    Parameters
+    ----------
+    y : array-like of shape (n_samples,)
+    labels : array-like of shape (n_samples,)
+
+    Returns
+    -------
+    concepts : ndarray of shape (n_concepts,)
+    clusters : ndarray of shape (n_clusters,)
+    counts : ndarray of shape (n_clusters, n_concepts), dtype int64
+    """
+    concepts, codes = encode_concepts(y)
+    clusters, cluster_codes = encode_concepts(labels, name="labels")
+    check_consistent_length(codes, cluster_codes)
+    counts = contingency_matrix(cluster_codes, codes)
+    kept = clusters != NOISE
+    return concepts, clusters[kept], counts[kept]

@@ -1,0 +1,211 @@
+"""How well the nearest embeddings of a query show the query's concept."""
+
+from functools import partial
+from numbers import Integral
+
+import numpy as np
+from sklearn.utils._param_validation import Interval, StrOptions, validate_params
+
+from ._distances import RowDistances, nearest_rows
+from ._validation import average_concepts, check_embeddings
+
+_PARAMETERS = {
+    "X": ["array-like"],
+    "y": ["array-like"],
+    "metric": [str, callable],
+    "average": [StrOptions({"macro", "micro"}), None],
+}
+_PARAMETERS_AT_K = {**_PARAMETERS, "k": [Interval(Integral, 1, None, closed="left")]}
+
+
+@validate_params(_PARAMETERS_AT_K, prefer_skip_nested_validation=True)
+def precision_at_k(X, y, k=10, *, metric="cosine", average="macro"):
+    """Share of a query's k nearest rows that show its concept.
+
+    Every row is the query once, and is left out of its own ranking by index, so that its
+    duplicates stay. This is what the paper prints as "mAP@k"; the measure usually called so is
+    :func:`mean_average_precision_at_k`.
+
+    Parameters
+    ----------
+    X : array-like of shape (n_samples, n_features)
+        Embeddings.
+    y : array-like of shape (n_samples,)
+        Concept of each row.
+    k : int, default=10
+        Neighbours looked at, below n_samples; the paper reports 1, 5, 10, 20, 30 and 40.
+    metric : str or callable, default="cosine"
+        Any metric of :func:`sklearn.metrics.pairwise_distances` but "precomputed". Distances that
+        agree up to rounding are ties, which go to the lower row number.
+    average : {"macro", "micro", None}, default="macro"
+        "macro": mean over concepts of the mean over their queries; "micro": mean over all
+        queries; None: one value per concept.
+
+    Returns
+    -------
+    float or ndarray of shape (n_concepts,), dtype float64
+        Concepts come in the order of ``np.unique(y)``. A concept with m rows, m <= k, can't exceed
+        ``(m - 1) / k``; a concept with one row has 0.0.
+
+    Raises
+    ------
+    ValueError
+        If k is not below the number of rows, or X and y do not fit.
+
+    Notes
+    -----
+    Retrieval as in Mikriukov, Schwalbe and Bade (IJCV 2025).
+
+    Examples
+    --------
+    >>> from sklearn_loce.metrics import precision_at_k
+    >>> X = [[1.0, 0.0], [1.0, 0.1], [0.0, 1.0], [0.1, 1.0]]
+    >>> precision_at_k(X, ["car", "car", "tree", "tree"], k=1)
+    1.0
+    """
+    return _retrieve(X, y, metric, average, _precision, k)
+
+
+@validate_params(_PARAMETERS_AT_K, prefer_skip_nested_validation=True)
+def mean_average_precision_at_k(X, y, k=10, *, metric="cosine", average="macro"):
+    """Mean average precision over the k nearest rows of each query (the standard definition).
+
+    A query's average precision is the sum, over the ranks r <= k that hold a relevant row, of the
+    precision among the r nearest, divided by ``min(R, k)`` with R relevant rows in all. A row is
+    relevant where it shows the query's concept; the query itself is left out by index.
+
+    Parameters
+    ----------
+    X : array-like of shape (n_samples, n_features)
+        Embeddings.
+    y : array-like of shape (n_samples,)
+        Concept of each row.
+    k : int, default=10
+        Neighbours looked at, below n_samples.
+    metric : str or callable, default="cosine"
+        Any metric of :func:`sklearn.metrics.pairwise_distances` but "precomputed". Distances that
+        agree up to rounding are ties, which go to the lower row number.
+    average : {"macro", "micro", None}, default="macro"
+        "macro": mean over concepts of the mean over their queries; "micro": mean over all
+        queries; None: one value per concept.
+
+    Returns
+    -------
+    float or ndarray of shape (n_concepts,), dtype float64
+        Concepts come in the order of ``np.unique(y)``. A concept with one row has no relevant row:
+        NaN, left out of the averages (which are NaN where every concept has one row).
+
+    Raises
+    ------
+    ValueError
+        If k is not below the number of rows, or X and y do not fit.
+
+    Notes
+    -----
+    Manning, Raghavan and Schütze, *Introduction to Information Retrieval* (2008), section 8.4.
+
+    Examples
+    --------
+    >>> from sklearn_loce.metrics import mean_average_precision_at_k
+    >>> X = [[1.0, 0.0], [1.0, 0.1], [1.0, 0.3], [0.0, 1.0]]
+    >>> mean_average_precision_at_k(X, ["car", "tree", "car", "tree"], k=3, average=None)
+    array([0.5       , 0.41666667])
+    """
+    return _retrieve(X, y, metric, average, _average_precision, k)
+
+
+@validate_params(_PARAMETERS, prefer_skip_nested_validation=True)
+def r_precision(X, y, *, metric="cosine", average="macro"):
+    """Share of a query's R nearest rows that show its concept, with R relevant rows in all.
+
+    Every query is judged at the depth at which a perfect ranking would be complete, so concepts
+    of different sizes compare.
+
+    Parameters
+    ----------
+    X : array-like of shape (n_samples, n_features)
+        Embeddings.
+    y : array-like of shape (n_samples,)
+        Concept of each row.
+    metric : str or callable, default="cosine"
+        Any metric of :func:`sklearn.metrics.pairwise_distances` but "precomputed". Distances that
+        agree up to rounding are ties, which go to the lower row number.
+    average : {"macro", "micro", None}, default="macro"
+        "macro": mean over concepts of the mean over their queries; "micro": mean over all
+        queries; None: one value per concept.
+
+    Returns
+    -------
+    float or ndarray of shape (n_concepts,), dtype float64
+        Concepts come in the order of ``np.unique(y)``. A concept with one row has no relevant row:
+        NaN, left out of the averages (which are NaN where every concept has one row).
+
+    Raises
+    ------
+    ValueError
+        If there are fewer than two rows, or X and y do not fit.
+
+    Notes
+    -----
+    Manning, Raghavan and Schütze, *Introduction to Information Retrieval* (2008), section 8.4.
+
+    Examples
+    --------
+    >>> from sklearn_loce.metrics import r_precision
+    >>> X = [[1.0, 0.0], [1.0, 0.1], [1.0, 0.3], [0.0, 1.0]]
+    >>> r_precision(X, ["car", "tree", "car", "tree"])
+    0.0
+    """
+    return _retrieve(X, y, metric, average, _precision, None)
+
+
+def _precision(relevant, n_relevant):
+    """Share of relevant rows, for one ranking per row of `relevant`."""
+    return relevant.mean(axis=1)
+
+
+def _average_precision(relevant, n_relevant):
+    """Average precision, for one ranking per row of `relevant`; NaN where nothing is relevant."""
+    if n_relevant == 0:
+        return np.full(len(relevant), np.nan)
+    k = relevant.shape[1]
+    precisions = np.cumsum(relevant, axis=1) / np.arange(1, k + 1)
+    return (precisions * relevant).sum(axis=1) / min(n_relevant, k)
+
+
+def _retrieve(X, y, metric, average, judge, k):
+    """Average a judgement of every query's ranking, at depth `k` or at its relevant rows."""
+    X, concepts, codes = check_embeddings(X, y)
+    if (k or 1) >= len(X):
+        raise ValueError(
+            f"k={k or 1} neighbours of a query need at least {(k or 1) + 1} rows, and X has "
+            f"{len(X)}; choose a smaller k or pass more rows."
+        )
+    values = _judge_queries(RowDistances(X, metric), codes, judge, k)
+    if average == "micro":
+        return average_concepts(values, "macro")
+    means = [
+        values[codes == code].mean() if np.isfinite(values[codes == code]).all() else np.nan
+        for code in range(len(concepts))
+    ]
+    return average_concepts(np.array(means), average)
+
+
+def _judge_queries(space, codes, judge, k):
+    """Judge the ranking of every query, concept by concept within a chunk of distances."""
+    counts = np.bincount(codes)
+
+    def reduce(D, start):
+        queries = np.arange(start, start + len(D))
+        D[queries - start, queries] = np.inf
+        values = np.full(len(D), np.nan)
+        for code in np.unique(codes[queries]):
+            rows = queries[codes[queries] == code]
+            n_relevant = counts[code] - 1
+            if depth := k or n_relevant:
+                noise = partial(space.tolerance, rows)
+                ranking = nearest_rows(D[rows - start], depth, noise)
+                values[rows - start] = judge(codes[ranking] == code, n_relevant)
+        return values
+
+    return np.concatenate(list(space.chunks(reduce)))

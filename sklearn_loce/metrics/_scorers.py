@@ -1,0 +1,324 @@
+"""Scorers ``(estimator, X, y)`` for model selection, as in ``GridSearchCV(scoring=...)``."""
+
+from difflib import get_close_matches
+from functools import cached_property
+
+import numpy as np
+from sklearn.metrics import silhouette_score
+
+from ._clusters import NOISE, penalized_purity_score, purity_score
+from ._retrieval import mean_average_precision_at_k, precision_at_k, r_precision
+from ._separation import category_separation
+
+
+class ConceptScorer:
+    """Score a fitted estimator by its embeddings or by its clusters.
+
+    Built by :func:`make_embedding_scorer` and :func:`make_cluster_scorer`.
+
+    Parameters
+    ----------
+    score_func : callable
+        ``score_func(embeddings, y, **kwargs)``, or ``score_func(y, labels, **kwargs)``.
+    response : {"embeddings", "clusters"}
+        What `score_func` judges.
+    sign : {1, -1}
+        -1 where a low score is a good one.
+    kwargs : dict
+        Keyword arguments of `score_func`.
+
+    Examples
+    --------
+    >>> from sklearn.preprocessing import StandardScaler
+    >>> from sklearn_loce.metrics import get_scorer
+    >>> X, y = [[0.0], [1.0], [4.0], [5.0]], ["car", "car", "bus", "bus"]
+    >>> get_scorer("separation")(StandardScaler(with_std=False).fit(X), X, y)
+    3.0
+    """
+
+    def __init__(self, score_func, response, sign, kwargs):
+        self.score_func = score_func
+        self.response = response
+        self.sign = sign
+        self.kwargs = kwargs
+
+    def __call__(self, estimator, X, y=None):
+        """Score `estimator` on the rows `X` with concepts `y`.
+
+        Parameters
+        ----------
+        estimator : estimator
+            Fitted transformer, clusterer, mixture or Pipeline.
+        X : array-like or DataFrame of shape (n_samples, n_features)
+            Rows as the estimator takes them.
+        y : array-like of shape (n_samples,)
+            Concepts.
+
+        Returns
+        -------
+        float
+            Higher is better.
+        """
+        return self.judge(_Responses(estimator, X), y)
+
+    def judge(self, responses, y):
+        """Score responses that other scorers may share."""
+        if y is None:
+            raise ValueError(
+                f"{self!r} compares with concepts, and y is None; pass them, as in fit(X, y)."
+            )
+        if self.response == "embeddings":
+            score = self.score_func(responses.embeddings, y, **self.kwargs)
+        else:
+            score = self.score_func(y, responses.clusters, **self.kwargs)
+        return self.sign * float(score)
+
+    def __repr__(self):
+        options = "".join(f", {name}={value!r}" for name, value in self.kwargs.items())
+        name = getattr(self.score_func, "__name__", repr(self.score_func))
+        return f"ConceptScorer({name} of {self.response}{options})"
+
+
+class MultiConceptScorer:
+    """Score a fitted estimator by several scorers that share one transform.
+
+    scikit-learn's own ``scoring={...}`` runs `transform` once per scorer, which is what costs the
+    time where embeddings come from a network. Built by :func:`get_scorer` from a list of names.
+
+    Parameters
+    ----------
+    scorers : dict of str to ConceptScorer
+        Scorers by the name their value gets.
+
+    Examples
+    --------
+    >>> from sklearn.preprocessing import StandardScaler
+    >>> from sklearn_loce.metrics import get_scorer
+    >>> X, y = [[0.0], [1.0], [4.0], [5.0]], ["car", "car", "bus", "bus"]
+    >>> scorer = get_scorer(["separation", "precision_at_1"])
+    >>> scorer(StandardScaler(with_std=False).fit(X), X, y)
+    {'separation': 3.0, 'precision_at_1': 1.0}
+    """
+
+    def __init__(self, scorers):
+        self.scorers = scorers
+
+    def __call__(self, estimator, X, y=None):
+        """Score `estimator` on the rows `X` with concepts `y`.
+
+        Parameters
+        ----------
+        estimator : estimator
+            Fitted transformer, clusterer, mixture or Pipeline.
+        X : array-like or DataFrame of shape (n_samples, n_features)
+            Rows as the estimator takes them.
+        y : array-like of shape (n_samples,)
+            Concepts.
+
+        Returns
+        -------
+        dict of str to float
+            Higher is better.
+        """
+        responses = _Responses(estimator, X)
+        return {name: scorer.judge(responses, y) for name, scorer in self.scorers.items()}
+
+    def __repr__(self):
+        return f"MultiConceptScorer({list(self.scorers)})"
+
+
+class _Responses:
+    """What an estimator makes of X, each computed once and when first asked for."""
+
+    def __init__(self, estimator, X):
+        self.estimator = estimator
+        self.X = X
+
+    @property
+    def _ends_in_predictor(self):
+        return hasattr(self.estimator, "steps") and hasattr(self.estimator, "predict")
+
+    @cached_property
+    def embeddings(self):
+        """Rows as the last step before a clusterer or mixture sees them."""
+        if self._ends_in_predictor:
+            before = self.estimator[:-1]
+            return before.transform(self.X) if len(before) else self.X
+        if hasattr(self.estimator, "transform"):
+            return self.estimator.transform(self.X)
+        raise TypeError(
+            f"{type(self.estimator).__name__} has no transform, so there are no embeddings to "
+            "score; put it behind a transformer in a Pipeline, or choose a scorer of clusters."
+        )
+
+    @cached_property
+    def clusters(self):
+        """Cluster of each row."""
+        if self._ends_in_predictor:
+            return self.estimator[-1].predict(self.embeddings)
+        if hasattr(self.estimator, "predict"):
+            return self.estimator.predict(self.X)
+        raise TypeError(
+            f"{type(self.estimator).__name__} has no predict, so new rows have no cluster to "
+            "score; use one that has, as ConceptAgglomerative, ConceptGaussianMixture or KMeans."
+        )
+
+
+def make_embedding_scorer(score_func, *, greater_is_better=True, **kwargs):
+    """Make a scorer of embeddings from a metric of ``(X, y)``.
+
+    Parameters
+    ----------
+    score_func : callable
+        ``score_func(X, y, **kwargs) -> float``, as :func:`precision_at_k` or scikit-learn's
+        ``silhouette_score``.
+    greater_is_better : bool, default=True
+        With False the score is negated.
+    **kwargs : dict
+        Keyword arguments of `score_func`.
+
+    Returns
+    -------
+    ConceptScorer
+        Takes a transformer, or a Pipeline, of which it scores what the last step gets where that
+        step predicts, and what comes out at the end where it does not.
+
+    Examples
+    --------
+    >>> from sklearn.preprocessing import StandardScaler
+    >>> from sklearn_loce.metrics import make_embedding_scorer, precision_at_k
+    >>> scorer = make_embedding_scorer(precision_at_k, k=1, metric="euclidean")
+    >>> X, y = [[0.0], [1.0], [4.0], [5.0]], ["car", "car", "bus", "bus"]
+    >>> scorer(StandardScaler().fit(X), X, y)
+    1.0
+    """
+    return ConceptScorer(score_func, "embeddings", 1 if greater_is_better else -1, kwargs)
+
+
+def make_cluster_scorer(score_func, *, greater_is_better=True, **kwargs):
+    """Make a scorer of predicted clusters from a metric of ``(y, labels)``.
+
+    Parameters
+    ----------
+    score_func : callable
+        ``score_func(y, labels, **kwargs) -> float``, as :func:`purity_score` or scikit-learn's
+        ``v_measure_score``.
+    greater_is_better : bool, default=True
+        With False the score is negated.
+    **kwargs : dict
+        Keyword arguments of `score_func`.
+
+    Returns
+    -------
+    ConceptScorer
+        Takes a clusterer or mixture with `predict`, or a Pipeline that ends in one.
+
+    Examples
+    --------
+    >>> from sklearn.cluster import KMeans
+    >>> from sklearn.metrics import v_measure_score
+    >>> from sklearn_loce.metrics import make_cluster_scorer
+    >>> X, y = [[0.0], [1.0], [4.0], [5.0]], ["car", "car", "bus", "bus"]
+    >>> kmeans = KMeans(n_clusters=2, random_state=0).fit(X)
+    >>> make_cluster_scorer(v_measure_score)(kmeans, X, y)
+    1.0
+    """
+    return ConceptScorer(score_func, "clusters", 1 if greater_is_better else -1, kwargs)
+
+
+def finite_separation(X, y, *, quantile=0.0):
+    """Mean category separation over the concepts that have a finite one.
+
+    A fold in which a concept has one row, or rows that all coincide, still gets a score; NaN
+    where no concept is left.
+    """
+    values = category_separation(X, y, quantile=quantile, average=None)
+    values = values[np.isfinite(values)]
+    return float(values.mean()) if values.size else float("nan")
+
+
+def n_clusters(y, labels):
+    """Count clusters; -1 is none."""
+    return np.setdiff1d(labels, [NOISE]).size
+
+
+_SCORERS = {
+    "separation": make_embedding_scorer(finite_separation),
+    "robust_separation": make_embedding_scorer(finite_separation, quantile=0.05),
+    "silhouette": make_embedding_scorer(silhouette_score),
+    "r_precision": make_embedding_scorer(r_precision),
+    **{f"precision_at_{k}": make_embedding_scorer(precision_at_k, k=k) for k in (1, 5, 10)},
+    **{
+        f"mean_average_precision_at_{k}": make_embedding_scorer(mean_average_precision_at_k, k=k)
+        for k in (5, 10)
+    },
+    "purity": make_cluster_scorer(purity_score),
+    "penalized_purity": make_cluster_scorer(penalized_purity_score),
+    "neg_n_clusters": make_cluster_scorer(n_clusters, greater_is_better=False),
+}
+
+
+def get_scorer_names():
+    """Names that :func:`get_scorer` knows.
+
+    Returns
+    -------
+    list of str
+        Sorted.
+
+    Examples
+    --------
+    >>> from sklearn_loce.metrics import get_scorer_names
+    >>> "penalized_purity" in get_scorer_names()
+    True
+    """
+    return sorted(_SCORERS)
+
+
+def get_scorer(scoring):
+    """Get a scorer by name, or several that share one transform.
+
+    Parameters
+    ----------
+    scoring : str or list of str
+        One of :func:`get_scorer_names`, or several for multi-metric scoring. Scorers of
+        embeddings ("separation", "robust_separation", "silhouette", "r_precision",
+        "precision_at_*", "mean_average_precision_at_*") take a transformer or a Pipeline; scorers
+        of clusters ("purity", "penalized_purity", "neg_n_clusters") take a clusterer or mixture
+        with `predict`, or a Pipeline that ends in one.
+
+    Returns
+    -------
+    ConceptScorer or MultiConceptScorer
+        To pass as ``scoring=`` to ``GridSearchCV`` or ``cross_validate``; with several, name one
+        of them in ``refit=``. The separations leave out concepts that have no finite one.
+
+    Raises
+    ------
+    ValueError
+        If a name is unknown.
+
+    Examples
+    --------
+    >>> from sklearn.decomposition import PCA
+    >>> from sklearn.datasets import load_iris
+    >>> from sklearn.model_selection import GridSearchCV, StratifiedKFold
+    >>> from sklearn_loce.metrics import get_scorer
+    >>> X, y = load_iris(return_X_y=True)
+    >>> scoring = get_scorer(["robust_separation", "precision_at_10"])
+    >>> search = GridSearchCV(
+    ...     PCA(),
+    ...     {"n_components": [1, 2]},
+    ...     scoring=scoring,
+    ...     refit="precision_at_10",
+    ...     cv=StratifiedKFold(3),
+    ... )
+    >>> search.fit(X, y).best_params_
+    {'n_components': 2}
+    """
+    if not isinstance(scoring, str):
+        return MultiConceptScorer({name: get_scorer(name) for name in scoring})
+    if scoring in _SCORERS:
+        return _SCORERS[scoring]
+    close = get_close_matches(scoring, _SCORERS, n=3, cutoff=0.4) or get_scorer_names()
+    raise ValueError(f"{scoring!r} is no scorer; did you mean {', '.join(map(repr, close))}?")

@@ -1,0 +1,309 @@
+"""How far apart, and how entangled, concepts lie in an embedding space."""
+
+from itertools import combinations
+from numbers import Real
+
+import numpy as np
+from sklearn.utils._param_validation import Interval, StrOptions, validate_params
+
+from ._distances import (
+    TIE_TOLERANCE,
+    RowDistances,
+    extremes_by_concept,
+    sums_by_concept,
+    sums_within_concept,
+)
+from ._quantiles import quantile_between, quantile_within
+from ._validation import average_concepts, check_embeddings
+
+# The reference divides by the largest distance plus this, so that duplicates divide by no zero.
+REFERENCE_EPSILON = 1e-6
+
+_METRIC = [str, callable]
+_QUANTILE = [Interval(Real, 0, 1, closed="left")]
+
+
+@validate_params(
+    {
+        "X": ["array-like"],
+        "y": ["array-like"],
+        "metric": _METRIC,
+        "quantile": _QUANTILE,
+        "average": [StrOptions({"macro"}), None],
+    },
+    prefer_skip_nested_validation=True,
+)
+def category_separation(X, y, *, metric="euclidean", quantile=0.0, average="macro"):
+    """Distance from a concept to the nearest other one, relative to the concept's own spread.
+
+    For each concept: the smallest distance from one of its rows to a row of any other concept,
+    divided by the mean distance between two of its own rows. Above 1, every foreign row is
+    farther away than the concept's own rows are on average.
+
+    Parameters
+    ----------
+    X : array-like of shape (n_samples, n_features)
+        Embeddings.
+    y : array-like of shape (n_samples,)
+        Concept of each row; at least two concepts.
+    metric : str or callable, default="euclidean"
+        Any metric of :func:`sklearn.metrics.pairwise_distances` but "precomputed".
+    quantile : float in [0, 1), default=0.0
+        Quantile of the distances between the concept's rows and all foreign rows that stands
+        above the fraction. With 0.0, the reference's minimum, one outlier decides; with 0.05, up
+        to about one row in twenty does not.
+    average : {"macro", None}, default="macro"
+        Mean over concepts, or with None one value per concept.
+
+    Returns
+    -------
+    float or ndarray of shape (n_concepts,), dtype float64
+        Concepts come in the order of ``np.unique(y)``. A concept with one row has no spread: NaN,
+        left out of the mean (which is NaN where every concept has one row). A concept whose rows
+        all coincide: infinite, or 0.0 where a foreign row coincides with them too.
+
+    Raises
+    ------
+    ValueError
+        If there are fewer than two concepts, or X and y do not fit.
+
+    Notes
+    -----
+    The "category separation" of Mikriukov, Schwalbe and Bade (IJCV 2025), where `quantile` is 0.
+
+    Examples
+    --------
+    >>> from sklearn_loce.metrics import category_separation
+    >>> X = [[0.0], [1.0], [4.0], [5.0]]
+    >>> y = ["car", "car", "bus", "bus"]
+    >>> category_separation(X, y)
+    3.0
+    """
+    X, concepts, codes = check_embeddings(X, y, min_concepts=2)
+    spread = _mean_within(X, codes, len(concepts), metric)
+    if quantile == 0:
+        nearest = extremes_by_concept(X, codes, len(concepts), metric)
+        nearest[np.arange(len(X)), codes] = np.inf
+        gaps = [nearest[codes == code].min() for code in range(len(concepts))]
+    else:
+        space = RowDistances(X, metric)
+        gaps = [
+            quantile_between(
+                space, np.flatnonzero(codes == a), np.flatnonzero(codes != a), quantile
+            )
+            for a in range(len(concepts))
+        ]
+    return average_concepts(_ratio(np.array(gaps), spread), average)
+
+
+def _mean_within(X, codes, n_concepts, metric):
+    """Mean distance between two rows of a concept, NaN for a concept with one row."""
+    counts = np.bincount(codes)
+    totals = np.bincount(codes, weights=sums_within_concept(X, codes, n_concepts, metric))
+    pairs = np.where(counts > 1, counts * (counts - 1), 1)
+    return np.where(counts > 1, totals / pairs, np.nan)
+
+
+def _ratio(above, below):
+    """Divide, with 0 / 0 = 0 and x / 0 = inf."""
+    limits = np.where(above > 0, np.inf, 0.0)
+    return np.divide(above, below, out=limits, where=below != 0)
+
+
+@validate_params(
+    {"X": ["array-like"], "y": ["array-like"], "metric": _METRIC, "quantile": _QUANTILE},
+    prefer_skip_nested_validation=True,
+)
+def pairwise_separation(X, y, *, metric="euclidean", quantile=0.0):
+    """Smallest distance between two concepts, relative to the largest distance in their union.
+
+    ``min d(i in A, j in B) / (max d(i, j in A and B together) + 1e-6)`` for concepts A and B.
+
+    Parameters
+    ----------
+    X : array-like of shape (n_samples, n_features)
+        Embeddings.
+    y : array-like of shape (n_samples,)
+        Concept of each row; at least two concepts.
+    metric : str or callable, default="euclidean"
+        Any metric of :func:`sklearn.metrics.pairwise_distances` but "precomputed".
+    quantile : float in [0, 1), default=0.0
+        This quantile of the distances between A and B is divided by the ``1 - quantile`` quantile
+        of all distances in the union. With 0.0, the reference's minimum and maximum, one outlier
+        decides; with 0.05, up to about one row in twenty does not.
+
+    Returns
+    -------
+    ndarray of shape (n_concepts, n_concepts), dtype float64
+        Symmetric, in [0, 1) where `quantile` is 0, with a diagonal of 0; concepts in the order of
+        ``np.unique(y)``.
+
+    Raises
+    ------
+    ValueError
+        If there are fewer than two concepts, or X and y do not fit.
+
+    Notes
+    -----
+    The separation matrix of Mikriukov, Schwalbe and Bade (IJCV 2025), where `quantile` is 0.
+
+    Examples
+    --------
+    >>> from sklearn_loce.metrics import pairwise_separation
+    >>> X = [[0.0], [1.0], [4.0], [5.0]]
+    >>> pairwise_separation(X, ["car", "car", "bus", "bus"]).round(3)
+    array([[0. , 0.6],
+           [0.6, 0. ]])
+    """
+    X, concepts, codes = check_embeddings(X, y, min_concepts=2)
+    if quantile == 0:
+        gaps, widths = _extremes(X, codes, len(concepts), metric)
+    else:
+        gaps, widths = _quantiles(X, codes, len(concepts), metric, quantile)
+    matrix = gaps / (widths + REFERENCE_EPSILON)
+    np.fill_diagonal(matrix, 0.0)
+    return matrix
+
+
+def _extremes(X, codes, n_concepts, metric):
+    """Smallest distance between two concepts, and largest in their union."""
+    nearest, farthest = extremes_by_concept(X, codes, n_concepts, metric, farthest=True)
+    gaps, widths = np.full((2, n_concepts, n_concepts), np.inf)
+    np.minimum.at(gaps, codes, nearest)
+    widths *= -1
+    np.maximum.at(widths, codes, farthest)
+    # Alone in its concept, a row is at no distance from its kin.
+    inside = np.maximum(widths.diagonal(), 0.0)
+    np.fill_diagonal(gaps, 0.0)
+    return gaps, np.maximum(widths, np.maximum.outer(inside, inside))
+
+
+def _quantiles(X, codes, n_concepts, metric, quantile):
+    """Quantile of the distances between two concepts, and upper one of those in their union."""
+    space = RowDistances(X, metric)
+    gaps, widths = np.zeros((2, n_concepts, n_concepts))
+    for a, b in combinations(range(n_concepts), 2):
+        rows = [np.flatnonzero(codes == code) for code in (a, b)]
+        gaps[a, b] = gaps[b, a] = quantile_between(space, *rows, quantile)
+        union = np.sort(np.concatenate(rows))
+        widths[a, b] = widths[b, a] = quantile_within(space, union, 1 - quantile)
+    return gaps, widths
+
+
+@validate_params(
+    {"X": ["array-like"], "y": ["array-like"], "metric": _METRIC},
+    prefer_skip_nested_validation=True,
+)
+def overlap_ratio(X, y, *, metric="euclidean"):
+    """Share of a concept's rows whose nearest neighbour in another concept beats its own kin.
+
+    Entry (A, B): the share of A's rows whose nearest row of B is strictly closer than their
+    nearest other row of A. The row itself is left out by index, so a duplicate counts as kin.
+
+    Parameters
+    ----------
+    X : array-like of shape (n_samples, n_features)
+        Embeddings.
+    y : array-like of shape (n_samples,)
+        Concept of each row; at least two concepts.
+    metric : str or callable, default="euclidean"
+        Any metric of :func:`sklearn.metrics.pairwise_distances` but "precomputed".
+
+    Returns
+    -------
+    ndarray of shape (n_concepts, n_concepts), dtype float64
+        Rows are the concepts that are overlapped, columns those that overlap them, in the order of
+        ``np.unique(y)``; not symmetric; the diagonal is 0. The row of a concept with a single row
+        is NaN off the diagonal: it has no kin to compare with.
+
+    Raises
+    ------
+    ValueError
+        If there are fewer than two concepts, or X and y do not fit.
+
+    Notes
+    -----
+    The overlap ratio ("A poisoned by B") of Mikriukov, Schwalbe and Bade (IJCV 2025).
+
+    Examples
+    --------
+    >>> from sklearn_loce.metrics import overlap_ratio
+    >>> X = [[0.0], [1.0], [4.0], [1.5], [9.0]]
+    >>> overlap_ratio(X, ["car", "car", "car", "truck", "truck"]).round(3)
+    array([[0.   , 0.667],
+           [1.   , 0.   ]])
+    """
+    X, concepts, codes = check_embeddings(X, y, min_concepts=2)
+    nearest = extremes_by_concept(X, codes, len(concepts), metric)
+    kin = nearest[np.arange(len(X)), codes]
+    counts = np.bincount(codes)
+    beaten = np.zeros((len(concepts), len(concepts)))
+    # Nearest rows at the same distance tie, whatever rounding makes of it.
+    np.add.at(beaten, codes, nearest < (kin * (1 - TIE_TOLERANCE))[:, np.newaxis])
+    matrix = np.where(counts > 1, 1.0, np.nan)[:, np.newaxis] * beaten / counts[:, np.newaxis]
+    np.fill_diagonal(matrix, 0.0)
+    return matrix
+
+
+@validate_params(
+    {"X": ["array-like"], "y": ["array-like"], "metric": _METRIC},
+    prefer_skip_nested_validation=True,
+)
+def pairwise_silhouette(X, y, *, metric="euclidean"):
+    """Mean silhouette of each pair of concepts, as if there were no others.
+
+    A separation in which every row has the same say, where :func:`pairwise_separation` is decided
+    by one pair of rows.
+
+    Parameters
+    ----------
+    X : array-like of shape (n_samples, n_features)
+        Embeddings.
+    y : array-like of shape (n_samples,)
+        Concept of each row; at least two concepts.
+    metric : str or callable, default="euclidean"
+        Any metric of :func:`sklearn.metrics.pairwise_distances` but "precomputed".
+
+    Returns
+    -------
+    ndarray of shape (n_concepts, n_concepts), dtype float64
+        Symmetric, in [-1, 1], with a diagonal of 0; concepts in the order of ``np.unique(y)``. As
+        in scikit-learn, the one row of a concept with a single row has silhouette 0, and so has a
+        row whose distances are all 0.
+
+    Raises
+    ------
+    ValueError
+        If there are fewer than two concepts, or X and y do not fit.
+
+    See Also
+    --------
+    sklearn.metrics.silhouette_score : The silhouette of all concepts together.
+
+    Notes
+    -----
+    The silhouette is that of Rousseeuw (1987), computed on the rows of two concepts.
+
+    Examples
+    --------
+    >>> from sklearn_loce.metrics import pairwise_silhouette
+    >>> X = [[0.0], [1.0], [4.0], [5.0]]
+    >>> pairwise_silhouette(X, ["car", "car", "bus", "bus"]).round(3)
+    array([[0.   , 0.746],
+           [0.746, 0.   ]])
+    """
+    X, concepts, codes = check_embeddings(X, y, min_concepts=2)
+    sums = sums_by_concept(X, codes, len(concepts), metric)
+    counts = np.bincount(codes)
+    own = sums[np.arange(len(X)), codes] / np.maximum(counts[codes] - 1, 1)
+    means = sums / counts
+    larger = np.maximum(means, own[:, np.newaxis])
+    silhouettes = np.divide(
+        means - own[:, np.newaxis], larger, out=np.zeros_like(means), where=larger > 0
+    )
+    silhouettes[counts[codes] == 1] = 0.0
+    totals = np.zeros((len(concepts), len(concepts)))
+    np.add.at(totals, codes, silhouettes)
+    matrix = (totals + totals.T) / (counts[:, np.newaxis] + counts)
+    np.fill_diagonal(matrix, 0.0)
+    return matrix

@@ -1,0 +1,347 @@
+"""Gaussian mixtures that find the sub-concepts of each concept."""
+
+from numbers import Integral, Real
+
+import numpy as np
+from sklearn import config_context
+from sklearn.base import BaseEstimator, DensityMixin, _fit_context
+from sklearn.mixture import GaussianMixture
+from sklearn.utils import check_consistent_length
+from sklearn.utils._param_validation import Interval, StrOptions
+from sklearn.utils.validation import check_is_fitted, validate_data
+
+from .metrics._validation import encode_concepts
+
+__all__ = ["ConceptGaussianMixture"]
+
+_COMPONENT_ATTRIBUTES = ("weights_", "means_", "covariances_", "precisions_cholesky_")
+
+
+class ConceptGaussianMixture(DensityMixin, BaseEstimator):
+    """Gaussian mixture per concept, with components chosen by BIC and light ones dropped.
+
+    With labels, every concept gets a mixture of its own: its components are the sub-concepts.
+    Without, one mixture describes all rows: components that mix concepts show confusion. Either
+    way the number of components is that of 1 to `max_components` with the lowest BIC, and the
+    mixtures together are one density, each weighted by its concept's share of rows.
+
+    Parameters
+    ----------
+    max_components : int, default=5
+        Most components of a mixture; never more than the distinct rows it is fitted on.
+    min_weight : float in [0, 1), default=0.1
+        Components whose weight in their mixture is no larger are dropped, as the outliers'. The
+        heaviest component of a mixture always stays.
+    per_concept : bool, default=True
+        Whether y, where `fit` gets it, gives every concept a mixture of its own. With False, y
+        is ignored, as one needs in a Pipeline whose scorer wants y.
+    covariance_type : {"full", "diag", "spherical"}, default="full"
+        As in :class:`sklearn.mixture.GaussianMixture`.
+    reg_covar : float, default=1e-6
+        Added to the diagonals of the covariances.
+    n_init : int, default=1
+        Starts for every number of components, of which the best is kept.
+    max_iter : int, default=100
+        Most EM iterations.
+    tol : float, default=1e-3
+        Gain in the mean log-likelihood below which EM stops.
+    random_state : int, RandomState instance or None, default=None
+        Seeds the starts, and `sample`.
+
+    Attributes
+    ----------
+    labels_ : ndarray of shape (n_samples,), dtype int64
+        Component of each training row in the mixture of its own concept, -1 where that component
+        was dropped.
+    n_components_ : int
+        Number of components left, over all mixtures.
+    weights_ : ndarray of shape (n_components,), dtype float64
+        Their weights in the density of all rows; they sum to 1.
+    means_ : ndarray of shape (n_components, n_features), dtype float64
+        Their means.
+    covariances_ : ndarray of shape (n_components, ...), dtype float64
+        Their covariances, in the shape that `covariance_type` gives them.
+    concepts_ : ndarray of shape (n_concepts,)
+        Sorted concepts; only where each has a mixture.
+    component_concepts_ : ndarray of shape (n_components,)
+        Concept of each component; only where each concept has a mixture.
+    concept_weights_ : ndarray of shape (n_mixtures,), dtype float64
+        Share of the rows that each mixture was fitted on.
+    mixtures_ : list of GaussianMixture, of length n_mixtures
+        The mixture of each concept as BIC chose it, dropped components included; a single one
+        without labels.
+    bic_curves_ : ndarray of shape (n_mixtures, max_components), dtype float64
+        BIC for 1, 2, ... components; NaN where there are fewer distinct rows than components.
+    n_features_in_ : int
+        Number of features.
+    feature_names_in_ : ndarray of shape (n_features,)
+        Names of the features, where X had string names.
+
+    Notes
+    -----
+    The mixtures of Mikriukov, Schwalbe and Bade (IJCV 2025), who fit them after UMAP to two
+    dimensions; any step that leaves few dimensions does, as a full covariance of many dimensions
+    costs BIC so much that one component wins. A concept with a single row gets one component at
+    that row, with covariance `reg_covar`.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import make_blobs
+    >>> from sklearn_loce.mixture import ConceptGaussianMixture
+    >>> X, parts = make_blobs([40] * 3, random_state=0, cluster_std=0.3)
+    >>> y = [("car", "car", "tree")[part] for part in parts]
+    >>> mixture = ConceptGaussianMixture(max_components=3, random_state=0).fit(X, y)
+    >>> mixture.component_concepts_.tolist()
+    ['car', 'car', 'tree']
+    """
+
+    _parameter_constraints = {  # noqa: RUF012 - scikit-learn's own form
+        "max_components": [Interval(Integral, 1, None, closed="left")],
+        "min_weight": [Interval(Real, 0, 1, closed="left")],
+        "per_concept": ["boolean"],
+        "covariance_type": [StrOptions({"full", "diag", "spherical"})],
+        "reg_covar": [Interval(Real, 0, None, closed="left")],
+        "n_init": [Interval(Integral, 1, None, closed="left")],
+        "max_iter": [Interval(Integral, 1, None, closed="left")],
+        "tol": [Interval(Real, 0, None, closed="left")],
+        "random_state": ["random_state"],
+    }
+
+    def __init__(
+        self,
+        max_components=5,
+        *,
+        min_weight=0.1,
+        per_concept=True,
+        covariance_type="full",
+        reg_covar=1e-6,
+        n_init=1,
+        max_iter=100,
+        tol=1e-3,
+        random_state=None,
+    ):
+        self.max_components = max_components
+        self.min_weight = min_weight
+        self.per_concept = per_concept
+        self.covariance_type = covariance_type
+        self.reg_covar = reg_covar
+        self.n_init = n_init
+        self.max_iter = max_iter
+        self.tol = tol
+        self.random_state = random_state
+
+    @_fit_context(prefer_skip_nested_validation=True)
+    def fit(self, X, y=None):
+        """Fit one mixture per concept, or a single one.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            Embeddings, at least two.
+        y : array-like of shape (n_samples,), default=None
+            Concept of each row; without, or with ``per_concept=False``, all rows share one
+            mixture.
+
+        Returns
+        -------
+        self : ConceptGaussianMixture
+            The fitted estimator.
+        """
+        X = validate_data(self, X, dtype=np.float64, ensure_min_samples=2)
+        codes = self._encode(X, y)
+        self.concept_weights_ = np.bincount(codes) / len(codes)
+        # X is NumPy's by now, and GaussianMixture refuses its k-means start under dispatch.
+        with config_context(array_api_dispatch=False):
+            chosen = [self._choose(X[codes == code]) for code in range(codes.max() + 1)]
+        self.mixtures_ = [mixture for mixture, _ in chosen]
+        self.bic_curves_ = np.array([bics for _, bics in chosen])
+        self._join()
+        self.labels_ = np.empty(len(X), dtype=np.int64)
+        for code, (mixture, new) in enumerate(zip(self.mixtures_, self._new_labels, strict=True)):
+            self.labels_[codes == code] = new[mixture.predict(X[codes == code])]
+        return self
+
+    def fit_predict(self, X, y=None):
+        """Fit, and return the components of the training rows.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            Embeddings, at least two.
+        y : array-like of shape (n_samples,), default=None
+            Concept of each row.
+
+        Returns
+        -------
+        ndarray of shape (n_samples,), dtype int64
+            `labels_`.
+        """
+        return self.fit(X, y).labels_
+
+    def predict(self, X):
+        """Find the most probable component of each row, over all concepts.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            Embeddings.
+
+        Returns
+        -------
+        ndarray of shape (n_samples,), dtype int64
+            Components; -1 where a dropped component is the most probable.
+        """
+        X = self._validate(X)
+        return np.concatenate(self._new_labels)[self._all.predict(X)]
+
+    def predict_proba(self, X):
+        """Find the posterior probability of each component, dropped ones left out.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            Embeddings.
+
+        Returns
+        -------
+        ndarray of shape (n_samples, n_components), dtype float64
+            Rows sum to 1, also those that `predict` gives -1.
+        """
+        X = self._validate(X)
+        return self._kept.predict_proba(X)
+
+    def score_samples(self, X):
+        """Find the log-density of each row, dropped components left out.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            Embeddings.
+
+        Returns
+        -------
+        ndarray of shape (n_samples,), dtype float64
+            Natural logarithms.
+        """
+        X = self._validate(X)
+        return self._kept.score_samples(X)
+
+    def score(self, X, y=None):
+        """Find the mean log-density of the rows.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            Embeddings.
+        y : None
+            Ignored.
+
+        Returns
+        -------
+        float
+            Mean of `score_samples`.
+        """
+        return float(self.score_samples(X).mean())
+
+    def bic(self, X):
+        """Find the Bayesian information criterion, dropped components left out.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            Embeddings.
+
+        Returns
+        -------
+        float
+            The lower, the better.
+        """
+        X = self._validate(X)
+        return float(self._kept.bic(X))
+
+    def sample(self, n_samples=1):
+        """Draw rows from the density, dropped components left out.
+
+        Parameters
+        ----------
+        n_samples : int, default=1
+            Number of rows.
+
+        Returns
+        -------
+        X : ndarray of shape (n_samples, n_features), dtype float64
+            Rows, grouped by component.
+        components : ndarray of shape (n_samples,), dtype int64
+            Component of each row.
+        """
+        check_is_fitted(self)
+        return self._kept.sample(n_samples)
+
+    def _validate(self, X):
+        check_is_fitted(self)
+        return validate_data(self, X, dtype=np.float64, reset=False)
+
+    def _encode(self, X, y):
+        """Encode y, and forget the concepts of an earlier fit."""
+        for name in ("concepts_", "component_concepts_"):
+            self.__dict__.pop(name, None)
+        if y is None or not self.per_concept:
+            return np.zeros(len(X), dtype=np.intp)
+        self.concepts_, codes = encode_concepts(y)
+        check_consistent_length(X, codes)
+        return codes
+
+    def _choose(self, X):
+        """Fit 1 to `max_components` components, and take the lowest BIC."""
+        bics = np.full(self.max_components, np.nan)
+        best = None
+        most = min(self.max_components, len(np.unique(X, axis=0)))
+        # Twice the same row is a single row's mean, and the two rows that EM asks for.
+        X = np.repeat(X, 2, axis=0) if len(X) == 1 else X
+        for n_components in range(1, most + 1):
+            mixture = self._build(n_components).fit(X)
+            bics[n_components - 1] = mixture.bic(X)
+            if best is None or bics[n_components - 1] < best[0]:
+                best = bics[n_components - 1], mixture
+        return best[1], bics
+
+    def _build(self, n_components):
+        return GaussianMixture(
+            n_components,
+            covariance_type=self.covariance_type,
+            reg_covar=self.reg_covar,
+            n_init=self.n_init,
+            max_iter=self.max_iter,
+            tol=self.tol,
+            random_state=self.random_state,
+        )
+
+    def _join(self):
+        """Join the mixtures into one density with all components, and one without the dropped."""
+        kept = [self._heavy(mixture.weights_) for mixture in self.mixtures_]
+        self._all = self._assemble([np.ones_like(heavy) for heavy in kept])
+        self._kept = self._assemble(kept)
+        self.n_components_ = self._kept.n_components
+        for name in ("weights_", "means_", "covariances_"):
+            setattr(self, name, getattr(self._kept, name))
+        numbers = np.where(np.concatenate(kept), np.cumsum(np.concatenate(kept)) - 1, -1)
+        self._new_labels = np.split(numbers, np.cumsum([len(heavy) for heavy in kept])[:-1])
+        if hasattr(self, "concepts_"):
+            self.component_concepts_ = np.repeat(self.concepts_, [heavy.sum() for heavy in kept])
+
+    def _heavy(self, weights):
+        """Tell which components of a mixture stay."""
+        return (weights > self.min_weight) | (np.arange(len(weights)) == weights.argmax())
+
+    def _assemble(self, chosen):
+        """Build one mixture out of the chosen components of all mixtures."""
+        parts = list(zip(self.mixtures_, chosen, strict=True))
+        joint = self._build(int(sum(part.sum() for part in chosen)))
+        for name in _COMPONENT_ATTRIBUTES:
+            setattr(joint, name, np.concatenate([getattr(m, name)[part] for m, part in parts]))
+        sums = [m.weights_[part].sum() for m, part in parts]
+        factors = np.repeat(self.concept_weights_ / sums, [part.sum() for part in chosen])
+        joint.weights_ = joint.weights_ * factors
+        joint.n_features_in_ = self.n_features_in_
+        joint.converged_ = all(mixture.converged_ for mixture in self.mixtures_)
+        return joint

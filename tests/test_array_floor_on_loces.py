@@ -1,0 +1,146 @@
+"""The array floor on real LoCEs: drawn scenes with planted sub-concepts, and CamVid."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from sklearn.decomposition import PCA
+from sklearn.metrics import adjusted_rand_score
+from sklearn.model_selection import GridSearchCV, GroupKFold
+from sklearn.pipeline import Pipeline, make_pipeline
+from sklearn.preprocessing import Normalizer
+
+from sklearn_loce import LoCETransformer, TorchModel
+from sklearn_loce.cluster import ConceptAgglomerative
+from sklearn_loce.datasets import load_scene_model, make_scenes
+from sklearn_loce.metrics import (
+    compare_layers,
+    confused_concepts,
+    get_scorer,
+    purity_score,
+    sub_concepts,
+)
+from sklearn_loce.mixture import ConceptGaussianMixture
+from sklearn_loce.utils import UnsupervisedUMAP
+
+# Textures live in the early layer, distance (as size in the image) in the deep one.
+PLANTED = {
+    "sky": "features.2",
+    "tree": "features.2",
+    "house": "features.2",
+    "bus": "features.2",
+    "car": "features.5",
+    "taxi": "features.5",
+}
+N_DIMENSIONS = {"features.2": 4, "features.5": 2}
+
+
+@pytest.fixture(scope="module")
+def scenes():
+    return make_scenes(100, random_state=0)
+
+
+@pytest.fixture(scope="module")
+def scene_layers(scenes):
+    """LoCEs of the scenes by layer, with the index of the table."""
+    loce = LoCETransformer(TorchModel(load_scene_model), list(N_DIMENSIONS))
+    table = loce.set_output(transform="pandas").fit_transform(scenes.data)
+    return {name: table.filter(like=f"{name}[") for name in N_DIMENSIONS}
+
+
+@pytest.mark.parametrize("layer", N_DIMENSIONS)
+@pytest.mark.parametrize("metric", ["euclidean", "cosine"])
+def test_the_planted_pair_is_the_most_confused(scenes, scene_layers, layer, metric):
+    pairs = confused_concepts(
+        scene_layers[layer], scenes.target, metric=metric, clusters=ConceptAgglomerative()
+    )
+    top = pairs.iloc[0]
+    assert {top.concept_a, top.concept_b} == {"car", "taxi"}
+    assert top.overlap > 0
+    assert top.mixed_clusters >= 1
+    assert (pairs.overlap[1:] < top.overlap).all()
+
+
+@pytest.mark.parametrize("concept", PLANTED)
+def test_planted_sub_concepts_come_back(scenes, scene_layers, concept):
+    layer = PLANTED[concept]
+    rows = np.flatnonzero(scenes.target == concept)
+    X, planted = scene_layers[layer].iloc[rows], scenes.sub_concepts[rows]
+    mixture = make_pipeline(
+        Normalizer(),
+        PCA(N_DIMENSIONS[layer], random_state=0),
+        ConceptGaussianMixture(n_init=3, random_state=0),
+    )
+    labels = mixture.fit_predict(X)
+    assert adjusted_rand_score(planted, labels) >= 0.95
+    report = sub_concepts(X, scenes.target[rows], labels, n_rows=5)
+    for row in report.itertuples():
+        assert len(set(planted[list(row.typical)])) == 1
+
+
+def test_layers_of_the_scene_model_compare(scenes, scene_layers):
+    y = pd.Series(scenes.target, index=scenes.data.index)
+    table = compare_layers(scene_layers, y, groups=scenes.groups, n_repeats=5, k=10, random_state=0)
+    assert len(table) == 2 * 5
+    means = table.pivot_table("mean", "metric", "layer")
+    assert (means.loc["precision_at_10"] > 0.8).all()
+    assert means.loc["precision_at_10", "features.5"] > means.loc["precision_at_10", "features.2"]
+    assert (table["std"] > 0)[table.metric == "separation"].all()
+
+
+@pytest.fixture(scope="module")
+def frames(camvid_frames):
+    """Twenty frames of the concepts that fill more than a few cells."""
+    kept = camvid_frames["image_id"].isin(camvid_frames["image_id"].unique()[:20])
+    names = ["building", "car", "road", "sky", "tree"]
+    return camvid_frames[kept & camvid_frames["concept"].isin(names)]
+
+
+@pytest.fixture
+def pipeline(camvid_network):
+    return Pipeline(
+        [
+            ("loce", LoCETransformer(camvid_network, "backbone.9", max_iter=25)),
+            ("norm", Normalizer()),
+            (
+                "umap",
+                UnsupervisedUMAP(
+                    n_neighbors=10, n_epochs=100, init="random", random_state=0, n_jobs=1
+                ),
+            ),
+            (
+                "mixture",
+                ConceptGaussianMixture(8, min_weight=0.02, per_concept=False, random_state=0),
+            ),
+        ]
+    )
+
+
+def test_camvid_from_images_to_mixture(pipeline, frames):
+    y = frames["concept"].to_numpy()
+    labels = pipeline.fit_predict(frames, y)
+    mixture = pipeline[-1]
+    assert mixture.n_features_in_ == 2
+    assert mixture.n_components_ > 2
+    baseline = frames["concept"].value_counts(normalize=True).max()
+    assert purity_score(y, labels) > baseline + 0.3
+    assert pipeline.predict(frames).shape == (len(frames),)
+
+
+def test_camvid_grid_search_over_layers_with_two_scorers(pipeline, frames):
+    y, groups = frames["concept"].to_numpy(), frames["image_id"].to_numpy()
+    search = GridSearchCV(
+        pipeline,
+        {"loce__layer": ["backbone.4", "backbone.13"]},
+        scoring=get_scorer(["precision_at_5", "penalized_purity"]),
+        refit="precision_at_5",
+        cv=GroupKFold(2),
+        error_score="raise",
+    )
+    search.fit(frames, y, groups=groups)
+    results = pd.DataFrame(search.cv_results_)
+    for name in ("precision_at_5", "penalized_purity"):
+        scores = results[f"mean_test_{name}"]
+        assert scores.between(0, 1).all()
+        assert scores.nunique() == 2
+    assert search.best_params_ == {"loce__layer": "backbone.13"}
+    assert search.best_score_ > 0.6

@@ -1,0 +1,256 @@
+import numpy as np
+import pandas as pd
+import pytest
+from numpy.testing import assert_allclose, assert_array_equal
+from scipy.cluster.hierarchy import fcluster, linkage, to_tree
+from sklearn.base import clone
+from sklearn.metrics import adjusted_rand_score
+from sklearn.neighbors import KNeighborsClassifier
+from sklearn.preprocessing import normalize
+from sklearn.utils.estimator_checks import check_estimator, parametrize_with_checks
+
+from sklearn_loce.cluster import ConceptAgglomerative
+from sklearn_loce.metrics import cluster_composition, purity_score
+
+from .embeddings import planted_parts
+
+NO_LABELS = "fits without y, which the adaptive cut needs: it stops where concepts are pure"
+INSTANCES = [
+    ConceptAgglomerative(),
+    ConceptAgglomerative(criterion="size", size=0.4),
+    ConceptAgglomerative(criterion="distance", distance_threshold=4.0),
+    ConceptAgglomerative(criterion="size", size=0.4, linkage="average", metric="cosine"),
+    ConceptAgglomerative(criterion="size", size=0.4, assign="neighbors", n_neighbors=1),
+]
+
+
+def expected_failures(estimator):
+    return {"check_clustering": NO_LABELS} if estimator.criterion == "adaptive" else {}
+
+
+@parametrize_with_checks(INSTANCES, expected_failed_checks=expected_failures)
+def test_scikit_learn_compatibility(estimator, check):
+    check(estimator)
+
+
+@pytest.mark.parametrize("estimator", INSTANCES, ids=str)
+def test_all_checks_ran(estimator):
+    failures = expected_failures(estimator)
+    logs = check_estimator(estimator, expected_failed_checks=failures, on_skip=None)
+    status = pd.Series([log["status"] for log in logs]).value_counts()
+    assert len(logs) >= 40
+    assert status["passed"] == len(logs) - status.get("xfail", 0)
+    assert status.get("xfail", 0) == 2 * len(failures)
+
+
+def cut_by_recursion(X, y, is_cluster, method="ward"):
+    """Sets of rows, by the definition: from the root down."""
+    found = []
+
+    def walk(node):
+        rows = node.pre_order()
+        if is_cluster(node, [y[row] for row in rows]):
+            found.append(frozenset(rows))
+        else:
+            walk(node.left)
+            walk(node.right)
+
+    walk(to_tree(linkage(X, method)))
+    return set(found)
+
+
+def clusters_of(labels):
+    return {frozenset(np.flatnonzero(labels == label).tolist()) for label in np.unique(labels)}
+
+
+@pytest.fixture
+def mixed():
+    rng = np.random.RandomState(0)
+    X = rng.normal(size=(80, 3)) + 2 * rng.normal(size=(4, 3))[np.arange(80) % 4]
+    return X, rng.choice(["bus", "car", "sky"], 80, p=[0.6, 0.3, 0.1])
+
+
+@pytest.mark.parametrize(("purity", "size"), [(0.8, 0.05), (0.9, 0.025), (0.7, 3), (1.0, 1)])
+def test_adaptive_cut_follows_its_definition(mixed, purity, size):
+    X, y = mixed
+    most = size if isinstance(size, int) else size * len(X)
+
+    def is_cluster(node, concepts):
+        majority = max(concepts.count(concept) for concept in set(concepts))
+        return len(concepts) <= most or majority / len(concepts) >= purity
+
+    model = ConceptAgglomerative(purity=purity, size=size).fit(X, y)
+    expected = cut_by_recursion(X, y, is_cluster)
+    assert clusters_of(model.labels_) == expected
+    assert 1 < len(expected) < len(X)
+
+
+@pytest.mark.parametrize("size", [1, 7, 0.1, 0.29, 80])
+def test_size_cut_follows_its_definition(mixed, size):
+    X, y = mixed
+    most = size if isinstance(size, int) else size * len(X)
+    model = ConceptAgglomerative(criterion="size", size=size).fit(X)
+    expected = cut_by_recursion(X, y, lambda node, concepts: len(concepts) <= most)
+    assert clusters_of(model.labels_) == expected
+
+
+@pytest.mark.parametrize("method", ["ward", "complete", "average"])
+@pytest.mark.parametrize("threshold", [0.0, 1.3, 5.0, 1e6])
+def test_distance_cut_is_that_of_scipy(mixed, method, threshold):
+    X, _ = mixed
+    model = ConceptAgglomerative(
+        linkage=method, criterion="distance", distance_threshold=threshold
+    ).fit(X)
+    expected = fcluster(linkage(X, method), threshold, criterion="distance")
+    assert clusters_of(model.labels_) == clusters_of(expected)
+
+
+def test_a_share_that_hits_a_count_exactly_includes_it():
+    X = np.array([[0.0], [0.1]] + [[50.0 * i] for i in range(1, 99)])
+    model = ConceptAgglomerative(criterion="size", size=0.02).fit(X)
+    assert model.labels_[0] == model.labels_[1]
+
+
+def test_what_a_cluster_knows(mixed):
+    X, y = mixed
+    model = ConceptAgglomerative().fit(X, y)
+    assert model.n_clusters_ == len(np.unique(model.labels_))
+    assert np.all(np.diff(np.bincount(model.labels_)) <= 0)
+    assert model.concepts_.tolist() == ["bus", "car", "sky"]
+    assert_allclose(model.cluster_concept_proba_, cluster_composition(y, model.labels_))
+    assert model.purity_ == pytest.approx(purity_score(y, model.labels_))
+    assert model.linkage_matrix_.shape == (79, 4)
+    for label in range(model.n_clusters_):
+        rows = X[model.labels_ == label]
+        expected = np.mean([row / np.sqrt((row**2).sum()) for row in rows], axis=0)
+        assert_allclose(model.cluster_centers_[label], expected)
+    raw = ConceptAgglomerative(normalize=False).fit(X, y)
+    assert_allclose(raw.cluster_centers_[0], X[raw.labels_ == 0].mean(axis=0))
+
+
+@pytest.mark.parametrize("method", ["ward", "average", "complete"])
+@pytest.mark.parametrize("seed", range(3))
+def test_planted_parts_come_back(method, seed):
+    X, y, parts = planted_parts(seed=seed)
+    model = ConceptAgglomerative(linkage=method).fit(X, y)
+    assert adjusted_rand_score(parts, model.labels_) >= 0.95
+    assert model.n_clusters_ == 6
+
+
+def test_one_pure_concept_stays_one_cluster(mixed):
+    X, _ = mixed
+    model = ConceptAgglomerative().fit(X, ["car"] * len(X))
+    assert model.n_clusters_ == 1
+    assert model.purity_ == 1.0
+
+
+def test_new_rows_go_to_the_nearest_centroid(mixed):
+    X, y = mixed
+    new = np.random.RandomState(1).normal(size=(20, 3))
+    model = ConceptAgglomerative().fit(X, y)
+    scaled = new / np.linalg.norm(new, axis=1, keepdims=True)
+    distances = np.linalg.norm(scaled[:, np.newaxis] - model.cluster_centers_, axis=2)
+    assert_array_equal(model.predict(new), distances.argmin(axis=1))
+    proba = model.predict_proba(new)
+    assert_array_equal(proba.argmax(axis=1), model.predict(new))
+    assert_allclose(proba.sum(axis=1), 1)
+    assert_allclose(
+        model.predict_concept_proba(new), model.cluster_concept_proba_[model.predict(new)]
+    )
+
+
+def test_cosine_centroids(mixed):
+    X, y = mixed
+    model = ConceptAgglomerative(linkage="average", metric="cosine").fit(X, y)
+    cosines = normalize(X) @ normalize(model.cluster_centers_).T
+    assert_array_equal(model.predict(X), cosines.argmax(axis=1))
+
+
+def test_new_rows_by_a_vote_of_neighbours(mixed):
+    X, y = mixed
+    new = np.random.RandomState(1).normal(size=(20, 3))
+    model = ConceptAgglomerative(assign="neighbors", n_neighbors=7).fit(X, y)
+    voters = KNeighborsClassifier(7).fit(X, model.labels_)
+    assert_array_equal(model.predict(new), voters.predict(new))
+    assert_allclose(model.predict_proba(new), voters.predict_proba(new))
+    expected = voters.predict_proba(new) @ model.cluster_concept_proba_
+    assert_allclose(model.predict_concept_proba(new), expected)
+
+
+@pytest.mark.parametrize("assign", ["centroid", "neighbors"])
+def test_planted_parts_are_predicted(assign):
+    X, y, parts = planted_parts()
+    model = ConceptAgglomerative(assign=assign, normalize=False).fit(X[::2], y[::2])
+    assert adjusted_rand_score(parts[1::2], model.predict(X[1::2])) >= 0.95
+
+
+def test_a_deep_tree_needs_no_recursion():
+    X = 1.5 ** np.arange(1500, dtype=float)[:, np.newaxis] / 1.5**750
+    model = ConceptAgglomerative(linkage="single", criterion="size", size=1).fit(X)
+    assert model.n_clusters_ == 1500
+
+
+def test_rows_without_a_direction_are_far_from_all():
+    X = np.vstack([np.eye(3), np.eye(3), np.zeros((2, 3))])
+    model = ConceptAgglomerative(
+        linkage="average", metric="cosine", criterion="distance", distance_threshold=0.5
+    ).fit(X)
+    assert model.n_clusters_ == 5
+
+
+def test_refitting_without_labels_forgets_them(mixed):
+    X, y = mixed
+    model = ConceptAgglomerative(criterion="size").fit(X, y)
+    assert model.predict_concept_proba(X).shape == (80, 3)
+    model.fit(X)
+    for name in ("concepts_", "cluster_concept_proba_", "purity_"):
+        assert not hasattr(model, name)
+    with pytest.raises(AttributeError, match="No concepts are known"):
+        model.predict_concept_proba(X)
+
+
+class TestBadInput:
+    @pytest.mark.parametrize("method", ["fit", "fit_predict"])
+    def test_labels_missing(self, mixed, method):
+        with pytest.raises(ValueError, match='criterion="adaptive" requires y to be passed'):
+            getattr(ConceptAgglomerative(), method)(mixed[0])
+
+    @pytest.mark.parametrize("size", [-1, 0, 0.0, 1.0, 2.5, -0.1])
+    def test_size(self, mixed, size):
+        with pytest.raises(ValueError, match="'size' parameter"):
+            ConceptAgglomerative(size=size).fit(*mixed)
+
+    @pytest.mark.parametrize("purity", [0, -0.5, 1.01])
+    def test_purity(self, mixed, purity):
+        with pytest.raises(ValueError, match="'purity' parameter"):
+            ConceptAgglomerative(purity=purity).fit(*mixed)
+
+    def test_threshold(self, mixed):
+        with pytest.raises(ValueError, match="needs a distance_threshold"):
+            ConceptAgglomerative(criterion="distance").fit(mixed[0])
+        with pytest.raises(ValueError, match="'distance_threshold' parameter"):
+            ConceptAgglomerative(criterion="distance", distance_threshold=-1.0).fit(mixed[0])
+
+    def test_ward_with_cosine(self, mixed):
+        with pytest.raises(ValueError, match=r'"ward" needs metric="euclidean", got .*cosine'):
+            ConceptAgglomerative(metric="cosine").fit(*mixed)
+
+    def test_more_neighbours_than_rows(self, mixed):
+        model = ConceptAgglomerative(assign="neighbors", n_neighbors=81)
+        with pytest.raises(ValueError, match="n_neighbors=81 is more than the n_samples=80"):
+            model.fit(*mixed)
+
+    def test_labels(self, mixed):
+        X, y = mixed
+        with pytest.raises(ValueError, match="inconsistent numbers of samples"):
+            ConceptAgglomerative().fit(X, y[1:])
+        with pytest.raises(ValueError, match="mixes types"):
+            ConceptAgglomerative().fit(X, [*y[1:], 3])
+        with pytest.raises(ValueError, match="no label in row 79"):
+            ConceptAgglomerative().fit(X, [*y[1:], None])
+
+    def test_nan(self, mixed):
+        X = mixed[0].copy()
+        X[3, 1] = np.nan
+        with pytest.raises(ValueError, match="NaN"):
+            clone(INSTANCES[0]).fit(X, mixed[1])

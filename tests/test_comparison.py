@@ -1,0 +1,344 @@
+import numpy as np
+import pandas as pd
+import pytest
+from numpy.testing import assert_allclose
+from pandas.testing import assert_frame_equal
+from sklearn.cluster import KMeans
+from sklearn.mixture import GaussianMixture
+
+from sklearn_loce.cluster import ConceptAgglomerative
+from sklearn_loce.metrics import (
+    compare_layers,
+    compare_similarity,
+    confused_concepts,
+    linear_cka,
+    overlap_ratio,
+    pairwise_separation,
+    pairwise_silhouette,
+    precision_at_k,
+    purity_score,
+    sub_concepts,
+)
+from sklearn_loce.mixture import ConceptGaussianMixture
+
+from .embeddings import planted_parts
+
+METRICS = ["separation", "purity", "n_clusters", "precision_at_5", "failed_share"]
+
+
+@pytest.fixture
+def confusable():
+    """Bus and truck overlap, car is near, sky is far."""
+    rng = np.random.RandomState(0)
+    centers = np.array([[20.0, 0, 0], [26, 0, 0], [0, 90, 0], [20.5, 0.5, 0]])
+    y = np.repeat(["bus", "car", "sky", "truck"], 40)
+    return rng.normal(size=(160, 3)) + np.repeat(centers, 40, axis=0), y
+
+
+def test_the_planted_pair_is_the_most_confused(confusable):
+    X, y = confusable
+    pairs = confused_concepts(
+        X,
+        y,
+        clusters=ConceptAgglomerative(),
+        components=ConceptGaussianMixture(6, min_weight=0.05, random_state=0),
+    )
+    assert len(pairs) == 6
+    top = pairs.iloc[0]
+    assert (top.concept_a, top.concept_b) == ("bus", "truck")
+    assert top.overlap > 0.3
+    assert top.mixed_cluster_share > 0.3
+    assert top.mixed_component_share > 0.9
+    assert pairs.overlap.is_monotonic_decreasing
+    sky = pairs[(pairs.concept_a == "sky") | (pairs.concept_b == "sky")]
+    columns = ["overlap", "mixed_clusters", "mixed_cluster_share", "mixed_components"]
+    assert (sky[columns] == 0).all(axis=None)
+
+
+def test_a_pair_holds_the_metrics_of_its_concepts(confusable):
+    X, y = confusable
+    pairs = confused_concepts(X, y, metric="cityblock").set_index(["concept_a", "concept_b"])
+    overlap = overlap_ratio(X, y, metric="cityblock")
+    concepts = ["bus", "car", "sky", "truck"]
+    for (a, b), row in pairs.iterrows():
+        i, j = concepts.index(a), concepts.index(b)
+        assert row.overlap_a == overlap[i, j]
+        assert row.overlap_b == overlap[j, i]
+        assert row.overlap == (overlap[i, j] + overlap[j, i]) / 2
+        assert row.separation == pairwise_separation(X, y, metric="cityblock")[i, j]
+        assert row.silhouette == pairwise_silhouette(X, y, metric="cityblock")[i, j]
+    assert not [column for column in pairs if column.startswith("mixed")]
+
+
+def test_mixed_clusters_by_hand():
+    X = np.arange(12.0)[:, np.newaxis]
+    y = ["a"] * 5 + ["b"] * 5 + ["c"] * 2
+    labels = [0, 0, 0, 1, -1, 0, 1, 1, 1, 1, 2, 2]
+    pairs = confused_concepts(X, y, clusters=labels, min_share=0.2).set_index(
+        ["concept_a", "concept_b"]
+    )
+    # Cluster 0 holds aaab, cluster 1 abbbb: both mix a and b, and 9 of their 10 rows lie there.
+    assert pairs.loc[("a", "b"), "mixed_clusters"] == 2
+    assert pairs.loc[("a", "b"), "mixed_cluster_share"] == pytest.approx(0.9)
+    assert pairs.loc[("a", "c"), "mixed_clusters"] == 0
+    fewer = confused_concepts(X, y, clusters=labels, min_share=0.25)
+    assert fewer.mixed_clusters.max() == 1
+
+
+def test_concepts_with_one_row_are_ranked_by_the_other_direction():
+    X = [[0.0], [1.0], [0.4], [50.0]]
+    pairs = confused_concepts(X, ["a", "a", "b", "c"])
+    assert (pairs.concept_a[0], pairs.concept_b[0]) == ("a", "b")
+    assert pairs.overlap[0] == 1.0
+    assert np.isnan(pairs.overlap.iloc[-1])
+
+
+def test_sub_concepts_report_the_planted_parts():
+    X, y, parts = planted_parts(n_rows=30)
+    report = sub_concepts(X, y, ConceptAgglomerative(), metric="euclidean", n_rows=2)
+    assert report.concept.tolist() == ["bus", "bus", "car", "car", "sky", "sky"]
+    assert (report["size"] == 30).all()
+    assert_allclose(report.share, 0.5)
+    assert_allclose(report.purity, 1.0)
+    for row in report.itertuples():
+        part = parts[row.typical[0]]
+        inside = np.flatnonzero(parts == part)
+        means = [np.linalg.norm(X[inside] - X[i], axis=1).sum() / 29 for i in inside]
+        ranking = inside[np.argsort(means)]
+        assert row.typical == tuple(ranking[:2])
+        assert row.atypical == tuple(ranking[::-1][:2])
+        assert row.spread == pytest.approx(np.mean(means))
+
+
+def test_sub_concepts_of_one_concept_with_noise():
+    X = np.arange(7.0)[:, np.newaxis]
+    y = ["car"] * 5 + ["bus"] * 2
+    report = sub_concepts(X, y, [0, 0, 1, -1, 0, 1, 1], concept="car", metric="euclidean")
+    assert report.cluster.tolist() == [0, 1]
+    assert report["size"].tolist() == [3, 1]
+    assert report.share.tolist() == [0.6, 0.2]
+    assert report.purity.tolist() == [1.0, pytest.approx(1 / 3)]
+    assert report.typical.tolist() == [(1, 0, 4), (2,)]
+    assert np.isnan(report.spread[1])
+    assert sub_concepts(X, y, [-1] * 7).empty
+
+
+def test_sub_concepts_from_a_mixture():
+    X, y, _ = planted_parts(n_rows=30)
+    report = sub_concepts(X, y, ConceptGaussianMixture(random_state=0))
+    assert report.groupby("concept").size().tolist() == [2, 2, 2]
+    assert (report["size"] == 30).all()
+
+
+class TestBadConfusionInput:
+    def test_one_concept(self):
+        with pytest.raises(ValueError, match="At least 2 concepts"):
+            confused_concepts(np.eye(3), ["car"] * 3)
+
+    @pytest.mark.parametrize("name", ["clusters", "components"])
+    def test_lengths(self, name):
+        with pytest.raises(ValueError, match="inconsistent numbers of samples"):
+            confused_concepts(np.eye(3), ["car", "car", "bus"], **{name: [0, 1]})
+        with pytest.raises(ValueError, match="inconsistent numbers of samples"):
+            sub_concepts(np.eye(3), ["car", "car", "bus"], [0, 1])
+
+    @pytest.mark.parametrize("min_share", [0, 0.6, -0.1])
+    def test_min_share(self, min_share):
+        with pytest.raises(ValueError, match="'min_share' parameter"):
+            confused_concepts(np.eye(3), [0, 0, 1], min_share=min_share)
+
+    def test_unknown_concept(self):
+        with pytest.raises(ValueError, match="concept='sky' does not occur in y"):
+            sub_concepts(np.eye(3), ["car", "car", "bus"], [0, 0, 1], concept="sky")
+
+
+@pytest.fixture
+def layers():
+    """A layer that tells concepts apart, and one of noise."""
+    X, y, _ = planted_parts(n_rows=15)
+    return {"good": X, "noise": np.random.RandomState(1).normal(size=X.shape)}, y
+
+
+def test_one_row_per_layer_and_metric(layers):
+    layers, y = layers
+    table = compare_layers(layers, y, k=5, n_repeats=6, random_state=0)
+    assert table.columns.tolist() == ["layer", "metric", "mean", "std", "n_repeats", "n_rows"]
+    assert not table.duplicated(["layer", "metric"]).any()
+    assert set(zip(table.layer, table.metric, strict=True)) == {
+        (layer, metric) for layer in layers for metric in METRICS
+    }
+    assert (table.n_repeats == 6).all()
+    assert (table.n_rows == 3 * 24).all()
+    means = table.pivot_table("mean", "metric", "layer")
+    assert means.loc["precision_at_5", "good"] > 0.99 > means.loc["precision_at_5", "noise"]
+    assert means.loc["n_clusters", "good"] == 6
+    stds = table.pivot_table("std", "metric", "layer")
+    assert 0 < stds.loc["precision_at_5", "noise"] < 0.2
+
+
+def test_repeats_are_seeded(layers):
+    layers, y = layers
+    first, again, other = (
+        compare_layers(layers, y, k=5, n_repeats=3, random_state=seed) for seed in (0, 0, 1)
+    )
+    assert_frame_equal(first, again)
+    assert not first["mean"].equals(other["mean"])
+
+
+def test_a_draw_of_all_rows_has_the_metrics_of_all_rows(layers):
+    layers, y = layers
+    clusterer = KMeans(4, random_state=0, n_init=1)
+    table = compare_layers(
+        layers, y, k=5, clusterer=clusterer, n_repeats=2, rows_per_concept=30, random_state=0
+    )
+    found = table.set_index(["layer", "metric"])
+    for name, X in layers.items():
+        labels = clusterer.fit_predict(X)
+        assert found.loc[(name, "purity"), "mean"] == pytest.approx(purity_score(y, labels))
+        assert found.loc[(name, "n_clusters"), "mean"] == 4
+        expected = precision_at_k(X, y, k=5)
+        assert found.loc[(name, "precision_at_5"), "mean"] == pytest.approx(expected)
+        assert found.loc[(name, "precision_at_5"), "std"] == pytest.approx(0, abs=1e-12)
+
+
+def test_only_rows_that_are_finite_in_all_layers_are_compared(layers):
+    layers, y = layers
+    layers["noise"][:9] = np.nan
+    table = compare_layers(layers, y, k=5, n_repeats=2, rows_per_concept=21, random_state=0)
+    cut = {name: X[9:] for name, X in layers.items()}
+    expected = compare_layers(cut, y[9:], k=5, n_repeats=2, rows_per_concept=21, random_state=0)
+    shared = table.metric != "failed_share"
+    # 9 of the 30 rows of the first concept failed, so 21 rows of it are all that are left.
+    assert_allclose(
+        table[shared & (table.layer == "good")]["n_rows"],
+        expected[shared & (expected.layer == "good")]["n_rows"],
+    )
+    with pytest.raises(ValueError, match=r"Concept 'bus' has 21 rows .* a draw needs 22"):
+        compare_layers(layers, y, k=5, rows_per_concept=22)
+
+
+def test_failures_and_iou(layers):
+    layers, y = layers
+    layers["noise"][:9] = np.nan
+    iou = {"good": np.linspace(0.0, 1.0, len(y)), "noise": np.full(len(y), 0.5)}
+    iou["noise"][:9], iou["noise"][9:12] = np.nan, 0.0
+    table = compare_layers(
+        layers, y, iou=iou, k=5, n_repeats=40, rows_per_concept=20, random_state=0
+    ).set_index(["layer", "metric"])["mean"]
+    # Rows 0 to 11 are one concept's: 12 of its 30 rows, as in a draw of 20 of 60 on average.
+    assert table["noise", "failed_share"] == pytest.approx(12 / 90, abs=0.02)
+    assert table["noise", "mean_iou"] == pytest.approx(0.5 * 78 / 90, abs=0.02)
+    assert table["good", "mean_iou"] == pytest.approx(0.5, abs=0.03)
+    assert table["good", "failed_share"] == pytest.approx(1 / 90, abs=0.01)
+
+
+def test_groups_are_drawn_whole(layers):
+    """With two groups, of which each fills a draw, a draw is one of them."""
+    layers, y = layers
+    groups = pd.Series(y).groupby(y).cumcount().to_numpy() % 2
+    table = compare_layers(
+        layers, y, groups=groups, k=5, n_repeats=12, rows_per_concept=15, random_state=0
+    ).set_index(["layer", "metric"])
+    halves = [precision_at_k(layers["noise"][groups == g], y[groups == g], k=5) for g in (0, 1)]
+    row = table.loc[("noise", "precision_at_5")]
+    share = (row["mean"] - halves[0]) / (halves[1] - halves[0])
+    assert 0 < share < 1
+    assert share * 12 == pytest.approx(round(share * 12))
+
+
+def test_rows_are_matched_by_index(layers):
+    layers, y = layers
+    names = [f"row {i}" for i in range(len(y))]
+    order = np.random.RandomState(0).permutation(len(y))
+    tables = {
+        "good": pd.DataFrame(layers["good"], index=names),
+        "noise": pd.DataFrame(layers["noise"], index=names).iloc[order][:80],
+    }
+    y = pd.Series(y, index=names)
+    kept = np.sort(order[:80])
+    plain = {name: X[kept] for name, X in layers.items()}
+    options = {"k": 5, "n_repeats": 3, "random_state": 0}
+    iou = {"good": pd.Series(0.7, index=names), "noise": pd.Series(0.2, index=names[::-1])}
+    plain_iou = {"good": np.full(80, 0.7), "noise": np.full(80, 0.2)}
+    groups = np.arange(len(y)) // 2
+    assert_frame_equal(
+        compare_layers(tables, y, iou=iou, groups=groups, **options),
+        compare_layers(plain, y.iloc[kept], iou=plain_iou, groups=groups[kept], **options),
+    )
+    similar = compare_similarity(tables)
+    assert similar.n_rows[0] == 80
+    assert similar.linear_cka[0] == pytest.approx(linear_cka(plain["good"], plain["noise"]))
+
+
+def test_cka_follows_its_definition():
+    rng = np.random.RandomState(0)
+    X, Y = rng.normal(size=(12, 5)), rng.normal(size=(12, 3))
+    for A, B in [(X, Y), (X[:4], Y[:4]), (rng.normal(size=(6, 40)), rng.normal(size=(6, 9)))]:
+        n = len(A)
+        center = np.eye(n) - 1 / n
+        K, L = center @ A @ A.T @ center, center @ B @ B.T @ center
+        expected = np.trace(K @ L) / np.sqrt(np.trace(K @ K) * np.trace(L @ L))
+        assert linear_cka(A, B) == pytest.approx(expected)
+        assert linear_cka(B, A) == pytest.approx(expected)
+
+
+def test_cka_sees_no_rotation_scale_or_offset():
+    rng = np.random.RandomState(0)
+    X = rng.normal(size=(30, 6))
+    rotation = np.linalg.qr(rng.normal(size=(6, 6)))[0]
+    assert linear_cka(X, 3 * X @ rotation + 7) == pytest.approx(1.0)
+    assert np.isnan(linear_cka(X, np.ones((30, 2))))
+
+
+class TestBadComparisonInput:
+    def test_lengths(self, layers):
+        layers, y = layers
+        with pytest.raises(ValueError, match="noise has 89 rows and y has 90"):
+            compare_layers(layers | {"noise": layers["noise"][1:]}, y)
+        with pytest.raises(ValueError, match="groups has 1 rows"):
+            compare_layers(layers, y, groups=[0])
+        with pytest.raises(ValueError, match="inconsistent numbers of samples"):
+            linear_cka(np.eye(3), np.eye(4))
+
+    def test_nothing_to_compare(self, layers):
+        with pytest.raises(ValueError, match="layers is empty"):
+            compare_layers({}, layers[1])
+        with pytest.raises(ValueError, match="layers is empty"):
+            compare_similarity({})
+
+    def test_iou_of_other_layers(self, layers):
+        layers, y = layers
+        with pytest.raises(ValueError, match="iou has the layers"):
+            compare_layers(layers, y, iou={"good": np.ones(len(y))})
+
+    def test_indexes(self, layers):
+        layers, y = layers
+        tables = {name: pd.DataFrame(X) for name, X in layers.items()}
+        with pytest.raises(ValueError, match="nothing in common"):
+            compare_layers(tables, pd.Series(y, index=np.arange(len(y)) + 1000))
+        with pytest.raises(ValueError, match="an index repeats"):
+            compare_layers(tables, pd.Series(y, index=np.zeros(len(y))))
+
+    def test_one_concept(self, layers):
+        layers, y = layers
+        with pytest.raises(ValueError, match="At least 2 concepts"):
+            compare_layers(layers, ["car"] * len(y))
+
+    def test_k_beyond_a_draw(self, layers):
+        layers, y = layers
+        with pytest.raises(ValueError, match="k=40"):
+            compare_layers(layers, y, k=40, rows_per_concept=5)
+
+    @pytest.mark.parametrize(
+        ("name", "value"), [("n_repeats", 0), ("rows_per_concept", -3), ("rows_per_concept", 1.5)]
+    )
+    def test_parameters(self, layers, name, value):
+        with pytest.raises(ValueError, match=f"'{name}' parameter"):
+            compare_layers(*layers, **{name: value})
+
+
+def test_a_mixture_clusters_too(layers):
+    layers, y = layers
+    mixture = GaussianMixture(3, random_state=0, covariance_type="diag")
+    table = compare_layers(layers, y, clusterer=mixture, k=5, n_repeats=2, random_state=0)
+    assert set(table.metric) == set(METRICS)

@@ -1,0 +1,123 @@
+from functools import partial
+
+import numpy as np
+import pytest
+from numpy.testing import assert_allclose
+
+from sklearn_loce.metrics import (
+    _distances,
+    mean_average_precision_at_k,
+    precision_at_k,
+    r_precision,
+)
+
+from . import brute_force
+from .embeddings import CASES
+
+JUDGES = {
+    "precision at 1": (partial(precision_at_k, k=1), brute_force.precision_at(1)),
+    "precision at 5": (partial(precision_at_k, k=5), brute_force.precision_at(5)),
+    "average precision at 1": (
+        partial(mean_average_precision_at_k, k=1),
+        brute_force.average_precision_at(1),
+    ),
+    "average precision at 5": (
+        partial(mean_average_precision_at_k, k=5),
+        brute_force.average_precision_at(5),
+    ),
+    "average precision at 8": (
+        partial(mean_average_precision_at_k, k=8),
+        brute_force.average_precision_at(8),
+    ),
+    "r-precision": (r_precision, brute_force.r_precision),
+}
+
+
+@pytest.mark.parametrize("memory", [1e-3, 128])
+@pytest.mark.parametrize("metric", ["euclidean", "cosine", "cityblock"])
+@pytest.mark.parametrize("judge", JUDGES)
+@pytest.mark.parametrize("case", CASES)
+def test_values_follow_their_definition(case, judge, metric, memory, monkeypatch):
+    monkeypatch.setattr(_distances, "CHUNK_MEMORY", memory)
+    X, y = CASES[case]()
+    function, definition = JUDGES[judge]
+    expected = brute_force.retrieval(X, y, metric, definition)
+    assert_allclose(function(X, y, metric=metric, average=None), expected)
+    assert_allclose(function(X, y, metric=metric), np.nanmean(expected))
+    counts = np.array([len(rows) for rows in brute_force.rows_of(y).values()])
+    defined = ~np.isnan(expected)
+    assert_allclose(
+        function(X, y, metric=metric, average="micro"),
+        np.average(expected[defined], weights=counts[defined]),
+    )
+
+
+@pytest.mark.parametrize("k", [1, 7, 60, 300])
+def test_ranking_by_blocks_equals_a_full_sort(k):
+    rng = np.random.RandomState(k)
+    D = rng.randint(200, size=(12, 400)).astype(float)
+    found = _distances.nearest_rows(D, k, np.zeros_like)
+    assert np.array_equal(found, np.argsort(D, axis=1, kind="stable")[:, :k])
+
+
+def test_a_query_is_left_out_by_index_and_its_duplicates_are_not():
+    X = [[1.0, 0.0], [1.0, 0.0], [0.0, 1.0], [0.0, 1.0]]
+    assert precision_at_k(X, ["car", "car", "sky", "sky"], k=1) == 1.0
+    assert precision_at_k(X, ["car", "sky", "car", "sky"], k=1) == 0.0
+
+
+def test_ties_go_to_the_lower_row():
+    X = [[0.0], [1.0], [-1.0], [5.0]]
+    y = ["car", "car", "sky", "sky"]
+    assert precision_at_k(X[:1] + X[1:], y, k=1, metric="euclidean", average=None)[0] == 1.0
+    swapped = [X[0], X[2], X[1], X[3]]
+    y = ["car", "sky", "car", "sky"]
+    assert precision_at_k(swapped, y, k=1, metric="euclidean", average=None)[0] == 0.5
+
+
+def test_concepts_with_fewer_rows_than_k_cannot_reach_one():
+    X = np.eye(4)[[0, 0, 0, 1, 1]]
+    y = ["car", "car", "car", "sky", "sky"]
+    assert_allclose(precision_at_k(X, y, k=4, average=None), [2 / 4, 1 / 4])
+    assert_allclose(mean_average_precision_at_k(X, y, k=4, average=None), [1.0, 1.0])
+
+
+def test_every_concept_with_one_row():
+    X, y = np.eye(3), ["bus", "car", "sky"]
+    assert precision_at_k(X, y, k=1) == 0.0
+    assert np.isnan(mean_average_precision_at_k(X, y, k=1))
+    assert np.isnan(r_precision(X, y))
+
+
+def test_one_concept_is_always_found():
+    X = np.random.RandomState(0).normal(size=(5, 2))
+    assert precision_at_k(X, ["car"] * 5, k=3) == 1.0
+    assert mean_average_precision_at_k(X, ["car"] * 5, k=3) == 1.0
+    assert r_precision(X, ["car"] * 5) == 1.0
+
+
+@pytest.mark.parametrize("function", [precision_at_k, mean_average_precision_at_k])
+class TestBadK:
+    @pytest.mark.parametrize("k", [0, -1, 2.5])
+    def test_invalid(self, function, k):
+        with pytest.raises(ValueError, match="'k' parameter"):
+            function(np.eye(3), [0, 0, 1], k=k)
+
+    def test_as_many_as_rows(self, function):
+        with pytest.raises(ValueError, match=r"k=3 .* at least 4 rows, and X has 3"):
+            function(np.eye(3), [0, 0, 1], k=3)
+
+
+@pytest.mark.parametrize("function", [f for f, _ in JUDGES.values()])
+class TestBadInput:
+    def test_nan(self, function):
+        with pytest.raises(ValueError, match="NaN"):
+            function([[0.0], [np.nan], [1.0]], [0, 0, 1])
+
+    def test_lengths(self, function):
+        with pytest.raises(ValueError, match="inconsistent numbers of samples"):
+            function(np.eye(3), [0, 1])
+
+    def test_mixed_labels(self, function):
+        with pytest.raises(ValueError, match="mixes types"):
+            function(np.eye(3), np.array(["car", 1, 2.5], dtype=object))

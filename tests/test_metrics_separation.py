@@ -1,0 +1,193 @@
+import tracemalloc
+
+import numpy as np
+import pytest
+from numpy.testing import assert_allclose, assert_array_equal
+from sklearn.datasets import make_blobs
+from sklearn.metrics import silhouette_score
+
+from sklearn_loce.metrics import (
+    _distances,
+    _quantiles,
+    category_separation,
+    mean_average_precision_at_k,
+    overlap_ratio,
+    pairwise_separation,
+    pairwise_silhouette,
+    precision_at_k,
+    r_precision,
+)
+
+from . import brute_force
+from .embeddings import CASES
+
+METRICS = ["euclidean", "cosine", "cityblock"]
+FUNCTIONS = [category_separation, pairwise_separation, overlap_ratio, pairwise_silhouette]
+
+
+@pytest.fixture(params=CASES)
+def case(request):
+    return CASES[request.param]()
+
+
+@pytest.fixture(params=[1e-3, 128], ids=["a few rows at a time", "all rows at once"])
+def chunk(request, monkeypatch):
+    monkeypatch.setattr(_distances, "CHUNK_MEMORY", request.param)
+
+
+@pytest.mark.usefixtures("chunk")
+@pytest.mark.parametrize("metric", METRICS)
+class TestDefinitions:
+    def test_category_separation(self, case, metric):
+        found = category_separation(*case, metric=metric, average=None)
+        expected = brute_force.category_separation(*case, metric)
+        assert_allclose(found, expected, rtol=1e-7, atol=1e-12)
+
+    def test_pairwise_separation(self, case, metric):
+        expected = brute_force.pairwise_separation(*case, metric)
+        assert_allclose(pairwise_separation(*case, metric=metric), expected, rtol=1e-7, atol=1e-9)
+
+    def test_overlap_ratio(self, case, metric):
+        assert_array_equal(
+            overlap_ratio(*case, metric=metric), brute_force.overlap_ratio(*case, metric)
+        )
+
+    def test_pairwise_silhouette(self, case, metric):
+        expected = brute_force.pairwise_silhouette(*case, metric)
+        assert_allclose(pairwise_silhouette(*case, metric=metric), expected, rtol=1e-7, atol=1e-8)
+
+
+@pytest.mark.parametrize("quantile", [0.05, 0.3, 0.5])
+@pytest.mark.parametrize("name", ["random", "two concepts", "ties"])
+def test_quantiles_follow_their_definition(name, quantile):
+    X, y = CASES[name]()
+    assert_allclose(
+        category_separation(X, y, quantile=quantile, average=None),
+        brute_force.robust_category_separation(X, y, "euclidean", quantile),
+    )
+    assert_allclose(
+        pairwise_separation(X, y, quantile=quantile),
+        brute_force.robust_pairwise_separation(X, y, "euclidean", quantile),
+    )
+
+
+def test_one_outlier_decides_the_minimum_and_not_the_quantile():
+    X, y = make_blobs([60, 60], n_features=4, centers=[[0] * 4, [30] * 4], random_state=0)
+    spoilt = X.copy()
+    spoilt[np.flatnonzero(y == 0)[0]] = X[y == 1].mean(axis=0)
+    assert pairwise_separation(X, y)[0, 1] > 0.7
+    assert pairwise_separation(spoilt, y)[0, 1] < 0.02
+    clean, robust = (pairwise_separation(A, y, quantile=0.1)[0, 1] for A in (X, spoilt))
+    assert robust == pytest.approx(clean, rel=0.02)
+    clean, robust = (category_separation(A, y, quantile=0.1, average=None)[1] for A in (X, spoilt))
+    assert robust == pytest.approx(clean, rel=0.02)
+    clean, robust = (pairwise_silhouette(A, y)[0, 1] for A in (X, spoilt))
+    assert robust == pytest.approx(clean, abs=0.1)
+
+
+@pytest.mark.parametrize("quantile", [0.0, 0.05, 0.5, 0.77, 1.0])
+@pytest.mark.parametrize("kind", ["continuous", "ties", "constant", "far outlier"])
+def test_quantiles_of_a_stream_are_exact(quantile, kind, monkeypatch):
+    monkeypatch.setattr(_quantiles, "MAX_HELD", 100)
+    monkeypatch.setattr(_quantiles, "_N_BINS", 8)
+    rng = np.random.RandomState(0)
+    values = {
+        "continuous": rng.exponential(size=3000),
+        "ties": rng.randint(5, size=3000).astype(float),
+        "constant": np.full(3000, 0.1),
+        "far outlier": np.append(rng.rand(2999), 1e12),
+    }[kind]
+    found = _quantiles.stream_quantile(lambda: np.array_split(values, 7), 3000, quantile)
+    assert found == pytest.approx(np.quantile(values, quantile), rel=1e-11)
+
+
+def test_silhouette_of_a_pair_is_that_of_scikit_learn():
+    X, y = CASES["random"]()
+    kept = np.isin(y, ["bus", "sky"])
+    expected = silhouette_score(X[kept], y[kept])
+    assert pairwise_silhouette(X, y)[0, 2] == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("function", FUNCTIONS)
+def test_a_metric_may_be_a_callable(function):
+    X, y = CASES["random"]()
+
+    def by_hand(a, b):
+        return np.abs(a - b).sum()
+
+    assert_allclose(function(X, y, metric=by_hand), function(X, y, metric="cityblock"))
+
+
+@pytest.mark.parametrize("function", FUNCTIONS)
+def test_rows_may_come_in_any_order(function):
+    X, y = CASES["random"]()
+    order = np.random.RandomState(0).permutation(len(X))
+    assert_allclose(function(X[order], y[order]), function(X, y))
+
+
+def test_macro_average_leaves_out_a_concept_with_one_row():
+    X, y = CASES["one row in a concept"]()
+    values = category_separation(X, y, average=None)
+    assert np.isnan(values[1])
+    assert category_separation(X, y) == pytest.approx((values[0] + values[2]) / 2)
+
+
+def test_every_concept_with_one_row_has_no_separation():
+    assert np.isnan(category_separation([[0.0], [1.0]], ["a", "b"]))
+    assert_allclose(pairwise_separation([[0.0], [1.0]], ["a", "b"])[0, 1], 1 / (1 + 1e-6))
+
+
+@pytest.mark.parametrize("function", FUNCTIONS)
+class TestBadInput:
+    def test_nan(self, function):
+        with pytest.raises(ValueError, match="NaN"):
+            function([[0.0], [np.nan], [1.0]], [0, 0, 1])
+
+    def test_one_concept(self, function):
+        with pytest.raises(ValueError, match=r"At least 2 concepts .* holds 1 \('car'\)"):
+            function([[0.0], [1.0]], ["car", "car"])
+
+    def test_lengths(self, function):
+        with pytest.raises(ValueError, match="inconsistent numbers of samples"):
+            function([[0.0], [1.0]], ["car", "bus", "car"])
+
+    def test_mixed_labels(self, function):
+        with pytest.raises(ValueError, match="mixes types"):
+            function([[0.0], [1.0]], ["car", 1])
+
+    @pytest.mark.parametrize("missing", [None, np.nan])
+    def test_missing_label(self, function, missing):
+        with pytest.raises(ValueError, match="no label in row 1"):
+            function([[0.0], [1.0]], ["car", missing])
+
+    def test_unknown_metric(self, function):
+        with pytest.raises(ValueError, match="euclidian"):
+            function([[0.0], [1.0]], ["car", "bus"], metric="euclidian")
+
+    def test_precomputed(self, function):
+        with pytest.raises(ValueError, match="precomputed"):
+            function([[0.0, 1.0], [1.0, 0.0]], ["car", "bus"], metric="precomputed")
+
+
+@pytest.mark.parametrize("function", [category_separation, pairwise_separation])
+@pytest.mark.parametrize("quantile", [-0.1, 1.0, "half"])
+def test_quantile_out_of_range(function, quantile):
+    with pytest.raises(ValueError, match="quantile"):
+        function([[0.0], [1.0]], ["car", "bus"], quantile=quantile)
+
+
+@pytest.mark.parametrize(
+    "function",
+    [*FUNCTIONS, precision_at_k, mean_average_precision_at_k, r_precision],
+    ids=lambda function: function.__name__,
+)
+def test_memory_grows_with_the_rows_and_not_with_their_square(function, monkeypatch):
+    monkeypatch.setattr(_distances, "CHUNK_MEMORY", 4)
+    rng = np.random.RandomState(0)
+    X, y = rng.normal(size=(4000, 8)), rng.randint(5, size=4000)
+    tracemalloc.start()
+    function(X, y)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    # All distances at once would take 128 MB.
+    assert peak < 32e6

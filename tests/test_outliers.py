@@ -1,0 +1,144 @@
+import numpy as np
+import pandas as pd
+import pytest
+from numpy.testing import assert_allclose, assert_array_equal
+from sklearn.utils.estimator_checks import check_estimator, parametrize_with_checks
+
+from sklearn_loce.outliers import ConceptOutlierDetector
+
+from . import brute_force
+from .embeddings import CASES, planted_parts
+
+INSTANCES = [
+    ConceptOutlierDetector(),
+    ConceptOutlierDetector(aggregate="mean"),
+    ConceptOutlierDetector(metric="euclidean"),
+]
+
+
+@parametrize_with_checks(INSTANCES)
+def test_scikit_learn_compatibility(estimator, check):
+    check(estimator)
+
+
+@pytest.mark.parametrize("estimator", INSTANCES, ids=str)
+def test_all_checks_ran(estimator):
+    logs = check_estimator(estimator, on_skip=None)
+    assert len(logs) >= 40
+    assert pd.Series([log["status"] for log in logs]).eq("passed").all()
+
+
+@pytest.mark.parametrize("metric", ["cosine", "euclidean", "cityblock"])
+@pytest.mark.parametrize("aggregate", ["sum", "mean"])
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("labelled", [True, False])
+def test_scores_follow_their_definition(case, aggregate, metric, labelled):
+    X, y = CASES[case]()
+    y = y if labelled else np.zeros(len(y), dtype=int)
+    D = brute_force.matrix(X, metric)
+    expected = np.zeros(len(X))
+    for i in range(len(X)):
+        others = [D[i, j] for j in range(len(X)) if j != i and y[j] == y[i]]
+        expected[i] = sum(others) / (max(len(others), 1) if aggregate == "mean" else 1)
+    model = ConceptOutlierDetector(aggregate=aggregate, metric=metric)
+    model.fit(X, y if labelled else None)
+    assert_allclose(model.training_scores_, -expected, rtol=1e-6, atol=1e-7)
+
+
+def test_planted_outliers_come_back():
+    X, y, parts = planted_parts(n_rows=50)
+    X, y = X[parts < 3], y[parts < 3]
+    odd = [3, 60, 120]
+    X[odd] = -X[odd]
+    model = ConceptOutlierDetector(contamination=0.02)
+    found = np.flatnonzero(model.fit_predict(X, y) == -1)
+    assert_array_equal(found, odd)
+    assert_array_equal(model.concepts_, ["bus", "car", "sky"])
+    assert model.offset_.shape == (3,)
+    # The same rows are outliers to predict, with or without their concept.
+    assert_array_equal(model.predict(X, y), model.labels_)
+    assert set(odd) <= set(np.flatnonzero(model.predict(X) == -1))
+
+
+def test_without_a_concept_the_best_one_judges():
+    X, y, parts = planted_parts(n_rows=50)
+    X, y = X[parts < 3], y[parts < 3]
+    model = ConceptOutlierDetector().fit(X, y)
+    by_concept = [
+        model.decision_function(X, np.full(len(X), concept)) for concept in ("bus", "car", "sky")
+    ]
+    assert_allclose(model.decision_function(X), np.max(by_concept, axis=0))
+    assert model.predict(X[:1], ["bus"]) == 1
+    assert model.predict(X[:1], ["sky"]) == -1
+
+
+@pytest.mark.parametrize("aggregate", ["sum", "mean"])
+@pytest.mark.parametrize("metric", ["cosine", "euclidean"])
+def test_training_rows_score_the_same_again(aggregate, metric):
+    X, y = CASES["random"]()
+    model = ConceptOutlierDetector(aggregate=aggregate, metric=metric).fit(X, y)
+    assert_allclose(model.score_samples(X, y), model.training_scores_)
+    assert_allclose(
+        model.decision_function(X, y),
+        model.training_scores_ - model.offset_[np.searchsorted(model.concepts_, y)],
+    )
+    assert_array_equal(model.predict(X, y), model.labels_)
+
+
+def test_sum_and_mean_find_the_same_rows():
+    X, y = CASES["random"]()
+    found = [
+        ConceptOutlierDetector(aggregate=aggregate, contamination=0.2).fit_predict(X, y)
+        for aggregate in ("sum", "mean")
+    ]
+    assert_array_equal(*found)
+    assert (found[0] == -1).any()
+
+
+@pytest.mark.parametrize("case", ["all the same", "collapsed concepts"])
+@pytest.mark.parametrize("metric", ["cosine", "euclidean"])
+def test_rows_that_coincide_are_no_outliers(case, metric):
+    X, y = CASES[case]()
+    model = ConceptOutlierDetector(metric=metric).fit(X, y)
+    assert (model.labels_ == 1).all()
+    assert (model.predict(X, y) == 1).all()
+
+
+def test_the_only_row_of_a_concept_is_no_outlier():
+    X, y = CASES["one row in a concept"]()
+    assert ConceptOutlierDetector().fit_predict(X, y)[6] == 1
+
+
+def test_the_training_matrix_is_not_held_by_reference():
+    X, y = CASES["random"]()
+    model = ConceptOutlierDetector().fit(X, y)
+    before = model.score_samples(X[:3].copy(), y[:3])
+    X[5:] = 0.0
+    assert_allclose(model.score_samples(X[:3], y[:3]), before)
+
+
+class TestBadInput:
+    @pytest.mark.parametrize("contamination", [0, -0.1, 0.6])
+    def test_contamination(self, contamination):
+        with pytest.raises(ValueError, match="'contamination' parameter"):
+            ConceptOutlierDetector(contamination=contamination).fit(np.eye(3))
+
+    def test_labels(self):
+        with pytest.raises(ValueError, match="inconsistent numbers of samples"):
+            ConceptOutlierDetector().fit(np.eye(3), [0, 1])
+        with pytest.raises(ValueError, match="mixes types"):
+            ConceptOutlierDetector().fit(np.eye(3), ["car", "car", 1])
+
+    def test_labels_at_predict(self):
+        X = np.eye(3)
+        with pytest.raises(ValueError, match="fit had no concepts"):
+            ConceptOutlierDetector().fit(X).predict(X, ["car"] * 3)
+        model = ConceptOutlierDetector().fit(X, ["car", "car", "bus"])
+        with pytest.raises(ValueError, match="y holds 'sky', and the concepts of fit were"):
+            model.predict(X[:2], ["car", "sky"])
+        with pytest.raises(ValueError, match="inconsistent numbers of samples"):
+            model.predict(X, ["car"])
+
+    def test_nan(self):
+        with pytest.raises(ValueError, match="NaN"):
+            ConceptOutlierDetector().fit([[0.0], [np.nan]])

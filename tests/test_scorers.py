@@ -1,0 +1,209 @@
+import pickle
+
+import numpy as np
+import pytest
+from sklearn.base import BaseEstimator, TransformerMixin, clone
+from sklearn.cluster import AgglomerativeClustering, KMeans
+from sklearn.decomposition import PCA
+from sklearn.metrics import silhouette_score
+from sklearn.model_selection import GridSearchCV, GroupKFold, StratifiedKFold
+from sklearn.pipeline import Pipeline, make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from sklearn_loce.cluster import ConceptAgglomerative
+from sklearn_loce.metrics import (
+    category_separation,
+    get_scorer,
+    get_scorer_names,
+    make_cluster_scorer,
+    make_embedding_scorer,
+    mean_average_precision_at_k,
+    penalized_purity_score,
+    precision_at_k,
+    purity_score,
+    r_precision,
+)
+from sklearn_loce.mixture import ConceptGaussianMixture
+
+from .embeddings import planted_parts
+
+
+class CountingScaler(TransformerMixin, BaseEstimator):
+    """Scale nothing, and count the calls."""
+
+    calls = 0
+
+    def fit(self, X, y=None):
+        self.fitted_ = True
+        return self
+
+    def transform(self, X):
+        type(self).calls += 1
+        return X
+
+
+@pytest.fixture
+def planted():
+    return planted_parts(n_rows=20)
+
+
+EXPECTED = {
+    "separation": category_separation,
+    "silhouette": silhouette_score,
+    "r_precision": r_precision,
+    "precision_at_1": lambda X, y: precision_at_k(X, y, k=1),
+    "precision_at_5": lambda X, y: precision_at_k(X, y, k=5),
+    "precision_at_10": lambda X, y: precision_at_k(X, y, k=10),
+    "mean_average_precision_at_5": lambda X, y: mean_average_precision_at_k(X, y, k=5),
+    "mean_average_precision_at_10": lambda X, y: mean_average_precision_at_k(X, y, k=10),
+    "robust_separation": lambda X, y: category_separation(X, y, quantile=0.05),
+}
+EXPECTED_OF_CLUSTERS = {
+    "purity": purity_score,
+    "penalized_purity": penalized_purity_score,
+    "neg_n_clusters": lambda y, labels: -len(set(labels) - {-1}),
+}
+
+
+def test_every_scorer_is_listed_and_tested():
+    assert get_scorer_names() == sorted([*EXPECTED, *EXPECTED_OF_CLUSTERS])
+
+
+@pytest.mark.parametrize("name", EXPECTED)
+def test_embedding_scorers_judge_what_the_transformer_gives(name, planted):
+    X, y, _ = planted
+    pca = PCA(2).fit(X)
+    expected = pytest.approx(EXPECTED[name](pca.transform(X), y))
+    assert get_scorer(name)(pca, X, y) == expected
+    assert get_scorer(name)(make_pipeline(StandardScaler(with_std=False), pca).fit(X), X, y) == (
+        expected
+    )
+
+
+@pytest.mark.parametrize("last", [KMeans(4, random_state=0), ConceptGaussianMixture(3)])
+@pytest.mark.parametrize("name", ["separation", "precision_at_5"])
+def test_embedding_scorers_judge_what_a_clusterer_gets(name, last, planted):
+    X, y, _ = planted
+    pipeline = make_pipeline(PCA(2), last).fit(X)
+    assert get_scorer(name)(pipeline, X, y) == pytest.approx(
+        EXPECTED[name](pipeline[:-1].transform(X), y)
+    )
+
+
+def test_a_pipeline_of_a_clusterer_alone_scores_the_rows(planted):
+    X, y, _ = planted
+    pipeline = make_pipeline(KMeans(3, random_state=0)).fit(X)
+    assert get_scorer("precision_at_5")(pipeline, X, y) == precision_at_k(X, y, k=5)
+
+
+@pytest.mark.parametrize("name", EXPECTED_OF_CLUSTERS)
+@pytest.mark.parametrize("last", [KMeans(4, random_state=0), ConceptGaussianMixture(4)])
+def test_cluster_scorers_judge_predictions(name, last, planted):
+    X, y, _ = planted
+    expected = EXPECTED_OF_CLUSTERS[name]
+    last = clone(last).fit(X)
+    assert get_scorer(name)(last, X, y) == expected(y, last.predict(X))
+    pipeline = make_pipeline(PCA(2), clone(last)).fit(X)
+    assert get_scorer(name)(pipeline, X, y) == expected(y, pipeline.predict(X))
+
+
+@pytest.mark.parametrize("name", get_scorer_names())
+def test_scorers_pickle_and_say_what_they_do(name, planted):
+    X, y, _ = planted
+    pipeline = make_pipeline(PCA(2), KMeans(3, random_state=0)).fit(X)
+    scorer = get_scorer(name)
+    assert pickle.loads(pickle.dumps(scorer))(pipeline, X, y) == scorer(pipeline, X, y)
+    assert "ConceptScorer(" in repr(scorer)
+
+
+def test_multi_metric_scoring_transforms_once(planted):
+    X, y, _ = planted
+    pipeline = make_pipeline(CountingScaler(), KMeans(3, random_state=0)).fit(X)
+    CountingScaler.calls = 0
+    names = ["separation", "precision_at_5", "purity", "penalized_purity"]
+    scores = get_scorer(names)(pipeline, X, y)
+    assert CountingScaler.calls == 1
+    assert scores == {name: get_scorer(name)(pipeline, X, y) for name in names}
+
+
+@pytest.mark.parametrize(
+    "scoring",
+    [
+        get_scorer(["separation", "purity"]),
+        {name: get_scorer(name) for name in ("separation", "purity")},
+    ],
+    ids=["one callable", "dict"],
+)
+def test_grid_search_with_two_scorers(scoring, planted):
+    X, y, _ = planted
+    pipeline = Pipeline(
+        [("pca", PCA(random_state=0)), ("mixture", ConceptGaussianMixture(6, random_state=0))]
+    )
+    search = GridSearchCV(
+        pipeline,
+        {"pca__n_components": [1, 3]},
+        scoring=scoring,
+        refit="purity",
+        cv=GroupKFold(3),
+        error_score="raise",
+    )
+    search.fit(X, y, groups=np.arange(len(X)) % 30)
+    for name in ("separation", "purity"):
+        assert np.isfinite(search.cv_results_[f"mean_test_{name}"]).all()
+    assert search.best_params_ == {"pca__n_components": 3}
+
+
+def test_the_penalty_keeps_a_shattered_clustering_from_winning(planted):
+    X, y, _ = planted
+    grid = {"size": [1, 0.2, 0.9], "normalize": [False]}
+    best = {}
+    for name in ("purity", "penalized_purity"):
+        search = GridSearchCV(
+            ConceptAgglomerative(criterion="size"),
+            grid,
+            scoring=get_scorer(name),
+            cv=StratifiedKFold(3, shuffle=True, random_state=0),
+            error_score="raise",
+        )
+        best[name] = search.fit(X, y).best_params_["size"]
+    assert best == {"purity": 1, "penalized_purity": 0.2}
+
+
+def test_separation_leaves_out_concepts_without_a_finite_one():
+    X = [[0.0], [0.0], [4.0], [5.0], [9.0]]
+    y = ["same", "same", "car", "car", "alone"]
+    scaler = StandardScaler(with_std=False).fit(X)
+    assert get_scorer("separation")(scaler, X, y) == pytest.approx(4.0)
+    assert np.isnan(get_scorer("separation")(scaler, X[::2], y[::2]))
+
+
+def test_own_scorers(planted):
+    X, y, _ = planted
+    pca, kmeans = PCA(2).fit(X), KMeans(3, random_state=0).fit(X)
+    scorer = make_embedding_scorer(precision_at_k, k=3, metric="euclidean", greater_is_better=False)
+    assert scorer(pca, X, y) == -precision_at_k(pca.transform(X), y, k=3, metric="euclidean")
+    assert "k=3" in repr(scorer)
+    assert make_cluster_scorer(purity_score)(kmeans, X, y) == purity_score(y, kmeans.labels_)
+
+
+class TestBadUse:
+    def test_unknown_name(self):
+        with pytest.raises(ValueError, match="did you mean 'purity'"):
+            get_scorer("purty")
+        with pytest.raises(ValueError, match="is no scorer"):
+            get_scorer(["purity", "???"])
+
+    @pytest.mark.parametrize("name", ["separation", "purity"])
+    def test_without_labels(self, name, planted):
+        pipeline = make_pipeline(PCA(2), KMeans(3)).fit(planted[0])
+        with pytest.raises(ValueError, match="y is None"):
+            get_scorer(name)(pipeline, planted[0])
+
+    def test_no_transform(self, planted):
+        model = AgglomerativeClustering().fit(planted[0])
+        with pytest.raises(TypeError, match="AgglomerativeClustering has no transform"):
+            get_scorer("separation")(model, *planted[:2])
+
+    def test_no_predict(self, planted):
+        with pytest.raises(TypeError, match="PCA has no predict"):
+            get_scorer("purity")(PCA(2).fit(planted[0]), *planted[:2])
