@@ -98,6 +98,15 @@ def seeded(build, **how):
         return build(**how).eval()
 
 
+def forget_positions(network):
+    """Zero learned positions: with them, a vector could redraw any mask whatever the grid."""
+    with torch.no_grad():
+        for name, parameter in network.named_parameters():
+            if "pos" in name.rpartition(".")[2]:
+                parameter.zero_()
+    return network
+
+
 def _standardise(conv, args, output):
     """Give every channel of a convolution mean 0 and variance 1, by its weights."""
     mean, std = output.mean((0, 2, 3)), output.std((0, 2, 3)) + 1e-3

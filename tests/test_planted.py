@@ -12,7 +12,7 @@ from torchvision.transforms import v2
 
 from sklearn_loce import _preprocessing
 
-from .planted import NORMALIZE, calibrate, check, look_for_patches, seeded
+from .planted import NORMALIZE, calibrate, check, forget_positions, look_for_patches, seeded
 
 BARE = {"weights": None, "weights_backbone": None}
 SMALL = {"min_size": 96, "max_size": 160}
@@ -172,7 +172,7 @@ def test_hierarchical_networks(build, layer, cell):
 
 @cache
 def vision_transformer():
-    return seeded(models.vit_b_16)
+    return forget_positions(seeded(models.vit_b_16))
 
 
 VIT_LAYER = "encoder.layers.encoder_layer_3"

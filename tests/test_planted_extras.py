@@ -11,7 +11,16 @@ from sklearn_loce import ActivationExtractor
 from sklearn_loce._preprocessing import make_transform, make_view
 from sklearn_loce.exceptions import LayoutError
 
-from .planted import NORMALIZE, PLACES, calibrate, check, look_for_patches, plant, seeded
+from .planted import (
+    NORMALIZE,
+    PLACES,
+    calibrate,
+    check,
+    forget_positions,
+    look_for_patches,
+    plant,
+    seeded,
+)
 
 transformers = pytest.importorskip("transformers")
 timm = pytest.importorskip("timm")
@@ -110,8 +119,10 @@ TOKEN_MODELS = {
 @pytest.mark.parametrize("name", TOKEN_MODELS)
 def test_token_models(name):
     build, layer, preprocess, cell = TOKEN_MODELS[name]
-    found = look_for_patches(seeded(build), layer, cell, preprocess=preprocess, max_iter=100)
-    check(found)
+    network = forget_positions(seeded(build))
+    found = look_for_patches(network, layer, cell, preprocess=preprocess, max_iter=100)
+    # One token in front too many would move the projection by a cell.
+    check(found, max_cells=1.0 if "swin" in name else 0.5)
 
 
 def test_timm_resnet():
