@@ -5,12 +5,12 @@ from dataclasses import dataclass
 from operator import attrgetter
 
 import torch
-from torchvision.models import MaxVit, VisionTransformer
+from torchvision.models import VisionTransformer
 from torchvision.models.detection.transform import GeneralizedRCNNTransform
 
 from ._model import TorchModel, as_module
 
-_SIZE_ATTRIBUTES = ("image_size", "patch_embed.img_size", "config.image_size", "input_size")
+_SIZE_ATTRIBUTES = ("image_size", "patch_embed.img_size", "config.image_size")
 
 
 @dataclass(frozen=True)
@@ -117,7 +117,7 @@ def trained_size(module):
 
 def only_size(module):
     """Give the one input size that a torchvision network takes; ``None`` where it takes others."""
-    return trained_size(module) if isinstance(module, VisionTransformer | MaxVit) else None
+    return trained_size(module) if isinstance(module, VisionTransformer) else None
 
 
 def explain_size(module, size, error):

@@ -277,9 +277,10 @@ def to_grid(output, facts, *, n_images, input_size, behind_decoder=False):
     if facts.without_frame:
         _raise(output, facts, facts.without_frame)
     readings = _readings(output, facts, n_images, input_size)
-    if behind_decoder and any(r.tensor.ndim == 3 for r in readings):
-        n_tokens = readings[0].tensor.shape[1]
-        _raise(output, facts, f"its {n_tokens} tokens are queries of a decoder, not places")
+    if behind_decoder and all(r.tensor.ndim == 3 for r in readings):
+        shapes = [tuple(t.shape) for _, t in _tensors_in(output) if t.ndim == 3]
+        if shapes:
+            _raise(output, facts, f"its {shapes[0][1]} tokens are queries of a decoder, not places")
     if len(readings) == 1:
         return readings[0].make(readings[0].tensor)
     if not readings:

@@ -149,11 +149,12 @@ class Detector(nn.Module):
         return self.head(self.decoder(tokens[:, :9]))
 
 
-def test_queries_are_told_from_places_by_the_decoder():
-    images = torch.rand(1, 3, 96, 96)
+@pytest.mark.parametrize("side", [96, 160])
+def test_queries_are_told_from_places_by_the_decoder(side):
+    images = torch.rand(1, 3, side, side)
     network = Detector()
     grid = ActivationExtractor(network, "patches")(images)["patches"]
-    assert grid.shape == (1, 8, 3, 3)
+    assert grid.shape == (1, 8, side // 32, side // 32)
     for layer in ("decoder", "head"):
         with pytest.raises(LayoutError, match="9 tokens are queries of a decoder"):
             ActivationExtractor(network, layer)(images)
