@@ -19,11 +19,14 @@ TORCH_FLOOR = (
     "_masks",
     "_measure",
     "_model",
+    "_net2vec",
     "_optimization",
     "_preprocessing",
     "_samples",
+    "_segmenter",
     "_stream",
     "_transformer",
+    "segmentation",
 )
 
 
