@@ -17,7 +17,7 @@ _HOMES = {
     "optimize_loces": "_optimization",
     "project_loces": "_optimization",
 }
-_SUBMODULES = ("corruptions", "datasets", "exceptions", "utils")
+_SUBMODULES = ("corruptions", "datasets", "exceptions", "segmentation", "utils")
 
 __all__ = [*_HOMES, *_SUBMODULES]
 

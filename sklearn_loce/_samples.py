@@ -244,6 +244,29 @@ def check_rows(samples, groups):
     return has_foreground
 
 
+def blank_masks(samples):
+    """Give every row an empty mask of its image's size, for work in which masks play no part.
+
+    Returns
+    -------
+    ndarray of shape (n_rows,), object
+        COCO run-length encodings, shared by the rows of an image.
+
+    Raises
+    ------
+    FileNotFoundError, ValueError
+        If an image can't be read; the message names its first row.
+    """
+    masks = np.empty(len(samples), dtype=object)
+    for rows in group_by_image(samples):
+        where = row_name(samples, rows[0])
+        size = _read_or_name(_image_size, samples["image"].iloc[rows[0]], "image", where)
+        blank = compress_rle({"size": size, "counts": [size[0] * size[1]]})
+        for i in rows:
+            masks[i] = blank
+    return masks
+
+
 def read_rows(samples, rows):
     """Read the image that rows share, and their masks.
 
