@@ -58,10 +58,10 @@ def _frame_of_pairs(pairs):
                 "needs the columns 'image' and 'mask'."
             )
     images, masks = [pair[0] for pair in pairs], [pair[1] for pair in pairs]
-    return pd.DataFrame({"image": _object_array(images), "mask": _object_array(masks)})
+    return pd.DataFrame({"image": object_array(images), "mask": object_array(masks)})
 
 
-def _object_array(values):
+def object_array(values):
     array = np.empty(len(values), dtype=object)
     for i, value in enumerate(values):
         array[i] = value
