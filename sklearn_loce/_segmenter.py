@@ -14,9 +14,8 @@ _SHOWN = 5
 class ConceptProjector(BaseEstimator):
     """Base of estimators that draw concepts with vectors that are the same for all images.
 
-    ``fit`` sets ``loce_`` and ``concepts_`` by ``_fit_concepts``, then ``embeddings_`` and
-    ``embedding_concepts_``. Where a concept has several vectors, its mask is what any of them
-    draws: the probability of a pixel is their largest.
+    ``fit`` sets ``loce_`` and ``concepts_`` by ``_fit_concepts``, and then ``embeddings_``: one
+    vector per concept, unless ``_components`` tells otherwise.
     """
 
     def predict(self, X):
@@ -179,14 +178,16 @@ class ConceptProjector(BaseEstimator):
 
     def _projections(self, samples, codes):
         """Yield each row with its probabilities at image size."""
-        vectors = [self.embeddings_[self.embedding_concepts_ == name] for name in self.concepts_]
+        components = [self._components(code) for code in range(len(self.concepts_))]
         for batch in self.loce_._batches(samples, solving=False):
             for row in batch:
-                maps = [
-                    self.loce_._project_row(row, row.activations[0], vector)
-                    for vector in vectors[codes[row.position]]
-                ]
-                yield row, np.max(maps, axis=0)
+                weights, vectors = components[codes[row.position]]
+                maps = [self.loce_._project_row(row, row.activations[0], v) for v in vectors]
+                yield row, np.tensordot(weights, maps, axes=1)
+
+    def _components(self, code):
+        """Give the weights and the vectors whose projections make up the concept's."""
+        return np.ones(1, dtype=np.float32), self.embeddings_[[code]]
 
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()
@@ -228,6 +229,7 @@ def _concept_labels(samples, y):
 
 def _enumerate(samples, rows, labels):
     """Say which rows have an unknown concept, five at most."""
-    shown = [f"{labels[i]!r} of {row_name(samples, i)}" for i in rows[:_SHOWN]]
+    names = labels[rows[:_SHOWN]].tolist()
+    shown = [f"{name!r} of {row_name(samples, i)}" for name, i in zip(names, rows, strict=False)]
     more = f" and of {len(rows) - _SHOWN} more rows" if len(rows) > _SHOWN else ""
     return f"The concept {', '.join(shown)}{more} was"

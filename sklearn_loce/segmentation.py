@@ -55,6 +55,8 @@ class ConceptSegmenter(ConceptProjector):
         What is projected: each centroid times the mean L2 norm of its LoCEs.
     embedding_concepts_ : ndarray of shape (n_vectors,)
         The concept of each vector; the vectors of one concept stand together.
+    weights_ : ndarray of shape (n_vectors,), float32
+        The share of its concept's LoCEs that went into each vector.
     labels_ : ndarray of shape (n_samples,), int64
         The vector that each training row went into; -1 for rows left out.
 
@@ -70,8 +72,9 @@ class ConceptSegmenter(ConceptProjector):
     most length 1; times the mean norm of its LoCEs, it is as steep as these where they agree and
     flatter where they don't, and the centroid of a single LoCE is that LoCE.
 
-    Where a concept has several vectors, the probability of a pixel is their largest: the mask is
-    the union of what they draw.
+    Where a concept has several vectors, its probabilities are the mean of theirs, weighted by
+    ``weights_``, as in a mixture. The union of what they draw would be too large: outside the
+    images that it comes from, a vector draws much else.
 
     References
     ----------
@@ -151,7 +154,7 @@ class ConceptSegmenter(ConceptProjector):
     def _cluster(self, embeddings, codes):
         """Label the clusters inside each concept; rows of code -1 are not looked at."""
         labels = np.zeros(len(codes), dtype=np.int64)
-        for code, concept in enumerate(self.concepts_):
+        for code, concept in enumerate(self.concepts_.tolist()):
             rows = np.flatnonzero(codes == code)
             if self.clusterer is None or len(rows) < 2:
                 continue
@@ -177,12 +180,17 @@ class ConceptSegmenter(ConceptProjector):
         self.labels_ = np.full(len(codes), -1, dtype=np.int64)
         self.labels_[kept] = members.ravel()
         self.embedding_concepts_ = self.concepts_[groups[:, 0]]
-        share = (self.labels_ == np.arange(len(groups))[:, None]).astype(np.float64)
-        share /= share.sum(axis=1, keepdims=True)
+        sizes = np.bincount(members.ravel())
+        self.weights_ = (sizes / np.bincount(groups[:, 0], sizes)[groups[:, 0]]).astype(np.float32)
+        means = (self.labels_ == np.arange(len(groups))[:, None]) / sizes[:, None]
         embeddings = np.where(kept[:, None], embeddings, 0)
-        self.centroids_ = share @ normalize(embeddings)
-        norms = share @ np.linalg.norm(embeddings, axis=1)
+        self.centroids_ = means @ normalize(embeddings)
+        norms = means @ np.linalg.norm(embeddings, axis=1)
         self.embeddings_ = (self.centroids_ * norms[:, None]).astype(np.float32)
+
+    def _components(self, code):
+        vectors = self.embedding_concepts_ == self.concepts_[code]
+        return self.weights_[vectors], self.embeddings_[vectors]
 
 
 def _encode_clusters(cluster_labels, samples):
@@ -207,7 +215,7 @@ class Net2VecSegmenter(ConceptProjector):
         Says what is optimised where: model, one layer, preprocessing, mask size, objective, start
         and device are taken from it; its learning rate and number of steps are not. ``fit`` clones
         it: hold the network by a ``TorchModel``, so that the clone shares its weights.
-    learning_rate : float, default=0.01
+    learning_rate : float, default=0.1
     max_iter : int, default=20
         Number of epochs, that is passes over the training images.
     batch_size : int, default=16
@@ -231,8 +239,6 @@ class Net2VecSegmenter(ConceptProjector):
         The concepts, sorted.
     embeddings_ : ndarray of shape (n_concepts, n_features), float32
         The vectors.
-    embedding_concepts_ : ndarray of shape (n_concepts,)
-        The concept of each vector: ``concepts_``.
     loss_curve_ : ndarray of shape (max_iter, n_concepts), float64
         Mean loss of each concept's rows during each epoch.
 
@@ -276,7 +282,7 @@ class Net2VecSegmenter(ConceptProjector):
         self,
         loce,
         *,
-        learning_rate=0.01,
+        learning_rate=0.1,
         max_iter=20,
         batch_size=16,
         shuffle=True,
@@ -329,7 +335,7 @@ class Net2VecSegmenter(ConceptProjector):
         untouched = self.concepts_[np.isnan(self.loss_curve_[0])]
         if len(untouched):
             raise ValueError(f"All masks of the concepts {untouched.tolist()} are empty.")
-        self.embeddings_, self.embedding_concepts_ = vectors.numpy(), self.concepts_
+        self.embeddings_ = vectors.numpy()
         return self
 
     def _orders(self, n_images):
