@@ -6,7 +6,7 @@ from sklearn.base import clone
 
 from .._masks import read_mask
 from .._samples import read_image
-from ._checks import assert_raises, assert_same_rows, fit_result, require
+from ._checks import assert_raises, assert_same_rows, fit_clone, fit_result, require
 
 
 def check_masks_not_needed(estimator, samples):
