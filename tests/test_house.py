@@ -17,11 +17,14 @@ TORCH_FLOOR = (
     "_adamw_torch",
     "_masks",
     "_model",
+    "_net2vec",
     "_optimization",
     "_preprocessing",
     "_samples",
+    "_segmenter",
     "_stream",
     "_transformer",
+    "segmentation",
 )
 
 
