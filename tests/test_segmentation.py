@@ -17,6 +17,7 @@ from sklearn.preprocessing import Normalizer
 from sklearn.utils.estimator_checks import estimator_checks_generator
 from torch import nn
 from torch.nn import functional
+from torchvision.transforms import v2
 
 from benchmarks.plain import plain_loss
 from benchmarks.segmentation import NORMALIZE, sequence_of
@@ -141,6 +142,18 @@ def test_given_embeddings_are_not_computed_again(boxes):
     np.testing.assert_array_equal(given.embeddings_, computed.embeddings_)
 
 
+def test_given_embeddings_are_split_with_the_rows(boxes):
+    samples = pd.concat([boxes, boxes], ignore_index=True)
+    embeddings, segmenter = LOCE.fit_transform(samples), ConceptSegmenter(LOCE)
+    scores = cross_val_score(segmenter, samples, cv=2, params={"embeddings": embeddings})
+    np.testing.assert_array_equal(scores, cross_val_score(segmenter, samples, cv=2))
+
+
+def test_transformers_may_give_tables(boxes):
+    tables = ConceptSegmenter(clone(LOCE).set_output(transform="pandas")).fit(boxes)
+    np.testing.assert_array_equal(tables.embeddings_, ConceptSegmenter(LOCE).fit(boxes).embeddings_)
+
+
 def test_the_centroid_of_one_loce_is_that_loce(boxes):
     segmenter = ConceptSegmenter(LOCE).fit(boxes, y=list("abcde"))
     loces = LOCE.fit(boxes)
@@ -174,6 +187,18 @@ def test_probabilities_are_weighted_projections(boxes, segmenter):
             if owner == concept
         )
         np.testing.assert_allclose(ours, expected, atol=1e-5)
+
+
+@both
+def test_predictions_go_back_through_preprocessing(boxes, kind):
+    """The network sees mirror images; masks come out as the transformer itself projects them."""
+    loce = LoCETransformer(MODEL, "2", preprocess=v2.RandomHorizontalFlip(1.0), max_iter=5)
+    segmenter = kind(loce).fit(boxes)
+    vectors = segmenter.embeddings_[[1, 0, 1, 0, 1]]
+    expected = loce.fit(boxes).project(boxes, vectors)
+    for ours, mask in zip(segmenter.predict(boxes), expected, strict=True):
+        np.testing.assert_array_equal(ours, mask)
+    assert not np.array_equal(kind(LOCE).fit(boxes).predict(boxes)[0], expected[0])
 
 
 def test_segment_draws_every_concept(boxes, tmp_path):
