@@ -183,7 +183,8 @@ class ConceptProjector(BaseEstimator):
         for batch in self.loce_._batches(samples, solving=False):
             for row in batch:
                 weights, vectors = components[codes[row.position]]
-                maps = [project_row(row, row.activations[0], v, self.loce_.mask_size) for v in vectors]
+                size, grid = self.loce_.mask_size, row.activations[0]
+                maps = [project_row(row, grid, vector, size) for vector in vectors]
                 yield row, np.tensordot(weights, maps, axes=1)
 
     def _components(self, code):
