@@ -34,10 +34,13 @@ from sklearn.utils import check_consistent_length
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from .metrics._distances import TIE_TOLERANCE, RowDistances, sums_within_concept
+from .metrics._distances import RowDistances, sums_within_concept
 from .metrics._validation import encode_concepts
 
 __all__ = ["ConceptOutlierDetector"]
+
+# Sums of distances are exact to seven digits at least.
+_SCORE_NOISE = 3e-7
 
 
 class ConceptOutlierDetector(OutlierMixin, BaseEstimator):
@@ -50,7 +53,8 @@ class ConceptOutlierDetector(OutlierMixin, BaseEstimator):
         averaged, which makes the scores of concepts of different sizes comparable. Both find the
         same outliers, as the threshold is set within each concept.
     metric : str or callable, default="cosine"
-        Any metric of :func:`sklearn.metrics.pairwise_distances` but "precomputed".
+        Any metric of :func:`sklearn.metrics.pairwise_distances` but "precomputed", those for
+        booleans, and "seuclidean" and "mahalanobis", which change with the rows compared.
     contamination : float in (0, 0.5], default=0.05
         Share of each concept's rows to call outliers.
 
@@ -221,8 +225,7 @@ class ConceptOutlierDetector(OutlierMixin, BaseEstimator):
         """Contamination quantile of a concept's scores, less their rounding noise."""
         scores = self.training_scores_[self._codes == code]
         # Scores at the quantile come back from new matrix products with other last digits.
-        noise = np.sqrt(TIE_TOLERANCE) * np.abs(scores).max()
-        return np.quantile(scores, self.contamination) - noise
+        return np.quantile(scores, self.contamination) - _SCORE_NOISE * np.abs(scores).max()
 
     def _score(self, X, y):
         """Scores, and the concept by which each row is scored."""

@@ -104,6 +104,11 @@ def test_rows_that_coincide_are_no_outliers(case, metric):
     assert (model.predict(X, y) == 1).all()
 
 
+def test_rows_of_one_direction_are_no_outliers():
+    X = np.outer(np.arange(1, 11), [0.3, 0.7, 0.1])
+    assert (ConceptOutlierDetector().fit_predict(X) == 1).all()
+
+
 def test_the_only_row_of_a_concept_is_no_outlier():
     X, y = CASES["one row in a concept"]()
     assert ConceptOutlierDetector().fit_predict(X, y)[6] == 1

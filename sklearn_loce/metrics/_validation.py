@@ -85,6 +85,30 @@ def check_embeddings(X, y, *, min_concepts=1):
     return X, concepts, codes
 
 
+# Sums of squares of larger numbers overflow.
+_LARGEST = 1e150
+
+
+def check_range(X):
+    """Refuse numbers whose squares overflow.
+
+    Parameters
+    ----------
+    X : ndarray of any shape, dtype float64
+
+    Raises
+    ------
+    ValueError
+        If a number is too large.
+    """
+    largest = max(X.max(), -X.min())
+    if largest > _LARGEST:
+        raise ValueError(
+            f"X holds numbers as large as {largest:.3g}, whose squares overflow; divide X by a "
+            f"constant, so that none is above {_LARGEST:g}."
+        )
+
+
 def average_concepts(values, average):
     """Average a value per concept; concepts whose value is NaN are left out.
 
