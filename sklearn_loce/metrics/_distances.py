@@ -121,7 +121,8 @@ class RowDistances:
         """Give rows without a direction distance 1 from every row; refuse what is no distance."""
         if self._product:
             D[:, self._zero[columns]] = 2.0
-            D[self._zero[rows]] = 2.0
+            zero = np.flatnonzero(self._zero[rows])
+            D[zero] = np.where(rows[zero, np.newaxis] == columns, 0.0, 2.0)
         elif not np.isfinite(D).all():
             i, j = np.argwhere(~np.isfinite(D))[0]
             raise ValueError(

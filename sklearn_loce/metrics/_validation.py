@@ -56,7 +56,7 @@ def _uniform(y, name):
         )
     raise ValueError(
         f"{name} mixes types of label: {y[texts][0]!r} and {y[numbers][0]!r} (argument must be a "
-        f"string or a number, and all of one kind); convert it with {name}.astype(str)."
+        f"string or a number, all of one kind); convert it, as in [str(label) for label in {name}]."
     )
 
 
