@@ -2,7 +2,8 @@
 
 Run from the repository's root: ``python -m benchmarks.array_floor [--rows 20000] [--repeats 3]``.
 Each figure is the median over the repeats; memory is the largest growth of the process's resident
-set. Both versions must agree, or the run fails.
+set. Both versions must agree, and the chunks stay below 1 GB, or the run fails. Figures of one run
+are in benchmarks/README.md.
 """
 
 import argparse
@@ -75,6 +76,9 @@ def dense_precision(X, y):
     return float(np.mean([hits[y == concept].mean() for concept in np.unique(y)]))
 
 
+# Bytes that a metric may take beyond what the process holds already.
+MOST_MEMORY = 10**9
+
 CASES = {
     "overlap_ratio": (overlap_ratio, dense_overlap),
     "category_separation": (category_separation, dense_separation),
@@ -104,6 +108,8 @@ def compare(X, y, repeats):
         np.testing.assert_allclose(runs[0][0][0], runs[0][1][0], rtol=1e-6)
         seconds = np.array([[run[1] for run in pair] for pair in runs])
         memory = np.array([[run[2] for run in pair] for pair in runs])
+        if memory[:, 0].max() * 2**20 > MOST_MEMORY:
+            raise SystemExit(f"{name} took {memory[:, 0].max():.0f} MiB, more than 1 GB.")
         cells = [f"{median(seconds[:, i]):.1f} s, {median(memory[:, i]):.0f} MiB" for i in range(2)]
         speedup = median(seconds[:, 1] / seconds[:, 0])
         saving = median(memory[:, 1] / np.maximum(memory[:, 0], 1))

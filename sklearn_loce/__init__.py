@@ -25,6 +25,7 @@ _SUBMODULES = (
     "metrics",
     "mixture",
     "outliers",
+    "segmentation",
     "utils",
 )
 

@@ -51,13 +51,28 @@ def _penalty_slope(objective, weights):
     return (weights.sign() + direction) * (objective.penalty / weights.shape[1])
 
 
-def _gradient(grid, weights, held, objective):
-    projections = grid.upsampled(weights).sigmoid_()
+def _gradient(grid, weights, projections, held, objective):
     slopes = _pixel_slopes(objective, projections, held)
     gradient = grid.gradient(slopes * (projections - projections**2))
     if objective.penalty:
         gradient += _penalty_slope(objective, weights)
     return gradient
+
+
+def project_and_differentiate(activations, weights, held, objective):
+    """Give the projections (n, H, W), and each row's gradient of its own loss (n, n_channels).
+
+    Parameters
+    ----------
+    activations : Tensor of shape (n_rows, n_channels, height, width)
+    weights : Tensor of shape (n_rows, n_channels)
+    held : Tensor of shape (n_rows, H, W)
+        What the objective's slope needs to know of every mask pixel.
+    objective : Objective
+    """
+    grid = _Grid(activations, held.shape[1:])
+    projections = grid.upsampled(weights).sigmoid_()
+    return projections, _gradient(grid, weights, projections, held, objective)
 
 
 def _solve_chunk(activations, held, start, settings):
@@ -66,7 +81,8 @@ def _solve_chunk(activations, held, start, settings):
     mean, square = torch.zeros_like(weights), torch.zeros_like(weights)
     beta1, beta2 = settings.betas
     for k in range(1, settings.max_iter + 1):
-        gradient = _gradient(grid, weights, held, settings.objective)
+        projections = grid.upsampled(weights).sigmoid_()
+        gradient = _gradient(grid, weights, projections, held, settings.objective)
         mean.lerp_(gradient, 1 - beta1)
         square.mul_(beta2).addcmul_(gradient, gradient, value=1 - beta2)
         scale = (square.sqrt() / (1 - beta2**k) ** 0.5).add_(settings.eps)

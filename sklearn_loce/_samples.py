@@ -61,10 +61,10 @@ def _frame_of_pairs(pairs):
                 "needs the columns 'image' and 'mask'."
             )
     images, masks = [pair[0] for pair in pairs], [pair[1] for pair in pairs]
-    return pd.DataFrame({"image": _object_array(images), "mask": _object_array(masks)})
+    return pd.DataFrame({"image": object_array(images), "mask": object_array(masks)})
 
 
-def _object_array(values):
+def object_array(values):
     array = np.empty(len(values), dtype=object)
     for i, value in enumerate(values):
         array[i] = value
@@ -267,6 +267,29 @@ def check_rows(samples, groups):
         more = f"; and {len(problems) - _SHOWN} more" if len(problems) > _SHOWN else ""
         raise type(problems[0])(f"{shown}{more}.") from problems[0]
     return has_foreground
+
+
+def blank_masks(samples):
+    """Give every row an empty mask of its image's size, for work in which masks play no part.
+
+    Returns
+    -------
+    ndarray of shape (n_rows,), object
+        COCO run-length encodings, shared by the rows of an image.
+
+    Raises
+    ------
+    FileNotFoundError, ValueError
+        If an image can't be read; the message names its first row.
+    """
+    masks = np.empty(len(samples), dtype=object)
+    for rows in group_by_image(samples):
+        where = row_name(samples, rows[0])
+        size = _read_or_name(_image_size, samples["image"].iloc[rows[0]], "image", where)
+        blank = compress_rle({"size": size, "counts": [size[0] * size[1]]})
+        for i in rows:
+            masks[i] = blank
+    return masks
 
 
 def read_rows(samples, rows):

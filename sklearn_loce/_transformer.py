@@ -361,14 +361,18 @@ class LoCETransformer(TransformerMixin, BaseEstimator):
             n_calls=n_calls,
         )
 
-    def _batches(self, samples, *, solving=True):
-        """Yield lists of rows with their activations, after a check of the whole table."""
+    def _check_table(self, samples, *, solving):
+        """Check images and masks; give the row numbers of each image."""
         groups = group_by_image(samples)
         has_foreground = check_rows(samples, groups)
         if solving and self.on_empty == "raise":
             empty = np.flatnonzero(~has_foreground)
             _raise_empty([row_name(samples, i) for i in empty], "have no foreground")
-        rows = stream_rows(
+        return groups
+
+    def _stream(self, samples, groups):
+        """Yield the rows of these images with their activations."""
+        return stream_rows(
             samples,
             groups,
             self._make_extractor(self.layers_, self._n_calls),
@@ -377,7 +381,11 @@ class LoCETransformer(TransformerMixin, BaseEstimator):
             seed=self._seed,
             verbose=self.verbose,
         )
-        return batched(rows, self.batch_size)
+
+    def _batches(self, samples, *, solving=True):
+        """Yield lists of rows with their activations, after a check of the whole table."""
+        groups = self._check_table(samples, solving=solving)
+        return batched(self._stream(samples, groups), self.batch_size)
 
     def _rows_with_vectors(self, samples, embeddings):
         """Yield rows with a vector per layer: those given, or newly optimised ones."""
@@ -392,11 +400,7 @@ class LoCETransformer(TransformerMixin, BaseEstimator):
 
     def _solve(self, batch):
         """Optimise the LoCEs of a batch, (n_rows, n_features); NaN for empty masks."""
-        targets = self._targets(batch)
-        kept = np.flatnonzero((targets > 0).any((1, 2)))
-        if len(kept) < len(batch) and self.on_empty == "raise":
-            names = [row.name for i, row in enumerate(batch) if i not in kept]
-            _raise_empty(names, f"lose their foreground at mask_size={self.mask_size}")
+        targets, kept = self._kept_targets(batch)
         vectors = np.full((len(batch), sum(self.n_channels_)), np.nan, dtype=np.float32)
         if len(kept):
             settings = Settings(OBJECTIVES[self.objective], self.learning_rate, self.max_iter)
@@ -415,6 +419,15 @@ class LoCETransformer(TransformerMixin, BaseEstimator):
                 f"The LoCEs of {_some(broken)} did not stay finite with learning_rate="
                 f"{self.learning_rate}. Lower it, or bring the activations to a smaller scale."
             )
+
+    def _kept_targets(self, rows):
+        """Give the masks at ``mask_size``, and the positions of those that have foreground."""
+        targets = self._targets(rows)
+        kept = np.flatnonzero((targets > 0).any((1, 2)))
+        if len(kept) < len(rows) and self.on_empty == "raise":
+            names = [row.name for i, row in enumerate(rows) if i not in kept]
+            _raise_empty(names, f"lose their foreground at mask_size={self.mask_size}")
+        return targets, kept
 
     def _targets(self, rows):
         return resize_masks([row.view_mask for row in rows], self.mask_size, self.mask_resize)

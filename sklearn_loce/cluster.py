@@ -7,30 +7,42 @@ from scipy.cluster.hierarchy import linkage as scipy_linkage
 from scipy.spatial.distance import pdist
 from sklearn.base import BaseEstimator, ClusterMixin, _fit_context
 from sklearn.metrics import pairwise_distances_argmin
-from sklearn.neighbors import KNeighborsClassifier
+from sklearn.neighbors import NearestNeighbors
 from sklearn.preprocessing import normalize
 from sklearn.utils import check_consistent_length
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from .metrics._validation import encode_concepts
+from .metrics._distances import RESOLUTION, unit_rows
+from .metrics._validation import check_range, encode_concepts
 
 __all__ = ["ConceptAgglomerative"]
+
+# By SciPy's name, which scikit-learn knows too.
+_METRICS = {
+    **dict.fromkeys(("euclidean", "l2"), "euclidean"),
+    **dict.fromkeys(("cityblock", "manhattan", "l1"), "cityblock"),
+    **{name: name for name in ("cosine", "chebyshev", "canberra", "braycurtis", "sqeuclidean")},
+}
 
 
 class ConceptAgglomerative(ClusterMixin, BaseEstimator):
     """Agglomerative clustering that cuts its tree by concept purity, size or distance.
 
     The tree is walked from its root. A node becomes a cluster where it meets the criterion;
-    otherwise its two children are looked at. A single row always is a cluster.
+    otherwise its two children are looked at. A single row always is a cluster. So the adaptive
+    cut never splits a pure node: the sub-concepts of one concept come apart only where the tree
+    joins each of them with rows of other concepts first. For sub-concepts side by side, choose
+    another criterion or :class:`~sklearn_loce.mixture.ConceptGaussianMixture`.
 
     Parameters
     ----------
     linkage : {"ward", "complete", "average", "single"}, default="ward"
         How distances between nodes follow from distances between rows.
     metric : str or callable, default="euclidean"
-        Distance between rows, as :func:`scipy.spatial.distance.pdist` takes it; "ward" needs
-        "euclidean". With "cosine", a row of zeros is at distance 1 from every other.
+        Distance between rows: "euclidean" or "l2", "cityblock", "manhattan" or "l1", "cosine",
+        "chebyshev", "canberra", "braycurtis", "sqeuclidean", or a callable of two rows; "ward"
+        needs "euclidean". With "cosine", a row of zeros is at distance 1 from every other.
     criterion : {"adaptive", "size", "distance"}, default="adaptive"
         - "adaptive": at most `size` rows, or a majority concept with a share of at least `purity`;
         - "size": at most `size` rows;
@@ -99,7 +111,7 @@ class ConceptAgglomerative(ClusterMixin, BaseEstimator):
 
     _parameter_constraints = {  # noqa: RUF012 - scikit-learn's own form
         "linkage": [StrOptions({"ward", "complete", "average", "single"})],
-        "metric": [str, callable],
+        "metric": [StrOptions(set(_METRICS)), callable],
         "criterion": [StrOptions({"adaptive", "size", "distance"})],
         "purity": [Interval(Real, 0, 1, closed="right")],
         "size": [
@@ -157,6 +169,7 @@ class ConceptAgglomerative(ClusterMixin, BaseEstimator):
             If y is missing where it is needed, or parameters contradict each other.
         """
         X = validate_data(self, X, dtype=np.float64, ensure_min_samples=2)
+        check_range(X)
         codes = self._encode(X, y)
         self._check_settings(X)
         self.linkage_matrix_ = self._build_tree(X)
@@ -170,8 +183,8 @@ class ConceptAgglomerative(ClusterMixin, BaseEstimator):
             majorities = self.cluster_concept_proba_.max(axis=1)
             self.purity_ = float(np.average(majorities, weights=np.bincount(self.labels_)))
         if self.assign == "neighbors":
-            self._voters = KNeighborsClassifier(self.n_neighbors, metric=self.metric)
-            self._voters.fit(X, self.labels_)
+            self._voters = NearestNeighbors(n_neighbors=self.n_neighbors, metric=self._metric)
+            self._voters.fit(X)
         return self
 
     def fit_predict(self, X, y=None):
@@ -210,8 +223,10 @@ class ConceptAgglomerative(ClusterMixin, BaseEstimator):
         check_is_fitted(self)
         X = validate_data(self, X, dtype=np.float64, reset=False)
         if self.assign == "neighbors":
-            return self._voters.predict(X)
-        return pairwise_distances_argmin(self._scaled(X), self.cluster_centers_, metric=self.metric)
+            return self._vote(X).argmax(axis=1)
+        return pairwise_distances_argmin(
+            self._scaled(X), self.cluster_centers_, metric=self._metric
+        )
 
     def predict_proba(self, X):
         """Find the share of each cluster in the vote on new rows.
@@ -230,7 +245,7 @@ class ConceptAgglomerative(ClusterMixin, BaseEstimator):
         if self.assign == "centroid":
             return np.eye(self.n_clusters_)[self.predict(X)]
         X = validate_data(self, X, dtype=np.float64, reset=False)
-        return self._voters.predict_proba(X)
+        return self._vote(X)
 
     def predict_concept_proba(self, X):
         """Find concept probabilities of new rows, through the clusters they fall into.
@@ -255,6 +270,18 @@ class ConceptAgglomerative(ClusterMixin, BaseEstimator):
             raise AttributeError("No concepts are known: fit(X, y) with the concepts in y first.")
         return self.predict_proba(X) @ self.cluster_concept_proba_
 
+    @property
+    def _metric(self):
+        """The metric by its name in SciPy."""
+        return self.metric if callable(self.metric) else _METRICS[self.metric]
+
+    def _vote(self, X):
+        """Share of each cluster among the nearest training rows."""
+        voters = self._voters.kneighbors(X, return_distance=False)
+        votes = np.zeros((len(X), self.n_clusters_))
+        np.add.at(votes, (np.arange(len(X))[:, np.newaxis], self.labels_[voters]), 1.0)
+        return votes / self.n_neighbors
+
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()
         tags.target_tags.required = self.criterion == "adaptive"
@@ -277,7 +304,7 @@ class ConceptAgglomerative(ClusterMixin, BaseEstimator):
 
     def _check_settings(self, X):
         """Refuse parameters that contradict each other."""
-        if self.linkage == "ward" and self.metric != "euclidean":
+        if self.linkage == "ward" and self._metric != "euclidean":
             raise ValueError(
                 f'linkage="ward" needs metric="euclidean", got metric={self.metric!r}; choose '
                 'linkage="average" or "complete".'
@@ -290,10 +317,16 @@ class ConceptAgglomerative(ClusterMixin, BaseEstimator):
             )
 
     def _build_tree(self, X):
-        distances = pdist(X, self.metric)
-        if self.metric == "cosine":
-            # SciPy has no angle to a row of zeros; scikit-learn puts it at distance 1.
-            np.nan_to_num(distances, copy=False, nan=1.0)
+        if self._metric == "cosine":
+            # Half the squared distance of unit rows is free of the noise of 1 - cos.
+            X, zero = unit_rows(X), ~X.any(axis=1)
+            distances = 0.5 * pdist(X, "sqeuclidean")
+            distances[distances < RESOLUTION**2] = 0.0
+            if zero.any():
+                first, second = np.triu_indices(len(X), 1)
+                distances[zero[first] | zero[second]] = 1.0
+        else:
+            distances = pdist(X, self._metric)
         return scipy_linkage(distances, self.linkage)
 
     def _find_clusters(self, codes):

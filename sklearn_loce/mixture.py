@@ -1,19 +1,23 @@
 """Gaussian mixtures that find the sub-concepts of each concept."""
 
 from numbers import Integral, Real
+from warnings import catch_warnings, filterwarnings
 
 import numpy as np
 from sklearn import config_context
 from sklearn.base import BaseEstimator, DensityMixin, _fit_context
+from sklearn.exceptions import ConvergenceWarning
 from sklearn.mixture import GaussianMixture
 from sklearn.utils import check_consistent_length
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from .metrics._validation import encode_concepts
+from .metrics._validation import check_range, encode_concepts
 
 __all__ = ["ConceptGaussianMixture"]
 
+# With fewer rows, a component fits its own so tightly that BIC prefers it on noise.
+_ROWS_PER_MOMENT = 3
 _COMPONENT_ATTRIBUTES = ("weights_", "means_", "covariances_", "precisions_cholesky_")
 
 
@@ -28,7 +32,9 @@ class ConceptGaussianMixture(DensityMixin, BaseEstimator):
     Parameters
     ----------
     max_components : int, default=5
-        Most components of a mixture; never more than the distinct rows it is fitted on.
+        Most components of a mixture. It gets fewer, but always one, where the rows it is fitted on
+        are few or hardly distinct: every component has to find ``3 * (n_features + 1)`` rows with
+        full covariances, and 9 with the others, or BIC rewards those that shrink to a point.
     min_weight : float in [0, 1), default=0.1
         Components whose weight in their mixture is no larger are dropped, as the outliers'. The
         heaviest component of a mixture always stays.
@@ -146,8 +152,15 @@ class ConceptGaussianMixture(DensityMixin, BaseEstimator):
         -------
         self : ConceptGaussianMixture
             The fitted estimator.
+
+        Raises
+        ------
+        ValueError
+            If X is not finite, has fewer than two rows or does not fit y, or if labels are missing
+            or mix types.
         """
         X = validate_data(self, X, dtype=np.float64, ensure_min_samples=2)
+        check_range(X)
         codes = self._encode(X, y)
         self.concept_weights_ = np.bincount(codes) / len(codes)
         # X is NumPy's by now, and GaussianMixture refuses its k-means start under dispatch.
@@ -175,6 +188,12 @@ class ConceptGaussianMixture(DensityMixin, BaseEstimator):
         -------
         ndarray of shape (n_samples,), dtype int64
             `labels_`.
+
+        Raises
+        ------
+        ValueError
+            If X is not finite, has fewer than two rows or does not fit y, or if labels are missing
+            or mix types.
         """
         return self.fit(X, y).labels_
 
@@ -190,6 +209,13 @@ class ConceptGaussianMixture(DensityMixin, BaseEstimator):
         -------
         ndarray of shape (n_samples,), dtype int64
             Components; -1 where a dropped component is the most probable.
+
+        Raises
+        ------
+        NotFittedError
+            If `fit` was not called.
+        ValueError
+            If X is not finite, or has other features than in `fit`.
         """
         X = self._validate(X)
         return np.concatenate(self._new_labels)[self._all.predict(X)]
@@ -206,6 +232,13 @@ class ConceptGaussianMixture(DensityMixin, BaseEstimator):
         -------
         ndarray of shape (n_samples, n_components), dtype float64
             Rows sum to 1, also those that `predict` gives -1.
+
+        Raises
+        ------
+        NotFittedError
+            If `fit` was not called.
+        ValueError
+            If X is not finite, or has other features than in `fit`.
         """
         X = self._validate(X)
         return self._kept.predict_proba(X)
@@ -222,6 +255,13 @@ class ConceptGaussianMixture(DensityMixin, BaseEstimator):
         -------
         ndarray of shape (n_samples,), dtype float64
             Natural logarithms.
+
+        Raises
+        ------
+        NotFittedError
+            If `fit` was not called.
+        ValueError
+            If X is not finite, or has other features than in `fit`.
         """
         X = self._validate(X)
         return self._kept.score_samples(X)
@@ -240,6 +280,13 @@ class ConceptGaussianMixture(DensityMixin, BaseEstimator):
         -------
         float
             Mean of `score_samples`.
+
+        Raises
+        ------
+        NotFittedError
+            If `fit` was not called.
+        ValueError
+            If X is not finite, or has other features than in `fit`.
         """
         return float(self.score_samples(X).mean())
 
@@ -255,6 +302,13 @@ class ConceptGaussianMixture(DensityMixin, BaseEstimator):
         -------
         float
             The lower, the better.
+
+        Raises
+        ------
+        NotFittedError
+            If `fit` was not called.
+        ValueError
+            If X is not finite, or has other features than in `fit`.
         """
         X = self._validate(X)
         return float(self._kept.bic(X))
@@ -273,6 +327,13 @@ class ConceptGaussianMixture(DensityMixin, BaseEstimator):
             Rows, grouped by component.
         components : ndarray of shape (n_samples,), dtype int64
             Component of each row.
+
+        Raises
+        ------
+        NotFittedError
+            If `fit` was not called.
+        ValueError
+            If `n_samples` is below 1.
         """
         check_is_fitted(self)
         return self._kept.sample(n_samples)
@@ -295,15 +356,32 @@ class ConceptGaussianMixture(DensityMixin, BaseEstimator):
         """Fit 1 to `max_components` components, and take the lowest BIC."""
         bics = np.full(self.max_components, np.nan)
         best = None
-        most = min(self.max_components, len(np.unique(X, axis=0)))
+        most = self._most_components(X)
         # Twice the same row is a single row's mean, and the two rows that EM asks for.
         X = np.repeat(X, 2, axis=0) if len(X) == 1 else X
         for n_components in range(1, most + 1):
-            mixture = self._build(n_components).fit(X)
+            mixture = self._fit_one(X, n_components)
+            if mixture is None:
+                break
             bics[n_components - 1] = mixture.bic(X)
             if best is None or bics[n_components - 1] < best[0]:
                 best = bics[n_components - 1], mixture
         return best[1], bics
+
+    def _most_components(self, X):
+        """Count the components for which X has rows enough, all distinct."""
+        rows_each = _ROWS_PER_MOMENT * (X.shape[1] + 1 if self.covariance_type == "full" else 3)
+        distinct = len(np.unique(X, axis=0))
+        return max(1, min(self.max_components, distinct, len(X) // rows_each))
+
+    def _fit_one(self, X, n_components):
+        """Fit so many components, or None where k-means finds the rows too alike to start them."""
+        with catch_warnings():
+            filterwarnings("error", "Number of distinct clusters", ConvergenceWarning)
+            try:
+                return self._build(n_components).fit(X)
+            except ConvergenceWarning:
+                return None
 
     def _build(self, n_components):
         return GaussianMixture(

@@ -34,10 +34,13 @@ from sklearn.utils import check_consistent_length
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from .metrics._distances import TIE_TOLERANCE, RowDistances, sums_within_concept
+from .metrics._distances import RowDistances, sums_within_concept
 from .metrics._validation import encode_concepts
 
 __all__ = ["ConceptOutlierDetector"]
+
+# Sums of distances are exact to seven digits at least.
+_SCORE_NOISE = 3e-7
 
 
 class ConceptOutlierDetector(OutlierMixin, BaseEstimator):
@@ -50,7 +53,8 @@ class ConceptOutlierDetector(OutlierMixin, BaseEstimator):
         averaged, which makes the scores of concepts of different sizes comparable. Both find the
         same outliers, as the threshold is set within each concept.
     metric : str or callable, default="cosine"
-        Any metric of :func:`sklearn.metrics.pairwise_distances` but "precomputed".
+        Any metric of :func:`sklearn.metrics.pairwise_distances` but "precomputed", those for
+        booleans, and "seuclidean" and "mahalanobis", which change with the rows compared.
     contamination : float in (0, 0.5], default=0.05
         Share of each concept's rows to call outliers.
 
@@ -117,6 +121,12 @@ class ConceptOutlierDetector(OutlierMixin, BaseEstimator):
         -------
         self : ConceptOutlierDetector
             The fitted estimator.
+
+        Raises
+        ------
+        ValueError
+            If X is not finite, has fewer than two rows or does not fit y, or if labels are missing
+            or mix types.
         """
         X = validate_data(self, X, dtype=np.float64, ensure_min_samples=2)
         self._rows, self._codes = X.copy(), self._encode(X, y)
@@ -143,6 +153,12 @@ class ConceptOutlierDetector(OutlierMixin, BaseEstimator):
         -------
         ndarray of shape (n_samples,), dtype int64
             `labels_`.
+
+        Raises
+        ------
+        ValueError
+            If X is not finite, has fewer than two rows or does not fit y, or if labels are missing
+            or mix types.
         """
         return self.fit(X, y).labels_
 
@@ -160,6 +176,14 @@ class ConceptOutlierDetector(OutlierMixin, BaseEstimator):
         -------
         ndarray of shape (n_samples,), dtype int64
             -1 for outliers, 1 for the others.
+
+        Raises
+        ------
+        NotFittedError
+            If `fit` was not called.
+        ValueError
+            If X is not finite, or has other features than in `fit`, or if y holds concepts that
+            `fit` did not see.
         """
         return np.where(self.decision_function(X, y) < 0, -1, 1)
 
@@ -178,6 +202,14 @@ class ConceptOutlierDetector(OutlierMixin, BaseEstimator):
         -------
         ndarray of shape (n_samples,), dtype float64
             Negative for outliers.
+
+        Raises
+        ------
+        NotFittedError
+            If `fit` was not called.
+        ValueError
+            If X is not finite, or has other features than in `fit`, or if y holds concepts that
+            `fit` did not see.
         """
         scores, codes = self._score(X, y)
         return scores - np.atleast_1d(self.offset_)[codes]
@@ -185,8 +217,9 @@ class ConceptOutlierDetector(OutlierMixin, BaseEstimator):
     def score_samples(self, X, y=None):
         """Find the negated sum or mean of each row's distances to a concept's training rows.
 
-        A training row scores as in `training_scores_`: its distance to itself is 0, and the mean
-        is taken over the other rows. A new row is treated as if it stood in for one of them.
+        A training row of the concept scores as in `training_scores_`, over the other rows. A new
+        row has one distance more: its sum is scaled to as many as a training row has, its mean
+        taken over all of them.
 
         Parameters
         ----------
@@ -199,6 +232,14 @@ class ConceptOutlierDetector(OutlierMixin, BaseEstimator):
         -------
         ndarray of shape (n_samples,), dtype float64
             The lower, the more unusual.
+
+        Raises
+        ------
+        NotFittedError
+            If `fit` was not called.
+        ValueError
+            If X is not finite, or has other features than in `fit`, or if y holds concepts that
+            `fit` did not see.
         """
         return self._score(X, y)[0]
 
@@ -221,8 +262,7 @@ class ConceptOutlierDetector(OutlierMixin, BaseEstimator):
         """Contamination quantile of a concept's scores, less their rounding noise."""
         scores = self.training_scores_[self._codes == code]
         # Scores at the quantile come back from new matrix products with other last digits.
-        noise = np.sqrt(TIE_TOLERANCE) * np.abs(scores).max()
-        return np.quantile(scores, self.contamination) - noise
+        return np.quantile(scores, self.contamination) - _SCORE_NOISE * np.abs(scores).max()
 
     def _score(self, X, y):
         """Scores, and the concept by which each row is scored."""
@@ -239,12 +279,19 @@ class ConceptOutlierDetector(OutlierMixin, BaseEstimator):
 
     def _distance_sums(self, X, n_concepts):
         """Sum of each new row's distances to the training rows of every concept."""
-        trained, new = np.arange(len(self._rows)), np.arange(len(X)) + len(self._rows)
+        trained, rows = np.arange(len(self._rows)), np.vstack([self._rows, X])
+        _, first, which = np.unique(rows, axis=0, return_index=True, return_inverse=True)
+        which = which.reshape(-1)
         columns = trained[np.argsort(self._codes, kind="stable")]
         starts = np.searchsorted(self._codes[columns], np.arange(n_concepts))
-        space = RowDistances(np.vstack([self._rows, X]), self.metric)
-        chunks = [np.add.reduceat(D, starts, axis=1) for _, D in space.blocks(new, columns)]
-        return np.concatenate(chunks)
+        # Numbered as the training row that it equals, a row finds itself at distance 0.
+        blocks = RowDistances(rows, self.metric).blocks(first[which[len(trained) :]], columns)
+        sums = np.concatenate([np.add.reduceat(D, starts, axis=1) for _, D in blocks])
+        known = np.zeros((len(first), n_concepts), dtype=bool)
+        known[which[: len(trained)], self._codes] = True
+        counts = np.bincount(self._codes)
+        shrinkage = np.maximum(counts - 1, 1) / counts
+        return np.where(known[which[len(trained) :]], sums, sums * shrinkage)
 
     def _find_concepts(self, X, y):
         """Encode the concepts of new rows as `fit` did."""

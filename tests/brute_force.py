@@ -1,33 +1,53 @@
-"""The metrics again, as double loops in float64 written from their definitions."""
+"""The metrics again, as double loops written from their definitions.
+
+Distances are computed in decimals of 60 digits, so they hold no rounding noise that could decide.
+"""
 
 import math
+from decimal import Decimal, localcontext
+from functools import cache
 
 import numpy as np
 
+# Directions of float64 rows are known to about 1e-16, cosine distances to the square of that.
+COSINE_RESOLUTION = Decimal("1e-28")
 
-def distance(a, b, metric):
+
+def exact_distance(a, b, metric):
+    pairs = [(Decimal(float(p)), Decimal(float(q))) for p, q in zip(a, b, strict=True)]
     if metric == "euclidean":
-        return math.sqrt(sum((float(p) - float(q)) ** 2 for p, q in zip(a, b, strict=True)))
+        return sum((p - q) ** 2 for p, q in pairs).sqrt()
     if metric == "cityblock":
-        return sum(abs(float(p) - float(q)) for p, q in zip(a, b, strict=True))
-    if any(a) and list(a) == list(b):
-        return 0.0
-    length = math.sqrt(sum(float(p) ** 2 for p in a)) * math.sqrt(sum(float(q) ** 2 for q in b))
-    return (
-        1.0 - sum(float(p) * float(q) for p, q in zip(a, b, strict=True)) / length
-        if length
-        else 1.0
-    )
+        return sum(abs(p - q) for p, q in pairs)
+    lengths = sum(p**2 for p, _ in pairs) * sum(q**2 for _, q in pairs)
+    if not lengths:
+        return Decimal(1)
+    value = 1 - sum(p * q for p, q in pairs) / lengths.sqrt()
+    return value if value > COSINE_RESOLUTION else Decimal(0)
+
+
+def exact_matrix(X, metric):
+    """Distances of all pairs to 40 decimals, and None from a row to itself."""
+    return _exact_matrix(tuple(map(tuple, np.asarray(X).tolist())), metric)
+
+
+@cache
+def _exact_matrix(rows, metric):
+    n = range(len(rows))
+    with localcontext() as context:
+        context.prec = 70
+        upper = {
+            (i, j): round(exact_distance(rows[i], rows[j], metric), 40)
+            for i in n
+            for j in n[i + 1 :]
+        }
+    return [[None if i == j else upper[min(i, j), max(i, j)] for j in n] for i in n]
 
 
 def matrix(X, metric):
     """Distances of all pairs, and NaN from a row to itself."""
-    return np.array(
-        [
-            [math.nan if i == j else distance(a, b, metric) for j, b in enumerate(X)]
-            for i, a in enumerate(X)
-        ]
-    )
+    D = exact_matrix(X, metric)
+    return np.array([[math.nan if d is None else float(d) for d in row] for row in D])
 
 
 def rows_of(y):
@@ -53,7 +73,8 @@ def robust_category_separation(X, y, metric, quantile):
     for own in rows_of(y).values():
         gaps = [D[i, j] for i in own for j in range(len(y)) if j not in own]
         inside = [D[i, j] for i in own for j in own if i != j]
-        values.append(np.quantile(gaps, quantile) / np.mean(inside))
+        gap, spread = np.quantile(gaps, quantile), np.mean(inside)
+        values.append(gap / spread if spread else math.inf if gap else 0.0)
     return np.array(values)
 
 
@@ -86,12 +107,12 @@ def robust_pairwise_separation(X, y, metric, quantile):
 
 
 def overlap_ratio(X, y, metric):
-    D = np.round(matrix(X, metric), 13)
+    D = exact_matrix(X, metric)
 
     def overlap(a, b):
         if len(a) == 1:
             return math.nan
-        beaten = [min(D[i, j] for j in b) < min(D[i, j] for j in a if j != i) for i in a]
+        beaten = [min(D[i][j] for j in b) < min(D[i][j] for j in a if j != i) for i in a]
         return sum(beaten) / len(a)
 
     return over_pairs(y, overlap)
@@ -117,9 +138,12 @@ def pairwise_silhouette(X, y, metric):
 
 def rankings(X, metric):
     """Other rows by distance, ties by row number."""
-    D = np.round(matrix(X, metric), 13)
-    n = len(X)
-    return [sorted((j for j in range(n) if j != i), key=lambda j: (D[i, j], j)) for i in range(n)]
+    D, n = exact_matrix(X, metric), len(X)
+
+    def order(i):
+        return sorted((j for j in range(n) if j != i), key=lambda j: (D[i][j], j))
+
+    return [order(i) for i in range(n)]
 
 
 def retrieval(X, y, metric, judge):

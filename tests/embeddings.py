@@ -59,6 +59,47 @@ def _float32():
     return X.astype(np.float32), y
 
 
+def _near_duplicates():
+    """Rows at four points, up to noise that the squares of their coordinates swallow."""
+    rng = np.random.RandomState(6)
+    X = 3 * rng.normal(size=(4, 3))[np.arange(28) % 4] + 1e-7 * rng.normal(size=(28, 3))
+    return X, rng.choice(["bus", "car"], 28)
+
+
+def _islands(gap):
+    """Two groups of both concepts, `gap` apart."""
+    rng = np.random.RandomState(7)
+    X = rng.normal(size=(24, 3))
+    X[::2, 0] += gap
+    return X, rng.choice(["bus", "car"], 24)
+
+
+def _two_islands():
+    return _islands(1e6)
+
+
+def _two_distant_islands():
+    return _islands(1e8)
+
+
+def _one_far_row():
+    X, y = _random()
+    X[5] *= 1e8
+    return X, y
+
+
+def _one_direction():
+    """Rows of one direction and many lengths, among others."""
+    X, y = _random()
+    X[::2] = np.outer(np.arange(1, 17), [3.0, 7.0, 1.0, 0.0, 2.0])
+    return X, y
+
+
+def _short_and_long():
+    X, y = _random()
+    return X * np.where(np.arange(31) % 2, 1e-3, 1e3)[:, np.newaxis], y
+
+
 CASES = {
     "random": _random,
     "far from the origin": _far_from_origin,
@@ -70,6 +111,12 @@ CASES = {
     "ties": _ties,
     "rows of zeros": _rows_of_zeros,
     "float32": _float32,
+    "near duplicates": _near_duplicates,
+    "two islands": _two_islands,
+    "two distant islands": _two_distant_islands,
+    "one far row": _one_far_row,
+    "one direction": _one_direction,
+    "short and long rows": _short_and_long,
 }
 
 

@@ -4,6 +4,7 @@ import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 from scipy.cluster.hierarchy import fcluster, linkage, to_tree
 from sklearn.base import clone
+from sklearn.datasets import make_blobs
 from sklearn.metrics import adjusted_rand_score
 from sklearn.neighbors import KNeighborsClassifier
 from sklearn.preprocessing import normalize
@@ -137,6 +138,56 @@ def test_planted_parts_come_back(method, seed):
     assert model.n_clusters_ == 6
 
 
+@pytest.mark.parametrize("seed", range(5))
+def test_sub_clusters_of_blobs_come_back(seed):
+    """Each concept has two blobs, and every blob is nearest to one of another concept."""
+    centers = [[0, 0, 0], [0, 8, 0], [40, 0, 0], [40, 8, 0], [0, 0, 40], [0, 8, 40]]
+    X, parts = make_blobs([40] * 6, centers=centers, n_features=3, random_state=seed)
+    y = np.array(["bus", "car", "car", "sky", "sky", "bus"])[parts]
+    model = ConceptAgglomerative().fit(X, y)
+    assert adjusted_rand_score(parts, model.labels_) >= 0.95
+    assert model.purity_ >= 0.95
+
+
+def test_a_pure_node_is_never_split():
+    X, parts = make_blobs([20] * 3, centers=[[0, 0], [9, 0], [90, 0]], random_state=0)
+    y = np.array(["car", "car", "sky"])[parts]
+    assert ConceptAgglomerative().fit(X, y).n_clusters_ == 2
+
+
+@pytest.mark.parametrize("assign", ["centroid", "neighbors"])
+@pytest.mark.parametrize(
+    "metric",
+    ["l2", "cityblock", "manhattan", "l1", "cosine", "chebyshev", "canberra", "braycurtis"],
+)
+def test_every_metric_fits_and_predicts(mixed, metric, assign):
+    X, y = mixed
+    model = ConceptAgglomerative(linkage="average", metric=metric, assign=assign).fit(X, y)
+    synonyms = {"l2": "euclidean", "l1": "cityblock", "manhattan": "cityblock"}
+    expected = linkage(X, "average", synonyms.get(metric, metric))
+    assert_allclose(model.linkage_matrix_[:, 2:], expected[:, 2:], rtol=1e-9)
+    assert set(model.predict(X)) <= set(range(model.n_clusters_))
+
+
+def test_ward_takes_the_synonym(mixed):
+    model = ConceptAgglomerative(metric="l2").fit(*mixed)
+    assert_array_equal(model.labels_, ConceptAgglomerative().fit(*mixed).labels_)
+
+
+def test_one_direction_is_one_cluster_at_distance_zero():
+    X = np.repeat(np.random.RandomState(0).normal(size=(3, 5)), 4, axis=0)
+    X *= np.tile([1.0, 3.0, 0.7, 1e-3], 3)[:, np.newaxis]
+    model = ConceptAgglomerative(
+        linkage="average", metric="cosine", criterion="distance", distance_threshold=0.0
+    ).fit(X)
+    assert model.n_clusters_ == 3
+
+
+def test_a_vote_among_many_clusters_warns_of_nothing(mixed):
+    model = ConceptAgglomerative(criterion="size", size=1, assign="neighbors", n_neighbors=1)
+    assert_array_equal(model.fit(mixed[0]).predict(mixed[0]), model.labels_)
+
+
 def test_one_pure_concept_stays_one_cluster(mixed):
     X, _ = mixed
     model = ConceptAgglomerative().fit(X, ["car"] * len(X))
@@ -234,6 +285,15 @@ class TestBadInput:
     def test_ward_with_cosine(self, mixed):
         with pytest.raises(ValueError, match=r'"ward" needs metric="euclidean", got .*cosine'):
             ConceptAgglomerative(metric="cosine").fit(*mixed)
+
+    @pytest.mark.parametrize("metric", ["seuclidean", "mahalanobis", "jaccard", "euclidian"])
+    def test_metric(self, mixed, metric):
+        with pytest.raises(ValueError, match=f"'metric' parameter .* Got '{metric}'"):
+            ConceptAgglomerative(linkage="average", metric=metric).fit(*mixed)
+
+    def test_overflow(self):
+        with pytest.raises(ValueError, match="whose squares overflow"):
+            ConceptAgglomerative().fit([[0.0], [1e160]], ["car", "bus"])
 
     def test_more_neighbours_than_rows(self, mixed):
         model = ConceptAgglomerative(assign="neighbors", n_neighbors=81)

@@ -4,7 +4,9 @@ import pytest
 from numpy.testing import assert_allclose
 from pandas.testing import assert_frame_equal
 from sklearn.cluster import KMeans
+from sklearn.decomposition import PCA
 from sklearn.mixture import GaussianMixture
+from sklearn.pipeline import make_pipeline
 
 from sklearn_loce.cluster import ConceptAgglomerative
 from sklearn_loce.metrics import (
@@ -342,3 +344,95 @@ def test_a_mixture_clusters_too(layers):
     mixture = GaussianMixture(3, random_state=0, covariance_type="diag")
     table = compare_layers(layers, y, clusterer=mixture, k=5, n_repeats=2, random_state=0)
     assert set(table.metric) == set(METRICS)
+
+
+@pytest.mark.parametrize(
+    "mixture",
+    [
+        ConceptGaussianMixture(random_state=0),
+        make_pipeline(PCA(2), ConceptGaussianMixture(random_state=0)),
+    ],
+    ids=["mixture", "pipeline"],
+)
+def test_noise_is_not_pure(mixture):
+    X, y = np.random.RandomState(0).normal(size=(90, 3)), np.repeat(["bus", "car", "sky"], 30)
+    options = {"n_repeats": 2, "random_state": 0}
+    table = compare_layers({"noise": X}, y, clusterer=mixture, **options)
+    assert table.set_index("metric").loc["purity", "mean"] < 0.6
+    pairs = confused_concepts(X, y, clusters=mixture, components=mixture)
+    assert pairs.mixed_cluster_share.min() > 0.5
+    assert pairs.mixed_component_share.min() > 0.5
+
+
+def test_indexes_that_differ_are_not_matched_by_position(layers):
+    layers, y = layers
+    tables = {name: pd.DataFrame(X) for name, X in layers.items()}
+    tables["noise"] = tables["noise"].iloc[::-1]
+    with pytest.raises(ValueError, match="others differ, so rows can't be matched"):
+        compare_layers(tables, y)
+    with pytest.raises(ValueError, match="others differ"):
+        compare_layers({"good": tables["good"], "plain": layers["good"]}, pd.Series(y)[::-1])
+    with pytest.raises(ValueError, match="others differ"):
+        compare_layers(layers, pd.Series(y), groups=pd.Series(y)[::-1])
+    with pytest.raises(ValueError, match="others differ"):
+        compare_similarity({**tables, "plain": layers["good"]})
+
+
+@pytest.mark.parametrize("n_features", [3, 40])
+def test_cka_of_constant_tiny_and_huge_layers(n_features):
+    rng = np.random.RandomState(0)
+    X, Y = rng.normal(size=(20, n_features)), rng.normal(size=(20, 30))
+    assert np.isnan(linear_cka(np.full((20, n_features), 0.1), Y))
+    assert np.isnan(linear_cka(Y, np.zeros((20, n_features))))
+    expected = linear_cka(X, Y)
+    for scale in (1e-100, 1e100, 1e-300, 1e300):
+        assert linear_cka(X * scale, Y) == pytest.approx(expected)
+    for seed in range(20):
+        A = np.random.RandomState(seed).normal(size=(7, n_features))
+        assert linear_cka(A, 3 * A) <= 1.0
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        (np.full(90, np.inf), r"iou of 'good' holds inf; IoUs lie in \[0, 1\]"),
+        (np.full(90, -0.5), "iou of 'good' holds -0.5"),
+        (np.full(90, "high"), "iou of 'good' holds what is no number"),
+        (np.ones((90, 2)), r"iou of 'good' has shape \(90, 2\)"),
+    ],
+)
+def test_iou_that_is_none(layers, values, message):
+    layers, y = layers
+    with pytest.raises(ValueError, match=message):
+        compare_layers({"good": layers["good"]}, y, iou={"good": values})
+
+
+def test_iou_without_some_rows(layers):
+    layers, y = layers
+    table, iou = pd.DataFrame(layers["good"]), pd.Series(np.ones(80))
+    with pytest.raises(ValueError, match=r"iou of 'good' has no row 80 \(10 in all"):
+        compare_layers({"good": table}, pd.Series(y), iou={"good": iou})
+
+
+class TestBadSimilarityInput:
+    def test_no_dict(self):
+        with pytest.raises(ValueError, match="'layers' parameter of compare_similarity"):
+            compare_similarity([np.eye(3)])
+
+    def test_lengths(self):
+        with pytest.raises(ValueError, match="inconsistent numbers of samples"):
+            compare_similarity({"a": np.eye(3), "b": np.eye(4)})
+
+    def test_one_layer(self):
+        with pytest.raises(ValueError, match=r"layers holds \['a'\]; pass at least two"):
+            compare_similarity({"a": np.eye(3)})
+
+    def test_no_finite_rows(self):
+        with pytest.raises(ValueError, match="0 rows are finite in every layer"):
+            compare_similarity({"a": np.eye(3), "b": np.full((3, 3), np.nan)})
+
+
+def test_messages_name_the_clusters():
+    for name in ("clusters", "components"):
+        with pytest.raises(ValueError, match=f"{name} has no label in row 0"):
+            confused_concepts(np.eye(2), ["car", "bus"], **{name: [np.nan, 0]})

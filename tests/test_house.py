@@ -21,12 +21,15 @@ TORCH_FLOOR = (
     "_masks",
     "_measure",
     "_model",
+    "_net2vec",
     "_optimization",
     "_preprocessing",
     "_processors",
     "_samples",
+    "_segmenter",
     "_stream",
     "_transformer",
+    "segmentation",
 )
 
 

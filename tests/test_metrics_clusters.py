@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -60,6 +62,17 @@ class TestBadLabels:
     def test_lengths(self, function):
         with pytest.raises(ValueError, match="inconsistent numbers of samples"):
             function(["car", "bus"], [0, 1, 1])
+
+    def test_empty(self, function):
+        with pytest.raises(ValueError, match="y and labels are empty"):
+            function([], [])
+
+    @pytest.mark.parametrize("label", [b"car", ("car",), Path("car")])
+    def test_no_label(self, function, label):
+        y = np.empty(2, dtype=object)
+        y[:] = [label, label]
+        with pytest.raises(ValueError, match=f"y holds .*{type(label).__name__} .argument must"):
+            function(y, [0, 1])
 
     def test_mixed(self, function):
         with pytest.raises(ValueError, match="labels mixes types"):

@@ -56,7 +56,8 @@ def test_values_follow_their_definition(case, judge, metric, memory, monkeypatch
 def test_ranking_by_blocks_equals_a_full_sort(k):
     rng = np.random.RandomState(k)
     D = rng.randint(200, size=(12, 400)).astype(float)
-    found = _distances.nearest_rows(D, k, np.zeros_like)
+    space = _distances.RowDistances(np.zeros((400, 1)), "cityblock")
+    found = _distances.nearest_rows(space, D, np.arange(12), k)
     assert np.array_equal(found, np.argsort(D, axis=1, kind="stable")[:, :k])
 
 
@@ -73,6 +74,19 @@ def test_ties_go_to_the_lower_row():
     swapped = [X[0], X[2], X[1], X[3]]
     y = ["car", "sky", "car", "sky"]
     assert precision_at_k(swapped, y, k=1, metric="euclidean", average=None)[0] == 0.5
+
+
+def test_rows_of_one_direction_tie_under_cosine():
+    X = np.outer(np.arange(1, 11), [0.3, 0.7, 0.1])
+    y = np.repeat(["a", "b"], 5)
+    # Every ranking is that of the row numbers: the first three others are of concept a.
+    assert_allclose(precision_at_k(X, y, k=3, average=None), [1.0, 0.0])
+
+
+def test_one_row_has_nothing_to_find():
+    for function in (precision_at_k, r_precision):
+        with pytest.raises(ValueError, match="other rows to find, and X has 1"):
+            function([[1.0]], ["car"])
 
 
 def test_concepts_with_fewer_rows_than_k_cannot_reach_one():

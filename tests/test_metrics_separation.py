@@ -58,16 +58,20 @@ class TestDefinitions:
 
 
 @pytest.mark.parametrize("quantile", [0.05, 0.3, 0.5])
-@pytest.mark.parametrize("name", ["random", "two concepts", "ties"])
-def test_quantiles_follow_their_definition(name, quantile):
+@pytest.mark.parametrize("metric", METRICS)
+@pytest.mark.parametrize("name", [name for name in CASES if name != "one row in a concept"])
+def test_quantiles_follow_their_definition(name, metric, quantile):
     X, y = CASES[name]()
     assert_allclose(
-        category_separation(X, y, quantile=quantile, average=None),
-        brute_force.robust_category_separation(X, y, "euclidean", quantile),
+        category_separation(X, y, quantile=quantile, average=None, metric=metric),
+        brute_force.robust_category_separation(X, y, metric, quantile),
+        rtol=1e-7,
     )
     assert_allclose(
-        pairwise_separation(X, y, quantile=quantile),
-        brute_force.robust_pairwise_separation(X, y, "euclidean", quantile),
+        pairwise_separation(X, y, quantile=quantile, metric=metric),
+        brute_force.robust_pairwise_separation(X, y, metric, quantile),
+        rtol=1e-7,
+        atol=1e-9,
     )
 
 
@@ -85,20 +89,41 @@ def test_one_outlier_decides_the_minimum_and_not_the_quantile():
     assert robust == pytest.approx(clean, abs=0.1)
 
 
+STREAMS = {
+    "continuous": np.random.RandomState(0).exponential(size=3000),
+    "ties": np.random.RandomState(0).randint(5, size=3000).astype(float),
+    "constant": np.full(3000, 0.1),
+    "far outlier": np.append(np.random.RandomState(0).rand(2999), 1e12),
+    "two large ties": np.repeat([0.0, 1.0], 1500),
+    "close ties": np.repeat([1.0, np.nextafter(1.0, 2.0)], 1500),
+    "zeros of both signs": np.append(np.repeat([-0.0, 0.0], 1000), np.linspace(-1e-300, 2, 1000)),
+}
+
+
 @pytest.mark.parametrize("quantile", [0.0, 0.05, 0.5, 0.77, 1.0])
-@pytest.mark.parametrize("kind", ["continuous", "ties", "constant", "far outlier"])
+@pytest.mark.parametrize("kind", STREAMS)
 def test_quantiles_of_a_stream_are_exact(quantile, kind, monkeypatch):
     monkeypatch.setattr(_quantiles, "MAX_HELD", 100)
-    monkeypatch.setattr(_quantiles, "_N_BINS", 8)
-    rng = np.random.RandomState(0)
-    values = {
-        "continuous": rng.exponential(size=3000),
-        "ties": rng.randint(5, size=3000).astype(float),
-        "constant": np.full(3000, 0.1),
-        "far outlier": np.append(rng.rand(2999), 1e12),
-    }[kind]
+    values = STREAMS[kind]
     found = _quantiles.stream_quantile(lambda: np.array_split(values, 7), 3000, quantile)
-    assert found == pytest.approx(np.quantile(values, quantile), rel=1e-11)
+    assert found == pytest.approx(np.quantile(values, quantile), rel=1e-15)
+
+
+def test_rows_of_one_direction_coincide_under_cosine():
+    X, y = np.outer(np.arange(1, 11), [0.3, 0.7, 0.1]), np.repeat(["a", "b"], 5)
+    assert pairwise_silhouette(X, y, metric="cosine")[0, 1] == 0.0
+    assert overlap_ratio(X, y, metric="cosine").max() == 0.0
+    apart = np.vstack([X, np.outer(np.arange(1, 6), [0.3, -0.7, 0.1])])
+    labels = np.repeat(["ab", "c"], [10, 5])
+    assert np.isinf(category_separation(apart, labels, metric="cosine", average=None)).all()
+
+
+@pytest.mark.parametrize("factor", [1e-200, 1e140, 1e250])
+def test_lengths_mean_nothing_to_cosine(factor):
+    X, y = CASES["random"]()
+    for function in FUNCTIONS:
+        expected = function(X, y, metric="cosine")
+        assert_allclose(function(X * factor, y, metric="cosine"), expected, rtol=1e-9)
 
 
 def test_silhouette_of_a_pair_is_that_of_scikit_learn():
@@ -167,6 +192,28 @@ class TestBadInput:
     def test_precomputed(self, function):
         with pytest.raises(ValueError, match="precomputed"):
             function([[0.0, 1.0], [1.0, 0.0]], ["car", "bus"], metric="precomputed")
+
+    @pytest.mark.parametrize("metric", ["seuclidean", "mahalanobis"])
+    def test_metric_of_the_data(self, function, metric):
+        with pytest.raises(ValueError, match=f"'{metric}' is not supported.*StandardScaler"):
+            function([[0.0], [1.0], [2.0]], ["car", "bus", "bus"], metric=metric)
+
+    @pytest.mark.parametrize("metric", ["jaccard", "dice", "yule"])
+    def test_boolean_metric(self, function, metric):
+        with pytest.raises(ValueError, match=f"metric='{metric}' compares booleans"):
+            function([[0.0], [1.0], [2.0]], ["car", "bus", "bus"], metric=metric)
+
+    @pytest.mark.parametrize("value", [np.nan, np.inf])
+    def test_metric_that_gives_no_number(self, function, value):
+        def broken(a, b):
+            return value if a[0] + b[0] == 3 else abs(a[0] - b[0])
+
+        with pytest.raises(ValueError, match=rf"broken.* gives {value} for two rows"):
+            function([[0.0], [1.0], [2.0]], ["car", "bus", "bus"], metric=broken)
+
+    def test_overflow(self, function):
+        with pytest.raises(ValueError, match=r"as large as 2e\+160, whose squares overflow"):
+            function([[0.0], [1e160], [-2e160]], ["car", "bus", "bus"])
 
 
 @pytest.mark.parametrize("function", [category_separation, pairwise_separation])

@@ -117,7 +117,7 @@ def test_planted_parts_come_back(seed):
     assert model.concepts_.tolist() == ["bus", "car", "sky"]
     assert_allclose(model.concept_weights_, 1 / 3)
     assert [mixture.n_components for mixture in model.mixtures_] == [2, 2, 2]
-    assert_array_equal(model.bic_curves_.argmin(axis=1), 1)
+    assert_array_equal(np.nanargmin(model.bic_curves_, axis=1), 1)
     # Without labels, the same six groups come back from one mixture.
     alone = ConceptGaussianMixture(8, min_weight=0.05, n_init=3, random_state=0).fit(X)
     assert adjusted_rand_score(parts, alone.labels_) >= 0.95
@@ -183,6 +183,32 @@ def test_after_umap_in_a_pipeline():
     assert adjusted_rand_score(parts, pipeline.predict(X)) >= 0.95
 
 
+@pytest.mark.parametrize("seed", range(5))
+def test_sub_clusters_of_blobs_come_back(seed):
+    centers = [[0, 0, 0], [0, 8, 0], [40, 0, 0], [40, 8, 0], [0, 0, 40], [0, 8, 40]]
+    X, parts = make_blobs([40] * 6, centers=centers, n_features=3, random_state=seed)
+    y = np.array(["bus", "car", "car", "sky", "sky", "bus"])[parts]
+    model = ConceptGaussianMixture(n_init=3, random_state=0).fit(X, y)
+    assert adjusted_rand_score(parts, model.labels_) >= 0.95
+
+
+@pytest.mark.parametrize("covariance_type", ["full", "diag", "spherical"])
+@pytest.mark.parametrize("n_rows", [2, 3, 5, 8, 10, 15])
+def test_a_small_concept_is_not_shattered(n_rows, covariance_type):
+    for seed in range(5):
+        X = np.random.RandomState(seed).normal(size=(n_rows, 2))
+        model = ConceptGaussianMixture(covariance_type=covariance_type, random_state=0).fit(X)
+        assert model.n_components_ == 1
+
+
+@pytest.mark.parametrize("noise", [1e-15, 1e-12, 1e-9])
+def test_rows_that_nearly_coincide_get_no_more_components_than_places(noise):
+    rng = np.random.RandomState(0)
+    places = rng.normal(size=(2, 3))
+    X = np.repeat(places, 30, axis=0) + noise * rng.normal(size=(60, 3))
+    assert ConceptGaussianMixture(random_state=0).fit(X).n_components_ == 2
+
+
 class TestBadInput:
     @pytest.mark.parametrize(
         ("name", "value"),
@@ -198,6 +224,10 @@ class TestBadInput:
             ConceptGaussianMixture().fit(X, [0, 1])
         with pytest.raises(ValueError, match="mixes types"):
             ConceptGaussianMixture().fit(X, ["car", "car", 1])
+
+    def test_overflow(self):
+        with pytest.raises(ValueError, match="whose squares overflow"):
+            ConceptGaussianMixture().fit([[0.0], [1e160]])
 
     def test_nan(self):
         with pytest.raises(ValueError, match="NaN"):

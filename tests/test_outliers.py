@@ -104,6 +104,11 @@ def test_rows_that_coincide_are_no_outliers(case, metric):
     assert (model.predict(X, y) == 1).all()
 
 
+def test_rows_of_one_direction_are_no_outliers():
+    X = np.outer(np.arange(1, 11), [0.3, 0.7, 0.1])
+    assert (ConceptOutlierDetector().fit_predict(X) == 1).all()
+
+
 def test_the_only_row_of_a_concept_is_no_outlier():
     X, y = CASES["one row in a concept"]()
     assert ConceptOutlierDetector().fit_predict(X, y)[6] == 1
@@ -142,3 +147,33 @@ class TestBadInput:
     def test_nan(self):
         with pytest.raises(ValueError, match="NaN"):
             ConceptOutlierDetector().fit([[0.0], [np.nan]])
+
+
+@pytest.mark.parametrize("metric", ["cosine", "euclidean"])
+def test_new_rows_score_as_training_rows_do(metric):
+    X, y = CASES["rows of zeros"]()
+    new = np.random.RandomState(9).normal(size=(6, 5))
+    D = brute_force.matrix(np.vstack([X, new]), metric)[31:, :31]
+    for concept in ("bus", "car", "sky"):
+        own = y == concept
+        model = ConceptOutlierDetector(metric=metric).fit(X, y)
+        expected = -(own.sum() - 1) * D[:, own].mean(axis=1)
+        assert_allclose(model.score_samples(new, [concept] * 6), expected)
+        model.set_params(aggregate="mean").fit(X, y)
+        assert_allclose(model.score_samples(new, [concept] * 6), -D[:, own].mean(axis=1))
+
+
+@pytest.mark.parametrize("metric", ["cosine", "euclidean"])
+def test_a_training_row_without_a_direction_scores_the_same_again(metric):
+    X, _ = CASES["rows of zeros"]()
+    model = ConceptOutlierDetector(metric=metric).fit(X)
+    assert_allclose(model.score_samples(X), model.training_scores_)
+
+
+def test_as_many_new_inliers_are_flagged_as_training_rows():
+    shares = []
+    for seed in range(200):
+        X = np.random.RandomState(seed).normal(size=(40, 8))
+        model = ConceptOutlierDetector(metric="euclidean", contamination=0.2).fit(X[:20])
+        shares.append(np.mean(model.predict(X[20:]) == -1))
+    assert np.mean(shares) == pytest.approx(0.2, abs=0.05)

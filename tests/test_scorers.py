@@ -186,7 +186,40 @@ def test_own_scorers(planted):
     assert make_cluster_scorer(purity_score)(kmeans, X, y) == purity_score(y, kmeans.labels_)
 
 
+def test_a_search_is_judged_by_its_best_estimator(planted):
+    X, y, _ = planted
+    grid = {"pca__n_components": [2]}
+    pipeline = Pipeline([("pca", PCA()), ("kmeans", KMeans(4, random_state=0, n_init=1))])
+    search = GridSearchCV(pipeline, grid, cv=StratifiedKFold(3)).fit(X, y)
+    best = search.best_estimator_
+    for name in ("precision_at_5", "silhouette", "purity"):
+        assert get_scorer(name)(search, X, y) == get_scorer(name)(best, X, y)
+    expected = precision_at_k(best[:-1].transform(X), y, k=5)
+    assert get_scorer("precision_at_5")(search, X, y) == expected
+
+
+def test_a_clusterer_is_judged_alike_alone_and_in_a_pipeline(planted):
+    X, y, _ = planted
+    alone = KMeans(3, random_state=0, n_init=1).fit(X)
+    for name in ("silhouette", "purity"):
+        expected = get_scorer(name)(make_pipeline(alone), X, y)
+        assert get_scorer(name)(alone, X, y) == expected
+
+
 class TestBadUse:
+    @pytest.mark.parametrize("scoring", [None, [], ()])
+    def test_no_name(self, scoring):
+        with pytest.raises(ValueError, match="names no scorer"):
+            get_scorer(scoring)
+
+    def test_silhouette_of_bad_labels(self, planted):
+        X = planted[0][:4]
+        scaler = StandardScaler().fit(X)
+        with pytest.raises(ValueError, match="mixes types"):
+            get_scorer("silhouette")(scaler, X, ["car", 1, "car", 1])
+        with pytest.raises(ValueError, match="no label in row 1"):
+            get_scorer("silhouette")(scaler, X, ["car", None, "bus", "car"])
+
     def test_unknown_name(self):
         with pytest.raises(ValueError, match="did you mean 'purity'"):
             get_scorer("purty")

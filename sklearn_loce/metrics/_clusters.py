@@ -1,8 +1,9 @@
 """How clusters and concepts fit together."""
 
 import pandas as pd
+from sklearn.base import clone
 from sklearn.metrics.cluster import contingency_matrix
-from sklearn.utils import check_consistent_length
+from sklearn.utils import check_consistent_length, get_tags
 from sklearn.utils._param_validation import validate_params
 
 from ._validation import encode_concepts
@@ -34,7 +35,7 @@ def purity_score(y, labels):
     Raises
     ------
     ValueError
-        If `y` and `labels` differ in length, or hold missing or mixed labels.
+        If `y` and `labels` differ in length, are empty, or hold missing or mixed labels.
 
     Notes
     -----
@@ -74,7 +75,7 @@ def penalized_purity_score(y, labels):
     Raises
     ------
     ValueError
-        If `y` and `labels` differ in length, or hold missing or mixed labels.
+        If `y` and `labels` differ in length, are empty, or hold missing or mixed labels.
 
     Notes
     -----
@@ -115,7 +116,7 @@ def cluster_composition(y, labels, *, normalize=True):
     Raises
     ------
     ValueError
-        If `y` and `labels` differ in length, or hold missing or mixed labels.
+        If `y` and `labels` differ in length, are empty, or hold missing or mixed labels.
 
     Notes
     -----
@@ -140,13 +141,39 @@ def cluster_composition(y, labels, *, normalize=True):
     )
 
 
-def count_concepts(y, labels):
+def fit_clusters(clusterer, X, y):
+    """Cluster rows with a clone that learns of concepts only where it can't do without.
+
+    A mixture per concept, or whatever else takes concepts it does not need, would be pure by
+    construction, on noise too.
+
+    Parameters
+    ----------
+    clusterer : estimator with `fit_predict`
+        Unfitted clusterer, mixture, or Pipeline that ends in one.
+    X : ndarray of shape (n_samples, n_features)
+    y : array-like of shape (n_samples,)
+
+    Returns
+    -------
+    ndarray of shape (n_samples,)
+    """
+    clusterer = clone(clusterer)
+    last = clusterer.steps[-1][1] if hasattr(clusterer, "steps") else clusterer
+    if get_tags(last).target_tags.required:
+        return clusterer.fit_predict(X, y)
+    return clusterer.fit_predict(X)
+
+
+def count_concepts(y, labels, name="labels"):
     """Count the rows of every concept in every cluster; noise is no cluster.
 
     Parameters
     ----------
     y : array-like of shape (n_samples,)
     labels : array-like of shape (n_samples,)
+    name : str, default="labels"
+        How error messages call them.
 
     Returns
     -------
@@ -155,8 +182,10 @@ def count_concepts(y, labels):
     counts : ndarray of shape (n_clusters, n_concepts), dtype int64
     """
     concepts, codes = encode_concepts(y)
-    clusters, cluster_codes = encode_concepts(labels, name="labels")
+    clusters, cluster_codes = encode_concepts(labels, name=name)
     check_consistent_length(codes, cluster_codes)
+    if not len(codes):
+        raise ValueError(f"y and {name} are empty; pass at least one row.")
     counts = contingency_matrix(cluster_codes, codes)
     kept = clusters != NOISE
     return concepts, clusters[kept], counts[kept]

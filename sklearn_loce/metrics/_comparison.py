@@ -6,11 +6,10 @@ from numbers import Integral, Real
 
 import numpy as np
 import pandas as pd
-from sklearn.base import clone
 from sklearn.utils import check_array, check_consistent_length, check_random_state
 from sklearn.utils._param_validation import HasMethods, Interval, validate_params
 
-from ._clusters import purity_score
+from ._clusters import fit_clusters, purity_score
 from ._retrieval import precision_at_k
 from ._scorers import finite_separation, n_clusters
 from ._validation import encode_concepts
@@ -56,15 +55,17 @@ def compare_layers(
         Embeddings by layer or model. A row that is not finite is a failed one.
     y : array-like of shape (n_samples,)
         Concept of each row. Where y is a Series and every layer a DataFrame, rows are matched by
-        index, and only those that all layers have are used; else by position.
+        index, and only those that all layers have are used; else by position, and indexes that
+        are there must agree.
     groups : array-like of shape (n_samples,), default=None
         Image of each row. Draws then take whole groups one after the other, so that their
         standard deviation tells how results vary with the images, not with rows of one image.
     iou : dict of str to array-like of shape (n_samples,), default=None
-        IoU of each row's projection by layer, matched as the rows are. NaN counts as 0.
+        IoU of each row's projection by layer, in [0, 1], matched as the rows are. NaN counts as 0.
     clusterer : clusterer, default=None
-        Unfitted, with `fit_predict`; clones are fitted on each draw and its concepts. None means
-        ``ConceptAgglomerative()``, the paper's relaxed setting.
+        Unfitted, with `fit_predict`; clones are fitted on each draw, and on its concepts only
+        where the clusterer's tags say that it requires y. None means ``ConceptAgglomerative()``,
+        the paper's relaxed setting, which does.
     k : int, default=10
         Neighbours of precision at k.
     n_repeats : int, default=50
@@ -93,8 +94,8 @@ def compare_layers(
     Raises
     ------
     ValueError
-        If lengths differ, layers share no rows, fewer than two concepts are left, or a concept
-        has fewer rows than a draw needs.
+        If lengths or indexes differ, layers share no rows, an IoU is out of range, fewer than two
+        concepts are left, or a concept has fewer rows than a draw needs.
 
     Notes
     -----
@@ -144,7 +145,7 @@ def linear_cka(X, Y):
     -------
     float
         In [0, 1]; 1 where one is the other up to rotation, scale and offset. NaN where all rows
-        of one of them coincide.
+        of one of them coincide up to rounding.
 
     Raises
     ------
@@ -165,16 +166,31 @@ def linear_cka(X, Y):
     """
     X, Y = (check_array(A, dtype=np.float64, ensure_min_samples=2) for A in (X, Y))
     check_consistent_length(X, Y)
-    X, Y = (A - A.mean(axis=0) for A in (X, Y))
+    X, Y = _center(X), _center(Y)
+    if X is None or Y is None:
+        return float("nan")
     if len(X) < min(X.shape[1], Y.shape[1]):
         X, Y = X @ X.T, Y @ Y.T
         cross, own = np.vdot(X, Y), np.linalg.norm(X) * np.linalg.norm(Y)
     else:
         cross = np.linalg.norm(X.T @ Y) ** 2
         own = np.linalg.norm(X.T @ X) * np.linalg.norm(Y.T @ Y)
-    return float(cross / own) if own > 0 else float("nan")
+    return float(np.clip(cross / own, 0.0, 1.0))
 
 
+def _center(X):
+    """Centre and scale to norm 1; None where all rows coincide up to rounding."""
+    largest = np.abs(X).max()
+    if largest == 0:
+        return None
+    X = X / largest
+    X = X - X.mean(axis=0)
+    if np.abs(X).max() <= 8 * np.finfo(np.float64).eps:
+        return None
+    return X / np.linalg.norm(X)
+
+
+@validate_params({"layers": [dict]}, prefer_skip_nested_validation=True)
 def compare_similarity(layers):
     """Linear CKA of every pair of layers or models.
 
@@ -192,7 +208,8 @@ def compare_similarity(layers):
     Raises
     ------
     ValueError
-        If lengths differ, or fewer than two rows are common to all layers.
+        If lengths or indexes differ, there are fewer than two layers, or fewer than two rows are
+        finite in all of them.
 
     Notes
     -----
@@ -207,10 +224,22 @@ def compare_similarity(layers):
       layer_a layer_b  linear_cka  n_rows
     0  sepals  petals        0.77     150
     """
-    first = next(iter(layers.values()), [])
-    index = first.index if isinstance(first, pd.DataFrame) else range(len(first))
-    rows = _align(layers, pd.Series("", index=index))
+    _check_layers(layers)
+    first = next(iter(layers.values()))
+    if len(layers) < 2:
+        raise ValueError(f"layers holds {list(layers)}; pass at least two to compare.")
+    if all(isinstance(X, pd.DataFrame) for X in layers.values()):
+        rows = _align(layers, pd.Series("", index=first.index))
+    else:
+        check_consistent_length(*layers.values())
+        _check_indexes_agree(layers.values())
+        rows = _align({name: np.asarray(X) for name, X in layers.items()}, [""] * len(first))
     finite = {name: X[rows.finite] for name, X in rows.layers.items()}
+    if rows.finite.sum() < 2:
+        raise ValueError(
+            f"{rows.finite.sum()} rows are finite in every layer, and two are needed; leave out "
+            "the layer that fails."
+        )
     return pd.DataFrame(
         [
             (a, b, linear_cka(finite[a], finite[b]), len(finite[a]))
@@ -238,11 +267,11 @@ class _Rows:
 
 def _align(layers, y, groups=None, iou=None):
     """Match the rows of all layers, by index where all have one, else by position."""
-    if not layers:
-        raise ValueError("layers is empty; pass embeddings by name, as in {'features.9': X}.")
+    _check_layers(layers)
     if iou is not None and set(iou) != set(layers):
         raise ValueError(f"iou has the layers {list(iou)}, embeddings have {list(layers)}.")
-    index = _common_index(layers, y)
+    others = [] if groups is None else [groups]
+    index = _common_index(layers, y, [*others, *(iou or {}).values()])
     concepts, codes = encode_concepts(_pick(y, "y", y, index))
     if groups is None:
         groups = np.arange(len(codes))
@@ -250,14 +279,20 @@ def _align(layers, y, groups=None, iou=None):
         groups = encode_concepts(_pick(groups, "groups", y, index), name="groups")[1]
     matrices = {name: _matrix(_pick(X, name, y, index), name) for name, X in layers.items()}
     if iou is not None:
-        iou = {name: np.nan_to_num(_pick(iou[name], f"iou of {name}", y, index)) for name in iou}
+        iou = {name: _read_iou(iou[name], f"iou of {name!r}", y, index) for name in iou}
     return _Rows(matrices, concepts, codes, groups, iou)
 
 
-def _common_index(layers, y):
+def _check_layers(layers):
+    if not layers:
+        raise ValueError("layers is empty; pass embeddings by name, as in {'features.9': X}.")
+
+
+def _common_index(layers, y, others):
     """Labels of the rows that y and all layers have, or None where positions count."""
     tables = [y, *layers.values()]
     if not all(isinstance(table, pd.Series | pd.DataFrame) for table in tables):
+        _check_indexes_agree([*tables, *others])
         return None
     index = y.index
     for table in tables:
@@ -265,13 +300,27 @@ def _common_index(layers, y):
             raise ValueError("Rows are matched by index, and an index repeats; call reset_index.")
         index = index.intersection(table.index, sort=False)
     if index.empty:
-        raise ValueError("The layers share no row with y: their indexes have nothing in common.")
+        raise ValueError("The layers share no row: their indexes have nothing in common.")
     return index
+
+
+def _check_indexes_agree(tables):
+    """Refuse to match by position what has different indexes."""
+    found = [table.index for table in tables if isinstance(table, pd.Series | pd.DataFrame)]
+    if any(not index.equals(found[0]) for index in found):
+        raise ValueError(
+            "Some inputs have no index and those of others differ, so rows can't be matched; pass "
+            "y as a Series and every layer as a DataFrame, or arrays throughout."
+        )
 
 
 def _pick(values, name, y, index):
     """Take the common rows of what is matched by index, or by position with y."""
     if index is not None and isinstance(values, pd.Series | pd.DataFrame):
+        if (absent := index.difference(values.index)).size:
+            raise ValueError(f"{name} has no row {absent[0]!r} ({absent.size} in all are absent).")
+        if not values.index.is_unique:
+            raise ValueError(f"The index of {name} repeats; rows can't be matched by it.")
         return values.loc[index].to_numpy()
     if len(values) != len(y):
         raise ValueError(
@@ -279,6 +328,20 @@ def _pick(values, name, y, index):
             "To match rows by index, pass y as a Series and every layer as a DataFrame."
         )
     return values if index is None else np.asarray(values)[y.index.get_indexer(index)]
+
+
+def _read_iou(values, name, y, index):
+    """Read one layer's IoUs; NaN is a failed projection."""
+    values = _pick(values, name, y, index)
+    try:
+        iou = np.asarray(values, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{name} holds what is no number: {values!r}.") from error
+    if iou.ndim != 1:
+        raise ValueError(f"{name} has shape {iou.shape}; pass one IoU per row: (n_samples,).")
+    if (bad := iou[(iou < 0) | (iou > 1)]).size:
+        raise ValueError(f"{name} holds {bad[0]}; IoUs lie in [0, 1], and NaN counts as 0.")
+    return np.nan_to_num(iou)
 
 
 def _matrix(X, name):
@@ -316,7 +379,7 @@ def _default_clusterer():
 
 def _measure(X, codes, clusterer, k):
     """Measure one layer on one draw."""
-    labels = clone(clusterer).fit_predict(X, codes)
+    labels = fit_clusters(clusterer, X, codes)
     return {
         "separation": finite_separation(X, codes),
         "purity": purity_score(codes, labels),

@@ -9,7 +9,7 @@ from sklearn.base import clone
 from sklearn.utils import check_consistent_length
 from sklearn.utils._param_validation import HasMethods, Interval, validate_params
 
-from ._clusters import NOISE, count_concepts
+from ._clusters import NOISE, count_concepts, fit_clusters
 from ._distances import sums_within_concept
 from ._separation import overlap_ratio, pairwise_separation, pairwise_silhouette
 from ._validation import check_embeddings, encode_concepts
@@ -38,10 +38,11 @@ def confused_concepts(X, y, *, clusters=None, components=None, metric="euclidean
     y : array-like of shape (n_samples,)
         Concept of each row; at least two concepts.
     clusters : array-like of shape (n_samples,) or clusterer, default=None
-        Cluster of each row (-1 for none), or a clusterer, of which a clone is fitted on X and y.
+        Cluster of each row (-1 for none), or a clusterer, of which a clone is fitted on X; on y
+        too only where its tags say that it requires y, as for ConceptAgglomerative's adaptive cut.
     components : array-like of shape (n_samples,) or mixture, default=None
         Mixture component of each row (-1 for none), or a mixture, of which a clone is fitted on X
-        without labels: one that knew them could not mix concepts.
+        in the same way: one that knew the concepts could not mix them.
     metric : str or callable, default="euclidean"
         Metric of overlap, separation and silhouette.
     min_share : float in (0, 0.5], default=0.1
@@ -94,20 +95,27 @@ def confused_concepts(X, y, *, clusters=None, components=None, metric="euclidean
     pairs["separation"] = pairwise_separation(X, y, metric=metric)[a, b]
     pairs["silhouette"] = pairwise_silhouette(X, y, metric=metric)[a, b]
     if clusters is not None:
-        labels = _labels(clusters, X, y)
-        _add_mixed(pairs, "cluster", count_concepts(y, labels)[2], (a, b), min_share)
+        labels = _labels(clusters, X, y, fit_clusters)
+        counts = count_concepts(y, labels, "clusters")[2]
+        _add_mixed(pairs, "cluster", counts, (a, b), min_share)
     if components is not None:
-        labels = _labels(components, X)
-        _add_mixed(pairs, "component", count_concepts(y, labels)[2], (a, b), min_share)
+        labels = _labels(components, X, y, fit_clusters)
+        counts = count_concepts(y, labels, "components")[2]
+        _add_mixed(pairs, "component", counts, (a, b), min_share)
     return _rank_pairs(pairs, y)
 
 
-def _labels(grouping, X, *y):
-    """Labels as given, or of a fitted clone."""
+def _labels(grouping, X, y, fit):
+    """Labels as given, or what `fit` makes of an estimator."""
     if hasattr(grouping, "fit_predict"):
-        return clone(grouping).fit_predict(X, *y)
+        return fit(grouping, X, y)
     check_consistent_length(X, grouping)
     return grouping
+
+
+def _fit_with_concepts(grouping, X, y):
+    """Sub-concepts are sought inside concepts, which a mixture is therefore told."""
+    return clone(grouping).fit_predict(X, y)
 
 
 def _add_mixed(pairs, name, counts, ab, min_share):
@@ -197,7 +205,9 @@ def sub_concepts(X, y, clusters, *, concept=None, metric="cosine", n_rows=3):
     X, concepts, codes = check_embeddings(X, y)
     if concept is not None and concept not in concepts:
         raise ValueError(f"concept={concept!r} does not occur in y, which holds {concepts}.")
-    labels, label_codes = encode_concepts(_labels(clusters, X, y), name="clusters")
+    labels, label_codes = encode_concepts(
+        _labels(clusters, X, y, _fit_with_concepts), name="clusters"
+    )
     kept = labels[label_codes] != NOISE
     if concept is not None:
         kept &= concepts[codes] == concept

@@ -1,9 +1,10 @@
 """Distances between all rows, chunk by chunk: memory grows with n, never with n squared.
 
-Euclidean and cosine distances come from matrix products, which are fast but leave rounding
-noise of about 1e-8 of a row's norm. Where a single distance decides (the nearest row of a
-concept), it is computed again from the rows' difference; where distances are ranked or summed,
-noise below ``TIE_TOLERANCE`` is recognised as such. So duplicates are at distance 0 exactly.
+Euclidean and cosine distances come from matrix products, which are fast but leave rounding noise
+in proportion to the rows' squared norms. Whatever that noise could decide (a nearest row, a rank,
+a small term of a sum) is computed again from the difference of the two rows, so results are
+those of exact distances. Where most distances are within the noise, as in tight groups that lie
+far apart, that takes as long as it would without the product.
 """
 
 from dataclasses import dataclass, field
@@ -12,14 +13,23 @@ from itertools import pairwise
 import numpy as np
 from sklearn import get_config
 from sklearn.metrics import pairwise_distances_chunked
+from sklearn.metrics.pairwise import PAIRWISE_BOOLEAN_FUNCTIONS
 from sklearn.preprocessing import normalize
+
+from ._validation import check_range
 
 # Megabytes per chunk: large enough for a fast matrix product, small enough for any laptop.
 CHUNK_MEMORY = 128
-TIE_TOLERANCE = 1e-13
 
-# Rounding puts the same direction this far apart at most, as a squared distance of unit rows.
-_SAME_DIRECTION = (4 * np.finfo(np.float64).eps) ** 2
+# Distances are ties where they differ by less than this share; so are directions, in radians.
+RESOLUTION = 1e-12
+
+_SYNONYMS = {"l2": "euclidean", "nan_euclidean": "euclidean"}
+_DATA_DEPENDENT = ("mahalanobis", "seuclidean")
+# Terms of a sum are exact to seven digits at least.
+_TERM_PRECISION = 1e-7
+# Numbers held at once while differences of rows are taken.
+_MAX_DIFFERENCES = 2**19
 
 
 @dataclass
@@ -34,7 +44,13 @@ class RowDistances:
     X : ndarray of shape (n_samples, n_features), dtype float64
         Rows.
     metric : str or callable
-        Any metric of :func:`sklearn.metrics.pairwise_distances` but "precomputed".
+        Any metric of :func:`sklearn.metrics.pairwise_distances` but "precomputed", those for
+        booleans, and "seuclidean" and "mahalanobis", which change with the rows they are given.
+
+    Raises
+    ------
+    ValueError
+        If the metric is one of those, gives no finite number, or squares overflow.
     """
 
     X: np.ndarray
@@ -46,18 +62,16 @@ class RowDistances:
 
     def __post_init__(self):
         name = self.metric if isinstance(self.metric, str) else None
-        if name == "precomputed":
-            raise ValueError(
-                "metric='precomputed' is not supported: pass the embeddings and a metric's name."
-            )
-        self._product = {"l2": "euclidean"}.get(name, name)
+        _check_metric(name)
+        self._product = _SYNONYMS.get(name, name)
         self._zero = np.zeros(len(self.X), dtype=bool)
         if self._product == "cosine":
             self._zero = ~self.X.any(axis=1)
-            self.X = normalize(self.X)
+            self.X = unit_rows(self.X)
+        check_range(self.X)
         if self._product in ("euclidean", "cosine"):
-            # A common offset would cost digits in the matrix product, and changes no distance.
-            self._rows = self.X - self.X.mean(axis=0)
+            # A common offset costs digits; the median stays where it is when one row runs off.
+            self._rows = self.X - np.median(self.X, axis=0)
             self._scale = np.einsum("ij,ij->i", self._rows, self._rows)
         else:
             self._product, self._rows, self._scale = None, self.X, np.zeros(len(self.X))
@@ -66,11 +80,11 @@ class RowDistances:
         """Yield ``reduce(D, start)`` for chunks ``D`` (n_chunk, n_samples) of the distances."""
         every = np.arange(len(self.X))
 
-        def reduce_with_zeros(D, start):
-            self._put_zeros_apart(D, every[start : start + len(D)], every)
+        def reduce_checked(D, start):
+            self._settle(D, every[start : start + len(D)], every)
             return reduce(D, start)
 
-        return self._chunk(self._rows, None, reduce_func=reduce_with_zeros)
+        return self._chunk(self._rows, None, reduce_func=reduce_checked)
 
     def blocks(self, rows, columns):
         """Yield row numbers and their finished distances to `columns`, chunk by chunk.
@@ -89,8 +103,8 @@ class RowDistances:
         for D in self._chunk(self._rows[rows], self._rows[columns]):
             held = rows[done : done + len(D)]
             done += len(D)
-            self._put_zeros_apart(D, held, columns)
-            yield held, self.finish(D, held)
+            self._settle(D, held, columns)
+            yield held, self.finish(D, held, columns)
 
     def _chunk(self, X, Y, **kwargs):
         if self._product:
@@ -103,31 +117,51 @@ class RowDistances:
             **kwargs,
         )
 
-    def _put_zeros_apart(self, D, rows, columns):
-        """Give rows without a direction distance 1 from every row, as scikit-learn does."""
-        D[:, self._zero[columns]] = 2.0
-        D[self._zero[rows]] = 2.0
+    def _settle(self, D, rows, columns):
+        """Give rows without a direction distance 1 from every row; refuse what is no distance."""
+        if self._product:
+            D[:, self._zero[columns]] = 2.0
+            zero = np.flatnonzero(self._zero[rows])
+            D[zero] = np.where(rows[zero, np.newaxis] == columns, 0.0, 2.0)
+        elif not np.isfinite(D).all():
+            i, j = np.argwhere(~np.isfinite(D))[0]
+            raise ValueError(
+                f"metric={self.metric!r} gives {D[i, j]} for two rows of X, {self.X[rows[i]]} and "
+                f"{self.X[columns[j]]}; leave such rows out, or choose a metric defined on them."
+            )
 
-    def tolerance(self, rows, distances):
-        """Size of the rounding noise in distances as the chunks hold them.
+    def noise(self, rows, distances):
+        """Bound the rounding noise in differences of two distances as the chunks hold them.
 
         Parameters
         ----------
         rows : ndarray of shape (n_rows,), dtype intp
             Row numbers.
         distances : ndarray of shape (n_rows,) or float
-            One distance of each row.
+            The distances of each row to which the bound applies are no larger than this.
 
         Returns
         -------
         ndarray of shape (n_rows,)
         """
-        return TIE_TOLERANCE * (self._scale[rows] + distances)
+        if self._product is None:
+            return np.zeros(len(rows))
+        # A product of n terms is off by n * eps * (|a|^2 + |b|^2) / 2 at most, and b is no
+        # farther from the middle than a and the distance of the two together.
+        share = 2 * (self.X.shape[1] + 8) * np.finfo(np.float64).eps
+        directions = RESOLUTION**2 if self._product == "cosine" else 0.0
+        return directions + share * (3 * self._scale[rows] + 2 * distances)
 
-    def finish(self, D, rows):
-        """Turn a chunk of these rows into distances, in place, with rounding noise set to 0."""
-        noise = self.tolerance(rows, 0.0)
-        D[noise[:, np.newaxis] >= D] = 0.0
+    def finish(self, D, rows, columns):
+        """Turn a chunk of these rows and columns into distances, in place, small ones exact."""
+        if self._product:
+            blurred = self.noise(rows, 0.0) / _TERM_PRECISION
+            i, j = np.nonzero(blurred[:, np.newaxis] >= D)
+            D[i, j] = self._squared(rows[i], columns[j])
+        return self._rescale(D)
+
+    def _rescale(self, D):
+        """Turn what chunks hold into distances, in place."""
         if self._product == "cosine":
             D *= 0.5
         return np.sqrt(D, out=D) if self._product == "euclidean" else D
@@ -146,14 +180,72 @@ class RowDistances:
         -------
         ndarray of shape (n_pairs,)
         """
-        if self._product is None:
-            return chunk_values
-        gap = self.X[first] - self.X[second]
-        squared = np.einsum("ij,ij->i", gap, gap)
-        if self._product == "euclidean":
-            return np.sqrt(squared)
-        squared[squared < _SAME_DIRECTION] = 0.0
-        return np.where(self._zero[first] | self._zero[second], 1.0, 0.5 * squared)
+        return self._rescale(self._squared(first, second)) if self._product else chunk_values
+
+    def _squared(self, first, second):
+        """Distances of paired rows as chunks hold them, from the rows' differences."""
+        squared = np.empty(len(first))
+        step = max(1, _MAX_DIFFERENCES // self.X.shape[1])
+        for start in range(0, len(first), step):
+            pairs = slice(start, start + step)
+            gap = self.X[first[pairs]] - self.X[second[pairs]]
+            squared[pairs] = np.einsum("ij,ij->i", gap, gap)
+        if self._product == "cosine":
+            squared[squared < RESOLUTION**2] = 0.0
+            squared[(self._zero[first] | self._zero[second]) & (first != second)] = 2.0
+        return squared
+
+
+def _check_metric(name):
+    """Refuse metrics that don't follow from two rows of numbers alone."""
+    if name == "precomputed":
+        raise ValueError(
+            "metric='precomputed' is not supported: pass the embeddings and a metric's name."
+        )
+    if name in _DATA_DEPENDENT:
+        raise ValueError(
+            f"metric={name!r} is not supported: it changes with the rows compared. Scale X once, "
+            "with StandardScaler or PCA(whiten=True), and use metric='euclidean'."
+        )
+    if name in PAIRWISE_BOOLEAN_FUNCTIONS:
+        raise ValueError(
+            f"metric={name!r} compares booleans, and embeddings are numbers; use 'euclidean', "
+            "'cosine' or 'cityblock'."
+        )
+
+
+def unit_rows(X):
+    """Divide rows by their lengths, however short or long; rows of zeros stay.
+
+    Parameters
+    ----------
+    X : ndarray of shape (n_samples, n_features), dtype float64
+
+    Returns
+    -------
+    ndarray of shape (n_samples, n_features), dtype float64
+    """
+    # scikit-learn takes rows for zeros where they are only short.
+    largest = np.abs(X).max(axis=1, keepdims=True)
+    return normalize(X / np.where(largest > 0, largest, 1.0))
+
+
+def tie_tolerance(distances, metric):
+    """Find the difference up to which distances of these sizes are ties.
+
+    Parameters
+    ----------
+    distances : ndarray of any shape
+    metric : str or callable
+
+    Returns
+    -------
+    ndarray of the same shape
+    """
+    if isinstance(metric, str) and metric == "cosine":
+        # A cosine distance is half the square of the angle, where it is small.
+        return RESOLUTION * (distances + np.sqrt(2 * distances))
+    return RESOLUTION * np.abs(distances)
 
 
 def extremes_by_concept(X, codes, n_concepts, metric, *, farthest=False):
@@ -181,26 +273,30 @@ def extremes_by_concept(X, codes, n_concepts, metric, *, farthest=False):
     order = np.argsort(codes, kind="stable")
     bounds = np.searchsorted(codes[order], np.arange(n_concepts + 1))
     space = RowDistances(X[order], metric)
-    searches = [(np.argmin, np.inf), (np.argmax, -np.inf)][: 1 + farthest]
+    signs = (1, -1)[: 1 + farthest]
 
     def reduce(D, start):
-        return tuple(_search_concepts(space, D, start, bounds, *search) for search in searches)
+        return tuple(_search_concepts(space, D, start, bounds, sign) for sign in signs)
 
-    found = [np.empty((len(X), n_concepts)) for _ in searches]
+    found = [np.empty((len(X), n_concepts)) for _ in signs]
     for result, chunks in zip(found, zip(*space.chunks(reduce), strict=True), strict=True):
         result[order] = np.concatenate(chunks)
     return found if farthest else found[0]
 
 
-def _search_concepts(space, D, start, bounds, pick, never):
-    """Search each concept's columns of a chunk for the distance that `pick` points at."""
+def _search_concepts(space, D, start, bounds, sign):
+    """Find the nearest (sign 1) or farthest (-1) distance in each concept's columns of a chunk."""
     rows = np.arange(start, start + len(D))
+    never, pick, keep = (np.inf, np.min, np.minimum) if sign > 0 else (-np.inf, np.max, np.maximum)
     D[rows - start, rows] = never
-    values = np.empty((len(D), len(bounds) - 1))
+    values = np.full((len(D), len(bounds) - 1), never)
     for concept, (first, last) in enumerate(pairwise(bounds)):
-        found = first + pick(D[:, first:last], axis=1)
-        exact = space.between(rows, found, D[rows - start, found])
-        values[:, concept] = np.where(found == rows, never, exact)
+        block = D[:, first:last]
+        best = pick(block, axis=1)
+        bound = best + sign * space.noise(rows, np.maximum(best, 0.0))
+        i, j = np.nonzero(sign * bound[:, np.newaxis] >= (block if sign > 0 else -block))
+        i, j = i[i + start != j + first], j[i + start != j + first]
+        keep.at(values[:, concept], i, space.between(rows[i], first + j, block[i, j]))
     return values
 
 
@@ -226,7 +322,7 @@ def sums_by_concept(X, codes, n_concepts, metric):
     def reduce(D, start):
         rows = np.arange(start, start + len(D))
         D[rows - start, rows] = 0.0
-        return np.add.reduceat(space.finish(D, rows), starts, axis=1)
+        return np.add.reduceat(space.finish(D, rows, np.arange(len(X))), starts, axis=1)
 
     result = np.empty((len(X), n_concepts))
     result[order] = np.concatenate(list(space.chunks(reduce)))
@@ -256,18 +352,18 @@ def sums_within_concept(X, codes, n_concepts, metric):
     return sums
 
 
-def nearest_rows(D, k, tolerance):
+def nearest_rows(space, D, rows, k):
     """Rank the `k` nearest columns of every row; ties go to the lower column.
 
     Parameters
     ----------
-    D : ndarray of shape (n_rows, n_columns)
-        Distances; infinite where a column is no candidate.
+    space : RowDistances
+    D : ndarray of shape (n_rows, n_samples)
+        Distances as its chunks hold them; infinite where a column is no candidate.
+    rows : ndarray of shape (n_rows,), dtype intp
+        Row numbers.
     k : int
         At most the number of candidates of a row.
-    tolerance : callable
-        Maps the k-th smallest distance of each row, shape (n_rows,), to the difference up to
-        which two distances of that row are ties.
 
     Returns
     -------
@@ -275,16 +371,16 @@ def nearest_rows(D, k, tolerance):
         Columns, nearest first.
     """
     bound = _bound_kth(D, k)
-    rows, columns = np.nonzero((bound + tolerance(bound))[:, np.newaxis] >= D)
-    order = np.lexsort((D[rows, columns], rows))
-    rows, columns = rows[order], columns[order]
-    distances = D[rows, columns]
-    counts = np.bincount(rows, minlength=len(D))
-    firsts = np.cumsum(counts) - counts
-    noise = tolerance(distances[firsts + k - 1])
-    apart = (np.diff(distances) > noise[rows[1:]]) | (np.diff(rows) > 0)
-    tied = np.concatenate([[0], np.cumsum(apart)])
+    # Ties with the k-th are candidates too, for the lower column is to win.
+    bound = bound + space.noise(rows, bound) + 4 * tie_tolerance(bound, space.metric)
+    i, columns = np.nonzero(bound[:, np.newaxis] >= D)
+    distances = space.between(rows[i], columns, D[i, columns])
+    order = np.lexsort((distances, i))
+    i, columns, distances = i[order], columns[order], distances[order]
+    apart = np.diff(distances) > tie_tolerance(distances[1:], space.metric)
+    tied = np.concatenate([[0], np.cumsum(apart | (np.diff(i) > 0))])
     columns = columns[np.lexsort((columns, tied))]
+    firsts = np.searchsorted(i, np.arange(len(D)))
     return columns[firsts[:, np.newaxis] + np.arange(k)]
 
 

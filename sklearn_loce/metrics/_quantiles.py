@@ -2,9 +2,10 @@
 
 import numpy as np
 
-# Distances held at once (128 MB); more are counted in passes that narrow the range down.
+# Distances held at once (128 MB); more are counted in passes, by their bits.
 MAX_HELD = 2**24
-_N_BINS = 2**12
+_BITS = 16
+_SIGN = np.uint64(2**63)
 
 
 def quantile_between(space, rows, columns, quantile):
@@ -68,32 +69,51 @@ def stream_quantile(read, count, quantile):
     if count <= MAX_HELD:
         return float(np.quantile(np.concatenate(list(read())), quantile))
     position = quantile * (count - 1)
-    ranks = int(np.floor(position)), int(np.ceil(position))
-    low, high, n_below, n_inside = _narrow(read, count, ranks)
-    if n_inside > MAX_HELD:
-        return float(low)
-    inside = np.sort(np.concatenate([v[(v >= low) & (v <= high)] for v in read()]))
-    first, second = (inside[rank - n_below] for rank in ranks)
-    return float(first + (second - first) * (position - ranks[0]))
+    rank = int(np.floor(position))
+    first = _select(read, rank)
+    share = position - rank
+    if share == 0:
+        return first
+    counts, above = zip(*((np.sum(v <= first), _least(v[v > first])) for v in read()), strict=True)
+    second = first if sum(counts) > rank + 1 else min(above)
+    return float(first + (second - first) * share)
 
 
-def _narrow(read, count, ranks):
-    """Narrow the range around two neighbouring ranks until its values can be held, or are equal.
+def _least(values):
+    return values.min(initial=np.inf)
 
-    Returns its ends, both included, and the numbers of values below and inside it.
-    """
-    extremes = [(values.min(), values.max()) for values in read() if values.size]
-    low, high = min(a for a, _ in extremes), max(b for _, b in extremes)
-    n_below, n_inside, smallest = 0, count, 1e-30 * (high - low)
-    # Values closer together than this differ by rounding only.
-    while n_inside > MAX_HELD and high - low > max(1e-13 * high, smallest):
-        histograms = [np.histogram(v, _N_BINS, (low, high)) for v in read()]
-        counts, edges = sum(h for h, _ in histograms), histograms[0][1]
+
+def _select(read, rank):
+    """Find the value at a rank by its bits, the highest first, until what is left can be held."""
+    prefix, n_below = 0, 0
+    for shift in range(64 - _BITS, -1, -_BITS):
+        counts = sum(_count_digits(v, prefix, shift) for v in read())
         totals = n_below + np.cumsum(counts)
-        first, last = np.searchsorted(totals, ranks, side="right")
-        n_below = totals[first] - counts[first]
-        n_inside = totals[last] - n_below
-        # All bins but the last leave out their right edge.
-        low = edges[first]
-        high = edges[last + 1] if last == _N_BINS - 1 else np.nextafter(edges[last + 1], low)
-    return low, high, n_below, n_inside
+        digit = int(np.searchsorted(totals, rank, side="right"))
+        n_below = int(totals[digit] - counts[digit])
+        prefix = (prefix << _BITS) | digit
+        if counts[digit] <= MAX_HELD:
+            break
+    else:
+        return float(_unsort(np.array([prefix], dtype=np.uint64))[0])
+    alike = [_sort_keys(v)[_sort_keys(v) >> np.uint64(shift) == prefix] for v in read()]
+    inside = np.partition(np.concatenate(alike), rank - n_below)
+    return float(_unsort(inside[rank - n_below : rank - n_below + 1])[0])
+
+
+def _count_digits(values, prefix, shift):
+    """Count the next digit of the keys that start with `prefix`: (2 ** _BITS,)."""
+    keys = _sort_keys(values) >> np.uint64(shift)
+    digits = keys[keys >> np.uint64(_BITS) == prefix] & np.uint64(2**_BITS - 1)
+    return np.bincount(digits.astype(np.intp), minlength=2**_BITS)
+
+
+def _sort_keys(values):
+    """Integers in the order of the values, which are finite."""
+    bits = np.ascontiguousarray(values + 0.0).view(np.uint64)
+    return np.where(bits & _SIGN, ~bits, bits | _SIGN)
+
+
+def _unsort(keys):
+    """Values of :func:`_sort_keys`."""
+    return np.where(keys & _SIGN, keys & ~_SIGN, ~keys).view(np.float64)

@@ -1,6 +1,5 @@
 """How well the nearest embeddings of a query show the query's concept."""
 
-from functools import partial
 from numbers import Integral
 
 import numpy as np
@@ -35,8 +34,9 @@ def precision_at_k(X, y, k=10, *, metric="cosine", average="macro"):
     k : int, default=10
         Neighbours looked at, below n_samples; the paper reports 1, 5, 10, 20, 30 and 40.
     metric : str or callable, default="cosine"
-        Any metric of :func:`sklearn.metrics.pairwise_distances` but "precomputed". Distances that
-        agree up to rounding are ties, which go to the lower row number.
+        Any metric of :func:`sklearn.metrics.pairwise_distances` but "precomputed", those for
+        booleans, and "seuclidean" and "mahalanobis", which change with the rows compared.
+        Distances that agree to 12 digits are ties, which go to the lower row number.
     average : {"macro", "micro", None}, default="macro"
         "macro": mean over concepts of the mean over their queries; "micro": mean over all
         queries; None: one value per concept.
@@ -83,8 +83,9 @@ def mean_average_precision_at_k(X, y, k=10, *, metric="cosine", average="macro")
     k : int, default=10
         Neighbours looked at, below n_samples.
     metric : str or callable, default="cosine"
-        Any metric of :func:`sklearn.metrics.pairwise_distances` but "precomputed". Distances that
-        agree up to rounding are ties, which go to the lower row number.
+        Any metric of :func:`sklearn.metrics.pairwise_distances` but "precomputed", those for
+        booleans, and "seuclidean" and "mahalanobis", which change with the rows compared.
+        Distances that agree to 12 digits are ties, which go to the lower row number.
     average : {"macro", "micro", None}, default="macro"
         "macro": mean over concepts of the mean over their queries; "micro": mean over all
         queries; None: one value per concept.
@@ -128,8 +129,9 @@ def r_precision(X, y, *, metric="cosine", average="macro"):
     y : array-like of shape (n_samples,)
         Concept of each row.
     metric : str or callable, default="cosine"
-        Any metric of :func:`sklearn.metrics.pairwise_distances` but "precomputed". Distances that
-        agree up to rounding are ties, which go to the lower row number.
+        Any metric of :func:`sklearn.metrics.pairwise_distances` but "precomputed", those for
+        booleans, and "seuclidean" and "mahalanobis", which change with the rows compared.
+        Distances that agree to 12 digits are ties, which go to the lower row number.
     average : {"macro", "micro", None}, default="macro"
         "macro": mean over concepts of the mean over their queries; "micro": mean over all
         queries; None: one value per concept.
@@ -176,10 +178,12 @@ def _average_precision(relevant, n_relevant):
 def _retrieve(X, y, metric, average, judge, k):
     """Average a judgement of every query's ranking, at depth `k` or at its relevant rows."""
     X, concepts, codes = check_embeddings(X, y)
-    if (k or 1) >= len(X):
+    if len(X) < 2:
+        raise ValueError("A query needs other rows to find, and X has 1; pass at least 2 rows.")
+    if k is not None and k >= len(X):
         raise ValueError(
-            f"k={k or 1} neighbours of a query need at least {(k or 1) + 1} rows, and X has "
-            f"{len(X)}; choose a smaller k or pass more rows."
+            f"k={k} neighbours of a query need at least {k + 1} rows, and X has {len(X)}; choose "
+            "a smaller k or pass more rows."
         )
     values = _judge_queries(RowDistances(X, metric), codes, judge, k)
     if average == "micro":
@@ -203,8 +207,7 @@ def _judge_queries(space, codes, judge, k):
             rows = queries[codes[queries] == code]
             n_relevant = counts[code] - 1
             if depth := k or n_relevant:
-                noise = partial(space.tolerance, rows)
-                ranking = nearest_rows(D[rows - start], depth, noise)
+                ranking = nearest_rows(space, D[rows - start], rows, depth)
                 values[rows - start] = judge(codes[ranking] == code, n_relevant)
         return values
 

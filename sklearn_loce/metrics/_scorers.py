@@ -4,11 +4,13 @@ from difflib import get_close_matches
 from functools import cached_property
 
 import numpy as np
+from sklearn.base import is_clusterer
 from sklearn.metrics import silhouette_score
 
 from ._clusters import NOISE, penalized_purity_score, purity_score
 from ._retrieval import mean_average_precision_at_k, precision_at_k, r_precision
 from ._separation import category_separation
+from ._validation import check_embeddings
 
 
 class ConceptScorer:
@@ -59,9 +61,9 @@ class ConceptScorer:
         float
             Higher is better.
         """
-        return self.judge(_Responses(estimator, X), y)
+        return self._judge(_Responses(estimator, X), y)
 
-    def judge(self, responses, y):
+    def _judge(self, responses, y):
         """Score responses that other scorers may share."""
         if y is None:
             raise ValueError(
@@ -121,7 +123,7 @@ class MultiConceptScorer:
             Higher is better.
         """
         responses = _Responses(estimator, X)
-        return {name: scorer.judge(responses, y) for name, scorer in self.scorers.items()}
+        return {name: scorer._judge(responses, y) for name, scorer in self.scorers.items()}
 
     def __repr__(self):
         return f"MultiConceptScorer({list(self.scorers)})"
@@ -131,21 +133,31 @@ class _Responses:
     """What an estimator makes of X, each computed once and when first asked for."""
 
     def __init__(self, estimator, X):
+        # A search is what it found best; its own transform may be that of a clusterer.
+        while hasattr(estimator, "best_estimator_"):
+            estimator = estimator.best_estimator_
         self.estimator = estimator
         self.X = X
 
-    @property
-    def _ends_in_predictor(self):
-        return hasattr(self.estimator, "steps") and hasattr(self.estimator, "predict")
+    @cached_property
+    def _steps(self):
+        """What makes the embeddings, if anything, and what clusters them, if anything."""
+        if not hasattr(self.estimator, "steps"):
+            clusters = is_clusterer(self.estimator) or not hasattr(self.estimator, "transform")
+            return (None, self.estimator) if clusters else (self.estimator, None)
+        if not hasattr(self.estimator, "predict"):
+            return self.estimator, None
+        before = self.estimator[:-1]
+        return (before if len(before) else None), self.estimator[-1]
 
     @cached_property
     def embeddings(self):
         """Rows as the last step before a clusterer or mixture sees them."""
-        if self._ends_in_predictor:
-            before = self.estimator[:-1]
-            return before.transform(self.X) if len(before) else self.X
-        if hasattr(self.estimator, "transform"):
-            return self.estimator.transform(self.X)
+        before, last = self._steps
+        if before is not None:
+            return before.transform(self.X)
+        if hasattr(last, "predict"):
+            return self.X
         raise TypeError(
             f"{type(self.estimator).__name__} has no transform, so there are no embeddings to "
             "score; put it behind a transformer in a Pipeline, or choose a scorer of clusters."
@@ -154,10 +166,9 @@ class _Responses:
     @cached_property
     def clusters(self):
         """Cluster of each row."""
-        if self._ends_in_predictor:
-            return self.estimator[-1].predict(self.embeddings)
-        if hasattr(self.estimator, "predict"):
-            return self.estimator.predict(self.X)
+        last = self._steps[1]
+        if hasattr(last, "predict"):
+            return last.predict(self.embeddings)
         raise TypeError(
             f"{type(self.estimator).__name__} has no predict, so new rows have no cluster to "
             "score; use one that has, as ConceptAgglomerative, ConceptGaussianMixture or KMeans."
@@ -180,8 +191,9 @@ def make_embedding_scorer(score_func, *, greater_is_better=True, **kwargs):
     Returns
     -------
     ConceptScorer
-        Takes a transformer, or a Pipeline, of which it scores what the last step gets where that
-        step predicts, and what comes out at the end where it does not.
+        Takes a transformer, whose output it scores; a clusterer or mixture, of which it scores the
+        rows it gets; a Pipeline, by the same rule for its last step; or a fitted search, by its
+        best estimator.
 
     Examples
     --------
@@ -237,6 +249,12 @@ def finite_separation(X, y, *, quantile=0.0):
     return float(values.mean()) if values.size else float("nan")
 
 
+def silhouette(X, y):
+    """Mean silhouette of all concepts, as scikit-learn has it, with labels checked as here."""
+    X, _, codes = check_embeddings(X, y, min_concepts=2)
+    return silhouette_score(X, codes)
+
+
 def n_clusters(y, labels):
     """Count clusters; -1 is none."""
     return np.setdiff1d(labels, [NOISE]).size
@@ -245,7 +263,7 @@ def n_clusters(y, labels):
 _SCORERS = {
     "separation": make_embedding_scorer(finite_separation),
     "robust_separation": make_embedding_scorer(finite_separation, quantile=0.05),
-    "silhouette": make_embedding_scorer(silhouette_score),
+    "silhouette": make_embedding_scorer(silhouette),
     "r_precision": make_embedding_scorer(r_precision),
     **{f"precision_at_{k}": make_embedding_scorer(precision_at_k, k=k) for k in (1, 5, 10)},
     **{
@@ -296,7 +314,7 @@ def get_scorer(scoring):
     Raises
     ------
     ValueError
-        If a name is unknown.
+        If a name is unknown, or there is none.
 
     Examples
     --------
@@ -317,6 +335,10 @@ def get_scorer(scoring):
     {'n_components': 2}
     """
     if not isinstance(scoring, str):
+        if scoring is None or not len(scoring):
+            raise ValueError(
+                f"scoring={scoring!r} names no scorer; choose from get_scorer_names()."
+            )
         return MultiConceptScorer({name: get_scorer(name) for name in scoring})
     if scoring in _SCORERS:
         return _SCORERS[scoring]

@@ -7,11 +7,11 @@ import numpy as np
 from sklearn.utils._param_validation import Interval, StrOptions, validate_params
 
 from ._distances import (
-    TIE_TOLERANCE,
     RowDistances,
     extremes_by_concept,
     sums_by_concept,
     sums_within_concept,
+    tie_tolerance,
 )
 from ._quantiles import quantile_between, quantile_within
 from ._validation import average_concepts, check_embeddings
@@ -47,7 +47,8 @@ def category_separation(X, y, *, metric="euclidean", quantile=0.0, average="macr
     y : array-like of shape (n_samples,)
         Concept of each row; at least two concepts.
     metric : str or callable, default="euclidean"
-        Any metric of :func:`sklearn.metrics.pairwise_distances` but "precomputed".
+        Any metric of :func:`sklearn.metrics.pairwise_distances` but "precomputed", those for
+        booleans, and "seuclidean" and "mahalanobis", which change with the rows compared.
     quantile : float in [0, 1), default=0.0
         Quantile of the distances between the concept's rows and all foreign rows that stands
         above the fraction. With 0.0, the reference's minimum, one outlier decides; with 0.05, up
@@ -126,7 +127,8 @@ def pairwise_separation(X, y, *, metric="euclidean", quantile=0.0):
     y : array-like of shape (n_samples,)
         Concept of each row; at least two concepts.
     metric : str or callable, default="euclidean"
-        Any metric of :func:`sklearn.metrics.pairwise_distances` but "precomputed".
+        Any metric of :func:`sklearn.metrics.pairwise_distances` but "precomputed", those for
+        booleans, and "seuclidean" and "mahalanobis", which change with the rows compared.
     quantile : float in [0, 1), default=0.0
         This quantile of the distances between A and B is divided by the ``1 - quantile`` quantile
         of all distances in the union. With 0.0, the reference's minimum and maximum, one outlier
@@ -207,7 +209,8 @@ def overlap_ratio(X, y, *, metric="euclidean"):
     y : array-like of shape (n_samples,)
         Concept of each row; at least two concepts.
     metric : str or callable, default="euclidean"
-        Any metric of :func:`sklearn.metrics.pairwise_distances` but "precomputed".
+        Any metric of :func:`sklearn.metrics.pairwise_distances` but "precomputed", those for
+        booleans, and "seuclidean" and "mahalanobis", which change with the rows compared.
 
     Returns
     -------
@@ -239,7 +242,8 @@ def overlap_ratio(X, y, *, metric="euclidean"):
     counts = np.bincount(codes)
     beaten = np.zeros((len(concepts), len(concepts)))
     # Nearest rows at the same distance tie, whatever rounding makes of it.
-    np.add.at(beaten, codes, nearest < (kin * (1 - TIE_TOLERANCE))[:, np.newaxis])
+    ties = tie_tolerance(np.where(np.isfinite(kin), kin, 0.0), metric)
+    np.add.at(beaten, codes, nearest < (kin - ties)[:, np.newaxis])
     matrix = np.where(counts > 1, 1.0, np.nan)[:, np.newaxis] * beaten / counts[:, np.newaxis]
     np.fill_diagonal(matrix, 0.0)
     return matrix
@@ -262,7 +266,8 @@ def pairwise_silhouette(X, y, *, metric="euclidean"):
     y : array-like of shape (n_samples,)
         Concept of each row; at least two concepts.
     metric : str or callable, default="euclidean"
-        Any metric of :func:`sklearn.metrics.pairwise_distances` but "precomputed".
+        Any metric of :func:`sklearn.metrics.pairwise_distances` but "precomputed", those for
+        booleans, and "seuclidean" and "mahalanobis", which change with the rows compared.
 
     Returns
     -------

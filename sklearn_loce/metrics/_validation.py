@@ -48,11 +48,15 @@ def _uniform(y, name):
     numbers = np.fromiter((isinstance(value, Number) for value in y), dtype=bool, count=len(y))
     if texts.all() or numbers.all():
         return np.array(y.tolist())
-    odd = y[~texts][0]
-    other = y[texts][0] if texts.any() else y[numbers][0] if numbers.any() else "a string"
+    odd = next((label for label in y[~texts & ~numbers]), None)
+    if odd is not None:
+        raise ValueError(
+            f"{name} holds {odd!r} of type {type(odd).__name__} (argument must be a string or a "
+            f"number); convert it, as in [str(label) for label in {name}]."
+        )
     raise ValueError(
-        f"{name} mixes types of label: {other!r} and {odd!r} (argument must be a string or a "
-        f"number, and all of one kind); convert it with {name}.astype(str)."
+        f"{name} mixes types of label: {y[texts][0]!r} and {y[numbers][0]!r} (argument must be a "
+        f"string or a number, all of one kind); convert it, as in [str(label) for label in {name}]."
     )
 
 
@@ -83,6 +87,30 @@ def check_embeddings(X, y, *, min_concepts=1):
             f"({', '.join(map(repr, concepts.tolist()))}); pass rows of other concepts too."
         )
     return X, concepts, codes
+
+
+# Sums of squares of larger numbers overflow.
+_LARGEST = 1e150
+
+
+def check_range(X):
+    """Refuse numbers whose squares overflow.
+
+    Parameters
+    ----------
+    X : ndarray of any shape, dtype float64
+
+    Raises
+    ------
+    ValueError
+        If a number is too large.
+    """
+    largest = max(X.max(), -X.min())
+    if largest > _LARGEST:
+        raise ValueError(
+            f"X holds numbers as large as {largest:.3g}, whose squares overflow; divide X by a "
+            f"constant, so that none is above {_LARGEST:g}."
+        )
 
 
 def average_concepts(values, average):

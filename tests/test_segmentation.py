@@ -1,0 +1,608 @@
+"""Segmenters against loops written from the definitions, autograd, and planted scenes."""
+
+import weakref
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from PIL import Image
+from sklearn.base import clone
+from sklearn.cluster import KMeans
+from sklearn.exceptions import SkipTestWarning
+from sklearn.metrics import adjusted_rand_score
+from sklearn.model_selection import GridSearchCV, GroupKFold, cross_val_score
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import Normalizer
+from sklearn.utils.estimator_checks import estimator_checks_generator
+from torch import nn
+from torch.nn import functional
+from torchvision.transforms import v2
+
+from benchmarks.plain import plain_loss
+from benchmarks.segmentation import NORMALIZE, sequence_of
+from sklearn_loce import ActivationExtractor, LoCETransformer, TorchModel
+from sklearn_loce._masks import resize_masks
+from sklearn_loce.datasets import load_scene_model, make_scenes
+from sklearn_loce.segmentation import ConceptSegmenter, Net2VecSegmenter
+from sklearn_loce.utils.estimator_checks import loce_checks, parametrize_with_loce_checks
+
+from .conftest import make_small_network
+
+MODEL = TorchModel(make_small_network)
+LOCE = LoCETransformer(MODEL, "2", max_iter=5)
+SEGMENTERS = [
+    ConceptSegmenter(LOCE),
+    ConceptSegmenter(LOCE, clusterer=KMeans(2, n_init=3, random_state=0), threshold=0.4),
+    Net2VecSegmenter(LOCE, max_iter=3, batch_size=2, random_state=0),
+    Net2VecSegmenter(
+        LoCETransformer(MODEL, "5", objective="mse", init="normal", random_state=0),
+        max_iter=2,
+        cache_size=0,
+        random_state=0,
+    ),
+]
+both = pytest.mark.parametrize("kind", [ConceptSegmenter, Net2VecSegmenter])
+
+
+@parametrize_with_loce_checks(SEGMENTERS)
+def test_segmenters_keep_their_promises(estimator, check):
+    check(estimator)
+
+
+def test_all_our_checks_ran():
+    assert len(loce_checks(kind="segmenter")) == 21
+
+
+@pytest.mark.parametrize("segmenter", SEGMENTERS[::2])
+def test_segmenters_pass_what_scikit_learn_has_for_tables(segmenter):
+    with pytest.warns(SkipTestWarning, match="Can't test estimator"):
+        checks = list(estimator_checks_generator(segmenter))
+    assert checks
+    for estimator, check in checks:
+        check(estimator)
+
+
+class Enlarging(ConceptSegmenter):
+    """Breaks one promise: it scores other masks than it predicts."""
+
+    def predict(self, X):
+        return [~mask for mask in super().predict(X)]
+
+
+def test_the_checks_can_fail():
+    checks = {check.__name__: check for check in loce_checks(kind="segmenter")}
+    with pytest.raises(AssertionError):
+        checks["check_score_is_mean_iou"](Enlarging(LOCE))
+    with pytest.raises(AssertionError, match="copied the weights"):
+        checks["check_clone_shares_weights"](
+            ConceptSegmenter(LoCETransformer(make_small_network(), "2"))
+        )
+
+
+# Centroids, against loops over the definition.
+
+
+def _centroid(vectors):
+    """Mean of the L2-normalised vectors, and mean of the norms, one number at a time."""
+    mean, norms = [0.0] * len(vectors[0]), []
+    for vector in vectors:
+        norm = sum(float(v) ** 2 for v in vector) ** 0.5
+        norms.append(norm)
+        for c, v in enumerate(vector):
+            mean[c] += float(v) / norm / len(vectors)
+    return np.array(mean), sum(norms) / len(norms)
+
+
+def test_centroids_are_means_of_normalised_loces(boxes):
+    segmenter = ConceptSegmenter(LOCE).fit(boxes)
+    embeddings = LOCE.fit_transform(boxes)
+    assert segmenter.concepts_.tolist() == ["bar", "box"]
+    assert segmenter.labels_.tolist() == [1, 0, 1, 0, 1]
+    for k, concept in enumerate(segmenter.concepts_):
+        centroid, norm = _centroid(embeddings[boxes["concept"] == concept])
+        np.testing.assert_allclose(segmenter.centroids_[k], centroid, rtol=1e-6)
+        np.testing.assert_allclose(segmenter.embeddings_[k], norm * centroid, rtol=1e-6)
+
+
+def test_clusters_have_centroids_and_outliers_none(boxes):
+    embeddings = LOCE.fit_transform(boxes)
+    segmenter = ConceptSegmenter(LOCE).fit(boxes, cluster_labels=[7, 0, 3, -1, 7])
+    assert segmenter.embedding_concepts_.tolist() == ["bar", "box", "box"]
+    assert segmenter.labels_.tolist() == [2, 0, 1, -1, 2]
+    np.testing.assert_allclose(segmenter.weights_, [1, 1 / 3, 2 / 3], rtol=1e-6)
+    for k, rows in enumerate([[1], [2], [0, 4]]):
+        centroid, norm = _centroid(embeddings[rows])
+        np.testing.assert_allclose(segmenter.centroids_[k], centroid, rtol=1e-6)
+        np.testing.assert_allclose(segmenter.embeddings_[k], norm * centroid, rtol=1e-6)
+
+
+def test_a_clusterer_is_fitted_to_each_concept(boxes):
+    clusterer = KMeans(2, n_init=3, random_state=0)
+    segmenter = ConceptSegmenter(LOCE, clusterer=clusterer).fit(boxes)
+    embeddings = LOCE.fit_transform(boxes)
+    labels = np.empty(5, dtype=int)
+    for concept in ("bar", "box"):
+        rows = (boxes["concept"] == concept).to_numpy()
+        labels[rows] = clone(clusterer).fit_predict(embeddings[rows])
+    by_hand = ConceptSegmenter(LOCE).fit(boxes, cluster_labels=labels)
+    np.testing.assert_array_equal(segmenter.embeddings_, by_hand.embeddings_)
+    assert len(segmenter.embeddings_) == 4
+    assert not hasattr(clusterer, "labels_")
+
+
+def test_given_embeddings_are_not_computed_again(boxes):
+    network = Counter().eval()
+    loce = LoCETransformer(TorchModel(network), "body.2", max_iter=5)
+    embeddings = loce.fit_transform(boxes)
+    network.n_images = 0
+    given = ConceptSegmenter(loce).fit(boxes, embeddings=embeddings)
+    assert network.n_images == 1
+    computed = ConceptSegmenter(loce).fit(boxes)
+    np.testing.assert_array_equal(given.embeddings_, computed.embeddings_)
+
+
+def test_given_embeddings_are_split_with_the_rows(boxes):
+    samples = pd.concat([boxes, boxes], ignore_index=True)
+    embeddings, segmenter = LOCE.fit_transform(samples), ConceptSegmenter(LOCE)
+    scores = cross_val_score(segmenter, samples, cv=2, params={"embeddings": embeddings})
+    np.testing.assert_array_equal(scores, cross_val_score(segmenter, samples, cv=2))
+
+
+def test_transformers_may_give_tables(boxes):
+    tables = ConceptSegmenter(clone(LOCE).set_output(transform="pandas")).fit(boxes)
+    np.testing.assert_array_equal(tables.embeddings_, ConceptSegmenter(LOCE).fit(boxes).embeddings_)
+
+
+def test_the_centroid_of_one_loce_is_that_loce(boxes):
+    segmenter = ConceptSegmenter(LOCE).fit(boxes, y=list("abcde"))
+    loces = LOCE.fit(boxes)
+    np.testing.assert_allclose(segmenter.embeddings_, loces.transform(boxes), rtol=1e-6)
+    assert segmenter.score(boxes, list("abcde")) == pytest.approx(loces.score(boxes), abs=1e-3)
+
+
+# Predictions, against the definition.
+
+
+def _probabilities(image, vector):
+    pixels = torch.from_numpy(image).permute(2, 0, 1)[None] / 255
+    with torch.no_grad():
+        grid = make_small_network()[:3](pixels)
+        channels = functional.interpolate(grid, size=(100, 100), mode="bilinear")[0]
+        field = sum(float(v) * channel for v, channel in zip(vector, channels, strict=True))
+        maps = field.sigmoid()[None, None]
+        return functional.interpolate(maps, size=image.shape[:2], mode="bilinear")[0, 0].numpy()
+
+
+@pytest.mark.parametrize("segmenter", SEGMENTERS[:3])
+def test_probabilities_are_weighted_projections(boxes, segmenter):
+    segmenter = clone(segmenter).fit(boxes)
+    weights = getattr(segmenter, "weights_", np.ones(2))
+    owners = getattr(segmenter, "embedding_concepts_", segmenter.concepts_)
+    soft = segmenter.predict_proba(boxes)
+    for image, concept, ours in zip(boxes["image"], boxes["concept"], soft, strict=True):
+        expected = sum(
+            weight * _probabilities(image, vector)
+            for owner, weight, vector in zip(owners, weights, segmenter.embeddings_, strict=True)
+            if owner == concept
+        )
+        np.testing.assert_allclose(ours, expected, atol=1e-5)
+
+
+@both
+def test_predictions_go_back_through_preprocessing(boxes, kind):
+    """The network sees mirror images; masks come out as the transformer itself projects them."""
+    loce = LoCETransformer(MODEL, "2", preprocess=v2.RandomHorizontalFlip(1.0), max_iter=5)
+    segmenter = kind(loce).fit(boxes)
+    vectors = segmenter.embeddings_[[1, 0, 1, 0, 1]]
+    expected = loce.fit(boxes).project(boxes, vectors)
+    for ours, mask in zip(segmenter.predict(boxes), expected, strict=True):
+        np.testing.assert_array_equal(ours, mask)
+    assert not np.array_equal(kind(LOCE).fit(boxes).predict(boxes)[0], expected[0])
+
+
+def test_segment_draws_every_concept(boxes, tmp_path):
+    segmenter = ConceptSegmenter(LOCE).fit(boxes)
+    image = boxes["image"].iloc[4]
+    file = tmp_path / "scene.png"
+    Image.fromarray(image).save(file)
+    expected = segmenter.predict(pd.DataFrame({"image": [image, image], "concept": ["bar", "box"]}))
+    for source in (image, Image.fromarray(image), file):
+        masks = segmenter.segment(source)
+        assert list(masks) == ["bar", "box"]
+        np.testing.assert_array_equal(list(masks.values()), expected)
+
+
+def test_concepts_may_be_numbers(boxes):
+    segmenter = ConceptSegmenter(LOCE).fit(boxes, [1, 0, 1, 0, 1])
+    assert list(segmenter.segment(boxes["image"].iloc[0])) == [0, 1]
+    by_name = ConceptSegmenter(LOCE).fit(boxes)
+    np.testing.assert_array_equal(segmenter.embeddings_, by_name.embeddings_)
+
+
+def test_empty_masks_are_left_out_of_the_score(boxes):
+    masks = [*boxes["mask"].iloc[:4], np.zeros((48, 64), dtype=bool)]
+    segmenter = ConceptSegmenter(LOCE).fit(boxes)
+    frame = segmenter.evaluate(boxes.assign(mask=masks))
+    assert np.isnan(frame["iou"].iloc[4])
+    assert frame["failed"].iloc[4]
+    expected = segmenter.evaluate(boxes)["iou"].iloc[:4].mean()
+    assert segmenter.score(boxes.assign(mask=masks)) == pytest.approx(expected)
+
+
+def test_threshold_moves_the_border(boxes):
+    low, high = (
+        clone(SEGMENTERS[0]).set_params(threshold=t).fit(boxes).predict(boxes) for t in (0.2, 0.8)
+    )
+    assert all((small <= large).all() for small, large in zip(high, low, strict=True))
+    assert sum(m.sum() for m in high) < sum(m.sum() for m in low)
+
+
+# Net2Vec, against autograd.
+
+
+def _autograd_net2vec(samples, concept, *, max_iter, batch_size, seed, objective="net2vec"):
+    """One concept's vector: every channel upsampled, float64, a DataLoader's plain loop."""
+    vector = torch.zeros(12, dtype=torch.float64, requires_grad=True)
+    optimizer = torch.optim.AdamW([vector], lr=0.1, weight_decay=0.01)
+    rng = np.random.RandomState(seed)
+    names = samples["image_id"].unique()
+    network = make_small_network()[:3].double()
+    for _ in range(max_iter):
+        order = [names[i] for i in rng.permutation(len(names))]
+        rows = [
+            samples[(samples["image_id"] == i) & (samples["concept"] == concept)] for i in order
+        ]
+        rows = [frame for frame in rows if len(frame)]
+        for start in range(0, len(rows), batch_size):
+            batch = pd.concat(rows[start : start + batch_size])
+            terms = []
+            for image, mask in zip(batch["image"], batch["mask"], strict=True):
+                pixels = torch.from_numpy(image).permute(2, 0, 1)[None].double() / 255
+                with torch.no_grad():
+                    channels = functional.interpolate(network(pixels), (100, 100), mode="bilinear")
+                target = torch.from_numpy(resize_masks([mask], (100, 100))).double()
+                terms.append(plain_loss(vector[None], channels, target, objective))
+            optimizer.zero_grad()
+            torch.cat(terms).mean().backward()
+            optimizer.step()
+    return vector.detach()
+
+
+@pytest.fixture
+def many_boxes(boxes):
+    """Seven images of two sizes; one holds two rows of one concept."""
+    frames = []
+    for k in range(3):
+        images = [np.roll(image, 7 * k, axis=1) for image in boxes["image"]]
+        masks = [np.roll(mask, 7 * k, axis=1) for mask in boxes["mask"]]
+        shifted = boxes.assign(image=images, mask=masks, image_id=boxes["image_id"] + 3 * k)
+        frames.append(shifted)
+    samples = pd.concat(frames, ignore_index=True).iloc[:-3]
+    samples.loc[0, "concept"] = "bar"
+    return samples
+
+
+@pytest.mark.parametrize("objective", ["net2vec", "mse"])
+@pytest.mark.parametrize("batch_size", [1, 3, 16])
+def test_net2vec_is_the_autograd_loop(many_boxes, objective, batch_size):
+    loce = LoCETransformer(MODEL, "2", objective=objective)
+    how = {"max_iter": 4, "batch_size": batch_size}
+    segmenter = Net2VecSegmenter(loce, random_state=3, **how).fit(many_boxes)
+    for concept, vector in zip(segmenter.concepts_, segmenter.embeddings_, strict=True):
+        expected = _autograd_net2vec(many_boxes, concept, seed=3, objective=objective, **how)
+        np.testing.assert_allclose(vector, expected, atol=2e-4)
+
+
+def test_loss_curve_is_the_mean_loss(boxes):
+    segmenter = Net2VecSegmenter(LOCE, max_iter=30, random_state=0).fit(boxes)
+    assert segmenter.loss_curve_.shape == (30, 2)
+    zeros = torch.zeros(1, 12, dtype=torch.float64)
+    for k, concept in enumerate(segmenter.concepts_):
+        masks = boxes["mask"][boxes["concept"] == concept]
+        terms = [
+            plain_loss(
+                zeros, torch.zeros(1, 12, 100, 100).double(), torch.from_numpy(target).double()
+            )
+            for target in (resize_masks([mask], (100, 100)) for mask in masks)
+        ]
+        assert segmenter.loss_curve_[0, k] == pytest.approx(torch.cat(terms).mean().item())
+    assert (segmenter.loss_curve_[-1] < segmenter.loss_curve_[0]).all()
+
+
+class Counter(nn.Module):
+    """Counts the images that pass."""
+
+    def __init__(self):
+        super().__init__()
+        self.body = make_small_network()
+        self.n_images = 0
+
+    def forward(self, x):
+        self.n_images += len(x)
+        return self.body(x)
+
+
+def test_the_cache_saves_passes_and_changes_nothing(boxes):
+    # An image of 48 x 64 has 12 channels of 24 x 32 cells, and at most two masks of 100 x 100.
+    one_image = 4 * (12 * 24 * 32 + 2 * 100 * 100) / 2**20
+    vectors = {}
+    for cache_size, passes in ((0, 3 * 4), (one_image, 3 + 3 * 2), (200, 3)):
+        network = Counter().eval()
+        loce = LoCETransformer(TorchModel(network), "body.2")
+        segmenter = Net2VecSegmenter(loce, max_iter=4, cache_size=cache_size, random_state=0)
+        vectors[cache_size] = segmenter.fit(boxes).embeddings_
+        assert network.n_images == 1 + passes  # one image is for the fit of loce
+    np.testing.assert_array_equal(vectors[0], vectors[one_image])
+    np.testing.assert_array_equal(vectors[0], vectors[200])
+
+
+def test_shuffling_is_seeded(many_boxes):
+    def fit(**how):
+        segmenter = Net2VecSegmenter(LOCE, max_iter=2, batch_size=1, **how)
+        return segmenter.fit(many_boxes).embeddings_
+
+    np.testing.assert_array_equal(fit(random_state=0), fit(random_state=0))
+    assert not np.allclose(fit(random_state=0), fit(random_state=1))
+    np.testing.assert_array_equal(fit(shuffle=False), fit(shuffle=False))
+
+
+def test_net2vec_leaves_empty_masks_out(boxes):
+    loce = LoCETransformer(MODEL, "2", on_empty="nan")
+    blank = boxes.assign(mask=[np.zeros((48, 64), dtype=bool), *boxes["mask"].iloc[1:]])
+    segmenter = Net2VecSegmenter(loce, max_iter=3, shuffle=False)
+    without = segmenter.fit(boxes.iloc[1:]).embeddings_
+    np.testing.assert_array_equal(segmenter.fit(blank).embeddings_, without)
+    with pytest.raises(ValueError, match=r"row 0 \(index 'r0'\) have no foreground"):
+        segmenter.set_params(loce__on_empty="raise").fit(blank)
+
+
+# Memory: how many images' activations live at once.
+
+
+@pytest.fixture
+def most_alive(monkeypatch):
+    """Counts the activations that live when a further image has passed; returns the maximum."""
+    alive, most, plain = [], [0], ActivationExtractor.__call__
+
+    def counting(self, images):
+        activations = plain(self, images)
+        alive[:] = [ref for ref in alive if ref() is not None]
+        alive.extend(weakref.ref(grid) for grid in activations.values())
+        most[0] = max(most[0], len(alive))
+        return activations
+
+    monkeypatch.setattr(ActivationExtractor, "__call__", counting)
+    return most
+
+
+@pytest.mark.parametrize("n_images", [6, 24])
+def test_net2vec_holds_one_image_at_a_time(n_images, most_alive):
+    scenes = make_scenes(n_images, image_size=(48, 64), random_state=0)
+    loce = LoCETransformer(TorchModel(load_scene_model()), "features.3")
+    Net2VecSegmenter(loce, max_iter=2, cache_size=0, batch_size=4).fit(scenes.data)
+    assert most_alive[0] <= 2
+
+
+@pytest.mark.parametrize("n_images", [6, 24])
+def test_concept_segmenter_holds_a_batch(n_images, most_alive):
+    scenes = make_scenes(n_images, image_size=(48, 64), random_state=0)
+    loce = LoCETransformer(TorchModel(load_scene_model()), "features.3", batch_size=4)
+    segmenter = ConceptSegmenter(loce).fit(scenes.data)
+    segmenter.score(scenes.data)
+    segmenter.predict(scenes.data)
+    assert most_alive[0] <= 6
+
+
+# What goes wrong.
+
+
+@both
+def test_unknown_concepts_are_named(boxes, kind):
+    segmenter = kind(LOCE).fit(boxes)
+    other = boxes.assign(concept=["box", "bar", "cube", "bar", "ball"])
+    match = r"'cube' of row 2 \(index 'r2'\), 'ball' of row 4 .*known ones are 'bar', 'box'"
+    for method in (segmenter.predict, segmenter.predict_proba, segmenter.score):
+        with pytest.raises(ValueError, match=match):
+            method(other)
+    with pytest.raises(ValueError, match=r"'z' of row 0.*and of 1 more rows was not in fit"):
+        segmenter.evaluate(pd.concat([boxes] * 2).iloc[:6], ["z"] * 6)
+
+
+@both
+def test_tables_that_lack_something_are_refused(boxes, kind):
+    segmenter = kind(LOCE)
+    with pytest.raises(ValueError, match=r"no concepts.*\['image', 'mask'\].*or pass y"):
+        segmenter.fit(boxes[["image", "mask"]])
+    with pytest.raises(ValueError, match=r"concept is missing in 1 row\(s\): row 1 \(index 'r1'\)"):
+        segmenter.fit(boxes, ["box", None, "box", "box", "box"])
+    with pytest.raises(ValueError, match="inconsistent numbers of samples"):
+        segmenter.fit(boxes, ["box"])
+    segmenter.fit(boxes)
+    with pytest.raises(TypeError, match=r"got list\. For all concepts.*segment"):
+        segmenter.predict([(boxes["image"].iloc[0], "box")])
+    with pytest.raises(ValueError, match="lacks the column 'image'"):
+        segmenter.predict(boxes[["concept"]])
+    with pytest.raises(FileNotFoundError, match=r"row 1: the image 'gone.png' does not exist"):
+        segmenter.predict(
+            pd.DataFrame({"image": [boxes["image"].iloc[0], "gone.png"], "concept": "box"})
+        )
+    with pytest.raises(FileNotFoundError, match=r"gone\.png"):
+        segmenter.segment("gone.png")
+
+
+@both
+def test_several_layers_are_refused(boxes, kind):
+    with pytest.raises(ValueError, match=r"one layer, but its loce has layer=\['2', '5'\]"):
+        kind(LoCETransformer(MODEL, ["2", "5"])).fit(boxes)
+
+
+@pytest.mark.parametrize(
+    ("kind", "change", "match"),
+    [
+        (ConceptSegmenter, {"loce": MODEL}, "'loce'"),
+        (ConceptSegmenter, {"clusterer": 3}, "'clusterer'"),
+        (ConceptSegmenter, {"threshold": 1}, "'threshold'"),
+        (ConceptSegmenter, {"loce": LoCETransformer(MODEL, "2", max_iter=0)}, "'max_iter'"),
+        (Net2VecSegmenter, {"loce": None}, "'loce'"),
+        (Net2VecSegmenter, {"learning_rate": 0}, "'learning_rate'"),
+        (Net2VecSegmenter, {"max_iter": 0}, "'max_iter'"),
+        (Net2VecSegmenter, {"batch_size": 0}, "'batch_size'"),
+        (Net2VecSegmenter, {"shuffle": "no"}, "'shuffle'"),
+        (Net2VecSegmenter, {"cache_size": -1}, "'cache_size'"),
+        (Net2VecSegmenter, {"threshold": -0.5}, "'threshold'"),
+        (Net2VecSegmenter, {"random_state": "seed"}, "'random_state'"),
+    ],
+)
+def test_bad_parameters_are_named_in_fit(boxes, kind, change, match):
+    with pytest.raises(ValueError, match=match):
+        kind(**{"loce": LOCE, **change}).fit(boxes)
+
+
+def test_concepts_without_loces_are_named(boxes):
+    embeddings = LOCE.fit_transform(boxes)
+    segmenter = ConceptSegmenter(LOCE)
+    with pytest.raises(ValueError, match=r"No LoCE is left of the concepts \['bar'\]"):
+        segmenter.fit(boxes, cluster_labels=[0, -1, 0, -1, 0])
+    embeddings[[1, 3]] = np.nan
+    with pytest.raises(ValueError, match=r"No LoCE is left of the concepts \['bar'\]"):
+        segmenter.fit(boxes, embeddings=embeddings)
+    with pytest.raises(ValueError, match=r"\(5, 12\), got \(5, 3\)"):
+        segmenter.fit(boxes, embeddings=embeddings[:, :3])
+    blank = [np.zeros_like(m) for m in boxes["mask"]]
+    net2vec = Net2VecSegmenter(LoCETransformer(MODEL, "2", on_empty="nan"))
+    with pytest.raises(ValueError, match=r"All masks of the concepts \['bar', 'box'\] are empty"):
+        net2vec.fit(boxes.assign(mask=blank))
+
+
+def test_clusterers_that_fail_name_the_concept(boxes):
+    with pytest.raises(ValueError, match=r"KMeans.* failed on the 2 LoCEs of the concept 'bar'"):
+        ConceptSegmenter(LOCE, clusterer=KMeans(3)).fit(boxes)
+    with pytest.raises(ValueError, match="not both"):
+        ConceptSegmenter(LOCE, clusterer=KMeans(2)).fit(boxes, cluster_labels=[0] * 5)
+
+
+def test_a_failing_epoch_leaves_no_hooks(boxes):
+    """The second image overflows when the first has passed: nothing stays on the network."""
+    network = make_small_network()
+    with torch.no_grad():
+        network[0].weight *= 1e38
+    dark = boxes.assign(
+        image=[np.zeros_like(i) for i in boxes["image"].iloc[:4]]
+        + [255 - i for i in boxes["image"].iloc[4:]]
+    )
+    segmenter = Net2VecSegmenter(LoCETransformer(TorchModel(network), "2"), shuffle=False)
+    with pytest.raises(ValueError, match="hold NaN or infinity"):
+        segmenter.fit(dark)
+    assert not any(child._forward_hooks for child in network.modules())
+
+
+# Planted scenes.
+
+
+@pytest.fixture(scope="module")
+def scene_loce():
+    return LoCETransformer(TorchModel(load_scene_model()), "features.5")
+
+
+@pytest.fixture(scope="module")
+def scenes():
+    return make_scenes(30, random_state=0).data, make_scenes(12, random_state=1).data
+
+
+@pytest.fixture(scope="module")
+def scene_embeddings(scene_loce, scenes):
+    return scene_loce.fit_transform(scenes[0])
+
+
+class Primaries(nn.Module):
+    """Four channels at a quarter of the image's resolution: red, green, blue and a constant."""
+
+    def forward(self, x):
+        return functional.avg_pool2d(torch.cat([x, torch.ones_like(x[:, :1])], dim=1), 4)
+
+
+def _coloured(n_images, seed):
+    """A red and a green rectangle on a blue ground; sizes and places are drawn."""
+    rng, rows = np.random.default_rng(seed), []
+    for _ in range(n_images):
+        image = np.full((80, 80, 3), (0, 0, 200), dtype=np.uint8)
+        for half, concept in enumerate(("red", "green")):
+            top, left = rng.integers(0, 40), 40 * half + rng.integers(0, 12)
+            mask = np.zeros((80, 80), dtype=bool)
+            mask[top : top + rng.integers(20, 40), left : left + rng.integers(20, 28)] = True
+            image[mask] = np.roll((255, 0, 0), half)
+            rows.append((image, mask, concept))
+    return pd.DataFrame(rows, columns=["image", "mask", "concept"])
+
+
+@both
+def test_planted_colours_are_segmented(kind):
+    loce = LoCETransformer(TorchModel(nn.Sequential(Primaries())), "0")
+    segmenter = kind(loce).fit(_coloured(8, seed=0))
+    frame = segmenter.evaluate(_coloured(8, seed=1))
+    assert frame["iou"].min() > 0.75  # a cell is 4 pixels wide
+    red, green = (
+        segmenter.embeddings_[segmenter.concepts_.tolist().index("red")],
+        segmenter.embeddings_[0],
+    )
+    assert red[0] > 0 > red[1]
+    assert green[1] > 0 > green[0]
+
+
+def test_unseen_scenes_are_segmented(scene_loce, scenes, scene_embeddings):
+    """And only by what the concepts tell: with labels at random, the score is gone."""
+    train, test = scenes
+    shuffled = np.random.default_rng(0).permutation(train["concept"])
+    gloce = ConceptSegmenter(scene_loce)
+    assert gloce.fit(train, embeddings=scene_embeddings).score(test) > 0.7
+    assert gloce.fit(train, shuffled, embeddings=scene_embeddings).score(test) < 0.35
+    net2vec = Net2VecSegmenter(scene_loce, max_iter=10, random_state=0)
+    assert net2vec.fit(train).score(test) > 0.7
+    assert net2vec.fit(train, shuffled).score(test) < 0.35
+
+
+def test_planted_sub_concepts_get_a_centroid_each():
+    """One concept in two colours: the clusters of its LoCEs are the colours."""
+    loce = LoCETransformer(TorchModel(nn.Sequential(Primaries())), "0")
+    samples = _coloured(8, seed=0)
+    clusterer = make_pipeline(Normalizer(), KMeans(2, n_init=3, random_state=0))
+    segmenter = ConceptSegmenter(loce, clusterer=clusterer).fit(samples, ["box"] * 16)
+    assert adjusted_rand_score(samples["concept"], segmenter.labels_) == 1
+    np.testing.assert_array_equal(segmenter.weights_, [0.5, 0.5])
+    for colour, channel in (("red", 0), ("green", 1)):
+        vector = segmenter.embeddings_[segmenter.labels_[samples["concept"] == colour][0]]
+        assert vector[:3].argmax() == channel
+
+
+def test_model_selection(scene_loce):
+    scenes = make_scenes(18, image_size=(60, 80), random_state=0)
+    rows = np.isin(scenes.target, ["sky", "road", "grass"])
+    X, y, groups = (
+        scenes.data[rows].drop(columns="concept"),
+        scenes.target[rows],
+        scenes.groups[rows],
+    )
+    for segmenter in (ConceptSegmenter(scene_loce), Net2VecSegmenter(scene_loce, max_iter=3)):
+        assert (
+            cross_val_score(segmenter, X.assign(concept=y), groups=groups, cv=GroupKFold(3)).min()
+            > 0.5
+        )
+        layers = ["features.0", "features.5"]
+        search = GridSearchCV(segmenter, {"loce__layer": layers}, cv=GroupKFold(3))
+        search.fit(X, y, groups=groups)
+        assert search.best_params_ == {"loce__layer": "features.5"}
+        best = search.best_estimator_.loce_.model
+        assert best.module is scene_loce.model.module
+
+
+# Real scenes with a network that knows them.
+
+
+def test_camvid_sequences_held_out(camvid_network, camvid_frames):
+    samples = camvid_frames[camvid_frames["concept"].isin(["sky", "road", "building"])]
+    train = sequence_of(samples) == "Seq05VD"
+    loce = LoCETransformer(camvid_network, "backbone.16", preprocess=NORMALIZE)
+    for segmenter in (ConceptSegmenter(loce), Net2VecSegmenter(loce, random_state=0)):
+        frame = segmenter.fit(samples[train]).evaluate(samples[~train])
+        assert frame.groupby("concept")["iou"].mean().min() > 0.5
