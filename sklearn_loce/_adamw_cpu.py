@@ -36,6 +36,8 @@ _F = np.float32
 _ONE, _HALF = _F(1), _F(0.5)
 # Beyond this, exp(-|x|) and its square run into denormal numbers, which are 100 times slower.
 _SATURATED = _F(-60)
+# The square of a smaller gradient is denormal too, and lost beside AdamW's epsilon in any case.
+_NEGLIGIBLE = _F(1e-17)
 _LOG2_E = _F(1.44269504088896341)
 _LN2_HIGH, _LN2_LOW = _F(0.693359375), _F(-2.12194440e-4)
 # Minimax coefficients of exp on [-ln(2) / 2, ln(2) / 2], from the Cephes library.
@@ -152,7 +154,8 @@ def _step(g, c, schedule, state):
     weights, mean, square = state
     step, correction, decay, one_minus_beta1, beta2, one_minus_beta2, eps = schedule
     mean[c] += one_minus_beta1 * (g - mean[c])
-    square[c] = beta2 * square[c] + one_minus_beta2 * g * g
+    notable = g if abs(g) > _NEGLIGIBLE else _F(0)
+    square[c] = beta2 * square[c] + one_minus_beta2 * notable * notable
     weights[c] *= decay
     weights[c] -= step * mean[c] / (math.sqrt(square[c]) * correction + eps)
 

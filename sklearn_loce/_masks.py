@@ -7,7 +7,7 @@ from numbers import Integral
 import numpy as np
 from PIL import Image
 from pycocotools import mask as coco_mask
-from scipy import ndimage
+from scipy import ndimage, sparse
 
 MASK_RESIZE = ("gaussian", "area", "nearest", "bilinear")
 
@@ -121,20 +121,20 @@ def read_mask(mask):
 
 @lru_cache(maxsize=64)
 def _gaussian_matrix(size_in, size_out):
-    """Blur and linear interpolation along one axis, as one (size_out, size_in) matrix."""
+    """Give blur and interpolation along one axis, a sparse array of shape (size_out, size_in)."""
     sigma = max(0.0, (size_in / size_out - 1) / 2)
     lines = np.eye(size_in)
     if sigma > 0:
         lines = ndimage.gaussian_filter1d(lines, sigma, axis=0, mode="mirror")
     zoom = (size_out / size_in, 1)
-    return ndimage.zoom(lines, zoom, order=1, mode="mirror", grid_mode=True)
+    return sparse.csr_array(ndimage.zoom(lines, zoom, order=1, mode="mirror", grid_mode=True))
 
 
 def _resize_gaussian(mask, size):
     mask = mask.astype(np.float64)
     rows = _gaussian_matrix(mask.shape[0], size[0])
     columns = _gaussian_matrix(mask.shape[1], size[1])
-    resized = rows @ mask @ columns.T
+    resized = (columns @ (rows @ mask).T).T
     return np.clip(resized, mask.min(), mask.max())
 
 
