@@ -221,7 +221,7 @@ def _schedules(settings):
     return np.hstack([*varying, np.broadcast_to(fixed, (len(k), len(fixed)))]).astype(_F)
 
 
-def solve_on_cpu(activations, held, start, settings):
+def solve_on_cpu(activations, held, start, settings, n_threads=None):
     """Optimise the samples, one per thread at a time.
 
     Parameters
@@ -232,6 +232,8 @@ def solve_on_cpu(activations, held, start, settings):
         What the objective's slope needs to know of every mask pixel.
     start : ndarray of shape (n_channels,)
     settings : Settings
+    n_threads : int, default=None
+        ``None`` means as many as torch has.
 
     Returns
     -------
@@ -254,6 +256,6 @@ def solve_on_cpu(activations, held, start, settings):
         columns = (left, right, column_share.astype(_F), starts)
         _solve(kind, sample, held[i], scale, penalty, rows, columns, schedules, weights[i])
 
-    with ThreadPoolExecutor(min(torch.get_num_threads(), len(activations))) as pool:
+    with ThreadPoolExecutor(min(n_threads or torch.get_num_threads(), len(activations))) as pool:
         list(pool.map(solve, range(len(activations))))
     return weights

@@ -1,11 +1,13 @@
 """What a vector draws on an image, and how well that fits the mask."""
 
+from dataclasses import dataclass
+
 import numpy as np
 import torch
 
 from ._adamw_torch import project
-from ._masks import intersection_over_union
-from ._optimization import losses
+from ._masks import intersection_over_union, resize_masks
+from ._optimization import Objective, losses
 
 
 def project_row(row, grid, vector, mask_size):
@@ -58,3 +60,52 @@ def measure_row(row, grid, vector, target, objective):
     loss = losses(projection.cpu(), target, torch.from_numpy(vector[None]), objective).item()
     seen = row.view.to_original(projection)[0].cpu().numpy() > 0.5
     return intersection_over_union(seen, row.mask), loss, cells
+
+
+@dataclass(frozen=True)
+class Measure:
+    """Measures every layer's vector on a row; picklable, for workers.
+
+    Parameters
+    ----------
+    objective : Objective
+    mask_size : tuple of int
+    mask_resize : str
+    """
+
+    objective: Objective
+    mask_size: tuple
+    mask_resize: str
+
+    def __call__(self, row, vectors):
+        """Give IoU, loss and foreground cells, (n_layers, 3)."""
+        target = resize_masks([row.view_mask], self.mask_size, self.mask_resize)
+        facts = [
+            measure_row(row, grid, vector, target, self.objective)
+            for grid, vector in zip(row.activations, vectors, strict=True)
+        ]
+        return np.array(facts)
+
+
+@dataclass(frozen=True)
+class Draw:
+    """Projects one layer's vector on a row; picklable, for workers.
+
+    Parameters
+    ----------
+    layer : int
+        Its number.
+    mask_size : tuple of int
+    threshold : float or None
+        ``None`` gives probabilities.
+    """
+
+    layer: int
+    mask_size: tuple
+    threshold: float | None
+
+    def __call__(self, row, vectors):
+        """Give the projection at image size, bool or float32."""
+        grid, vector = row.activations[self.layer], vectors[self.layer]
+        drawn = project_row(row, grid, vector, self.mask_size)
+        return drawn if self.threshold is None else drawn > self.threshold

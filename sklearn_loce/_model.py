@@ -101,13 +101,14 @@ class TorchModel:
 
 
 class _Cell:
-    """What the clones of a handle share: the builder, if any, and the module once built."""
+    """What the clones of a handle share: builder, module once built, and vectors in memory."""
 
     def __init__(self, source):
         is_module = isinstance(source, nn.Module)
         self.builder = None if is_module else source
         self.built = source if is_module else None
         self.expected = None
+        self.rows = None
 
     def module(self):
         if self.built is None:
@@ -136,9 +137,9 @@ class _Cell:
 
     def __getstate__(self):
         if self.builder is None:
-            return self.__dict__
+            return self.__dict__ | {"rows": None}
         expected = self.expected if self.built is None else fingerprint(self.built)
-        return {"builder": self.builder, "built": None, "expected": expected}
+        return {"builder": self.builder, "built": None, "expected": expected, "rows": None}
 
 
 def _name(builder):

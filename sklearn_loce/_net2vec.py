@@ -10,6 +10,7 @@ from torch.optim import AdamW
 
 from ._adamw_torch import project_and_differentiate
 from ._optimization import losses
+from ._samples import check_rows, group_by_image, raise_empty
 
 _MEGABYTE = 2**20
 
@@ -57,8 +58,11 @@ class ImageStream:
     """
 
     def __init__(self, loce, samples, cache_size):
-        self._loce, self._samples = loce, samples
-        self._groups = loce._check_table(samples, solving=True)
+        self._worker, self._samples = loce._worker(), samples
+        self._groups = group_by_image(samples)
+        has_foreground = check_rows(samples, self._groups)
+        if loce.on_empty == "raise":
+            raise_empty(samples, np.flatnonzero(~has_foreground))
         self._kept, self._free = {}, cache_size * _MEGABYTE
 
     def __len__(self):
@@ -77,13 +81,17 @@ class ImageStream:
         """
         missing = [self._groups[i] for i in order if i not in self._kept]
         # Closed at once where the caller stops early, for the stream holds hooks on the network.
-        with closing(self._loce._stream(self._samples, missing)) as rows:
+        with closing(self._worker.rows(self._samples, missing)) as rows:
             for i in order:
                 yield self._kept[i] if i in self._kept else self._read(i, rows)
 
     def _read(self, i, stream):
         rows = list(islice(stream, len(self._groups[i])))
-        targets, kept = self._loce._kept_targets(rows)
+        targets = self._worker.targets(rows)
+        kept = np.flatnonzero((targets > 0).any((1, 2)))
+        if len(kept) < len(rows) and self._worker.recipe.on_empty == "raise":
+            lost = [row.position for k, row in enumerate(rows) if k not in kept]
+            raise_empty(self._samples, lost)
         positions = np.array([rows[k].position for k in kept], dtype=int)
         image = ImageRows(positions, rows[0].activations[0], targets[kept])
         if image.n_bytes <= self._free:

@@ -95,7 +95,7 @@ def initial_vector(init, n_channels, random_state):
     return draw[init](n_channels)
 
 
-def solve_rows(activations, targets, start, settings):
+def solve_rows(activations, targets, start, settings, *, n_threads=None):
     """Optimise one LoCE per row.
 
     Parameters
@@ -105,6 +105,8 @@ def solve_rows(activations, targets, start, settings):
     targets : ndarray of shape (n_rows, H, W), float32
     start : ndarray of shape (n_channels,)
     settings : Settings
+    n_threads : int, default=None
+        Of the solver for the CPU; ``None`` means as many as torch has. The result is the same.
 
     Returns
     -------
@@ -114,7 +116,8 @@ def solve_rows(activations, targets, start, settings):
     held = settings.objective.hold(targets.astype(np.float64))
     if activations[0].device.type == "cpu" and activations[0].dtype == torch.float32:
         arrays = [sample.detach().numpy() for sample in activations]
-        return torch.from_numpy(solve_on_cpu(arrays, held.astype(np.float32), start, settings))
+        held = held.astype(np.float32)
+        return torch.from_numpy(solve_on_cpu(arrays, held, start, settings, n_threads))
     return solve_with_torch(activations, held, start, settings)
 
 

@@ -37,6 +37,8 @@ class View:
         side. ``None`` where it is not needed, or where no affine map does that.
     shown : Tensor of shape (height, width), bool, or None
         Which pixels of ``image`` are image and not padding; ``None`` where all are.
+    random : bool
+        Whether the transform drew random numbers.
     """
 
     image: torch.Tensor
@@ -45,6 +47,7 @@ class View:
     full_frame: bool = True
     affine: np.ndarray | None = None
     shown: torch.Tensor | None = None
+    random: bool = False
 
     def within(self, frame):
         """Give the view of a network that pads the image, below and on the right, inside.
@@ -255,12 +258,14 @@ def make_view(image, masks, transform, seed=0):
     # The positions travel as further masks, so that the geometry is measured and not guessed.
     stack = torch.cat([torch.from_numpy(masks.astype(np.float32)), _positions(*size)])
     with _own_randomness(image, seed):
+        start = torch.get_rng_state()
         pixels, stack = _apply(transform.apply, pixels, stack)
-    if _is_full_frame(stack[-2:], size):
-        return View(_as_float(pixels), masks, size)
-    affine = _fit_affine(stack[-2:], size)
-    masks, shown = stack[:-2].numpy() > 0.5, (stack[-2:] > 0).all(0)
-    return View(_as_float(pixels), masks, size, full_frame=False, affine=affine, shown=shown)
+        random = not torch.equal(start, torch.get_rng_state())
+    pixels, positions = _as_float(pixels), stack[-2:]
+    if _is_full_frame(positions, size):
+        return View(pixels, masks, size, random=random)
+    affine, shown = _fit_affine(positions, size), (positions > 0).all(0)
+    return View(pixels, stack[:-2].numpy() > 0.5, size, False, affine, shown, random)
 
 
 def _as_float(image):

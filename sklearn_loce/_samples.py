@@ -15,6 +15,7 @@ from ._masks import compress_rle, read_mask
 _ORIENTATION = 0x0112  # the EXIF tag
 _TURNED = (5, 6, 7, 8)  # its values that swap width and height
 _SHOWN = 5
+POSITION = "__position__"  # of a row in the table of which a part was cut out
 
 
 def as_samples(X):
@@ -74,8 +75,14 @@ def object_array(values):
 def row_name(samples, i):
     """Name a row by position, and by index label where that differs."""
     label = samples.index[i]
+    i = int(samples[POSITION].iloc[i]) if POSITION in samples else i
     is_position = isinstance(label, Integral) and label == i
     return f"row {i}" if is_position else f"row {i} (index {label!r})"
+
+
+def part_of(samples, rows):
+    """Cut rows out of a table, with the columns that are read; messages name them as before."""
+    return samples.iloc[rows][["image", "mask"]].assign(**{POSITION: rows})
 
 
 def _is_path(value):
@@ -91,16 +98,20 @@ def image_key(image):
     return f"{type(image).__name__}:{array.shape}:{array.dtype}:{digest.hexdigest()}"
 
 
+def _key_or_own(image, i):
+    try:
+        return image_key(image)
+    except _READ_ERRORS:
+        return f"unreadable:{i}"  # examine_rows will say so
+
+
 def group_by_image(samples):
     """Give the row numbers of each image, images in the order of their first rows."""
     images = list(samples["image"])
     # One object usually serves all rows of an image: hash its pixels once. The list keeps the
     # objects alive, so that no two have the same id.
     first = {id(image): i for i, image in reversed(list(enumerate(images)))}
-    key_of = {
-        key: _read_or_name(image_key, images[i], "image", row_name(samples, i))
-        for key, i in first.items()
-    }
+    key_of = {key: _key_or_own(images[i], i) for key, i in first.items()}
     codes, _ = pd.factorize(np.array([key_of[id(image)] for image in images], dtype=object))
     order = np.argsort(codes, kind="stable")
     return np.split(order, np.flatnonzero(np.diff(codes[order])) + 1)
@@ -240,8 +251,59 @@ def _check_sizes(samples, i, size, image_size):
         )
 
 
-def check_rows(samples, groups):
+def examine_rows(samples, groups):
     """Find what is wrong with images and masks before any pixel is decoded.
+
+    Returns
+    -------
+    has_foreground : ndarray of shape (n_rows,), bool
+        Whether each mask has foreground; False where that can't be told.
+    problems : dict of {int: Exception}
+        By row, what is wrong; the rows of a broken image share an exception.
+    """
+    problems, has_foreground = {}, np.zeros(len(samples), dtype=bool)
+    for rows in groups:
+        image = samples["image"].iloc[rows[0]]
+        try:
+            size = _read_or_name(_image_size, image, "image", row_name(samples, rows[0]))
+        except (OSError, ValueError) as error:
+            problems.update(dict.fromkeys(map(int, rows), error))
+            continue
+        for i in rows:
+            try:
+                has_foreground[i] = _check_row(samples, i, size)
+            except (OSError, ValueError) as error:
+                problems[int(i)] = error
+    return has_foreground, problems
+
+
+def enumerate_messages(messages):
+    """Put messages into one, five at most; equal ones count once."""
+    messages = list(dict.fromkeys(str(message).rstrip(".") for message in messages))
+    more = f"; and {len(messages) - _SHOWN} more" if len(messages) > _SHOWN else ""
+    return "; ".join(messages[:_SHOWN]) + more
+
+
+def raise_problems(problems):
+    """Raise what ``examine_rows`` found, if anything."""
+    if problems:
+        first = next(iter(problems.values()))
+        raise type(first)(f"{enumerate_messages(problems.values())}.") from first
+
+
+def raise_empty(samples, rows):
+    """Raise if there are rows whose masks are empty."""
+    if len(rows):
+        more = f" and {len(rows) - _SHOWN} more" if len(rows) > _SHOWN else ""
+        names = ", ".join(row_name(samples, i) for i in rows[:_SHOWN])
+        raise ValueError(
+            f"The masks of {names}{more} have no foreground. Leave these rows out, or set "
+            "on_empty='nan' to get vectors of NaN for them, which score ignores."
+        )
+
+
+def check_rows(samples, groups):
+    """Raise what is wrong with images and masks before any pixel is decoded.
 
     Returns
     -------
@@ -253,19 +315,8 @@ def check_rows(samples, groups):
     FileNotFoundError, ValueError
         Names up to five rows with what is wrong, and the number of the others.
     """
-    problems, has_foreground = [], np.zeros(len(samples), dtype=bool)
-    for rows in groups:
-        image = samples["image"].iloc[rows[0]]
-        try:
-            size = _read_or_name(_image_size, image, "image", row_name(samples, rows[0]))
-            for i in rows:
-                has_foreground[i] = _check_row(samples, i, size)
-        except (OSError, ValueError) as error:
-            problems.append(error)
-    if problems:
-        shown = "; ".join(map(str, problems[:_SHOWN]))
-        more = f"; and {len(problems) - _SHOWN} more" if len(problems) > _SHOWN else ""
-        raise type(problems[0])(f"{shown}{more}.") from problems[0]
+    has_foreground, problems = examine_rows(samples, groups)
+    raise_problems(problems)
     return has_foreground
 
 

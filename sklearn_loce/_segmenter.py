@@ -7,7 +7,14 @@ from sklearn.utils.validation import check_consistent_length, check_is_fitted, c
 
 from ._masks import intersection_over_union
 from ._measure import project_row
-from ._samples import as_samples, blank_masks, object_array, row_name
+from ._samples import (
+    as_samples,
+    blank_masks,
+    check_rows,
+    group_by_image,
+    object_array,
+    row_name,
+)
 
 _SHOWN = 5
 
@@ -180,12 +187,13 @@ class ConceptProjector(BaseEstimator):
     def _projections(self, samples, codes):
         """Yield each row with its probabilities at image size."""
         components = [self._components(code) for code in range(len(self.concepts_))]
-        for batch in self.loce_._batches(samples, solving=False):
-            for row in batch:
-                weights, vectors = components[codes[row.position]]
-                size, grid = self.loce_.mask_size, row.activations[0]
-                maps = [project_row(row, grid, vector, size) for vector in vectors]
-                yield row, np.tensordot(weights, maps, axes=1)
+        groups = group_by_image(samples)
+        check_rows(samples, groups)
+        for row in self.loce_._worker().rows(samples, groups):
+            weights, vectors = components[codes[row.position]]
+            size, grid = self.loce_.mask_size, row.activations[0]
+            maps = [project_row(row, grid, vector, size) for vector in vectors]
+            yield row, np.tensordot(weights, maps, axes=1)
 
     def _components(self, code):
         """Give the weights and the vectors whose projections make up the concept's."""

@@ -1,26 +1,30 @@
 """LoCETransformer: from a table of images and masks to an array of LoCEs."""
 
+import os
 from copy import copy, deepcopy
 from numbers import Integral, Real
 
 import numpy as np
 import pandas as pd
 import torch
-from sklearn.base import BaseEstimator, TransformerMixin, _fit_context
+from sklearn.base import BaseEstimator, TransformerMixin, _fit_context, clone
 from sklearn.utils import check_random_state
-from sklearn.utils._param_validation import Interval, StrOptions
+from sklearn.utils._param_validation import HasMethods, Interval, Options, StrOptions
 from sklearn.utils.validation import check_array, check_is_fitted
 from torch import nn
 from torchvision.models import WeightsEnum
 
 from ._activations import ActivationExtractor
-from ._masks import MASK_RESIZE, check_mask_size, resize_masks
-from ._measure import measure_row, project_row
+from ._embedding import Recipe, Worker
+from ._fingerprint import digest
+from ._masks import MASK_RESIZE, check_mask_size
+from ._measure import Draw, Measure
 from ._model import TorchModel
-from ._optimization import INITS, OBJECTIVES, Settings, initial_vector, solve_rows
-from ._preprocessing import make_transform
-from ._samples import as_samples, check_rows, group_by_image, read_rows, row_name
-from ._stream import batched, look, stream_rows
+from ._optimization import INITS, OBJECTIVES, Settings, initial_vector
+from ._preprocessing import make_transform, make_view
+from ._run import Run, identify, settle_failures
+from ._samples import as_samples, check_rows, group_by_image, read_rows
+from ._stream import Preview, pass_network
 
 
 class LoCETransformer(TransformerMixin, BaseEstimator):
@@ -67,11 +71,30 @@ class LoCETransformer(TransformerMixin, BaseEstimator):
         that names the rows, or a vector of NaN that ``score`` leaves out. A mask that is smaller
         than a cell of the layer is not empty, as some cell's share in the projection always covers
         it; ``evaluate`` tells its area in cells.
+    on_error : {"raise", "nan"}, default="raise"
+        What becomes of a row that fails: because its image can't be read, its activations are not
+        finite, or its mask is empty with ``on_empty="raise"``. All other rows are computed, and
+        stored, first; then "raise" raises a :class:`~sklearn_loce.exceptions.FailedRowsError` that
+        lists rows and causes, and "nan" warns and gives vectors of NaN. Without a store on disk,
+        "raise" does not wait with what is seen to be wrong before the first image is decoded.
     batch_size : int, default=16
-        Number of rows whose activations are held at once; bounds the memory.
+        Number of rows whose activations are held at once; bounds the memory. Where a device runs
+        out of memory it is halved, with a warning.
     device : str or torch.device, default=None
         Where to compute. ``None`` means where the model is. A device that is not available is
         replaced by that, with a warning.
+    memory : None, False, str, path or RowStore, default=None
+        Where vectors are kept, so that none is computed twice. A folder, or a
+        :class:`RowStore`, keeps them on disk: for other processes, and for the next attempt where
+        a run was killed. With ``None`` the clones of one :class:`TorchModel` share up to 128 MB in
+        memory, so that a ``GridSearchCV`` computes each row and layer once; nothing is kept for a
+        bare module, whose clones are copies. False keeps nothing. A vector is found again only if
+        weights, preprocessing, layer, settings, image and mask are the same in content.
+    n_jobs : int, default=None
+        Number of joblib workers, processes with one thread of torch each, among which the images
+        are divided; -1 means all processors. In ``joblib.parallel_config("dask")`` these are the
+        workers of a cluster. The vectors don't depend on it, to the last bit: here, too, the
+        network runs on one thread, while others decode images and optimise.
     random_state : int, RandomState instance or None, default=None
         Determines the start where ``init`` is drawn, and what random transforms in ``preprocess``
         do to an image, which depends on its content besides.
@@ -129,8 +152,11 @@ class LoCETransformer(TransformerMixin, BaseEstimator):
         "mask_size": [tuple, list],
         "mask_resize": [StrOptions(set(MASK_RESIZE))],
         "on_empty": [StrOptions({"raise", "nan"})],
+        "on_error": [StrOptions({"raise", "nan"})],
         "batch_size": [Interval(Integral, 1, None, closed="left")],
         "device": [None, str, torch.device],
+        "memory": [None, Options(bool, {False}), str, os.PathLike, HasMethods(["load", "save"])],
+        "n_jobs": [None, Integral],
         "random_state": ["random_state"],
         "verbose": ["verbose"],
     }
@@ -150,8 +176,11 @@ class LoCETransformer(TransformerMixin, BaseEstimator):
         mask_size=(100, 100),
         mask_resize="gaussian",
         on_empty="raise",
+        on_error="raise",
         batch_size=16,
         device=None,
+        memory=None,
+        n_jobs=None,
         random_state=None,
         verbose=0,
     ):
@@ -167,12 +196,14 @@ class LoCETransformer(TransformerMixin, BaseEstimator):
         self.mask_size = mask_size
         self.mask_resize = mask_resize
         self.on_empty = on_empty
+        self.on_error = on_error
         self.batch_size = batch_size
         self.device = device
+        self.memory = memory
+        self.n_jobs = n_jobs
         self.random_state = random_state
         self.verbose = verbose
 
-    @_fit_context(prefer_skip_nested_validation=True)
     def fit(self, X, y=None):
         """Check the parameters and the table, and look the layers up.
 
@@ -195,22 +226,34 @@ class LoCETransformer(TransformerMixin, BaseEstimator):
             If a parameter is out of range, the model lacks a layer, a layer's output is no grid, or
             the table lacks a column.
         """
-        samples = as_samples(X)
-        check_mask_size(self.mask_size)
-        check_rows(samples.iloc[[0]], [[0]])
-        image, masks = read_rows(samples, [0])
-        with self._make_extractor(self.layer) as extract:
-            transform = make_transform(self.preprocess, self.model)
-            _, activations = look(image, masks, extract, transform)
-        self.layers_ = list(activations)
-        self.n_channels_ = [grid.shape[1] for grid in activations.values()]
-        self.inits_ = [initial_vector(self.init, n, self.random_state) for n in self.n_channels_]
-        self._n_calls = extract.n_calls
-        self._seed = check_random_state(self.random_state).randint(np.iinfo(np.int32).max)
+        self._look_up_layers(X)
         return self
 
+    def fit_transform(self, X, y=None):
+        """Fit, and transform the same table; one forward pass per image serves both.
+
+        Parameters
+        ----------
+        X : DataFrame or list of (image, mask) pairs
+            The table of samples.
+        y : object
+            Ignored; here for scikit-learn's API.
+
+        Returns
+        -------
+        ndarray of shape (n_samples, n_features), float32
+            As of ``transform``.
+
+        Raises
+        ------
+        ValueError, FileNotFoundError
+            As ``fit`` and ``transform``.
+        """
+        preview = self._look_up_layers(X)
+        return self._run_over(as_samples(X), preview=preview).vectors
+
     def transform(self, X):
-        """Optimise one LoCE per row.
+        """Optimise one LoCE per row, or take it from the store.
 
         Parameters
         ----------
@@ -228,14 +271,55 @@ class LoCETransformer(TransformerMixin, BaseEstimator):
             If an image or a mask file is missing. The message names the rows.
         ValueError
             If an image or mask can't be read, their sizes differ, a mask is empty and
-            ``on_empty="raise"``, or activations hold NaN or infinity.
+            ``on_empty="raise"``, or activations hold NaN or infinity. Where other rows have been
+            computed, it is a :class:`~sklearn_loce.exceptions.FailedRowsError` and has them.
+        TypeError
+            If there is a store, but ``preprocess`` or ``reshape_transform`` can't be hashed.
         """
         check_is_fitted(self)
-        samples = as_samples(X)
-        embeddings = np.empty((len(samples), sum(self.n_channels_)), dtype=np.float32)
-        for batch in self._batches(samples):
-            embeddings[[row.position for row in batch]] = self._solve(batch)
-        return embeddings
+        return self._run_over(as_samples(X)).vectors
+
+    def precompute(self, X, layers):
+        """Fill the store for many layers in one forward pass per image.
+
+        A search over layers that follows, such as a ``GridSearchCV``, finds every vector there.
+
+        Parameters
+        ----------
+        X : DataFrame or list of (image, mask) pairs
+            The table of samples.
+        layers : list of str
+            Dotted names. The parameter ``layer`` is left alone, and so is a fit.
+
+        Returns
+        -------
+        self : LoCETransformer
+
+        Raises
+        ------
+        ValueError
+            If there is no store to fill, see ``memory``; and as ``fit`` and ``transform``.
+
+        Examples
+        --------
+        >>> from sklearn_loce import LoCETransformer, TorchModel
+        >>> from sklearn_loce.datasets import load_scene_model, make_scenes
+        >>> X = make_scenes(2, random_state=0).data
+        >>> loce = LoCETransformer(TorchModel(load_scene_model), "features.2")
+        >>> loce = loce.precompute(X, ["features.2", "features.4"])
+        >>> loce.fit_transform(X).shape[0] == len(X)  # no forward pass
+        True
+        """
+        worker = clone(self).set_params(layer=list(layers))
+        preview = worker._look_up_layers(X)
+        if worker._identify() is None:
+            raise ValueError(
+                f"There is no store to fill with memory={self.memory!r} and a model of type "
+                f"{type(self.model).__name__}. Set memory to a folder, or wrap the module in a "
+                "TorchModel."
+            )
+        worker._run_over(as_samples(X), preview=preview, keep=False)
+        return self
 
     def evaluate(self, X, embeddings=None):
         """Measure how well each LoCE redraws its mask.
@@ -266,14 +350,11 @@ class LoCETransformer(TransformerMixin, BaseEstimator):
         """
         check_is_fitted(self)
         samples = as_samples(X)
-        facts = np.empty((len(samples), len(self.layers_), 3))
-        for row, vectors in self._rows_with_vectors(samples, embeddings):
-            target, objective = self._targets([row]), OBJECTIVES[self.objective]
-            facts[row.position] = [
-                measure_row(row, grid, vector, target, objective)
-                for grid, vector in zip(row.activations, vectors, strict=True)
-            ]
-        frame = pd.DataFrame(facts.reshape(-1, 3), columns=["iou", "loss", "foreground_cells"])
+        measure = Measure(OBJECTIVES[self.objective], tuple(self.mask_size), self.mask_resize)
+        rows = self._run_over(samples, embeddings, finish=measure).finished
+        unknown = np.full((len(self.layers_), 3), np.nan)
+        facts = np.concatenate([unknown if row is None else row for row in rows])
+        frame = pd.DataFrame(facts, columns=["iou", "loss", "foreground_cells"])
         frame.insert(0, "layer", self.layers_ * len(samples))
         frame["failed"] = ~(frame["iou"] > 0)
         return frame.set_index(samples.index.repeat(len(self.layers_)))
@@ -314,7 +395,8 @@ class LoCETransformer(TransformerMixin, BaseEstimator):
         list of ndarray of shape (height, width)
             One projection per row at the size of its image: bool, or float32 probabilities. Parts
             of the image that ``preprocess`` cut off have probability 0. A vector of NaN, which
-            stands for an empty mask, gives False and NaN.
+            stands for an empty mask, gives False and NaN; a row that failed with
+            ``on_error="nan"`` gives ``None``.
 
         Raises
         ------
@@ -323,13 +405,8 @@ class LoCETransformer(TransformerMixin, BaseEstimator):
             one row per sample.
         """
         check_is_fitted(self)
-        samples = as_samples(X)
-        which = self._position_of(layer)
-        projections = [None] * len(samples)
-        for row, vectors in self._rows_with_vectors(samples, embeddings):
-            image_map = project_row(row, row.activations[which], vectors[which], self.mask_size)
-            projections[row.position] = image_map if threshold is None else image_map > threshold
-        return projections
+        draw = Draw(self._position_of(layer), tuple(self.mask_size), threshold)
+        return self._run_over(as_samples(X), embeddings, finish=draw).finished
 
     def get_feature_names_out(self, input_features=None):
         """Name the components of a LoCE.
@@ -352,85 +429,115 @@ class LoCETransformer(TransformerMixin, BaseEstimator):
         ]
         return np.array(names, dtype=object)
 
-    def _make_extractor(self, layers, n_calls=None):
-        return ActivationExtractor(
-            self.model,
-            layers,
-            reshape_transform=self.reshape_transform,
-            device=self.device,
-            n_calls=n_calls,
+    @_fit_context(prefer_skip_nested_validation=True)
+    def _look_up_layers(self, X):
+        """Learn names and channels of the layers; give the image that this took, or ``None``."""
+        samples = as_samples(X)
+        check_mask_size(self.mask_size)
+        extract = ActivationExtractor(
+            self.model, self.layer, reshape_transform=self.reshape_transform, device=self.device
         )
+        self.layers_ = extract.layers
+        self._seed = check_random_state(self.random_state).randint(np.iinfo(np.int32).max)
+        row, view = self._first_view(samples)
+        self._keyed_seed = self._seed if self._is_seeded(view) else None
+        identity = self._identify()
+        known = [identity and identity.store.n_channels(identity.source(x)) for x in self.layers_]
+        preview = None
+        if not all(known):
+            activations = pass_network(view, extract)
+            preview = Preview(row, activations)
+            known = [grid.shape[1] for grid in activations.values()]
+            self._keep_n_channels(identity, known)
+        self.n_channels_, self._n_calls = known, extract.n_calls
+        self.inits_ = [initial_vector(self.init, n, self.random_state) for n in known]
+        return preview
 
-    def _check_table(self, samples, *, solving):
-        """Check images and masks; give the row numbers of each image."""
-        groups = group_by_image(samples)
-        has_foreground = check_rows(samples, groups)
-        if solving and self.on_empty == "raise":
-            empty = np.flatnonzero(~has_foreground)
-            _raise_empty([row_name(samples, i) for i in empty], "have no foreground")
-        return groups
+    def _first_view(self, samples):
+        """Preprocess the first image; where rows may fail, the first one that can be read."""
+        transform = make_transform(self.preprocess, self.model)
+        errors = []
+        for rows in group_by_image(samples):
+            try:
+                check_rows(samples, [rows[:1]])
+                image, masks = read_rows(samples, rows[:1])
+            except (OSError, ValueError) as error:
+                errors.append(error)
+                if not self._may_fail():
+                    break
+            else:
+                return int(rows[0]), make_view(image, masks, transform, self._seed)
+        raise errors[0]
 
-    def _stream(self, samples, groups):
-        """Yield the rows of these images with their activations."""
-        return stream_rows(
-            samples,
-            groups,
-            self._make_extractor(self.layers_, self._n_calls),
-            make_transform(self.preprocess, self.model),
+    def _is_seeded(self, view):
+        """Say whether vectors may depend on the seed, which then belongs to their keys."""
+        if make_transform(self.preprocess, self.model).full_frame:
+            return False
+        return view.random or self.random_state is not None
+
+    def _may_fail(self):
+        return self.on_error == "nan" or not (self.memory is None or self.memory is False)
+
+    def _identify(self):
+        return identify(self.memory, self.model, self.preprocess, self.reshape_transform)
+
+    def _keep_n_channels(self, identity, n_channels):
+        if identity is not None:
+            for layer, n in zip(self.layers_, n_channels, strict=True):
+                identity.store.save_n_channels(identity.source(layer), n)
+
+    def _contexts(self, identity):
+        """Give what the vectors of each layer depend on."""
+        shared = {
+            "objective": self.objective,
+            "solver": self.solver,
+            "learning_rate": float(self.learning_rate),
+            "max_iter": int(self.max_iter),
+            "mask_size": [int(n) for n in self.mask_size],
+            "mask_resize": self.mask_resize,
+            "seed": self._keyed_seed,
+        }
+        return [
+            identity.context(layer, shared | {"init": digest(start).hex()})
+            for layer, start in zip(self.layers_, self.inits_, strict=True)
+        ]
+
+    def _worker(self):
+        """Give what works on rows with the parameters and the fit of now."""
+        recipe = Recipe(
+            layers=self.layers_,
             n_channels=self.n_channels_,
+            inits=self.inits_,
+            settings=Settings(OBJECTIVES[self.objective], self.learning_rate, self.max_iter),
+            preprocess=self.preprocess,
+            reshape_transform=self.reshape_transform,
+            mask_size=tuple(self.mask_size),
+            mask_resize=self.mask_resize,
+            on_empty=self.on_empty,
+            batch_size=self.batch_size,
+            device=self.device,
             seed=self._seed,
-            verbose=self.verbose,
+            n_calls=self._n_calls,
         )
+        return Worker(self.model, recipe)
 
-    def _batches(self, samples, *, solving=True):
-        """Yield lists of rows with their activations, after a check of the whole table."""
-        groups = self._check_table(samples, solving=solving)
-        return batched(self._stream(samples, groups), self.batch_size)
-
-    def _rows_with_vectors(self, samples, embeddings):
-        """Yield rows with a vector per layer: those given, or newly optimised ones."""
-        solving = embeddings is None
-        if not solving:
+    def _run_over(self, samples, embeddings=None, **how):
+        """Work on a table, and settle what failed as ``on_error`` wants it."""
+        if embeddings is not None:
             embeddings = self._check_embeddings(embeddings, samples)
-        for batch in self._batches(samples, solving=solving):
-            positions = [row.position for row in batch]
-            vectors = self._solve(batch) if solving else embeddings[positions]
-            parts = np.split(vectors, np.cumsum(self.n_channels_)[:-1], axis=1)
-            yield from zip(batch, zip(*parts, strict=True), strict=True)
-
-    def _solve(self, batch):
-        """Optimise the LoCEs of a batch, (n_rows, n_features); NaN for empty masks."""
-        targets, kept = self._kept_targets(batch)
-        vectors = np.full((len(batch), sum(self.n_channels_)), np.nan, dtype=np.float32)
-        if len(kept):
-            settings = Settings(OBJECTIVES[self.objective], self.learning_rate, self.max_iter)
-            parts = [
-                solve_rows([batch[i].activations[k] for i in kept], targets[kept], init, settings)
-                for k, init in enumerate(self.inits_)
-            ]
-            vectors[kept] = torch.hstack(parts).numpy()
-            self._check_vectors(batch, vectors, kept)
-        return vectors
-
-    def _check_vectors(self, batch, vectors, kept):
-        broken = [batch[i].name for i in kept if not np.isfinite(vectors[i]).all()]
-        if broken:
-            raise ValueError(
-                f"The LoCEs of {_some(broken)} did not stay finite with learning_rate="
-                f"{self.learning_rate}. Lower it, or bring the activations to a smaller scale."
-            )
-
-    def _kept_targets(self, rows):
-        """Give the masks at ``mask_size``, and the positions of those that have foreground."""
-        targets = self._targets(rows)
-        kept = np.flatnonzero((targets > 0).any((1, 2)))
-        if len(kept) < len(rows) and self.on_empty == "raise":
-            names = [row.name for i, row in enumerate(rows) if i not in kept]
-            _raise_empty(names, f"lose their foreground at mask_size={self.mask_size}")
-        return targets, kept
-
-    def _targets(self, rows):
-        return resize_masks([row.view_mask for row in rows], self.mask_size, self.mask_resize)
+        identity = self._identify() if embeddings is None else None
+        run = Run(
+            self._worker(),
+            identity and identity.store,
+            self._contexts(identity) if identity else [],
+            n_jobs=self.n_jobs,
+            progress=bool(self.verbose),
+            may_fail=self._may_fail(),
+        )
+        result = run.over(samples, embeddings, **how)
+        if result.failures:
+            settle_failures(samples, result, self.on_error)
+        return result
 
     def _check_embeddings(self, embeddings, samples):
         embeddings = check_array(embeddings, dtype=np.float32, ensure_all_finite="allow-nan")
@@ -476,17 +583,3 @@ class LoCETransformer(TransformerMixin, BaseEstimator):
         tags = super().__sklearn_tags__()
         tags.input_tags.two_d_array = False
         return tags
-
-
-def _raise_empty(names, what):
-    if names:
-        raise ValueError(
-            f"The masks of {_some(names)} {what}. Leave these rows out, or set on_empty='nan' to "
-            "get vectors of NaN for them, which score ignores."
-        )
-
-
-def _some(names):
-    """Name up to five rows, and count the others."""
-    more = f" and {len(names) - 5} more" if len(names) > 5 else ""
-    return ", ".join(names[:5]) + more

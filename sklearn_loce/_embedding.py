@@ -1,0 +1,277 @@
+"""Vectors from the stream of rows: what one process does, be it the caller's or a worker."""
+
+import warnings
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from dataclasses import dataclass, field
+from functools import partial
+
+import numpy as np
+import pandas as pd
+import torch
+
+from ._activations import ActivationExtractor
+from ._masks import resize_masks
+from ._optimization import Settings, solve_rows
+from ._preprocessing import make_transform
+from ._stream import Failure, Preview, Row, batched, stream_rows
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What determines the vectors, but for the rows and the model.
+
+    Parameters
+    ----------
+    layers : list of str
+    n_channels : list of int
+    inits : list of ndarray of shape (n_channels,)
+        Start of the optimisation for each layer.
+    settings : Settings
+    preprocess, reshape_transform, mask_size, mask_resize, on_empty, batch_size, device
+        As in LoCETransformer.
+    seed : int
+        For random transforms.
+    n_calls : dict of {str: int} or None
+        How often each layer runs in one pass, where that is known.
+    """
+
+    layers: list
+    n_channels: list
+    inits: list
+    settings: Settings
+    preprocess: object
+    reshape_transform: Callable | None
+    mask_size: tuple
+    mask_resize: str
+    on_empty: str
+    batch_size: int
+    device: object
+    seed: int
+    n_calls: dict | None
+
+    @property
+    def ends(self):
+        """Where each layer's part of a vector ends."""
+        return np.cumsum(self.n_channels)
+
+    def split(self, vectors):
+        """Cut vectors (n_rows, n_features) into one array per layer."""
+        return np.split(vectors, self.ends[:-1], axis=1)
+
+
+@dataclass(frozen=True)
+class Job:
+    """Rows to work on.
+
+    Parameters
+    ----------
+    samples : DataFrame
+    groups : list of ndarray of int
+        Positions of the rows of each image.
+    vectors : ndarray of shape (n_rows, n_features), float32
+        What is known already.
+    needed : ndarray of shape (n_rows, n_layers), bool
+        What is to be optimised.
+    finish : callable or None
+        Called as ``finish(row, vectors)`` with one vector per layer, for what is to be known of
+        every row besides its vectors; it then needs the activations of all layers.
+    preview : Preview or None
+    n_threads : int
+        Of the solver. It makes no difference to the result.
+    progress : bool
+    """
+
+    samples: pd.DataFrame
+    groups: list
+    vectors: np.ndarray
+    needed: np.ndarray
+    finish: Callable | None = None
+    preview: Preview | None = None
+    n_threads: int = 1
+    progress: bool = False
+
+    @property
+    def layers(self):
+        """Numbers of the layers whose activations are needed."""
+        everything = self.finish is not None
+        return [k for k, some in enumerate(self.needed.any(0)) if some or everything]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came of a row.
+
+    Parameters
+    ----------
+    position : int
+    vectors : dict of {int: ndarray of shape (n_channels,)}
+        The newly optimised vectors by number of the layer; NaN for an empty mask.
+    value : object
+        What ``finish`` gave.
+    failure : Failure or None
+    """
+
+    position: int
+    vectors: dict = field(default_factory=dict)
+    value: object = None
+    failure: Failure | None = None
+
+
+class BatchSize:
+    """How many rows are optimised at once; less, once a device has run out of memory."""
+
+    def __init__(self, size):
+        self.size = size
+
+    def solve(self, activations, targets, start, settings, n_threads):
+        """Optimise the rows in as few batches as memory allows."""
+        parts, i = [], 0
+        while i < len(activations):
+            batch = slice(i, i + self.size)
+            try:
+                solved = solve_rows(
+                    activations[batch], targets[batch], start, settings, n_threads=n_threads
+                )
+            except torch.OutOfMemoryError:
+                self._halve(len(activations[batch]))
+                continue
+            parts.append(solved)
+            i += self.size
+        return torch.cat(parts).numpy()
+
+    def _halve(self, n_rows):
+        if n_rows == 1:
+            raise MemoryError("not even one row fits into the device's memory; use device='cpu'.")
+        self.size = n_rows // 2
+        warnings.warn(
+            f"The device ran out of memory with {n_rows} rows at once; going on with {self.size}. "
+            "Set batch_size to that to spare the attempt.",
+            stacklevel=2,
+        )
+
+
+class Worker:
+    """Works on jobs.
+
+    Parameters
+    ----------
+    model : torch.nn.Module or TorchModel
+    recipe : Recipe
+    """
+
+    def __init__(self, model, recipe):
+        self.model = model
+        self.recipe = recipe
+
+    def stream(self, job):
+        """Yield the Rows and Failures of a job, with activations of the layers it needs."""
+        recipe = self.recipe
+        layers = [recipe.layers[k] for k in job.layers]
+        n_calls = recipe.n_calls and {layer: recipe.n_calls[layer] for layer in layers}
+        extract = ActivationExtractor(
+            self.model,
+            layers,
+            reshape_transform=recipe.reshape_transform,
+            device=recipe.device,
+            n_calls=n_calls,
+        )
+        return stream_rows(
+            job.samples,
+            job.groups,
+            extract,
+            make_transform(recipe.preprocess, self.model),
+            n_channels=dict(zip(recipe.layers, recipe.n_channels, strict=True)),
+            seed=recipe.seed,
+            preview=job.preview,
+            progress=job.progress,
+        )
+
+    def rows(self, samples, groups):
+        """Yield the Rows of these images, with activations of all layers; a failure raises."""
+        nothing = np.empty((len(samples), 0), dtype=np.float32)
+        needed = np.ones((len(samples), len(self.recipe.layers)), dtype=bool)
+        # Closed at once where the caller stops early, for the stream holds hooks on the network.
+        with closing(self.stream(Job(samples, groups, nothing, needed))) as stream:
+            for item in stream:
+                item.raise_failure()
+                yield item
+
+    def run(self, job):
+        """Yield a list of Outcomes for each batch of rows, while the next passes the network."""
+        size = BatchSize(self.recipe.batch_size)
+        settle = partial(torch.set_num_threads, 1)
+        with ThreadPoolExecutor(1, initializer=settle) as solver:
+            previous = None
+            for batch in batched(self.stream(job), self.recipe.batch_size):
+                current = solver.submit(self._work, batch, job, size)
+                if previous is not None:
+                    yield previous.result()
+                previous = current
+            if previous is not None:
+                yield previous.result()
+
+    def _work(self, batch, job, size):
+        rows = [item for item in batch if isinstance(item, Row)]
+        failed = [item for item in batch if isinstance(item, Failure)]
+        outcomes = [Outcome(item.position, failure=item) for item in failed]
+        return outcomes + (self._finish(rows, job, size) if rows else [])
+
+    def _finish(self, rows, job, size):
+        targets = self.targets(rows)
+        empty = ~(targets > 0).any((1, 2))
+        solved = self._solve(rows, targets, empty, job, size)
+        outcomes = []
+        for row, is_empty, vectors in zip(rows, empty, solved, strict=True):
+            failure = self._failure(row, vectors, is_empty)
+            if failure is not None:
+                outcomes.append(Outcome(row.position, failure=failure))
+                continue
+            value = job.finish and job.finish(row, self._all_vectors(row, vectors, job))
+            outcomes.append(Outcome(row.position, vectors, value))
+        return outcomes
+
+    def _all_vectors(self, row, solved, job):
+        known = self.recipe.split(job.vectors[[row.position]])
+        return [solved.get(k, vectors[0]) for k, vectors in enumerate(known)]
+
+    def _solve(self, rows, targets, empty, job, size):
+        """Give a dict of {number of the layer: vector} for each row."""
+        solved = [{} for _ in rows]
+        for k, layer in enumerate(job.layers):
+            asked = np.flatnonzero(job.needed[[row.position for row in rows], layer])
+            n_channels = self.recipe.n_channels[layer]
+            for i in asked[empty[asked]]:
+                solved[i][layer] = np.full(n_channels, np.nan, dtype=np.float32)
+            asked = asked[~empty[asked]]
+            if len(asked):
+                grids = [rows[i].activations[k] for i in asked]
+                start, settings = self.recipe.inits[layer], self.recipe.settings
+                vectors = size.solve(grids, targets[asked], start, settings, job.n_threads)
+                for i, vector in zip(asked, vectors, strict=True):
+                    solved[i][layer] = vector
+        return solved
+
+    def _failure(self, row, vectors, is_empty):
+        if is_empty:
+            if self.recipe.on_empty == "nan" or not vectors:
+                return None
+            why = (
+                f"{row.name}: the mask loses its foreground at mask_size={self.recipe.mask_size}. "
+                "Leave the row out, or set on_empty='nan' to get a vector of NaN for it"
+            )
+        elif all(np.isfinite(vector).all() for vector in vectors.values()):
+            return None
+        else:
+            why = (
+                f"{row.name}: the LoCE did not stay finite with learning_rate="
+                f"{self.recipe.settings.learning_rate}. Lower it, or bring the activations to a "
+                "smaller scale"
+            )
+        return Failure(row.position, row.name, ValueError(why))
+
+    def targets(self, rows):
+        """Give the masks of rows at mask size, (n_rows, H, W)."""
+        masks = [row.view_mask for row in rows]
+        return resize_masks(masks, self.recipe.mask_size, self.recipe.mask_resize)

@@ -1,0 +1,309 @@
+"""One call over a table: look up what is known, work on the rest, keep what comes back."""
+
+import os
+import warnings
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pandas as pd
+import torch
+
+from ._cache import Context, MemoryStore, RowStore, source_digest
+from ._embedding import Job
+from ._fingerprint import digest, image_digest, mask_digest, model_digest
+from ._model import TorchModel
+from ._parallel import run_apart, runs_here
+from ._samples import (
+    enumerate_messages,
+    examine_rows,
+    group_by_image,
+    raise_empty,
+    raise_problems,
+    row_name,
+)
+from ._stream import Failure
+from .exceptions import FailedRowsError
+
+_LOOKUP = 1000  # rows that are looked up at once, which bounds the memory that it takes
+
+
+@dataclass(frozen=True)
+class Identity:
+    """What tells the vectors of an estimator from those of others, and where they are kept.
+
+    Parameters
+    ----------
+    store : RowStore or MemoryStore
+    model, preprocess, reshape_transform : bytes
+        Their digests.
+    """
+
+    store: object
+    model: bytes
+    preprocess: bytes
+    reshape_transform: bytes
+
+    def source(self, layer):
+        """Hash what the activations of a layer depend on."""
+        return source_digest(self.model, self.preprocess, self.reshape_transform, layer)
+
+    def context(self, layer, settings):
+        """Give what the vectors of a layer depend on."""
+        return Context(self.source(layer), settings, layer, self.model.hex(), self.preprocess.hex())
+
+
+def _store_of(memory, model):
+    """Give the store that the parameter ``memory`` stands for, or ``None``."""
+    if isinstance(memory, str | os.PathLike):
+        return RowStore(memory)
+    if memory is not None:
+        return memory or None
+    return _shared_store(model) if isinstance(model, TorchModel) else None
+
+
+def _shared_store(handle):
+    """Give the store in memory that the clones of a handle share."""
+    if handle._cell.rows is None:
+        handle._cell.rows = MemoryStore()
+    return handle._cell.rows
+
+
+def identify(memory, model, preprocess, reshape_transform):
+    """Find the store, and hash model and preprocessing as they are now.
+
+    Returns
+    -------
+    Identity or None
+        ``None`` without a store, and for the default store where something can't be hashed.
+
+    Raises
+    ------
+    TypeError
+        If something can't be hashed, and a store was asked for.
+    """
+    store = _store_of(memory, model)
+    if store is None:
+        return None
+    try:
+        return Identity(store, model_digest(model), digest(preprocess), digest(reshape_transform))
+    except TypeError:
+        if memory is not None:
+            raise
+        return None
+
+
+@dataclass
+class Result:
+    """What came of a table.
+
+    Parameters
+    ----------
+    vectors : ndarray of shape (n_rows, n_features), float32
+        NaN in rows that failed.
+    finished : list
+        What ``finish`` gave for each row; ``None`` where it failed.
+    failures : dict of {int: Failure}
+        By row.
+    """
+
+    vectors: np.ndarray
+    finished: list
+    failures: dict
+
+
+class Run:
+    """Embeds tables.
+
+    Parameters
+    ----------
+    worker : Worker
+    store : RowStore, MemoryStore or None
+    contexts : list of Context
+        One per layer; empty without a store.
+    n_jobs : int or None
+    progress : bool
+    may_fail : bool
+        Whether to note what is wrong with rows before their images are decoded, as all else that
+        goes wrong, and not raise it at once.
+    """
+
+    def __init__(self, worker, store, contexts, *, n_jobs, progress, may_fail):
+        self.worker = worker
+        self.recipe = worker.recipe
+        self.store = store
+        self.contexts = contexts
+        self.n_jobs = n_jobs
+        self.progress = progress
+        self.may_fail = may_fail
+
+    def over(self, samples, embeddings=None, *, finish=None, preview=None, keep=True):
+        """Work on a table.
+
+        Parameters
+        ----------
+        samples : DataFrame
+        embeddings : ndarray of shape (n_rows, n_features), default=None
+            Vectors to take as they are. ``None`` optimises them.
+        finish : callable, default=None
+            See Job.
+        preview : Preview, default=None
+            An image of the table that passed the network already.
+        keep : bool, default=True
+            Whether to give the vectors, and not only store them.
+
+        Returns
+        -------
+        Result
+        """
+        solving = embeddings is None
+        shape = (len(samples) if keep else 0, sum(self.recipe.n_channels))
+        vectors = np.full(shape, np.nan, dtype=np.float32) if solving else embeddings
+        result = Result(vectors, [None] * len(samples), {})
+        groups = self._examine(samples, result, solving=solving)
+        needed = np.full((len(samples), len(self.recipe.layers)), solving)
+        needed[list(result.failures)] = False
+        keys, twins = None, {}
+        if solving and self.store is not None:
+            keys, groups = self._hash(samples, groups, result)
+            self._look_up(samples, keys, needed, result, keep=keep)
+            twins = {} if finish else _find_twins(keys, needed)
+        groups = _without(groups, result.failures)
+        groups = [rows for rows in groups if finish or needed[rows].any()]
+        if groups:
+            job = Job(samples, groups, result.vectors, needed, finish, preview)
+            self._work(job, keys, result)
+        self._copy_twins(samples, twins, result)
+        if solving and keep:
+            result.vectors[list(result.failures)] = np.nan
+        return result
+
+    def _examine(self, samples, result, *, solving):
+        """Note, or raise, what is wrong with rows; give the others by image."""
+        groups = group_by_image(samples)
+        has_foreground, problems = examine_rows(samples, groups)
+        empty = []
+        if solving and self.recipe.on_empty == "raise":
+            empty = [int(i) for i in np.flatnonzero(~has_foreground) if i not in problems]
+        if not self.may_fail:
+            raise_problems(problems)
+            raise_empty(samples, empty)
+        for i, error in problems.items():
+            result.failures[i] = Failure(i, row_name(samples, i), error)
+        for i in empty:
+            result.failures[i] = _empty(samples, i, "has no foreground")
+        return _without(groups, result.failures)
+
+    def _hash(self, samples, groups, result):
+        """Give the digest of every row that can be read, and the images of these."""
+        keys = np.empty(len(samples), dtype=object)
+        for rows in groups:
+            try:
+                image = image_digest(samples["image"].iloc[rows[0]])
+                for i in rows:
+                    keys[i] = digest(image, mask_digest(samples["mask"].iloc[i]))
+            except (OSError, ValueError) as error:  # the file changed since it was examined
+                for i in rows:
+                    result.failures[int(i)] = Failure(int(i), row_name(samples, i), error)
+        return keys, _without(groups, result.failures)
+
+    def _look_up(self, samples, keys, needed, result, *, keep):
+        asked = np.flatnonzero(needed.any(1))
+        for start in range(0, len(asked), _LOOKUP):
+            rows = asked[start : start + _LOOKUP]
+            for k, context in enumerate(self.contexts):
+                found = self.store.load(context, [keys[i] for i in rows])
+                for i in rows:
+                    if keys[i] in found:
+                        needed[i, k] = False
+                        self._take(samples, i, {k: found[keys[i]]}, result, keep=keep)
+
+    def _take(self, samples, i, vectors, result, *, keep):
+        """Enter vectors of a row; vectors of NaN stand for an empty mask."""
+        if self.recipe.on_empty == "raise" and any(np.isnan(v).any() for v in vectors.values()):
+            why = f"loses its foreground at mask_size={self.recipe.mask_size}"
+            result.failures[int(i)] = _empty(samples, i, why)
+        elif keep:
+            for k, vector in vectors.items():
+                end = self.recipe.ends[k]
+                result.vectors[i, end - self.recipe.n_channels[k] : end] = vector
+
+    def _work(self, job, keys, result):
+        for outcomes in self._batches(job):
+            if keys is not None:
+                self._save(outcomes, keys)
+            for outcome in outcomes:
+                if outcome.failure is not None:
+                    result.failures[outcome.position] = outcome.failure
+                    continue
+                result.finished[outcome.position] = outcome.value
+                self._take(
+                    job.samples,
+                    outcome.position,
+                    outcome.vectors,
+                    result,
+                    keep=len(result.vectors) > 0,
+                )
+
+    def _batches(self, job):
+        if runs_here(self.n_jobs):
+            n_threads = torch.get_num_threads()
+            job = replace(job, n_threads=n_threads, progress=self.progress)
+            return self.worker.run(job)
+        job = replace(job, preview=None, progress=self.progress)
+        return run_apart(self.worker, job, self.n_jobs)
+
+    def _save(self, outcomes, keys):
+        for k, context in enumerate(self.contexts):
+            solved = {keys[o.position]: o.vectors[k] for o in outcomes if k in o.vectors}
+            if solved:
+                self.store.save(context, solved)
+
+    def _copy_twins(self, samples, twins, result):
+        for i, first in twins.items():
+            if first in result.failures:
+                error = result.failures[first].error
+                result.failures[i] = Failure(i, row_name(samples, i), error)
+            elif len(result.vectors):
+                result.vectors[i] = result.vectors[first]
+
+
+def _empty(samples, i, why):
+    name = row_name(samples, i)
+    return Failure(int(i), name, ValueError(f"the mask of {name} {why}"))
+
+
+def _without(groups, failures):
+    """Leave failed rows out of the groups of rows."""
+    kept = (np.array([i for i in rows if int(i) not in failures], dtype=int) for rows in groups)
+    return [rows for rows in kept if len(rows)]
+
+
+def _find_twins(keys, needed):
+    """Let equal rows be optimised once: give {row: first row equal to it}, and clear the need."""
+    first, twins = {}, {}
+    for i in np.flatnonzero(needed.any(1)):
+        k = first.setdefault(keys[i], int(i))
+        if k != i:
+            twins[int(i)] = k
+            needed[i] = False
+    return twins
+
+
+def settle_failures(samples, result, on_error):
+    """Raise what failed, or warn of it."""
+    failures = dict(sorted(result.failures.items()))
+    what = (
+        f"{len(failures)} of {len(samples)} rows failed: {enumerate_messages(failures.values())}."
+    )
+    if on_error == "nan":
+        warnings.warn(f"{what} Their vectors are NaN.", stacklevel=4)
+        return
+    causes = {"position": list(failures), "cause": [str(failure) for failure in failures.values()]}
+    frame = pd.DataFrame(causes, index=samples.index[list(failures)])
+    first = next(iter(failures.values()))
+    raise FailedRowsError(
+        f"{what} The others were computed: they are in the store, if there is one, and in the "
+        "attribute embeddings of this error. Leave the failed rows out, or set on_error='nan'.",
+        frame,
+        result.vectors,
+    ) from first.error
