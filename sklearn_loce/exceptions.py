@@ -1,6 +1,6 @@
 """Errors that have a meaning of their own."""
 
-__all__ = ["FailedRowsError", "LayoutError"]
+__all__ = ["FailedRowsError", "LayoutError", "StoreError"]
 
 
 class LayoutError(ValueError):
@@ -34,3 +34,7 @@ class FailedRowsError(ValueError):
 
     def __reduce__(self):
         return type(self), (str(self), self.failures, self.embeddings)
+
+
+class StoreError(RuntimeError):
+    """A store of computed LoCEs can't be used: another program's file, another format, damage."""
