@@ -8,9 +8,9 @@ from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
 from threading import Lock
 
+import cloudpickle
 import numpy as np
 from joblib import Parallel, delayed, effective_n_jobs
-from joblib.externals import cloudpickle
 from joblib.parallel import get_active_backend
 from tqdm.auto import tqdm
 
@@ -35,7 +35,7 @@ def runs_here(n_jobs):
     backend, _ = get_active_backend()
     if _is_cluster(backend):
         return False
-    return backend.supports_sharedmem or effective_n_jobs(n_jobs) == 1
+    return getattr(backend, "supports_sharedmem", False) or effective_n_jobs(n_jobs) == 1
 
 
 def _load_model(key, payload):
