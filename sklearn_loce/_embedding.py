@@ -257,16 +257,14 @@ class Worker:
         if is_empty:
             if self.recipe.on_empty == "nan" or not vectors:
                 return None
-            why = (
-                f"{row.name}: the mask loses its foreground at mask_size={self.recipe.mask_size}. "
-                "Leave the row out, or set on_empty='nan' to get a vector of NaN for it"
-            )
+            size = self.recipe.mask_size
+            why = f"the mask of {row.name} loses its foreground at mask_size={size}"
         elif all(np.isfinite(vector).all() for vector in vectors.values()):
             return None
         else:
             why = (
-                f"{row.name}: the LoCE did not stay finite with learning_rate="
-                f"{self.recipe.settings.learning_rate}. Lower it, or bring the activations to a "
+                f"the LoCE of {row.name} did not stay finite with learning_rate="
+                f"{self.recipe.settings.learning_rate}; lower it, or bring the activations to a "
                 "smaller scale"
             )
         return Failure(row.position, row.name, ValueError(why))

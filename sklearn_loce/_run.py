@@ -303,7 +303,8 @@ def settle_failures(samples, result, on_error):
     first = next(iter(failures.values()))
     raise FailedRowsError(
         f"{what} The others were computed: they are in the store, if there is one, and in the "
-        "attribute embeddings of this error. Leave the failed rows out, or set on_error='nan'.",
+        "attribute embeddings of this error. Leave the failed rows out, or set on_error='nan' (for "
+        "empty masks on_empty='nan').",
         frame,
         result.vectors,
     ) from first.error

@@ -66,7 +66,8 @@ class Failure:
 
     def __str__(self):
         text = str(self.error).rstrip(".") or type(self.error).__name__
-        return text if self.name in text else f"{self.name}: {text}"
+        # What is said of an image names its first row.
+        return text if "row " in text else f"{self.name}: {text}"
 
     def raise_failure(self):
         """Raise what went wrong."""

@@ -365,8 +365,8 @@ def most_alive(monkeypatch):
     """Counts the activations that live when a further image has passed; returns the maximum."""
     alive, most, plain = [], [0], ActivationExtractor.__call__
 
-    def counting(self, images):
-        activations = plain(self, images)
+    def counting(self, images, shown=None):
+        activations = plain(self, images, shown)
         alive[:] = [ref for ref in alive if ref() is not None]
         alive.extend(weakref.ref(grid) for grid in activations.values())
         most[0] = max(most[0], len(alive))

@@ -18,7 +18,7 @@ from benchmarks.plain import plain_loces
 from sklearn_loce import ActivationExtractor, LoCETransformer, TorchModel, optimize_loces
 from sklearn_loce._masks import read_mask, resize_masks
 from sklearn_loce._samples import read_image
-from sklearn_loce.exceptions import LayoutError
+from sklearn_loce.exceptions import FailedRowsError, LayoutError
 
 from .conftest import make_small_network
 
@@ -186,7 +186,7 @@ def test_masks_that_vanish_at_mask_size_are_empty_too(boxes):
     dot[0, 0] = True
     broken = _with_mask(boxes, 3, dot)
     settings = {"mask_resize": "nearest", "mask_size": (5, 5)}
-    with pytest.raises(ValueError, match=r"row 3 .* lose their foreground at mask_size=\(5, 5\)"):
+    with pytest.raises(ValueError, match=r"row 3 .* loses its foreground at mask_size=\(5, 5\)"):
         LoCETransformer(MODEL, "2", **settings).fit_transform(broken)
     nan = LoCETransformer(MODEL, "2", on_empty="nan", **settings).fit_transform(broken)
     assert np.isnan(nan).all(1).tolist() == [False, False, False, True, False]
@@ -252,8 +252,10 @@ def test_a_layer_whose_channels_depend_on_the_image_is_refused(boxes):
     loce = LoCETransformer(
         MODEL, "2", reshape_transform=lambda grid: grid.permute(0, 2, 3, 1), max_iter=1
     ).fit(boxes)
-    with pytest.raises(LayoutError, match=r"row 2 .*'2' has 32 channels here, but had 24"):
+    match = r"row 2 .*'2' has 32 channels here, but had 24"
+    with pytest.raises(FailedRowsError, match=match) as caught:
         loce.transform(boxes)
+    assert isinstance(caught.value.__cause__, LayoutError)
 
 
 def test_fit_checks_the_row_it_looks_at(boxes):

@@ -31,14 +31,14 @@ def fit_result(estimator, samples):
     return _result(fit_clone(estimator, samples), samples)
 
 
-def _inner(estimator):
+def inner_prefix(estimator):
     """Give the prefix of the parameters of the transformer: none, or its name."""
     keys = [k for k, v in estimator.get_params().items() if isinstance(v, TorchModel | nn.Module)]
     return keys[0].removesuffix("model")
 
 
 def _model_of(estimator):
-    return estimator.get_params()[f"{_inner(estimator)}model"]
+    return estimator.get_params()[f"{inner_prefix(estimator)}model"]
 
 
 def require(condition, message):
@@ -182,7 +182,7 @@ def check_batch_size_invariance(estimator, samples):
     """The transformer's ``batch_size`` is about memory, not about results."""
     whole = fit_result(estimator, samples)
     for batch_size in (1, 2, len(samples) + 1):
-        other = clone(estimator).set_params(**{f"{_inner(estimator)}batch_size": batch_size})
+        other = clone(estimator).set_params(**{f"{inner_prefix(estimator)}batch_size": batch_size})
         assert_same_rows(fit_result(other, samples), whole, f"batch_size={batch_size}")
 
 

@@ -10,10 +10,11 @@ from functools import partial
 
 import numpy as np
 import pandas as pd
+from sklearn.base import clone
 from sklearn.utils._param_validation import StrOptions, validate_params
 
 from .._samples import as_samples
-from ._checks import COMMON_CHECKS, TRANSFORMER_CHECKS
+from ._checks import COMMON_CHECKS, TRANSFORMER_CHECKS, inner_prefix
 from ._segmenter_checks import SEGMENTER_CHECKS
 
 __all__ = ["loce_checks", "parametrize_with_loce_checks"]
@@ -70,10 +71,18 @@ def loce_checks(samples=None, *, kind="transformer"):
 
 
 def _with_samples(check, samples):
-    bound = partial(check, samples=samples)
+    bound = partial(_run_check, check, samples=samples)
     bound.__name__ = check.__name__
     bound.__doc__ = check.__doc__
     return bound
+
+
+def _run_check(check, estimator, samples):
+    """Run a check; without a store, from which a second result would only be a copy."""
+    name = f"{inner_prefix(estimator)}memory"
+    if name in estimator.get_params():
+        estimator = clone(estimator).set_params(**{name: False})
+    check(estimator, samples)
 
 
 def parametrize_with_loce_checks(estimators, *, samples=None, expected_failed_checks=None):
