@@ -1,5 +1,6 @@
 """Where computed LoCEs are kept: what tells one from another, and the store in memory."""
 
+import hashlib
 import json
 import threading
 from collections import OrderedDict
@@ -8,7 +9,6 @@ from numbers import Integral
 
 import numpy as np
 
-from ._canonical import digest
 from ._row_store import RowStore
 from ._rows_file import FORMAT_VERSION
 
@@ -21,6 +21,14 @@ def _as_plain(value):
     if isinstance(value, np.generic):
         return value.item()
     raise TypeError(f"Settings must be numbers, strings, lists or None, got {value!r}.")
+
+
+def _as_json(facts):
+    return json.dumps(facts, sort_keys=True, default=_as_plain)
+
+
+def _hash(*facts):
+    return hashlib.sha256(_as_json(facts).encode()).digest()
 
 
 def source_digest(model, preprocess, reshape_transform, layer):
@@ -37,7 +45,8 @@ def source_digest(model, preprocess, reshape_transform, layer):
     bytes of length 32
         Of these and the version of the format, which counts up when the method's results change.
     """
-    return digest("source", FORMAT_VERSION, model, preprocess, reshape_transform, layer)
+    digests = [part.hex() for part in (model, preprocess, reshape_transform)]
+    return _hash("source", FORMAT_VERSION, digests, layer)
 
 
 @dataclass(frozen=True)
@@ -73,8 +82,7 @@ class Context:
     @property
     def digest(self):
         """Hash of source and settings."""
-        settings = json.dumps(self.settings, sort_keys=True, default=_as_plain)
-        return digest("context", self.source, settings)
+        return _hash("context", self.source.hex(), self.settings)
 
     def describe(self):
         """Write down in JSON what the context is.
@@ -83,8 +91,8 @@ class Context:
         -------
         str
         """
-        facts = {name: getattr(self, name) for name in ("layer", "model", "preprocess", "settings")}
-        return json.dumps(facts, sort_keys=True, default=_as_plain)
+        names = "layer", "model", "preprocess", "settings"
+        return _as_json({name: getattr(self, name) for name in names})
 
 
 class MemoryStore:

@@ -9,7 +9,6 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from ._canonical import Encoder, array_bytes, digest, new_hash, tensor_digest
 from ._masks import compress_rle
@@ -109,6 +108,8 @@ def _is_path(value):
 
 
 def _pixel_digest(what, array):
+    if array.dtype.hasobject:
+        return digest(what, array)
     state = new_hash(f"{what}:{array.dtype.str}:{array.shape}:".encode())
     state.update(array_bytes(array))
     return state.digest()
@@ -143,8 +144,7 @@ def image_digest(image):
         return digest("image file", file_digest(image))
     # Of a PIL image the mode, palette, transparency and orientation matter: all that is in what
     # comes out, and whatever else a later Pillow may look at.
-    is_array = isinstance(image, np.ndarray) and not isinstance(image, Image.Image)
-    return _pixel_digest("image", image if is_array else read_image(image))
+    return _pixel_digest("image", image if isinstance(image, np.ndarray) else read_image(image))
 
 
 def mask_digest(mask):
@@ -177,8 +177,7 @@ def mask_digest(mask):
         return digest("mask runs", rle["size"], rle["counts"])
     if _is_path(mask):
         return digest("mask file", file_digest(mask))
-    array = np.asarray(mask)
-    return digest("mask", array) if array.dtype.hasobject else _pixel_digest("mask", array)
+    return _pixel_digest("mask", np.asarray(mask))
 
 
 def model_digest(model):

@@ -1,0 +1,510 @@
+"""Fingerprints: equal content has equal digests in every process, all else has others."""
+
+import copy
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+import types
+import weakref
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as npst
+from PIL import Image
+from pycocotools import mask as coco_mask
+from torch import nn
+from torchvision.transforms import v2
+
+from sklearn_loce import TorchModel, _fingerprint
+from sklearn_loce._fingerprint import (
+    digest,
+    file_digest,
+    image_digest,
+    mask_digest,
+    model_digest,
+)
+
+from . import fingerprinted
+from .conftest import make_small_network
+from .fingerprinted import Ring, Scaled, adder, hex_digests, make_scaled
+
+FEW = settings(max_examples=60, deadline=None)
+
+atoms = (
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats()
+    | st.complex_numbers()
+    | st.text(max_size=4)
+    | st.binary(max_size=4)
+    | st.sampled_from([Path("a"), fingerprinted.Colour.RED, np.float32(1), np.int64(1)])
+)
+keys = st.integers(-2, 2) | st.text("ab", max_size=2) | st.booleans()
+values = st.recursive(
+    atoms,
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.lists(inner, max_size=3).map(tuple)
+        | st.sets(keys, max_size=3)
+        | st.frozensets(keys, max_size=3)
+        | st.dictionaries(keys, inner, max_size=3)
+    ),
+    max_leaves=8,
+)
+
+
+def _form(value):
+    """Write a value with its types, in a form of which == tells the content."""
+    if isinstance(value, list | tuple):
+        return type(value).__name__, tuple(map(_form, value))
+    if isinstance(value, set | frozenset):
+        return type(value).__name__, frozenset(map(_form, value))
+    if isinstance(value, dict):
+        return "dict", tuple((_form(name), _form(item)) for name, item in value.items())
+    return type(value).__name__, repr(value)
+
+
+@FEW
+@given(st.lists(values, min_size=2, max_size=30))
+def test_digests_are_equal_where_types_and_content_are(several):
+    pairs = [(_form(value), digest(value)) for value in several]
+    assert len({form for form, _ in pairs}) == len({key for _, key in pairs})
+    assert len(set(pairs)) == len({form for form, _ in pairs})
+
+
+@FEW
+@given(values)
+def test_copies_have_the_same_digest(value):
+    key = digest(value)
+    assert len(key) == 32
+    assert digest(copy.deepcopy(value)) == key
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        (1, True),
+        (1, 1.0),
+        (1, "1"),
+        ("1", b"1"),
+        (0.0, -0.0),
+        ((1, 2), [1, 2]),
+        (("ab", "c"), ("a", "bc")),
+        ([[1], 2], [[1, 2]]),
+        ({"a": 1, "b": 2}, {"b": 2, "a": 1}),
+        ({1, 2}, frozenset({1, 2})),
+        (Path("a"), "a"),
+        (np.float64(1), 1.0),
+        (np.zeros(2), np.zeros((1, 2))),
+        (np.zeros(2, "f4"), np.zeros(2, "i4")),
+        (np.zeros(2, ">f4"), np.zeros(2, "<f4")),
+        (np.ma.array([1, 2], mask=[0, 1]), np.ma.array([1, 2], mask=[1, 0])),
+        (torch.zeros(2), torch.zeros(2, dtype=torch.int32)),
+        (torch.zeros(2), torch.zeros(2, 1)),
+        (fingerprinted.Colour.RED, fingerprinted.Colour.BLUE),
+        (fingerprinted.Colour.RED, 1),
+        (fingerprinted.Point(1, 2), (1, 2)),
+        (fingerprinted.Slotted(1, 2), fingerprinted.Slotted(2, 1)),
+        (fingerprinted.Box(1, ()), fingerprinted.Box(2, ())),
+        (Ring(1), Ring(2)),
+        (v2.Normalize([0.1], [1.0]), v2.Normalize([0.2], [1.0])),
+    ],
+    ids=repr,
+)
+def test_what_differs_has_another_digest(first, second):
+    assert digest(first) != digest(second)
+
+
+def test_arguments_are_kept_apart():
+    assert len({digest(), digest(None), digest(()), digest([]), digest(1, 2), digest((1, 2))}) == 6
+
+
+@FEW
+@given(npst.arrays(npst.scalar_dtypes(), npst.array_shapes(max_dims=3, max_side=4)))
+def test_array_digests_know_content_and_not_layout(array):
+    assert digest(np.asfortranarray(array)) == digest(array)
+    padded = np.zeros((*array.shape, 2), dtype=array.dtype)
+    padded[..., 0] = array
+    assert digest(padded[..., 0]) == digest(array)
+
+
+def _run(statement, **environment):
+    """Run a statement in a fresh process and give what it prints."""
+    environment = os.environ | environment
+    done = subprocess.run(
+        [sys.executable, "-c", statement],
+        capture_output=True,
+        text=True,
+        check=True,
+        env=environment,
+        cwd=Path(__file__).parents[1],
+    )
+    return done.stdout
+
+
+def test_all_kinds_have_distinct_digests_equal_in_every_process():
+    here = hex_digests()
+    assert len(set(here.values())) == len(here)
+    assert here == hex_digests()
+    statement = "import json, tests.fingerprinted as f; print(json.dumps(f.hex_digests()))"
+    for seed in ("1", "2"):
+        assert json.loads(_run(statement, PYTHONHASHSEED=seed)) == here
+
+
+def _compiled(text, **names):
+    """Compile a function as a notebook does, with globals of its own."""
+    namespace = {"__name__": "notebook", **names}
+    exec(text, namespace)
+    return namespace["f"]
+
+
+def test_code_counts_and_its_lines_do_not():
+    key = digest(_compiled("f = lambda x: x * 2"))
+    assert digest(_compiled("\n\nf = lambda x: (x *\n 2)")) == key
+    others = ["x * 3", "x + 2", "x * 2.0", "x.real * 2", "(lambda y: y * 2)(x)", "x * 2 in {1, 2}"]
+    digests = {digest(_compiled(f"f = lambda x: {text}")) for text in others}
+    assert len({key, *digests}) == len(others) + 1
+    nested = [digest(_compiled(f"f = lambda: (lambda: {n})")) for n in (1, 2)]
+    assert nested[0] != nested[1]
+
+
+def test_defaults_closure_and_attributes_of_a_function_count():
+    assert digest(adder(1)) == digest(adder(1))
+    assert digest(adder(1)) != digest(adder(2))
+    assert digest(_compiled("f = lambda x, a=1: x")) != digest(_compiled("f = lambda x, a=2: x"))
+    assert digest(_compiled("f = lambda *, a=1: a")) != digest(_compiled("f = lambda *, a=2: a"))
+    first, second = adder(1), adder(1)
+    second.scale = 2
+    assert digest(first) != digest(second)
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        (2, 3),
+        ([1, 2], [1, 3]),
+        (np.zeros(2), np.ones(2)),
+        (torch.zeros(2), torch.ones(2)),
+        (v2.Normalize([0.1], [1.0]), v2.Normalize([0.2], [1.0])),
+        (_compiled("f = lambda x: x"), _compiled("f = lambda x: -x")),
+        (_compiled("f = lambda x: a", a=1), _compiled("f = lambda x: a", a=2)),
+        (type("C", (), {"scale": 1}), type("C", (), {"scale": 2})),
+        (type("C", (), {"f": adder(1)}), type("C", (), {"f": adder(2)})),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_globals_that_code_names_count(before, after):
+    text = "def f(x):\n    return [helper for _ in x]"
+    key = digest(_compiled(text, helper=before, other=1))
+    assert digest(_compiled(text, helper=before, other=2)) == key
+    assert digest(_compiled(text, helper=after, other=1)) != key
+
+
+def test_globals_in_a_module_of_ones_own_count():
+    helpers = types.ModuleType("helpers")
+    text = "def f(x):\n    return helpers.scale(x)"
+    helpers.scale = _compiled("f = lambda x: 2 * x")
+    key = digest(_compiled(text, helpers=helpers))
+    helpers.unused = 3
+    assert digest(_compiled(text, helpers=helpers)) == key
+    helpers.scale = _compiled("f = lambda x: 3 * x")
+    assert digest(_compiled(text, helpers=helpers)) != key
+
+
+def test_a_global_lock_is_no_reason_to_give_up():
+    text = "def f(x):\n    return helper"
+    lock, other = threading.Lock(), threading.Lock()
+    assert digest(_compiled(text, helper=lock)) == digest(_compiled(text, helper=other))
+    # Nothing of what was met on the way to the lock passes as written.
+    for value in (1, 2):
+        part = Ring(value)
+        held = types.SimpleNamespace(a=part, lock=lock)
+        key = digest(_compiled(text, helper=held), _compiled("f = lambda: a", a=part))
+        if value == 1:
+            first = key
+    assert key != first
+
+
+def test_monkeypatched_methods_count(monkeypatch):
+    module = nn.Sequential(nn.Conv2d(3, 2, 1), nn.ReLU())
+    before = model_digest(module), digest(Scaled)
+    monkeypatch.setattr(nn.ReLU, "forward", lambda self, x: -x)
+    monkeypatch.setattr(Scaled, "forward", lambda self, x: -x)
+    after = model_digest(module), digest(Scaled)
+    assert before[0] != after[0]
+    assert before[1] != after[1]
+
+
+def test_methods_of_bases_count():
+    def make(n):
+        base = type("Base", (), {"__call__": adder(n)})
+        return type("Derived", (base,), {})()
+
+    assert digest(make(1)) == digest(make(1))
+    assert digest(make(1)) != digest(make(2))
+
+
+def test_cycles_end():
+    loop = [1]
+    loop.append(loop)
+    nested = [1]
+    nested.append([nested])
+    assert digest(loop) != digest(nested)
+    first, second = Ring(1), Ring(1)
+    first.next, second.next = second, first
+    assert digest(first) != digest(Ring(1))
+    assert digest(first) == digest(copy.deepcopy(first))
+    ring = Ring(1)
+    ring.next = {weakref.ref(ring)}
+    assert digest(ring) != digest(Ring(1))
+
+
+class _Named:
+    def __init__(self, name):
+        self.handle, self.name = threading.Lock(), name
+
+    def fingerprint(self):
+        return self.name
+
+
+def test_a_fingerprint_is_taken_at_its_word():
+    assert digest(_Named("a")) == digest(_Named("a"))
+    assert digest(_Named("a")) != digest(_Named("b"))
+    with pytest.raises(TypeError, match=r"must return a str, got 3"):
+        digest(_Named(3))
+
+
+def _check_named(value):
+    way_out = r"fingerprint\(\) that returns a str.*memory=False"
+    for holder in (value, [value], {"a": value}, types.SimpleNamespace(a=value), adder(value)):
+        with pytest.raises(
+            TypeError, match=rf"{type(value).__qualname__} can't be told.*{way_out}"
+        ):
+            digest(holder)
+
+
+def test_what_has_no_content_is_named_with_the_way_out():
+    _check_named(threading.Lock())
+    _check_named(i for i in ())
+    with Path(__file__).open() as file:
+        _check_named(file)
+
+
+def test_unreadable_tensors_are_named():
+    for tensor in (torch.zeros(2, device="meta"), torch.eye(2).to_sparse()):
+        with pytest.raises(TypeError, match=r"torch\.Tensor can't be told"):
+            digest(tensor)
+
+
+# Models
+
+
+def _changed(change):
+    network = make_scaled()
+    change(network)
+    return model_digest(network)
+
+
+def test_equal_models_have_equal_digests():
+    key = model_digest(make_scaled())
+    assert model_digest(copy.deepcopy(make_scaled())) == key
+    assert model_digest(TorchModel(make_scaled)) == key
+    assert model_digest(TorchModel(make_scaled())) == key
+
+
+def test_whatever_changes_the_activations_changes_the_digest():
+    def in_place(network):
+        network.convolution.weight.data[0] += 1e-6
+
+    def forward(network):
+        network.forward = types.MethodType(adder(1), network)
+
+    changes = [
+        lambda network: None,
+        in_place,
+        forward,
+        lambda network: network.offset.add_(1),
+        lambda network: setattr(network, "scale", 3),
+        lambda network: network.convolution.__setattr__("stride", (2, 2)),
+        lambda network: network.double(),
+        lambda network: network.add_module("further", nn.ReLU()),
+        lambda network: network.register_buffer("other", torch.zeros(1)),
+    ]
+    assert len({_changed(change) for change in changes}) == len(changes)
+
+
+def test_order_of_children_counts():
+    def make(*names):
+        network = nn.Sequential()
+        for name in names:
+            network.add_module(name, nn.ReLU() if name == "a" else nn.Tanh())
+        return network
+
+    assert model_digest(make("a", "b")) != model_digest(make("b", "a"))
+
+
+def test_forward_of_a_handle_counts():
+    module = make_scaled()
+    handles = [TorchModel(module, forward=forward) for forward in (None, adder(1), adder(2))]
+    assert len({model_digest(handle) for handle in handles}) == 3
+    # Within other values too, where fingerprint() alone would not tell them apart.
+    assert len({digest([handle]) for handle in handles}) == 3
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda network: network.train(),
+        lambda network: network.eval(),
+        lambda network: network.requires_grad_(False),
+        lambda network: network.to(memory_format=torch.channels_last),
+        lambda network: network.register_forward_hook(lambda *_: None),
+        lambda network: network(torch.zeros(1, 3, 4, 4)).sum().backward(),
+    ],
+)
+def test_modes_hooks_and_layout_do_not_count(change):
+    assert _changed(change) == model_digest(make_scaled())
+
+
+def test_a_forward_pass_does_not_change_the_digest():
+    network = make_small_network()
+    key = model_digest(network)
+    network(torch.zeros(1, 3, 8, 8))
+    assert model_digest(network) == key
+
+
+def test_hugging_face_processors_count_by_their_settings():
+    from transformers import ViTImageProcessor
+
+    processor = ViTImageProcessor()
+    key = digest(processor)
+    processor(Image.new("RGB", (20, 10)))
+    assert digest(processor) == key == digest(ViTImageProcessor())
+    assert digest(ViTImageProcessor(image_mean=[0.4, 0.5, 0.5])) != key
+
+
+# Files, images, masks
+
+
+def test_a_file_counts_by_its_content(tmp_path):
+    first, second = tmp_path / "a", tmp_path / "b"
+    for path in (first, second):
+        path.write_bytes(b"abc")
+    assert file_digest(first) == file_digest(second) == file_digest(str(first))
+    # At once, with the same size and the times as they were.
+    status = first.stat()
+    first.write_bytes(b"abd")
+    os.utime(first, ns=(status.st_atime_ns, status.st_mtime_ns))
+    assert file_digest(first) != file_digest(second)
+    with pytest.raises(FileNotFoundError):
+        file_digest(tmp_path / "c")
+
+
+def _count_readings(monkeypatch):
+    readings = []
+    hash_file = _fingerprint.hashlib.file_digest
+
+    def counted(file, kind):
+        readings.append(file.name)
+        return hash_file(file, kind)
+
+    monkeypatch.setattr(_fingerprint.hashlib, "file_digest", counted)
+    return readings
+
+
+def test_a_settled_file_is_read_once_and_a_racy_one_each_time(tmp_path, monkeypatch):
+    path = tmp_path / "a"
+    path.write_bytes(b"abc")
+    readings = _count_readings(monkeypatch)
+    keys = {file_digest(path) for _ in range(2)}
+    assert len(readings) == 2
+    later = time.time_ns() + 10 * 10**9
+    monkeypatch.setattr(_fingerprint.time, "time_ns", lambda: later)
+    keys |= {file_digest(path) for _ in range(3)}
+    assert len(readings) == 3
+    path.write_bytes(b"abcd")
+    assert len({*keys, file_digest(path)}) == 2
+
+
+def test_the_memo_is_bounded():
+    memo = _fingerprint._Memo()
+    for number in range(_fingerprint._MAX_REMEMBERED + 10):
+        memo.put(number, b"")
+        memo.get(0)
+    assert len(memo._digests) == _fingerprint._MAX_REMEMBERED
+    assert memo.get(0) == b""
+    assert memo.get(1) is None
+
+
+@pytest.fixture
+def picture():
+    return np.random.default_rng(0).integers(0, 256, (6, 5, 3), dtype=np.uint8)
+
+
+def test_images_count_by_what_is_read(picture, tmp_path):
+    key = image_digest(picture)
+    assert image_digest(Image.fromarray(picture)) == key
+    assert image_digest(np.asfortranarray(picture)) == key
+    turned = Image.fromarray(picture)
+    turned.getexif()[0x0112] = 6
+    others = [turned, Image.fromarray(picture).convert("L"), picture[::-1], picture[:, :, :1]]
+    changed = picture.copy()
+    changed[3, 2, 1] ^= 1
+    assert len({key, *map(image_digest, [*others, changed])}) == 6
+
+
+def test_palette_and_transparency_count(picture):
+    image = Image.fromarray(picture[:, :, 0] % 3).convert("P")
+    images = [image.copy() for _ in range(3)]
+    images[0].putpalette([0, 0, 0, 9, 9, 9, 5, 5, 5])
+    images[1].putpalette([0, 0, 0, 9, 9, 9, 5, 5, 6])
+    assert len(set(map(image_digest, images))) == 3
+
+
+def test_image_files_are_not_decoded(tmp_path, picture, monkeypatch):
+    first, second = tmp_path / "a.png", tmp_path / "b.png"
+    Image.fromarray(picture).save(first)
+    second.write_bytes(first.read_bytes())
+    monkeypatch.setattr(Image, "open", lambda path: pytest.fail("decoded"))
+    assert image_digest(first) == image_digest(str(second))
+    assert mask_digest(first) == mask_digest(str(second))
+    assert mask_digest(first) != image_digest(first)
+
+
+@pytest.mark.parametrize("cell", [3, None, [1, 2]])
+def test_what_is_no_image_is_named(cell):
+    with pytest.raises(ValueError, match="an image must be a path"):
+        image_digest(cell)
+
+
+@FEW
+@given(npst.arrays(bool, st.tuples(st.integers(1, 6), st.integers(1, 6))))
+def test_run_lengths_agree_in_all_their_forms(mask):
+    text = coco_mask.encode(np.asfortranarray(mask.astype(np.uint8)))["counts"]
+    flat = mask.ravel(order="F")
+    edges = np.flatnonzero(np.diff(np.r_[False, flat]))
+    runs = np.diff(np.r_[0, edges, flat.size])
+    size = list(mask.shape)
+    forms = [runs.tolist(), runs, text, text.decode()]
+    assert len({mask_digest({"size": size, "counts": counts}) for counts in forms}) == 1
+    changed = mask.copy()
+    changed[0, 0] ^= True
+    assert mask_digest(changed) != mask_digest(mask)
+
+
+def test_masks_of_other_values_shapes_and_sizes_differ():
+    mask = np.zeros((4, 6), dtype=bool)
+    runs = [{"size": size, "counts": [24]} for size in ([4, 6], [6, 4])]
+    cells = [mask, ~mask, mask.T, mask.reshape(3, 8), mask.astype(np.uint8), *runs]
+    assert len(set(map(mask_digest, cells))) == len(cells)
+    assert mask_digest(Image.fromarray(mask.astype(np.uint8))) == mask_digest(cells[4])
+    with pytest.raises(ValueError, match="must sum to"):
+        mask_digest({"size": [2, 2], "counts": [3]})
