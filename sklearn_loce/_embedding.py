@@ -198,25 +198,41 @@ class Worker:
                 item.raise_failure()
                 yield item
 
-    def run(self, job):
-        """Yield a list of Outcomes for each batch of rows, while the next passes the network."""
+    def run(self, job, save=None):
+        """Work on a job, one batch of rows while the next passes the network.
+
+        Parameters
+        ----------
+        job : Job
+        save : callable, default=None
+            Called with the Outcomes of a batch as soon as they are there.
+
+        Yields
+        ------
+        list of Outcome
+            For each batch.
+        """
         size = BatchSize(self.recipe.batch_size)
         settle = partial(torch.set_num_threads, 1)
         with ThreadPoolExecutor(1, initializer=settle) as solver:
             previous = None
             for batch in batched(self.stream(job), self.recipe.batch_size):
-                current = solver.submit(self._work, batch, job, size)
+                current = solver.submit(self._work, batch, job, size, save)
                 if previous is not None:
                     yield previous.result()
                 previous = current
             if previous is not None:
                 yield previous.result()
 
-    def _work(self, batch, job, size):
+    def _work(self, batch, job, size, save):
         rows = [item for item in batch if isinstance(item, Row)]
         failed = [item for item in batch if isinstance(item, Failure)]
         outcomes = [Outcome(item.position, failure=item) for item in failed]
-        return outcomes + (self._finish(rows, job, size) if rows else [])
+        if rows:
+            outcomes += self._finish(rows, job, size)
+        if save is not None:
+            save(outcomes)
+        return outcomes
 
     def _finish(self, rows, job, size):
         targets = self.targets(rows)

@@ -3,6 +3,8 @@
 import os
 import warnings
 from dataclasses import dataclass, replace
+from functools import partial
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import pandas as pd
@@ -11,7 +13,7 @@ import torch
 from ._cache import Context, MemoryStore, RowStore, source_digest
 from ._embedding import Job
 from ._fingerprint import digest, image_digest, mask_digest, model_digest
-from ._model import TorchModel
+from ._model import TorchModel, as_module
 from ._parallel import run_apart, runs_here
 from ._samples import (
     enumerate_messages,
@@ -68,6 +70,26 @@ def _shared_store(handle):
     return handle._cell.rows
 
 
+# Of modules that change by a forward pass, such as one that counts its calls: the digest before, by
+# which their vectors are kept, and the digest after, by which a user's change is told from that.
+_PASSED = WeakKeyDictionary()
+
+
+def _current_digest(model):
+    """Hash a model as its user left it."""
+    current = model_digest(model)
+    before, after = _PASSED.get(as_module(model), (None, None))
+    return before if current == after else current
+
+
+def note_pass(identity, model):
+    """Remember what a model looks like after a forward pass of ours."""
+    if identity is not None:
+        after = model_digest(model)
+        if after != identity.model:
+            _PASSED[as_module(model)] = (identity.model, after)
+
+
 def identify(memory, model, preprocess, reshape_transform):
     """Find the store, and hash model and preprocessing as they are now.
 
@@ -85,11 +107,12 @@ def identify(memory, model, preprocess, reshape_transform):
     if store is None:
         return None
     try:
-        return Identity(store, model_digest(model), digest(preprocess), digest(reshape_transform))
+        hashes = _current_digest(model), digest(preprocess), digest(reshape_transform)
     except TypeError:
         if memory is not None:
             raise
         return None
+    return Identity(store, *hashes)
 
 
 @dataclass
@@ -117,7 +140,8 @@ class Run:
     Parameters
     ----------
     worker : Worker
-    store : RowStore, MemoryStore or None
+    identity : Identity or None
+        ``None`` without a store.
     contexts : list of Context
         One per layer; empty without a store.
     n_jobs : int or None
@@ -127,10 +151,10 @@ class Run:
         goes wrong, and not raise it at once.
     """
 
-    def __init__(self, worker, store, contexts, *, n_jobs, progress, may_fail):
+    def __init__(self, worker, identity, contexts, *, n_jobs, progress, may_fail):
         self.worker = worker
         self.recipe = worker.recipe
-        self.store = store
+        self.identity = identity
         self.contexts = contexts
         self.n_jobs = n_jobs
         self.progress = progress
@@ -163,7 +187,7 @@ class Run:
         needed = np.full((len(samples), len(self.recipe.layers)), solving)
         needed[list(result.failures)] = False
         keys, twins = None, {}
-        if solving and self.store is not None:
+        if solving and self.identity is not None:
             keys, groups = self._hash(samples, groups, result)
             self._look_up(samples, keys, needed, result, keep=keep)
             twins = {} if finish else _find_twins(keys, needed)
@@ -211,7 +235,7 @@ class Run:
         for start in range(0, len(asked), _LOOKUP):
             rows = asked[start : start + _LOOKUP]
             for k, context in enumerate(self.contexts):
-                found = self.store.load(context, [keys[i] for i in rows])
+                found = self.identity.store.load(context, [keys[i] for i in rows])
                 for i in rows:
                     if keys[i] in found:
                         needed[i, k] = False
@@ -228,35 +252,39 @@ class Run:
                 result.vectors[i, end - self.recipe.n_channels[k] : end] = vector
 
     def _work(self, job, keys, result):
-        for outcomes in self._batches(job):
-            if keys is not None:
-                self._save(outcomes, keys)
+        save = None if keys is None else partial(self._save, keys=keys)
+        for outcomes in self._batches(job, save):
             for outcome in outcomes:
-                if outcome.failure is not None:
-                    result.failures[outcome.position] = outcome.failure
-                    continue
-                result.finished[outcome.position] = outcome.value
-                self._take(
-                    job.samples,
-                    outcome.position,
-                    outcome.vectors,
-                    result,
-                    keep=len(result.vectors) > 0,
-                )
+                self._enter(job.samples, outcome, result)
 
-    def _batches(self, job):
-        if runs_here(self.n_jobs):
-            n_threads = torch.get_num_threads()
-            job = replace(job, n_threads=n_threads, progress=self.progress)
-            return self.worker.run(job)
-        job = replace(job, preview=None, progress=self.progress)
-        return run_apart(self.worker, job, self.n_jobs)
+    def _enter(self, samples, outcome, result):
+        i = outcome.position
+        if outcome.failure is not None:
+            result.failures[i] = outcome.failure
+            return
+        result.finished[i] = outcome.value
+        self._take(samples, i, outcome.vectors, result, keep=len(result.vectors) > 0)
+
+    def _batches(self, job, save):
+        """Yield lists of Outcomes, each of which has been saved."""
+        if not runs_here(self.n_jobs):
+            job = replace(job, preview=None, progress=self.progress)
+            for outcomes in run_apart(self.worker, job, self.n_jobs):
+                if save is not None:
+                    save(outcomes)
+                yield outcomes
+            return
+        job = replace(job, n_threads=torch.get_num_threads(), progress=self.progress)
+        try:
+            yield from self.worker.run(job, save)
+        finally:
+            note_pass(self.identity, self.worker.model)
 
     def _save(self, outcomes, keys):
         for k, context in enumerate(self.contexts):
             solved = {keys[o.position]: o.vectors[k] for o in outcomes if k in o.vectors}
             if solved:
-                self.store.save(context, solved)
+                self.identity.store.save(context, solved)
 
     def _copy_twins(self, samples, twins, result):
         for i, first in twins.items():

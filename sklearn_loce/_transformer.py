@@ -22,7 +22,7 @@ from ._measure import Draw, Measure
 from ._model import TorchModel
 from ._optimization import INITS, OBJECTIVES, Settings, initial_vector
 from ._preprocessing import make_transform, make_view
-from ._run import Run, identify, settle_failures
+from ._run import Run, identify, note_pass, settle_failures
 from ._samples import as_samples, check_rows, group_by_image, read_rows
 from ._stream import Preview, pass_network
 
@@ -449,6 +449,7 @@ class LoCETransformer(TransformerMixin, BaseEstimator):
             preview = Preview(row, activations)
             known = [grid.shape[1] for grid in activations.values()]
             self._keep_n_channels(identity, known)
+            note_pass(identity, self.model)
         self.n_channels_, self._n_calls = known, extract.n_calls
         self.inits_ = [initial_vector(self.init, n, self.random_state) for n in known]
         return preview
@@ -528,7 +529,7 @@ class LoCETransformer(TransformerMixin, BaseEstimator):
         identity = self._identify() if embeddings is None else None
         run = Run(
             self._worker(),
-            identity and identity.store,
+            identity,
             self._contexts(identity) if identity else [],
             n_jobs=self.n_jobs,
             progress=bool(self.verbose),

@@ -1,0 +1,69 @@
+"""A network that counts what passes, and tables for tests of stores and workers."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from PIL import Image
+from torch import nn
+
+from sklearn_loce import LoCETransformer, TorchModel
+
+LAYERS = ["body.0", "body.2", "body.4", "body.6"]
+
+
+class Counting(nn.Module):
+    """Four convolutions of different width; counts the images that pass."""
+
+    def __init__(self, seed=0):
+        super().__init__()
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            self.body = nn.Sequential(
+                nn.Conv2d(3, 4, 3, padding=1),
+                nn.ReLU(),
+                nn.Conv2d(4, 6, 3, stride=2, padding=1),
+                nn.ReLU(),
+                nn.Conv2d(6, 8, 3, padding=1),
+                nn.ReLU(),
+                nn.Conv2d(8, 5, 3, stride=2, padding=1),
+            )
+        self.n_images = 0
+
+    def forward(self, x):
+        self.n_images += len(x)
+        return self.body(x)
+
+
+def build_counting():
+    return Counting().eval()
+
+
+def draw_table(n_images, n_concepts=2, size=(24, 32), seed=0):
+    """Draw noise with a rectangle per concept; one row each, the first image's first."""
+    rng, rows = np.random.default_rng(seed), []
+    for image_id in range(n_images):
+        image = rng.integers(0, 200, (*size, 3), dtype=np.uint8)
+        for concept in range(n_concepts):
+            mask = np.zeros(size, dtype=bool)
+            top, left = rng.integers(0, [n // 2 for n in size])
+            mask[top : top + 10, left : left + 12] = True
+            image[mask, concept % 3] += np.uint8(50)
+            rows.append((image, mask, f"concept {concept}", image_id))
+    return pd.DataFrame(rows, columns=["image", "mask", "concept", "image_id"])
+
+
+def write_images(table, folder):
+    """Write the images of a table to PNG files, and give the table of their paths."""
+    paths = {}
+    for image_id, image in zip(table["image_id"], table["image"], strict=True):
+        paths[image_id] = str(Path(folder, f"{image_id}.png"))
+        Image.fromarray(image).save(paths[image_id])
+    return table.assign(image=[paths[i] for i in table["image_id"]])
+
+
+def make_loce(**how):
+    return LoCETransformer(
+        **{"model": TorchModel(build_counting), "layer": "body.2", "max_iter": 5} | how
+    )

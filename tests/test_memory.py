@@ -1,0 +1,581 @@
+"""Nothing is computed twice, nothing that was computed is lost, and nothing stale comes back."""
+
+import multiprocessing
+import os
+import resource
+import signal
+import time
+import warnings
+import weakref
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from sklearn.base import clone
+from sklearn.model_selection import GridSearchCV, GroupKFold
+from sklearn.neighbors import KNeighborsClassifier
+from sklearn.pipeline import make_pipeline
+from torchvision.transforms import v2
+
+from sklearn_loce import RowStore, TorchModel, _embedding
+from sklearn_loce._activations import ActivationExtractor
+from sklearn_loce.exceptions import FailedRowsError, StoreError
+
+from .counting import LAYERS, Counting, build_counting, draw_table, make_loce, write_images
+
+
+@pytest.fixture
+def table():
+    return draw_table(6)
+
+
+def computed(table, **how):
+    """Give what comes out where nothing is kept."""
+    return make_loce(memory=False, **how).fit_transform(table)
+
+
+def n_passes(loce):
+    return loce.model.module.n_images
+
+
+@pytest.mark.parametrize("kind", ["shared", "path", "store"])
+def test_a_second_call_computes_nothing(kind, table, tmp_path, shared_store):
+    memory = {"shared": None, "path": str(tmp_path / "a"), "store": RowStore(tmp_path)}[kind]
+    loce = make_loce(memory=memory, layer=LAYERS[:2])
+    first = loce.fit_transform(table)
+    assert n_passes(loce) == 6
+    for again in (loce, clone(loce)):
+        np.testing.assert_array_equal(again.fit_transform(table), first)
+        np.testing.assert_array_equal(again.fit(table).transform(table[::-1]), first[::-1])
+    assert n_passes(loce) == 6
+    np.testing.assert_array_equal(first, computed(table, layer=LAYERS[:2]))
+
+
+def test_nothing_is_kept_for_bare_modules_and_where_that_is_asked(table, shared_store):
+    for how in ({"model": build_counting()}, {"memory": False}):
+        loce = make_loce(**how)
+        loce.fit_transform(table)
+        loce.transform(table)
+        assert getattr(loce.model, "module", loce.model).n_images == 12
+
+
+def test_another_process_finds_the_rows(table, tmp_path):
+    make_loce(memory=tmp_path / "store").fit_transform(table)
+    other = make_loce(memory=tmp_path / "store")  # a module of its own, equal in content
+    np.testing.assert_array_equal(other.fit_transform(table), computed(table))
+    assert n_passes(other) == 0
+
+
+def test_each_row_and_layer_is_computed_once(table, tmp_path, monkeypatch):
+    solved, plain = [], _embedding.solve_rows
+
+    def counting(activations, *args, **kwargs):
+        solved.append((len(activations), activations[0].shape[0]))
+        return plain(activations, *args, **kwargs)
+
+    monkeypatch.setattr(_embedding, "solve_rows", counting)
+    one = make_loce(memory=tmp_path, layer="body.0").fit(table)
+    one.transform(table[:5])
+    both = make_loce(memory=tmp_path, layer=["body.0", "body.2"])
+    twice = pd.concat([table, table[::-1]])
+    found = both.fit_transform(twice)
+    n_rows = {c: sum(n for n, channels in solved if channels == c) for c in (4, 6)}
+    assert n_rows == {4: len(table), 6: len(table)}
+    np.testing.assert_array_equal(found, computed(twice, layer=["body.0", "body.2"]))
+
+
+def search(loce, table, **how):
+    """Search four layers and three settings of a classifier in three folds."""
+    pipeline = make_pipeline(loce, KNeighborsClassifier())
+    grid = {"locetransformer__layer": LAYERS, "kneighborsclassifier__n_neighbors": [1, 2, 3]}
+    found = GridSearchCV(pipeline, grid, cv=GroupKFold(3), error_score="raise", **how)
+    return found.fit(table, table["concept"], groups=table["image_id"])
+
+
+def test_a_grid_search_after_precompute_costs_one_pass_per_image(table, tmp_path):
+    loce = make_loce(memory=tmp_path)
+    loce.precompute(table, LAYERS)
+    assert n_passes(loce) == 6
+    found = search(loce, table)
+    assert n_passes(loce) == 6
+    slow = search(make_loce(memory=False), table)
+    np.testing.assert_array_equal(
+        found.cv_results_["mean_test_score"], slow.cv_results_["mean_test_score"]
+    )
+
+
+@pytest.mark.parametrize("on_disk", [True, False])
+def test_a_plain_grid_search_computes_each_layer_once(on_disk, table, tmp_path, shared_store):
+    loce = make_loce(memory=tmp_path if on_disk else None)
+    search(loce, table, refit=False)
+    # Of a fold's test images none passes in fit, where the first training image does.
+    assert n_passes(loce) == 6 * len(LAYERS)
+
+
+def test_precompute_needs_a_store_and_known_layers(table):
+    with pytest.raises(ValueError, match=r"no store to fill with memory=False"):
+        make_loce(memory=False).precompute(table, LAYERS)
+    with pytest.raises(ValueError, match=r"has no layer 'body\.9'"):
+        make_loce(memory=False).precompute(table, ["body.9"])
+
+
+# Nothing stale.
+
+
+def change_weight(loce, table):
+    loce.model.module.body[0].weight.data[0, 0, 0, 0] += 0.5
+
+
+def change_attribute(loce, table):
+    loce.model.module.body[0].padding = (0, 0)
+
+
+def change_pixel(loce, table):
+    table["image"].iloc[0][3, 4, 1] ^= 128  # in place, in all rows of the image
+
+
+def change_mask(loce, table):
+    table["mask"].iloc[0][:12, :12] ^= True
+
+
+def change(**how):
+    def apply(loce, table):
+        loce.set_params(**how)
+
+    return apply
+
+
+def brighter(image, masks):
+    return image.float() / 128, masks
+
+
+CHANGES = {
+    "weight": change_weight,
+    "attribute": change_attribute,
+    "pixel": change_pixel,
+    "mask": change_mask,
+    "learning_rate": change(learning_rate=0.2),
+    "max_iter": change(max_iter=6),
+    "objective": change(objective="mse"),
+    "init": change(init="ones"),
+    "random start": change(init="normal", random_state=0),
+    "mask_size": change(mask_size=(100, 99)),
+    "mask_resize": change(mask_resize="area"),
+    "layer": change(layer="body.0"),
+    "preprocess": change(preprocess=v2.ToDtype(torch.float32)),
+    "preprocess function": change(preprocess=brighter),
+    "reshape": change(reshape_transform=torch.Tensor.abs),
+}
+
+
+@pytest.mark.parametrize("kind", ["shared", "disk"])
+@pytest.mark.parametrize("what", CHANGES)
+def test_what_changes_is_computed_again(what, kind, table, tmp_path, shared_store):
+    loce = make_loce(memory=None if kind == "shared" else tmp_path)
+    before = loce.fit_transform(table)
+    CHANGES[what](loce, table)
+    after = loce.fit_transform(table)
+    fresh = clone(loce).set_params(memory=False).fit_transform(table)
+    np.testing.assert_array_equal(after, fresh)
+    assert before.shape != after.shape or not np.array_equal(before, after)
+
+
+def test_a_rewritten_image_file_is_read_again(table, tmp_path):
+    (tmp_path / "images").mkdir()
+    files = write_images(table, tmp_path / "images")
+    loce = make_loce(memory=tmp_path / "store")
+    before = loce.fit_transform(files)
+    write_images(draw_table(6, seed=1), tmp_path / "images")
+    after = loce.fit_transform(files)
+    np.testing.assert_array_equal(after, computed(files))
+    assert not np.array_equal(after, before)
+
+
+def test_a_layer_learns_nothing_from_a_pass(table, shared_store):
+    """The network counts its calls, which is no reason to compute its rows again."""
+    loce = make_loce()
+    loce.fit_transform(table)
+    loce.model.module.n_images = 0
+    change_attribute(loce, table)
+    loce.fit_transform(table)
+    assert n_passes(loce) == 6
+
+
+def test_random_transforms_are_kept_by_their_seed(table, tmp_path):
+    crop = v2.RandomHorizontalFlip()
+    known = make_loce(memory=tmp_path, preprocess=crop, random_state=0)
+    first = known.fit_transform(table)
+    np.testing.assert_array_equal(known.fit_transform(table), first)
+    assert n_passes(known) == 6
+    other = clone(known).set_params(random_state=1).fit_transform(table)
+    fresh = computed(table, preprocess=crop, random_state=1)
+    np.testing.assert_array_equal(other, fresh)
+    unseeded = clone(known).set_params(random_state=None)
+    draws = [unseeded.fit_transform(table) for _ in range(5)]
+    assert any(not np.array_equal(draw, draws[0]) for draw in draws)
+
+
+class Opaque:
+    """Holds an open file, of which no content tells it from others."""
+
+    def __init__(self, path):
+        self.file = open(path, "w")  # noqa: SIM115 - the point of it
+
+    def __call__(self, image, masks):
+        return image, masks
+
+
+def test_what_cannot_be_hashed_is_an_error_only_where_a_store_was_asked_for(
+    table, tmp_path, shared_store
+):
+    opaque = Opaque(tmp_path / "log")
+    with opaque.file:
+        with pytest.raises(TypeError, match=r"fingerprint\(\)"):
+            make_loce(memory=tmp_path, preprocess=opaque).fit(table)
+        assert len(make_loce(preprocess=opaque).fit_transform(table)) == len(table)
+
+
+SETTINGS = st.fixed_dictionaries(
+    {
+        "objective": st.sampled_from(["net2vec", "mse"]),
+        "learning_rate": st.sampled_from([0.1, 0.2]),
+        "max_iter": st.integers(1, 2),
+        "init": st.sampled_from(["zeros", "ones", "normal"]),
+        "mask_size": st.sampled_from([(10, 10), (10, 11)]),
+        "mask_resize": st.sampled_from(["gaussian", "area"]),
+        "layer": st.sampled_from(["body.0", "body.2"]),
+        "preprocess": st.sampled_from([None, v2.ToDtype(torch.float32)]),
+    }
+)
+TINY = draw_table(1, n_concepts=1)
+
+
+def key_of(how):
+    loce = make_loce(model=TorchModel(MODULE), memory="unused", random_state=0, **how)
+    loce.fit(TINY)
+    return loce._contexts(loce._identify())[0].digest
+
+
+MODULE = build_counting()
+
+
+@given(SETTINGS, SETTINGS)
+@settings(max_examples=40, deadline=None)
+def test_settings_that_differ_have_keys_that_differ(tmp_path_factory, first, second):
+    folder = tmp_path_factory.getbasetemp()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        assert (key_of(first) == key_of(second)) == (first == second)
+
+
+@given(st.lists(st.integers(0, 7), min_size=1, max_size=12))
+@settings(
+    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+def test_any_choice_of_rows_gives_each_row_its_vector(tmp_path, chosen):
+    table = draw_table(4)
+    expected = make_loce(memory=tmp_path).fit_transform(table)
+    loce = make_loce(memory=False).fit(table)
+    np.testing.assert_array_equal(loce.transform(table.iloc[chosen]), expected[chosen])
+    stored = make_loce(memory=tmp_path).fit(table)
+    np.testing.assert_array_equal(stored.transform(table.iloc[chosen]), expected[chosen])
+
+
+# Rows that fail.
+
+
+def break_rows(table, folder):
+    """Make a missing file, a truncated one, and a mask of another size of images 1, 3 and 4."""
+    files = write_images(table, folder)
+    Path(folder, "1.png").unlink()
+    content = Path(folder, "3.png").read_bytes()
+    Path(folder, "3.png").write_bytes(content[: len(content) // 2])
+    files["mask"] = [
+        np.ones((3, 3), bool) if i == 8 else mask for i, mask in enumerate(files["mask"])
+    ]
+    return files
+
+
+def test_failed_rows_lose_no_others(table, tmp_path):
+    (tmp_path / "images").mkdir()
+    broken = break_rows(table, tmp_path / "images").set_index(np.arange(12) + 100)
+    loce = make_loce(memory=tmp_path / "store")
+    bad = [2, 3, 6, 7, 8]
+    with pytest.raises(FailedRowsError, match=r"5 of 12 rows failed.*row 2 .*does not exist") as e:
+        loce.fit_transform(broken)
+    assert e.value.failures["position"].tolist() == bad
+    assert e.value.failures.index.tolist() == [102, 103, 106, 107, 108]
+    assert e.value.failures["cause"].str.contains("exist|read|3 x 3").all()
+    good = np.setdiff1d(np.arange(12), bad)
+    expected = computed(table)
+    np.testing.assert_array_equal(e.value.embeddings[good], expected[good])
+    assert np.isnan(e.value.embeddings[bad]).all()
+    with pytest.warns(UserWarning, match="5 of 12 rows failed"):
+        marked = loce.set_params(on_error="nan").fit_transform(broken)
+    np.testing.assert_array_equal(marked, e.value.embeddings)
+    assert n_passes(loce) == 4
+    assert RowStore(tmp_path / "store").info()["n_rows"] == 7
+
+
+def test_without_a_store_what_is_wrong_is_said_before_any_pass(table, tmp_path):
+    loce = make_loce(memory=False).fit(table)
+    with pytest.raises(FileNotFoundError, match=r"row 2: the image .* does not exist"):
+        loce.transform(break_rows(table, tmp_path))
+    assert n_passes(loce) == 1
+
+
+@pytest.mark.parametrize("first_is_broken", [True, False])
+def test_evaluate_and_project_mark_failed_rows(first_is_broken, table, tmp_path):
+    files = break_rows(table, tmp_path)
+    files = files.iloc[2:] if first_is_broken else files
+    loce = make_loce(on_error="nan", memory=False)
+    loce.fit(files)
+    with pytest.warns(UserWarning, match="rows failed"):
+        frame = loce.evaluate(files)
+    bad = [i for i, k in enumerate(files.index) if k in (2, 3, 6, 7, 8)]
+    assert np.flatnonzero(frame["iou"].isna()).tolist() == bad
+    assert frame["failed"].iloc[bad].all()
+    with pytest.warns(UserWarning, match="rows failed"):
+        drawn = loce.project(files)
+    assert [i for i, mask in enumerate(drawn) if mask is None] == bad
+
+
+def test_activations_that_are_not_finite_fail_one_image(table, tmp_path):
+    class Overflowing(Counting):
+        def forward(self, x):
+            return super().forward(x / (x.mean() > 0.01))  # a black image divides by zero
+
+    table = table.assign(
+        image=[
+            i * 0 if k == 4 else i for i, k in zip(table["image"], table["image_id"], strict=True)
+        ]
+    )
+    loce = make_loce(model=TorchModel(Overflowing().eval()), memory=tmp_path)
+    with pytest.raises(FailedRowsError, match=r"row 8: the activations .* NaN") as caught:
+        loce.fit_transform(table)
+    assert caught.value.failures["position"].tolist() == [8, 9]
+    assert RowStore(tmp_path).info()["n_rows"] == 10
+
+
+def test_empty_masks_are_stored_as_such(table, tmp_path):
+    table["mask"] = [mask & (i != 5) for i, mask in enumerate(table["mask"])]
+    loce = make_loce(memory=tmp_path, on_empty="nan")
+    vectors = loce.fit_transform(table)
+    assert np.flatnonzero(np.isnan(vectors).all(1)).tolist() == [5]
+    np.testing.assert_array_equal(loce.fit_transform(table), vectors)
+    assert n_passes(loce) == 6
+    with pytest.raises(FailedRowsError, match="mask of row 5 has no foreground"):
+        loce.set_params(on_empty="raise").fit_transform(table)
+
+
+# Interrupted.
+
+
+class Interrupting(Counting):
+    """Is interrupted when it has seen a number of images."""
+
+    def forward(self, x):
+        if self.n_images == 4:
+            self.n_images = 100
+            raise KeyboardInterrupt
+        return super().forward(x)
+
+
+def test_an_interrupted_call_goes_on_where_it_was(tmp_path):
+    table = draw_table(6)
+    loce = make_loce(model=TorchModel(Interrupting().eval()), memory=tmp_path, batch_size=2)
+    threads = torch.get_num_threads()
+    hooks = sum(len(module._forward_hooks) for module in loce.model.module.modules())
+    with pytest.raises(KeyboardInterrupt):
+        loce.fit_transform(table)
+    assert torch.get_num_threads() == threads
+    kept = RowStore(tmp_path).info()["n_rows"]
+    assert kept >= 4
+    assert sum(len(module._forward_hooks) for module in loce.model.module.modules()) == hooks
+    np.testing.assert_array_equal(loce.fit_transform(table), computed(table))
+    assert n_passes(loce) == 100 + 6 - kept // 2
+
+
+N_IMAGES, BATCH_SIZE, LONG_LAYERS = 100, 10, ["body.0", "body.2"]
+
+
+def long_run(store, log, result):
+    """Embed 300 rows at two layers, and log how many rows are optimised."""
+    torch.set_num_threads(1)
+    plain = _embedding.solve_rows
+
+    def logging(activations, *args, **kwargs):
+        with open(log, "a") as file:
+            file.write(f"{len(activations)}\n")
+        return plain(activations, *args, **kwargs)
+
+    _embedding.solve_rows = logging
+    loce = make_loce(memory=store, layer=LONG_LAYERS, batch_size=BATCH_SIZE)
+    np.save(result, loce.fit_transform(draw_table(N_IMAGES, n_concepts=3)))
+
+
+def kill_when_rows_are_there(process, store, n_rows):
+    """Kill a process with SIGKILL when the store has as many rows; say whether it still lived."""
+    while process.is_alive() and count_rows(store) < n_rows:
+        time.sleep(0.002)
+    process.kill()
+    process.join()
+    return process.exitcode == -signal.SIGKILL
+
+
+def count_rows(store):
+    return RowStore(store).info()["n_rows"] if Path(store, "loces.sqlite").exists() else 0
+
+
+def test_killed_runs_lose_at_most_a_batch_each(tmp_path):
+    """Twenty times SIGKILL at a random moment of one run of 300 rows at two layers."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["sklearn_loce._transformer", "tests.counting"])
+    rng = np.random.default_rng(0)
+    store, log, result = tmp_path / "store", tmp_path / "log", tmp_path / "matrix.npy"
+    n_kills = 0
+    while not result.exists():
+        process = context.Process(target=long_run, args=(store, log, result))
+        process.start()
+        if n_kills == 20:
+            process.join()
+            assert process.exitcode == 0
+        else:
+            n_rows = count_rows(store) + rng.integers(0, 30)
+            n_kills += kill_when_rows_are_there(process, store, n_rows)
+        if count_rows(store):
+            assert len(RowStore(store).verify()) == 0
+    assert n_kills == 20
+    table = draw_table(N_IMAGES, n_concepts=3)
+    np.testing.assert_array_equal(np.load(result), computed(table, layer=LONG_LAYERS))
+    n_solved = sum(map(int, log.read_text().split()))
+    assert n_solved <= 2 * (len(table) + 20 * BATCH_SIZE)
+
+
+def fill(store, seed):
+    table = draw_table(40)
+    order = np.random.default_rng(seed).permutation(len(table))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        make_loce(memory=store, batch_size=4).fit_transform(table.iloc[order])
+
+
+def test_four_processes_fill_one_store_at_once(tmp_path):
+    context = multiprocessing.get_context("forkserver")
+    processes = [context.Process(target=fill, args=(tmp_path / "store", i)) for i in range(4)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+        assert process.exitcode == 0
+    table = draw_table(40)
+    reader = make_loce(memory=tmp_path / "store")
+    np.testing.assert_array_equal(reader.fit_transform(table), computed(table))
+    assert n_passes(reader) == 0
+    assert RowStore(tmp_path / "store").info()["n_rows"] == len(table)
+
+
+# Damage.
+
+
+def flip(path, position):
+    content = bytearray(path.read_bytes())
+    content[position] ^= 0x10
+    path.write_bytes(content)
+
+
+def test_a_damaged_store_never_gives_a_wrong_vector(tmp_path):
+    table = draw_table(3)
+    expected = make_loce(memory=tmp_path).fit_transform(table)
+    file = tmp_path / "loces.sqlite"
+    sound = file.read_bytes()
+    outcomes = []
+    for position in np.random.default_rng(0).integers(0, len(sound), 25):
+        file.write_bytes(sound)
+        flip(file, position)
+        loce = make_loce(memory=tmp_path)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            try:
+                found = loce.fit_transform(table)
+            except StoreError as error:
+                outcomes.append(str(error))
+            else:
+                np.testing.assert_array_equal(found, expected)
+    assert len(outcomes) < 20
+    assert all(str(tmp_path) in message for message in outcomes)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs limits on the size of files")
+def test_a_store_on_a_full_disk_costs_no_result(tmp_path):
+    context = multiprocessing.get_context("forkserver")
+    process = context.Process(target=fill_with_little_space, args=(tmp_path,))
+    process.start()
+    process.join()
+    assert process.exitcode == 0
+    found = np.load(tmp_path / "matrix.npy")
+    np.testing.assert_array_equal(found, computed(draw_table(60)))
+    assert len(RowStore(tmp_path / "store").verify()) == 0
+
+
+def fill_with_little_space(folder):
+    """Embed where no file may grow beyond what the first rows need."""
+    RowStore(folder / "store").info()
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, resource.RLIM_INFINITY))
+    loce = make_loce(memory=folder / "store", batch_size=4)
+    with pytest.warns(UserWarning, match="store"):
+        found = loce.fit_transform(draw_table(60))
+    assert 0 < RowStore(folder / "store").info()["n_rows"] < 120
+    np.save(folder / "matrix.npy", found)
+
+
+# Memory of the device, and of the machine.
+
+
+def test_a_batch_that_does_not_fit_is_halved_with_one_warning(table, monkeypatch):
+    sizes, plain = [], _embedding.solve_rows
+
+    def cramped(activations, *args, **kwargs):
+        sizes.append(len(activations))
+        if len(activations) > 3:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return plain(activations, *args, **kwargs)
+
+    monkeypatch.setattr(_embedding, "solve_rows", cramped)
+    loce = make_loce(memory=False, batch_size=6)
+    with pytest.warns(UserWarning, match="out of memory with 6 rows at once; going on with 3") as w:
+        found = loce.fit_transform(table)
+    assert len(w) == 1
+    assert sizes == [6, 3, 3, 3, 3]
+    monkeypatch.undo()
+    np.testing.assert_array_equal(found, computed(table))
+
+
+def test_a_row_that_does_not_fit_alone_fails(table, monkeypatch):
+    def cramped(activations, *args, **kwargs):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(_embedding, "solve_rows", cramped)
+    with pytest.warns(UserWarning, match="out of memory"), pytest.raises(MemoryError, match="cpu"):
+        make_loce(memory=False).fit_transform(table)
+
+
+@pytest.mark.parametrize("n_images", [10, 40])
+def test_what_is_held_does_not_grow_with_the_table(n_images, monkeypatch):
+    alive, most, plain = [], [0], ActivationExtractor.__call__
+
+    def counting(self, images, shown=None):
+        activations = plain(self, images, shown)
+        alive[:] = [ref for ref in alive if ref() is not None]
+        alive.extend(weakref.ref(grid) for grid in activations.values())
+        most[0] = max(most[0], len(alive))
+        return activations
+
+    monkeypatch.setattr(ActivationExtractor, "__call__", counting)
+    make_loce(memory=False, batch_size=4).fit_transform(draw_table(n_images))
+    assert most[0] <= 8  # two images a batch: one filled, one optimised, one done, the first one
