@@ -249,8 +249,8 @@ class LoCETransformer(TransformerMixin, BaseEstimator):
         ValueError, FileNotFoundError
             As ``fit`` and ``transform``.
         """
-        preview = self._look_up_layers(X)
-        return self._run_over(as_samples(X), preview=preview).vectors
+        preview, identity = self._look_up_layers(X)
+        return self._run_over(as_samples(X), identity, preview=preview).vectors
 
     def transform(self, X):
         """Optimise one LoCE per row, or take it from the store.
@@ -277,7 +277,7 @@ class LoCETransformer(TransformerMixin, BaseEstimator):
             If there is a store, but ``preprocess`` or ``reshape_transform`` can't be hashed.
         """
         check_is_fitted(self)
-        return self._run_over(as_samples(X)).vectors
+        return self._run_over(as_samples(X), self._identify()).vectors
 
     def precompute(self, X, layers):
         """Fill the store for many layers in one forward pass per image.
@@ -311,14 +311,14 @@ class LoCETransformer(TransformerMixin, BaseEstimator):
         True
         """
         worker = clone(self).set_params(layer=list(layers))
-        preview = worker._look_up_layers(X)
-        if worker._identify() is None:
+        preview, identity = worker._look_up_layers(X)
+        if identity is None:
             raise ValueError(
                 f"There is no store to fill with memory={self.memory!r} and a model of type "
                 f"{type(self.model).__name__}. Set memory to a folder, or wrap the module in a "
                 "TorchModel."
             )
-        worker._run_over(as_samples(X), preview=preview, keep=False)
+        worker._run_over(as_samples(X), identity, preview=preview, keep=False)
         return self
 
     def evaluate(self, X, embeddings=None):
@@ -351,7 +351,7 @@ class LoCETransformer(TransformerMixin, BaseEstimator):
         check_is_fitted(self)
         samples = as_samples(X)
         measure = Measure(OBJECTIVES[self.objective], tuple(self.mask_size), self.mask_resize)
-        rows = self._run_over(samples, embeddings, finish=measure).finished
+        rows = self._finish_over(samples, embeddings, measure)
         unknown = np.full((len(self.layers_), 3), np.nan)
         facts = np.concatenate([unknown if row is None else row for row in rows])
         frame = pd.DataFrame(facts, columns=["iou", "loss", "foreground_cells"])
@@ -406,7 +406,7 @@ class LoCETransformer(TransformerMixin, BaseEstimator):
         """
         check_is_fitted(self)
         draw = Draw(self._position_of(layer), tuple(self.mask_size), threshold)
-        return self._run_over(as_samples(X), embeddings, finish=draw).finished
+        return self._finish_over(as_samples(X), embeddings, draw)
 
     def get_feature_names_out(self, input_features=None):
         """Name the components of a LoCE.
@@ -431,7 +431,7 @@ class LoCETransformer(TransformerMixin, BaseEstimator):
 
     @_fit_context(prefer_skip_nested_validation=True)
     def _look_up_layers(self, X):
-        """Learn names and channels of the layers; give the image that this took, or ``None``."""
+        """Learn names and channels of the layers; give the Preview that this took, and Identity."""
         samples = as_samples(X)
         check_mask_size(self.mask_size)
         extract = ActivationExtractor(
@@ -452,7 +452,7 @@ class LoCETransformer(TransformerMixin, BaseEstimator):
             note_pass(identity, self.model)
         self.n_channels_, self._n_calls = known, extract.n_calls
         self.inits_ = [initial_vector(self.init, n, self.random_state) for n in known]
-        return preview
+        return preview, identity
 
     def _first_view(self, samples):
         """Preprocess the first image; where rows may fail, the first one that can be read."""
@@ -522,11 +522,15 @@ class LoCETransformer(TransformerMixin, BaseEstimator):
         )
         return Worker(self.model, recipe)
 
-    def _run_over(self, samples, embeddings=None, **how):
+    def _finish_over(self, samples, embeddings, finish):
+        """Give what ``finish`` makes of each row with its vectors, given or optimised."""
+        if embeddings is None:
+            return self._run_over(samples, self._identify(), finish=finish).finished
+        embeddings = self._check_embeddings(embeddings, samples)
+        return self._run_over(samples, None, embeddings=embeddings, finish=finish).finished
+
+    def _run_over(self, samples, identity, **how):
         """Work on a table, and settle what failed as ``on_error`` wants it."""
-        if embeddings is not None:
-            embeddings = self._check_embeddings(embeddings, samples)
-        identity = self._identify() if embeddings is None else None
         run = Run(
             self._worker(),
             identity,
@@ -535,7 +539,7 @@ class LoCETransformer(TransformerMixin, BaseEstimator):
             progress=bool(self.verbose),
             may_fail=self._may_fail(),
         )
-        result = run.over(samples, embeddings, **how)
+        result = run.over(samples, **how)
         if result.failures:
             settle_failures(samples, result, self.on_error)
         return result

@@ -524,13 +524,15 @@ def test_a_store_on_a_full_disk_costs_no_result(tmp_path):
 
 def fill_with_little_space(folder):
     """Embed where no file may grow beyond what the first rows need."""
-    RowStore(folder / "store").info()
+    make_loce(memory=folder / "store").fit_transform(draw_table(1))
+    size = Path(folder, "store", "loces.sqlite").stat().st_size
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, resource.RLIM_INFINITY))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size + 8192, resource.RLIM_INFINITY))
     loce = make_loce(memory=folder / "store", batch_size=4)
     with pytest.warns(UserWarning, match="store"):
         found = loce.fit_transform(draw_table(60))
     assert 0 < RowStore(folder / "store").info()["n_rows"] < 120
+    resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
     np.save(folder / "matrix.npy", found)
 
 
