@@ -297,7 +297,7 @@ class RowStore:
         Raises
         ------
         TypeError, ValueError
-            If no criterion is given, or one is no such thing.
+            If no criterion is given, or one is nothing of its kind.
         StoreError
             If the file can't be written, is no store, of another version, or malformed.
         """
@@ -370,18 +370,16 @@ def _as_criteria(layer, model, older_than, damaged):
 
 
 def _as_hex(model):
-    if isinstance(model, str):
-        if not re.fullmatch("[0-9a-f]{64}", model):
-            raise ValueError(
-                "model must be a module, a TorchModel, or 64 hexadecimal digits as in the column "
-                f"'model' of to_frame(), got {model!r}."
-            )
+    if model is None or (isinstance(model, str) and re.fullmatch("[0-9a-f]{64}", model)):
         return model
-    if model is None:
-        return None
     # Imported here: a store is looked into without torch.
-    from ._fingerprint import model_digest
+    from ._fingerprint import is_model, model_digest
 
+    if not is_model(model):
+        raise TypeError(
+            "model must be a module, a TorchModel, or 64 hexadecimal digits as in the column "
+            f"'model' of to_frame(), got {model!r}."
+        )
     return model_digest(model).hex()
 
 
