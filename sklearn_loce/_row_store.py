@@ -241,15 +241,17 @@ class RowStore:
         StoreError
             If the file can't be read, is no store, of another version, or malformed.
         """
+        known, rows = {}, []
         with _obstacles_raised(), reading(self._file) as connection:
-            records = query.records(connection) if connection else []
-            rows = [_as_row(record, vectors) for record in records if not record.problem]
-        ends = ["sample", "created", "n_channels"] + ["vector"] * vectors
-        settings = dict.fromkeys(name for row in rows for name in row if name not in ends)
-        columns = [*dict.fromkeys(["layer", "model", "preprocess", *settings]), *ends]
-        frame = pd.DataFrame(rows, columns=columns)
+            if connection:
+                known = query.contexts(connection)
+                sound = (record for record in query.records(connection) if not record.problem)
+                rows = [_as_row(record, vectors) for record in sound]
+        columns = ["sample", "created", "n_channels"] + ["vector"] * vectors
+        frame = pd.DataFrame(rows, columns=["context", *columns])
         frame["created"] = pd.to_datetime(frame["created"], unit="ns", utc=True)
-        return frame
+        facts = _tabulate({number: facts for number, (_, facts) in known.items() if facts})
+        return frame.join(facts, on="context")[[*facts.columns, *columns]]
 
     def verify(self):
         """Read everything and compare it with its checksums.
@@ -351,14 +353,20 @@ def _obstacles_raised():
 
 
 def _as_row(record, vectors):
-    facts = {name: value for name, value in record.facts.items() if name != "settings"}
-    settings = {
-        name: tuple(value) if isinstance(value, list) else value
-        for name, value in record.facts["settings"].items()
-    }
     vector = np.frombuffer(record.vector, dtype=query.DTYPE)
-    own = {"sample": record.sample.hex(), "created": record.created, "n_channels": len(vector)}
-    return settings | facts | own | ({"vector": vector} if vectors else {})
+    own = record.context, record.sample.hex(), record.created, len(vector)
+    return (*own, vector) if vectors else own
+
+
+def _tabulate(contexts):
+    """Make a table of contexts, a dict of {int: facts}, with a column per setting."""
+    names = ["layer", "model", "preprocess"]
+    rows = [
+        {name: facts[name] for name in names}
+        | {n: tuple(v) if isinstance(v, list) else v for n, v in facts["settings"].items()}
+        for facts in contexts.values()
+    ]
+    return pd.DataFrame(rows, index=list(contexts), columns=None if rows else names)
 
 
 def _as_criteria(layer, model, older_than, damaged):

@@ -5,7 +5,6 @@ import json
 import multiprocessing
 import os
 import pickle
-import resource
 import shutil
 import signal
 import sqlite3
@@ -440,6 +439,8 @@ def world_folder():
 @pytest.fixture
 def as_mortal():
     """Give up the rights of root, who may write everywhere, for a test."""
+    if os.name != "posix":
+        pytest.skip("needs the rights of POSIX")
     is_root = os.geteuid() == 0
 
     def become():
@@ -499,6 +500,7 @@ def test_a_file_that_cant_be_read_costs_no_result(world_folder, as_mortal):
 @pytest.fixture
 def full_disk():
     """Let no file grow beyond 100 kB."""
+    resource = pytest.importorskip("resource")
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, before[1]))
     yield
@@ -558,6 +560,7 @@ for batch in itertools.count():
 """
 
 
+@pytest.mark.skipif(os.name != "posix", reason="needs SIGKILL")
 def test_a_killed_writer_leaves_whole_batches(store):
     generator = np.random.default_rng(0)
     for _ in range(2):
