@@ -2,6 +2,7 @@
 
 import functools
 import math
+import random
 import sys
 import types
 import weakref
@@ -42,8 +43,10 @@ _CODE_FIELDS = (
     *("co_code", "co_names", "co_varnames", "co_freevars", "co_cellvars", "co_flags"),
     *("co_argcount", "co_posonlyargcount", "co_kwonlyargcount", "co_exceptiontable"),
 )
-# What nn.Module itself keeps: training mode, hooks, and the three dicts that are hashed apart.
-_MODULE_BOOKKEEPING = frozenset(vars(nn.Module())) | {"_compiled_call_impl"}
+_GENERATORS = (random.Random, np.random.Generator, np.random.RandomState, torch.Generator)
+# What nn.Module itself keeps: training mode, hooks, and the three dicts that are hashed apart; and
+# what torch.compile leaves behind.
+_MODULE_BOOKKEEPING = {*vars(nn.Module()), "_compiled_call_impl", "_is_torch_compile"}
 
 
 def digest(*values):
@@ -106,13 +109,14 @@ class Encoder:
         self._depths = {}
         self._highest = math.inf  # level to which the cycles within the present object lead
         self._queue = deque()
+        self._is_aside = False  # whether the present value is only named by code
         self._state = new_hash()
 
     def digest(self, value):
         """Give the digest of one value."""
         self._encode(value)
         while self._queue:
-            write, queued = self._queue.popleft()
+            write, queued, self._is_aside = self._queue.popleft()
             write(queued)
         return self._state.digest()
 
@@ -206,7 +210,7 @@ class Encoder:
     def _encode_later(self, value, write):
         if id(value) not in self._numbers:
             self._numbers[id(value)] = len(self._numbers), value
-            self._queue.append((write, value))
+            self._queue.append((write, value, self._is_aside))
         self._put("number", str(self._numbers[id(value)][0]))
 
     def _encode_aside(self, value):
@@ -216,6 +220,7 @@ class Encoder:
         """
         lengths = len(self._numbers), len(self._done), len(self._queue), len(self._depths)
         outer, highest, self._state = self._state, self._highest, new_hash()
+        was_aside, self._is_aside = self._is_aside, True
         try:
             self._encode(value)
         except TypeError:
@@ -223,7 +228,7 @@ class Encoder:
             self._highest, self._state = highest, new_hash()
             self._put("kind", f"{type(value).__module__}.{type(value).__qualname__}")
         outer.update(self._state.digest())
-        self._state = outer
+        self._state, self._is_aside = outer, was_aside
 
     def _forget_since(self, *lengths):
         """Take back what was met on the way to an error: it is not written."""
@@ -238,14 +243,17 @@ class Encoder:
     def _write_function(self, function):
         self._put("function", f"{function.__module__}.{function.__qualname__}")
         self._write_code(function.__code__)
-        self._encode([function.__defaults__, function.__kwdefaults__])
         is_library = top_level(function.__module__) in LIBRARIES
+        # What decorators of others hold, such as a running generator, is no concern of the user's.
+        encode = self._encode_aside if is_library or self._is_aside else self._encode
+        encode([function.__defaults__, function.__kwdefaults__])
         for cell in function.__closure__ or ():
-            # What a library's decorators hold, such as a running generator, is the library's.
-            self._write_cell(cell, self._encode_aside if is_library else self._encode)
+            self._write_cell(cell, encode)
         if is_library:
             return self._put("version", version_of(function.__module__))
-        self._encode_attributes(function.__dict__)
+        for name, value in sorted(function.__dict__.items()):
+            self._put("attribute", name)
+            encode(value)
         for name, value in named_values(all_names(function.__code__), function.__globals__):
             self._put("global", name)
             self._encode_aside(value)
@@ -300,6 +308,9 @@ class Encoder:
         own = getattr(value, "fingerprint", None)
         if callable(own):
             return self._put("fingerprint", told_fingerprint(value, own()))
+        if self._is_aside and isinstance(value, _GENERATORS):
+            # One that code draws from has another state after each draw.
+            return self._put("kind", type(value).__qualname__)
         if isinstance(getattr(value, "py_func", None), types.FunctionType):
             # Numba's functions, which pickle gives a random number.
             return self._encode([type(value).__qualname__, value.py_func])

@@ -63,7 +63,7 @@ def top_level(module):
 def version_of(module):
     """Give the version that the package of a module names; an empty str where it names none."""
     version = getattr(sys.modules.get(top_level(module)), "__version__", "")
-    return str(version)
+    return str(version).partition("+")[0]  # 2.6.0+cpu and 2.6.0+cu126 are one version
 
 
 def all_names(code):

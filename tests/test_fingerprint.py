@@ -233,6 +233,23 @@ def test_a_global_lock_is_no_reason_to_give_up():
     assert key != first
 
 
+def test_what_a_named_function_holds_is_no_reason_to_give_up_either():
+    text = "def f(x):\n    return helper(x)"
+    keys = [digest(_compiled(text, helper=adder(held))) for held in (threading.Lock(), 1, 2)]
+    assert len(set(keys)) == 3
+    with pytest.raises(TypeError, match="can't be told"):
+        digest(adder(threading.Lock()))
+
+
+def test_drawing_does_not_change_a_function_that_draws():
+    generator = np.random.default_rng(0)
+    draw = _compiled("def f():\n    return generator.random()", generator=generator)
+    key = digest(draw)
+    draw()
+    assert digest(draw) == key
+    assert digest(generator) != digest(np.random.default_rng(0))
+
+
 def test_monkeypatched_methods_count(monkeypatch):
     module = nn.Sequential(nn.Conv2d(3, 2, 1), nn.ReLU())
     before = model_digest(module), digest(Scaled)
@@ -361,6 +378,12 @@ def test_whatever_changes_the_activations_changes_the_digest():
         lambda network: network.register_buffer("other", torch.zeros(1)),
     ]
     assert len({_changed(change) for change in changes}) == len(changes)
+
+
+def test_a_compiled_model_is_the_model():
+    network = make_scaled()
+    key = model_digest(network)
+    assert model_digest(torch.compile(network)) == key == model_digest(network)
 
 
 def test_order_of_children_counts():
