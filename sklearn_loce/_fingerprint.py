@@ -9,13 +9,15 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
+from torch import nn
 
-from ._canonical import Encoder, array_bytes, digest, new_hash, tensor_digest
+from ._canonical import Encoder, digest
+from ._introspection import array_bytes, new_hash, tensor_digest
 from ._masks import compress_rle
 from ._model import TorchModel, as_module
 from ._samples import read_image
 
-__all__ = ["digest", "file_digest", "image_digest", "mask_digest", "model_digest"]
+__all__ = ["digest", "file_digest", "image_digest", "is_model", "mask_digest", "model_digest"]
 
 # A file that is written twice within one tick of the clock of its file system shows the same times
 # after both. git, which faces the same, calls such files racy. FAT ticks every 2 s, others faster:
@@ -178,6 +180,11 @@ def mask_digest(mask):
     if _is_path(mask):
         return digest("mask file", file_digest(mask))
     return _pixel_digest("mask", np.asarray(mask))
+
+
+def is_model(value):
+    """Say whether a value is a module or a handle on one."""
+    return isinstance(value, nn.Module | TorchModel)
 
 
 def model_digest(model):

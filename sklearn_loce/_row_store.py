@@ -241,15 +241,17 @@ class RowStore:
         StoreError
             If the file can't be read, is no store, of another version, or malformed.
         """
+        known, rows = {}, []
         with _obstacles_raised(), reading(self._file) as connection:
-            records = query.records(connection) if connection else []
-            rows = [_as_row(record, vectors) for record in records if not record.problem]
-        ends = ["sample", "created", "n_channels"] + ["vector"] * vectors
-        settings = dict.fromkeys(name for row in rows for name in row if name not in ends)
-        columns = [*dict.fromkeys(["layer", "model", "preprocess", *settings]), *ends]
-        frame = pd.DataFrame(rows, columns=columns)
+            if connection:
+                known = query.contexts(connection)
+                sound = (record for record in query.records(connection) if not record.problem)
+                rows = [_as_row(record, vectors) for record in sound]
+        columns = ["sample", "created", "n_channels"] + ["vector"] * vectors
+        frame = pd.DataFrame(rows, columns=["context", *columns])
         frame["created"] = pd.to_datetime(frame["created"], unit="ns", utc=True)
-        return frame
+        facts = _tabulate({number: facts for number, (_, facts) in known.items() if facts})
+        return frame.join(facts, on="context")[[*facts.columns, *columns]]
 
     def verify(self):
         """Read everything and compare it with its checksums.
@@ -297,7 +299,7 @@ class RowStore:
         Raises
         ------
         TypeError, ValueError
-            If no criterion is given, or one is no such thing.
+            If no criterion is given, or one is nothing of its kind.
         StoreError
             If the file can't be written, is no store, of another version, or malformed.
         """
@@ -351,14 +353,20 @@ def _obstacles_raised():
 
 
 def _as_row(record, vectors):
-    facts = {name: value for name, value in record.facts.items() if name != "settings"}
-    settings = {
-        name: tuple(value) if isinstance(value, list) else value
-        for name, value in record.facts["settings"].items()
-    }
     vector = np.frombuffer(record.vector, dtype=query.DTYPE)
-    own = {"sample": record.sample.hex(), "created": record.created, "n_channels": len(vector)}
-    return settings | facts | own | ({"vector": vector} if vectors else {})
+    own = record.context, record.sample.hex(), record.created, len(vector)
+    return (*own, vector) if vectors else own
+
+
+def _tabulate(contexts):
+    """Make a table of contexts, a dict of {int: facts}, with a column per setting."""
+    names = ["layer", "model", "preprocess"]
+    rows = [
+        {name: facts[name] for name in names}
+        | {n: tuple(v) if isinstance(v, list) else v for n, v in facts["settings"].items()}
+        for facts in contexts.values()
+    ]
+    return pd.DataFrame(rows, index=list(contexts), columns=None if rows else names)
 
 
 def _as_criteria(layer, model, older_than, damaged):
@@ -370,18 +378,16 @@ def _as_criteria(layer, model, older_than, damaged):
 
 
 def _as_hex(model):
-    if isinstance(model, str):
-        if not re.fullmatch("[0-9a-f]{64}", model):
-            raise ValueError(
-                "model must be a module, a TorchModel, or 64 hexadecimal digits as in the column "
-                f"'model' of to_frame(), got {model!r}."
-            )
+    if model is None or (isinstance(model, str) and re.fullmatch("[0-9a-f]{64}", model)):
         return model
-    if model is None:
-        return None
     # Imported here: a store is looked into without torch.
-    from ._fingerprint import model_digest
+    from ._fingerprint import is_model, model_digest
 
+    if not is_model(model):
+        raise TypeError(
+            "model must be a module, a TorchModel, or 64 hexadecimal digits as in the column "
+            f"'model' of to_frame(), got {model!r}."
+        )
     return model_digest(model).hex()
 
 

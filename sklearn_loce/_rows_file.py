@@ -12,6 +12,7 @@ FORMAT_VERSION = 1
 TIMEOUT = 120.0  # seconds to wait for other processes
 
 _APPLICATION_ID = 0x4C6F4345  # "LoCE"
+_SMALLEST = 512  # bytes of SQLite's smallest page
 _TABLES = {
     name: f"CREATE TABLE {name} ({columns})"
     for name, columns in {
@@ -55,6 +56,10 @@ def _way_out(file):
     return f"Move the folder {str(file.parent)!r} away: its rows are computed again then."
 
 
+def _damaged(file, reason):
+    return StoreError(f"{str(file)!r} is damaged ({reason}). {_way_out(file)}")
+
+
 def _primary_code(error):
     return getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF
 
@@ -67,7 +72,9 @@ def _explained(file):
     except sqlite3.Error as error:
         if _primary_code(error) in _OBSTACLES:
             raise OSError(f"{str(file)!r}: {error}") from error
-        raise StoreError(f"{str(file)!r} is damaged ({error}). {_way_out(file)}") from error
+        raise _damaged(file, error) from error
+    except UnicodeDecodeError as error:  # of SQLite's own message, where it quotes what is damaged
+        raise _damaged(file, "text that is no UTF-8") from error
 
 
 def _connect(file, how):
@@ -86,6 +93,9 @@ def _pragma(connection, name):
 
 def _check(connection, file):
     """Raise unless the file is a store of this version; say whether it has its tables yet."""
+    if 0 < file.stat().st_size < _SMALLEST:
+        # SQLite takes a file that is shorter than a page for an empty one.
+        raise _damaged(file, "it is no SQLite database")
     found = {
         name.decode(errors="replace"): (sql or b"").decode(errors="replace")
         for name, sql in connection.execute("SELECT name, sql FROM sqlite_master")
@@ -108,9 +118,7 @@ def _check(connection, file):
             f"version {FORMAT_VERSION}. Give another folder. {_way_out(file)}"
         )
     if found != _TABLES:
-        raise StoreError(
-            f"{str(file)!r} is damaged (its tables are {sorted(found.values())}). {_way_out(file)}"
-        )
+        raise _damaged(file, f"its tables are {sorted(found.values())}")
     return True
 
 
@@ -217,7 +225,7 @@ def check_integrity(connection, file):
         text.decode(errors="replace") for (text,) in connection.execute("PRAGMA integrity_check")
     ]
     if found != ["ok"]:
-        raise StoreError(f"{str(file)!r} is damaged ({'; '.join(found[:3])}). {_way_out(file)}")
+        raise _damaged(file, "; ".join(found[:3]))
 
 
 def n_bytes(connection):

@@ -18,7 +18,7 @@ class Record:
 
     Parameters
     ----------
-    id : int
+    id, context : int
     facts : dict or None
         Layer, model, preprocess and settings; ``None`` where the context is missing or damaged.
     sample : bytes
@@ -31,6 +31,7 @@ class Record:
     """
 
     id: int
+    context: int
     facts: dict | None
     sample: bytes
     vector: bytes
@@ -128,7 +129,7 @@ def records(connection):
         problem = None if facts is not None else "its context is missing or damaged"
         if facts is not None and check != checksum(key, sample, vector, created):
             problem = "its checksum is not that of its content"
-        yield Record(number, facts, sample, vector, created, problem)
+        yield Record(number, context, facts, sample, vector, created, problem)
 
 
 def _damaged_channels(connection):

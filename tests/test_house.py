@@ -21,6 +21,7 @@ TORCH_FLOOR = (
     "_cache",
     "_canonical",
     "_fingerprint",
+    "_introspection",
     "_masks",
     "_measure",
     "_model",
