@@ -1,0 +1,213 @@
+"""Rows don't depend on who computes them: this process, joblib's workers, or those of a cluster."""
+
+import os
+import signal
+import threading
+import warnings
+
+import joblib
+import numpy as np
+import pytest
+import torch
+from sklearn.base import clone
+from torch import nn
+
+from sklearn_loce import RowStore, TorchModel, _parallel
+from sklearn_loce.exceptions import FailedRowsError
+
+from .counting import build_counting, draw_table, make_loce, write_images
+
+distributed = pytest.importorskip("distributed")
+
+
+@pytest.fixture(scope="module")
+def table():
+    return draw_table(24)
+
+
+@pytest.fixture(scope="module")
+def expected(table):
+    return make_loce(memory=False, layer=["body.0", "body.2"]).fit_transform(table)
+
+
+@pytest.fixture(scope="module")
+def client():
+    cluster = distributed.LocalCluster(
+        n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None
+    )
+    with cluster, distributed.Client(cluster) as client:
+        yield client
+
+
+def large():
+    """Build a network whose weights are worth spreading only once."""
+    network = build_counting()
+    network.ballast = nn.Linear(1000, 1000)
+    nn.init.zeros_(network.ballast.weight)
+    nn.init.zeros_(network.ballast.bias)
+    return network
+
+
+MODELS = {
+    "builder": lambda: TorchModel(build_counting),
+    "module": lambda: TorchModel(build_counting()),
+    "bare": build_counting,
+    "large": lambda: TorchModel(large()),
+}
+
+
+def make(**how):
+    return make_loce(**{"memory": False, "layer": ["body.0", "body.2"], "n_jobs": 2} | how)
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_workers_give_equal_rows(model, table, expected):
+    loce = make(model=MODELS[model]())
+    np.testing.assert_array_equal(loce.fit_transform(table), expected)
+    module = getattr(loce.model, "module", loce.model)
+    assert module.n_images == 1  # only fit's; the others passed elsewhere
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_a_cluster_gives_equal_rows(model, table, expected, client):
+    with joblib.parallel_config("dask"):
+        loce = make(model=MODELS[model](), n_jobs=None)
+        np.testing.assert_array_equal(loce.fit_transform(table), expected)
+    assert getattr(loce.model, "module", loce.model).n_images == 1
+
+
+def test_threads_of_torch_make_no_difference(table, expected):
+    before = torch.get_num_threads()
+    try:
+        for n_threads in (1, 3):
+            torch.set_num_threads(n_threads)
+            found = make(n_jobs=None).fit_transform(table)
+            np.testing.assert_array_equal(found, expected)
+            assert torch.get_num_threads() == n_threads
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_workers_measure_and_draw_too(table):
+    plain, spread = make(n_jobs=None).fit(table), make().fit(table)
+    assert spread.evaluate(table).equals(plain.evaluate(table))
+    embeddings = plain.transform(table)
+    ours = spread.project(table, embeddings, layer="body.2", threshold=None)
+    theirs = plain.project(table, embeddings, layer="body.2", threshold=None)
+    for one, other in zip(ours, theirs, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def thread_counts(_):
+    return torch.get_num_threads(), threading.active_count()
+
+
+class Watching(nn.Sequential):
+    """Notes on a file who ran it with how many threads."""
+
+    def __init__(self, path):
+        super().__init__(*build_counting().body)
+        self.path = str(path)
+
+    def forward(self, x):
+        with open(self.path, "a") as file:
+            file.write(f"{os.getpid()} {torch.get_num_threads()}\n")
+        return super().forward(x)
+
+
+def test_a_worker_runs_one_thread_and_each_image_passes_once(table, tmp_path):
+    model = TorchModel(Watching(tmp_path / "log").eval())
+    make(model=model, layer="2").fit_transform(table)
+    lines = (tmp_path / "log").read_text().split("\n")[:-1]
+    assert {line.split()[1] for line in lines} == {"1"}
+    assert len(lines) == 24 + 1  # fit's
+    assert len({line.split()[0] for line in lines}) <= 3
+
+
+class CountingLoads(TorchModel):
+    """Notes on a file when it is unpickled."""
+
+    def __init__(self, source, path):
+        super().__init__(source)
+        self.path = str(path)
+
+    def __setstate__(self, state):
+        self.__dict__.update(state)
+        with open(self.path, "a") as file:
+            file.write(f"{os.getpid()}\n")
+
+
+@pytest.mark.parametrize("backend", ["loky", "dask"])
+def test_the_model_travels_once_per_worker(backend, table, tmp_path, client):
+    model = CountingLoads(large(), tmp_path / "log")
+    with joblib.parallel_config(backend, n_jobs=2):
+        loce = make(model=model, batch_size=2).fit(table)
+        for _ in range(2):
+            loce.transform(table)
+    pids = (tmp_path / "log").read_text().split()
+    assert 1 <= len(pids) == len(set(pids)) <= 2
+
+
+def test_only_the_caller_writes_the_store(table, tmp_path, expected):
+    loce = make(memory=tmp_path / "store")
+    np.testing.assert_array_equal(loce.fit_transform(table), expected)
+    assert RowStore(tmp_path / "store").info()["n_rows"] == 2 * len(table)
+    again = clone(loce).set_params(model=TorchModel(build_counting))
+    np.testing.assert_array_equal(again.fit_transform(table), expected)
+    assert again.model.module.n_images == 0
+
+
+def test_workers_name_failed_rows_by_their_place_in_the_table(table, tmp_path):
+    files = write_images(table, tmp_path)
+    content = (tmp_path / "20.png").read_bytes()
+    (tmp_path / "20.png").write_bytes(content[: len(content) // 2])
+    loce = make(memory=tmp_path / "store", layer="body.0")
+    with pytest.raises(FailedRowsError, match=r"2 of 48 rows failed: row 40: the image") as caught:
+        loce.fit_transform(files)
+    assert caught.value.failures["position"].tolist() == [40, 41]
+
+
+class Suicidal(nn.Sequential):
+    """Kills the process of which it is told by a file, once."""
+
+    def __init__(self, path):
+        super().__init__(*build_counting().body)
+        self.path = str(path)
+        self.home = os.getpid()
+
+    def forward(self, x):
+        if os.getpid() != self.home and x.mean() > 0.9:  # one white image
+            try:
+                os.close(os.open(self.path, os.O_CREAT | os.O_EXCL))
+            except FileExistsError:
+                pass
+            else:
+                os.kill(os.getpid(), signal.SIGKILL)
+        return super().forward(x)
+
+
+@pytest.mark.parametrize("backend", ["loky", "dask"])
+def test_a_killed_worker_costs_no_row(backend, table, tmp_path, client):
+    images = table["image"].tolist()
+    images[20] = images[21] = np.full_like(images[20], 255)
+    deadly = table.assign(image=images)
+    loce = make(model=TorchModel(Suicidal(tmp_path / "killed").eval()), layer="2", batch_size=2)
+    plain = clone(loce).set_params(n_jobs=None).fit_transform(deadly)
+    with joblib.parallel_config(backend, n_jobs=2), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="A worker was lost")
+        found = loce.fit_transform(deadly)
+    assert (tmp_path / "killed").exists()
+    np.testing.assert_array_equal(found, plain)
+
+
+def test_errors_that_do_not_travel_become_plain_ones():
+    class OddError(Exception):
+        def __init__(self, a, b):
+            super().__init__("odd")
+
+    from sklearn_loce._embedding import Outcome
+    from sklearn_loce._stream import Failure
+
+    outcome = _parallel._portable(Outcome(0, failure=Failure(0, "row 0", OddError(1, 2))))
+    assert type(outcome.failure.error) is RuntimeError
+    assert "OddError: odd" in str(outcome.failure)
