@@ -59,7 +59,15 @@ def _open_members(archive):
             yield list(_zip_members(file))
     else:
         with tarfile.open(archive) as file:
-            yield list(_tar_members(file))
+            yield _read_tar(file)
+
+
+def _read_tar(file):
+    try:
+        return list(_tar_members(file))
+    except OSError as error:
+        # A size that is none has led to a place that is none.
+        raise tarfile.ReadError(str(error)) from error
 
 
 def _check_members(members, archive):
