@@ -11,6 +11,9 @@ from pycocotools import mask as coco_mask
 from scipy import ndimage, sparse
 
 MASK_RESIZE = ("gaussian", "area", "nearest", "bilinear")
+_LONGEST_SIDE = 1 << 15  # pixels; beyond, the blur takes minutes
+_TRUNCATE = 4.0  # standard deviations, where SciPy and scikit-image cut the blur off
+_BLOCK = 1 << 20  # numbers held at a time
 _COUNT_LIMIT = 1 << 32  # pycocotools counts pixels in 32 bits
 _LONGEST_NUMBER = 7  # characters of such a count in a compressed RLE
 _PROGRAMS = ("EPS",)  # formats that Pillow reads by running an interpreter on them
@@ -206,12 +209,33 @@ def read_mask(mask):
 @lru_cache(maxsize=64)
 def _gaussian_matrix(size_in, size_out):
     """Give blur and interpolation along one axis, a sparse array of shape (size_out, size_in)."""
+    if size_in > _LONGEST_SIDE:
+        raise ValueError(
+            f"a mask with a side of {size_in} pixels can't be resized by method 'gaussian', "
+            f"which takes up to {_LONGEST_SIDE}; shrink the image first, or choose 'area'"
+        )
     sigma = max(0.0, (size_in / size_out - 1) / 2)
-    lines = np.eye(size_in)
-    if sigma > 0:
-        lines = ndimage.gaussian_filter1d(lines, sigma, axis=0, mode="mirror")
+    step = max(1, _BLOCK // size_in)
     zoom = (size_out / size_in, 1)
-    return sparse.csr_array(ndimage.zoom(lines, zoom, order=1, mode="mirror", grid_mode=True))
+    blocks = []
+    for start in range(0, size_in, step):
+        lines = _blurred_lines(size_in, start, min(start + step, size_in), sigma)
+        block = ndimage.zoom(lines, zoom, order=1, mode="mirror", grid_mode=True)
+        blocks.append(sparse.csc_array(block))
+    return sparse.hstack(blocks, format="csr")
+
+
+def _blurred_lines(size, start, stop, sigma):
+    """Blur the columns ``start`` to ``stop`` of a unit matrix; they are zero but for a window."""
+    reach = int(_TRUNCATE * sigma + 0.5) + 1
+    first, last = max(0, start - reach), min(size, stop + reach)
+    lines = np.zeros((size, stop - start))
+    lines[np.arange(start, stop), np.arange(stop - start)] = 1
+    if sigma > 0:
+        lines[first:last] = ndimage.gaussian_filter1d(
+            lines[first:last], sigma, axis=0, mode="mirror", truncate=_TRUNCATE
+        )
+    return lines
 
 
 def _resize_gaussian(mask, size):

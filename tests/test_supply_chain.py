@@ -15,6 +15,7 @@ import pytest
 from PIL import Image
 
 from sklearn_loce import LoCETransformer, TorchModel
+from sklearn_loce._masks import resize_masks
 from sklearn_loce.datasets import from_detections, load_coco, load_masks, load_voc
 from sklearn_loce.segmentation import ConceptSegmenter, Net2VecSegmenter
 
@@ -316,6 +317,13 @@ def test_postscript_is_not_run(loce, tmp_path, monkeypatch, cell):
     path.write_text(f"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 {WIDTH} {HEIGHT}\n(x) run\n")
     read = lambda: loce.transform(_samples(**{cell: path}))  # noqa: E731
     _refused(read, path, f"row 2: the {cell} .*PostScript is a program")
+
+
+def test_a_long_and_thin_mask_takes_little_memory():
+    with _little_memory_and_time():
+        assert resize_masks([np.ones((9_500, 1))], (100, 100)).min() == 1
+    with pytest.raises(ValueError, match="side of 1000000 pixels"), _little_memory_and_time():
+        resize_masks([np.ones((1, 10**6), dtype=bool)], (100, 100))
 
 
 # Names that shells, databases, browsers, terminals and file systems take for something else.
