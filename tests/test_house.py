@@ -1,7 +1,6 @@
 """The house: what imports what, and what the light import stays free of."""
 
 import ast
-import re
 import subprocess
 import sys
 from pathlib import Path
@@ -9,6 +8,8 @@ from pathlib import Path
 import pytest
 
 import sklearn_loce
+
+from .pages import python_blocks
 
 PACKAGE = Path(sklearn_loce.__file__).parent
 ARRAY_FLOOR = ("metrics", "cluster", "mixture", "outliers")
@@ -142,8 +143,7 @@ def _codes():
     folders = (PACKAGE, ROOT / "examples", ROOT / "benchmarks", ROOT / "docs")
     codes = {path: path.read_text() for folder in folders for path in folder.rglob("*.py")}
     for path in [ROOT / "README.md", *(ROOT / "docs").rglob("*.md")]:
-        blocks = re.findall(r"```python\n(.*?)```", path.read_text(), flags=re.DOTALL)
-        codes |= {f"{path}, block {i}": block for i, block in enumerate(blocks)}
+        codes |= {f"{path}, block {i}": block for i, block in enumerate(python_blocks(path))}
     return codes
 
 
