@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 from sklearn_loce import LoCETransformer, TorchModel
-from sklearn_loce._masks import resize_masks
+from sklearn_loce._masks import read_mask, resize_masks
 from sklearn_loce.datasets import from_detections, load_coco, load_masks, load_voc
 from sklearn_loce.segmentation import ConceptSegmenter, Net2VecSegmenter
 
@@ -223,6 +223,26 @@ def test_the_longest_outline_is_drawn_in_little_memory(tmp_path):
     make_coco_tree(tmp_path)
     with _little_memory_and_time():
         _from_coco(_samples(mask=[[0, 0, 2**19 - 8, 0, 2**19 - 8, 6, 0, 6]]), tmp_path)
+
+
+def _from_box(box):
+    output = {"boxes": np.array([box], dtype=float), "labels": np.array([0])}
+    return from_detections([_image()], [output], class_names=["car"], mask="rectangle").data
+
+
+@pytest.mark.parametrize("far", [20, 1e8, 1e12, 1e300])
+def test_boxes_are_cut_at_the_borders_however_far_they_reach(far):
+    with _little_memory_and_time():
+        mask = read_mask(_from_box([-far, 2, 5, far])["mask"].iloc[0])
+    expected = np.zeros((HEIGHT, WIDTH), dtype=bool)
+    expected[2:, :5] = True
+    np.testing.assert_array_equal(mask, expected)
+
+
+@pytest.mark.parametrize("wrong", [float("nan"), float("inf")])
+def test_boxes_that_are_none(wrong):
+    with pytest.raises(ValueError, match=r"detections\[0\]: a box must be four finite numbers"):
+        _from_box([0, 0, wrong, 4])
 
 
 def _chunk(kind, content):

@@ -151,9 +151,14 @@ def _encode_mask(mask, size, threshold):
 
 
 def _encode_box(box, size):
-    """Fill a box; pycocotools cuts it at the image's borders."""
-    left, top, right, bottom = box
-    sides = np.array([[left, top, max(right - left, 0), max(bottom - top, 0)]], dtype=float)
+    """Fill a box, cut at the image's borders: pycocotools walks the whole of its outline."""
+    corners = np.asarray(box, dtype=float)
+    if corners.shape != (4,) or not np.isfinite(corners).all():
+        raise ValueError(f"a box must be four finite numbers, got {corners.tolist()}.")
+    height, width = size
+    left, right = np.clip(corners[[0, 2]], -1, width + 1)
+    top, bottom = np.clip(corners[[1, 3]], -1, height + 1)
+    sides = np.array([[left, top, max(right - left, 0), max(bottom - top, 0)]])
     return coco_mask.frPyObjects(sides, *size)[0]
 
 
