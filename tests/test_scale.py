@@ -52,6 +52,19 @@ def test_parts_are_what_one_call_gives(page, direct):
     assert page["concepts"].columns.tolist() == ["concept"]
 
 
+def test_an_interrupted_run_goes_on(page, tmp_path, monkeypatch):
+    """Parts that are whole stay as they are, and one that was begun is not taken for whole."""
+    monkeypatch.chdir(tmp_path)
+    names = run_blocks(PAGE, {}, "begun")
+    files = sorted(names["folder"].iterdir())
+    before = [file.read_bytes() for file in files]
+    files[1].rename(files[1].with_name("_00001"))
+    (names["folder"] / "_00001").write_bytes(before[1][:100])
+    assert len(pd.read_parquet(names["folder"])) < len(names["table"])
+    run_blocks(PAGE, names, "begun")
+    assert [file.read_bytes() for file in sorted(names["folder"].iterdir())] == before
+
+
 def test_pieces_and_the_mapped_matrix_are_the_files(page):
     in_order = page["X"].loc[page["concepts"].index].to_numpy()
     np.testing.assert_array_equal(page["mapped"], in_order)
