@@ -1,6 +1,7 @@
 """Concept masks: reading them, and bringing them to the size at which a LoCE is optimised."""
 
 import os
+from contextlib import contextmanager
 from functools import lru_cache
 from numbers import Integral
 
@@ -10,6 +11,12 @@ from pycocotools import mask as coco_mask
 from scipy import ndimage, sparse
 
 MASK_RESIZE = ("gaussian", "area", "nearest", "bilinear")
+_LONGEST_SIDE = 1 << 15  # pixels; beyond, the blur takes minutes
+_TRUNCATE = 4.0  # standard deviations, where SciPy and scikit-image cut the blur off
+_BLOCK = 1 << 20  # numbers held at a time
+_COUNT_LIMIT = 1 << 32  # pycocotools counts pixels in 32 bits
+_LONGEST_NUMBER = 7  # characters of such a count in a compressed RLE
+_PROGRAMS = ("EPS",)  # formats that Pillow reads by running an interpreter on them
 
 
 def check_mask_size(size):
@@ -28,7 +35,8 @@ def _decode_counts(text):
     """
     characters = np.frombuffer(text, dtype=np.uint8).astype(np.int64) - 48
     ends = np.flatnonzero((characters & 32) == 0)
-    if len(ends) == 0 or ends[-1] != len(characters) - 1 or characters.min() < 0:
+    is_foreign = len(characters) == 0 or characters.min() < 0 or characters.max() > 63
+    if is_foreign or len(ends) == 0 or ends[-1] != len(characters) - 1:
         raise ValueError("a compressed mask RLE is cut off or holds foreign characters")
     starts = np.r_[0, ends[:-1] + 1]
     place = np.arange(len(characters)) - np.repeat(starts, ends - starts + 1)
@@ -40,6 +48,51 @@ def _decode_counts(text):
     numbers[1::2] = np.cumsum(numbers[1::2])
     numbers[2::2] = np.cumsum(numbers[2::2])
     return numbers
+
+
+def rle_size(rle):
+    """Give the size that a COCO run-length encoding claims, decoding nothing.
+
+    Parameters
+    ----------
+    rle : dict
+
+    Returns
+    -------
+    tuple of int
+        (height, width).
+
+    Raises
+    ------
+    ValueError
+        If a key is missing, or the size is not two positive integers or larger than an image that
+        Pillow would open.
+    """
+    if not {"size", "counts"} <= rle.keys():
+        raise ValueError(f"A mask RLE needs the keys 'size' and 'counts', got {sorted(rle)}.")
+    try:
+        size = tuple(int(n) for n in rle["size"])
+        is_whole = len(size) == 2 and size == tuple(rle["size"]) and min(size) >= 1
+    except (TypeError, ValueError, OverflowError):
+        is_whole = False
+    if not is_whole:
+        raise ValueError(
+            f"the size of a mask RLE must be two positive integers, got {rle['size']!r}"
+        )
+    check_n_pixels(size)
+    return size
+
+
+def check_n_pixels(size):
+    """Raise where a claimed (height, width) is larger than an image that Pillow would open."""
+    limit = _COUNT_LIMIT - 1
+    if Image.MAX_IMAGE_PIXELS is not None:
+        limit = min(limit, 2 * Image.MAX_IMAGE_PIXELS)
+    if size[0] * size[1] > limit:
+        raise ValueError(
+            f"a mask of {size[0]} x {size[1]} pixels is larger than the limit of {limit} pixels, "
+            "which PIL.Image.MAX_IMAGE_PIXELS sets (twice its value, as for images)"
+        )
 
 
 def compress_rle(rle):
@@ -58,11 +111,10 @@ def compress_rle(rle):
     Raises
     ------
     ValueError
-        If a key is missing, or the runs don't fill the size exactly.
+        If a key is missing, the size is absurd, or the runs don't fill the size exactly.
     """
-    if not {"size", "counts"} <= rle.keys():
-        raise ValueError(f"A mask RLE needs the keys 'size' and 'counts', got {sorted(rle)}.")
-    size, counts = [int(n) for n in rle["size"]], rle["counts"]
+    size, counts = list(rle_size(rle)), rle["counts"]
+    _check_length(counts, size)
     if isinstance(counts, str | bytes):
         counts = counts.encode("ascii") if isinstance(counts, str) else counts
         _check_runs(_decode_counts(counts), size)
@@ -72,16 +124,51 @@ def compress_rle(rle):
     return coco_mask.frPyObjects({"size": size, "counts": runs.tolist()}, *size)
 
 
+def _check_length(counts, size):
+    """Refuse more runs than pixels before they are read."""
+    longest = size[0] * size[1] + 1  # the first run is background and may be empty
+    if isinstance(counts, str | bytes):
+        longest *= _LONGEST_NUMBER
+    if hasattr(counts, "__len__") and len(counts) > longest:
+        raise ValueError(
+            f"a mask RLE of size {size[0]} x {size[1]} can't have counts of length {len(counts)}"
+        )
+
+
 def _check_runs(runs, size):
-    if len(size) != 2 or min(size) < 1:
-        raise ValueError(f"the size of a mask RLE must be two positive integers, got {size}")
     if runs.ndim != 1 or runs.dtype.kind not in "iu" or runs.min(initial=0) < 0:
         raise ValueError("the counts of a mask RLE must be integers of at least 0")
-    if runs.sum() != size[0] * size[1]:
+    n_pixels, longest = size[0] * size[1], runs.max(initial=0)
+    # Runs that are too long for themselves could let the sum overflow to what is expected.
+    if longest > n_pixels or runs.sum() != n_pixels:
+        total = f"a run of {longest}" if longest > n_pixels else runs.sum()
         raise ValueError(
             f"the counts of a mask RLE of size {size[0]} x {size[1]} must sum to "
-            f"{size[0] * size[1]}, got {runs.sum()}"
+            f"{n_pixels}, got {total}"
         )
+
+
+@contextmanager
+def open_image(path):
+    """Open an image file; its pixels are decoded when they are asked for.
+
+    Parameters
+    ----------
+    path : str or path
+
+    Yields
+    ------
+    PIL.Image.Image
+
+    Raises
+    ------
+    ValueError
+        If the file is a program that would have to be run, PostScript.
+    """
+    with Image.open(path) as image:
+        if image.format in _PROGRAMS:
+            raise ValueError("PostScript is a program, not pixels; save it as PNG")
+        yield image
 
 
 def read_mask(mask):
@@ -101,7 +188,7 @@ def read_mask(mask):
     if isinstance(mask, dict):
         return coco_mask.decode(compress_rle(mask)).astype(bool)
     if isinstance(mask, str | os.PathLike):
-        with Image.open(mask) as image:
+        with open_image(mask) as image:
             return read_mask(image)
     array = np.asarray(mask)
     if array.ndim != 2 or array.dtype.kind not in "biuf":
@@ -122,12 +209,33 @@ def read_mask(mask):
 @lru_cache(maxsize=64)
 def _gaussian_matrix(size_in, size_out):
     """Give blur and interpolation along one axis, a sparse array of shape (size_out, size_in)."""
+    if size_in > _LONGEST_SIDE:
+        raise ValueError(
+            f"a mask with a side of {size_in} pixels can't be resized by method 'gaussian', "
+            f"which takes up to {_LONGEST_SIDE}; shrink the image first, or choose 'area'"
+        )
     sigma = max(0.0, (size_in / size_out - 1) / 2)
-    lines = np.eye(size_in)
-    if sigma > 0:
-        lines = ndimage.gaussian_filter1d(lines, sigma, axis=0, mode="mirror")
+    step = max(1, _BLOCK // size_in)
     zoom = (size_out / size_in, 1)
-    return sparse.csr_array(ndimage.zoom(lines, zoom, order=1, mode="mirror", grid_mode=True))
+    blocks = []
+    for start in range(0, size_in, step):
+        lines = _blurred_lines(size_in, start, min(start + step, size_in), sigma)
+        block = ndimage.zoom(lines, zoom, order=1, mode="mirror", grid_mode=True)
+        blocks.append(sparse.csc_array(block))
+    return sparse.hstack(blocks, format="csr")
+
+
+def _blurred_lines(size, start, stop, sigma):
+    """Blur the columns ``start`` to ``stop`` of a unit matrix; they are zero but for a window."""
+    reach = int(_TRUNCATE * sigma + 0.5) + 1
+    first, last = max(0, start - reach), min(size, stop + reach)
+    lines = np.zeros((size, stop - start))
+    lines[np.arange(start, stop), np.arange(stop - start)] = 1
+    if sigma > 0:
+        lines[first:last] = ndimage.gaussian_filter1d(
+            lines[first:last], sigma, axis=0, mode="mirror", truncate=_TRUNCATE
+        )
+    return lines
 
 
 def _resize_gaussian(mask, size):

@@ -10,7 +10,7 @@ import pandas as pd
 from PIL import Image, ImageOps, UnidentifiedImageError
 from pycocotools import mask as coco_mask
 
-from ._masks import compress_rle, read_mask
+from ._masks import compress_rle, open_image, read_mask, rle_size
 
 _ORIENTATION = 0x0112  # the EXIF tag
 _TURNED = (5, 6, 7, 8)  # its values that swap width and height
@@ -166,7 +166,7 @@ def read_image(image):
     ndarray of shape (height, width, 3), uint8
     """
     if _is_path(image):
-        with Image.open(image) as opened:
+        with open_image(image) as opened:
             return _pil_to_rgb(opened)
     if isinstance(image, Image.Image):
         return _pil_to_rgb(image)
@@ -178,11 +178,11 @@ def read_image(image):
     )
 
 
-def _image_size(image):
+def size_of_image(image):
     """Give (height, width) without decoding the pixels."""
     if _is_path(image):
-        with Image.open(image) as opened:
-            return _image_size(opened)
+        with open_image(image) as opened:
+            return size_of_image(opened)
     if isinstance(image, Image.Image):
         if image.getexif().get(_ORIENTATION) in _TURNED:
             # Pillow turns the size of some formats itself, so look at the pixels.
@@ -191,13 +191,23 @@ def _image_size(image):
     return read_image(image).shape[:2]
 
 
-def _mask_facts(mask):
-    """Give (size, whether there is foreground) of a mask, not decoding what can be left encoded."""
+def _mask_size(mask):
+    """Give (height, width) of a mask without decoding it."""
     if isinstance(mask, dict):
-        rle = compress_rle(mask)
-        return tuple(rle["size"]), bool(coco_mask.area(rle) > 0)
-    array = read_mask(mask)
-    return array.shape, bool(array.any())
+        return rle_size(mask)
+    if _is_path(mask):
+        with open_image(mask) as opened:
+            return opened.size[::-1]
+    if isinstance(mask, Image.Image):
+        return mask.size[::-1]
+    shape = np.shape(mask)
+    return shape if len(shape) == 2 else read_mask(mask).shape
+
+
+def _has_foreground(mask):
+    if isinstance(mask, dict):
+        return bool(coco_mask.area(compress_rle(mask)) > 0)
+    return bool(read_mask(mask).any())
 
 
 def _file_of(value):
@@ -212,14 +222,17 @@ def _explain(error):
     return f"can't be read: {error or type(error).__name__}"
 
 
-_READ_ERRORS = (
+# What Pillow raises of damaged files; its decoders have found each of these.
+READ_ERRORS = (
     OSError,
     ValueError,
     TypeError,
     AssertionError,  # Pillow's, of a closed image
     OverflowError,
+    RuntimeError,  # AVIF
     SyntaxError,
     Image.DecompressionBombError,
+    Image.DecompressionBombWarning,  # where the user has made warnings errors
 )
 
 
@@ -227,7 +240,7 @@ def _read_or_name(reader, value, what, where):
     """Read a cell; a failure names the row and the file."""
     try:
         return reader(value)
-    except _READ_ERRORS as error:
+    except READ_ERRORS as error:
         kind = FileNotFoundError if isinstance(error, FileNotFoundError) else ValueError
         message = f"{where}: the {what}{_file_of(value)} {_explain(error)}"
         raise kind(message.rstrip(".")) from error
@@ -235,10 +248,14 @@ def _read_or_name(reader, value, what, where):
 
 def _check_row(samples, i, image_size):
     """Raise what is wrong with a row's mask; say whether the mask has foreground."""
+    return _read_sized(_has_foreground, samples, i, image_size)
+
+
+def _read_sized(reader, samples, i, image_size):
+    """Read a mask, unless its size already says that it belongs to another image."""
     mask, where = samples["mask"].iloc[i], row_name(samples, i)
-    size, has_foreground = _read_or_name(_mask_facts, mask, "mask", where)
-    _check_sizes(samples, i, size, image_size)
-    return has_foreground
+    _check_sizes(samples, i, _read_or_name(_mask_size, mask, "mask", where), image_size)
+    return _read_or_name(reader, mask, "mask", where)
 
 
 def _check_sizes(samples, i, size, image_size):
@@ -265,7 +282,7 @@ def examine_rows(samples, groups):
     for rows in groups:
         image = samples["image"].iloc[rows[0]]
         try:
-            size = _read_or_name(_image_size, image, "image", row_name(samples, rows[0]))
+            size = _read_or_name(size_of_image, image, "image", row_name(samples, rows[0]))
         except (OSError, ValueError) as error:
             problems.update(dict.fromkeys(map(int, rows), error))
             continue
@@ -336,7 +353,7 @@ def blank_masks(samples):
     masks = np.empty(len(samples), dtype=object)
     for rows in group_by_image(samples):
         where = row_name(samples, rows[0])
-        size = _read_or_name(_image_size, samples["image"].iloc[rows[0]], "image", where)
+        size = _read_or_name(size_of_image, samples["image"].iloc[rows[0]], "image", where)
         blank = compress_rle({"size": size, "counts": [size[0] * size[1]]})
         for i in rows:
             masks[i] = blank
@@ -353,10 +370,5 @@ def read_rows(samples, rows):
     """
     first = samples["image"].iloc[rows[0]]
     image = _read_or_name(read_image, first, "image", row_name(samples, rows[0]))
-    masks = [
-        _read_or_name(read_mask, samples["mask"].iloc[i], "mask", row_name(samples, i))
-        for i in rows
-    ]
-    for i, mask in zip(rows, masks, strict=True):
-        _check_sizes(samples, i, mask.shape, image.shape[:2])
+    masks = [_read_sized(read_mask, samples, i, image.shape[:2]) for i in rows]
     return image, np.stack(masks)

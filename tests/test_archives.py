@@ -41,7 +41,11 @@ def _make_archive(path, members):
 
 
 GOOD = {"a.txt": b"a" * 100, "b/c.txt": b"c" * 5000}
-OUTSIDE = ["../evil", "b/../../evil", "{absolute}/evil", "..\\evil", "C:\\evil", "b/.."]
+OUTSIDE = [
+    *("../evil", "b/../../evil", "{absolute}/evil", "b/.."),
+    *("..\\evil", "b\\..\\..\\evil", "\\evil", "C:\\evil", "C:evil", "c:/evil"),
+    *("\\\\server\\share\\evil", "\\\\?\\C:\\evil", "//server/share/evil"),
+]
 
 
 @pytest.fixture
@@ -94,6 +98,63 @@ def test_paths_that_leave_the_target_are_refused(data, suffix, name):
 )
 def test_links_and_devices_are_refused(data, suffix, member):
     _refused(data, suffix, {**GOOD, "link": member, "link/passwd": b"evil"}, "link or a device")
+
+
+@pytest.mark.parametrize("kind", [tarfile.CHRTYPE, tarfile.BLKTYPE])
+def test_device_files_are_refused(data, kind):
+    archive = data / "x.tar"
+    with tarfile.open(archive, "w") as file:
+        info = tarfile.TarInfo("disk")
+        info.type, info.devmajor, info.devminor = kind, 8, 0
+        file.addfile(info)
+    with pytest.raises(ValueError, match="'disk' is a link or a device"):
+        unpack(archive, data / "target")
+    assert list(data.iterdir()) == [archive]
+
+
+def _zip_of_zeros(path, size):
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED, compresslevel=9) as file:
+        file.writestr("zeros", bytes(size))
+
+
+@pytest.mark.parametrize("suffix", [".zip", ".tar.gz"])
+def test_what_unpacks_to_far_more_than_it_is_is_refused(data, suffix, monkeypatch):
+    """The bound is checked where 20 MB are the most that may have shrunk to nothing."""
+    archive = data / f"x{suffix}"
+    _make_archive(archive, {"zeros": bytes(21 * 2**20)})
+    if suffix == ".zip":
+        _zip_of_zeros(archive, 21 * 2**20)
+    unpack(archive, data / "honest")
+    assert (data / "honest" / "zeros").stat().st_size == 21 * 2**20
+    shutil.rmtree(data / "honest")
+    monkeypatch.setattr(_archives, "_HARMLESS", 20 * 2**20)
+    with pytest.raises(ValueError, match=r"refused: it would unpack to 22\.0 MB"):
+        unpack(archive, data / "target")
+    assert list(data.iterdir()) == [archive]
+
+
+@pytest.mark.parametrize("claimed", [10, 2**32 - 2])
+def test_a_zip_member_that_lies_about_its_size(data, claimed):
+    archive = data / "x.zip"
+    _zip_of_zeros(archive, 2**20)
+    content = archive.read_bytes()
+    at = content.index((2**20).to_bytes(4, "little"), content.rindex(b"PK\x01\x02"))
+    archive.write_bytes(content[:at] + claimed.to_bytes(4, "little") + content[at + 4 :])
+    with pytest.raises((ValueError, OSError), match=r"can't be unpacked: .*CRC|is refused"):
+        unpack(archive, data / "target")
+    assert list(data.iterdir()) == [archive]
+
+
+@pytest.mark.parametrize("size", [-1, -(10**12), 10**15])
+def test_a_tar_member_that_lies_about_its_size(data, size):
+    archive = data / "x.tar"
+    info = tarfile.TarInfo("a")
+    info.size = size
+    raw = bytearray(info.tobuf(tarfile.GNU_FORMAT) + bytes(10 * 512))
+    archive.write_bytes(raw)
+    with pytest.raises((ValueError, OSError), match=r"x\.tar .*(can't be unpacked|refused)"):
+        unpack(archive, data / "target")
+    assert list(data.iterdir()) == [archive]
 
 
 @pytest.mark.parametrize("suffix", [".zip", ".tar", ".tar.gz"])

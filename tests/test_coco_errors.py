@@ -157,7 +157,7 @@ def test_a_mask_of_another_size_than_its_image(path):
         content["annotations"][0]["segmentation"] = {"size": [8, 6], "counts": [24, 24]}
 
     _write(path, change)
-    _raises(path, r"annotation 11 is a mask of \[8, 6\], but its image is \[6, 8\]")
+    _raises(path, r"annotation 11 .* is a mask of \[8, 6\], but its image is \[6, 8\]")
 
 
 @pytest.mark.parametrize(("height", "width"), [(0, 8), (6, 0), (-6, 8), (None, 8), ("six", 8)])

@@ -266,11 +266,9 @@ def test_an_unknown_form(image, result):
     [
         (_torchvision(masks=MASKS[0]), r"must be of shape \(n, height, width\)"),
         (_torchvision(labels=LABELS[:2]), r"one of each per instance, got .*'class_ids': 2"),
-        ([{"segmentation": {"size": [2, 2], "counts": [1]}}], "must sum to 4"),
-        (
-            [{"segmentation": MASKS[0]}, {"segmentation": MASKS[0].T}],
-            "masks of an image must have one size",
-        ),
+        ([{"segmentation": {"size": [12, 20], "counts": [1]}}], "must sum to 240"),
+        ([{"segmentation": {"size": [2, 2], "counts": [4]}}], r"\(2, 2\), but the image is \(12"),
+        ([{"segmentation": MASKS[0].T}], r"a mask is \(20, 12\), but the image is \(12, 20\)"),
     ],
 )
 def test_results_that_make_no_sense(image, result, match):

@@ -9,6 +9,8 @@ import pytest
 
 import sklearn_loce
 
+from .pages import python_blocks
+
 PACKAGE = Path(sklearn_loce.__file__).parent
 ARRAY_FLOOR = ("metrics", "cluster", "mixture", "outliers")
 TORCH_FLOOR = (
@@ -96,3 +98,111 @@ def test_public_names_are_there():
 def test_unknown_name_is_an_attribute_error():
     with pytest.raises(AttributeError, match="no attribute 'LoceTransformer'"):
         _ = sklearn_loce.LoceTransformer
+
+
+ROOT = PACKAGE.parent
+# What runs code that it finds in a file or a string, whoever wrote that.
+RUNS_CODE = {
+    *("eval", "exec", "compile", "__import__", "execfile"),
+    *("os.system", "os.popen", "subprocess.getoutput", "subprocess.getstatusoutput"),
+    *("tempfile.mktemp", "np.fromregex", "runpy.run_path"),
+    *("pd.read_pickle", "pandas.read_pickle", "joblib.load", "yaml.load", "yaml.unsafe_load"),
+    *("torch.hub.load", "hub.load"),
+}
+RUN_CODE_MODULES = {"pickle", "cPickle", "dill", "cloudpickle", "shelve", "marshal", "jsonpickle"}
+# Calls that are safe with one argument only: {name: (argument, value)}.
+SAFE_WITH = {
+    "torch.load": ("weights_only", True),
+    "load_state_dict_from_url": ("weights_only", True),
+    "extractall": ("filter", "data"),
+    "unpack_archive": ("filter", "data"),
+}
+UNSAFE_WITH = {("shell", True), ("allow_pickle", True), ("trust_remote_code", True)}
+# The battery of checks pickles estimators and reads back what it has just written.
+PICKLES_ITS_OWN = {PACKAGE / "utils" / "_checks.py"}
+
+
+def _unsafe(tree):
+    """Yield the lines of code that would run what a file says."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            names = [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            names += [alias.name for alias in node.names]
+            if {name.split(".")[0] for name in names} & RUN_CODE_MODULES:
+                yield ast.unparse(node)
+        elif isinstance(node, ast.Call) and _is_unsafe_call(node):
+            yield ast.unparse(node)
+
+
+def _is_unsafe_call(node):
+    name = ast.unparse(node.func)
+    given = {k.arg: getattr(k.value, "value", None) for k in node.keywords}
+    if UNSAFE_WITH & given.items():
+        return True
+    for safe, (argument, value) in SAFE_WITH.items():
+        if safe in (name, name.rpartition(".")[2]):
+            return given.get(argument) != value
+    return name in RUNS_CODE
+
+
+def _codes():
+    """Give {where: source} of the package, the examples, the benchmarks and the documentation."""
+    folders = (PACKAGE, ROOT / "examples", ROOT / "benchmarks", ROOT / "docs")
+    codes = {path: path.read_text() for folder in folders for path in folder.rglob("*.py")}
+    for path in [ROOT / "README.md", *(ROOT / "docs").rglob("*.md")]:
+        codes |= {f"{path}, block {i}": block for i, block in enumerate(python_blocks(path))}
+    return codes
+
+
+def test_no_file_is_run():
+    codes = _codes()
+    assert len(codes) > 60
+    found = {
+        str(where): unsafe
+        for where, code in codes.items()
+        if where not in PICKLES_ITS_OWN and (unsafe := list(_unsafe(ast.parse(code))))
+    }
+    assert found == {}
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "import pickle",
+        "from pickle import loads",
+        "import shelve as s",
+        "joblib.load(path)",
+        "torch.load(path)",
+        "torch.load(path, weights_only=False)",
+        "torch.load(path, map_location='cpu')",
+        "eval(text)",
+        "exec(text)",
+        "yaml.load(file)",
+        "subprocess.run(command, shell=True)",
+        "Popen(command, shell=True)",
+        "archive.extractall(target)",
+        "tarfile.open(path).extractall(target, filter='fully_trusted')",
+        "np.load(path, allow_pickle=True)",
+        "AutoModel.from_pretrained(name, trust_remote_code=True)",
+    ],
+)
+def test_code_that_runs_files_is_found(code):
+    assert list(_unsafe(ast.parse(code))) == [code]
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "torch.load(path, weights_only=True)",
+        "safetensors.torch.load(data)",
+        "load_file(path)",
+        "network.eval()",
+        "yaml.safe_load(file)",
+        "archive.extractall(target, filter='data')",
+        "np.load(path, mmap_mode='r')",
+        "re.compile(pattern)",
+        "subprocess.run([sys.executable, '-c', code])",
+    ],
+)
+def test_code_that_runs_no_file_is_left_alone(code):
+    assert list(_unsafe(ast.parse(code))) == []

@@ -29,6 +29,7 @@ def _blobs(height, width):
         ((333, 55), (28, 71)),
         ((1, 300), (100, 100)),
         ((719, 1283), (101, 33)),
+        ((9_000, 3), (100, 100)),
     ],
 )
 def test_gaussian_resize_equals_skimage(size_in, size_out):

@@ -3,22 +3,20 @@ from pathlib import Path
 
 import pytest
 
+from .pages import python_blocks
+
 README = Path(__file__).resolve().parents[1] / "README.md"
-
-
-def _blocks():
-    return re.findall(r"```python\n(.*?)```", README.read_text(), flags=re.DOTALL)
 
 
 def test_the_grid_search_runs_as_written(capsys):
     names = {}
-    exec(compile(_blocks()[1], "README.md", "exec"), names)
+    exec(compile(python_blocks(README)[1], "README.md", "exec"), names)
     assert names["search"].best_score_ > 0.5
     assert "features.0" in capsys.readouterr().out
 
 
 def test_the_pipeline_has_ten_lines_and_names_that_exist():
-    block = _blocks()[0]
+    block = python_blocks(README)[0]
     assert len([line for line in block.splitlines() if line]) == 10
     imports = "\n".join(line for line in block.splitlines() if line.startswith("from"))
     exec(compile(imports, "README.md", "exec"), {})

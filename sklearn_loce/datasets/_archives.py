@@ -17,6 +17,10 @@ from tqdm.auto import tqdm
 
 from ._download import check_space
 
+# Photographs and masks hardly shrink in an archive, and text does tenfold.
+_LARGEST_RATIO = 200
+_HARMLESS = 100_000_000  # bytes, which may have shrunk to nothing
+
 _BROKEN = (zipfile.BadZipFile, tarfile.TarError, zlib.error, EOFError, NotImplementedError)
 
 
@@ -55,7 +59,15 @@ def _open_members(archive):
             yield list(_zip_members(file))
     else:
         with tarfile.open(archive) as file:
-            yield list(_tar_members(file))
+            yield _read_tar(file)
+
+
+def _read_tar(file):
+    try:
+        return list(_tar_members(file))
+    except OSError as error:
+        # A size that is none has led to a place that is none.
+        raise tarfile.ReadError(str(error)) from error
 
 
 def _check_members(members, archive):
@@ -66,6 +78,16 @@ def _check_members(members, archive):
             raise ValueError(f"{archive} is refused: {member.name!r} leads out of the target.")
         if not member.is_plain:
             raise ValueError(f"{archive} is refused: {member.name!r} is a link or a device.")
+        if member.size < 0:
+            raise ValueError(f"{archive} is refused: {member.name!r} has {member.size} bytes.")
+
+
+def _check_total(members, archive, staging):
+    """Refuse what unpacks to far more than it is, or to more than there is space."""
+    total = sum(member.size for member in members)
+    if total > max(_LARGEST_RATIO * archive.stat().st_size, _HARMLESS):
+        raise ValueError(f"{archive} is refused: it would unpack to {total / 1e6:.1f} MB.")
+    check_space(staging, total)
 
 
 def _select(members, only, archive):
@@ -115,7 +137,8 @@ def unpack(archive, target, *, only=(), verbose=0):
     Raises
     ------
     ValueError
-        If a member's path leaves the target, or it is a link or a device. Nothing is written then.
+        If a member's path leaves the target, it is a link or a device, or the members are larger
+        than the archive by more than honest ones can be. Nothing is written then.
     OSError
         If the archive is broken or lacks a member, or the disk is full.
     """
@@ -127,7 +150,7 @@ def unpack(archive, target, *, only=(), verbose=0):
             with _open_members(archive) as members:
                 _check_members(members, archive)
                 members = _select(members, only, archive)
-                check_space(staging, sum(member.size for member in members))
+                _check_total(members, archive, staging)
                 _write(members, content, verbose)
         except _BROKEN as error:
             raise OSError(f"{archive} can't be unpacked: {error}") from error

@@ -8,9 +8,9 @@ import numpy as np
 from pycocotools import mask as coco_mask
 from sklearn.utils._param_validation import StrOptions, validate_params
 
-from .._masks import compress_rle
+from .._masks import check_n_pixels, compress_rle, rle_size
 from ._shapes import SHAPES
-from ._table import TABLE_CONSTRAINTS, as_bunch, choose, make_frame, make_row
+from ._table import TABLE_CONSTRAINTS, as_bunch, choose, locate, make_frame, make_row
 
 # What is read of each entry; without it the entry is of no use.
 _KEYS = {
@@ -18,6 +18,10 @@ _KEYS = {
     "categories": ("id", "name"),
     "annotations": ("image_id", "category_id"),
 }
+
+_NAMING = {"images": ("id",), "categories": ("id", "name"), "annotations": _KEYS["annotations"]}
+# Pixels along the outline of a polygon; pycocotools takes 40 bytes for each.
+_LONGEST_OUTLINE = 1 << 20
 
 
 def _check_entries(content, path):
@@ -37,18 +41,32 @@ def _check_entries(content, path):
                 raise ValueError(f"{path}: {table}[{i}] (id {name!r}) lacks {lacking}.")
 
 
+def _check_ids(content, path):
+    """Raise unless ids are numbers or strings, and names are strings."""
+    for table, keys in _NAMING.items():
+        for i, entry in enumerate(content[table]):
+            for key in keys:
+                if not isinstance(entry[key], str if key == "name" else int | float | str):
+                    kind = "string" if key == "name" else "number or string"
+                    found = {key: entry[key]}
+                    raise ValueError(  # noqa: TRY004 - as above
+                        f"{path}: {table}[{i}] has {found}; a {kind} is expected."
+                    )
+
+
 def _read_annotations(path):
     """Read and check the file: the three tables are there, and no id dangles."""
     with open(path, encoding="utf-8") as file:
         try:
             content = json.load(file)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise ValueError(f"{path} is not a whole JSON file: {error}") from error
     _check_entries(content, path)
+    _check_ids(content, path)
     images = {image["id"]: image for image in content["images"]}
     names = {category["id"]: category["name"] for category in content["categories"]}
     for key, known in (("image_id", images), ("category_id", names)):
-        dangling = sorted({a[key] for a in content["annotations"]} - known.keys())
+        dangling = sorted({a[key] for a in content["annotations"]} - known.keys(), key=str)
         if dangling:
             raise ValueError(
                 f"{path}: annotations point to {len(dangling)} unknown {key}(s): {dangling[:5]}."
@@ -60,7 +78,7 @@ def _image_size(image, path):
     """Give [height, width] as the file has it."""
     try:
         size = [int(image["height"]), int(image["width"])]
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         size = [0, 0]
     if min(size) < 1:
         raise ValueError(
@@ -81,8 +99,19 @@ def _read_polygons(polygons):
                 f"{corners.size} numbers that start with {polygon[:6]}"
             )
         if corners.size >= 6:
+            _check_outline(corners.reshape(-1, 2))
             kept.append(polygon)
     return kept
+
+
+def _check_outline(corners):
+    """Refuse what pycocotools would walk for minutes, or past the range of its integers."""
+    steps = np.abs(corners - np.roll(corners, 1, axis=0)).max(axis=1)
+    if np.abs(corners).max() > _LONGEST_OUTLINE or steps.sum() > _LONGEST_OUTLINE:
+        raise ValueError(
+            f"the outline of a polygon is {steps.sum():.3g} pixels long and reaches "
+            f"{np.abs(corners).max():.3g}; at most {_LONGEST_OUTLINE} pixels can be drawn"
+        )
 
 
 def _annotation_mask(annotation, image, path):
@@ -94,20 +123,24 @@ def _annotation_mask(annotation, image, path):
     if "segmentation" not in annotation:
         raise ValueError(f"{where} lacks a 'segmentation'; boxes alone are no masks.")
     try:
-        segmentation = annotation["segmentation"] or empty
-        if not isinstance(segmentation, dict):
-            segmentation = _read_polygons(segmentation) or empty
-        if isinstance(segmentation, dict):
-            rle = compress_rle(segmentation)
-        else:
-            rle = coco_mask.merge(coco_mask.frPyObjects(segmentation, *size))
+        check_n_pixels(size)
+        rle = _encode(annotation["segmentation"] or empty, size, empty)
     except Exception as error:
         raise ValueError(f"{where} can't be read: {error}") from error
-    if list(rle["size"]) != size:
-        raise ValueError(
-            f"{where} is a mask of {rle['size']}, but its image is {size} (height, width)."
-        )
     return rle
+
+
+def _encode(segmentation, size, empty):
+    """Bring polygons or an RLE to compressed RLE."""
+    if not isinstance(segmentation, dict):
+        segmentation = _read_polygons(segmentation) or empty
+    if not isinstance(segmentation, dict):
+        return coco_mask.merge(coco_mask.frPyObjects(segmentation, *size))
+    if list(rle_size(segmentation)) != size:
+        raise ValueError(
+            f"it is a mask of {segmentation['size']}, but its image is {size} (height, width)."
+        )
+    return compress_rle(segmentation)
 
 
 def _group(annotations, chosen, *, merge_instances, crowd):
@@ -175,7 +208,7 @@ def load_coco(
     annotation_file : str or path
         JSON file with ``images``, ``categories`` and ``annotations``.
     image_dir : str or path
-        Folder to which the images' ``file_name`` is relative.
+        Folder to which the images' ``file_name`` is relative. All images must lie in it.
     categories : list of str, default=None
         Names of the categories to load; ``None`` loads all.
     merge_instances : bool, default=True
@@ -212,7 +245,8 @@ def load_coco(
         If the file or the folder is missing, or the folder has none of the images.
     ValueError
         If the file is no COCO file, ids dangle, a category is unknown, an annotation can't be read
-        or covers no pixel, or nothing is left to load. The message names the file.
+        or covers no pixel, an image lies outside of ``image_dir``, a mask is larger than the images
+        that Pillow opens, or nothing is left to load. The message names the file.
 
     References
     ----------
@@ -242,7 +276,7 @@ def load_coco(
     for (image_id, category_id, *_), members in _in_file_order(groups, images, names):
         image = images[image_id]
         masks = [SHAPES[mask](_annotation_mask(a, image, annotation_file)) for a in members]
-        location = os.path.join(image_dir, image["file_name"])
+        location = locate(image_dir, image["file_name"], annotation_file)
         ids = [a.get("id") for a in members]
         rows.append(make_row(location, image_id, names[category_id], masks, ids))
     frame = make_frame(rows, min_area, annotation_file)

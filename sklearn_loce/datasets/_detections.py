@@ -8,8 +8,8 @@ import numpy as np
 from pycocotools import mask as coco_mask
 from sklearn.utils._param_validation import Interval, validate_params
 
-from .._masks import compress_rle
-from .._samples import read_image
+from .._masks import compress_rle, rle_size
+from .._samples import size_of_image
 from ._shapes import SHAPES
 from ._table import TABLE_CONSTRAINTS, as_bunch, choose, encode, make_frame, make_row
 
@@ -138,30 +138,40 @@ def _name_concepts(result, kept, class_names):
     return [str(names[label]) for label in labels]
 
 
-def _encode_mask(mask, threshold):
-    if isinstance(mask, Mapping):
+def _encode_mask(mask, size, threshold):
+    """Encode a mask, unless its size already says that it belongs to another image."""
+    is_rle = isinstance(mask, Mapping)
+    mask = mask if is_rle else _as_array(mask)
+    found = rle_size(mask) if is_rle else mask.shape
+    if found != size:
+        raise ValueError(f"a mask is {found}, but the image is {size} (height, width).")
+    if is_rle:
         return compress_rle(mask)
-    mask = _as_array(mask)
     return encode(mask > threshold if mask.dtype.kind == "f" else mask != 0)
 
 
 def _encode_box(box, size):
-    """Fill a box; pycocotools cuts it at the image's borders."""
-    left, top, right, bottom = box
-    sides = np.array([[left, top, max(right - left, 0), max(bottom - top, 0)]], dtype=float)
+    """Fill a box, cut at the image's borders: pycocotools walks the whole of its outline."""
+    corners = np.asarray(box, dtype=float)
+    if corners.shape != (4,) or not np.isfinite(corners).all():
+        raise ValueError(f"a box must be four finite numbers, got {corners.tolist()}.")
+    height, width = size
+    left, right = np.clip(corners[[0, 2]], -1, width + 1)
+    top, bottom = np.clip(corners[[1, 3]], -1, height + 1)
+    sides = np.array([[left, top, max(right - left, 0), max(bottom - top, 0)]])
     return coco_mask.frPyObjects(sides, *size)[0]
 
 
 def _encode_all(result, kept, image, mask, threshold):
     """Encode the masks, or the boxes where they will do, of the instances to keep."""
+    size = tuple(size_of_image(image))
     if result.masks is not None:
-        return [SHAPES[mask](_encode_mask(result.masks[i], threshold)) for i in kept]
+        return [SHAPES[mask](_encode_mask(result.masks[i], size, threshold)) for i in kept]
     if mask == "segmentation":
         raise ValueError(
             "there are boxes but no masks; set mask='rectangle' or mask='ellipse' to draw the "
             "masks from the boxes."
         )
-    size = read_image(image).shape[:2]
     return [SHAPES[mask](_encode_box(result.boxes[i], size)) for i in kept]
 
 
@@ -174,9 +184,6 @@ def _make_instances(image, result, position, *, class_names, min_score, mask, th
         return []
     concepts = _name_concepts(result, kept, class_names)
     masks = _encode_all(result, kept, image, mask, threshold)
-    sizes = {tuple(rle["size"]) for rle in masks}
-    if len(sizes) > 1:
-        raise ValueError(f"the masks of an image must have one size, got {sorted(sizes)}.")
     return [
         _Instance(rle, concept, float(scores[i]), f"image {position}, instance {i}")
         for i, rle, concept in zip(kept, masks, concepts, strict=True)
@@ -306,8 +313,8 @@ def from_detections(
     TypeError
         If a result has none of the forms above.
     ValueError
-        If the lists' lengths differ, classes have no names, a mask can't be read, or nothing is
-        left to load. The message says which result.
+        If the lists' lengths differ, classes have no names, a mask can't be read or is not of its
+        image's size, or nothing is left to load. The message says which result.
 
     Notes
     -----

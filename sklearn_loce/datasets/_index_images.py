@@ -5,9 +5,10 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from PIL import Image
 from scipy import ndimage
 
+from .._masks import open_image
+from .._samples import READ_ERRORS
 from ._shapes import SHAPES
 from ._table import choose, encode, make_row
 
@@ -50,13 +51,13 @@ def read_index_image(path):
         If the file is missing, can't be read, or shows colours in place of ids.
     """
     try:
-        with Image.open(path) as image:
+        with open_image(path) as image:
             if image.mode in _INDEX_MODES:
                 return np.array(image, order="F")
             mode = image.mode
     except FileNotFoundError as error:
         raise FileNotFoundError(f"The mask {path} does not exist.") from error
-    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
+    except READ_ERRORS as error:
         raise ValueError(f"{path} can't be read as an image: {error}") from error
     raise ValueError(
         f"{path} is an image of mode {mode}, but a mask must hold one class id per pixel (mode L, "

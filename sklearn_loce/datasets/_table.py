@@ -1,7 +1,9 @@
 """What the loaders share: the columns of the table, its filters and the Bunch around it."""
 
+import os
 from difflib import get_close_matches
 from numbers import Integral, Real
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -24,6 +26,27 @@ TABLE_CONSTRAINTS = {
     "mask": [StrOptions(set(SHAPES))],
     "return_X_y": ["boolean"],
 }
+
+
+def locate(folder, name, source):
+    """Give the path of a file that a dataset names, which must lie in its folder.
+
+    Links inside the folder are followed: they are the user's, not the dataset's.
+
+    Raises
+    ------
+    ValueError
+        If ``name`` is no string, or leads out of the folder.
+    """
+    if not isinstance(name, str) or "\0" in name:
+        raise ValueError(f"{source}: a file name must be a string without NUL, got {name!r}.")
+    path, root = os.path.join(folder, name), os.path.abspath(folder)
+    if not Path(os.path.abspath(path)).is_relative_to(root):
+        raise ValueError(
+            f"{source}: the file {name!r} lies outside of {root!r}. If you trust it, name a folder "
+            "that holds all of its files."
+        )
+    return path
 
 
 def choose(categories, names, source):

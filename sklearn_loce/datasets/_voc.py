@@ -6,7 +6,7 @@ from pathlib import Path
 from sklearn.utils._param_validation import validate_params
 
 from ._index_images import LabelledImage, Labelling, read_index_image
-from ._table import TABLE_CONSTRAINTS, as_bunch, make_frame
+from ._table import TABLE_CONSTRAINTS, as_bunch, locate, make_frame
 
 # The order of VOC's development kit: the id of a class is its place, counted from 1.
 _CLASSES = (
@@ -40,12 +40,15 @@ def _read_split(tree, split):
 
 
 def _locate(tree, names, split_file):
+    def find(folder, name):
+        return Path(locate(tree / folder, name, split_file))
+
     samples = [
         LabelledImage(
             name,
-            tree / "JPEGImages" / f"{name}.jpg",
-            tree / "SegmentationClass" / f"{name}.png",
-            tree / "SegmentationObject" / f"{name}.png",
+            find("JPEGImages", f"{name}.jpg"),
+            find("SegmentationClass", f"{name}.png"),
+            find("SegmentationObject", f"{name}.png"),
         )
         for name in names
     ]
