@@ -294,8 +294,7 @@ class RowStore:
         damaged : bool, default=False
             Rows whose checksum is not theirs.
         max_bytes : int, default=None
-            Last of all, and whatever the other criteria: the oldest rows go until the file needs
-            no more bytes than this. Without any rows it takes about 30 kB.
+            After that, the oldest of all rows, until the file is no larger.
 
         Returns
         -------
