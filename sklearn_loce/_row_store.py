@@ -4,7 +4,6 @@ import os
 import re
 import time
 import warnings
-from contextlib import contextmanager
 from datetime import datetime, timedelta
 from functools import partial
 from numbers import Integral
@@ -15,7 +14,15 @@ import pandas as pd
 from sklearn.utils import Bunch
 
 from . import _rows_query as query
-from ._rows_file import FORMAT_VERSION, check_integrity, compact, n_bytes, reading, writing
+from ._rows_file import (
+    FORMAT_VERSION,
+    check_integrity,
+    compact,
+    n_bytes,
+    obstacles_raised,
+    reading,
+    writing,
+)
 from .exceptions import StoreError
 
 _FILE = "loces.sqlite"
@@ -201,9 +208,8 @@ class RowStore:
         Returns
         -------
         Bunch
-            ``path``; ``format_version``; ``n_rows``, the number of vectors; ``n_bytes``, the size
-            of the file; ``n_contexts``, the number of combinations of model, layer and settings;
-            and ``layers``, their names.
+            ``path``; ``format_version``; ``n_rows``, the number of vectors; ``n_bytes`` of the
+            file; ``n_contexts``, how many combinations of model, layer and settings; ``layers``.
 
         Raises
         ------
@@ -212,7 +218,7 @@ class RowStore:
         """
         facts = Bunch(path=self.path, format_version=FORMAT_VERSION)
         facts.update(n_rows=0, n_bytes=0, n_contexts=0, layers=[])
-        with _obstacles_raised(), reading(self._file) as connection:
+        with obstacles_raised(), reading(self._file) as connection:
             if connection:
                 contexts = query.contexts(connection)
                 facts.n_rows = connection.execute("SELECT count(*) FROM loces").fetchone()[0]
@@ -242,7 +248,7 @@ class RowStore:
             If the file can't be read, is no store, of another version, or malformed.
         """
         known, rows = {}, []
-        with _obstacles_raised(), reading(self._file) as connection:
+        with obstacles_raised(), reading(self._file) as connection:
             if connection:
                 known = query.contexts(connection)
                 sound = (record for record in query.records(connection) if not record.problem)
@@ -268,7 +274,7 @@ class RowStore:
             If the file can't be read, is no store, of another version, or malformed.
         """
         problems = []
-        with _obstacles_raised(), reading(self._file) as connection:
+        with obstacles_raised(), reading(self._file) as connection:
             if connection:
                 check_integrity(connection, self._file)
                 problems = list(query.problems(connection))
@@ -288,8 +294,7 @@ class RowStore:
         damaged : bool, default=False
             Rows whose checksum is not theirs.
         max_bytes : int, default=None
-            Last of all, and whatever the other criteria: the oldest rows go until the file needs
-            no more bytes than this. Without any rows it takes about 30 kB.
+            After that, the oldest of all rows, until the file is no larger.
 
         Returns
         -------
@@ -311,7 +316,7 @@ class RowStore:
             )
         if max_bytes is not None and (not isinstance(max_bytes, Integral) or max_bytes < 0):
             raise ValueError(f"max_bytes must be an integer of at least 0, got {max_bytes!r}.")
-        with _obstacles_raised():
+        with obstacles_raised():
             if not self._file.exists():
                 return 0
             n_removed = self._remove(criteria.choose) if criteria else 0
@@ -341,15 +346,6 @@ class RowStore:
 
     def __repr__(self):
         return f"RowStore({self.path!r})"
-
-
-@contextmanager
-def _obstacles_raised():
-    """Raise as StoreError what loading and saving only warn of."""
-    try:
-        yield
-    except OSError as error:
-        raise StoreError(f"The store can't be used: {error}.") from error
 
 
 def _as_row(record, vectors):

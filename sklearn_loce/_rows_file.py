@@ -77,6 +77,15 @@ def _explained(file):
         raise _damaged(file, "text that is no UTF-8") from error
 
 
+@contextmanager
+def obstacles_raised():
+    """Raise as StoreError what loading and saving only warn of."""
+    try:
+        yield
+    except OSError as error:
+        raise StoreError(f"The store can't be used: {error}.") from error
+
+
 def _connect(file, how):
     uri = f"{file.as_uri()}?{how}"
     connection = sqlite3.connect(uri, uri=True, timeout=TIMEOUT, isolation_level=None)
@@ -91,16 +100,21 @@ def _pragma(connection, name):
     return connection.execute(f"PRAGMA {name}").fetchone()[0]
 
 
+def _tables_of(connection):
+    """Give the SQL of all tables, and of whatever else there is, by name."""
+    return {
+        name.decode(errors="replace"): (sql or b"").decode(errors="replace")
+        for name, sql in connection.execute("SELECT name, sql FROM sqlite_master")
+        if not name.startswith(b"sqlite_")
+    }
+
+
 def _check(connection, file):
     """Raise unless the file is a store of this version; say whether it has its tables yet."""
     if 0 < file.stat().st_size < _SMALLEST:
         # SQLite takes a file that is shorter than a page for an empty one.
         raise _damaged(file, "it is no SQLite database")
-    found = {
-        name.decode(errors="replace"): (sql or b"").decode(errors="replace")
-        for name, sql in connection.execute("SELECT name, sql FROM sqlite_master")
-        if not name.startswith(b"sqlite_")
-    }
+    found = _tables_of(connection)
     application, version = (
         _pragma(connection, "application_id"),
         _pragma(connection, "user_version"),

@@ -13,6 +13,7 @@ import sys
 import tempfile
 import time
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -182,6 +183,17 @@ def test_clones_and_copies_share_it(any_store):
 def test_empty_requests_do(any_store):
     any_store.save(make_context(), {})
     assert any_store.load(make_context(), []) == {}
+
+
+def test_threads_use_it_at_once(any_store):
+    def use(start):
+        for first in range(start, start + 40, 4):
+            any_store.save(make_context(), make_rows(range(first, first + 4)))
+            assert_right(load(any_store, range(200)))
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(use, [0, 40, 80, 120]))
+    assert len(load(any_store, range(200))) == 160
 
 
 # In memory
