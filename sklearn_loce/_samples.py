@@ -101,7 +101,7 @@ def image_key(image):
 def _key_or_own(image, i):
     try:
         return image_key(image)
-    except _READ_ERRORS:
+    except READ_ERRORS:
         return f"unreadable:{i}"  # examine_rows will say so
 
 

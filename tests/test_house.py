@@ -118,8 +118,13 @@ SAFE_WITH = {
     "unpack_archive": ("filter", "data"),
 }
 UNSAFE_WITH = {("shell", True), ("allow_pickle", True), ("trust_remote_code", True)}
-# The battery of checks pickles estimators and reads back what it has just written.
-PICKLES_ITS_OWN = {PACKAGE / "utils" / "_checks.py"}
+# The battery of checks pickles estimators and reads back what it has just written; workers are sent
+# the model by their caller as joblib sends them everything; one module only names pickle's errors.
+PICKLES_ITS_OWN = {
+    PACKAGE / "utils" / "_checks.py",
+    PACKAGE / "_parallel.py",
+    PACKAGE / "_introspection.py",
+}
 
 
 def _unsafe(tree):
