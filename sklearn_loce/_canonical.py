@@ -43,6 +43,7 @@ _CODE_FIELDS = (
     *("co_code", "co_names", "co_varnames", "co_freevars", "co_cellvars", "co_flags"),
     *("co_argcount", "co_posonlyargcount", "co_kwonlyargcount", "co_exceptiontable"),
 )
+_CODES = {}  # digests by id, with the code objects: an id may be used again after an object's end
 _GENERATORS = (random.Random, np.random.Generator, np.random.RandomState, torch.Generator)
 # What nn.Module itself keeps: training mode, hooks, and the three dicts that are hashed apart; and
 # what torch.compile leaves behind.
@@ -267,9 +268,13 @@ class Encoder:
         return encode(content)
 
     def _write_code(self, code):
-        for field in _CODE_FIELDS:
-            self._encode(getattr(code, field))
-        self._encode_all("consts", code.co_consts)
+        # Code never changes, and is most of what there is to hash in a network besides its weights.
+        if id(code) not in _CODES:
+            encoder = Encoder()
+            for field in _CODE_FIELDS:
+                encoder._encode(getattr(code, field))
+            _CODES[id(code)] = encoder.digest(list(code.co_consts)), code
+        self._put("code", _CODES[id(code)][0])
 
     def _encode_class(self, value):
         self._encode_later(value, self._write_class)

@@ -24,6 +24,7 @@ __all__ = ["digest", "file_digest", "image_digest", "is_model", "mask_digest", "
 # what was changed less than that ago is read again each time.
 _RACY_NS = 2_000_000_000
 _MAX_REMEMBERED = 2**16
+_LARGE = 2**18  # bytes of a tensor from which a thread of its own pays
 
 
 class _Memo:
@@ -219,7 +220,10 @@ def model_digest(model):
     module = as_module(model)
     forward = model.forward if isinstance(model, TorchModel) else None
     tensors = {id(tensor): tensor for tensor in (*module.parameters(), *module.buffers())}
+    large = {key for key, tensor in tensors.items() if tensor.nbytes >= _LARGE}
     n_threads = min(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 4, 8)
     with ThreadPoolExecutor(n_threads) as pool:
-        digests = dict(zip(tensors, pool.map(tensor_digest, tensors.values()), strict=True))
+        futures = {key: pool.submit(tensor_digest, tensors[key]) for key in large}
+        digests = {key: tensor_digest(tensors[key]) for key in tensors.keys() - large}
+        digests |= {key: future.result() for key, future in futures.items()}
     return Encoder(digests).digest([module, forward])

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch.nn.parameter import is_lazy
 
-# With the SHA instructions of today's processors the fastest function of hashlib: measured
+# With the SHA instructions of today's processors the fastest sound function of hashlib: measured
 # 1350 MB/s on one core, next to 1000 of blake2b and 730 of md5.
 new_hash = hashlib.sha256
 
