@@ -95,15 +95,9 @@ class Encoder:
     queue for their code to be written. Of anything else that holds values the hash is written, so
     that it makes no difference whether two places hold one object or equal ones. A cycle is closed
     by telling how many levels up it leads.
-
-    Parameters
-    ----------
-    tensor_digests : dict of {int: bytes}, default=None
-        Digests of tensors by ``id``, where they were computed before.
     """
 
-    def __init__(self, tensor_digests=None):
-        self._tensor_digests = tensor_digests or {}
+    def __init__(self):
         # All three by id, with the objects: an id may be used again after an object's end.
         self._numbers = {}
         self._done = {}
@@ -123,7 +117,7 @@ class Encoder:
 
     def _within(self):
         """Give an encoder that has met what this one has met, and tells nothing back."""
-        encoder = Encoder(self._tensor_digests)
+        encoder = Encoder()
         encoder._numbers, encoder._done = self._numbers.copy(), self._done.copy()
         encoder._depths = self._depths.copy()
         return encoder
@@ -153,8 +147,10 @@ class Encoder:
     def _put(self, tag, payload=b""):
         if isinstance(payload, str):
             payload = payload.encode("utf-8", "surrogatepass")
+        if isinstance(payload, bytes):
+            return self._state.update(b"%s:%d:%s" % (tag.encode(), len(payload), payload))
         self._state.update(b"%s:%d:" % (tag.encode(), memoryview(payload).nbytes))
-        self._state.update(payload)
+        return self._state.update(payload)
 
     def _encode(self, value):
         kind = type(value)
@@ -195,9 +191,8 @@ class Encoder:
 
     def _encode_tensor(self, value):
         is_plain = type(value) in (torch.Tensor, nn.Parameter)
-        known = self._tensor_digests.get(id(value))
         self._put("tensor", "" if is_plain else type(value).__qualname__)
-        self._put("content", tensor_digest(value) if known is None else known)
+        self._put("content", tensor_digest(value))
 
     def _encode_enum(self, value):
         self._put("enum", f"{type(value).__module__}.{type(value).__qualname__}.{value.name}")

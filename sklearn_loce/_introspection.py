@@ -9,11 +9,14 @@ from pickle import PickleError
 
 import numpy as np
 import torch
+import xxhash
 from torch.nn.parameter import is_lazy
 
-# With the SHA instructions of today's processors the fastest sound function of hashlib: measured
-# 1350 MB/s on one core, next to 1000 of blake2b and 730 of md5.
+# For structure, of which there is little.
 new_hash = hashlib.sha256
+# For weights, pixels and files, at the speed of memory: measured 10 GB/s on one core, next to 1.1
+# of sha256. Its 128 bits keep accidents apart; nobody gains by forging a vector in his own store.
+new_bulk_hash = xxhash.xxh3_128
 
 # Code of these is told apart by its own text and the library's version. Where the code of anything
 # else names a global, that is followed; here it would lead through half of torch.
@@ -35,7 +38,7 @@ def tensor_digest(tensor):
     if not is_strided or tensor.is_meta or tensor.is_quantized:
         raise no_content(tensor)
     flat = tensor.detach().resolve_conj().resolve_neg().cpu().contiguous().reshape(-1)
-    state = new_hash(f"{tensor.dtype}:{tuple(tensor.shape)}:".encode())
+    state = new_bulk_hash(f"{tensor.dtype}:{tuple(tensor.shape)}:".encode())
     if flat.numel():
         state.update(flat.view(torch.uint8).numpy())
     return state.digest()
