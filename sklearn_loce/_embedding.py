@@ -192,7 +192,6 @@ class Worker:
         """Yield the Rows of these images, with activations of all layers; a failure raises."""
         nothing = np.empty((len(samples), 0), dtype=np.float32)
         needed = np.ones((len(samples), len(self.recipe.layers)), dtype=bool)
-        # Closed at once where the caller stops early, for the stream holds hooks on the network.
         with closing(self.stream(Job(samples, groups, nothing, needed))) as stream:
             for item in stream:
                 item.raise_failure()
@@ -214,9 +213,13 @@ class Worker:
         """
         size = BatchSize(self.recipe.batch_size)
         settle = partial(torch.set_num_threads, 1)
-        with ThreadPoolExecutor(1, initializer=settle) as solver:
+        # Closed also where an error leaves it half way, for the stream holds hooks on the network.
+        with (
+            closing(self.stream(job)) as stream,
+            ThreadPoolExecutor(1, initializer=settle) as solver,
+        ):
             previous = None
-            for batch in batched(self.stream(job), self.recipe.batch_size):
+            for batch in batched(stream, self.recipe.batch_size):
                 current = solver.submit(self._work, batch, job, size, save)
                 if previous is not None:
                     yield previous.result()

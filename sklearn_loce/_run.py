@@ -2,8 +2,10 @@
 
 import os
 import warnings
+from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import chain
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -59,7 +61,7 @@ def _store_of(memory, model):
     if isinstance(memory, str | os.PathLike):
         return RowStore(memory)
     if memory is not None:
-        return memory or None
+        return None if memory is False else memory
     return _shared_store(model) if isinstance(model, TorchModel) else None
 
 
@@ -253,8 +255,8 @@ class Run:
 
     def _work(self, job, keys, result):
         save = None if keys is None else partial(self._save, keys=keys)
-        for outcomes in self._batches(job, save):
-            for outcome in outcomes:
+        with closing(self._batches(job, save)) as batches:
+            for outcome in chain.from_iterable(batches):
                 self._enter(job.samples, outcome, result)
 
     def _enter(self, samples, outcome, result):

@@ -2,7 +2,7 @@
 
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from itertools import islice
 
@@ -173,8 +173,7 @@ def stream_rows(
     Row or Failure
         An image that fails gives a failure for each of its rows, and the stream goes on.
     """
-    images = _read_ahead(samples, groups)
-    with extract:
+    with extract, closing(_read_ahead(samples, groups)) as images:
         for positions, content in tqdm(
             images, desc="LoCE", unit="image", total=len(groups), disable=not progress
         ):

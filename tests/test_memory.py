@@ -23,6 +23,7 @@ from torchvision.transforms import v2
 
 from sklearn_loce import RowStore, TorchModel, _embedding
 from sklearn_loce._activations import ActivationExtractor
+from sklearn_loce._cache import MemoryStore
 from sklearn_loce.exceptions import FailedRowsError, StoreError
 
 from .counting import LAYERS, Counting, build_counting, draw_table, make_loce, write_images
@@ -398,6 +399,21 @@ def test_an_interrupted_call_goes_on_where_it_was(tmp_path):
     assert sum(len(module._forward_hooks) for module in loce.model.module.modules()) == hooks
     np.testing.assert_array_equal(loce.fit_transform(table), computed(table))
     assert n_passes(loce) == 100 + 6 - kept // 2
+
+
+class BrokenStore(MemoryStore):
+    def save(self, context, vectors):
+        raise StoreError("no more")
+
+
+def test_an_error_of_the_store_leaves_no_trace_on_the_module():
+    loce = make_loce(memory=BrokenStore(), batch_size=2)
+    modules = list(loce.model.module.modules())
+    with pytest.raises(StoreError, match="no more") as caught:
+        loce.fit_transform(draw_table(8))
+    assert caught.value.__traceback__ is not None  # its frames hold what was going on
+    assert not any(module._forward_hooks for module in modules)
+    assert len(clone(loce).set_params(memory=False).fit_transform(draw_table(2))) == 4
 
 
 N_IMAGES, BATCH_SIZE, LONG_LAYERS = 100, 10, ["body.0", "body.2"]
