@@ -12,7 +12,7 @@ from torchvision import tv_tensors
 from torchvision.models import WeightsEnum
 from torchvision.transforms import v2
 
-from ._adapters import only_size
+from ._families import only_size
 from ._model import as_module
 from ._processors import ProcessorTransform, is_image_processor
 

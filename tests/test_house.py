@@ -16,6 +16,7 @@ TORCH_FLOOR = (
     "_adamw_cpu",
     "_adamw_torch",
     "_adapters",
+    "_families",
     "_layouts",
     "_bilinear",
     "_masks",
@@ -28,6 +29,7 @@ TORCH_FLOOR = (
     "_samples",
     "_segmenter",
     "_stream",
+    "_trace",
     "_transformer",
     "segmentation",
 )
