@@ -4,6 +4,7 @@ import warnings
 from collections import Counter
 from contextlib import ExitStack, contextmanager
 from difflib import get_close_matches
+from typing import NoReturn
 
 import pandas as pd
 import torch
@@ -200,11 +201,7 @@ class ActivationExtractor:
             if isinstance(error, LayoutError):
                 raise
             if self.n_calls or len(self._taken) < len(self.layers):
-                size, began = images.shape[-2:], self._trace.began
-                clear = explain_failure(self.module, size, error, began=began)
-                if clear is None:
-                    raise
-                raise clear from error
+                _raise_clear(self.module, images.shape[-2:], error, began=self._trace.began)
             warnings.warn(
                 f"The network failed behind the layers {self.layers}, whose activations are not "
                 f"affected: {error}",
@@ -233,6 +230,14 @@ class ActivationExtractor:
                 raise _ReachedDeepestLayer
 
         return hook
+
+
+def _raise_clear(module, size, error, *, began) -> NoReturn:
+    """Raise an error that explains the network's own, or that where there is no explanation."""
+    clear = explain_failure(module, size, error, began=began)
+    if clear is None:
+        raise error
+    raise clear from error
 
 
 @contextmanager
@@ -304,7 +309,7 @@ def list_layers(model, input_size):
             adapter_of(model)(module, image)
         except Exception as error:
             if not records:
-                raise explain_failure(module, size[1:], error, began=False) or error from error
+                _raise_clear(module, size[1:], error, began=False)
             warnings.warn(
                 f"The network failed behind the layers listed here: {type(error).__name__}: {error}",
                 stacklevel=2,
