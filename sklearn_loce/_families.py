@@ -33,8 +33,8 @@ _NO_FRAME = {
     "RoIHeads": "it describes regions of interest one by one, which share no grid with the image"
 }
 _NO_FRAME_INSIDE = {
-    name: "inside, the image is cut into windows; the block around it puts them together again"
-    for name in ("PartitionAttentionLayer", "PartitionAttentionCl", "PartitionAttention2d")
+    "PartitionAttentionLayer": "it is inside a partition of the image into windows, which the "
+    "block around it undoes"
 }
 _NO_FRAME_TOKENS = {
     "Hiera": "its tokens are in the order of mask units, not in rows",

@@ -148,9 +148,10 @@ def _read_tokens(tokens, place, facts, trace):
         if _comes_from((rows, columns), shown)
     ]
     readings = [_as_tokens(tokens, place, *grid) for grid in grids]
-    # A flattened grid (n_images, n_channels, n_cells): only of a layer that has just been seen.
-    flat = [size for n, *size in shown if n == n_tokens and size[0] * size[1] == n_channels]
-    readings += [_as_flat(tokens, place, *size) for size in flat[:1]]
+    # A flattened grid (n_images, n_channels, n_cells): only of a convolution seen in this pass.
+    if facts.axes == {"first"}:
+        flat = [size for n, *size in shown if n == n_tokens and size[0] * size[1] == n_channels]
+        readings += [_as_flat(tokens, place, *size) for size in flat[:1]]
     return [reading for reading in readings if not _is_pooled(reading.size, trace)]
 
 
@@ -213,12 +214,16 @@ def _choose_axes(channels_first, channels_last, axes, facts, trace):
     either = [r for r in (channels_first, channels_last) if _is_likely(r.size, facts, trace)]
     if axes == "last":
         return [reading for reading in either if reading is channels_last]
-    if facts.axes == {"first"} and not pairs:
-        fits = _fits(channels_first.size, trace.input_size) or channels_last not in either
-        return [channels_first if fits else channels_last]
+    if facts.axes == {"first"} and not pairs and _may_be_of_convolutions(channels_first.size, trace):
+        return [channels_first]
     if facts.axes == {"last"} and channels_last in either:
         return [channels_last]
     return either
+
+
+def _may_be_of_convolutions(size, trace):
+    """Say whether convolutions, with whatever padding, may have made a map of this size."""
+    return _fits(size, trace.input_size) or size in [grid[1:] for grid in trace.grids]
 
 
 def _is_likely(size, facts, trace):
