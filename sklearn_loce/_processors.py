@@ -150,7 +150,8 @@ class ProcessorTransform:
         if crops:
             raise ProcessorError(
                 f"it crops images of {height} x {width} pixels, and concepts at the rim with them; "
-                "choose settings with which it does not, such as a larger size where that matters"
+                "choose settings with which it does not, as ConvNextImageProcessor does not with "
+                "size={'shortest_edge': 384} or more"
             )
         return settings, _sources(edges[0], height, size[0]), _sources(edges[1], width, size[1])
 

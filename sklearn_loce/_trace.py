@@ -9,6 +9,10 @@ from torch import nn
 from ._families import axes_of, decoders
 from .exceptions import LayoutError
 
+# Behind these, a map of as many channels as the image has is not the image any more. Padding as a
+# layer belongs to the convolution behind it.
+_CONSUMERS = (nn.Conv2d, nn.Linear, nn.ConstantPad2d, nn.ReflectionPad2d, nn.ReplicationPad2d)
+
 
 class Trace:
     """A record of one forward pass.
@@ -46,8 +50,8 @@ class Trace:
         self.began = True
         given = args[0] if args else None
         if not self._entered and _is_map(given):
-            self._entered = True
             self._check_entrance(layer, given)
+            self._entered = isinstance(layer, _CONSUMERS)
         if not _is_map(output) or len(output) != self.n_images:
             return
         axes = axes_of(layer)
@@ -68,7 +72,7 @@ class Trace:
         return self._latest[1]
 
     def _check_entrance(self, layer, given):
-        if given.shape[1] != self.n_channels:
+        if given.shape[1] != self.n_channels or len(given) != self.n_images:
             return  # patches, or space moved to depth
         # A strided convolution may be given the cells at the lower and right rim whole.
         stride = layer.stride if isinstance(layer, nn.Conv2d) else (1, 1)

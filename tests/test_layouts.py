@@ -4,7 +4,9 @@ from torch import nn
 from torchvision import models
 
 from sklearn_loce import ActivationExtractor, list_layers
-from sklearn_loce._layouts import layer_facts, to_grid, token_grids
+from sklearn_loce._families import layer_facts
+from sklearn_loce._layouts import find_reading, token_grids
+from sklearn_loce._trace import Trace
 from sklearn_loce.exceptions import LayoutError
 
 SIZES = (
@@ -41,7 +43,7 @@ def test_ambiguous_tokens_raise_with_the_candidates(n_tokens, size, grids):
     assert token_grids(n_tokens, size) == grids
     facts = layer_facts(nn.Sequential(nn.Identity()), "0")
     with pytest.raises(LayoutError, match="can be read in 2 ways") as caught:
-        to_grid(torch.zeros(1, n_tokens, 3), facts, n_images=1, input_size=size)
+        find_reading(torch.zeros(1, n_tokens, 3), facts, Trace(1, size))
     for prefix, rows, columns in grids:
         assert f"{rows} x {columns} cells behind {prefix} other tokens" in str(caught.value)
     assert "reshape_transform" in str(caught.value)
