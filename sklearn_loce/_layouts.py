@@ -141,21 +141,22 @@ def _read_tokens(tokens, place, facts, trace):
     if n_channels == 1:
         return []
     shown = _shown(trace)
-    grids = _token_grids_shown(n_tokens, facts.others, shown) or [
-        ((front, behind), rows, columns)
-        for front, behind in facts.others
-        for _, rows, columns in token_grids(n_tokens - front - behind, trace.input_size, (0,))
-        if _comes_from((rows, columns), shown)
-    ]
+    grids = _tokens_shown(n_tokens, facts.others, shown)
     readings = [_as_tokens(tokens, place, *grid) for grid in grids]
     # A flattened grid (n_images, n_channels, n_cells): only of a convolution seen in this pass.
     if facts.axes == {"first"}:
         flat = [size for n, *size in shown if n == n_tokens and size[0] * size[1] == n_channels]
         readings += [_as_flat(tokens, place, *size) for size in flat[:1]]
+    readings = readings or [
+        _as_tokens(tokens, place, (front, behind), rows, columns)
+        for front, behind in facts.others
+        for _, rows, columns in token_grids(n_tokens - front - behind, trace.input_size, (0,))
+        if _comes_from((rows, columns), shown)
+    ]
     return [reading for reading in readings if not _is_pooled(reading.size, trace)]
 
 
-def _token_grids_shown(n_tokens, others, shown):
+def _tokens_shown(n_tokens, others, shown):
     """Give the latest grid of this pass that has as many cells as there are tokens."""
     for _, rows, columns in shown:
         for front, behind in others:
