@@ -41,10 +41,10 @@ _NO_FRAME_TOKENS = {
     "HieraModel": "its tokens are in the order of mask units, not in rows",
     "ViTMAEModel": "its tokens are a random choice in random order",
 }
-_OVER_PLACES = {
-    name: "it mixes over places: the axis of its channels is that of the tokens"
-    for name in ("mlp_tokens", "linear_tokens")
-}
+_OVER_PLACES = dict.fromkeys(
+    ("mlp_tokens", "linear_tokens"),
+    "it mixes over places: the axis of its channels is that of the tokens",
+)
 
 _SIZE_ATTRIBUTES = (
     "image_size",

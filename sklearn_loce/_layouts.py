@@ -104,7 +104,7 @@ def _fits(size, input_size):
 
 
 def _shown(trace):
-    """List the grids (n_channels, height, width) of this pass that lie on the image, latest first."""
+    """List the grids (n_channels, height, width) seen that lie on the image, latest first."""
     return [
         grid
         for grid in reversed(trace.grids)
@@ -215,7 +215,11 @@ def _choose_axes(channels_first, channels_last, axes, facts, trace):
     either = [r for r in (channels_first, channels_last) if _is_likely(r.size, facts, trace)]
     if axes == "last":
         return [reading for reading in either if reading is channels_last]
-    if facts.axes == {"first"} and not pairs and _may_be_of_convolutions(channels_first.size, trace):
+    if (
+        facts.axes == {"first"}
+        and not pairs
+        and _may_be_of_convolutions(channels_first.size, trace)
+    ):
         return [channels_first]
     if facts.axes == {"last"} and channels_last in either:
         return [channels_last]

@@ -97,7 +97,7 @@ def _is_plain(layer):
 
 @contextmanager
 def watching(module, current):
-    """Let the trace that ``current()`` gives see every pass through a module; ``None`` sees none."""
+    """Let the trace that ``current()`` gives, or ``None``, see what passes through a module."""
 
     def note(layer, args, output):
         if (trace := current()) is not None:

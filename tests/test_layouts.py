@@ -235,7 +235,9 @@ def test_tokens_take_the_grid_that_a_convolution_has_shown():
     sizes = [(480, width) for width in range(320, 641, 9)]
     cells = [(15, width // 32) for _, width in sizes]
     open_ones = [
-        size for size, n in zip(sizes, cells, strict=True) if len(token_grids(n[0] * n[1], size)) > 1
+        size
+        for size, n in zip(sizes, cells, strict=True)
+        if len(token_grids(n[0] * n[1], size)) > 1
     ]
     assert open_ones, "the sizes test nothing"
     network = _by_convolution()
@@ -408,7 +410,9 @@ def test_parts_of_an_attention_are_no_grids(side):
 def test_windows_of_maxvit_say_where_they_are():
     network = nn.Sequential(
         nn.Conv2d(3, 16, 4, 4),
-        maxvit.PartitionAttentionLayer(16, 8, 7, "grid", (56, 56), 2, nn.GELU, nn.LayerNorm, 0, 0, 0),
+        maxvit.PartitionAttentionLayer(
+            16, 8, 7, "grid", (56, 56), 2, nn.GELU, nn.LayerNorm, 0, 0, 0
+        ),
     )
     for part in ("partition_op", "partition_swap", "attn_layer"):
         with pytest.raises(LayoutError, match="inside a partition of the image into windows"):
