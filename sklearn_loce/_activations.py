@@ -311,7 +311,8 @@ def list_layers(model, input_size):
             if not records:
                 _raise_clear(module, size[1:], error, began=False)
             warnings.warn(
-                f"The network failed behind the layers listed here: {type(error).__name__}: {error}",
+                "The network failed behind the layers listed here: "
+                f"{type(error).__name__}: {error}",
                 stacklevel=2,
             )
     rows = [(name, *record) for name, record in records.items()]
