@@ -55,7 +55,7 @@ class Trace:
         if not _is_map(output) or len(output) != self.n_images:
             return
         axes = axes_of(layer)
-        if axes is None and output.shape == getattr(given, "shape", None) and _is_plain(layer):
+        if axes is None and output.shape == getattr(given, "shape", None):
             axes = self.axes_of(given)
         if axes is not None:
             self._latest = ref(output), axes
@@ -89,10 +89,6 @@ class Trace:
 
 def _is_map(value):
     return isinstance(value, torch.Tensor) and value.ndim == 4 and value.is_floating_point()
-
-
-def _is_plain(layer):
-    return not any(True for _ in layer.parameters(recurse=False))
 
 
 @contextmanager

@@ -431,3 +431,53 @@ def test_encoder_decoders_are_no_decoders():
 
     grid = _take(Both(), "encoder_decoder.layer", (96, 160))[0]
     assert grid.shape == (1, 8, 3, 5)
+
+
+class Inside(nn.Module):
+    """Convolutions that show grids, and a layer of an attention that sees a given map."""
+
+    def __init__(self, strides, layer, heads):
+        super().__init__()
+        channels = [3] + [24] * len(strides)
+        self.convs = nn.Sequential(
+            *(nn.Conv2d(c, 24, n, n) for c, n in zip(channels, strides, strict=False))
+        )
+        self.attention = nn.Sequential(layer)
+        self.heads = heads
+
+    def forward(self, x):
+        self.convs(x)
+        return self.attention(self.heads)
+
+
+@pytest.mark.parametrize("layer", [nn.Softmax(-1), nn.Conv2d(2, 2, 1)])
+@pytest.mark.parametrize("strides", [[16], [4, 4]])
+def test_weights_of_tokens_for_tokens_are_no_grid(layer, strides):
+    # 16 tokens of 4 x 4 cells; 16 x 16 cells may have been seen before.
+    network = Inside(strides, layer, torch.rand(1, 2, 16, 16))
+    with pytest.raises(LayoutError, match="part of an attention"):
+        _take(network, "attention.0", (64, 64))
+
+
+def test_of_tokens_and_weights_the_tokens_are_the_grid():
+    network = Inside([4, 4], SelfAttention(), torch.rand(1, 16, 24))
+    assert _take(network, "attention", (64, 64))[0].shape == (1, 24, 4, 4)
+
+
+class Without(nn.Module):
+    """A convolution without padding, and a sum that no layer makes."""
+
+    def __init__(self, kernel, *others):
+        super().__init__()
+        self.conv, self.others = nn.Conv2d(3, 8, kernel), nn.ModuleList(others)
+
+    def forward(self, x):
+        return self.conv(x) + 1
+
+
+@pytest.mark.parametrize(
+    ("network", "size", "grid"),
+    [(Without(21), (32, 200), (12, 180)), (Without(9, nn.Linear(1, 1)), (64, 64), (56, 56))],
+)
+def test_sizes_that_no_stride_gives_are_grids_where_a_convolution_made_them(network, size, grid):
+    assert _take(nn.Sequential(network), "0", size)[0].shape == (1, 8, *grid)

@@ -85,6 +85,17 @@ def test_a_mere_resize_is_known_to_be_one(name, place):
     assert look(PROCESSORS[name], place)[0].full_frame
 
 
+@pytest.mark.parametrize(
+    ("processor", "place"),
+    [
+        (transformers.ViTImageProcessor(resample=0), (30, 40, 3, 4, 9, 9)),  # blocks of 7 pixels
+        (transformers.DetrImageProcessor(), (500, 700, 12, 10, 42, 38)),  # 4 pixels per level
+    ],
+)
+def test_coarse_levels_are_no_bent_geometry(processor, place):
+    assert look(processor, place)[0].full_frame
+
+
 def test_padding_is_found_to_the_pixel():
     view, _ = look(padded(), (90, 142, 12, 10, 42, 38))
     assert view.shown.sum() == 96 * round(142 * 96 / 90)
