@@ -4,13 +4,16 @@ import warnings
 from collections import Counter
 from contextlib import ExitStack, contextmanager
 from difflib import get_close_matches
+from typing import NoReturn
 
 import pandas as pd
 import torch
 
-from ._adapters import adapter_of, explain_size
-from ._layouts import check_reshaped, decoders, describe, layer_facts, to_grid
+from ._adapters import adapter_of, explain_failure
+from ._families import layer_facts
+from ._layouts import check_reshaped, describe, find_reading
 from ._model import as_module, device_of, dtype_of, evaluating, resolve_device
+from ._trace import Trace, watching
 from .exceptions import LayoutError
 
 
@@ -75,10 +78,12 @@ class ActivationExtractor:
     -----
     Outputs (n_images, n_channels, height, width) are taken as they are. Where the channels come
     last, as in Swin, they are moved; what the layers inside are tells, or the input's size. Tokens
-    (n_images, n_tokens, n_channels), behind none, 1, 2 or 5 others such as class tokens and
-    registers, become the one grid that a stride over the input's size gives. Of a tuple or dict,
-    the one tensor that is a grid is taken. Whatever is left open is an error that lists the
-    possibilities.
+    (n_images, n_tokens, n_channels), behind up to 5 others such as class tokens and registers,
+    become the latest grid that a convolution put out in the same pass, or else the one that a
+    stride over the input's size gives. Of a tuple or dict, the one tensor that is a grid is taken.
+    Later images are read as the first was. Whatever is left open is an error that lists the
+    possibilities; what has no places, such as a pooled vector or the weights of an attention, is
+    one that says why.
 
     Of a layer that runs several times in one pass, such as a shared ReLU, the last output counts,
     as for any forward hook; with such a layer the pass is not stopped early. How
@@ -105,22 +110,17 @@ class ActivationExtractor:
         self.reshape_transform = reshape_transform
         self.device = resolve_device(device, self.module)
         self.n_calls = n_calls
-        self._stack = None
-        self._reset()
-
-    def _reset(self, n_images=0, input_size=None):
-        self._taken, self._seen = {}, Counter()
-        self._pass = {"n_images": n_images, "input_size": input_size, "behind_decoder": False}
+        self._stack = self._trace = None
+        self._taken, self._seen, self._settled = {}, Counter(), {}
 
     def __enter__(self):
         with ExitStack() as stack:
             stack.enter_context(evaluating(self.module, self.device))
+            # The trace comes first, so that it knows of a layer what the layer's own hook asks.
+            stack.enter_context(watching(self.module, lambda: self._trace))
             for layer in self.layers:
                 hook = self._make_hook(layer)
                 handle = self.module.get_submodule(layer).register_forward_hook(hook)
-                stack.callback(handle.remove)
-            for decoder in decoders(self.module):
-                handle = decoder.register_forward_pre_hook(self._enter_decoder)
                 stack.callback(handle.remove)
             self._stack = stack.pop_all()
         return self
@@ -147,9 +147,16 @@ class ActivationExtractor:
         if self._stack is None:
             with self:
                 return self(images, shown)
-        self._reset(len(images), self.frame(images.shape[-2:]).size)
-        with torch.no_grad():
-            self._forward(images.to(device=self.device, dtype=dtype_of(self.module)), shown)
+        size = self.frame(images.shape[-2:]).size
+        # A copy, because the first layer may work in place.
+        own = images.to(device=self.device, dtype=dtype_of(self.module), copy=True)
+        self._taken, self._seen = {}, Counter()
+        self._trace = Trace(len(images), size, images.shape[1])
+        try:
+            with torch.no_grad():
+                self._forward(own, shown)
+        finally:
+            self._trace = None  # no hook does anything outside this pass, as for a frame
         self._check_taken(len(images))
         self.n_calls = self.n_calls or dict(self._seen)
         return {layer: self._taken[layer] for layer in self.layers}
@@ -191,30 +198,27 @@ class ActivationExtractor:
         except _ReachedDeepestLayer:
             return
         except Exception as error:
-            at_the_door = (
-                None if self._seen else explain_size(self.module, images.shape[-2:], error)
-            )
-            if at_the_door is not None:
-                raise at_the_door from error
-            unfinished = self.n_calls or len(self._taken) < len(self.layers)
-            if unfinished or isinstance(error, LayoutError):
+            if isinstance(error, LayoutError):
                 raise
+            if self.n_calls or len(self._taken) < len(self.layers):
+                _raise_clear(self.module, images.shape[-2:], error, began=self._trace.began)
             warnings.warn(
                 f"The network failed behind the layers {self.layers}, whose activations are not "
                 f"affected: {error}",
                 stacklevel=4,
             )
 
-    def _enter_decoder(self, module, args):
-        self._pass["behind_decoder"] = True
-
     def _make_hook(self, layer):
         facts = layer_facts(self.module, layer)
 
         def hook(module, args, output):
+            if self._trace is None:
+                return
             self._seen[layer] += 1
             if self.reshape_transform is None:
-                grid = to_grid(output, facts, **self._pass)
+                reading = find_reading(output, facts, self._trace, self._settled.get(layer))
+                self._settled[layer] = reading.key
+                grid = reading.grid()
             else:
                 grid = check_reshaped(self.reshape_transform(output), output, layer)
             # A copy even where the cast makes one, for grids that a reshape_transform expands.
@@ -226,6 +230,14 @@ class ActivationExtractor:
                 raise _ReachedDeepestLayer
 
         return hook
+
+
+def _raise_clear(module, size, error, *, began) -> NoReturn:
+    """Raise an error that explains the network's own, or that where there is no explanation."""
+    clear = explain_failure(module, size, error, began=began)
+    if clear is None:
+        raise error
+    raise clear from error
 
 
 @contextmanager
@@ -271,7 +283,8 @@ def list_layers(model, input_size):
     Raises
     ------
     ValueError
-        If ``input_size`` does not have two or three positive integers.
+        If ``input_size`` does not have two or three positive integers, or the network fails before
+        its first layer. If it fails behind that, the layers that ran are listed, with a warning.
 
     Examples
     --------
@@ -295,9 +308,12 @@ def list_layers(model, input_size):
         try:
             adapter_of(model)(module, image)
         except Exception as error:
-            at_the_door = None if records else explain_size(module, size[1:], error)
-            if at_the_door is None:
-                raise
-            raise at_the_door from error
+            if not records:
+                _raise_clear(module, size[1:], error, began=False)
+            warnings.warn(
+                "The network failed behind the layers listed here: "
+                f"{type(error).__name__}: {error}",
+                stacklevel=2,
+            )
     rows = [(name, *record) for name, record in records.items()]
     return pd.DataFrame(rows, columns=["name", "type", "output_shape", "n_calls"])

@@ -2,15 +2,13 @@
 
 import inspect
 from dataclasses import dataclass
-from operator import attrgetter
+from numbers import Integral
+from operator import gt
 
 import torch
-from torchvision.models import VisionTransformer
-from torchvision.models.detection.transform import GeneralizedRCNNTransform
 
+from ._families import explain_size, is_detector, is_transformers, only_size
 from ._model import TorchModel, as_module
-
-_SIZE_ATTRIBUTES = ("image_size", "patch_embed.img_size", "config.image_size")
 
 
 @dataclass(frozen=True)
@@ -52,7 +50,25 @@ class PlainAdapter:
     def frame(self, module, size):
         """Tell what becomes of an image of ``size`` inside the network."""
         own = getattr(self.forward, "frame", None)
-        return Frame(tuple(size), tuple(size)) if own is None else Frame(*own(module, size))
+        return Frame(tuple(size), tuple(size)) if own is None else _checked(own(module, size))
+
+
+def _checked(frame):
+    """Make a frame of what a user's method ``frame`` gives."""
+    is_pair = isinstance(frame, tuple | list) and len(frame) == 2
+    if not is_pair or not all(map(_is_size, frame)) or any(map(gt, frame[1], frame[0])):
+        raise ValueError(
+            "frame must give two pairs of positive integers, the (height, width) that the first "
+            "layer sees and the (height, width) of the image in its upper left corner, which is "
+            f"not larger; got {frame!r}."
+        )
+    size, content = frame
+    return Frame(tuple(map(int, size)), tuple(map(int, content)))
+
+
+def _is_size(value):
+    is_pair = isinstance(value, tuple | list) and len(value) == 2
+    return is_pair and all(isinstance(n, Integral) and n > 0 for n in value)
 
 
 class DetectionAdapter(PlainAdapter):
@@ -79,15 +95,7 @@ class TransformersAdapter(PlainAdapter):
         return module(**inputs)
 
 
-def _is_detector(module):
-    return isinstance(getattr(module, "transform", None), GeneralizedRCNNTransform)
-
-
-def _is_transformers(module):
-    return getattr(module, "main_input_name", None) == "pixel_values"
-
-
-_FAMILIES = ((_is_detector, DetectionAdapter), (_is_transformers, TransformersAdapter))
+_ADAPTERS = ((is_detector, DetectionAdapter), (is_transformers, TransformersAdapter))
 
 
 def adapter_of(model):
@@ -95,45 +103,35 @@ def adapter_of(model):
     if isinstance(model, TorchModel) and model.forward is not None:
         return PlainAdapter(model.forward)
     module = as_module(model)
-    return next((adapter() for fits, adapter in _FAMILIES if fits(module)), PlainAdapter())
+    return next((adapter() for fits, adapter in _ADAPTERS if fits(module)), PlainAdapter())
 
 
-def _as_size(value):
-    if isinstance(value, int):
-        return value, value
-    is_pair = isinstance(value, tuple | list) and len(value) == 2
-    return tuple(value) if is_pair and all(isinstance(n, int) for n in value) else None
+def explain_failure(module, size, error, *, began):
+    """Make a clear error of one that a network raised because of how it was called.
 
-
-def trained_size(module):
-    """Read the input size that a network names as its own; ``None`` where it names none."""
-    for attribute in _SIZE_ATTRIBUTES:
-        try:
-            return _as_size(attrgetter(attribute)(module))
-        except AttributeError:
-            continue
-    return None
-
-
-def only_size(module):
-    """Give the one input size that a torchvision network takes; ``None`` where it takes others."""
-    return trained_size(module) if isinstance(module, VisionTransformer) else None
-
-
-def explain_size(module, size, error):
-    """Make a clear error of one that a network raised at its door because of the input's size.
+    Parameters
+    ----------
+    module : torch.nn.Module
+    size : tuple of int
+        (height, width) of the images.
+    error : Exception
+    began : bool
+        Whether a layer had run by then.
 
     Returns
     -------
     ValueError or None
-        ``None`` where the size is the network's own, or it names none.
+        ``None`` where the failure is of another kind.
     """
-    own = trained_size(module)
-    if own is None or own == tuple(size):
-        return None
-    return ValueError(
-        f"{type(module).__name__} was built for images of {own[0]} x {own[1]} and got "
-        f"{size[0]} x {size[1]} ({error}). Resize them without a crop, as the paper does: "
-        f"preprocess=torchvision.transforms.v2.Resize({own}), or torchvision's weights, which "
-        "normalise too."
-    )
+    name, reason = type(module).__name__, f"{type(error).__name__}: {error}"
+    # Behind its first layers, a network that takes several sizes fails for other reasons.
+    about_size = None if began and only_size(module) is None else explain_size(module, size)
+    if about_size is not None:
+        return ValueError(f"{name} {about_size}. ({reason})")
+    if not began and isinstance(error, TypeError | ValueError | LookupError | AttributeError):
+        return ValueError(
+            f"{name} failed on a tensor of images before its first layer ({reason}). If it takes "
+            "a list, a dict or more than images, say how to call it: TorchModel(network, "
+            "forward=...)."
+        )
+    return None

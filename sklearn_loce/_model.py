@@ -63,6 +63,30 @@ class TorchModel:
     True
     >>> model
     TorchModel(Conv2d, 224 parameters)
+
+    A network that wants a dict, and pads its images to the right and below so that both sides are
+    multiples of 32. An instance of an importable class can be pickled; a lambda can't.
+
+    >>> import torch
+    >>> class PadTo32:
+    ...     def __call__(self, module, images):
+    ...         return module({"image": images})
+    ...
+    ...     def frame(self, module, size):
+    ...         return tuple(-(-n // 32) * 32 for n in size), size
+    >>> class Padding(nn.Module):
+    ...     def __init__(self):
+    ...         super().__init__()
+    ...         self.body = nn.Conv2d(3, 8, kernel_size=3, stride=2, padding=1)
+    ...
+    ...     def forward(self, batch):
+    ...         height, width = batch["image"].shape[-2:]
+    ...         below_and_right = (0, -width % 32, 0, -height % 32)
+    ...         return {"maps": self.body(nn.functional.pad(batch["image"], below_and_right))}
+    >>> from sklearn_loce import ActivationExtractor
+    >>> extract = ActivationExtractor(TorchModel(Padding(), forward=PadTo32()), "body")
+    >>> extract(torch.zeros(1, 3, 50, 70))["body"].shape
+    torch.Size([1, 8, 32, 48])
     """
 
     def __init__(self, source, *, forward=None):
@@ -184,8 +208,13 @@ def resolve_device(device, module):
     """Turn the parameter ``device`` into a device that is there.
 
     ``None`` leaves the module where it is; so does, with a warning, a device that is not
-    available here.
+    available here. The meta device, which has no numbers, is a ``ValueError``.
     """
+    if "meta" in (device_of(module).type, torch.device("cpu" if device is None else device).type):
+        raise ValueError(
+            "The meta device holds no numbers, so nothing can be computed there. Build the network "
+            "with its weights on another device, and pass that or device=None."
+        )
     if device is None:
         return device_of(module)
     device = torch.device(device)

@@ -12,9 +12,9 @@ from torchvision import tv_tensors
 from torchvision.models import WeightsEnum
 from torchvision.transforms import v2
 
-from ._adapters import only_size
+from ._families import only_size
 from ._model import as_module
-from ._processors import ProcessorTransform, is_image_processor
+from ._processors import ProcessorError, ProcessorTransform, is_image_processor
 
 _SCALE = v2.ToDtype(torch.float32, scale=True)
 
@@ -128,6 +128,10 @@ def _without_crop(preset, size):
     return v2.Compose([*steps, v2.Normalize(preset.mean, preset.std)])
 
 
+def _only_size(model):
+    return None if model is None else only_size(as_module(model))
+
+
 def make_transform(preprocess, model=None):
     """Turn the parameter ``preprocess`` into a joint transform of an image and its masks.
 
@@ -135,7 +139,7 @@ def make_transform(preprocess, model=None):
     ----------
     preprocess : None, WeightsEnum, torchvision preset, Hugging Face image processor or callable
     model : torch.nn.Module or TorchModel, default=None
-        Of torchvision's networks that take images of one size, presets squash images to that.
+        For networks that take images of one size, presets and processors squash images to that.
 
     Returns
     -------
@@ -153,15 +157,14 @@ def make_transform(preprocess, model=None):
     if isinstance(getattr(preprocess, "func", preprocess), type):
         preprocess = _call_class(preprocess)
     if is_image_processor(preprocess):
-        return JointTransform(ProcessorTransform(preprocess), full_frame=False)
+        return JointTransform(ProcessorTransform(preprocess, _only_size(model)), full_frame=False)
     if not type(preprocess).__module__.startswith("torchvision.transforms._presets"):
         return JointTransform(preprocess, full_frame=False)
     kind = type(preprocess).__name__
     if kind == "ObjectDetection":
         return JointTransform(_SCALE, full_frame=True)
     if kind in ("ImageClassification", "SemanticSegmentation"):
-        size = None if model is None else only_size(as_module(model))
-        return JointTransform(_without_crop(preprocess, size), full_frame=True)
+        return JointTransform(_without_crop(preprocess, _only_size(model)), full_frame=True)
     raise ValueError(f"preprocess={kind} is not for single images; pass a transforms.v2 transform.")
 
 
@@ -199,6 +202,8 @@ def _apply(transform, image, masks):
     parts = [tv_tensors.Image(image), tv_tensors.Mask(masks)]
     try:
         moved = transform(*parts)
+    except ProcessorError:
+        raise
     except Exception as error:
         raise ValueError(
             f"preprocess={transform!r} failed on an image with its masks: {error}. It must be a "

@@ -7,6 +7,10 @@ from torch.nn import functional
 _LEVELS = 255
 
 
+class ProcessorError(ValueError):
+    """An image processor can't be used for images with masks."""
+
+
 def _image_part(preprocess):
     """Give the image processor of a processor for several modalities, or the object itself."""
     return getattr(preprocess, "image_processor", preprocess)
@@ -22,23 +26,59 @@ def _ramp(length):
     return np.rint((np.arange(length) + 0.5) / length * _LEVELS).astype(np.uint8)
 
 
-def _probe_image(height, width):
-    """Draw an image whose channels tell the row, the column, and what is no padding."""
-    rows, columns = np.meshgrid(_ramp(height), _ramp(width), indexing="ij")
-    return torch.from_numpy(np.stack([rows, columns, np.full_like(rows, _LEVELS)]))
+def _probes(height, width):
+    """Draw grey images: black, white, and two whose levels tell the row and the column."""
+    levels = np.zeros((4, height, width), dtype=np.uint8)
+    levels[1] = _LEVELS
+    levels[2] = _ramp(height)[:, None]
+    levels[3] = _ramp(width)
+    return [torch.from_numpy(level).expand(3, -1, -1).contiguous() for level in levels]
 
 
-def _edges(values, inside):
+def _edges(shares, inside, length):
     """Give where the original's first edge and last edge lie along one axis, in seen pixels.
 
-    Processors resize by whole pixels and then pad: an edge within a pixel of where the padding
-    begins is exactly there. It is elsewhere only if the processor crops.
+    Parameters
+    ----------
+    shares : ndarray of shape (n_seen,)
+        Where each seen pixel comes from, as a share of the original's side.
+    inside : ndarray of shape (n_seen,), bool
+        What is no padding.
+    length : int
+        The original's side in pixels.
+
+    Returns
+    -------
+    edges : ndarray of shape (2,)
+        Processors resize by whole pixels and then pad: an edge that is measured where the padding
+        begins is exactly there. It is elsewhere only if the processor crops.
+    crops : bool
     """
     seen = np.flatnonzero(inside)
-    slope, start = np.polyfit(values[seen] / _LEVELS, seen + 0.5, 1)
     borders = np.array([seen[0], seen[-1] + 1.0])
+    if min(length, len(seen)) == 1:
+        return borders, False  # one pixel has no position to measure
+    # Levels are rounded, and nearest-neighbour sampling is off by half a pixel of the original.
+    allowed = 1 + len(seen) / _LEVELS + len(seen) / length / 2
+    start, slope = _fit_line(shares[seen], seen + 0.5, length, allowed)
     fitted = np.array([start, start + slope])
-    return np.where(np.abs(fitted - borders) <= 1, borders, fitted)
+    overhang = (borders - fitted) * [1, -1]
+    return np.where(np.abs(overhang) <= allowed, borders, fitted), (overhang > allowed).any()
+
+
+def _fit_line(shares, positions, length, allowed):
+    # Beyond the centres of the original's first and last pixel, upsampling repeats these.
+    margin = 0.5 / length + 1 / _LEVELS
+    inner = (shares > margin) & (shares < 1 - margin)
+    inner = inner if np.count_nonzero(inner) > 1 else slice(None)
+    shares, positions = shares[inner], positions[inner]
+    if np.ptp(shares) > 0:
+        slope, start = np.polyfit(shares, positions, 1)
+        if slope > 0 and np.abs(start + slope * shares - positions).max() <= allowed:
+            return start, slope
+    raise ProcessorError(
+        "it does more than resize, pad and crop an upright image, so that masks can't follow"
+    )
 
 
 def _sources(edges, length, size):
@@ -56,52 +96,91 @@ def _sources(edges, length, size):
 class ProcessorTransform:
     """Apply a Hugging Face processor to an image, and the same geometry to its masks.
 
-    The centre crop is switched off. Where the processor puts the image is measured once for every
-    size of images, on an image that holds its own coordinates.
+    The centre crop is switched off, and where the processor puts the image is measured once for
+    every size of images, on images that hold their own coordinates. A processor that still cuts
+    off what is at the rim, or moves pixels otherwise than by resizing and padding, is an error.
 
     Parameters
     ----------
     processor : transformers image processor, or a processor that has one
+    size : tuple of int, default=None
+        (height, width) to which images are squashed, for networks that take no other.
     """
 
-    def __init__(self, processor):
+    def __init__(self, processor, size=None):
         self.processor = _image_part(processor)
-        self._sources_of = {}
+        self.size = size
+        self._measured = {}
 
     def __repr__(self):
         return type(self.processor).__name__
 
     def __call__(self, image, masks):
         """Move image (3, height, width), uint8, and masks (n_masks, height, width) together."""
-        image = image.as_subclass(torch.Tensor)
-        pixels, size = self._process(image), tuple(image.shape[-2:])
-        if size not in self._sources_of:
-            self._sources_of[size] = self._measure(*size)
-        rows, columns = self._sources_of[size]
+        image, size = image.as_subclass(torch.Tensor), tuple(image.shape[-2:])
+        try:
+            if size not in self._measured:
+                self._measured[size] = self._measure(*size)
+            settings, rows, columns = self._measured[size]
+            pixels = self._process(image, settings)
+        except Exception as error:
+            raise ProcessorError(
+                f"preprocess={self!r} can't be used for images with masks: {error}. A "
+                "torchvision.transforms.v2 transform, which moves both, can be passed instead."
+            ) from error
         inside = (rows >= 0)[:, None] & (columns >= 0)
         return pixels, masks.as_subclass(torch.Tensor)[:, rows][:, :, columns] * inside
 
-    def _process(self, image, **how):
-        if getattr(self.processor, "do_center_crop", None):
-            how["do_center_crop"] = False
-        how |= {"return_tensors": "pt", "input_data_format": "channels_first"}
+    def _process(self, image, settings):
+        how = {"return_tensors": "pt", "input_data_format": "channels_first", **settings}
         pixels = torch.as_tensor(self.processor(images=image, **how)["pixel_values"])
         if pixels.ndim != 4 or len(pixels) != 1:
-            raise ValueError(
+            raise ProcessorError(
                 f"it must make one image of one, but makes pixel_values {tuple(pixels.shape)}"
             )
         return pixels[0]
 
     def _measure(self, height, width):
-        seen = self._process(_probe_image(height, width), do_rescale=False, do_normalize=False)
-        seen = seen.double().numpy()
-        inside = seen[2] > _LEVELS / 2
-        rows, columns = inside.any(1), inside.any(0)
+        """Find settings with which nothing is cut off, and where pixels come from with them."""
+        settings = self._settings(height, width)
+        edges, size, crops = self._locate(height, width, settings)
+        if crops and getattr(self.processor, "crop_pct", None) is not None:
+            settings["crop_pct"] = 1.0
+            edges, size, crops = self._locate(height, width, settings)
+        if crops:
+            raise ProcessorError(
+                f"it crops images of {height} x {width} pixels, and concepts at the rim with them; "
+                "choose settings with which it does not, as ConvNextImageProcessor does not with "
+                "size={'shortest_edge': 384} or more"
+            )
+        return settings, _sources(edges[0], height, size[0]), _sources(edges[1], width, size[1])
+
+    def _settings(self, height, width):
+        crops = getattr(self.processor, "do_center_crop", None)
+        settings = {"do_center_crop": False} if crops else {}
+        if self.size is not None:
+            black, *_ = _probes(height, width)
+            if self._process(black, settings).shape[-2:] != self.size:
+                settings["size"] = dict(zip(("height", "width"), self.size, strict=True))
+        return settings
+
+    def _locate(self, height, width, settings):
+        """Measure where the original's edges are, and whether they are outside."""
+        # Grey: whatever is done to the channels, the order of their mean stays.
+        probes = [self._process(probe, settings) for probe in _probes(height, width)]
+        black, white, rows, columns = (p.double().mean(0).numpy() for p in probes)
+        span = white - black
+        inside = span > span.max() / 2
+        if not inside.any():
+            raise ProcessorError("it makes black and white images equal")
+        along = inside.any(1), inside.any(0)
         # The middle of the visible part: no resampling with the padding there.
-        middle_row, middle_column = (int(np.median(np.flatnonzero(a))) for a in (rows, columns))
-        row_edges = _edges(seen[0, :, middle_column], rows)
-        column_edges = _edges(seen[1, middle_row], columns)
-        return (
-            _sources(row_edges, height, len(rows)),
-            _sources(column_edges, width, len(columns)),
+        row, column = (int(np.median(np.flatnonzero(axis))) for axis in along)
+        span = np.where(inside, span, np.inf)
+        row_edges, cuts_rows = _edges(
+            ((rows - black) / span)[:, column], along[0] & inside[:, column], height
         )
+        column_edges, cuts_columns = _edges(
+            ((columns - black) / span)[row], along[1] & inside[row], width
+        )
+        return (row_edges, column_edges), span.shape, cuts_rows or cuts_columns

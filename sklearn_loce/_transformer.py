@@ -39,10 +39,11 @@ class LoCETransformer(TransformerMixin, RowEmbedder):
             or callable, default=None
         ``None`` scales pixels to [0, 1] and no more, the paper's setting. Of torchvision's weights
         and Hugging Face's processors the size, mean, standard deviation and padding are used, but
-        not the centre crop, which would cut the concept away; images for a torchvision network
-        that takes one size only are squashed to that. A ``torchvision.transforms.v2`` transform is
-        applied to image and masks together; pixels that it leaves as integers are scaled to
-        [0, 1] after it. Detectors that resize and pad inside need ``None`` or their weights.
+        not the centre crop, which would cut the concept away, and a processor that crops all the
+        same is an error; images for a network that takes one size only are squashed to that. A
+        ``torchvision.transforms.v2`` transform is applied to image and masks together; pixels that
+        it leaves as integers are scaled to [0, 1] after it. Detectors that resize and pad inside
+        need ``None`` or their weights.
     reshape_transform : callable, default=None
         Turns the raw output of a layer into a tensor (n_images, n_channels, height, width), where
         that is not found from the output itself; see :class:`ActivationExtractor`.

@@ -33,12 +33,15 @@ class Planted:
     cells: list
 
 
-# (image height, image width, top, left, patch height, patch width): wide, tall, near corners; the
-# first two differ by where the patch is. No side is a multiple of a usual stride.
+# (image height, image width, top, left, patch height, patch width): wide, tall, in a corner, small,
+# large at an edge; the first two differ by where the patch is. No side is a multiple of a usual
+# stride.
 PLACES = (
     (90, 142, 12, 10, 42, 38),
     (90, 142, 38, 88, 42, 38),
-    (131, 97, 75, 44, 40, 44),
+    (131, 97, 91, 53, 40, 44),
+    (90, 142, 30, 50, 24, 22),
+    (131, 97, 36, 0, 70, 62),
 )
 
 
@@ -78,13 +81,36 @@ def look_for_patches(network, layer, cell, places=PLACES, **parameters):
     return Planted([mask for _, mask in samples], projections, cells)
 
 
-def check(found, max_cells=1.0):
-    """Check location, overlap, and that moving the patch moves the projection."""
+def has_resolution(mask, cell):
+    """Say whether a patch is so large that its shape can be redrawn, and not only its place.
+
+    Cells limit that, and of convolutions the field of view, which blurs what is smaller.
+    """
+    sides = np.ptp(np.argwhere(mask), axis=0) + 1
+    return (sides >= 2.5 * np.array(cell)).all() and sides.min() >= 32
+
+
+def tolerance(mask, cell, max_cells):
+    """Give how far a centroid may be off, in pixels along each axis."""
+    sides = np.ptp(np.argwhere(mask), axis=0) + 1
+    at_edge = mask[[0, -1]].any() or mask[:, [0, -1]].any()
+    # The zeros that convolutions see beyond an edge of the image change the patch that touches it.
+    return np.maximum(max_cells * np.array(cell), sides / 8 if at_edge else 0)
+
+
+def check(found, max_cells=1.0, *, shape=True):
+    """Check location, overlap, and that moving the patch moves the projection.
+
+    ``shape=False`` leaves the overlap out, for layers with few cells and wide fields of view.
+    """
     for mask, projection, cell in zip(found.masks, found.projections, found.cells, strict=True):
         assert projection.any(), "nothing was drawn"
-        offset = (centroid(projection) - centroid(mask)) / cell
-        assert (np.abs(offset) <= max_cells).all(), f"off by {offset} cells"
-        assert iou(mask, projection) > 0.5, f"IoU {iou(mask, projection):.2f}"
+        offset = centroid(projection) - centroid(mask)
+        assert (np.abs(offset) <= tolerance(mask, cell, max_cells)).all(), (
+            f"off by {offset / cell} cells"
+        )
+        if shape and has_resolution(mask, cell):
+            assert iou(mask, projection) > 0.5, f"IoU {iou(mask, projection):.2f}"
     moved = [centroid(found.projections[k]) for k in (0, 1)]
     planted = [centroid(found.masks[k]) for k in (0, 1)]
     error = (moved[1] - moved[0]) - (planted[1] - planted[0])

@@ -9,7 +9,8 @@ from torchvision import models
 from torchvision.models import detection
 
 from sklearn_loce import ActivationExtractor, LoCETransformer, TorchModel, list_layers
-from sklearn_loce._adapters import adapter_of, trained_size
+from sklearn_loce._adapters import adapter_of
+from sklearn_loce._families import only_size, trained_size
 from sklearn_loce._preprocessing import View, make_transform, make_view
 from sklearn_loce.exceptions import LayoutError
 
@@ -138,6 +139,145 @@ def test_forward_travels_with_clones_and_pickles():
         TorchModel(make_small_network, forward=3)
 
 
+class Wrapped(nn.Module):
+    """Hides a detector, so that it is not recognised."""
+
+    def __init__(self, inner):
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, x):
+        return self.inner(list(x))
+
+
+def call_with_list(module, images):
+    return module(list(images))
+
+
+@pytest.mark.parametrize(
+    ("wrap", "layer"),
+    [
+        (Wrapped, "inner.backbone.body.0"),
+        (nn.DataParallel, "module.backbone.body.0"),
+        (partial(TorchModel, forward=call_with_list), "backbone.body.0"),
+    ],
+    ids=["module", "DataParallel", "forward"],
+)
+def test_resizing_and_padding_inside_do_not_go_unseen(detector, wrap, layer):
+    match = "first layer sees 96 x 160 pixels of an image of 90 x 142.*forward=.*method frame"
+    with pytest.raises(LayoutError, match=match):
+        ActivationExtractor(wrap(detector), layer)(torch.rand(1, 3, 90, 142))
+
+
+class Doubling(nn.Module):
+    """Doubles the image before, or inside, its first layer."""
+
+    def __init__(self, *first):
+        super().__init__()
+        self.first, self.conv = nn.Sequential(*first), nn.Conv2d(3, 4, 3)
+
+    def forward(self, x):
+        return self.conv(self.first(x) if len(self.first) else nn.functional.pad(x, (0, 8)))
+
+
+@pytest.mark.parametrize("first", [[], [nn.Upsample(scale_factor=2)]])
+def test_resizing_and_padding_by_the_network_itself_do_not_either(first):
+    with pytest.raises(LayoutError, match="resizes or pads inside"):
+        ActivationExtractor(Doubling(*first), "conv")(torch.rand(1, 3, 32, 48))
+
+
+class Picture(nn.Module):
+    """An autoencoder whose output is an image of half the size."""
+
+    def __init__(self):
+        super().__init__()
+        self.body, self.out = nn.Conv2d(3, 3, 4, 4), nn.Upsample(scale_factor=2)
+
+    def forward(self, x):
+        return self.out(self.body(x))
+
+
+@pytest.mark.parametrize(
+    ("network", "layer", "shape"),
+    [
+        (nn.Sequential(nn.PixelUnshuffle(4), nn.Conv2d(48, 8, 1)), "1", (1, 8, 22, 36)),
+        (nn.Sequential(nn.ReflectionPad2d(3), nn.Conv2d(3, 8, 7)), "1", (1, 8, 88, 144)),
+        (nn.Sequential(nn.BatchNorm2d(3), nn.Conv2d(3, 8, 8, 8)), "1", (1, 8, 11, 18)),
+        (Picture(), "out", (1, 3, 44, 72)),
+    ],
+    ids=["space to depth", "padding layer", "normalisation", "image out"],
+)
+def test_other_first_layers_are_no_resizing(network, layer, shape):
+    grid = ActivationExtractor(network, layer)(torch.rand(1, 3, 88, 144))[layer]
+    assert grid.shape == shape
+
+
+@pytest.mark.parametrize(
+    "frame",
+    [
+        None,
+        (90, 142),
+        (1, 2, 3),
+        ((64, 64), (90, 142)),
+        ((90, 142), (0, 142)),
+        ((90.0, 142.0), (90, 142)),
+    ],
+)
+def test_a_frame_that_is_none_is_a_clear_error(frame):
+    class Wrong(Padding):
+        def frame(self, module, size):
+            return frame
+
+    with pytest.raises(ValueError, match=r"frame must give two pairs of positive integers.*; got"):
+        ActivationExtractor(TorchModel(Keyword(), forward=Wrong()), "body.2").frame((90, 142))
+
+
+def test_the_transform_of_a_detector_can_be_asked_for(detector):
+    # It makes no tensor; and looking at its frame, before the pass, must not run its hook.
+    with pytest.raises(LayoutError, match="object of type ImageList"):
+        ActivationExtractor(detector, "transform")(torch.rand(1, 3, 90, 142))
+
+
+class WantsDict(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 4)
+
+    def forward(self, batch):
+        return {"maps": self.conv(batch.get("image"))}
+
+
+def test_networks_that_take_no_tensor_are_told_of_forward():
+    with pytest.raises(ValueError, match=r"no attribute 'get'\)?.*TorchModel\(network, forward="):
+        ActivationExtractor(WantsDict(), "conv")(torch.rand(1, 3, 16, 16))
+    with pytest.raises(ValueError, match=r"TorchModel\(network, forward="):
+        list_layers(WantsDict(), (16, 16))
+
+
+def test_list_layers_of_a_network_that_fails_late():
+    network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Conv2d(5, 4, 3))
+    with pytest.warns(UserWarning, match="failed behind the layers listed here: RuntimeError"):
+        table = list_layers(network, (16, 16))
+    assert list(table["name"]) == ["0"]
+
+
+def test_images_are_not_changed_by_a_first_layer_in_place():
+    network = nn.Sequential(nn.ReLU(inplace=True), nn.Conv2d(3, 4, 3))
+    images = torch.randn(1, 3, 8, 8)
+    before = images.clone()
+    ActivationExtractor(network, "1")(images)
+    assert torch.equal(images, before)
+
+
+def test_the_meta_device_is_refused_before_it_takes_the_weights():
+    network = make_small_network()
+    with pytest.raises(ValueError, match="meta device holds no numbers"):
+        ActivationExtractor(network, "2", device="meta")
+    assert next(network.parameters()).device.type == "cpu"
+    with pytest.raises(ValueError, match="meta device holds no numbers"):
+        ActivationExtractor(network.to("meta"), "2")
+
+
 @pytest.fixture(scope="module")
 def vit():
     return models.VisionTransformer(224, 32, 1, 2, 16, 32)
@@ -157,6 +297,14 @@ def test_one_size_only_is_a_clear_error(vit):
         LoCETransformer(vit, layer).fit([plant(*PLACES[0])])
     with pytest.raises(ValueError, match=match):
         list_layers(vit, (90, 142))
+
+
+def test_maxvit_takes_one_size():
+    network = models.MaxVit((64, 64), 8, 2, [8], [1], 8, 0.0)
+    assert only_size(network) == (64, 64)
+    match = r"MaxVit was built for images of 64 x 64 and got 72 x 104.*weights of torchvision"
+    with pytest.raises(ValueError, match=match):
+        ActivationExtractor(network, "blocks.0")(torch.rand(1, 3, 72, 104))
 
 
 def test_other_failures_are_not_blamed_on_the_size(vit):

@@ -18,6 +18,7 @@ TORCH_FLOOR = (
     "_adamw_cpu",
     "_adamw_torch",
     "_adapters",
+    "_families",
     "_layouts",
     "_bilinear",
     "_cache",
@@ -37,6 +38,7 @@ TORCH_FLOOR = (
     "_samples",
     "_segmenter",
     "_stream",
+    "_trace",
     "_transformer",
     "segmentation",
 )

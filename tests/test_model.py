@@ -118,5 +118,12 @@ def test_missing_device_falls_back_with_a_warning(small_network):
 
 
 def test_no_device_means_where_the_model_is(small_network):
-    assert resolve_device(None, small_network.to("meta")) == torch.device("meta")
+    assert resolve_device(None, small_network) == torch.device("cpu")
     assert resolve_device(None, nn.ReLU()) == torch.device("cpu")
+
+
+def test_the_meta_device_is_refused(small_network):
+    with pytest.raises(ValueError, match="meta device holds no numbers"):
+        resolve_device("meta", small_network)
+    with pytest.raises(ValueError, match="meta device holds no numbers"):
+        resolve_device(None, small_network.to("meta"))

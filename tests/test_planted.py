@@ -12,7 +12,15 @@ from torchvision.transforms import v2
 
 from sklearn_loce import _preprocessing
 
-from .planted import NORMALIZE, calibrate, check, forget_positions, look_for_patches, seeded
+from .planted import (
+    NORMALIZE,
+    PLACES,
+    calibrate,
+    check,
+    forget_positions,
+    look_for_patches,
+    seeded,
+)
 
 BARE = {"weights": None, "weights_backbone": None}
 SMALL = {"min_size": 96, "max_size": 160}
@@ -156,6 +164,33 @@ def test_convolutional_networks(name):
     *_, layer, cell, preprocess = CONVOLUTIONAL[name]
     network = convolutional(name)
     check(look_for_patches(network, layer, cell, preprocess=preprocess, max_iter=100))
+
+
+# name: (deeper layer, cell)
+DEEPER = {
+    "mobilenet_v3_large": ("features.6", 8),
+    "efficientnet_b0": ("features.3", 8),
+    "efficientnet_v2_s": ("features.3", 8),
+    "squeezenet1_1": ("features.7.expand3x3", 8),
+    "resnet50": ("layer2.3.bn3", 8),
+    "vgg16": ("features.19", 8),
+    "yolo_style": ("model.4.cv3.conv", 8),
+    "lraspp": ("backbone.6", 8),
+    "deeplabv3": ("backbone.6", 8),
+    "fasterrcnn": ("backbone.body.layer2.3.bn3", detected(8)),
+    "maskrcnn": ("backbone.fpn.layer_blocks.1", detected(8)),
+    "retinanet": ("backbone.body.layer2.3.bn3", detected(8)),
+    "fcos": ("backbone.body.layer2.3.bn3", detected(8)),
+    "ssd300_vgg16": ("backbone.features.17", resized((300, 300), 8)),
+}
+
+
+@pytest.mark.parametrize("name", DEEPER)
+def test_deeper_layers(name):
+    layer, cell = DEEPER[name]
+    preprocess = CONVOLUTIONAL[name][-1]
+    network = convolutional(name)
+    check(look_for_patches(network, layer, cell, PLACES[:2], preprocess=preprocess), shape=False)
 
 
 @pytest.mark.parametrize(

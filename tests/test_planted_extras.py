@@ -2,12 +2,12 @@
 
 from functools import cache
 
-import numpy as np
 import pytest
 import torch
 from torchvision.transforms import v2
 
 from sklearn_loce import ActivationExtractor
+from sklearn_loce._families import layer_facts
 from sklearn_loce._preprocessing import make_transform, make_view
 from sklearn_loce.exceptions import LayoutError
 
@@ -195,40 +195,6 @@ def test_padding_is_told_to_the_model():
     assert (rows, columns) == (192, 302)
 
 
-@pytest.mark.parametrize(
-    "processor",
-    [
-        transformers.ViTImageProcessor(),
-        transformers.BitImageProcessor(
-            size={"shortest_edge": 128}, crop_size={"height": 112, "width": 112}
-        ),
-        transformers.ConvNextImageProcessor(size={"shortest_edge": 128}),
-        transformers.ViTImageProcessorPil(),
-        detr_processor(),
-        detr_processor(pad_size=PADDING),
-    ],
-    ids=lambda processor: type(processor).__name__,
-)
-@pytest.mark.parametrize("place", PLACES[:2])
-def test_processors_move_masks_with_their_images(processor, place):
-    image, mask = plant(*place)
-    image[mask] = 255
-    image[~mask] = 0
-    view = make_view(image, mask[None], make_transform(processor))
-    seen = view.image[0].numpy()
-    bright = seen > (seen.max() + seen.min()) / 2
-    rows, columns = ((np.arange(n) + 0.5) / n for n in bright.shape)
-    expected = view.masks[0]
-    own_rows, own_columns = ((np.arange(n) + 0.5) / n for n in expected.shape)
-    for axis, (shares, own) in enumerate([(rows, own_rows), (columns, own_columns)]):
-        assert shares[bright.any(1 - axis)].mean() == pytest.approx(
-            own[expected.any(1 - axis)].mean(), abs=0.01
-        )
-    back = view.to_original(torch.from_numpy(view.masks).float())[0].numpy() > 0.5
-    if not isinstance(processor, transformers.ConvNextImageProcessor):  # it always crops
-        assert np.abs(np.argwhere(back).mean(0) - np.argwhere(mask).mean(0)).max() < 1
-
-
 def test_processors_give_the_pixels_that_they_give():
     image, mask = plant(*PLACES[0])
     processor = transformers.ViTImageProcessor()
@@ -252,6 +218,125 @@ def test_windows_are_not_images():
     ],
 )
 def test_one_size_only_is_a_clear_error(build, layer, side):
-    match = rf"built for images of {side} x {side} and got 90 x 142 .*v2\.Resize"
+    match = rf"built for images of {side} x {side} and got 90 x 142.*v2\.Resize"
     with pytest.raises(ValueError, match=match):
         look_for_patches(seeded(build), layer, 16, preprocess=NORMALIZE)
+
+
+def yolos(**how):
+    config = transformers.YolosConfig(
+        image_size=[96, 96], patch_size=16, num_detection_tokens=9, intermediate_size=32, **TOKENS
+    )
+    return transformers.YolosForObjectDetection(config)
+
+
+@pytest.mark.parametrize("size", [(96, 96), (64, 160), (112, 80)])
+def test_detection_tokens_of_yolos_are_cut_off(size):
+    # Nine detection tokens behind one class token and the grid: 36 + 10 cells could be others.
+    layers = ["vit.embeddings.patch_embeddings.projection", "vit.encoder.layer.1"]
+    grids = ActivationExtractor(seeded(yolos), layers)(torch.rand(1, 3, *size))
+    for grid in grids.values():
+        assert grid.shape == (1, 64, size[0] // 16, size[1] // 16)
+    with pytest.raises(LayoutError, match="its 9 tokens are detection tokens, not places"):
+        ActivationExtractor(seeded(yolos), "class_labels_classifier")(torch.rand(1, 3, *size))
+
+
+def test_tokens_behind_the_class_token_are_laid_in_rows():
+    network = seeded(yolos)
+    seen = {}
+    layer = "vit.encoder.layer.0"
+    handle = network.get_submodule(layer).register_forward_hook(
+        lambda module, args, output: seen.update(tokens=output)
+    )
+    grid = ActivationExtractor(network, layer)(torch.rand(1, 3, 64, 160))[layer]
+    handle.remove()
+    assert torch.equal(grid[0, :, 2, 3], seen["tokens"][0, 1 + 2 * 10 + 3])
+
+
+@pytest.mark.parametrize(
+    ("name", "side", "prefix"),
+    [
+        ("vit_little_patch16_reg4_gap_256", 96, 4),
+        ("vit_little_patch16_reg1_gap_256", 96, 1),
+        ("vit_small_patch14_reg4_dinov2", 112, 5),
+        ("deit_tiny_distilled_patch16_224", 96, 2),
+    ],
+)
+def test_timm_tells_how_many_tokens_are_in_front(name, side, prefix):
+    network = timm.create_model(name, depth=1, img_size=side, embed_dim=24, num_heads=2)
+    assert layer_facts(network, "blocks.0").others == ((0, 0), (prefix, 0))
+    cells = side // network.patch_embed.patch_size[0]
+    grids = ActivationExtractor(network, ["patch_embed", "blocks.0"])(torch.rand(1, 3, side, side))
+    assert {grid.shape for grid in grids.values()} == {(1, 24, cells, cells)}
+
+
+def test_registers_of_hugging_face_are_told():
+    assert layer_facts(dinov2(), "encoder.layer.1").others == ((0, 0), (5, 0))
+
+
+@pytest.mark.parametrize("layer", ["patch_embed", "patch_embed.norm"])
+def test_patches_of_timm_with_channels_last(layer):
+    network = timm.create_model("vit_tiny_patch16_224", depth=1, dynamic_img_size=True)
+    layers = ["patch_embed.proj", layer]
+    grids = ActivationExtractor(network, layers)(torch.rand(1, 3, 240, 320))
+    assert torch.equal(grids[layer], grids["patch_embed.proj"])
+
+
+def test_patches_of_another_size_are_told_in_multiples():
+    network = timm.create_model("vit_tiny_patch16_224", depth=1, dynamic_img_size=True)
+    with pytest.raises(ValueError, match="sides are multiples of its patches of 16 x 16"):
+        ActivationExtractor(network, "blocks.0")(torch.rand(1, 3, 90, 142))
+
+
+def test_mixing_over_places_is_no_grid():
+    network = timm.models.MlpMixer(patch_size=32, num_blocks=1, embed_dim=196)
+    with pytest.raises(LayoutError, match="mixes over places"):
+        ActivationExtractor(network, "blocks.0.mlp_tokens.fc2")(torch.rand(1, 3, 224, 224))
+    grid = ActivationExtractor(network, "blocks.0")(torch.rand(1, 3, 224, 224))["blocks.0"]
+    assert grid.shape == (1, 196, 7, 7)
+
+
+def masked_autoencoder():
+    config = transformers.ViTMAEConfig(image_size=64, decoder_num_hidden_layers=1, **TOKENS)
+    return transformers.ViTMAEModel(config)
+
+
+def hiera():
+    return timm.create_model("hiera_tiny_224", img_size=64, stages=(1, 1, 1, 1), embed_dim=16)
+
+
+def huggingface_hiera():
+    config = transformers.HieraConfig(image_size=[64, 64], embed_dim=16, depths=[1, 1, 1, 1])
+    return transformers.HieraModel(config)
+
+
+@pytest.mark.parametrize(
+    ("build", "layer", "why"),
+    [
+        (masked_autoencoder, "layers.0", "random choice in random order"),
+        (hiera, "blocks.1", "order of mask units"),
+        (huggingface_hiera, "encoder.stages.0", "order of mask units"),
+    ],
+)
+def test_tokens_that_are_not_in_rows_say_so(build, layer, why):
+    with pytest.raises(LayoutError, match=why):
+        ActivationExtractor(seeded(build), layer)(torch.rand(1, 3, 64, 64))
+
+
+@pytest.mark.parametrize("width", range(320, 641, 80))
+def test_the_encoder_of_detr_has_the_grid_of_its_projection(width):
+    layers = ["model.input_projection", "model.encoder.layers.0"]
+    with ActivationExtractor(detr(), layers, n_calls=dict.fromkeys(layers, 1)) as extract:
+        grids = extract(torch.rand(1, 3, 480, width))
+    assert {tuple(grid.shape[-2:]) for grid in grids.values()} == {(15, -(-width // 32))}
+
+
+def test_a_model_that_wants_text_is_told_of_forward():
+    vision = {"image_size": 32, "patch_size": 16, "hidden_size": 16, "num_hidden_layers": 1}
+    config = transformers.CLIPConfig(
+        vision_config={**vision, "num_attention_heads": 2},
+        text_config={"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2},
+    )
+    network = transformers.CLIPModel(config)
+    with pytest.raises(ValueError, match=r"CLIPModel failed .*TorchModel\(network, forward="):
+        ActivationExtractor(network, "vision_model.encoder.layers.0")(torch.rand(1, 3, 32, 32))
