@@ -59,11 +59,16 @@ class ActivationExtractor:
     n_calls : dict of {str: int}, default=None
         How often each layer runs in one forward pass. With ``None`` the first call runs the whole
         network and counts.
+    readings : dict of {str: tuple}, default=None
+        How the outputs of layers are read as grids, as another extractor found it. ``None`` finds
+        it on the first image.
 
     Attributes
     ----------
     n_calls : dict of {str: int}
         As given or counted.
+    readings : dict of {str: tuple}
+        As given or found.
 
     Raises
     ------
@@ -103,15 +108,18 @@ class ActivationExtractor:
     {'0': (1, 8, 14, 14), '1': (1, 8, 14, 14)}
     """
 
-    def __init__(self, model, layers, *, reshape_transform=None, device=None, n_calls=None):
+    def __init__(
+        self, model, layers, *, reshape_transform=None, device=None, n_calls=None, readings=None
+    ):
         self.module = as_module(model)
         self.adapter = adapter_of(model)
         self.layers = check_layers(self.module, layers)
         self.reshape_transform = reshape_transform
         self.device = resolve_device(device, self.module)
         self.n_calls = n_calls
+        self.readings = dict(readings or {})
         self._stack = self._trace = None
-        self._taken, self._seen, self._settled = {}, Counter(), {}
+        self._taken, self._seen = {}, Counter()
 
     def __enter__(self):
         with ExitStack() as stack:
@@ -216,8 +224,8 @@ class ActivationExtractor:
                 return
             self._seen[layer] += 1
             if self.reshape_transform is None:
-                reading = find_reading(output, facts, self._trace, self._settled.get(layer))
-                self._settled[layer] = reading.key
+                reading = find_reading(output, facts, self._trace, self.readings.get(layer))
+                self.readings[layer] = reading.key
                 grid = reading.grid()
             else:
                 grid = check_reshaped(self.reshape_transform(output), output, layer)

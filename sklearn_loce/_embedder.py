@@ -42,7 +42,8 @@ class RowEmbedder(BaseEstimator):
             known = [grid.shape[1] for grid in activations.values()]
             self._keep_n_channels(identity, known)
             note_pass(identity, self.model)
-        self.n_channels_, self._n_calls = known, extract.n_calls
+        self.n_channels_ = known
+        self._n_calls, self._readings = extract.n_calls, extract.readings
         self.inits_ = [initial_vector(self.init, n, self.random_state) for n in known]
         return preview, identity
 
@@ -111,6 +112,7 @@ class RowEmbedder(BaseEstimator):
             device=self.device,
             seed=self._seed,
             n_calls=self._n_calls,
+            readings=self._readings,
         )
         return Worker(self.model, recipe)
 

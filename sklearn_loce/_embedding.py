@@ -35,6 +35,8 @@ class Recipe:
         For random transforms.
     n_calls : dict of {str: int} or None
         How often each layer runs in one pass, where that is known.
+    readings : dict of {str: tuple}
+        How the outputs of layers are read, where that is known; the same for all images.
     """
 
     layers: list
@@ -50,6 +52,7 @@ class Recipe:
     device: object
     seed: int
     n_calls: dict | None
+    readings: dict
 
     @property
     def ends(self):
@@ -176,6 +179,7 @@ class Worker:
             reshape_transform=recipe.reshape_transform,
             device=recipe.device,
             n_calls=n_calls,
+            readings=recipe.readings,
         )
         return stream_rows(
             job.samples,
