@@ -459,6 +459,13 @@ def test_weights_of_tokens_for_tokens_are_no_grid(layer, strides):
         _take(network, "attention.0", (64, 64))
 
 
+def test_weights_inside_a_window_are_no_grid_either():
+    # The one window of 4 x 4 tokens was merged from 16 x 16 cells by no layer that shows it.
+    network = Inside([4], nn.Softmax(-1), torch.rand(1, 2, 16, 16))
+    with pytest.raises(LayoutError, match="part of an attention"):
+        _take(network, "attention.0", (64, 64))
+
+
 def test_of_tokens_and_weights_the_tokens_are_the_grid():
     network = Inside([4, 4], SelfAttention(), torch.rand(1, 16, 24))
     assert _take(network, "attention", (64, 64))[0].shape == (1, 24, 4, 4)
