@@ -1,6 +1,7 @@
 """What an estimator on a table of samples does behind its methods."""
 
 from copy import copy, deepcopy
+from numbers import Integral
 
 import numpy as np
 from sklearn.base import BaseEstimator, _fit_context
@@ -16,6 +17,9 @@ from ._preprocessing import make_transform, make_view
 from ._run import Run, identify, note_pass, settle_failures
 from ._samples import as_samples, check_rows, group_by_image, read_rows
 from ._stream import Preview, pass_network
+from .exceptions import LayoutError
+
+_TRIES = 20  # images, where all fail
 
 
 class RowEmbedder(BaseEstimator):
@@ -31,43 +35,47 @@ class RowEmbedder(BaseEstimator):
         )
         self.layers_ = extract.layers
         self._seed = check_random_state(self.random_state).randint(np.iinfo(np.int32).max)
-        row, view = self._first_view(samples)
-        self._keyed_seed = self._seed if self._is_seeded(view) else None
         identity = self._identify()
         known = [identity and identity.store.n_channels(identity.source(x)) for x in self.layers_]
-        preview = None
-        if not all(known):
-            activations = pass_network(view, extract)
-            preview = Preview(row, activations)
-            known = [grid.shape[1] for grid in activations.values()]
+        view, preview = self._look(samples, extract, needs_pass=not all(known))
+        self._is_random = view.random
+        if preview is not None:
+            known = [grid.shape[1] for grid in preview.activations.values()]
             self._keep_n_channels(identity, known)
             note_pass(identity, self.model)
         self.n_channels_ = known
         self._n_calls, self._readings = extract.n_calls, extract.readings
-        self.inits_ = [initial_vector(self.init, n, self.random_state) for n in known]
+        is_fixed = isinstance(self.random_state, Integral)
+        seed = self.random_state if is_fixed else self._seed  # the same for all layers
+        self.inits_ = [initial_vector(self.init, n, seed) for n in known]
         return preview, identity
 
-    def _first_view(self, samples):
-        """Preprocess the first image; where rows may fail, the first one that can be read."""
-        transform = make_transform(self.preprocess, self.model)
-        errors = []
+    def _look(self, samples, extract, *, needs_pass):
+        """Give View and Preview of the first image; of the first that works, if rows may fail."""
+        transform, errors = make_transform(self.preprocess, self.model), []
         for rows in group_by_image(samples):
             try:
                 check_rows(samples, [rows[:1]])
-                image, masks = read_rows(samples, rows[:1])
-            except (OSError, ValueError) as error:
+                view = make_view(*read_rows(samples, rows[:1]), transform, self._seed)
+                if not needs_pass:
+                    return view, None
+                activations = pass_network(view, extract)
+            except Exception as error:
                 errors.append(error)
-                if not self._may_fail():
+                if not self._may_fail() or isinstance(error, LayoutError) or len(errors) == _TRIES:
                     break
             else:
-                return int(rows[0]), make_view(image, masks, transform, self._seed)
+                return view, Preview(frozenset(map(int, rows)), activations)
         raise errors[0]
 
-    def _is_seeded(self, view):
-        """Say whether vectors may depend on the seed, which then belongs to their keys."""
-        if make_transform(self.preprocess, self.model).full_frame:
-            return False
-        return view.random or self.random_state is not None
+    def _keyed_seed(self):
+        """Give the seed on which vectors may depend, which then belongs to their keys.
+
+        Without a fixed one, vectors that depend on random numbers are not kept.
+        """
+        is_fixed = isinstance(self.random_state, Integral)
+        deterministic = make_transform(self.preprocess, self.model).full_frame
+        return self._seed if is_fixed and not deterministic else None
 
     def _may_fail(self):
         return self.on_error == "nan" or not (self.memory is None or self.memory is False)
@@ -89,7 +97,7 @@ class RowEmbedder(BaseEstimator):
             "max_iter": int(self.max_iter),
             "mask_size": [int(n) for n in self.mask_size],
             "mask_resize": self.mask_resize,
-            "seed": self._keyed_seed,
+            "seed": self._keyed_seed(),
         }
         return [
             identity.context(layer, shared | {"init": digest(start).hex()})
@@ -132,6 +140,7 @@ class RowEmbedder(BaseEstimator):
             n_jobs=self.n_jobs,
             progress=bool(self.verbose),
             may_fail=self._may_fail(),
+            keeps_random=self._keyed_seed() is not None,
         )
         result = run.over(samples, **how)
         if result.failures:

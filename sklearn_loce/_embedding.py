@@ -1,8 +1,9 @@
 """Vectors from the stream of rows: what one process does, be it the caller's or a worker."""
 
 import warnings
+from collections import deque
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import closing
 from dataclasses import dataclass, field
 from functools import partial
@@ -15,7 +16,7 @@ from ._activations import ActivationExtractor
 from ._masks import resize_masks
 from ._optimization import Settings, solve_rows
 from ._preprocessing import make_transform
-from ._stream import Failure, Preview, Row, batched, stream_rows
+from ._stream import Failure, Preview, Row, RowStream
 
 
 @dataclass(frozen=True)
@@ -81,6 +82,8 @@ class Job:
         Called as ``finish(row, vectors)`` with one vector per layer, for what is to be known of
         every row besides its vectors; it then needs the activations of all layers.
     preview : Preview or None
+    keys : ndarray of shape (n_rows,), object, or None
+        Digests of the rows' images and masks, which must be the same when these are read.
     n_threads : int
         Of the solver. It makes no difference to the result.
     progress : bool
@@ -92,6 +95,7 @@ class Job:
     needed: np.ndarray
     finish: Callable | None = None
     preview: Preview | None = None
+    keys: np.ndarray | None = None
     n_threads: int = 1
     progress: bool = False
 
@@ -114,12 +118,15 @@ class Outcome:
     value : object
         What ``finish`` gave.
     failure : Failure or None
+    random : bool
+        Whether the preprocessing drew random numbers.
     """
 
     position: int
     vectors: dict = field(default_factory=dict)
     value: object = None
     failure: Failure | None = None
+    random: bool = False
 
 
 class BatchSize:
@@ -138,13 +145,14 @@ class BatchSize:
                     activations[batch], targets[batch], start, settings, n_threads=n_threads
                 )
             except torch.OutOfMemoryError:
-                self._halve(len(activations[batch]))
+                self.halve(len(activations[batch]))
                 continue
             parts.append(solved)
             i += self.size
         return torch.cat(parts).numpy()
 
-    def _halve(self, n_rows):
+    def halve(self, n_rows):
+        """Take half of so many rows from now on."""
         if n_rows == 1:
             raise MemoryError("not even one row fits into the device's memory; use device='cpu'.")
         self.size = n_rows // 2
@@ -168,29 +176,26 @@ class Worker:
         self.model = model
         self.recipe = recipe
 
-    def stream(self, job):
+    def stream(self, job, relieve=None):
         """Yield the Rows and Failures of a job, with activations of the layers it needs."""
         recipe = self.recipe
         layers = [recipe.layers[k] for k in job.layers]
-        n_calls = recipe.n_calls and {layer: recipe.n_calls[layer] for layer in layers}
         extract = ActivationExtractor(
             self.model,
             layers,
             reshape_transform=recipe.reshape_transform,
             device=recipe.device,
-            n_calls=n_calls,
+            n_calls=recipe.n_calls and {layer: recipe.n_calls[layer] for layer in layers},
             readings=recipe.readings,
         )
-        return stream_rows(
-            job.samples,
-            job.groups,
+        stream = RowStream(
             extract,
             make_transform(recipe.preprocess, self.model),
             n_channels=dict(zip(recipe.layers, recipe.n_channels, strict=True)),
             seed=recipe.seed,
-            preview=job.preview,
-            progress=job.progress,
+            relieve=relieve,
         )
+        return stream.over(job)
 
     def rows(self, samples, groups):
         """Yield the Rows of these images, with activations of all layers; a failure raises."""
@@ -215,21 +220,39 @@ class Worker:
         list of Outcome
             For each batch.
         """
-        size = BatchSize(self.recipe.batch_size)
+        n_threads = torch.get_num_threads()
         settle = partial(torch.set_num_threads, 1)
+        try:
+            with ThreadPoolExecutor(1, initializer=settle) as solver:
+                yield from self._run_beside(solver, job, save)
+        finally:
+            # What a thread sets for itself is the default of threads to come, too.
+            torch.set_num_threads(n_threads)
+
+    def _run_beside(self, solver, job, save):
+        size, batch, futures = BatchSize(self.recipe.batch_size), [], deque()
+
+        def submit():
+            futures.append(solver.submit(self._work, batch.copy(), job, size, save))
+            batch.clear()
+
+        def relieve():
+            n_rows = max(len(batch), 2)
+            submit()
+            wait(futures)
+            size.halve(min(n_rows, size.size))
+
         # Closed also where an error leaves it half way, for the stream holds hooks on the network.
-        with (
-            closing(self.stream(job)) as stream,
-            ThreadPoolExecutor(1, initializer=settle) as solver,
-        ):
-            previous = None
-            for batch in batched(stream, self.recipe.batch_size):
-                current = solver.submit(self._work, batch, job, size, save)
-                if previous is not None:
-                    yield previous.result()
-                previous = current
-            if previous is not None:
-                yield previous.result()
+        with closing(self.stream(job, relieve)) as stream:
+            for item in stream:
+                batch.append(item)
+                if len(batch) >= size.size:
+                    submit()
+                while len(futures) > 1:
+                    yield futures.popleft().result()
+        submit()
+        while futures:
+            yield futures.popleft().result()
 
     def _work(self, batch, job, size, save):
         rows = [item for item in batch if isinstance(item, Row)]
@@ -252,7 +275,7 @@ class Worker:
                 outcomes.append(Outcome(row.position, failure=failure))
                 continue
             value = job.finish and job.finish(row, self._all_vectors(row, vectors, job))
-            outcomes.append(Outcome(row.position, vectors, value))
+            outcomes.append(Outcome(row.position, vectors, value, random=row.view.random))
         return outcomes
 
     def _all_vectors(self, row, solved, job):

@@ -37,6 +37,8 @@ class TorchModel:
         The module itself, built on first use.
     forward : callable or None
         As given.
+    has_builder : bool
+        Whether ``source`` is a builder.
 
     Raises
     ------
@@ -103,6 +105,11 @@ class TorchModel:
     def module(self):
         """The torch module, built on first use."""
         return self._cell.module()
+
+    @property
+    def has_builder(self):
+        """Whether the module is built by a callable, and so can be built again elsewhere."""
+        return self._cell.builder is not None
 
     def fingerprint(self):
         """Hash the architecture and the weights as they are now.

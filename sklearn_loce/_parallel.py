@@ -6,6 +6,7 @@ import warnings
 from collections import OrderedDict
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
+from itertools import islice
 from threading import Lock
 
 import cloudpickle
@@ -15,9 +16,11 @@ from joblib.parallel import get_active_backend
 from tqdm.auto import tqdm
 
 from ._embedding import Job, Worker
-from ._samples import part_of
+from ._fingerprint import model_digest
+from ._model import TorchModel
+from ._samples import part_of, row_name
 
-_ATTEMPTS = 5
+_ATTEMPTS = 3  # in a row
 _LARGE = 2**20  # bytes from which a payload is spread once, and not sent with every task
 _MODELS, _MODELS_LOCK = OrderedDict(), Lock()
 _MAX_MODELS = 2
@@ -38,15 +41,44 @@ def runs_here(n_jobs):
     return getattr(backend, "supports_sharedmem", False) or effective_n_jobs(n_jobs) == 1
 
 
-def _load_model(key, payload):
+class BuilderError(RuntimeError):
+    """A worker's builder made another network than the caller has."""
+
+
+def _load_model(key, payload, expected):
     """Give the model of this process; unpickled, or built, once."""
     with _MODELS_LOCK:
         if key not in _MODELS:
-            _MODELS[key] = pickle.loads(payload.tobytes())
+            model = pickle.loads(payload.tobytes())
+            if expected is not None:
+                _check_built(model, expected)
+            _MODELS[key] = model
         _MODELS.move_to_end(key)
         while len(_MODELS) > _MAX_MODELS:
             _MODELS.popitem(last=False)
         return _MODELS[key]
+
+
+def _check_built(model, expected):
+    try:
+        built = model_digest(model)
+    except ValueError as error:  # the handle has found other weights itself
+        raise BuilderError(str(error)) from error
+    if built != expected:
+        raise BuilderError("The builder made another network here.")
+
+
+def _has_builder(model):
+    return isinstance(model, TorchModel) and model.has_builder
+
+
+def _pack(model, identity):
+    """Pickle a model for the workers: (payload, its key, digest that a builder must meet)."""
+    expected = None
+    if _has_builder(model):
+        expected = model_digest(model) if identity is None else identity.model
+    payload = np.frombuffer(cloudpickle.dumps(model), dtype=np.uint8)
+    return payload, hashlib.sha256(payload).hexdigest(), expected
 
 
 def _portable(outcome):
@@ -63,8 +95,8 @@ def _portable(outcome):
     return outcome
 
 
-def _work_apart(number, key, payload, recipe, job):
-    worker = Worker(_load_model(key, payload), recipe)
+def _work_apart(number, payload, key, expected, recipe, job):
+    worker = Worker(_load_model(key, payload, expected), recipe)
     return number, [_portable(outcome) for batch in worker.run(job) for outcome in batch]
 
 
@@ -86,7 +118,8 @@ def _job_of(part, job):
     groups = np.split(np.arange(len(rows)), np.cumsum([len(group) for group in part])[:-1])
     samples = part_of(job.samples, rows)
     vectors = job.vectors[rows] if job.finish else job.vectors[:0]
-    return Job(samples, groups, vectors, job.needed[rows], job.finish)
+    keys = None if job.keys is None else job.keys[rows]
+    return Job(samples, groups, vectors, job.needed[rows], job.finish, keys=keys)
 
 
 def _placed(outcomes, part):
@@ -107,13 +140,15 @@ def _spread(payload):
 
 
 def _is_lost_worker(error):
-    return isinstance(error, BrokenProcessPool) or type(error).__module__.startswith("distributed")
+    kinds = (BrokenProcessPool, TimeoutError)
+    return isinstance(error, kinds) or type(error).__module__.startswith("distributed")
 
 
-def run_apart(worker, job, n_jobs):
+def run_apart(worker, job, n_jobs, identity=None):
     """Work on a job in parts, each in a worker.
 
-    The model travels once to each worker and stays there. Where a worker dies, the parts that were
+    The model travels once to each worker and stays there; by its builder, where that makes the
+    network that is here. Where a worker dies, the parts that were
     not back are started again.
 
     Parameters
@@ -122,38 +157,65 @@ def run_apart(worker, job, n_jobs):
     job : Job
     n_jobs : int or None
         As in joblib.
+    identity : Identity, default=None
 
     Yields
     ------
     list of Outcome
         For each part.
+
+    Raises
+    ------
+    RuntimeError
+        If workers keep dying.
     """
-    recipe = worker.recipe
-    payload = np.frombuffer(cloudpickle.dumps(worker.model), dtype=np.uint8)
-    key = hashlib.sha256(payload).hexdigest()
-    parts = dict(enumerate(_cut(job.groups, recipe.batch_size)))
+    parts = dict(enumerate(_cut(job.groups, worker.recipe.batch_size)))
+    packed, n_losses = _pack(worker.model, identity), 0
     with tqdm(desc="LoCE", unit="image", total=len(job.groups), disable=not job.progress) as bar:
-        attempt = 0
         while parts:
-            attempt += 1
             try:
-                for number, outcomes in _in_parallel(key, payload, recipe, job, parts, n_jobs):
+                for number, outcomes in _in_parallel(packed, worker.recipe, job, parts, n_jobs):
                     part = parts.pop(number)
+                    n_losses = 0
                     bar.update(len(part))
                     yield list(_placed(outcomes, part))
+            except BuilderError:  # changed since it was built, or random: it travels itself
+                model = TorchModel(worker.model.module, forward=worker.model.forward)
+                packed = _pack(model, identity)
             except Exception as error:
-                if not _is_lost_worker(error) or attempt == _ATTEMPTS:
+                if not _is_lost_worker(error):
                     raise
-                warnings.warn(
-                    f"A worker was lost ({type(error).__name__}); starting its rows again.",
-                    stacklevel=2,
-                )
+                n_losses += 1
+                _settle_loss(error, n_losses, parts, job)
 
 
-def _in_parallel(key, payload, recipe, job, parts, n_jobs):
+def _settle_loss(error, n_losses, parts, job):
+    rows = sorted(int(i) for part in parts.values() for group in part for i in group)
+    if n_losses >= _ATTEMPTS:
+        first, last = row_name(job.samples, rows[0]), row_name(job.samples, rows[-1])
+        raise RuntimeError(
+            f"Workers died {n_losses} times without giving a result; {len(rows)} rows, of {first} "
+            f"to {last}, are left. What came back before is in the store, if there is one. Too "
+            "little memory is the usual cause: lower n_jobs or batch_size."
+        ) from error
+    warnings.warn(
+        f"A worker was lost ({type(error).__name__}); starting its rows again.", stacklevel=3
+    )
+
+
+def _in_parallel(packed, recipe, job, parts, n_jobs):
+    """Yield (number of the part, its Outcomes) as they come back."""
+    payload, key, expected = packed
     payload = _spread(payload)
     tasks = (
-        delayed(_work_apart)(number, key, payload, recipe, _job_of(part, job))
+        delayed(_work_apart)(number, payload, key, expected, recipe, _job_of(part, job))
         for number, part in list(parts.items())
     )
-    return Parallel(n_jobs=n_jobs, return_as="generator_unordered", batch_size=1)(tasks)
+    backend, _ = get_active_backend()
+    if backend.supports_return_generator:
+        parallel = Parallel(n_jobs=n_jobs, return_as="generator_unordered", batch_size=1)
+        yield from parallel(tasks)
+        return
+    # Such as joblib's multiprocessing and Ray's: in rounds, so that results come back on the way.
+    while some := list(islice(tasks, 4 * effective_n_jobs(n_jobs))):
+        yield from Parallel(n_jobs=n_jobs, batch_size=1)(some)

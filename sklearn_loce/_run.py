@@ -14,10 +14,11 @@ import torch
 
 from ._cache import Context, MemoryStore, RowStore, source_digest
 from ._embedding import Job
-from ._fingerprint import digest, image_digest, mask_digest, model_digest
+from ._fingerprint import digest, model_digest
 from ._model import TorchModel, as_module
 from ._parallel import run_apart, runs_here
 from ._samples import (
+    READ_ERRORS,
     enumerate_messages,
     examine_rows,
     group_by_image,
@@ -25,7 +26,7 @@ from ._samples import (
     raise_problems,
     row_name,
 )
-from ._stream import Failure
+from ._stream import Failure, sample_digests
 from .exceptions import FailedRowsError
 
 _LOOKUP = 1000  # rows that are looked up at once, which bounds the memory that it takes
@@ -40,12 +41,15 @@ class Identity:
     store : RowStore or MemoryStore
     model, preprocess, reshape_transform : bytes
         Their digests.
+    weights : bytes
+        Digest of the model's parameters and buffers alone.
     """
 
     store: object
     model: bytes
     preprocess: bytes
     reshape_transform: bytes
+    weights: bytes
 
     def source(self, layer):
         """Hash what the activations of a layer depend on."""
@@ -72,24 +76,35 @@ def _shared_store(handle):
     return handle._cell.rows
 
 
-# Of modules that change by a forward pass, such as one that counts its calls: the digest before, by
-# which their vectors are kept, and the digest after, by which a user's change is told from that.
-_PASSED = WeakKeyDictionary()
+# Of modules that change by a forward pass, such as one that counts its calls: digests after a pass
+# of ours, by which a user's change is told from that, to the digest before, by which vectors are
+# kept.
+_PASSED, _MAX_PASSED = WeakKeyDictionary(), 16
 
 
 def _current_digest(model):
     """Hash a model as its user left it."""
     current = model_digest(model)
-    before, after = _PASSED.get(as_module(model), (None, None))
-    return before if current == after else current
+    return _PASSED.get(as_module(model), {}).get(current, current)
+
+
+def _weights_digest(model):
+    return digest(dict(as_module(model).state_dict(keep_vars=True)))
 
 
 def note_pass(identity, model):
-    """Remember what a model looks like after a forward pass of ours."""
-    if identity is not None:
-        after = model_digest(model)
-        if after != identity.model:
-            _PASSED[as_module(model)] = (identity.model, after)
+    """Remember what a model looks like after a forward pass of ours.
+
+    A pass changes attributes at most: where weights have changed, that was somebody else.
+    """
+    if identity is None or _weights_digest(model) != identity.weights:
+        return
+    after = model_digest(model)
+    if after != identity.model:
+        known = _PASSED.setdefault(as_module(model), {})
+        known[after] = identity.model
+        while len(known) > _MAX_PASSED:
+            del known[next(iter(known))]
 
 
 def identify(memory, model, preprocess, reshape_transform):
@@ -110,11 +125,12 @@ def identify(memory, model, preprocess, reshape_transform):
         return None
     try:
         hashes = _current_digest(model), digest(preprocess), digest(reshape_transform)
-    except TypeError:
+        weights = _weights_digest(model)
+    except (TypeError, RecursionError):
         if memory is not None:
             raise
         return None
-    return Identity(store, *hashes)
+    return Identity(store, *hashes, weights)
 
 
 @dataclass
@@ -151,9 +167,11 @@ class Run:
     may_fail : bool
         Whether to note what is wrong with rows before their images are decoded, as all else that
         goes wrong, and not raise it at once.
+    keeps_random : bool
+        Whether to store what depends on random numbers of the preprocessing.
     """
 
-    def __init__(self, worker, identity, contexts, *, n_jobs, progress, may_fail):
+    def __init__(self, worker, identity, contexts, *, n_jobs, progress, may_fail, keeps_random):
         self.worker = worker
         self.recipe = worker.recipe
         self.identity = identity
@@ -161,6 +179,7 @@ class Run:
         self.n_jobs = n_jobs
         self.progress = progress
         self.may_fail = may_fail
+        self.keeps_random = keeps_random
 
     def over(self, samples, embeddings=None, *, finish=None, preview=None, keep=True):
         """Work on a table.
@@ -191,12 +210,13 @@ class Run:
         keys, twins = None, {}
         if solving and self.identity is not None:
             keys, groups = self._hash(samples, groups, result)
+            needed[list(result.failures)] = False
             self._look_up(samples, keys, needed, result, keep=keep)
             twins = {} if finish else _find_twins(keys, needed)
         groups = _without(groups, result.failures)
         groups = [rows for rows in groups if finish or needed[rows].any()]
         if groups:
-            job = Job(samples, groups, result.vectors, needed, finish, preview)
+            job = Job(samples, groups, result.vectors, needed, finish, preview, keys)
             self._work(job, keys, result)
         self._copy_twins(samples, twins, result)
         if solving and keep:
@@ -224,10 +244,8 @@ class Run:
         keys = np.empty(len(samples), dtype=object)
         for rows in groups:
             try:
-                image = image_digest(samples["image"].iloc[rows[0]])
-                for i in rows:
-                    keys[i] = digest(image, mask_digest(samples["mask"].iloc[i]))
-            except (OSError, ValueError) as error:  # the file changed since it was examined
+                keys[rows] = sample_digests(samples, rows)
+            except READ_ERRORS as error:  # the file changed since it was examined
                 for i in rows:
                     result.failures[int(i)] = Failure(int(i), row_name(samples, i), error)
         return keys, _without(groups, result.failures)
@@ -271,7 +289,7 @@ class Run:
         """Yield lists of Outcomes, each of which has been saved."""
         if not runs_here(self.n_jobs):
             job = replace(job, preview=None, progress=self.progress)
-            for outcomes in run_apart(self.worker, job, self.n_jobs):
+            for outcomes in run_apart(self.worker, job, self.n_jobs, self.identity):
                 if save is not None:
                     save(outcomes)
                 yield outcomes
@@ -284,7 +302,11 @@ class Run:
 
     def _save(self, outcomes, keys):
         for k, context in enumerate(self.contexts):
-            solved = {keys[o.position]: o.vectors[k] for o in outcomes if k in o.vectors}
+            solved = {
+                keys[o.position]: o.vectors[k]
+                for o in outcomes
+                if k in o.vectors and (self.keeps_random or not o.random)
+            }
             if solved:
                 self.identity.store.save(context, solved)
 

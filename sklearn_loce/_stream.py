@@ -1,15 +1,16 @@
 """The working stream of samples: rows with their activations, one image at a time."""
 
+import re
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
-from itertools import islice
 
 import numpy as np
 import torch
 from tqdm.auto import tqdm
 
+from ._fingerprint import digest, image_digest, mask_digest
 from ._preprocessing import View, make_view
 from ._samples import read_rows, row_name
 from .exceptions import LayoutError
@@ -64,10 +65,17 @@ class Failure:
     name: str
     error: Exception
 
+    def __post_init__(self):
+        # Their frames hold images and activations, as long as the run lasts.
+        error = self.error
+        while error is not None:
+            error.__traceback__ = None
+            error = error.__cause__ or error.__context__
+
     def __str__(self):
         text = str(self.error).rstrip(".") or type(self.error).__name__
         # What is said of an image names its first row.
-        return text if "row " in text else f"{self.name}: {text}"
+        return text if re.search(r"\brow \d", text) else f"{self.name}: {text}"
 
     def raise_failure(self):
         """Raise what went wrong."""
@@ -80,12 +88,12 @@ class Preview:
 
     Parameters
     ----------
-    position : int
-        A row of that image.
+    rows : frozenset of int
+        The rows of that image.
     activations : dict of {str: Tensor}
     """
 
-    position: int
+    rows: frozenset
     activations: dict
 
 
@@ -132,13 +140,30 @@ def pass_network(view, extract):
         return extract(view.image[None], None if view.shown is None else view.shown[None])
 
 
-def _read_ahead(samples, groups):
+def sample_digests(samples, rows):
+    """Hash the content of the rows of one image; list of bytes."""
+    image = image_digest(samples["image"].iloc[rows[0]])
+    return [digest(image, mask_digest(samples["mask"].iloc[i])) for i in rows]
+
+
+def _read(samples, rows, keys):
+    """Read the image and the masks of rows, and check that they are what was hashed before."""
+    content = read_rows(samples, rows)
+    if keys is not None and sample_digests(samples, rows) != [keys[i] for i in rows]:
+        raise ValueError(
+            f"{row_name(samples, rows[0])}: the image or a mask changed while the table was worked "
+            "on; run it again"
+        )
+    return content
+
+
+def _read_ahead(job):
     """Yield (positions, future of image and masks); a thread decodes while the network works."""
     with ThreadPoolExecutor(1) as reader:
         pending = deque()
         try:
-            for positions in groups:
-                pending.append((positions, reader.submit(read_rows, samples, positions)))
+            for rows in job.groups:
+                pending.append((rows, reader.submit(_read, job.samples, rows, job.keys)))
                 if len(pending) > _AHEAD:
                     yield pending.popleft()
             while pending:
@@ -147,57 +172,62 @@ def _read_ahead(samples, groups):
             reader.shutdown(cancel_futures=True)
 
 
-def stream_rows(
-    samples, groups, extract, transform, *, n_channels, seed, preview=None, progress=False
-):
-    """Pass each image through the network once and yield its rows.
+class RowStream:
+    """Passes each image through the network once, and gives its rows.
 
     Parameters
     ----------
-    samples : DataFrame
-    groups : list of ndarray of int
-        Positions of the rows of each image.
     extract : ActivationExtractor
     transform : JointTransform
     n_channels : dict of {str: int}
         What each layer must give.
     seed : int
         For random transforms.
-    preview : Preview, default=None
-        An image that passed the network already.
-    progress : bool, default=False
-        Whether to show a bar over the images.
-
-    Yields
-    ------
-    Row or Failure
-        An image that fails gives a failure for each of its rows, and the stream goes on.
+    relieve : callable, default=None
+        Called where a device has run out of memory, to free some before the image is tried again.
     """
-    with extract, closing(_read_ahead(samples, groups)) as images:
-        for positions, content in tqdm(
-            images, desc="LoCE", unit="image", total=len(groups), disable=not progress
-        ):
-            name = row_name(samples, positions[0])
-            known = preview if preview and preview.position in positions else None
-            try:
-                image, masks = content.result()
-                with one_thread():
-                    view = make_view(image, masks, transform, seed)
-                activations = known.activations if known else pass_network(view, extract)
-                activations = {layer: activations[layer] for layer in extract.layers}
-                view = view.within(extract.frame(view.image.shape[-2:]))
-                _check_activations(activations, n_channels, name)
-            except Exception as error:
-                yield from (Failure(int(i), row_name(samples, i), error) for i in positions)
-                continue
-            shared = tuple(grid[0] for grid in activations.values())
-            for k, i in enumerate(positions):
-                row = row_name(samples, i)
-                yield Row(int(i), row, masks[k], view, view.masks[k], shared)
 
+    def __init__(self, extract, transform, *, n_channels, seed, relieve=None):
+        self.extract = extract
+        self.transform = transform
+        self.n_channels = n_channels
+        self.seed = seed
+        self.relieve = relieve
 
-def batched(rows, size):
-    """Cut a stream into lists of ``size``; itertools has this from Python 3.12 on."""
-    rows = iter(rows)
-    while batch := list(islice(rows, size)):
-        yield batch
+    def over(self, job):
+        """Yield a Row or a Failure for each row of a job; the stream goes on after a failure."""
+        how = {"desc": "LoCE", "unit": "image", "total": len(job.groups)}
+        with self.extract, closing(_read_ahead(job)) as images:
+            for rows, content in tqdm(images, disable=not job.progress, **how):
+                yield from self._rows_of(job, rows, content)
+
+    def _rows_of(self, job, rows, content):
+        names = [row_name(job.samples, i) for i in rows]
+        preview = job.preview if job.preview and not job.preview.rows.isdisjoint(rows) else None
+        try:
+            image, masks = content.result()
+            view, activations = self._look(image, masks, preview)
+            _check_activations(activations, self.n_channels, names[0])
+        except Exception as error:
+            return [Failure(int(i), name, error) for i, name in zip(rows, names, strict=True)]
+        shared = tuple(grid[0] for grid in activations.values())
+        return [
+            Row(int(i), name, masks[k], view, view.masks[k], shared)
+            for k, (i, name) in enumerate(zip(rows, names, strict=True))
+        ]
+
+    def _look(self, image, masks, preview):
+        with one_thread():
+            view = make_view(image, masks, self.transform, self.seed)
+        activations = preview.activations if preview else self._pass(view)
+        activations = {layer: activations[layer] for layer in self.extract.layers}
+        return view.within(self.extract.frame(view.image.shape[-2:])), activations
+
+    def _pass(self, view):
+        try:
+            return pass_network(view, self.extract)
+        except torch.OutOfMemoryError:
+            if self.relieve is None:
+                raise
+            self.relieve()
+            return pass_network(view, self.extract)

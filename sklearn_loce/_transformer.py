@@ -7,11 +7,12 @@ import numpy as np
 import pandas as pd
 import torch
 from sklearn.base import TransformerMixin, clone
-from sklearn.utils._param_validation import HasMethods, Interval, Options, StrOptions
+from sklearn.utils._param_validation import Interval, Options, StrOptions
 from sklearn.utils.validation import check_is_fitted
 from torch import nn
 from torchvision.models import WeightsEnum
 
+from ._cache import MemoryStore, RowStore
 from ._embedder import RowEmbedder
 from ._masks import MASK_RESIZE
 from ._measure import Draw, Measure
@@ -149,7 +150,7 @@ class LoCETransformer(TransformerMixin, RowEmbedder):
         "on_error": [StrOptions({"raise", "nan"})],
         "batch_size": [Interval(Integral, 1, None, closed="left")],
         "device": [None, str, torch.device],
-        "memory": [None, Options(bool, {False}), str, os.PathLike, HasMethods(["load", "save"])],
+        "memory": [None, Options(bool, {False}), str, os.PathLike, RowStore, MemoryStore],
         "n_jobs": [None, Integral],
         "random_state": ["random_state"],
         "verbose": ["verbose"],
@@ -282,7 +283,7 @@ class LoCETransformer(TransformerMixin, RowEmbedder):
         ----------
         X : DataFrame or list of (image, mask) pairs
             The table of samples.
-        layers : list of str
+        layers : str or list of str
             Dotted names. The parameter ``layer`` is left alone, and so is a fit.
 
         Returns
@@ -292,7 +293,8 @@ class LoCETransformer(TransformerMixin, RowEmbedder):
         Raises
         ------
         ValueError
-            If there is no store to fill, see ``memory``; and as ``fit`` and ``transform``.
+            If there is no store to fill, see ``memory``, or ``preprocess`` is random and
+            ``random_state`` no integer; and as ``fit`` and ``transform``.
 
         Examples
         --------
@@ -304,13 +306,18 @@ class LoCETransformer(TransformerMixin, RowEmbedder):
         >>> loce.fit_transform(X).shape[0] == len(X)  # no forward pass
         True
         """
-        worker = clone(self).set_params(layer=list(layers))
+        worker = clone(self).set_params(layer=layers)
         preview, identity = worker._look_up_layers(X)
         if identity is None:
             raise ValueError(
                 f"There is no store to fill with memory={self.memory!r} and a model of type "
                 f"{type(self.model).__name__}. Set memory to a folder, or wrap the module in a "
                 "TorchModel."
+            )
+        if worker._is_random and worker._keyed_seed() is None:
+            raise ValueError(
+                f"preprocess={self.preprocess!r} draws random numbers, so that with "
+                f"random_state={self.random_state!r} no vector can be found again. Set an integer."
             )
         worker._run_over(as_samples(X), identity, preview=preview, keep=False)
         return self

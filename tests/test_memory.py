@@ -1,5 +1,7 @@
 """Nothing is computed twice, nothing that was computed is lost, and nothing stale comes back."""
 
+import gc
+import io
 import multiprocessing
 import os
 import resource
@@ -15,13 +17,14 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from PIL import Image
 from sklearn.base import clone
 from sklearn.model_selection import GridSearchCV, GroupKFold
 from sklearn.neighbors import KNeighborsClassifier
 from sklearn.pipeline import make_pipeline
 from torchvision.transforms import v2
 
-from sklearn_loce import RowStore, TorchModel, _embedding
+from sklearn_loce import RowStore, TorchModel, _embedding, _run, _stream
 from sklearn_loce._activations import ActivationExtractor
 from sklearn_loce._cache import MemoryStore
 from sklearn_loce.exceptions import FailedRowsError, StoreError
@@ -115,6 +118,32 @@ def test_a_plain_grid_search_computes_each_layer_once(on_disk, table, tmp_path, 
     search(loce, table, refit=False)
     # Of a fold's test images none passes in fit, where the first training image does.
     assert n_passes(loce) == 6 * len(LAYERS)
+
+
+@pytest.mark.parametrize("n_rows", [1, 12])
+def test_lookups_in_pieces_find_all(n_rows, table, tmp_path, monkeypatch):
+    monkeypatch.setattr(_run, "_LOOKUP", 5)
+    some = table.iloc[:n_rows]
+    loce = make_loce(memory=tmp_path).precompute(some, "body.2")
+    passes = n_passes(loce)
+    np.testing.assert_array_equal(loce.fit_transform(some), computed(some))
+    assert n_passes(loce) == passes
+
+
+def test_a_change_during_a_pass_is_the_users(table, shared_store):
+    """Weights don't change by a pass, so this was another thread's doing."""
+
+    class Training(Counting):
+        def forward(self, x):
+            if self.n_images == 8:
+                self.body[0].weight.data.mul_(1.5)
+            return super().forward(x)
+
+    loce = make_loce(model=TorchModel(Training().eval())).fit(table)
+    loce.transform(table)
+    loce.transform(table)
+    after = loce.transform(table)
+    np.testing.assert_array_equal(after, clone(loce).set_params(memory=False).fit_transform(table))
 
 
 def test_precompute_needs_a_store_and_known_layers(table):
@@ -215,9 +244,13 @@ def test_random_transforms_are_kept_by_their_seed(table, tmp_path):
     other = clone(known).set_params(random_state=1).fit_transform(table)
     fresh = computed(table, preprocess=crop, random_state=1)
     np.testing.assert_array_equal(other, fresh)
+    n_rows = RowStore(tmp_path).info()["n_rows"]
     unseeded = clone(known).set_params(random_state=None)
     draws = [unseeded.fit_transform(table) for _ in range(5)]
     assert any(not np.array_equal(draw, draws[0]) for draw in draws)
+    assert RowStore(tmp_path).info()["n_rows"] == n_rows  # what can't be found again is not kept
+    with pytest.raises(ValueError, match="random_state=None no vector can be found again"):
+        unseeded.precompute(table, "body.0")
 
 
 class Opaque:
@@ -371,6 +404,80 @@ def test_empty_masks_are_stored_as_such(table, tmp_path):
     assert n_passes(loce) == 6
     with pytest.raises(FailedRowsError, match="mask of row 5 has no foreground"):
         loce.set_params(on_empty="raise").fit_transform(table)
+
+
+class Picky(Counting):
+    """Fails on images of one width."""
+
+    def forward(self, x):
+        if x.shape[-1] == 40:
+            raise RuntimeError("not of that width")
+        return super().forward(x)
+
+
+@pytest.mark.parametrize("place", ["first", "last"])
+def test_an_image_that_the_network_refuses_fails_alone(place, table, tmp_path):
+    wide = draw_table(1, size=(24, 40))
+    parts = [wide, table] if place == "first" else [table, wide]
+    mixed = pd.concat(parts, ignore_index=True)
+    loce = make_loce(model=TorchModel(Picky().eval()), memory=tmp_path)
+    with pytest.raises(FailedRowsError, match="row .*not of that width") as caught:
+        loce.fit_transform(mixed)
+    bad = [0, 1] if place == "first" else [12, 13]
+    assert caught.value.failures["position"].tolist() == bad
+    np.testing.assert_array_equal(np.delete(caught.value.embeddings, bad, 0), computed(table))
+
+
+def test_failures_hold_no_activations(monkeypatch):
+    alive, plain = [], ActivationExtractor.__call__
+
+    def poisoned(self, images, shown=None):
+        grids = plain(self, images, shown)
+        for grid in grids.values():
+            grid.fill_(np.nan)
+            alive.append(weakref.ref(grid))
+        return grids
+
+    monkeypatch.setattr(ActivationExtractor, "__call__", poisoned)
+    loce = make_loce(memory=False, on_error="nan").fit(draw_table(1))
+    with pytest.warns(UserWarning, match="40 of 40 rows failed"):
+        loce.transform(draw_table(20))
+    gc.collect()
+    assert sum(ref() is not None for ref in alive) <= 1
+
+
+def test_each_failed_row_has_its_own_cause(tmp_path, table):
+    images = [Image.fromarray(image) for image in table["image"]]
+    images[0] = images[0].convert("F")
+    content = io.BytesIO()
+    images[2].save(content, format="PNG")
+    images[2] = Image.open(io.BytesIO(content.getvalue()[:200]))
+    broken = table.iloc[:6].assign(image=images[:6])
+    with pytest.raises(FailedRowsError) as caught:
+        make_loce(memory=tmp_path).fit_transform(broken)
+    causes = caught.value.failures.set_index("position")["cause"]
+    assert "floating-point" in causes[0]
+    assert "truncated" in causes[2]
+
+
+def test_a_file_that_changes_while_it_is_worked_on_is_not_stored(table, tmp_path, monkeypatch):
+    (tmp_path / "images").mkdir()
+    files = write_images(table, tmp_path / "images")
+    loce = make_loce(memory=tmp_path / "store").fit(files)
+    plain, last = _stream.read_rows, tmp_path / "images" / "5.png"
+    original = last.read_bytes()
+
+    def racing(samples, rows):
+        if samples["image"].iloc[rows[0]] == str(last):
+            Image.fromarray(255 - table["image"].iloc[10]).save(last)
+        return plain(samples, rows)
+
+    monkeypatch.setattr(_stream, "read_rows", racing)
+    with pytest.raises(FailedRowsError, match="row 10: the image or a mask changed"):
+        loce.transform(files)
+    monkeypatch.undo()
+    last.write_bytes(original)
+    np.testing.assert_array_equal(loce.transform(files), computed(files))
 
 
 # Interrupted.
@@ -571,6 +678,20 @@ def test_a_batch_that_does_not_fit_is_halved_with_one_warning(table, monkeypatch
     assert len(w) == 1
     assert sizes == [6, 3, 3, 3, 3]
     monkeypatch.undo()
+    np.testing.assert_array_equal(found, computed(table))
+
+
+def test_a_pass_that_does_not_fit_is_tried_again_with_less_beside_it(table, monkeypatch):
+    class Cramped(Counting):
+        def forward(self, x):
+            if self.n_images == 3:
+                self.n_images = 100
+                raise torch.OutOfMemoryError("CUDA out of memory")
+            return super().forward(x)
+
+    loce = make_loce(model=TorchModel(Cramped().eval()), memory=False, batch_size=8)
+    with pytest.warns(UserWarning, match="out of memory with"):
+        found = loce.fit_transform(table)
     np.testing.assert_array_equal(found, computed(table))
 
 

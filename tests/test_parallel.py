@@ -2,8 +2,8 @@
 
 import os
 import signal
-import threading
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 
 import joblib
 import numpy as np
@@ -11,11 +11,13 @@ import pytest
 import torch
 from sklearn.base import clone
 from torch import nn
+from torchvision.models import mobilenet_v3_large
 
 from sklearn_loce import RowStore, TorchModel, _parallel
 from sklearn_loce.exceptions import FailedRowsError
 
-from .counting import build_counting, draw_table, make_loce, write_images
+from .counting import Counting, build_counting, draw_table, make_loce, write_images
+from .planted import seeded
 
 distributed = pytest.importorskip("distributed")
 
@@ -76,16 +78,79 @@ def test_a_cluster_gives_equal_rows(model, table, expected, client):
     assert getattr(loce.model, "module", loce.model).n_images == 1
 
 
-def test_threads_of_torch_make_no_difference(table, expected):
-    before = torch.get_num_threads()
+def get_threads_of_a_new_thread():
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(torch.get_num_threads).result()
+
+
+def test_threads_of_torch_make_no_difference():
+    """The network's pooling sums up in another order on another number of threads."""
+    network = TorchModel(seeded(mobilenet_v3_large))
+    table = draw_table(2, n_concepts=1, size=(360, 480))
+    before, found = torch.get_num_threads(), []
     try:
-        for n_threads in (1, 3):
+        for n_threads in (1, 2, 3):
             torch.set_num_threads(n_threads)
-            found = make(n_jobs=None).fit_transform(table)
-            np.testing.assert_array_equal(found, expected)
+            loce = make(model=network, layer="features.7", n_jobs=None)
+            found.append(loce.fit_transform(table))
             assert torch.get_num_threads() == n_threads
+            assert get_threads_of_a_new_thread() == n_threads
     finally:
         torch.set_num_threads(before)
+    for vectors in found[1:]:
+        np.testing.assert_array_equal(vectors, found[0])
+
+
+class Scaled(Counting):
+    """Depends on an attribute that no builder knows of, and no repr shows."""
+
+    scale = 1.0
+
+    def forward(self, x):
+        return super().forward(x * self.scale)
+
+
+def build_scaled():
+    return Scaled().eval()
+
+
+@pytest.mark.parametrize("on_disk", [True, False])
+def test_a_network_that_was_changed_since_it_was_built_travels_itself(on_disk, table, tmp_path):
+    model = TorchModel(build_scaled)
+    model.module.scale = 3.0
+    expected = make(model=model, n_jobs=None).fit_transform(table)
+    loce = make(model=model, memory=tmp_path if on_disk else False)
+    np.testing.assert_array_equal(loce.fit_transform(table), expected)
+    assert not np.array_equal(make(model=TorchModel(build_scaled)).fit_transform(table), expected)
+
+
+@pytest.mark.parametrize("backend", ["threading", "multiprocessing"])
+def test_other_backends_of_joblib_will_do(backend, table, expected):
+    with joblib.parallel_config(backend, n_jobs=2):
+        found = make(n_jobs=None).fit_transform(table)
+    np.testing.assert_array_equal(found, expected)
+
+
+class Deadly(Counting):
+    """Kills every process but that in which it was made."""
+
+    def __init__(self):
+        super().__init__()
+        self.home = os.getpid()
+
+    def forward(self, x):
+        if os.getpid() != self.home:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().forward(x)
+
+
+def test_workers_that_die_every_time_are_a_clear_error(table):
+    loce = make(model=TorchModel(Deadly().eval())).fit(table)
+    with (
+        pytest.warns(UserWarning, match="A worker was lost"),
+        pytest.raises(RuntimeError, match="Workers died 3 times .* 48 rows, of row 0 to row 47"),
+    ):
+        loce.transform(table)
 
 
 def test_workers_measure_and_draw_too(table):
@@ -96,10 +161,6 @@ def test_workers_measure_and_draw_too(table):
     theirs = plain.project(table, embeddings, layer="body.2", threshold=None)
     for one, other in zip(ours, theirs, strict=True):
         np.testing.assert_array_equal(one, other)
-
-
-def thread_counts(_):
-    return torch.get_num_threads(), threading.active_count()
 
 
 class Watching(nn.Sequential):
