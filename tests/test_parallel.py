@@ -148,7 +148,7 @@ def test_workers_that_die_every_time_are_a_clear_error(table):
     loce = make(model=TorchModel(Deadly().eval())).fit(table)
     with (
         pytest.warns(UserWarning, match="A worker was lost"),
-        pytest.raises(RuntimeError, match="Workers died 3 times .* 48 rows, of row 0 to row 47"),
+        pytest.raises(RuntimeError, match=r"Workers died 3 times .* 48 rows, of row 0 to row 47"),
     ):
         loce.transform(table)
 
