@@ -182,11 +182,13 @@ class MemoryStore:
 
     def n_channels(self, source):
         """Give the number of channels of a layer; ``None`` where it is not known."""
-        return self._n_channels.get(source)
+        with self._lock:
+            return self._n_channels.get(source)
 
     def save_n_channels(self, source, n):
         """Keep the number of channels of a layer."""
-        self._n_channels[source] = int(n)
+        with self._lock:
+            self._n_channels[source] = int(n)
 
     def __len__(self):
         return len(self._rows)

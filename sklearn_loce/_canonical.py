@@ -18,14 +18,16 @@ from ._introspection import (
     LIBRARIES,
     all_names,
     array_bytes,
+    forward_hooks,
     named_values,
     new_hash,
+    no_content,
     reduce_value,
+    split_caches,
     tensor_digest,
     told_fingerprint,
     top_level,
     version_of,
-    without_caches,
 )
 from ._model import TorchModel
 
@@ -44,8 +46,14 @@ _CODE_FIELDS = (
     *("co_argcount", "co_posonlyargcount", "co_kwonlyargcount", "co_exceptiontable"),
 )
 _CODES = {}  # digests by id, with the code objects: an id may be used again after an object's end
+_MAX_CODES = 2**14
 _GENERATORS = (random.Random, np.random.Generator, np.random.RandomState, torch.Generator)
-# What nn.Module itself keeps: training mode, hooks, and the three dicts that are hashed apart; and
+# What tells of the present run only: numbers of threads, states of queues, names of files.
+_OF_THE_RUN = {
+    *("concurrent.futures.process", "concurrent.futures.thread", "multiprocessing.pool"),
+    *("multiprocessing.process", "queue", "socket", "subprocess", "tempfile", "threading"),
+}
+# What nn.Module itself keeps: training mode; hooks and three dicts, which are hashed apart; and
 # what torch.compile leaves behind.
 _MODULE_BOOKKEEPING = {*vars(nn.Module()), "_compiled_call_impl", "_is_torch_compile"}
 
@@ -67,15 +75,17 @@ def digest(*values):
     Raises
     ------
     TypeError
-        If a value, or one within, has no content that can be told, such as an open file.
+        If a value, or one within, has no content that can be told, such as an open file, or is
+        nested too deeply.
 
     Notes
     -----
     Types count: 1, 1.0, True and "1" have four digests, a list has another than a tuple of the
     same items, and a dict of another order another as well. A function counts by its code, its
     defaults, its closure and, unless it belongs to a large library, by the globals its code names;
-    a class by its methods and plain attributes, and those of its bases. An object that has a
-    method ``fingerprint()`` is taken at its word.
+    a class by its methods and plain attributes, and those of its bases. In what code only names, a
+    part without content counts by its type. An object that has a method ``fingerprint()`` is taken
+    at its word.
 
     Examples
     --------
@@ -98,7 +108,8 @@ class Encoder:
     """
 
     def __init__(self):
-        # All three by id, with the objects: an id may be used again after an object's end.
+        # All three by id, with the objects: an id may be used again after an object's end. What is
+        # done counts in code otherwise than as an argument.
         self._numbers = {}
         self._done = {}
         self._depths = {}
@@ -109,6 +120,12 @@ class Encoder:
 
     def digest(self, value):
         """Give the digest of one value."""
+        try:
+            return self._digest(value)
+        except RecursionError as error:
+            raise no_content(value, ", for it is nested too deeply") from error
+
+    def _digest(self, value):
         self._encode(value)
         while self._queue:
             write, queued, self._is_aside = self._queue.popleft()
@@ -119,13 +136,14 @@ class Encoder:
         """Give an encoder that has met what this one has met, and tells nothing back."""
         encoder = Encoder()
         encoder._numbers, encoder._done = self._numbers.copy(), self._done.copy()
-        encoder._depths = self._depths.copy()
+        encoder._depths, encoder._is_aside = self._depths.copy(), self._is_aside
         return encoder
 
     def _nest(self, value, write):
         """Write the hash of what an object holds, computed once."""
-        if id(value) in self._done:
-            return self._put(*self._done[id(value)][0])
+        key = id(value), self._is_aside
+        if key in self._done:
+            return self._put(*self._done[key][0])
         depth = len(self._depths)
         if id(value) in self._depths:
             level, _ = self._depths[id(value)]
@@ -139,7 +157,7 @@ class Encoder:
         content, leads_up = self._state.digest(), self._highest < depth
         # What leads up has another hash on another way to it: it is known by a number from now on.
         known = ("open", str(len(self._done))) if leads_up else ("nested", content)
-        self._done[id(value)] = known, value
+        self._done[key] = known, value
         self._state = state
         self._highest = min(highest, self._highest) if leads_up else highest
         return self._put("nested", content)
@@ -175,7 +193,7 @@ class Encoder:
     def _write_set(self, value):
         # Each element by a hash of its own, for the order of a set says nothing.
         encoders = [(self._within(), element) for element in value]
-        digests = [encoder.digest(element) for encoder, element in encoders]
+        digests = [encoder._digest(element) for encoder, element in encoders]
         self._highest = min([self._highest, *(encoder._highest for encoder, _ in encoders)])
         self._encode_all(type(value).__name__, sorted(digests))
 
@@ -192,7 +210,7 @@ class Encoder:
     def _encode_tensor(self, value):
         is_plain = type(value) in (torch.Tensor, nn.Parameter)
         self._put("tensor", "" if is_plain else type(value).__qualname__)
-        self._put("content", tensor_digest(value))
+        self._put("content", self._found(tensor_digest, value) or b"")
 
     def _encode_enum(self, value):
         self._put("enum", f"{type(value).__module__}.{type(value).__qualname__}.{value.name}")
@@ -210,28 +228,22 @@ class Encoder:
         self._put("number", str(self._numbers[id(value)][0]))
 
     def _encode_aside(self, value):
-        """Write a global or an attribute of a class; what has no content counts by its type.
+        """Write a global or an attribute of a class; parts without content count by their type.
 
         A lock that the code only names is no reason to give up.
         """
-        lengths = len(self._numbers), len(self._done), len(self._queue), len(self._depths)
-        outer, highest, self._state = self._state, self._highest, new_hash()
         was_aside, self._is_aside = self._is_aside, True
-        try:
-            self._encode(value)
-        except TypeError:
-            self._forget_since(*lengths)
-            self._highest, self._state = highest, new_hash()
-            self._put("kind", f"{type(value).__module__}.{type(value).__qualname__}")
-        outer.update(self._state.digest())
-        self._state, self._is_aside = outer, was_aside
+        self._encode(value)
+        self._is_aside = was_aside
 
-    def _forget_since(self, *lengths):
-        """Take back what was met on the way to an error: it is not written."""
-        places = self._numbers, self._done, self._queue, self._depths
-        for place, length in zip(places, lengths, strict=True):
-            while len(place) > length:
-                place.pop() if place is self._queue else place.popitem()
+    def _found(self, find, value):
+        """Give what a function finds of a value; ``None`` where nothing is, in what code names."""
+        try:
+            return find(value)
+        except TypeError:
+            if not self._is_aside:
+                raise
+            return None
 
     def _encode_function(self, value):
         self._encode_later(value, self._write_function)
@@ -264,12 +276,16 @@ class Encoder:
 
     def _write_code(self, code):
         # Code never changes, and is most of what there is to hash in a network besides its weights.
-        if id(code) not in _CODES:
+        known, _ = _CODES.get(id(code), (None, None))
+        if known is None:
             encoder = Encoder()
             for field in _CODE_FIELDS:
                 encoder._encode(getattr(code, field))
-            _CODES[id(code)] = encoder.digest(list(code.co_consts)), code
-        self._put("code", _CODES[id(code)][0])
+            known = encoder._digest(list(code.co_consts))
+            if len(_CODES) >= _MAX_CODES:  # as where a notebook compiles its cells again and again
+                _CODES.clear()
+            _CODES[id(code)] = known, code
+        self._put("code", known)
 
     def _encode_class(self, value):
         self._encode_later(value, self._write_class)
@@ -301,32 +317,41 @@ class Encoder:
         self._encode(type(value))
         for part in ("_parameters", "_buffers", "_modules"):
             self._encode(dict(getattr(value, part)))
+        self._encode(forward_hooks(value))
         plain = {n: v for n, v in vars(value).items() if n not in _MODULE_BOOKKEEPING}
-        return self._encode_attributes(without_caches(value, plain))
+        return self._write_state(value, plain)
 
     def _write_instance(self, value):
-        own = getattr(value, "fingerprint", None)
-        if callable(own):
-            return self._put("fingerprint", told_fingerprint(value, own()))
-        if self._is_aside and isinstance(value, _GENERATORS):
+        if callable(getattr(value, "fingerprint", None)):
+            told = self._found(told_fingerprint, value)
+            if told is not None:
+                return self._put("fingerprint", told)
+        is_of_the_run = type(value).__module__ in _OF_THE_RUN
+        if self._is_aside and (is_of_the_run or isinstance(value, _GENERATORS)):
             # One that code draws from has another state after each draw.
             return self._put("kind", type(value).__qualname__)
         if isinstance(getattr(value, "py_func", None), types.FunctionType):
             # Numba's functions, which pickle gives a random number.
             return self._encode([type(value).__qualname__, value.py_func])
         self._encode(type(value))
-        reduced = reduce_value(value)
+        reduced = self._found(reduce_value, value)
+        if reduced is None:
+            return self._write_state(value, getattr(value, "__dict__", None))
         if isinstance(reduced, str):
             return self._put("name", reduced)
-        rebuild, arguments, state, items, pairs = (*reduced, None, None, None)[:5]
+        rebuild, arguments, state, items, pairs = reduced
         self._encode([rebuild, arguments])
         self._write_state(value, state)
-        return self._encode([list(items or ()), list(pairs or ())])
+        return self._encode([items, pairs])
 
     def _write_state(self, value, state):
-        if isinstance(state, dict) and all(isinstance(name, str) for name in state):
-            return self._encode_attributes(without_caches(value, state))
-        return self._encode(state)
+        if not isinstance(state, dict) or not all(isinstance(name, str) for name in state):
+            return self._encode(state)
+        plain, cached = split_caches(value, state)
+        self._encode_attributes(plain)
+        # Set by the user or found by the property: both have a say in what comes out. But nobody
+        # who wrote a property has to care whether what it finds has content.
+        return self._encode_aside(sorted(cached.items())) if cached else None
 
 
 _CODE_IN_CLASSES = (

@@ -11,7 +11,7 @@ import numpy as np
 from torch import nn
 
 from ._canonical import Encoder, digest
-from ._introspection import array_bytes, new_bulk_hash
+from ._introspection import array_bytes, hooks_of_all_modules, new_bulk_hash
 from ._masks import compress_rle
 from ._model import TorchModel, as_module
 from ._samples import read_image
@@ -196,14 +196,16 @@ def model_digest(model):
     Returns
     -------
     bytes of length 32
-        Of the weights and buffers, the classes of the modules with their code, their further
-        attributes, and ``forward`` of the handle. Training mode, hooks, device, memory format and
-        ``requires_grad`` do not count.
+        Of the weights and buffers, the classes of the modules with their code, their forward hooks
+        and forward pre-hooks, their further attributes, and ``forward`` of the handle. Training
+        mode, hooks that a forward pass does not run, device, memory format and ``requires_grad`` do
+        not count.
 
     Raises
     ------
     TypeError
-        If a module holds something that can't be told from others by its content.
+        If a module holds something, or has a forward hook, that can't be told from others by its
+        content.
 
     Examples
     --------
@@ -217,4 +219,4 @@ def model_digest(model):
     """
     module = as_module(model)
     forward = model.forward if isinstance(model, TorchModel) else None
-    return Encoder().digest([module, forward])
+    return Encoder().digest([module, forward, hooks_of_all_modules()])

@@ -5,11 +5,11 @@ import functools
 import hashlib
 import sys
 import types
-from pickle import PickleError
 
 import numpy as np
 import torch
 import xxhash
+from torch.nn.modules import module as _torch_module
 from torch.nn.parameter import is_lazy
 
 # For structure, of which there is little.
@@ -24,7 +24,6 @@ LIBRARIES = sys.stdlib_module_names | {
     *("PIL", "cv2", "huggingface_hub", "joblib", "matplotlib", "numba", "numpy", "pandas"),
     *("scipy", "skimage", "sklearn", "timm", "torch", "torchvision", "transformers"),
 }
-_UNPICKLABLE = (TypeError, AttributeError, NotImplementedError, PickleError, RuntimeError)
 
 
 def array_bytes(array):
@@ -44,17 +43,21 @@ def tensor_digest(tensor):
     return state.digest()
 
 
-def no_content(value):
+def no_content(value, reason=""):
     """Give the error for a value that can't be told from others."""
     return TypeError(
         f"{_short_repr(value)} of type {type(value).__module__}.{type(value).__qualname__} can't "
-        "be told from others by its content. Give its class a method fingerprint() that returns a "
-        "str in which all that matters about it is told, or compute without a store: memory=False."
+        f"be told from others by its content{reason}. Give its class a method fingerprint() that "
+        "returns a str in which all that matters about it is told, or compute without a store: "
+        "memory=False."
     )
 
 
 def _short_repr(value):
-    text = repr(value)
+    try:
+        text = repr(value)
+    except Exception:  # the error that is on its way tells more than one of the repr
+        text = object.__repr__(value)
     return text if len(text) <= 100 else f"{text[:97]}..."
 
 
@@ -88,16 +91,29 @@ def named_values(names, namespace, prefix="", seen=None):
 
 
 def reduce_value(value):
-    """Take a value apart as pickle does, which knows how for nearly everything."""
+    """Take a value apart as pickle does, which knows how for nearly everything.
+
+    Returns
+    -------
+    str or tuple of (callable, tuple, object, list, list)
+        A global name; or how to build it, from what, with what state, items and pairs.
+    """
     try:
         reduce = copyreg.dispatch_table.get(type(value))
-        return value.__reduce_ex__(4) if reduce is None else reduce(value)
-    except _UNPICKLABLE as error:
+        reduced = value.__reduce_ex__(4) if reduce is None else reduce(value)
+        if isinstance(reduced, str):
+            return reduced
+        rebuild, arguments, state, items, pairs = (*reduced, None, None, None)[:5]
+        return rebuild, arguments, state, list(items or ()), list(pairs or ())
+    except RecursionError:
+        raise  # tells of the depth at which the value lies, not of the value
+    except Exception as error:  # such as the ValueError of a pointer of ctypes
         raise no_content(value) from error
 
 
-def told_fingerprint(value, told):
-    """Give what the method ``fingerprint`` of a value told, if it is a str."""
+def told_fingerprint(value):
+    """Give what the method ``fingerprint`` of a value tells, if it is a str."""
+    told = value.fingerprint()
     if not isinstance(told, str):
         raise TypeError(
             f"The method fingerprint() of {_short_repr(value)} must return a str, got {told!r}."
@@ -105,11 +121,28 @@ def told_fingerprint(value, told):
     return told
 
 
-def without_caches(value, attributes):
-    """Leave out what cached properties found: it is there after the first use only."""
+def forward_hooks(module):
+    """Give what runs before and after a module's forward, in order, and how it is called."""
+    before, after = module._forward_pre_hooks, module._forward_hooks
+    with_kwargs = module._forward_pre_hooks_with_kwargs, module._forward_hooks_with_kwargs
+    always = module._forward_hooks_always_called
+    return [
+        [(hook, number in with_kwargs[0]) for number, hook in before.items()],
+        [(hook, number in with_kwargs[1], number in always) for number, hook in after.items()],
+    ]
+
+
+def hooks_of_all_modules():
+    """Give what was registered to run before and after the forward of any module, in order."""
+    before, after = _torch_module._global_forward_pre_hooks, _torch_module._global_forward_hooks
+    return [list(before.values()), list(after.values())]
+
+
+def split_caches(value, attributes):
+    """Give two dicts: plain attributes, and those that have the names of cached properties."""
     kind = type(value)
-    return {
-        name: attribute
-        for name, attribute in attributes.items()
-        if not isinstance(getattr(kind, name, None), functools.cached_property)
-    }
+    plain, cached = {}, {}
+    for name, attribute in attributes.items():
+        is_cached = isinstance(getattr(kind, name, None), functools.cached_property)
+        (cached if is_cached else plain)[name] = attribute
+    return plain, cached

@@ -16,6 +16,7 @@ from sklearn.utils import Bunch
 from . import _rows_query as query
 from ._rows_file import (
     FORMAT_VERSION,
+    as_folder,
     check_integrity,
     compact,
     n_bytes,
@@ -23,7 +24,6 @@ from ._rows_file import (
     reading,
     writing,
 )
-from .exceptions import StoreError
 
 _FILE = "loces.sqlite"
 _WARNED = set()
@@ -39,7 +39,8 @@ class RowStore:
     Parameters
     ----------
     path : str or path
-        The folder. It is made, with its parents, when the first rows are saved.
+        The folder. It is made, with its parents, when the first rows are saved. A relative path is
+        resolved when the store is made: a later change of the working directory does not move it.
 
     Attributes
     ----------
@@ -48,11 +49,12 @@ class RowStore:
 
     Raises
     ------
-    TypeError
-        If ``path`` is no path.
+    TypeError, ValueError
+        If ``path`` is no path, is empty, or has a null character.
     StoreError
-        If ``path`` is a file. All methods raise it where the store's file is another program's, of
-        another format version, or malformed; the message names the file and the way out.
+        If ``path`` is a file, or leads through one. All methods raise it where the store's file is
+        another program's, of another format version, or malformed; the message names the file and
+        the way out.
 
     Notes
     -----
@@ -93,11 +95,7 @@ class RowStore:
     """
 
     def __init__(self, path):
-        if not isinstance(path, str | os.PathLike):
-            raise TypeError(f"path must be the path of a folder, got {path!r}.")
-        self.path = os.path.abspath(os.path.expanduser(path))
-        if os.path.isfile(self.path):
-            raise StoreError(f"{self.path!r} is a file; a store needs a folder of its own.")
+        self.path = as_folder(path)
 
     @property
     def _file(self):
@@ -254,7 +252,7 @@ class RowStore:
                 sound = (record for record in query.records(connection) if not record.problem)
                 rows = [_as_row(record, vectors) for record in sound]
         columns = ["sample", "created", "n_channels"] + ["vector"] * vectors
-        frame = pd.DataFrame(rows, columns=["context", *columns])
+        frame = query.as_frame(rows, columns=["context", *columns])
         frame["created"] = pd.to_datetime(frame["created"], unit="ns", utc=True)
         facts = _tabulate({number: facts for number, (_, facts) in known.items() if facts})
         return frame.join(facts, on="context")[[*facts.columns, *columns]]
@@ -278,7 +276,7 @@ class RowStore:
             if connection:
                 check_integrity(connection, self._file)
                 problems = list(query.problems(connection))
-        return pd.DataFrame(problems, columns=["table", "id", "layer", "sample", "problem"])
+        return query.as_frame(problems, columns=["table", "id", "layer", "sample", "problem"])
 
     def prune(self, *, layer=None, model=None, older_than=None, damaged=False, max_bytes=None):
         """Remove rows that meet all criteria given, and give their space back to the disk.
@@ -362,7 +360,7 @@ def _tabulate(contexts):
         | {n: tuple(v) if isinstance(v, list) else v for n, v in facts["settings"].items()}
         for facts in contexts.values()
     ]
-    return pd.DataFrame(rows, index=list(contexts), columns=None if rows else names)
+    return query.as_frame(rows, index=list(contexts), columns=None if rows else names)
 
 
 def _as_criteria(layer, model, older_than, damaged):
@@ -377,14 +375,15 @@ def _as_hex(model):
     if model is None or (isinstance(model, str) and re.fullmatch("[0-9a-f]{64}", model)):
         return model
     # Imported here: a store is looked into without torch.
-    from ._fingerprint import is_model, model_digest
+    from ._fingerprint import is_model
+    from ._run import _current_digest
 
     if not is_model(model):
         raise TypeError(
             "model must be a module, a TorchModel, or 64 hexadecimal digits as in the column "
             f"'model' of to_frame(), got {model!r}."
         )
-    return model_digest(model).hex()
+    return _current_digest(model).hex()
 
 
 def _as_nanoseconds(older_than):

@@ -1,8 +1,10 @@
 """The SQLite file of a store of rows: its form, how it is opened, and what may be wrong with it."""
 
 import hashlib
+import os
 import sqlite3
 from contextlib import closing, contextmanager
+from pathlib import Path
 
 from .exceptions import StoreError
 
@@ -35,6 +37,27 @@ _NO_ACCESS = (
     *(sqlite3.SQLITE_AUTH, sqlite3.SQLITE_NOLFS),
 )
 _OBSTACLES = (*_NO_ACCESS, sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_FULL)
+
+
+def as_folder(path):
+    """Give the absolute path of a store's folder.
+
+    Raises
+    ------
+    TypeError, ValueError, StoreError
+        If it is no path, can't be one, or is a file or leads through one.
+    """
+    if not isinstance(path, str | os.PathLike) or not isinstance(os.fspath(path), str):
+        raise TypeError(f"path must be the path of a folder, got {path!r}.")
+    if not os.fspath(path) or "\0" in os.fspath(path):
+        raise ValueError(
+            f"path must be the path of a folder, got {path!r}. For the working directory, give '.'."
+        )
+    folder = Path(os.path.abspath(os.path.expanduser(path)))
+    for part in (folder, *folder.parents):
+        if os.path.isfile(part):
+            raise StoreError(f"{str(part)!r} is a file; a store needs a folder of its own.")
+    return str(folder)
 
 
 def checksum(*parts):

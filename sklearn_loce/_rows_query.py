@@ -5,6 +5,7 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
+import pandas as pd
 
 from ._rows_file import checksum
 
@@ -130,6 +131,19 @@ def records(connection):
         if facts is not None and check != checksum(key, sample, vector, created):
             problem = "its checksum is not that of its content"
         yield Record(number, context, facts, sample, vector, created, problem)
+
+
+def as_frame(rows, **names):
+    """Make a table in which text is of dtype object.
+
+    pandas keeps text as UTF-8 where it can, which can't hold each str that may name a layer.
+    """
+    frame = pd.DataFrame(rows, dtype=object, **names)
+    return frame.apply(lambda column: column if _has_text(column) else column.infer_objects())
+
+
+def _has_text(column):
+    return any(isinstance(value, str) for value in column)
 
 
 def _damaged_channels(connection):

@@ -2,6 +2,7 @@
 
 import functools
 import threading
+import warnings
 from collections import OrderedDict, namedtuple
 from dataclasses import dataclass
 from enum import Enum
@@ -10,6 +11,8 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import nn
+from torch.nn.utils import spectral_norm, weight_norm
+from torch.nn.utils.prune import l1_unstructured
 from torchvision.models import ResNet18_Weights
 from torchvision.transforms import v2
 
@@ -77,6 +80,18 @@ def make_scaled(scale=2):
     return Scaled(scale)
 
 
+def make_hooked():
+    """Make a network with the hooks of weight_norm, spectral_norm, pruning and a user."""
+    network = make_scaled()
+    network.double = spectral_norm(nn.Conv2d(4, 4, 1))
+    network.pruned = l1_unstructured(nn.Conv2d(4, 4, 1), "weight", 2)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        network.normed = weight_norm(nn.Conv2d(4, 4, 1))
+    network.register_forward_hook(lambda module, args, output: output * MEAN[0])
+    return network
+
+
 def make_values():
     """Give a dict of values by what they are; no two have the same content."""
     strings = {f"name{i}" for i in range(20)}
@@ -115,6 +130,7 @@ def make_values():
         "preset": ResNet18_Weights.DEFAULT.transforms(),
         "preset class": ResNet18_Weights.DEFAULT.transforms,
         "module": make_scaled(),
+        "hooked": make_hooked(),
         "handle": TorchModel(make_scaled, forward=subtract_mean),
     }
 

@@ -1,6 +1,8 @@
 """Fingerprints: equal content has equal digests in every process, all else has others."""
 
 import copy
+import ctypes
+import functools
 import json
 import os
 import subprocess
@@ -9,6 +11,7 @@ import threading
 import time
 import types
 import weakref
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +25,7 @@ from pycocotools import mask as coco_mask
 from torch import nn
 from torchvision.transforms import v2
 
-from sklearn_loce import TorchModel, _fingerprint
+from sklearn_loce import TorchModel, _canonical, _fingerprint
 from sklearn_loce._fingerprint import (
     digest,
     file_digest,
@@ -233,6 +236,41 @@ def test_a_global_lock_is_no_reason_to_give_up():
     assert key != first
 
 
+@pytest.mark.parametrize(
+    "hold",
+    [
+        lambda scale: types.SimpleNamespace(scale=scale, lock=threading.Lock()),
+        lambda scale: {"scale": scale, "lock": threading.Lock()},
+        lambda scale: [threading.Lock(), (scale,), {threading.Lock()}],
+        lambda scale: {scale, threading.Lock()},
+        lambda scale: Ring({"scale": scale, "tensor": nn.LazyLinear(2).weight}),
+        lambda scale: _Unreducible(scale, ValueError),
+        lambda scale: type("C", (), {"held": {"scale": scale, "lock": threading.Lock()}}),
+    ],
+)
+def test_what_lies_beside_a_lock_in_a_global_counts(hold):
+    keys = [
+        digest(_compiled("def f(x):\n    return helper", helper=hold(scale))) for scale in (1, 1, 2)
+    ]
+    assert keys[0] == keys[1] != keys[2]
+
+
+def test_what_a_global_may_hold_an_argument_may_not():
+    lock = threading.Lock()
+    named = _compiled("f = lambda: lock", lock=[lock])
+    for held in (lock, [lock]):
+        with pytest.raises(TypeError, match="lock can't be told"):
+            digest(named, adder(named), adder(held))
+
+
+def test_running_does_not_change_a_function_that_names_a_pool():
+    with ThreadPoolExecutor(1) as pool:
+        function = _compiled("f = lambda: pool", pool=pool)
+        key = digest(function)
+        pool.submit(int).result()
+        assert digest(function) == key
+
+
 def test_what_a_named_function_holds_is_no_reason_to_give_up_either():
     text = "def f(x):\n    return helper(x)"
     keys = [digest(_compiled(text, helper=adder(held))) for held in (threading.Lock(), 1, 2)]
@@ -336,6 +374,53 @@ def test_what_has_no_content_is_named_with_the_way_out():
         _check_named(file)
 
 
+class _Unreducible:
+    def __init__(self, scale, error):
+        self.scale, self.error = scale, error
+
+    def __reduce_ex__(self, protocol):
+        raise self.error("no")
+
+
+@pytest.mark.parametrize("error", [KeyError, ValueError, OSError, RuntimeError])
+def test_whatever_reducing_raises_the_object_is_named(error):
+    with pytest.raises(TypeError, match="_Unreducible can't be told") as caught:
+        digest([_Unreducible(1, error)])
+    assert isinstance(caught.value.__cause__, error)
+
+
+def test_pointers_are_named():
+    _check_named(ctypes.pointer(ctypes.c_int(1)))
+
+
+def test_what_is_nested_too_deeply_is_named():
+    many = [1]
+    for _ in range(2000):
+        many = [many]
+    for value in (many, [_compiled("f = lambda: many", many=many)], {(1, adder(many))}):
+        with pytest.raises(TypeError, match=r"can't be told .* nested too deeply.*memory=False"):
+            digest(value)
+
+
+class _Shy(_Unreducible):
+    def __repr__(self):
+        raise KeyError("no")
+
+
+def test_what_has_no_repr_is_named_too():
+    with pytest.raises(TypeError, match=r"^<.*_Shy object at .*_Shy can't be told"):
+        digest(_Shy(1, ValueError))
+
+
+def test_the_digests_of_code_are_bounded(monkeypatch):
+    monkeypatch.setattr(_canonical, "_CODES", {})
+    monkeypatch.setattr(_canonical, "_MAX_CODES", 10)
+    keys = [digest(_compiled(f"f = lambda: {n % 20}")) for n in range(40)]
+    assert keys[:20] == keys[20:]
+    assert len(set(keys)) == 20
+    assert len(_canonical._CODES) <= 10
+
+
 def test_unreadable_tensors_are_named():
     lazy = nn.LazyLinear(2).weight
     for tensor in (torch.zeros(2, device="meta"), torch.eye(2).to_sparse(), lazy):
@@ -411,12 +496,101 @@ def test_forward_of_a_handle_counts():
         lambda network: network.eval(),
         lambda network: network.requires_grad_(False),
         lambda network: network.to(memory_format=torch.channels_last),
-        lambda network: network.register_forward_hook(lambda *_: None),
+        lambda network: network.register_full_backward_hook(lambda *_: None),
+        lambda network: network.register_forward_hook(lambda *_: None).remove(),
         lambda network: network(torch.zeros(1, 3, 4, 4)).sum().backward(),
     ],
 )
 def test_modes_hooks_and_layout_do_not_count(change):
     assert _changed(change) == model_digest(make_scaled())
+
+
+def _double(module, args, output):
+    return output * 2
+
+
+def _hooked(*hooks, before=(), **options):
+    def change(network):
+        for hook in hooks:
+            network.convolution.register_forward_hook(hook, **options)
+        for hook in before:
+            network.convolution.register_forward_pre_hook(hook, **options)
+
+    return _changed(change)
+
+
+def test_forward_hooks_count_in_their_order():
+    def by(factor):
+        return lambda module, args, output: output * factor
+
+    keys = [
+        _hooked(),
+        _hooked(by(2)),
+        _hooked(by(3)),
+        _hooked(by(2), by(3)),
+        _hooked(by(3), by(2)),
+        _hooked(_double),
+        _hooked(functools.partial(by(2), module=None)),
+        _hooked(by(2), with_kwargs=True),
+        _hooked(by(2), always_call=True),
+        _hooked(before=[by(2)]),
+        _hooked(before=[by(2)], with_kwargs=True),
+        _changed(lambda network: network.register_forward_hook(by(2))),
+    ]
+    assert len(set(keys)) == len(keys)
+    assert _hooked(by(2), by(3)) == keys[3]
+
+
+def test_a_hook_counts_without_its_handle():
+    network = make_scaled()
+    network.register_forward_hook(adder(1)).remove()
+    network.convolution.register_forward_hook(_double, with_kwargs=True)
+    assert model_digest(network) == _hooked(_double, with_kwargs=True)
+    assert model_digest(copy.deepcopy(network)) == model_digest(network)
+
+
+def test_hooks_of_all_modules_count():
+    network = make_scaled()
+    key = model_digest(network)
+    for register in (
+        nn.modules.module.register_module_forward_hook,
+        nn.modules.module.register_module_forward_pre_hook,
+    ):
+        handle = register(_double)
+        try:
+            assert model_digest(network) != key
+        finally:
+            handle.remove()
+    assert model_digest(network) == key
+
+
+def test_a_hook_without_content_is_named():
+    with pytest.raises(TypeError, match=r"lock can't be told.*memory=False"):
+        _hooked(functools.partial(_double, threading.Lock()))
+
+
+class _Cached(nn.Module):
+    @functools.cached_property
+    def scale(self):
+        return torch.ones(1)
+
+    @functools.cached_property
+    def lock(self):
+        return threading.Lock()
+
+    def forward(self, x):
+        return x * self.scale
+
+
+def test_what_is_set_over_a_cached_property_counts():
+    networks = [_Cached() for _ in range(4)]
+    for network, scale in zip(networks[1:], (2.0, 3.0, 2.0), strict=True):
+        network.scale = scale
+    keys = [model_digest(network) for network in networks]
+    assert len(set(keys)) == 3
+    assert keys[1] == keys[3]
+    networks[0].scale, networks[0].lock
+    assert len({*keys, model_digest(networks[0])}) == 4
 
 
 def test_a_forward_pass_does_not_change_the_digest():

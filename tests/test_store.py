@@ -5,6 +5,7 @@ import json
 import multiprocessing
 import os
 import pickle
+import re
 import shutil
 import signal
 import sqlite3
@@ -27,7 +28,7 @@ from sklearn.base import clone
 from torch import nn
 
 import sklearn_loce
-from sklearn_loce import RowStore, TorchModel, _row_store, _rows_file
+from sklearn_loce import LoCETransformer, RowStore, TorchModel, _row_store, _rows_file
 from sklearn_loce._cache import Context, MemoryStore, source_digest
 from sklearn_loce._fingerprint import model_digest
 from sklearn_loce.exceptions import StoreError
@@ -242,9 +243,33 @@ def test_stores_of_a_path_are_equal(tmp_path, monkeypatch):
 def test_a_path_is_checked(tmp_path):
     with pytest.raises(TypeError, match="must be the path of a folder, got 3"):
         RowStore(3)
+    with pytest.raises(TypeError, match="must be the path of a folder, got b'rows'"):
+        RowStore(b"rows")
+    for path in ("", "a\0b"):
+        with pytest.raises(ValueError, match=f"got {re.escape(repr(path))}"):
+            RowStore(path)
     (tmp_path / "file").touch()
-    with pytest.raises(StoreError, match=r"file' is a file; a store needs a folder"):
-        RowStore(tmp_path / "file")
+    for path in ("file", "file/rows", "file/rows/more"):
+        with pytest.raises(StoreError, match=r"/file' is a file; a store needs a folder"):
+            RowStore(tmp_path / path)
+
+
+def test_a_file_that_comes_in_the_way_costs_no_result(tmp_path):
+    store = RowStore(tmp_path / "file" / "rows")
+    (tmp_path / "file").touch()
+    assert load(store, [1]) == {}
+    with pytest.warns(UserWarning, match=r"file/rows' can't be written \(.*LoCEs are computed all"):
+        store.save(make_context(), make_rows([1]))
+
+
+def test_a_store_stays_where_it_was_made(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    store = RowStore("rows")
+    (tmp_path / "other").mkdir()
+    monkeypatch.chdir("other")
+    store.save(make_context(), make_rows([1]))
+    assert store.path == str(tmp_path / "rows")
+    assert (tmp_path / "rows" / "loces.sqlite").exists()
 
 
 def test_parents_are_made_by_the_first_save(tmp_path):
@@ -627,6 +652,16 @@ def test_to_frame(mixed):
     assert mixed.to_frame().columns.tolist() == frame.columns[:-1].tolist()
 
 
+def test_tables_hold_each_name_and_what_are_numbers(mixed):
+    _execute(mixed, "UPDATE loces SET vector = zeroblob(4) WHERE id IN (1, 10)")
+    problems = mixed.verify()
+    assert problems["layer"].tolist() == ["features.2", '"quoted" \ud800 %']
+    frame = mixed.to_frame()
+    assert len(frame) == 8
+    assert frame["layer"].dtype == problems["layer"].dtype == frame["sample"].dtype == object
+    assert problems["id"].dtype == frame["max_iter"].dtype == frame["n_channels"].dtype == int
+
+
 def test_to_frame_of_nothing(store):
     frame = store.to_frame()
     assert frame.shape == (0, 6)
@@ -664,6 +699,24 @@ def test_prune_takes_models(store):
     store.save(make_context(), make_rows([1, 2]))
     assert store.prune(model=nn.Conv2d(3, 2, 1)) == 0
     assert store.prune(model=TorchModel(module)) == 1
+
+
+class _Counting(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.calls, self.convolution = 0, nn.Conv2d(3, 2, 1)
+
+    def forward(self, images):
+        self.calls += 1
+        return self.convolution(images)
+
+
+def test_prune_knows_a_network_that_a_pass_has_changed(store):
+    network, images = _Counting(), np.zeros((1, 4, 4, 3), dtype=np.uint8)
+    table = pd.DataFrame({"image": list(images), "mask": [np.eye(4, dtype=bool)]})
+    LoCETransformer(network, layer="convolution", memory=store, max_iter=1).fit_transform(table)
+    assert store.info().n_rows == 1
+    assert store.prune(model=network) == 1
 
 
 def test_prune_removes_what_is_damaged(mixed):
