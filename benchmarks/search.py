@@ -27,7 +27,9 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision.models import mobilenet_v3_large
 
 from sklearn_loce import LoCETransformer, TorchModel
+from sklearn_loce._embedding import Job
 from sklearn_loce._samples import group_by_image, read_rows
+from sklearn_loce._stream import _read_ahead
 
 LAYERS = ["features.4", "features.7", "features.10", "features.13"]
 SETTINGS = {"n_neighbors": [1, 3, 5]}
@@ -132,9 +134,8 @@ def read_by_loader(table, network, n_workers):
 
 
 def read_by_thread(table, network):
-    from sklearn_loce._stream import _read_ahead
-
-    with torch.no_grad(), closing(_read_ahead(table, group_by_image(table))) as images:
+    job = Job(table, group_by_image(table), np.empty((0, 0)), np.empty((0, 0)))
+    with torch.no_grad(), closing(_read_ahead(job)) as images:
         for _, content in images:
             network(torch.from_numpy(content.result()[0]).permute(2, 0, 1)[None] / 255)
 

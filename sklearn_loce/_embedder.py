@@ -14,7 +14,7 @@ from ._fingerprint import digest
 from ._masks import check_mask_size
 from ._optimization import OBJECTIVES, Settings, initial_vector
 from ._preprocessing import make_transform, make_view
-from ._run import Run, identify, note_pass, settle_failures
+from ._run import Run, identify, noting_pass, settle_failures
 from ._samples import as_samples, check_rows, group_by_image, read_rows
 from ._stream import Preview, pass_network
 from .exceptions import LayoutError
@@ -37,12 +37,13 @@ class RowEmbedder(BaseEstimator):
         self._seed = check_random_state(self.random_state).randint(np.iinfo(np.int32).max)
         identity = self._identify()
         known = [identity and identity.store.n_channels(identity.source(x)) for x in self.layers_]
-        view, preview = self._look(samples, extract, needs_pass=not all(known))
+        needs_pass = not all(known)
+        with noting_pass(identity if needs_pass else None, self.model):
+            view, preview = self._look(samples, extract, needs_pass=needs_pass)
         self._is_random = view.random
         if preview is not None:
             known = [grid.shape[1] for grid in preview.activations.values()]
             self._keep_n_channels(identity, known)
-            note_pass(identity, self.model)
         self.n_channels_ = known
         self._n_calls, self._readings = extract.n_calls, extract.readings
         is_fixed = isinstance(self.random_state, Integral)

@@ -175,7 +175,9 @@ def mask_digest(mask):
     """
     if isinstance(mask, dict):
         rle = compress_rle(mask)
-        return digest("mask runs", rle["size"], rle["counts"])
+        state = new_bulk_hash("mask runs:{}:{}:".format(*rle["size"]).encode())
+        state.update(rle["counts"])
+        return state.digest()
     if _is_path(mask):
         return digest("mask file", file_digest(mask))
     return _pixel_digest("mask", np.asarray(mask))

@@ -117,11 +117,17 @@ def compress_rle(rle):
     _check_length(counts, size)
     if isinstance(counts, str | bytes):
         counts = counts.encode("ascii") if isinstance(counts, str) else counts
-        _check_runs(_decode_counts(counts), size)
+        _check_counts(counts, tuple(size))
         return {"size": size, "counts": counts}
     runs = np.asarray(counts)
     _check_runs(runs, size)
     return coco_mask.frPyObjects({"size": size, "counts": runs.tolist()}, *size)
+
+
+@lru_cache(maxsize=2**14)
+def _check_counts(counts, size):
+    """Check compressed runs; once for the masks of a table that is gone through again and again."""
+    _check_runs(_decode_counts(counts), size)
 
 
 def _check_length(counts, size):

@@ -2,7 +2,7 @@
 
 import os
 import warnings
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import chain
@@ -41,15 +41,12 @@ class Identity:
     store : RowStore or MemoryStore
     model, preprocess, reshape_transform : bytes
         Their digests.
-    weights : bytes
-        Digest of the model's parameters and buffers alone.
     """
 
     store: object
     model: bytes
     preprocess: bytes
     reshape_transform: bytes
-    weights: bytes
 
     def source(self, layer):
         """Hash what the activations of a layer depend on."""
@@ -92,13 +89,24 @@ def _weights_digest(model):
     return digest(dict(as_module(model).state_dict(keep_vars=True)))
 
 
-def note_pass(identity, model):
-    """Remember what a model looks like after a forward pass of ours.
+@contextmanager
+def noting_pass(identity, model):
+    """Remember what a model looks like after forward passes of ours.
 
-    A pass changes attributes at most: where weights have changed, that was somebody else.
+    They change attributes at most: where weights have changed, that was somebody else.
     """
-    if identity is None or _weights_digest(model) != identity.weights:
+    if identity is None:
+        yield
         return
+    weights = _weights_digest(model)
+    try:
+        yield
+    finally:
+        if _weights_digest(model) == weights:
+            _remember(identity, model)
+
+
+def _remember(identity, model):
     after = model_digest(model)
     if after != identity.model:
         known = _PASSED.setdefault(as_module(model), {})
@@ -125,12 +133,11 @@ def identify(memory, model, preprocess, reshape_transform):
         return None
     try:
         hashes = _current_digest(model), digest(preprocess), digest(reshape_transform)
-        weights = _weights_digest(model)
     except (TypeError, RecursionError):
         if memory is not None:
             raise
         return None
-    return Identity(store, *hashes, weights)
+    return Identity(store, *hashes)
 
 
 @dataclass
@@ -295,10 +302,8 @@ class Run:
                 yield outcomes
             return
         job = replace(job, n_threads=torch.get_num_threads(), progress=self.progress)
-        try:
+        with noting_pass(self.identity, self.worker.model):
             yield from self.worker.run(job, save)
-        finally:
-            note_pass(self.identity, self.worker.model)
 
     def _save(self, outcomes, keys):
         for k, context in enumerate(self.contexts):

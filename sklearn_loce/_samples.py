@@ -236,13 +236,13 @@ READ_ERRORS = (
 )
 
 
-def _read_or_name(reader, value, what, where):
+def _read_or_name(reader, value, what, samples, i):
     """Read a cell; a failure names the row and the file."""
     try:
         return reader(value)
     except READ_ERRORS as error:
         kind = FileNotFoundError if isinstance(error, FileNotFoundError) else ValueError
-        message = f"{where}: the {what}{_file_of(value)} {_explain(error)}"
+        message = f"{row_name(samples, i)}: the {what}{_file_of(value)} {_explain(error)}"
         raise kind(message.rstrip(".")) from error
 
 
@@ -253,17 +253,17 @@ def _check_row(samples, i, image_size):
 
 def _read_sized(reader, samples, i, image_size):
     """Read a mask, unless its size already says that it belongs to another image."""
-    mask, where = samples["mask"].iloc[i], row_name(samples, i)
-    _check_sizes(samples, i, _read_or_name(_mask_size, mask, "mask", where), image_size)
-    return _read_or_name(reader, mask, "mask", where)
+    mask = samples["mask"].iloc[i]
+    _check_sizes(samples, i, _read_or_name(_mask_size, mask, "mask", samples, i), image_size)
+    return _read_or_name(reader, mask, "mask", samples, i)
 
 
 def _check_sizes(samples, i, size, image_size):
-    mask, where = samples["mask"].iloc[i], row_name(samples, i)
     if tuple(size) != tuple(image_size):
+        mask = samples["mask"].iloc[i]
         raise ValueError(
-            f"{where}: the mask{_file_of(mask)} is {size[0]} x {size[1]}, but the image"
-            f"{_file_of(samples['image'].iloc[i])} is {image_size[0]} x {image_size[1]} "
+            f"{row_name(samples, i)}: the mask{_file_of(mask)} is {size[0]} x {size[1]}, but the "
+            f"image{_file_of(samples['image'].iloc[i])} is {image_size[0]} x {image_size[1]} "
             "(height x width, EXIF orientation applied)"
         )
 
@@ -282,7 +282,7 @@ def examine_rows(samples, groups):
     for rows in groups:
         image = samples["image"].iloc[rows[0]]
         try:
-            size = _read_or_name(size_of_image, image, "image", row_name(samples, rows[0]))
+            size = _read_or_name(size_of_image, image, "image", samples, rows[0])
         except (OSError, ValueError) as error:
             problems.update(dict.fromkeys(map(int, rows), error))
             continue
@@ -352,8 +352,8 @@ def blank_masks(samples):
     """
     masks = np.empty(len(samples), dtype=object)
     for rows in group_by_image(samples):
-        where = row_name(samples, rows[0])
-        size = _read_or_name(size_of_image, samples["image"].iloc[rows[0]], "image", where)
+        image = samples["image"].iloc[rows[0]]
+        size = _read_or_name(size_of_image, image, "image", samples, rows[0])
         blank = compress_rle({"size": size, "counts": [size[0] * size[1]]})
         for i in rows:
             masks[i] = blank
@@ -369,6 +369,6 @@ def read_rows(samples, rows):
     masks : ndarray of shape (n_rows, height, width), bool
     """
     first = samples["image"].iloc[rows[0]]
-    image = _read_or_name(read_image, first, "image", row_name(samples, rows[0]))
+    image = _read_or_name(read_image, first, "image", samples, rows[0])
     masks = [_read_sized(read_mask, samples, i, image.shape[:2]) for i in rows]
     return image, np.stack(masks)

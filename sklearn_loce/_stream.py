@@ -5,12 +5,13 @@ from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
+from hashlib import sha256
 
 import numpy as np
 import torch
 from tqdm.auto import tqdm
 
-from ._fingerprint import digest, image_digest, mask_digest
+from ._fingerprint import image_digest, mask_digest
 from ._preprocessing import View, make_view
 from ._samples import read_rows, row_name
 from .exceptions import LayoutError
@@ -143,7 +144,8 @@ def pass_network(view, extract):
 def sample_digests(samples, rows):
     """Hash the content of the rows of one image; list of bytes."""
     image = image_digest(samples["image"].iloc[rows[0]])
-    return [digest(image, mask_digest(samples["mask"].iloc[i])) for i in rows]
+    masks = samples["mask"].iloc[rows].tolist()
+    return [sha256(image + b":" + mask_digest(mask)).digest() for mask in masks]
 
 
 def _read(samples, rows, keys):
