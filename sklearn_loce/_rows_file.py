@@ -225,7 +225,10 @@ def writing(file):
 
 
 def _prepare(connection, file):
-    if not _check(connection, file):
+    connection.execute("BEGIN")  # one view of the file: another process may be making its tables
+    is_ready = _check(connection, file)
+    connection.execute("COMMIT")
+    if not is_ready:
         connection.execute("BEGIN EXCLUSIVE")
         # Another process may have been faster.
         if not _check(connection, file):

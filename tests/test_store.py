@@ -14,7 +14,7 @@ import sys
 import tempfile
 import time
 import warnings
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -598,6 +598,23 @@ for batch in itertools.count():
 
 
 @pytest.mark.skipif(os.name != "posix", reason="needs SIGKILL")
+def test_a_store_that_another_is_making_is_waited_for(store, monkeypatch):
+    look, others = _rows_file._tables_of, []
+
+    def look_while_another_writes(connection):
+        found = look(connection)
+        if not others:
+            others.append(pool.submit(store.save, make_context(), make_rows([1])))
+            wait(others, timeout=0.5)
+        return found
+
+    monkeypatch.setattr(_rows_file, "_tables_of", look_while_another_writes)
+    with ThreadPoolExecutor(1) as pool:
+        store.save(make_context(), make_rows([2]))
+    others[0].result()
+    assert sorted(load(store, range(4))) == [1, 2]
+
+
 def test_a_killed_writer_leaves_whole_batches(store):
     generator = np.random.default_rng(0)
     for _ in range(2):
