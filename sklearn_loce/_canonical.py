@@ -58,6 +58,12 @@ _OF_THE_RUN = {
 _MODULE_BOOKKEEPING = {*vars(nn.Module()), "_compiled_call_impl", "_is_torch_compile"}
 
 
+def _is_plain(value):
+    """Say whether the repr of a value tells all of it, types included."""
+    parts = value if type(value) in (tuple, list) else [value]
+    return all(type(part) in _ATOMS for part in parts)
+
+
 def digest(*values):
     """Hash values by their content.
 
@@ -316,10 +322,12 @@ class Encoder:
             return self._write_instance(value)
         self._encode(type(value))
         for part in ("_parameters", "_buffers", "_modules"):
-            self._encode(dict(getattr(value, part)))
+            self._encode_all(part, [x for item in getattr(value, part).items() for x in item])
         self._encode(forward_hooks(value))
-        plain = {n: v for n, v in vars(value).items() if n not in _MODULE_BOOKKEEPING}
-        return self._write_state(value, plain)
+        own = {n: v for n, v in vars(value).items() if n not in _MODULE_BOOKKEEPING}
+        plain = sorted((n, v) for n, v in own.items() if _is_plain(v))
+        self._put("plain", repr(plain))  # three quarters of what there is, in one go
+        return self._write_state(value, {n: own[n] for n in own.keys() - {n for n, _ in plain}})
 
     def _write_instance(self, value):
         if callable(getattr(value, "fingerprint", None)):
