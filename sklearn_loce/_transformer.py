@@ -220,6 +220,8 @@ class LoCETransformer(TransformerMixin, RowEmbedder):
         ValueError
             If a parameter is out of range, the model lacks a layer, a layer's output is no grid, or
             the table lacks a column.
+        TypeError, StoreError
+            As ``transform``, of the store.
         """
         self._look_up_layers(X)
         return self
@@ -241,7 +243,7 @@ class LoCETransformer(TransformerMixin, RowEmbedder):
 
         Raises
         ------
-        ValueError, FileNotFoundError
+        ValueError, FileNotFoundError, TypeError, StoreError
             As ``fit`` and ``transform``.
         """
         preview, identity = self._look_up_layers(X)
@@ -269,7 +271,10 @@ class LoCETransformer(TransformerMixin, RowEmbedder):
             ``on_empty="raise"``, or activations hold NaN or infinity. Where other rows have been
             computed, it is a :class:`~sklearn_loce.exceptions.FailedRowsError` and has them.
         TypeError
-            If there is a store, but ``preprocess`` or ``reshape_transform`` can't be hashed.
+            If a store was asked for, but ``model``, ``preprocess`` or ``reshape_transform`` can't
+            be hashed.
+        StoreError
+            If the store is damaged, of another format, or another program's.
         """
         check_is_fitted(self)
         return self._run_over(as_samples(X), self._identify()).vectors
@@ -346,7 +351,7 @@ class LoCETransformer(TransformerMixin, RowEmbedder):
 
         Raises
         ------
-        ValueError, FileNotFoundError
+        ValueError, FileNotFoundError, TypeError, StoreError
             As ``transform``; and if ``embeddings`` do not have one row per sample.
         """
         check_is_fitted(self)
@@ -401,7 +406,7 @@ class LoCETransformer(TransformerMixin, RowEmbedder):
 
         Raises
         ------
-        ValueError, FileNotFoundError
+        ValueError, FileNotFoundError, TypeError, StoreError
             As ``transform``; and if ``layer`` is missing or unknown, or ``embeddings`` do not have
             one row per sample.
         """
