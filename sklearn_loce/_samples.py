@@ -246,14 +246,8 @@ def _read_or_name(reader, value, what, samples, i):
         raise kind(message.rstrip(".")) from error
 
 
-def _check_row(samples, i, image_size):
-    """Raise what is wrong with a row's mask; say whether the mask has foreground."""
-    return _read_sized(_has_foreground, samples, i, image_size)
-
-
-def _read_sized(reader, samples, i, image_size):
-    """Read a mask, unless its size already says that it belongs to another image."""
-    mask = samples["mask"].iloc[i]
+def _read_sized(reader, mask, samples, i, image_size):
+    """Read a row's mask, unless its size already says that it belongs to another image."""
     _check_sizes(samples, i, _read_or_name(_mask_size, mask, "mask", samples, i), image_size)
     return _read_or_name(reader, mask, "mask", samples, i)
 
@@ -279,16 +273,16 @@ def examine_rows(samples, groups):
         By row, what is wrong; the rows of a broken image share an exception.
     """
     problems, has_foreground = {}, np.zeros(len(samples), dtype=bool)
+    images, masks = samples["image"].tolist(), samples["mask"].tolist()
     for rows in groups:
-        image = samples["image"].iloc[rows[0]]
         try:
-            size = _read_or_name(size_of_image, image, "image", samples, rows[0])
+            size = _read_or_name(size_of_image, images[rows[0]], "image", samples, rows[0])
         except (OSError, ValueError) as error:
             problems.update(dict.fromkeys(map(int, rows), error))
             continue
         for i in rows:
             try:
-                has_foreground[i] = _check_row(samples, i, size)
+                has_foreground[i] = _read_sized(_has_foreground, masks[i], samples, i, size)
             except (OSError, ValueError) as error:
                 problems[int(i)] = error
     return has_foreground, problems
@@ -370,5 +364,7 @@ def read_rows(samples, rows):
     """
     first = samples["image"].iloc[rows[0]]
     image = _read_or_name(read_image, first, "image", samples, rows[0])
-    masks = [_read_sized(read_mask, samples, i, image.shape[:2]) for i in rows]
+    masks = [
+        _read_sized(read_mask, samples["mask"].iloc[i], samples, i, image.shape[:2]) for i in rows
+    ]
     return image, np.stack(masks)
