@@ -13,7 +13,7 @@ from .exceptions import LayoutError
 _MOST_POOLED = 3  # cells on a side that a strided layer may take to one
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # tensors can't say whether they are equal
 class Reading:
     """One way to read a tensor as a grid.
 
