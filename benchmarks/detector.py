@@ -13,6 +13,7 @@ import torch
 from torchvision.models.detection import fasterrcnn_resnet50_fpn
 
 from sklearn_loce import LoCETransformer, TorchModel
+from sklearn_loce._stream import one_thread
 
 LAYERS = ("backbone.body.layer1", "backbone.body.layer3", "backbone.fpn.layer_blocks.0")
 SIZE = (480, 640)
@@ -27,8 +28,11 @@ def draw(n_images, seed=0):
 
 
 def run_full(network, samples):
-    """Detect, as a user without early stop would to get at the activations."""
-    with torch.no_grad():
+    """Detect, as a user without early stop would to get at the activations.
+
+    On one thread, as ``transform`` runs the network, so that the ratio is that of the work.
+    """
+    with torch.no_grad(), one_thread():
         for image, _ in samples:
             network([torch.from_numpy(image).permute(2, 0, 1) / 255])
 
