@@ -23,7 +23,7 @@ from .conftest import make_small_network
 from .dataset_trees import coco_content, files_of, make_coco_tree, make_voc_tree
 
 HEIGHT, WIDTH = 6, 8
-SECONDS = 5
+SECONDS = 20
 MEGABYTES = 300
 BOMB = 100_000  # pixels along each side of an image that nobody has
 LARGE = 12_000  # between Pillow's limit, where it warns, and twice that, where it raises
