@@ -197,11 +197,12 @@ class Worker:
         )
         return stream.over(job)
 
-    def rows(self, samples, groups):
+    def rows(self, samples, groups, *, progress=False):
         """Yield the Rows of these images, with activations of all layers; a failure raises."""
         nothing = np.empty((len(samples), 0), dtype=np.float32)
         needed = np.ones((len(samples), len(self.recipe.layers)), dtype=bool)
-        with closing(self.stream(Job(samples, groups, nothing, needed))) as stream:
+        job = Job(samples, groups, nothing, needed, progress=progress)
+        with closing(self.stream(job)) as stream:
             for item in stream:
                 item.raise_failure()
                 yield item

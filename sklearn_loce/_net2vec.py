@@ -59,6 +59,7 @@ class ImageStream:
 
     def __init__(self, loce, samples, cache_size):
         self._worker, self._samples = loce._worker(), samples
+        self._progress = bool(loce.verbose)
         self._groups = group_by_image(samples)
         has_foreground = check_rows(samples, self._groups)
         if loce.on_empty == "raise":
@@ -81,7 +82,8 @@ class ImageStream:
         """
         missing = [self._groups[i] for i in order if i not in self._kept]
         # Closed at once where the caller stops early, for the stream holds hooks on the network.
-        with closing(self._worker.rows(self._samples, missing)) as rows:
+        stream = self._worker.rows(self._samples, missing, progress=self._progress)
+        with closing(stream) as rows:
             for i in order:
                 yield self._kept[i] if i in self._kept else self._read(i, rows)
 

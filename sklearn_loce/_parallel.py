@@ -148,8 +148,7 @@ def run_apart(worker, job, n_jobs, identity=None):
     """Work on a job in parts, each in a worker.
 
     The model travels once to each worker and stays there; by its builder, where that makes the
-    network that is here. Where a worker dies, the parts that were
-    not back are started again.
+    network that is here. Where a worker dies, the parts that were not back are started again.
 
     Parameters
     ----------

@@ -212,12 +212,12 @@ class Run:
         vectors = np.full(shape, np.nan, dtype=np.float32) if solving else embeddings
         result = Result(vectors, [None] * len(samples), {})
         groups = self._examine(samples, result, solving=solving)
+        is_kept = solving and self.identity is not None
+        keys = self._hash(samples, groups, result) if is_kept else None
         needed = np.full((len(samples), len(self.recipe.layers)), solving)
         needed[list(result.failures)] = False
-        keys, twins = None, {}
-        if solving and self.identity is not None:
-            keys, groups = self._hash(samples, groups, result)
-            needed[list(result.failures)] = False
+        twins = {}
+        if is_kept:
             self._look_up(samples, keys, needed, result, keep=keep)
             twins = {} if finish else _find_twins(keys, needed)
         groups = _without(groups, result.failures)
@@ -247,7 +247,7 @@ class Run:
         return _without(groups, result.failures)
 
     def _hash(self, samples, groups, result):
-        """Give the digest of every row that can be read, and the images of these."""
+        """Give the digest of every row that can be read."""
         keys = np.empty(len(samples), dtype=object)
         for rows in groups:
             try:
@@ -255,7 +255,7 @@ class Run:
             except READ_ERRORS as error:  # the file changed since it was examined
                 for i in rows:
                     result.failures[int(i)] = Failure(int(i), row_name(samples, i), error)
-        return keys, _without(groups, result.failures)
+        return keys
 
     def _look_up(self, samples, keys, needed, result, *, keep):
         asked = np.flatnonzero(needed.any(1))

@@ -2,11 +2,11 @@
 
 import os
 from collections.abc import Sequence
-from hashlib import blake2b
 from numbers import Integral
 
 import numpy as np
 import pandas as pd
+import xxhash
 from PIL import Image, ImageOps, UnidentifiedImageError
 from pycocotools import mask as coco_mask
 
@@ -94,7 +94,7 @@ def image_key(image):
     if _is_path(image):
         return os.fspath(image)
     array = np.ascontiguousarray(np.asarray(image))
-    digest = blake2b(array.tobytes(), digest_size=16)
+    digest = xxhash.xxh3_128(array.reshape(-1).view(np.uint8))
     return f"{type(image).__name__}:{array.shape}:{array.dtype}:{digest.hexdigest()}"
 
 

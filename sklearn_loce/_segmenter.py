@@ -189,7 +189,8 @@ class ConceptProjector(BaseEstimator):
         components = [self._components(code) for code in range(len(self.concepts_))]
         groups = group_by_image(samples)
         check_rows(samples, groups)
-        for row in self.loce_._worker().rows(samples, groups):
+        progress = bool(self.loce_.verbose)
+        for row in self.loce_._worker().rows(samples, groups, progress=progress):
             weights, vectors = components[codes[row.position]]
             size, grid = self.loce_.mask_size, row.activations[0]
             maps = [project_row(row, grid, vector, size) for vector in vectors]

@@ -12,6 +12,7 @@ import torch
 from tqdm.auto import tqdm
 
 from ._fingerprint import image_digest, mask_digest
+from ._optimization import all_finite
 from ._preprocessing import View, make_view
 from ._samples import read_rows, row_name
 from .exceptions import LayoutError
@@ -118,7 +119,7 @@ def _check_activations(activations, n_channels, name):
                 "the image seen in fit. Its channels may not come first; a reshape_transform can "
                 "move them."
             )
-        if not torch.isfinite(grid.sum()) and not torch.isfinite(grid).all():
+        if not all_finite(grid):
             raise ValueError(
                 f"{name}: the activations of layer {layer!r} hold NaN or infinity. Check the "
                 "weights, the preprocessing, and whether half precision overflows."
