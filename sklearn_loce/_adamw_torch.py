@@ -92,7 +92,7 @@ def _solve_chunk(activations, held, start, settings):
 
 
 @torch.no_grad()
-def solve_with_torch(activations, held, start, settings):
+def solve_with_torch(activations, targets, start, settings):
     """Optimise the samples, those of one size together; see ``solve_rows``."""
     like = {"dtype": activations[0].dtype, "device": activations[0].device}
     start = torch.as_tensor(start, **like)
@@ -102,6 +102,7 @@ def solve_with_torch(activations, held, start, settings):
         rows = np.flatnonzero((shapes == shape).all(1))
         for chunk in np.split(rows, range(_CHUNK, len(rows), _CHUNK)):
             stack = torch.stack([activations[i] for i in chunk])
-            targets = torch.as_tensor(held[chunk], **like)
-            embeddings[chunk] = _solve_chunk(stack, targets, start, settings).cpu()
+            held = settings.objective.hold(targets[chunk].astype(np.float64))
+            held = torch.as_tensor(held, **like)
+            embeddings[chunk] = _solve_chunk(stack, held, start, settings).cpu()
     return embeddings

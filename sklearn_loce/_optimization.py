@@ -42,9 +42,11 @@ class Objective:
 
 
 def _balanced_weight(target):
-    """Give dL/dP of Net2Vec's pseudo-BCE, which does not depend on P."""
-    background = 1 - (target > 0).mean((1, 2), dtype=np.float64, keepdims=True)
-    return (1 - background) * (1 - target) - background * target
+    """Give dL/dP of Net2Vec's pseudo-BCE, which does not depend on P.
+
+    With a the background's share it is (1 - a) (1 - t) - a t, and that is (1 - a) - t.
+    """
+    return (target > 0).mean((1, 2), dtype=np.float64, keepdims=True) - target
 
 
 def _pseudo_bce(projection, target, held):
@@ -113,12 +115,10 @@ def solve_rows(activations, targets, start, settings, *, n_threads=None):
     Tensor of shape (n_rows, n_channels)
         In the activations' dtype, on the CPU.
     """
-    held = settings.objective.hold(targets.astype(np.float64))
     if activations[0].device.type == "cpu" and activations[0].dtype == torch.float32:
         arrays = [sample.detach().numpy() for sample in activations]
-        held = held.astype(np.float32)
-        return torch.from_numpy(solve_on_cpu(arrays, held, start, settings, n_threads))
-    return solve_with_torch(activations, held, start, settings)
+        return torch.from_numpy(solve_on_cpu(arrays, targets, start, settings, n_threads))
+    return solve_with_torch(activations, targets, start, settings)
 
 
 def losses(projections, targets, embeddings, objective):

@@ -16,6 +16,7 @@ ARRAY_FLOOR = ("metrics", "cluster", "mixture", "outliers")
 TORCH_FLOOR = (
     "_activations",
     "_adamw_cpu",
+    "_adamw_steps",
     "_adamw_torch",
     "_adapters",
     "_families",
@@ -37,6 +38,7 @@ TORCH_FLOOR = (
     "_rows_query",
     "_samples",
     "_segmenter",
+    "_simd",
     "_stream",
     "_trace",
     "_transformer",

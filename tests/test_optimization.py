@@ -93,8 +93,7 @@ def test_compiled_and_batched_solver_agree(objective):
     targets, start = _targets(masks).numpy(), np.linspace(-1, 1, 10)
     settings = Settings(OBJECTIVES[objective], learning_rate=0.05, max_iter=30)
     compiled = solve_rows(list(activations), targets, start, settings)
-    held = settings.objective.hold(targets.astype(np.float64))
-    batched = solve_with_torch(list(activations.double()), held, start, settings)
+    batched = solve_with_torch(list(activations.double()), targets, start, settings)
     torch.testing.assert_close(compiled.double(), batched, atol=2e-5, rtol=1e-5)
 
 
@@ -103,13 +102,37 @@ def test_batched_solver_takes_rows_of_different_sizes():
     small, small_masks = _planted(1, 4, 5, 6)
     targets = torch.cat([_targets(large_masks), _targets(small_masks)]).numpy()
     settings = Settings(OBJECTIVES["net2vec"], 0.1, 50)
-    held = settings.objective.hold(targets.astype(np.float64))
     mixed = [large[0].double(), small[0].double(), large[1].double()]
-    embeddings = solve_with_torch(mixed, held[[0, 2, 1]], np.zeros(4), settings)
+    embeddings = solve_with_torch(mixed, targets[[0, 2, 1]], np.zeros(4), settings)
     expected = torch.cat(
         [optimize_loces(large.double(), large_masks), optimize_loces(small.double(), small_masks)]
     )
     torch.testing.assert_close(embeddings, expected[[0, 2, 1]])
+
+
+@pytest.mark.parametrize("objective", sorted(OBJECTIVES))
+@pytest.mark.parametrize("n_threads", [1, 2, 3])
+def test_rows_that_share_activations_get_the_bits_they_get_alone(objective, n_threads):
+    (sample,), _ = _planted(1, 19, 9, 11)
+    other, masks = _planted(20, 19, 9, 11, seed=1)
+    targets, start = _targets(masks).numpy(), np.linspace(-1, 1, 19)
+    settings = Settings(OBJECTIVES[objective], 0.1, 50)
+    rows = [sample] * 19 + [other[7]]
+    together = solve_rows(rows, targets, start, settings, n_threads=n_threads)
+    alone = [solve_rows([rows[i].clone()], targets[[i]], start, settings) for i in range(len(rows))]
+    assert torch.equal(together, torch.cat(alone))
+    assert len(torch.unique(together, dim=0)) == 20
+
+
+@pytest.mark.parametrize("mask_size", [(1, 1), (37, 53), (7, 130), (150, 8)])
+@pytest.mark.parametrize("shape", [(9, 12, 17), (2, 1, 1), (3, 40, 60)])
+def test_mask_sizes_beside_grid_sizes(shape, mask_size):
+    activations, _ = _planted(2, *shape)
+    targets = torch.rand(2, *mask_size, generator=torch.Generator().manual_seed(0))
+    expected = plain_loces(activations.double(), targets.double(), objective="mse")
+    settings = Settings(OBJECTIVES["mse"], 0.1, 50)
+    embeddings = solve_rows(list(activations), targets.numpy(), np.zeros(shape[0]), settings)
+    torch.testing.assert_close(embeddings.double(), expected, atol=2e-5, rtol=1e-5)
 
 
 def test_masks_may_be_of_any_kind_of_number_and_of_different_sizes():
