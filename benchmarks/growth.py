@@ -54,22 +54,24 @@ def draw_pairs(n_images, n_concepts):
     return [(image, _box(k)) for image in images for k in range(n_concepts)]
 
 
-def _transform(pairs, layers):
+def make_transform(pairs, layers):
     loce = LoCETransformer(TorchModel(build_network), layers, memory=False).fit(pairs)
     return partial(loce.transform, pairs)
 
 
 def of_rows(n_rows, options):
-    return _transform(draw_pairs(n_rows, 1), ["7"])
+    return make_transform(draw_pairs(n_rows, 1), ["7"])
 
 
 def of_concepts(n_concepts, options):
-    return _transform(draw_pairs(options.images, n_concepts), ["7"])
+    return make_transform(draw_pairs(options.images, n_concepts), ["7"])
 
 
 def of_layers(n_layers, options):
     # The last ones, so that the pass through the network is the same for all.
-    return _transform(draw_pairs(options.images, 1), [str(8 - k) for k in range(n_layers, 0, -1)])
+    return make_transform(
+        draw_pairs(options.images, 1), [str(8 - k) for k in range(n_layers, 0, -1)]
+    )
 
 
 def of_grid(shape, options):
@@ -125,7 +127,7 @@ def write_files(folder, n_images):
 
 def peak_of_rows(pairs):
     """Transform image files, and give the peak resident set in MB; for a process of its own."""
-    _transform(pairs, ["7"])()
+    make_transform(pairs, ["7"])()
     return peak_memory()
 
 
