@@ -27,11 +27,12 @@ _TEXT = """\
 360 pixels, all concepts of each, {rows} rows, LR-ASPP MobileNetV3-Large, layers {layers}.
 
 *Forward* is the network alone, cut off after the deepest layer, one image at a time, images
-ready in memory; on {threads} threads and on one, of which the faster counts in each run.
-*Decoding* is opening and normalising the image files, and decoding the masks. *Plain, per row*
-is how the published code goes about it: for every row the image is read, and passed through the
-whole network, twice; every channel is upsampled, weighed and summed, 50 steps, one row at a
-time. It is measured on {plain_rows} rows, both layers from the same passes, which favours it.
+ready in memory; on all threads of torch, {threads}, and on one, of which the faster counts in
+each run. *Decoding* is opening and normalising the image files, and decoding the masks. *Plain,
+per row* is how the published code goes about it: for every row the image is read, and passed
+through the whole network, twice; every channel is upsampled, weighed and summed, 50 steps, one
+row at a time. It is measured on {plain_rows} rows, both layers from the same passes, which
+favours it.
 
 Processor time is counted by thread, in a run in which the solver has one; parts overlap on
 several processors, so that the wall time is less than their sum."""

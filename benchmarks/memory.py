@@ -10,7 +10,8 @@ from benchmarks.solver import SIDES
 _TITLE = "Memory"
 _TEXT = """\
 The peak of the resident set over the inputs, each side in a process of its own, with {samples}
-samples. Two steps are taken, for all further ones use the same memory. Ratios are plain / ours."""
+samples. Two steps are taken, for all further ones use the same memory; less than {least} MB
+counts as that. Ratios are plain / ours."""
 _LEAST = 0.1  # MB, below which growth is noise
 
 
@@ -23,7 +24,7 @@ def grow(side, shape, n_samples):
 
 def run(options):
     """Measure the section."""
-    text = _TEXT.format(samples=options.samples)
+    text = _TEXT.format(samples=options.samples, least=_LEAST)
     if not has_memory_counters():
         return Section(_TITLE, text, skipped="this system has no /proc/self/status.")
     shape = options.memory_shape

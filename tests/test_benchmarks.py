@@ -5,6 +5,7 @@ import json
 import math
 import os
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -310,6 +311,20 @@ def test_floor_projects_and_pulls_back():
     torch.testing.assert_close(gradient, weights.grad, rtol=1e-4, atol=1e-3)
 
 
+def test_ways_of_the_floor_do_the_same_work(monkeypatch):
+    done = []
+    monkeypatch.setattr(floor, "allocate_floor", lambda part: partial(done.append, part))
+    activations = torch.arange(10.0)[:, None, None, None]
+    with measure.threads(2):
+        ways = floor.ways_to_run(activations)
+        assert list(ways) == ["1", "1 per thread", "8", "8 per thread", "10"]
+        for run in ways.values():
+            done.clear()
+            run()
+            assert sorted(torch.cat(done).flatten().tolist()) == list(range(10))
+        assert torch.get_num_threads() == 2
+
+
 def test_processor_time_is_split_whole():
     seconds = cpu_split.split(growth.make_transform(growth.draw_pairs(2, 1), ["7"]))
     parts = [value for part, value in seconds.items() if part not in ("all", "wall")]
@@ -359,7 +374,7 @@ def test_cosine_tells_other_vectors():
 def test_floor_section():
     section = floor.run(TINY)
     _check(section, ["Per layer"])
-    assert all(row[3] in (1, 2) for row in section.tables[0].rows)
+    assert all(row[3] in ("1", "1 per thread", "2") for row in section.tables[0].rows)
 
 
 @pytest.fixture
