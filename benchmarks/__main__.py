@@ -1,9 +1,9 @@
 """Measure everything side by side: ``python -m benchmarks``.
 
-Without options it takes the better part of an hour, and writes ``benchmarks/results.json`` and
-``docs/benchmarks.md``. With ``--only`` or ``--compare``, files are written only where ``--json``
-and ``--markdown`` name them. ``--compare`` exits with 1 if a ratio got worse. Compare reports of
-one machine: even ratios differ between machines.
+Without options it takes about half an hour and 10 GB of memory, and writes
+``benchmarks/results.json`` and ``docs/benchmarks.md``. With ``--only`` or ``--compare``, files
+are written only where ``--json`` and ``--markdown`` name them. ``--compare`` exits with 1 if a
+ratio got worse. Compare reports of one machine: even ratios differ between machines.
 """
 
 import argparse
