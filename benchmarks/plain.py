@@ -7,9 +7,22 @@ import torch
 from torch.nn import functional
 
 
-def plain_loss(weights, upsampled, targets, objective="net2vec"):
+def _by_product(weights, upsampled):
+    """Weigh every channel and add up, as the published implementation does."""
+    return (upsampled * weights[:, :, None, None]).sum(1)
+
+
+def _by_matmul(weights, upsampled):
+    """Do the same without the product of the size of all channels."""
+    return torch.einsum("nc,nchw->nhw", weights, upsampled)
+
+
+FORMS = {"product": _by_product, "matmul": _by_matmul}
+
+
+def plain_loss(weights, upsampled, targets, objective="net2vec", form="matmul"):
     """Give the loss of each sample, from channels at mask size (n, C, H, W)."""
-    projections = torch.einsum("nc,nchw->nhw", weights, upsampled).sigmoid()
+    projections = FORMS[form](weights, upsampled).sigmoid()
     if objective == "net2vec":
         background = 1 - (targets > 0).to(weights).mean((1, 2), keepdim=True)
         hit = background * targets * projections
@@ -21,7 +34,9 @@ def plain_loss(weights, upsampled, targets, objective="net2vec"):
     return error.mean((1, 2)) + penalty
 
 
-def plain_loces(activations, targets, *, objective="net2vec", start=None, max_iter=50):
+def plain_loces(
+    activations, targets, *, objective="net2vec", start=None, max_iter=50, form="matmul"
+):
     """Optimise LoCEs the plain way.
 
     Parameters
@@ -29,6 +44,10 @@ def plain_loces(activations, targets, *, objective="net2vec", start=None, max_it
     activations : Tensor of shape (n_samples, n_channels, height, width)
     targets : Tensor of shape (n_samples, n_rows, n_columns)
         Masks at mask size.
+    objective, start, max_iter
+        As for ``optimize_loces``; ``start`` is the vector itself.
+    form : {"matmul", "product"}, default="matmul"
+        How channels are summed up; the same function.
 
     Returns
     -------
@@ -43,6 +62,6 @@ def plain_loces(activations, targets, *, objective="net2vec", start=None, max_it
     optimizer = torch.optim.AdamW([weights], lr=0.1, weight_decay=0.01)
     for _ in range(max_iter):
         optimizer.zero_grad()
-        plain_loss(weights, upsampled, targets, objective).sum().backward()
+        plain_loss(weights, upsampled, targets, objective, form).sum().backward()
         optimizer.step()
     return weights.detach()

@@ -1,96 +1,112 @@
-"""``optimize_loces`` against the plain formulation: time and peak memory.
+"""``optimize_loces`` against two plain formulations, at the shapes of the paper's layers."""
 
-Run ``python -m benchmarks.solver``. Both sides run in one process, in turn, so that the ratios hold
-on a noisy machine; peak memory is measured in a process of its own for each side.
-"""
-
-import argparse
-import multiprocessing
-import resource
 import statistics
-import time
+from functools import partial
 
 import torch
-from torch.nn import functional
+from torch.nn.functional import cosine_similarity
 
+from benchmarks.inputs import SETTINGS, draw, targets_of, zeros
+from benchmarks.measure import in_turn, median_ratio
 from benchmarks.plain import plain_loces
+from benchmarks.report import Column, Section, Table
 from sklearn_loce import optimize_loces
-from sklearn_loce._masks import resize_masks
+from sklearn_loce._optimization import solve_rows
 
-SHAPES = ((160, 15, 20), (256, 25, 34), (768, 14, 14))
-MEMORY_SHAPE = (960, 23, 30)
-N_SAMPLES = 64
-MASK_SIZE = (100, 100)
+CONCEPTS_PER_IMAGE = 11
+_CHECKED = 4  # samples that are compared with the plain formulation in float64
+_LARGE = 10**9  # bytes of upsampled channels, beyond which the plain product takes minutes
+_TEXT = """\
+`optimize_loces`, the resizing of its masks from 200 x 300 pixels included, against the plain
+formulation: every channel upsampled to 100 x 100, autograd, `torch.optim.AdamW`, 50 steps, all
+{samples} samples in one batch. *Product* weighs and sums the upsampled channels as the published
+implementation does, `(upsampled * weights).sum(1)`; *matmul* is the best that can be written
+plainly, one `einsum`. Cosine is the worst of {checked} samples to the plain formulation in
+float64. Ratios are plain / ours. Plain sides run at most three times, and product once where its
+channels take more than 1 GB.
 
-
-def draw(shape, n_samples=N_SAMPLES, seed=0):
-    """Draw rectified random activations and blob-shaped masks of 200 x 300 pixels."""
-    generator = torch.Generator().manual_seed(seed)
-    activations = torch.randn(n_samples, *shape, generator=generator).relu_()
-    coarse = torch.rand(n_samples, 1, 6, 8, generator=generator)
-    masks = functional.interpolate(coarse, size=(200, 300), mode="bicubic")[:, 0] > 0.6
-    return activations, masks.float()
-
-
-def run_plain(activations, masks):
-    targets = torch.from_numpy(resize_masks(masks.numpy(), MASK_SIZE))
-    return plain_loces(activations, targets)
+In the second table {concepts} samples share the activations of one image, as its concepts do;
+the optimisation alone, on masks that are ready."""
 
 
-SIDES = {"plain": run_plain, "sklearn_loce": optimize_loces}
+def run_plain(activations, masks, *, form, max_iter=50):
+    return plain_loces(
+        activations, torch.from_numpy(targets_of(masks)), form=form, max_iter=max_iter
+    )
 
 
-def seconds(function, *arguments):
-    start = time.perf_counter()
-    function(*arguments)
-    return time.perf_counter() - start
+SIDES = {
+    "product": partial(run_plain, form="product"),
+    "matmul": partial(run_plain, form="matmul"),
+    "ours": optimize_loces,
+}
 
 
-def compare_time(shape, repeats):
-    """Give the median milliseconds per LoCE of both sides, and the median of the ratios."""
-    data = draw(shape)
-    optimize_loces(*draw(shape, n_samples=1))  # compiles, or reads the compiled code
-    runs = [(seconds(run_plain, *data), seconds(optimize_loces, *data)) for _ in range(repeats)]
-    plain, ours = zip(*runs, strict=True)
-    ratio = statistics.median(p / o for p, o in runs)
-    per_loce = [statistics.median(side) / N_SAMPLES * 1e3 for side in (plain, ours)]
-    return *per_loce, ratio
+def worst_cosine(activations, masks, embeddings, n_samples=_CHECKED):
+    """Compare the first vectors with those of the plain formulation in float64, one at a time."""
+    targets = torch.from_numpy(targets_of(masks[:n_samples])).double()
+    expected = [
+        plain_loces(activations[[i]].double(), targets[[i]])[0] for i in range(len(targets))
+    ]
+    ours = embeddings[: len(targets)].double()
+    return cosine_similarity(ours, torch.stack(expected)).min().item()
 
 
-def _grow(side, queue):
-    data = draw(MEMORY_SHAPE)
-    SIDES[side](*draw((4, 3, 3), n_samples=2))  # loads what is loaded once
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    SIDES[side](*data)
-    queue.put(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+def _at_most(shape, n_samples):
+    upsampled = n_samples * shape[0] * 100 * 100 * 4
+    return {"product": 1 if upsampled > _LARGE else 3, "matmul": 3}
 
 
-def peak_memory(side):
-    """Give the MB by which the peak grows over the inputs, in a process of its own."""
-    context = multiprocessing.get_context("spawn")
-    queue = context.Queue()
-    process = context.Process(target=_grow, args=(side, queue))
-    process.start()
-    grown = queue.get()
-    process.join()
-    return grown / 1024
+def compare(name, shape, options):
+    """Give the row of a layer in the first table."""
+    data = draw(shape, options.samples)
+    cosine = worst_cosine(*data, optimize_loces(*data))  # compiles, too
+    sides = {name: partial(side, *data) for name, side in SIDES.items()}
+    times = in_turn(sides, options.repeats, _at_most(shape, options.samples))
+    per_loce = [statistics.median(times[side]) / options.samples * 1e3 for side in SIDES]
+    ratios = [median_ratio(times[side], times["ours"]) for side in ("product", "matmul")]
+    return [name, str(shape), *per_loce, *ratios, cosine]
 
 
-def main():
-    """Print both tables as Markdown."""
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--repeats", type=int, default=5)
-    repeats = parser.parse_args().repeats
-    # First, since a child starts from the peak that its parent has reached.
-    plain, ours = peak_memory("plain"), peak_memory("sklearn_loce")
-    print(f"| peak at {MEMORY_SHAPE} | plain, MB | sklearn_loce, MB | ratio |\n|---|---|---|---|")
-    print(f"| over the inputs | {plain:.0f} | {ours:.1f} | {plain / max(ours, 0.1):.0f} |")
-    print(f"\n{N_SAMPLES} samples, medians of {repeats} runs, torch {torch.__version__}")
-    print("\n| shape | plain, ms/LoCE | sklearn_loce, ms/LoCE | ratio |\n|---|---|---|---|")
-    for shape in SHAPES:
-        plain, ours, ratio = compare_time(shape, repeats)
-        print(f"| {shape} | {plain:.1f} | {ours:.2f} | {ratio:.0f} |")
+def compare_shared(name, shape, options):
+    """Give the row of a layer in the second table."""
+    activations, masks = draw(shape, options.samples)
+    targets, own = targets_of(masks), list(activations)
+    shared = [own[i // CONCEPTS_PER_IMAGE] for i in range(len(own))]
+    sides = {
+        name: partial(solve_rows, grids, targets, zeros(shape), SETTINGS)
+        for name, grids in (("own", own), ("shared", shared))
+    }
+    sides["own"]()
+    times = in_turn(sides, options.repeats)
+    per_loce = [statistics.median(times[side]) / options.samples * 1e3 for side in sides]
+    return [name, str(shape), *per_loce, median_ratio(times["own"], times["shared"])]
 
 
-if __name__ == "__main__":
-    main()
+def run(options):
+    """Measure the section."""
+    columns = [
+        Column("layer"),
+        Column("shape"),
+        Column("product, ms/LoCE", 1),
+        Column("matmul, ms/LoCE", 1),
+        Column("ours, ms/LoCE", 3),
+        Column("product / ours", 1, better="higher"),
+        Column("matmul / ours", 1, better="higher"),
+        Column("cosine", 6),
+    ]
+    shared = [
+        Column("layer"),
+        Column("shape"),
+        Column("own activations, ms/LoCE", 3),
+        Column("shared, ms/LoCE", 3),
+        Column("own / shared", 2, better="higher"),
+    ]
+    rows = [compare(name, shape, options) for name, shape in options.shapes.items()]
+    shared_rows = [compare_shared(name, shape, options) for name, shape in options.shapes.items()]
+    text = _TEXT.format(samples=options.samples, checked=_CHECKED, concepts=CONCEPTS_PER_IMAGE)
+    tables = [
+        Table("One image per sample", columns, rows),
+        Table(f"{CONCEPTS_PER_IMAGE} concepts of one image", shared, shared_rows),
+    ]
+    return Section("Solver", text, tables)

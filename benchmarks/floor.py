@@ -1,0 +1,115 @@
+"""The optimisation against the least that its steps need, done by torch's fastest calls."""
+
+import statistics
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+
+import torch
+from torch.nn import functional
+
+from benchmarks.inputs import MASK_SIZE, N_STEPS, SETTINGS, draw, targets_of, zeros
+from benchmarks.measure import in_turn, threads
+from benchmarks.report import Column, Section, Table
+from sklearn_loce._optimization import solve_rows
+
+_TEXT = """\
+The floor is what no solver of this kind can leave out: 50 times, for every sample, one sigmoid
+of 100 x 100 pixels, the two separable upsampling products and their adjoints, and two passes
+over the activations. These are torch calls on tensors that are allocated beforehand; no loss, no
+AdamW, no autograd. It is run with one sample at a time, with eight, and with all {samples}, on
+all threads of torch and spread over as many threads of one each, and the fastest of these
+counts. Ours is the optimisation alone, on masks that are ready; the resizing of masks from 200 x
+300 pixels is the last column."""
+
+
+def _upsampling(size_in, size_out):
+    """Give bilinear upsampling of one axis as a matrix (size_in, size_out)."""
+    return functional.interpolate(torch.eye(size_in)[None], size=size_out, mode="linear")[0]
+
+
+def allocate_floor(activations):
+    """Give a function that runs all steps of the floor for a batch, and gives the gradient."""
+    n, n_channels, height, width = activations.shape
+    grids = activations.reshape(n, n_channels, height * width)
+    weights = torch.full((n, 1, n_channels), 1e-3)
+    up, left = _upsampling(height, MASK_SIZE[0]), _upsampling(width, MASK_SIZE[1])
+    down, right = up.T.contiguous(), left.T.contiguous()
+    small = torch.empty(n, height, width)
+    wide = torch.empty(n, height, MASK_SIZE[1])
+    full = torch.empty(n, *MASK_SIZE)
+    gradient = torch.empty(n, n_channels, 1)
+
+    def run_floor():
+        for _ in range(N_STEPS):
+            torch.bmm(weights, grids, out=small.view(n, 1, -1))
+            torch.matmul(small, left, out=wide)
+            torch.matmul(down, wide, out=full)
+            torch.sigmoid(full, out=full)
+            torch.matmul(up, full, out=wide)
+            torch.matmul(wide, right, out=small)
+            torch.bmm(grids, small.view(n, -1, 1), out=gradient)
+        return gradient
+
+    return run_floor
+
+
+def _run_all(functions):
+    for function in functions:
+        function()
+
+
+def _spread(functions, n_threads):
+    """Run functions on threads of their own, each with one thread of torch."""
+    settle = partial(torch.set_num_threads, 1)
+    with threads(1), ThreadPoolExecutor(n_threads, initializer=settle) as pool:
+        list(pool.map(lambda function: function(), functions))
+
+
+def ways_to_run(activations):
+    """Give {how: function} of the ways to go over a batch, of which the fastest is the floor."""
+    n_samples, n_threads = len(activations), torch.get_num_threads()
+    ways = {}
+    for size in sorted({1, min(8, n_samples), n_samples}):
+        parts = [allocate_floor(part) for part in activations.split(size)]
+        ways[f"{size}"] = partial(_run_all, parts)
+        if n_threads > 1 and len(parts) > 1:
+            ways[f"{size} per thread"] = partial(_spread, parts, n_threads)
+    return ways
+
+
+def compare(name, shape, options):
+    """Give the row of a layer."""
+    activations, masks = draw(shape, options.samples)
+    targets = targets_of(masks)
+    ways = ways_to_run(activations)
+    ours = partial(solve_rows, list(activations), targets, zeros(shape), SETTINGS)
+    sides = {**ways, "ours": ours, "resize": partial(targets_of, masks)}
+    for warm_up in (sides["ours"], sides["resize"]):
+        warm_up()
+    times = in_turn(sides, options.repeats)
+    medians = {side: statistics.median(runs) for side, runs in times.items()}
+    best = min(ways, key=medians.get)
+    ratio = statistics.median(
+        ours / min(floors)
+        for ours, *floors in zip(times["ours"], *(times[way] for way in ways), strict=True)
+    )
+    floor, ours, resize = (
+        medians[side] / options.samples * 1e3 for side in (best, "ours", "resize")
+    )
+    return [name, str(shape), floor, best, ours, ratio, resize]
+
+
+def run(options):
+    """Measure the section."""
+    columns = [
+        Column("layer"),
+        Column("shape"),
+        Column("floor, ms/LoCE", 3),
+        Column("samples at once"),
+        Column("ours, ms/LoCE", 3),
+        Column("ours / floor", 2, better="lower"),
+        Column("mask resize, ms/LoCE", 3),
+    ]
+    rows = [compare(name, shape, options) for name, shape in options.shapes.items()]
+    text = _TEXT.format(samples=options.samples)
+    return Section("Distance to the floor", text, [Table("Per layer", columns, rows)])

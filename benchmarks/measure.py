@@ -1,0 +1,102 @@
+"""Time, memory and growth of functions."""
+
+import ctypes
+import multiprocessing
+import statistics
+import time
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import torch
+
+_STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+
+
+def seconds(function):
+    start = time.perf_counter()
+    function()
+    return time.perf_counter() - start
+
+
+def in_turn(sides, repeats, at_most=None):
+    """Run functions in turn, so that what disturbs the machine disturbs all of them.
+
+    Parameters
+    ----------
+    sides : dict of {str: callable}
+    repeats : int
+    at_most : dict of {str: int}, default=None
+        How often to run those that take long, where that is less.
+
+    Returns
+    -------
+    dict of {str: list of float}
+        The seconds of each run.
+    """
+    times = {name: [] for name in sides}
+    for k in range(repeats):
+        for name, side in sides.items():
+            if k < (at_most or {}).get(name, repeats):
+                times[name].append(seconds(side))
+    return times
+
+
+def median_ratio(above, below):
+    """Give the median of the ratios of single runs, of those in which both were measured."""
+    return statistics.median(a / b for a, b in zip(above, below, strict=False))
+
+
+def slope(sizes, values):
+    """Give the exponent of growth: the slope of a straight line through the logarithms."""
+    return float(np.polyfit(np.log(sizes), np.log(values), 1)[0])
+
+
+@contextmanager
+def threads(n):
+    """Let torch use so many threads."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(n)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def has_memory_counters():
+    """Say whether the system counts a process's memory where it is read here, as Linux does."""
+    return _STATUS.is_file() and "VmHWM" in _STATUS.read_text()
+
+
+def _megabytes(counter):
+    lines = dict(line.split(":", 1) for line in _STATUS.read_text().splitlines())
+    return int(lines[counter].split()[0]) / 1024
+
+
+def _give_back():
+    """Return freed memory to the system: reused, it would hide growth."""
+    libc = ctypes.CDLL(None)
+    if hasattr(libc, "malloc_trim"):  # glibc's
+        libc.malloc_trim(0)
+
+
+def peak_memory():
+    """Give the peak resident set of this process in MB."""
+    return _megabytes("VmHWM")
+
+
+def memory_growth(function):
+    """Give the MB by which the resident set grows at its peak while a function runs."""
+    _give_back()
+    _CLEAR.write_text("5")  # the peak starts again from what is held now
+    before = _megabytes("VmRSS")
+    function()
+    return peak_memory() - before
+
+
+def in_own_process(function, *arguments):
+    """Call an importable function in a fresh process."""
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(1, mp_context=context) as pool:
+        return pool.submit(function, *arguments).result()

@@ -1,0 +1,43 @@
+"""Peak memory of the optimisation over its inputs, in a process of its own for each side."""
+
+from functools import partial
+
+from benchmarks.inputs import draw
+from benchmarks.measure import has_memory_counters, in_own_process, memory_growth
+from benchmarks.report import Column, Section, Table
+from benchmarks.solver import SIDES
+
+_TITLE = "Memory"
+_TEXT = """\
+The peak of the resident set over the inputs, each side in a process of its own, with {samples}
+samples. Two steps are taken, for all further ones use the same memory; less than {least} MB
+counts as that. Ratios are plain / ours."""
+_LEAST = 0.1  # MB, below which growth is noise
+
+
+def grow(side, shape, n_samples):
+    """Give the MB by which a side's peak grows over its inputs; for a process of its own."""
+    data = draw(shape, n_samples)
+    SIDES[side](*draw((4, 3, 3), 2), max_iter=2)  # loads what is loaded once
+    return memory_growth(partial(SIDES[side], *data, max_iter=2))
+
+
+def run(options):
+    """Measure the section."""
+    text = _TEXT.format(samples=options.samples, least=_LEAST)
+    if not has_memory_counters():
+        return Section(_TITLE, text, skipped="this system has no /proc/self/status.")
+    shape = options.memory_shape
+    grown = {side: in_own_process(grow, side, shape, options.samples) for side in SIDES}
+    ours = max(grown["ours"], _LEAST)
+    columns = [
+        Column("shape"),
+        Column("product, MB", 0),
+        Column("matmul, MB", 0),
+        Column("ours, MB", 1),
+        Column("product / ours", 0, better="higher"),
+        Column("matmul / ours", 0, better="higher"),
+    ]
+    ratios = [grown[side] / ours for side in ("product", "matmul")]
+    row = [str(shape), *(grown[side] for side in SIDES), *ratios]
+    return Section(_TITLE, text, [Table("Peak over the inputs", columns, [row])])

@@ -1,0 +1,93 @@
+"""A report as a Markdown page."""
+
+import math
+from numbers import Number
+
+from benchmarks.machine import BUSY, is_busy
+
+_HEAD = """\
+# Benchmarks
+
+Written by `python -m benchmarks`, which measures all of it in one go; the numbers are those of
+`benchmarks/results.json`. What a ratio compares was measured in turn in one process; every
+figure is the median of its runs. Times belong to this machine; ratios travel better, but compare
+them on one machine only: `python -m benchmarks --compare benchmarks/results.json` measures
+again, and fails where a ratio has got worse."""
+
+
+def render(report):
+    """Write a report as Markdown.
+
+    Parameters
+    ----------
+    report : dict
+        As ``python -m benchmarks`` writes it to JSON.
+
+    Returns
+    -------
+    str
+    """
+    parts = [_HEAD, _machine(report["about"])]
+    parts += [_section(section) for section in report["sections"].values()]
+    return "\n\n".join(parts) + "\n"
+
+
+def _load(value):
+    return "unknown" if value is None else f"{value:.2f}"
+
+
+def _machine(about):
+    versions = ", ".join(f"{name} {number}" for name, number in about["versions"].items())
+    load = f"{_load(about['load_at_start'])} at the start, {_load(about['load_at_end'])} at the end"
+    facts = {
+        "Date": about["date"],
+        "Processor": f"{about['processor']}, {about['cores']} cores",
+        "Memory": f"{about['memory_gb']:.1f} GB",
+        "System": about["system"],
+        "Versions": versions,
+        "Threads of torch": about["threads"],
+        "Load average": load,
+        "Runs": f"{about['repeats']}, {about['samples']} samples, {about['images']} images",
+    }
+    lines = ["| | |", "|---|---|", *(f"| {name} | {fact} |" for name, fact in facts.items())]
+    if is_busy(about):
+        lines += [
+            "",
+            f"**Other work was running: the load at the start was over {BUSY} per core. Don't "
+            "trust the times; ratios suffer less.**",
+        ]
+    return "\n".join(lines)
+
+
+def _section(section):
+    parts = [f"## {section['title']}", section["text"]]
+    if section["skipped"] is not None:
+        parts.append(f"Not measured: {section['skipped']}")
+    for table in section["tables"]:
+        parts += [f"### {table['title']}", _table(table["columns"], table["rows"])]
+    return "\n\n".join(parts)
+
+
+def _table(columns, rows):
+    numeric = [all(isinstance(row[k], Number | None) for row in rows) for k in range(len(columns))]
+    head = [column["name"] for column in columns]
+    rule = ["---:" if is_number else "---" for is_number in numeric]
+    body = [
+        [write_cell(cell, column["digits"]) for cell, column in zip(row, columns, strict=True)]
+        for row in rows
+    ]
+    lines = [_line(head), "|" + "|".join(rule) + "|", *map(_line, body)]
+    return "\n".join(lines)
+
+
+def _line(cells):
+    return "| " + " | ".join(cells) + " |"
+
+
+def write_cell(cell, digits):
+    """Write text as it is, and a number with so many digits."""
+    if isinstance(cell, str):
+        return cell
+    if cell is None or math.isnan(cell):
+        return "n/a"
+    return f"{cell:,.{digits}f}"
