@@ -5,7 +5,6 @@ the same operations in the same order whoever shares its walk, so that a vector 
 batch, the order or the number of threads.
 """
 
-from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -15,6 +14,7 @@ import torch
 from ._adamw_steps import SLOPE_KINDS, solve_walk
 from ._bilinear import bilinear_matrix, bilinear_taps
 from ._simd import LANES, aligned_zeros
+from ._threads import share_out
 
 # Rows that share a walk: beyond, their maps crowd the activations out of the second-level cache.
 _MOST_ROWS = 16
@@ -54,26 +54,17 @@ def _geometry(size, mask_size):
 
 
 class _Room:
-    """Memory that one thread uses for one walk after the other."""
+    """Memory that one thread uses for one walk after the other, since fresh memory is slow."""
 
     def __init__(self):
         self._arrays = {}
 
-    def zeros(self, name, size):
-        """Give a flat array of zeros; it is used up when the name is asked for again."""
-        if name not in self._arrays or len(self._arrays[name]) < size:
-            self._arrays[name] = aligned_zeros(size)
-            return self._arrays[name]
-        array = self._arrays[name][:size]
-        array.fill(0)
-        return array
-
-    def laid_out(self, name, arrays, shape):
-        """Lay arrays into one flat array, each padded by zeros to ``shape``."""
-        flat = self.zeros(name, len(arrays) * int(np.prod(shape)))
-        padded = flat.reshape(len(arrays), *shape)
-        padded[:, *(slice(n) for n in arrays.shape[1:])] = arrays
-        return flat
+    def take(self, sizes):
+        """Give flat arrays by {name: size}, with whatever they held before."""
+        for name, size in sizes.items():
+            if name not in self._arrays or len(self._arrays[name]) < size:
+                self._arrays[name] = aligned_zeros(size)
+        return tuple(self._arrays[name][:size] for name, size in sizes.items())
 
 
 def _shrunk(activations, mask_size):
@@ -104,36 +95,24 @@ def _walks(activations, n_threads):
         place = sample.__array_interface__["data"][0], sample.shape, sample.strides
         sharing.setdefault(place, []).append(i)
     most = min(_MOST_ROWS, -(-len(activations) // n_threads))
-    return [rows[i : i + most] for rows in sharing.values() for i in range(0, len(rows), most)]
+    return [
+        np.array(rows[i : i + most]) for rows in sharing.values() for i in range(0, len(rows), most)
+    ]
 
 
-def _solve_walk(activations, targets, start, settings, schedules, room):
-    """Optimise rows that share activations; see ``solve_on_cpu``."""
-    n_rows, mask_size, objective = len(targets), targets.shape[1:], settings.objective
-    activations = _shrunk(activations, mask_size)
-    size, n_channels = activations.shape[1:], _padded(len(start))
-    n_pixels = _padded(size[0] * size[1])
-    n_lines = _padded(size[0], 4)  # lines are done four at a time
-    stride = _padded(n_lines * size[1] + LANES)
-    lines, widening, narrowing = _geometry(size, mask_size)
-    wide_size = (n_lines + 1) * widening.n_columns
-    weights = room.laid_out("weights", np.tile(start, (n_rows, 1)), (n_channels,))
-    channels = activations.reshape(1, len(start), -1)
-    held = objective.hold(targets.astype(np.float64))
-    solve_walk(
-        SLOPE_KINDS[objective.slope],
-        room.laid_out("activations", channels, (n_channels, n_pixels)),
-        (n_rows, n_channels, n_pixels, stride),
-        room.laid_out("held", held, (mask_size[0], widening.n_columns)),
-        np.float32(objective.slope_scale / held[0].size),
-        np.float32(objective.penalty / len(start)),
-        (size[1], size[0], lines, widening, narrowing),
-        tuple(room.zeros(name, wide_size) for name in ("wide", "wide_slope")),
-        tuple(room.zeros(name, n_rows * stride) for name in ("slopes", "projections")),
-        schedules,
-        (weights, *(room.zeros(name, len(weights)) for name in ("mean", "square"))),
-    )
-    return weights.reshape(n_rows, n_channels)[:, : len(start)]
+def _sizes(n_rows, shape, mask_size, width):
+    """Give how the compiled steps count, and the room that they need."""
+    n_lines = _padded(shape[1], 4)  # lines are done four at a time
+    n_channels, n_pixels = _padded(shape[0]), _padded(shape[1] * shape[2])
+    stride = _padded(n_lines * shape[2] + LANES)
+    room = {
+        "activations": n_channels * n_pixels,
+        "held": n_rows * mask_size[0] * width,
+        **dict.fromkeys(("weights", "mean", "square"), n_rows * n_channels),
+        **dict.fromkeys(("wide", "wide_slope"), (n_lines + 1) * width),
+        **dict.fromkeys(("slopes", "projections"), n_rows * stride),
+    }
+    return (n_rows, n_channels, n_pixels, stride), room
 
 
 def solve_on_cpu(activations, targets, start, settings, n_threads=None):
@@ -156,17 +135,33 @@ def solve_on_cpu(activations, targets, start, settings, n_threads=None):
     if any(sample.shape[0] != len(start) for sample in activations):
         raise ValueError(f"Every sample must have the {len(start)} channels of the start.")
     n_threads = n_threads or torch.get_num_threads()
-    walks, schedules = _walks(activations, n_threads), _schedules(settings)
+    walks = _walks(activations, n_threads)
     embeddings = np.empty((len(activations), len(start)), dtype=np.float32)
+    mask_size, objective, schedules = targets.shape[1:], settings.objective, _schedules(settings)
+    kind, start = SLOPE_KINDS[objective.slope], start.astype(np.float32)
+    scale = np.float32(objective.slope_scale / targets[0].size)
+    penalty = np.float32(objective.penalty / len(start))
 
     def solve(walks):
         room = _Room()
         for rows in walks:
-            sample = activations[rows[0]]
-            embeddings[rows] = _solve_walk(sample, targets[rows], start, settings, schedules, room)
+            grid = np.ascontiguousarray(_shrunk(activations[rows[0]], mask_size))
+            geometry = _geometry(grid.shape[1:], mask_size)
+            sizes, needed = _sizes(len(rows), grid.shape, mask_size, geometry[1].n_columns)
+            solve_walk(
+                kind,
+                grid,
+                targets,
+                rows,
+                start,
+                sizes,
+                scale,
+                penalty,
+                geometry,
+                schedules,
+                room.take(needed),
+                embeddings,
+            )
 
-    n_threads = min(n_threads, len(walks))
-    with ThreadPoolExecutor(n_threads) as pool:
-        # Every thread draws its next walk from the same iterator.
-        list(pool.map(solve, [iter(walks)] * n_threads))
+    share_out(solve, walks, n_threads)
     return embeddings

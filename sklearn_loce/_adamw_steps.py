@@ -9,8 +9,8 @@ Arrays are flat. Channels and pixels are padded by zeros to whole vectors, which
 """
 
 import numpy as np
-from numba import njit
 
+from ._jit import jit
 from ._simd import (
     LANES,
     floor,
@@ -28,15 +28,6 @@ from ._simd import (
 SLOPE_KINDS = {"constant": 0, "difference": 1, "sign": 2}
 
 
-def _jit(function):
-    options = {"nogil": True, "error_model": "numpy"}
-    try:
-        return njit(cache=True, **options)(function)
-    except RuntimeError:
-        # No folder that numba could write the compiled code to: compile in every process.
-        return njit(**options)(function)
-
-
 _F = np.float32
 _ZERO, _HALF, _ONE = _F(0), _F(0.5), _F(1)
 # Beyond this, exp(-|x|) and its square run into denormal numbers, which are 100 times slower.
@@ -50,7 +41,7 @@ _C0, _C1, _C2 = _F(1.9875691500e-4), _F(1.3981999507e-3), _F(8.3334519073e-3)
 _C3, _C4, _C5 = _F(4.1665795894e-2), _F(1.6666665459e-1), _F(5.0000001201e-1)
 
 
-@_jit
+@jit
 def _exp_minus_abs(x):
     size = magnitude(x)
     t = splat(_ZERO) - where_positive(size - splat(_SATURATED), splat(_SATURATED), size)
@@ -64,13 +55,13 @@ def _exp_minus_abs(x):
     return fma(series, t * t, t + splat(_ONE)) * power_of_two(k)
 
 
-@_jit
+@jit
 def _sign(x):
     one, zero = splat(_ONE), splat(_ZERO)
     return where_positive(x, one, where_positive(zero - x, zero - one, zero))
 
 
-@_jit
+@jit
 def _pixel_slopes(kind, x, held, scale):
     """Give dL/dx, from e = exp(-|x|), so that sigmoid'(x) = e / (1 + e)^2."""
     e = _exp_minus_abs(x)
@@ -83,7 +74,7 @@ def _pixel_slopes(kind, x, held, scale):
     return splat(scale) * difference * e / (above * above)
 
 
-@_jit
+@jit
 def _resample_lines(source, at, width, n_lines, resampling, target, to, stride):
     """Resample lines of ``width`` numbers, four lines at a time.
 
@@ -108,7 +99,7 @@ def _resample_lines(source, at, width, n_lines, resampling, target, to, stride):
             store(target, out + 3 * stride, d)
 
 
-@_jit
+@jit
 def _pull_back(kind, wide, held, at, scale, lines, width, out):
     """Take dL/d(widened grid) of one row; each of its lines lies above ``starts`` mask lines."""
     starts, share = lines
@@ -130,7 +121,7 @@ def _pull_back(kind, wide, held, at, scale, lines, width, out):
             store(out, j + width, below)
 
 
-@_jit
+@jit
 def _take_gradients(activations, at, n_pixels, slope, start, gradient, to):
     """Multiply eight channels by a slope."""
     a = b = c = d = e = f = g = h = splat(_ZERO)
@@ -149,7 +140,7 @@ def _take_gradients(activations, at, n_pixels, slope, start, gradient, to):
     gradient[to + 6], gradient[to + 7] = total(g), total(h)
 
 
-@_jit
+@jit
 def _add_channels(activations, at, n_pixels, weights, c, projection, to):
     """Add the share of eight channels to a projection, even and odd ones apart."""
     w0, w1, w2 = splat(weights[c]), splat(weights[c + 1]), splat(weights[c + 2])
@@ -168,7 +159,7 @@ def _add_channels(activations, at, n_pixels, weights, c, projection, to):
         store(projection, to + i, even + odd)
 
 
-@_jit
+@jit
 def _inverse_norm(weights, start, n_channels):
     squares = splat(_ZERO)
     for c in range(start, start + n_channels, LANES):
@@ -177,7 +168,7 @@ def _inverse_norm(weights, start, n_channels):
     return _ONE / np.sqrt(length) if length > 0 else _ZERO
 
 
-@_jit
+@jit
 def _move(gradient, penalty, inverse_norm, schedule, state, c):
     """Move ``LANES`` weights as torch's AdamW does."""
     weights, mean, square = state
@@ -195,7 +186,7 @@ def _move(gradient, penalty, inverse_norm, schedule, state, c):
     store(weights, c, w)
 
 
-@_jit
+@jit
 def _update(activations, sizes, slopes, penalty, schedule, state, projections):
     """One AdamW step of every row, and the projections with the new weights."""
     n_rows, n_channels, n_pixels, stride = sizes
@@ -218,23 +209,48 @@ def _update(activations, sizes, slopes, penalty, schedule, state, projections):
                 _add_channels(activations, at, n_pixels, state[0], of_row + b, projections, start)
 
 
-@_jit
-def solve_walk(
-    kind, activations, sizes, held, scale, penalty, geometry, wide, maps, schedules, state
-):
-    """Run every step for rows that share activations; the weights in ``state`` become the LoCEs."""
-    n_rows, n_channels, n_pixels, stride = sizes
-    width, n_lines, lines, widening, narrowing = geometry
-    (wide, wide_slope), (slopes, projections) = wide, maps
-    mask_size, wide_width = len(held) // n_rows, widening.n_columns
+@jit
+def _lay_out(kind, grid, targets, rows, start, sizes, width, room):
+    """Pad what is solved to whole vectors, in the room that ``_adamw_cpu`` has sized."""
+    n_rows, n_channels, n_pixels, _ = sizes
+    for array in room:
+        array[:] = 0
+    channels, held, weights = room[:3]
+    for c in range(len(grid)):
+        channels[c * n_pixels : c * n_pixels + grid[c].size] = grid[c].ravel()
+    map_size = targets.shape[1] * width
     for k in range(n_rows):
-        for c in range(k * n_channels, (k + 1) * n_channels, 8):
-            at = (c - k * n_channels) * n_pixels
-            _add_channels(activations, at, n_pixels, state[0], c, projections, k * stride)
+        weights[k * n_channels : k * n_channels + len(start)] = start
+        target = targets[rows[k]]
+        share = (target > 0).sum() / target.size
+        for i in range(len(target)):
+            at = k * map_size + i * width
+            for j in range(target.shape[1]):
+                t = target[i, j]
+                held[at + j] = share - t if kind == 0 else t
+
+
+@jit
+def solve_walk(
+    kind, grid, targets, rows, start, sizes, scale, penalty, geometry, schedules, room, embeddings
+):
+    """Run every step for rows that share a grid of activations, and write their LoCEs."""
+    n_rows, n_channels, n_pixels, stride = sizes
+    lines, widening, narrowing = geometry
+    (n_lines, n_columns), width = grid.shape[1:], widening.n_columns
+    _lay_out(kind, grid, targets, rows, start, sizes, width, room)
+    channels, held, weights, mean, square, wide, wide_slope, slopes, projections = room
+    state = (weights, mean, square)
+    for k in range(n_rows):
+        for c in range(0, n_channels, 8):
+            at, of_row = c * n_pixels, k * n_channels + c
+            _add_channels(channels, at, n_pixels, weights, of_row, projections, k * stride)
     for i in range(len(schedules)):
         for k in range(n_rows):
-            start, to = k * stride, k * mask_size
-            _resample_lines(projections, start, width, n_lines, widening, wide, 0, wide_width)
-            _pull_back(kind, wide, held, to, scale, lines, wide_width, wide_slope)
-            _resample_lines(wide_slope, 0, wide_width, n_lines, narrowing, slopes, start, width)
-        _update(activations, sizes, slopes, penalty, schedules[i], state, projections)
+            at, to = k * stride, k * targets.shape[1] * width
+            _resample_lines(projections, at, n_columns, n_lines, widening, wide, 0, width)
+            _pull_back(kind, wide, held, to, scale, lines, width, wide_slope)
+            _resample_lines(wide_slope, 0, width, n_lines, narrowing, slopes, at, n_columns)
+        _update(channels, sizes, slopes, penalty, schedules[i], state, projections)
+    for k in range(n_rows):
+        embeddings[rows[k]] = weights[k * n_channels : k * n_channels + len(start)]

@@ -245,11 +245,17 @@ def _blurred_lines(size, start, stop, sigma):
 
 
 def _resize_gaussian(mask, size):
-    mask = mask.astype(np.float64)
+    # Imported here: tables of samples are read without numba.
+    from ._jit import write_transposed_product
+
     rows = _gaussian_matrix(mask.shape[0], size[0])
     columns = _gaussian_matrix(mask.shape[1], size[1])
-    resized = (columns @ (rows @ mask).T).T
-    return np.clip(resized, mask.min(), mask.max())
+    turned, resized = np.empty((mask.shape[1], size[0])), np.empty(size)
+    dense = np.ascontiguousarray(mask)
+    for matrix, out in ((rows, turned), (columns, resized)):
+        write_transposed_product(matrix.indptr, matrix.indices, matrix.data, dense, out)
+        dense = out
+    return np.clip(resized, mask.min(), mask.max(), out=resized)
 
 
 def _resize_torch(mask, size, **how):
@@ -288,8 +294,10 @@ def resize_masks(masks, size, method="gaussian"):
         Soft masks in [0, 1].
     """
     resize, how = _RESIZERS[method]
-    resized = [resize(np.asarray(mask), tuple(size), **how) for mask in masks]
-    return np.stack(resized).astype(np.float32)
+    resized = np.empty((len(masks), *size), dtype=np.float32)
+    for mask, out in zip(masks, resized, strict=True):
+        out[:] = resize(np.asarray(mask), tuple(size), **how)
+    return resized
 
 
 def intersection_over_union(first, second):
