@@ -43,6 +43,10 @@ def check_layers(module, layers):
     return names
 
 
+class _ReadOtherwise(BaseException):
+    """Ends a pass in which a layer's output is not as it was for an input of the same size."""
+
+
 class ActivationExtractor:
     """Take the activations of named layers, and compute no more than these need.
 
@@ -118,24 +122,20 @@ class ActivationExtractor:
         self.device = resolve_device(device, self.module)
         self.n_calls = n_calls
         self.readings = dict(readings or {})
-        self._stack = self._trace = None
+        self._facts = {layer: layer_facts(self.module, layer) for layer in self.layers}
+        self._modes = None
+        self._known = {}
         self._taken, self._seen = {}, Counter()
 
     def __enter__(self):
-        with ExitStack() as stack:
-            stack.enter_context(evaluating(self.module, self.device))
-            # The trace comes first, so that it knows of a layer what the layer's own hook asks.
-            stack.enter_context(watching(self.module, lambda: self._trace))
-            for layer in self.layers:
-                hook = self._make_hook(layer)
-                handle = self.module.get_submodule(layer).register_forward_hook(hook)
-                stack.callback(handle.remove)
-            self._stack = stack.pop_all()
+        modes = evaluating(self.module, self.device)
+        modes.__enter__()
+        self._modes = modes
         return self
 
     def __exit__(self, *exc_info):
-        stack, self._stack = self._stack, None
-        return stack.__exit__(*exc_info)
+        modes, self._modes = self._modes, None
+        return modes.__exit__(*exc_info)
 
     def __call__(self, images, shown=None):
         """Run the network on images as far as the layers need.
@@ -152,19 +152,19 @@ class ActivationExtractor:
         dict of {str: Tensor of shape (n_images, n_channels, height, width)}
             Activations per layer, float32, detached, on the device of the computation.
         """
-        if self._stack is None:
+        if self._modes is None:
             with self:
                 return self(images, shown)
         size = self.frame(images.shape[-2:]).size
         # A copy, because the first layer may work in place.
         own = images.to(device=self.device, dtype=dtype_of(self.module), copy=True)
         self._taken, self._seen = {}, Counter()
-        self._trace = Trace(len(images), size, images.shape[1])
         try:
-            with torch.no_grad():
-                self._forward(own, shown)
-        finally:
-            self._trace = None  # no hook does anything outside this pass, as for a frame
+            with self._hooks(len(images), size, images.shape[1]) as trace, torch.no_grad():
+                self._forward(own, shown, trace)
+        except _ReadOtherwise:
+            self._known.clear()
+            return self(images, shown)
         self._check_taken(len(images))
         self.n_calls = self.n_calls or dict(self._seen)
         return {layer: self._taken[layer] for layer in self.layers}
@@ -181,7 +181,7 @@ class ActivationExtractor:
         -------
         Frame
         """
-        if self._stack is None:
+        if self._modes is None:
             with self:
                 return self.frame(size)
         return self.adapter.frame(self.module, tuple(size))
@@ -200,7 +200,7 @@ class ActivationExtractor:
                     f"output of layer {layer!r}; it must keep the images apart."
                 )
 
-    def _forward(self, images, shown):
+    def _forward(self, images, shown, trace):
         try:
             self.adapter(self.module, images, shown)
         except _ReachedDeepestLayer:
@@ -209,35 +209,68 @@ class ActivationExtractor:
             if isinstance(error, LayoutError):
                 raise
             if self.n_calls or len(self._taken) < len(self.layers):
-                _raise_clear(self.module, images.shape[-2:], error, began=self._trace.began)
+                began = trace is None or trace.began
+                _raise_clear(self.module, images.shape[-2:], error, began=began)
             warnings.warn(
                 f"The network failed behind the layers {self.layers}, whose activations are not "
                 f"affected: {error}",
                 stacklevel=4,
             )
 
-    def _make_hook(self, layer):
-        facts = layer_facts(self.module, layer)
+    @contextmanager
+    def _hooks(self, n_images, size, n_channels):
+        """Put hooks on the layers, and at first on all others, which tell how to read them.
 
+        That follows from the input's size, so the next pass of this size goes untraced: hooks on
+        every layer take as much time as small layers do.
+        """
+        known = self._known.setdefault((n_images, size, n_channels), {})
+        is_known = len(known) == len(self.layers) and self._run_once
+        trace = None if is_known else Trace(n_images, size, n_channels)
+        with ExitStack() as stack:
+            if trace is not None:
+                # It comes first, so that it knows of a layer what the layer's own hook asks.
+                stack.enter_context(watching(self.module, trace))
+            for layer in self.layers:
+                hook = self._make_hook(layer, trace, known)
+                handle = self.module.get_submodule(layer).register_forward_hook(hook)
+                stack.callback(handle.remove)
+            yield trace
+
+    @property
+    def _run_once(self):
+        """Whether every layer is known to run once in a pass."""
+        return bool(self.n_calls) and set(self.n_calls.values()) == {1}
+
+    def _make_hook(self, layer, trace, known):
         def hook(module, args, output):
-            if self._trace is None:
-                return
             self._seen[layer] += 1
-            if self.reshape_transform is None:
-                reading = find_reading(output, facts, self._trace, self.readings.get(layer))
-                self.readings[layer] = reading.key
-                grid = reading.grid()
-            else:
-                grid = check_reshaped(self.reshape_transform(output), output, layer)
+            grid = self._read(layer, output, trace, known)
             # A copy even where the cast makes one, for grids that a reshape_transform expands.
             grid = grid.detach().float()
             self._taken[layer] = grid.clone(memory_format=torch.contiguous_format)
             # A layer that runs more than once may do so more often for another image.
-            once = self.n_calls and set(self.n_calls.values()) == {1}
-            if once and len(self._taken) == len(self.layers):
+            if self._run_once and len(self._taken) == len(self.layers):
                 raise _ReachedDeepestLayer
 
         return hook
+
+    def _read(self, layer, output, trace, known):
+        """Read a layer's output as a grid, and note how, for the next pass of this size."""
+        shape = output.shape if isinstance(output, torch.Tensor) else None
+        if self.reshape_transform is not None:
+            known[layer] = shape, None
+            return check_reshaped(self.reshape_transform(output), output, layer)
+        if trace is None:
+            expected, read = known[layer]
+            if shape != expected:
+                raise _ReadOtherwise
+            return read(output)
+        reading = find_reading(output, self._facts[layer], trace, self.readings.get(layer))
+        self.readings[layer] = reading.key
+        if shape is not None:
+            known[layer] = shape, reading.make
+        return reading.grid()
 
 
 def _raise_clear(module, size, error, *, began) -> NoReturn:

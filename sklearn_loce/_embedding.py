@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import closing
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import chain
 
 import numpy as np
 import pandas as pd
@@ -49,7 +50,7 @@ class Recipe:
     mask_size: tuple
     mask_resize: str
     on_empty: str
-    batch_size: int
+    batch_size: int | None
     device: object
     seed: int
     n_calls: dict | None
@@ -130,16 +131,37 @@ class Outcome:
 
 
 class BatchSize:
-    """How many rows are optimised at once; less, once a device has run out of memory."""
+    """How many rows are optimised at once; less, once a device has run out of memory.
+
+    Parameters
+    ----------
+    size : int or None
+        ``None`` means all rows of as many images as first have ``ENOUGH`` rows together, for rows
+        of one image are optimised together at less cost.
+
+    Attributes
+    ----------
+    most : int or None
+        Rows that may be optimised at once.
+    enough : int
+        Rows with which a batch is complete.
+    """
+
+    ENOUGH = 16
 
     def __init__(self, size):
-        self.size = size
+        self.most = size
+        self.enough = size or self.ENOUGH
+
+    def parts(self, rows):
+        """Cut the rows of an image where a batch may end."""
+        return [rows] if self.most is None else [[row] for row in rows]
 
     def solve(self, activations, targets, start, settings, n_threads):
         """Optimise the rows in as few batches as memory allows."""
         parts, i = [], 0
         while i < len(activations):
-            batch = slice(i, i + self.size)
+            batch = slice(i, i + (self.most or len(activations)))
             try:
                 solved = solve_rows(
                     activations[batch], targets[batch], start, settings, n_threads=n_threads
@@ -148,16 +170,16 @@ class BatchSize:
                 self.halve(len(activations[batch]))
                 continue
             parts.append(solved)
-            i += self.size
+            i = batch.stop
         return torch.cat(parts).numpy()
 
     def halve(self, n_rows):
         """Take half of so many rows from now on."""
         if n_rows == 1:
             raise MemoryError("not even one row fits into the device's memory; use device='cpu'.")
-        self.size = n_rows // 2
+        self.most = self.enough = n_rows // 2
         warnings.warn(
-            f"The device ran out of memory with {n_rows} rows at once; going on with {self.size}. "
+            f"The device ran out of memory with {n_rows} rows at once; going on with {self.most}. "
             "Set batch_size to that to spare the attempt.",
             stacklevel=2,
         )
@@ -177,7 +199,7 @@ class Worker:
         self.recipe = recipe
 
     def stream(self, job, relieve=None):
-        """Yield the Rows and Failures of a job, with activations of the layers it needs."""
+        """Yield the Rows and Failures of each image, with activations of the layers needed."""
         recipe = self.recipe
         layers = [recipe.layers[k] for k in job.layers]
         extract = ActivationExtractor(
@@ -203,7 +225,7 @@ class Worker:
         needed = np.ones((len(samples), len(self.recipe.layers)), dtype=bool)
         job = Job(samples, groups, nothing, needed, progress=progress)
         with closing(self.stream(job)) as stream:
-            for item in stream:
+            for item in chain.from_iterable(stream):
                 item.raise_failure()
                 yield item
 
@@ -241,13 +263,13 @@ class Worker:
             n_rows = max(len(batch), 2)
             submit()
             wait(futures)
-            size.halve(min(n_rows, size.size))
+            size.halve(min(n_rows, size.most or n_rows))
 
         # Closed also where an error leaves it half way, for the stream holds hooks on the network.
         with closing(self.stream(job, relieve)) as stream:
-            for item in stream:
-                batch.append(item)
-                if len(batch) >= size.size:
+            for part in chain.from_iterable(map(size.parts, stream)):
+                batch += part
+                if len(batch) >= size.enough:
                     submit()
                 while len(futures) > 1:
                     yield futures.popleft().result()

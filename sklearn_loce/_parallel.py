@@ -15,7 +15,7 @@ from joblib import Parallel, delayed, effective_n_jobs
 from joblib.parallel import get_active_backend
 from tqdm.auto import tqdm
 
-from ._embedding import Job, Worker
+from ._embedding import BatchSize, Job, Worker
 from ._fingerprint import model_digest
 from ._model import TorchModel
 from ._samples import part_of, row_name
@@ -168,7 +168,7 @@ def run_apart(worker, job, n_jobs, identity=None):
     RuntimeError
         If workers keep dying.
     """
-    parts = dict(enumerate(_cut(job.groups, worker.recipe.batch_size)))
+    parts = dict(enumerate(_cut(job.groups, BatchSize(worker.recipe.batch_size).enough)))
     packed, n_losses = _pack(worker.model, identity), 0
     with tqdm(desc="LoCE", unit="image", total=len(job.groups), disable=not job.progress) as bar:
         while parts:

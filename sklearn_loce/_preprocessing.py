@@ -3,20 +3,23 @@
 from collections.abc import Callable
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from hashlib import blake2b
 
 import numpy as np
 import torch
+from torch import nn
 from torch.nn import functional
 from torchvision import tv_tensors
 from torchvision.models import WeightsEnum
 from torchvision.transforms import v2
+from xxhash import xxh3_64
 
 from ._families import only_size
 from ._model import as_module
 from ._processors import ProcessorError, ProcessorTransform, is_image_processor
 
 _SCALE = v2.ToDtype(torch.float32, scale=True)
+# Transforms that treat every pixel alike and draw nothing: places need not be measured.
+_POINTWISE = (v2.Identity, v2.ToImage, v2.ToDtype, v2.Normalize)
 
 
 @dataclass(frozen=True)
@@ -101,7 +104,7 @@ class JointTransform:
     Parameters
     ----------
     apply : callable
-        Takes and returns (image, masks).
+        Takes and returns (image, masks); masks are two, the positions of pixels.
     full_frame : bool
         Whether it is known to keep the whole frame; otherwise that is measured.
     """
@@ -132,6 +135,14 @@ def _only_size(model):
     return None if model is None else only_size(as_module(model))
 
 
+def _is_pointwise(preprocess):
+    """Say whether a transform is one of those, not a subclass, or composed of them."""
+    if type(preprocess) in (v2.Compose, nn.Sequential):
+        steps = getattr(preprocess, "transforms", preprocess)
+        return all(_is_pointwise(step) for step in steps)
+    return type(preprocess) in _POINTWISE
+
+
 def make_transform(preprocess, model=None):
     """Turn the parameter ``preprocess`` into a joint transform of an image and its masks.
 
@@ -159,7 +170,7 @@ def make_transform(preprocess, model=None):
     if is_image_processor(preprocess):
         return JointTransform(ProcessorTransform(preprocess, _only_size(model)), full_frame=False)
     if not type(preprocess).__module__.startswith("torchvision.transforms._presets"):
-        return JointTransform(preprocess, full_frame=False)
+        return JointTransform(preprocess, full_frame=_is_pointwise(preprocess))
     kind = type(preprocess).__name__
     if kind == "ObjectDetection":
         return JointTransform(_SCALE, full_frame=True)
@@ -190,18 +201,19 @@ def _fit_affine(positions, original_size):
 
 def _is_full_frame(positions, original_size):
     """Say whether the positions are where a mere resize puts them, exactly."""
-    start, size = _positions(*original_size)[None], positions.shape[1:]
+    start, size = _positions(*original_size), positions.shape[1:]
+    if size == original_size:
+        return torch.equal(start, positions)
     return any(
-        torch.equal(functional.interpolate(start, size=size, mode=mode)[0], positions)
+        torch.equal(functional.interpolate(start[None], size=size, mode=mode)[0], positions)
         for mode in ("nearest", "nearest-exact")
     )
 
 
-def _apply(transform, image, masks):
-    """Move image and masks together, and check that this is what happened."""
-    parts = [tv_tensors.Image(image), tv_tensors.Mask(masks)]
+def _call(transform, *parts):
+    """Call a transform, with an error that says whose fault it is."""
     try:
-        moved = transform(*parts)
+        return transform(*parts)
     except ProcessorError:
         raise
     except Exception as error:
@@ -209,28 +221,44 @@ def _apply(transform, image, masks):
             f"preprocess={transform!r} failed on an image with its masks: {error}. It must be a "
             "torchvision.transforms.v2 transform, which moves images and masks together."
         ) from error
+
+
+def _apply(transform, image, positions):
+    """Move image and positions together, as image and mask, and check that this happened."""
+    moved = _call(transform, tv_tensors.Image(image), tv_tensors.Mask(positions))
     is_pair = isinstance(moved, tuple | list) and len(moved) == 2
     if not is_pair or not all(isinstance(part, torch.Tensor) for part in moved):
         raise ValueError(
             f"preprocess={transform!r} must return the two tensors (image, masks), as the "
             "transforms of torchvision.transforms.v2 do."
         )
-    image, masks = (part.as_subclass(torch.Tensor) for part in moved)
-    if image.shape[-2:] != masks.shape[-2:] or image.shape[0] != 3 or len(masks) != len(parts[1]):
+    image, positions = (part.as_subclass(torch.Tensor) for part in moved)
+    if image.shape[0] != 3 or positions.shape != (2, *image.shape[-2:]):
         raise ValueError(
             f"preprocess={transform!r} must keep three channels, and image and masks at one size, "
-            f"but returned the shapes {tuple(image.shape)} and {tuple(masks.shape)}."
+            f"but returned the shapes {tuple(image.shape)} and {tuple(positions.shape)}."
         )
-    return image, masks
+    return image, positions
+
+
+def _look_up(masks, positions):
+    """Give the masks at the positions that pixels came from; what was filled in is no concept."""
+    rows, columns = (positions.round().long().numpy() - 1).clip(0)
+    return masks[:, rows, columns] & (positions > 0).all(0).numpy()
 
 
 @contextmanager
 def _own_randomness(image, seed):
     """Let random transforms depend on the image and a seed, not on what came before."""
-    digest = blake2b(np.ascontiguousarray(image), digest_size=6, key=str(seed).encode()).digest()
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(int.from_bytes(digest, "big"))
+    digest = xxh3_64(str(seed).encode())
+    digest.update(np.ascontiguousarray(image))
+    before = torch.get_rng_state()
+    # Not torch.manual_seed, which would leave the generators of other devices seeded as well.
+    torch.default_generator.manual_seed(digest.intdigest())
+    try:
         yield
+    finally:
+        torch.set_rng_state(before)
 
 
 def make_view(image, masks, transform, seed=0):
@@ -259,18 +287,17 @@ def make_view(image, masks, transform, seed=0):
     size = image.shape[:2]
     pixels = torch.from_numpy(np.array(image.transpose(2, 0, 1), order="C"))
     if transform.full_frame:
-        return View(_as_float(transform.apply(tv_tensors.Image(pixels))), masks, size)
-    # The positions travel as further masks, so that the geometry is measured and not guessed.
-    stack = torch.cat([torch.from_numpy(masks.astype(np.float32)), _positions(*size)])
+        return View(_as_float(_call(transform.apply, tv_tensors.Image(pixels))), masks, size)
+    # Positions travel as a mask, so that the geometry is measured and not guessed.
     with _own_randomness(image, seed):
         start = torch.get_rng_state()
-        pixels, stack = _apply(transform.apply, pixels, stack)
+        pixels, positions = _apply(transform.apply, pixels, _positions(*size))
         random = not torch.equal(start, torch.get_rng_state())
-    pixels, positions = _as_float(pixels), stack[-2:]
+    pixels = _as_float(pixels)
     if _is_full_frame(positions, size):
         return View(pixels, masks, size, random=random)
     affine, shown = _fit_affine(positions, size), (positions > 0).all(0)
-    return View(pixels, stack[:-2].numpy() > 0.5, size, False, affine, shown, random)
+    return View(pixels, _look_up(masks, positions), size, False, affine, shown, random)
 
 
 def _as_float(image):

@@ -301,7 +301,9 @@ class Run:
                     save(outcomes)
                 yield outcomes
             return
-        job = replace(job, n_threads=torch.get_num_threads(), progress=self.progress)
+        # The network has a thread to itself, where there is more than one.
+        n_threads = max(1, torch.get_num_threads() - 1)
+        job = replace(job, n_threads=n_threads, progress=self.progress)
         with noting_pass(self.identity, self.worker.model):
             yield from self.worker.run(job, save)
 

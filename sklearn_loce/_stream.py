@@ -198,11 +198,11 @@ class RowStream:
         self.relieve = relieve
 
     def over(self, job):
-        """Yield a Row or a Failure for each row of a job; the stream goes on after a failure."""
+        """Yield a list for each image, of a Row or Failure per row; a failure does not end it."""
         how = {"desc": "LoCE", "unit": "image", "total": len(job.groups)}
         with self.extract, closing(_read_ahead(job)) as images:
             for rows, content in tqdm(images, disable=not job.progress, **how):
-                yield from self._rows_of(job, rows, content)
+                yield self._rows_of(job, rows, content)
 
     def _rows_of(self, job, rows, content):
         names = [row_name(job.samples, i) for i in rows]

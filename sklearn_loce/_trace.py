@@ -92,21 +92,16 @@ def _is_map(value):
 
 
 @contextmanager
-def watching(module, current):
-    """Let the trace that ``current()`` gives, or ``None``, see what passes through a module."""
-
-    def note(layer, args, output):
-        if (trace := current()) is not None:
-            trace.note(layer, args, output)
+def watching(module, trace):
+    """Let a trace see what passes through a module."""
 
     def enter(decoder, args):
-        if (trace := current()) is not None:
-            trace.behind_decoder = True
+        trace.behind_decoder = True
 
     leaves = [child for child in module.modules() if not any(True for _ in child.children())]
     handles = []
     try:
-        handles += [leaf.register_forward_hook(note) for leaf in leaves]
+        handles += [leaf.register_forward_hook(trace.note) for leaf in leaves]
         handles += [child.register_forward_pre_hook(enter) for child in decoders(module)]
         yield
     finally:

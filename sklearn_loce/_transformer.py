@@ -72,9 +72,10 @@ class LoCETransformer(TransformerMixin, RowEmbedder):
         stored, first; then "raise" raises a :class:`~sklearn_loce.exceptions.FailedRowsError` that
         lists rows and causes, and "nan" warns and gives vectors of NaN. Without a store on disk,
         "raise" does not wait with what is seen to be wrong before the first image is decoded.
-    batch_size : int, default=16
-        Number of rows whose activations are held at once; bounds the memory. Where a device runs
-        out of memory it is halved, with a warning.
+    batch_size : int or None, default=None
+        Number of rows that are optimised at once, with their activations in memory. ``None`` means
+        16, and those that complete an image, since rows of one image share its activations. Where
+        a device runs out of memory it is halved, with a warning.
     device : str or torch.device, default=None
         Where to compute. ``None`` means where the model is. A device that is not available is
         replaced by that, with a warning.
@@ -148,7 +149,7 @@ class LoCETransformer(TransformerMixin, RowEmbedder):
         "mask_resize": [StrOptions(set(MASK_RESIZE))],
         "on_empty": [StrOptions({"raise", "nan"})],
         "on_error": [StrOptions({"raise", "nan"})],
-        "batch_size": [Interval(Integral, 1, None, closed="left")],
+        "batch_size": [Interval(Integral, 1, None, closed="left"), None],
         "device": [None, str, torch.device],
         "memory": [None, Options(bool, {False}), str, os.PathLike, RowStore, MemoryStore],
         "n_jobs": [None, Integral],
@@ -172,7 +173,7 @@ class LoCETransformer(TransformerMixin, RowEmbedder):
         mask_resize="gaussian",
         on_empty="raise",
         on_error="raise",
-        batch_size=16,
+        batch_size=None,
         device=None,
         memory=None,
         n_jobs=None,

@@ -3,6 +3,7 @@ import torch
 from torch import nn
 
 from sklearn_loce import ActivationExtractor, TorchModel, list_layers
+from sklearn_loce._trace import Trace
 from sklearn_loce.exceptions import LayoutError
 
 from .conftest import make_small_network
@@ -217,3 +218,47 @@ def test_list_layers_counts_calls():
 def test_list_layers_wants_height_and_width(small_network, size):
     with pytest.raises(ValueError, match=r"\(height, width\)"):
         list_layers(small_network, size)
+
+
+def test_only_the_first_pass_of_a_size_is_traced(monkeypatch):
+    noted, plain = [], Trace.note
+
+    def note(self, layer, args, output):
+        noted.append(layer)
+        plain(self, layer, args, output)
+
+    monkeypatch.setattr(Trace, "note", note)
+    network = make_small_network()
+    images = torch.rand(4, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    with ActivationExtractor(network, ["0", "2"]) as extract:
+        extract(images[:1])  # the first pass runs to the end and counts
+        n_first = len(noted)
+        second = extract(images[1:2])
+        assert len(noted) == n_first > 0
+        extract(images[2:3, :, :12])
+        assert len(noted) > n_first
+    alone = ActivationExtractor(network, ["0", "2"])(images[1:2])
+    assert all(torch.equal(second[layer], alone[layer]) for layer in alone)
+
+
+class Moody(nn.Module):
+    """Puts out grids of one size or another, as the mean of the image has it."""
+
+    def __init__(self):
+        super().__init__()
+        self.fine, self.coarse = nn.Conv2d(3, 5, 1), nn.Conv2d(3, 5, 2, 2)
+        self.out = nn.Identity()
+
+    def forward(self, x):
+        return self.out(self.fine(x) if x.mean() > 0 else self.coarse(x))
+
+
+def test_a_layer_that_looks_different_for_another_image_is_read_anew():
+    network = Moody()
+    bright, dark = torch.ones(1, 3, 8, 8), -torch.ones(1, 3, 8, 8)
+    with ActivationExtractor(network, ["out"]) as extract:
+        found = [extract(image)["out"] for image in (bright, dark, bright, bright, dark)]
+    shapes = [tuple(grid.shape[2:]) for grid in found]
+    assert shapes == [(8, 8), (4, 4), (8, 8), (8, 8), (4, 4)]
+    torch.testing.assert_close(found[1], network.coarse(dark))
+    torch.testing.assert_close(found[3], network.fine(bright))

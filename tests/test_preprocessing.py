@@ -1,10 +1,11 @@
 import numpy as np
 import pytest
 import torch
+from torch import nn
 from torchvision import models, transforms
 from torchvision.transforms import v2
 
-from sklearn_loce._preprocessing import make_transform, make_view
+from sklearn_loce._preprocessing import JointTransform, make_transform, make_view
 
 
 def _scene(height, width, top, left, size=12):
@@ -166,3 +167,51 @@ def test_random_transforms_depend_on_the_image_and_the_seed_alone():
     torch.rand(5)
     assert torch.equal(make_view(image, masks, transform, seed=3).image, first.image)
     assert not torch.equal(make_view(image, masks, transform, seed=4).image, first.image)
+
+
+class Shifted(v2.Normalize):
+    """Moves pixels, unlike the transform that it derives from."""
+
+    def forward(self, *parts):
+        return tuple(part.roll(1, -1) for part in parts)
+
+
+@pytest.mark.parametrize(
+    ("preprocess", "is_pointwise"),
+    [
+        (v2.Normalize([0.5], [0.5]), True),
+        (v2.Compose([v2.ToImage(), v2.Compose([v2.ToDtype(torch.float32, scale=True)])]), True),
+        (nn.Sequential(v2.Identity(), v2.ToDtype(torch.float32, scale=True)), True),
+        (v2.Compose([v2.ToDtype(torch.float32), v2.RandomHorizontalFlip(1.0)]), False),
+        (Shifted([0.5], [0.5]), False),
+        (v2.ColorJitter(0.5), False),
+    ],
+)
+def test_places_are_measured_unless_pixels_are_known_to_stay(preprocess, is_pointwise):
+    assert make_transform(preprocess).full_frame is is_pointwise
+
+
+def test_a_pointwise_transform_does_what_it_does_when_measured():
+    image = np.random.default_rng(0).integers(0, 256, (6, 7, 3), dtype=np.uint8)
+    masks = np.ones((1, 6, 7), dtype=bool)
+    transform = v2.Compose([v2.ToDtype(torch.float32, scale=True), v2.Normalize([0.4], [0.2])])
+    known, measured = make_transform(transform), JointTransform(transform, full_frame=False)
+    views = [make_view(image, masks, way) for way in (known, measured)]
+    torch.testing.assert_close(views[0].image, views[1].image, rtol=0, atol=0)
+    expected = (torch.from_numpy(image).permute(2, 0, 1) / 255 - 0.4) / 0.2
+    torch.testing.assert_close(views[0].image, expected)
+    assert all(view.full_frame for view in views)
+
+
+def test_a_pointwise_transform_that_fails_is_named():
+    image, masks = np.zeros((6, 7, 3), dtype=np.uint8), np.ones((1, 6, 7), dtype=bool)
+    with pytest.raises(ValueError, match=r"preprocess=Normalize.*failed on an image"):
+        make_view(image, masks, make_transform(v2.Normalize([0.5], [0.5])))
+
+
+def test_generators_are_left_as_they_were():
+    image, masks = np.zeros((6, 7, 3), dtype=np.uint8), np.ones((1, 6, 7), dtype=bool)
+    before = torch.get_rng_state()
+    view = make_view(image, masks, make_transform(v2.RandomHorizontalFlip()))
+    assert view.random
+    assert torch.equal(before, torch.get_rng_state())
