@@ -88,16 +88,10 @@ def _schedules(settings):
     return np.hstack([*varying, np.broadcast_to(fixed, (len(k), len(fixed)))]).astype(np.float32)
 
 
-def _walks(activations, n_threads):
-    """Group the rows that share activations, into walks enough for all threads."""
-    sharing = {}
-    for i, sample in enumerate(activations):
-        place = sample.__array_interface__["data"][0], sample.shape, sample.strides
-        sharing.setdefault(place, []).append(i)
-    most = min(_MOST_ROWS, -(-len(activations) // n_threads))
-    return [
-        np.array(rows[i : i + most]) for rows in sharing.values() for i in range(0, len(rows), most)
-    ]
+def _walks(images, n_samples, n_threads):
+    """Cut the rows of images into walks enough for all threads."""
+    most = min(_MOST_ROWS, -(-n_samples // n_threads))
+    return [rows[i : i + most] for rows in images for i in range(0, len(rows), most)]
 
 
 def _sizes(n_rows, shape, mask_size, width):
@@ -115,13 +109,15 @@ def _sizes(n_rows, shape, mask_size, width):
     return (n_rows, n_channels, n_pixels, stride), room
 
 
-def solve_on_cpu(activations, targets, start, settings, n_threads=None):
+def solve_on_cpu(activations, images, targets, start, settings, n_threads=None):
     """Optimise the samples; those that share activations together, in one thread.
 
     Parameters
     ----------
     activations : sequence of ndarray of shape (n_channels, height, width), float32
-        One array per sample; samples of one image may share theirs. Sizes may differ.
+        One per sample; their sizes may differ.
+    images : list of ndarray of int
+        The samples that share activations.
     targets : ndarray of shape (n_samples, n_rows, n_columns), float32
     start : ndarray of shape (n_channels,)
     settings : Settings
@@ -135,7 +131,7 @@ def solve_on_cpu(activations, targets, start, settings, n_threads=None):
     if any(sample.shape[0] != len(start) for sample in activations):
         raise ValueError(f"Every sample must have the {len(start)} channels of the start.")
     n_threads = n_threads or torch.get_num_threads()
-    walks = _walks(activations, n_threads)
+    walks = _walks(images, len(activations), n_threads)
     embeddings = np.empty((len(activations), len(start)), dtype=np.float32)
     mask_size, objective, schedules = targets.shape[1:], settings.objective, _schedules(settings)
     kind, start = SLOPE_KINDS[objective.slope], start.astype(np.float32)

@@ -1,4 +1,9 @@
-"""The exact AdamW solver as batched torch operations, for any device and dtype."""
+"""The exact AdamW solver as batched torch operations, for any device and dtype.
+
+Tensors have two axes of rows: images, and the rows of one image, which share its activations.
+"""
+
+import warnings
 
 import numpy as np
 import torch
@@ -10,7 +15,7 @@ _CHUNK = 256
 
 
 class _Grid:
-    """A chunk of activations, and the linear maps between vectors and maps at mask size."""
+    """Activations, and the linear maps between vectors and maps at mask size."""
 
     def __init__(self, activations, mask_size):
         self.channels = activations.flatten(2)
@@ -21,18 +26,18 @@ class _Grid:
 
     def upsampled(self, weights):
         """Give sum_c v_c A_c, computed at the layer's resolution, at mask size."""
-        grid = torch.bmm(weights.unsqueeze(1), self.channels)
-        return self.rows @ grid.view(-1, self.height, self.width) @ self.columns.T
+        grid = torch.bmm(weights, self.channels).unflatten(2, (self.height, self.width))
+        return self.rows @ grid @ self.columns.T
 
     def gradient(self, slope):
-        """Give the adjoint: slopes (n, H, W) to gradients (n, n_channels)."""
-        grid = (self.rows.T @ slope @ self.columns).flatten(1)
-        return torch.bmm(self.channels, grid.unsqueeze(2)).squeeze(2)
+        """Give the adjoint: slopes (n_images, n_rows, H, W) to gradients of the weights."""
+        grid = (self.rows.T @ slope @ self.columns).flatten(2)
+        return torch.bmm(grid, self.channels.mT)
 
 
 def project(activations, weights, mask_size):
     """Give the projections sigmoid(upsample(sum_c v_c A_c)), (n, H, W)."""
-    return _Grid(activations, mask_size).upsampled(weights).sigmoid_()
+    return _Grid(activations, mask_size).upsampled(weights.unsqueeze(1)).sigmoid_().squeeze(1)
 
 
 def _pixel_slopes(objective, projections, held):
@@ -41,14 +46,14 @@ def _pixel_slopes(objective, projections, held):
     difference = projections - held
     if objective.slope == "sign":
         difference = difference.sign()
-    return difference * (objective.slope_scale / held[0].numel())
+    return difference * (objective.slope_scale / held[0, 0].numel())
 
 
 def _penalty_slope(objective, weights):
-    norms = weights.norm(dim=1, keepdim=True)
+    norms = weights.norm(dim=-1, keepdim=True)
     # The norm's subgradient at the origin is 0, as in torch.
     direction = weights / torch.where(norms > 0, norms, 1)
-    return (weights.sign() + direction) * (objective.penalty / weights.shape[1])
+    return (weights.sign() + direction) * (objective.penalty / weights.shape[-1])
 
 
 def _gradient(grid, weights, projections, held, objective):
@@ -70,14 +75,16 @@ def project_and_differentiate(activations, weights, held, objective):
         What the objective's slope needs to know of every mask pixel.
     objective : Objective
     """
-    grid = _Grid(activations, held.shape[1:])
+    grid, weights = _Grid(activations, held.shape[1:]), weights.unsqueeze(1)
     projections = grid.upsampled(weights).sigmoid_()
-    return projections, _gradient(grid, weights, projections, held, objective)
+    gradient = _gradient(grid, weights, projections, held.unsqueeze(1), objective)
+    return projections.squeeze(1), gradient.squeeze(1)
 
 
-def _solve_chunk(activations, held, start, settings):
-    grid = _Grid(activations, held.shape[1:])
-    weights = start.expand(len(activations), -1).clone()
+def _solve(activations, held, start, settings):
+    """Run every step: activations (n_images, C, h, w), held (n_images, n_rows, H, W)."""
+    grid = _Grid(activations, held.shape[2:])
+    weights = start.expand(*held.shape[:2], -1).clone()
     mean, square = torch.zeros_like(weights), torch.zeros_like(weights)
     beta1, beta2 = settings.betas
     for k in range(1, settings.max_iter + 1):
@@ -91,18 +98,120 @@ def _solve_chunk(activations, held, start, settings):
     return weights
 
 
+def _is_on_gpu(tensor):
+    return tensor.device.type == "cuda"
+
+
+class Recording:
+    """Every operation of a function on tensors, launched by a GPU as one.
+
+    Parameters
+    ----------
+    function : callable
+        Of tensors, whose first axes may be shorter when the recording is played.
+    inputs : sequence of Tensor
+    """
+
+    def __init__(self, function, inputs):
+        self.inputs = [tensor.clone() for tensor in inputs]
+        aside = torch.cuda.Stream()
+        aside.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(aside):
+            function(*self.inputs)  # what is only set up once may not be recorded
+        torch.cuda.current_stream().wait_stream(aside)
+        self.graph = torch.cuda.CUDAGraph()
+        # The network may run on the same device, from another thread.
+        with torch.cuda.graph(self.graph, capture_error_mode="thread_local"):
+            self.output = function(*self.inputs)
+
+    def play(self, inputs):
+        """Run what was recorded on inputs that are no longer than those of the recording."""
+        for mine, theirs in zip(self.inputs, inputs, strict=True):
+            mine[: len(theirs)].copy_(theirs)
+        self.graph.replay()
+        return self.output[: len(inputs[0])].clone()
+
+
+class Recorder:
+    """Runs functions on tensors; on a GPU from the second time on as one launch.
+
+    A step is a dozen small operations, and their launches take longer than they do. What can't be
+    recorded runs as it is.
+    """
+
+    def __init__(self):
+        self._seen, self._refused = set(), set()
+        self._recordings = {}
+
+    def run(self, key, function, inputs):
+        """Run a function that ``key`` stands for, together with the inputs' shapes per image."""
+        key = key, *(tensor.shape[1:] for tensor in inputs)
+        if not _is_on_gpu(inputs[0]) or key in self._refused:
+            return function(*inputs)
+        if key not in self._seen:
+            self._seen.add(key)
+            return function(*inputs)
+        recording = self._recordings.get(key)
+        if recording is None or len(recording.inputs[0]) < len(inputs[0]):
+            recording = self._record(key, function, inputs)
+        return function(*inputs) if recording is None else recording.play(inputs)
+
+    def _record(self, key, function, inputs):
+        try:
+            self._recordings[key] = Recording(function, inputs)
+        except torch.OutOfMemoryError:
+            raise
+        except RuntimeError as error:
+            self._refused.add(key)
+            warnings.warn(
+                f"The steps can't be recorded on {inputs[0].device}, and are launched one by one, "
+                f"which is slower: {error}",
+                stacklevel=2,
+            )
+        return self._recordings.get(key)
+
+
 @torch.no_grad()
-def solve_with_torch(activations, targets, start, settings):
-    """Optimise the samples, those of one size together; see ``solve_rows``."""
+def solve_with_torch(activations, images, targets, start, settings, recorder):
+    """Optimise the samples, those of images of one size and one number of rows together.
+
+    Parameters
+    ----------
+    activations : sequence of Tensor of shape (n_channels, height, width)
+        One per sample, all of one dtype and on one device.
+    images : list of ndarray of int
+        The samples that share activations.
+    targets : ndarray of shape (n_samples, n_rows, n_columns), float32
+    start : ndarray of shape (n_channels,)
+    settings : Settings
+    recorder : Recorder
+
+    Returns
+    -------
+    Tensor of shape (n_samples, n_channels)
+        On the CPU.
+    """
     like = {"dtype": activations[0].dtype, "device": activations[0].device}
-    start = torch.as_tensor(start, **like)
+    key, start = (settings, start.tobytes()), torch.as_tensor(start, **like)
     embeddings = torch.empty(len(activations), len(start), dtype=like["dtype"])
-    shapes = np.array([tuple(sample.shape) for sample in activations])
-    for shape in np.unique(shapes, axis=0):
-        rows = np.flatnonzero((shapes == shape).all(1))
-        for chunk in np.split(rows, range(_CHUNK, len(rows), _CHUNK)):
-            stack = torch.stack([activations[i] for i in chunk])
-            held = settings.objective.hold(targets[chunk].astype(np.float64))
-            held = torch.as_tensor(held, **like)
-            embeddings[chunk] = _solve_chunk(stack, held, start, settings).cpu()
+
+    def solve(activations, held):
+        return _solve(activations, held, start, settings)
+
+    for rows in _chunks(activations, images):
+        stack = torch.stack([activations[some[0]] for some in rows])
+        held = settings.objective.hold(targets[rows.ravel()].astype(np.float64))
+        held = torch.as_tensor(held, **like).unflatten(0, rows.shape)
+        embeddings[rows.ravel()] = recorder.run(key, solve, (stack, held)).flatten(0, 1).cpu()
     return embeddings
+
+
+def _chunks(activations, images):
+    """Yield the rows of images that can be stacked, as arrays (n_images, n_rows)."""
+    alike = {}
+    for rows in images:
+        for part in np.split(rows, range(_CHUNK, len(rows), _CHUNK)):
+            alike.setdefault((activations[rows[0]].shape, len(part)), []).append(part)
+    for (_, n_rows), parts in alike.items():
+        stack, most = np.stack(parts), _CHUNK // n_rows
+        yield from np.split(stack, range(most, len(stack), most))

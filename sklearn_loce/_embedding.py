@@ -14,7 +14,9 @@ import pandas as pd
 import torch
 
 from ._activations import ActivationExtractor
+from ._adamw_torch import Recorder
 from ._masks import resize_masks
+from ._model import as_module, device_of
 from ._optimization import Settings, solve_rows
 from ._preprocessing import make_transform
 from ._stream import Failure, Preview, Row, RowStream
@@ -136,8 +138,9 @@ class BatchSize:
     Parameters
     ----------
     size : int or None
-        ``None`` means all rows of as many images as first have ``ENOUGH`` rows together, for rows
-        of one image are optimised together at less cost.
+        ``None`` means all rows of as many images as first have 16 rows together, 64 on a GPU, for
+        rows of one image are optimised together at less cost.
+    on_cpu : bool, default=True
 
     Attributes
     ----------
@@ -147,11 +150,10 @@ class BatchSize:
         Rows with which a batch is complete.
     """
 
-    ENOUGH = 16
-
-    def __init__(self, size):
+    def __init__(self, size, on_cpu=True):
         self.most = size
-        self.enough = size or self.ENOUGH
+        self.enough = size or (16 if on_cpu else 64)
+        self._recorder = Recorder()
 
     def parts(self, rows):
         """Cut the rows of an image where a batch may end."""
@@ -163,9 +165,8 @@ class BatchSize:
         while i < len(activations):
             batch = slice(i, i + (self.most or len(activations)))
             try:
-                solved = solve_rows(
-                    activations[batch], targets[batch], start, settings, n_threads=n_threads
-                )
+                how = {"n_threads": n_threads, "recorder": self._recorder}
+                solved = solve_rows(activations[batch], targets[batch], start, settings, **how)
             except torch.OutOfMemoryError:
                 self.halve(len(activations[batch]))
                 continue
@@ -178,6 +179,7 @@ class BatchSize:
         if n_rows == 1:
             raise MemoryError("not even one row fits into the device's memory; use device='cpu'.")
         self.most = self.enough = n_rows // 2
+        self._recorder = Recorder()  # frees what the recordings hold
         warnings.warn(
             f"The device ran out of memory with {n_rows} rows at once; going on with {self.most}. "
             "Set batch_size to that to spare the attempt.",
@@ -252,8 +254,12 @@ class Worker:
             # What a thread sets for itself is the default of threads to come, too.
             torch.set_num_threads(n_threads)
 
+    def _batch_size(self):
+        device = self.recipe.device or device_of(as_module(self.model))
+        return BatchSize(self.recipe.batch_size, torch.device(device).type == "cpu")
+
     def _run_beside(self, solver, job, save):
-        size, batch, futures = BatchSize(self.recipe.batch_size), [], deque()
+        size, batch, futures = self._batch_size(), [], deque()
 
         def submit():
             futures.append(solver.submit(self._work, batch.copy(), job, size, save))

@@ -10,7 +10,7 @@ from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import Interval, StrOptions, validate_params
 
 from ._adamw_cpu import solve_on_cpu
-from ._adamw_torch import project, solve_with_torch
+from ._adamw_torch import Recorder, project, solve_with_torch
 from ._masks import MASK_RESIZE, check_mask_size, resize_masks
 
 INITS = ("zeros", "ones", "uniform", "normal")
@@ -97,7 +97,15 @@ def initial_vector(init, n_channels, random_state):
     return draw[init](n_channels)
 
 
-def solve_rows(activations, targets, start, settings, *, n_threads=None):
+def _images(activations):
+    """Group the rows that share activations."""
+    sharing = {}
+    for i, grid in enumerate(activations):
+        sharing.setdefault((grid.data_ptr(), grid.shape, grid.stride()), []).append(i)
+    return [np.array(rows) for rows in sharing.values()]
+
+
+def solve_rows(activations, targets, start, settings, *, n_threads=None, recorder=None):
     """Optimise one LoCE per row.
 
     Parameters
@@ -109,16 +117,20 @@ def solve_rows(activations, targets, start, settings, *, n_threads=None):
     settings : Settings
     n_threads : int, default=None
         Of the solver for the CPU; ``None`` means as many as torch has. The result is the same.
+    recorder : Recorder, default=None
+        Of the solver for GPUs, to be kept from batch to batch.
 
     Returns
     -------
     Tensor of shape (n_rows, n_channels)
         In the activations' dtype, on the CPU.
     """
+    images = _images(activations)
     if activations[0].device.type == "cpu" and activations[0].dtype == torch.float32:
         arrays = [sample.detach().numpy() for sample in activations]
-        return torch.from_numpy(solve_on_cpu(arrays, targets, start, settings, n_threads))
-    return solve_with_torch(activations, targets, start, settings)
+        return torch.from_numpy(solve_on_cpu(arrays, images, targets, start, settings, n_threads))
+    recorder = recorder or Recorder()
+    return solve_with_torch(activations, images, targets, start, settings, recorder)
 
 
 def losses(projections, targets, embeddings, objective):

@@ -74,8 +74,8 @@ class LoCETransformer(TransformerMixin, RowEmbedder):
         "raise" does not wait with what is seen to be wrong before the first image is decoded.
     batch_size : int or None, default=None
         Number of rows that are optimised at once, with their activations in memory. ``None`` means
-        16, and those that complete an image, since rows of one image share its activations. Where
-        a device runs out of memory it is halved, with a warning.
+        16, or 64 on a GPU, and those that complete an image, since rows of one image share its
+        activations. Where a device runs out of memory it is halved, with a warning.
     device : str or torch.device, default=None
         Where to compute. ``None`` means where the model is. A device that is not available is
         replaced by that, with a warning.

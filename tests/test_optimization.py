@@ -5,7 +5,6 @@ from torch.nn import functional
 
 from benchmarks.plain import plain_loces, plain_loss
 from sklearn_loce import ActivationExtractor, optimize_loces, project_loces
-from sklearn_loce._adamw_torch import solve_with_torch
 from sklearn_loce._bilinear import bilinear_matrix
 from sklearn_loce._masks import resize_masks
 from sklearn_loce._optimization import OBJECTIVES, Settings, losses, solve_rows
@@ -93,7 +92,7 @@ def test_compiled_and_batched_solver_agree(objective):
     targets, start = _targets(masks).numpy(), np.linspace(-1, 1, 10)
     settings = Settings(OBJECTIVES[objective], learning_rate=0.05, max_iter=30)
     compiled = solve_rows(list(activations), targets, start, settings)
-    batched = solve_with_torch(list(activations.double()), targets, start, settings)
+    batched = solve_rows(list(activations.double()), targets, start, settings)
     torch.testing.assert_close(compiled.double(), batched, atol=2e-5, rtol=1e-5)
 
 
@@ -103,7 +102,7 @@ def test_batched_solver_takes_rows_of_different_sizes():
     targets = torch.cat([_targets(large_masks), _targets(small_masks)]).numpy()
     settings = Settings(OBJECTIVES["net2vec"], 0.1, 50)
     mixed = [large[0].double(), small[0].double(), large[1].double()]
-    embeddings = solve_with_torch(mixed, targets[[0, 2, 1]], np.zeros(4), settings)
+    embeddings = solve_rows(mixed, targets[[0, 2, 1]], np.zeros(4), settings)
     expected = torch.cat(
         [optimize_loces(large.double(), large_masks), optimize_loces(small.double(), small_masks)]
     )

@@ -1,0 +1,150 @@
+"""What the solver for GPUs records and plays, with stand-ins for CUDA that run on the processor."""
+
+from contextlib import contextmanager, nullcontext
+
+import numpy as np
+import pytest
+import torch
+
+from sklearn_loce import _adamw_torch
+from sklearn_loce._adamw_torch import Recorder, Recording
+from sklearn_loce._optimization import OBJECTIVES, Settings, solve_rows
+
+
+class Stream:
+    def wait_stream(self, other):
+        pass
+
+
+class Graph:
+    """Like a CUDA graph it works in place, on the tensors that were there when it was recorded."""
+
+    n_recorded = 0
+    n_replays = 0
+    error = None
+
+    def replay(self):
+        Graph.n_replays += 1
+        self.recording.output.copy_(self.recording.function(*self.recording.inputs))
+
+
+@pytest.fixture
+def graphs(monkeypatch):
+    """Let tensors on the processor count as those on a GPU."""
+    Graph.n_recorded = Graph.n_replays = 0
+    plain = Recording.__init__
+
+    @contextmanager
+    def capture(graph, capture_error_mode):
+        assert capture_error_mode == "thread_local"
+        if Graph.error is not None:
+            raise Graph.error
+        Graph.n_recorded += 1
+        yield
+
+    def init(self, function, inputs):
+        plain(self, function, inputs)
+        self.function = function
+        self.graph.recording = self
+
+    monkeypatch.setattr(Recording, "__init__", init)
+    monkeypatch.setattr(_adamw_torch, "_is_on_gpu", lambda tensor: True)
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", Graph)
+    monkeypatch.setattr(torch.cuda, "graph", capture)
+    monkeypatch.setattr(torch.cuda, "Stream", Stream)
+    monkeypatch.setattr(torch.cuda, "current_stream", Stream)
+    monkeypatch.setattr(torch.cuda, "stream", lambda stream: nullcontext())
+    yield Graph
+    Graph.error = None
+
+
+def _double(x):
+    return x * 2
+
+
+def test_the_second_run_is_recorded_and_later_ones_are_played(graphs):
+    recorder = Recorder()
+    for i in range(4):
+        x = torch.full((3, 2), float(i))
+        assert torch.equal(recorder.run("double", _double, (x,)), x * 2)
+    assert (graphs.n_recorded, graphs.n_replays) == (1, 3)
+
+
+def test_shorter_inputs_are_played_and_longer_ones_recorded_anew(graphs):
+    recorder = Recorder()
+    for n in (3, 3, 1, 2, 5, 4):
+        x = torch.rand(n, 2)
+        assert torch.equal(recorder.run("double", _double, (x,)), x * 2)
+    assert (graphs.n_recorded, graphs.n_replays) == (2, 5)
+
+
+def test_results_are_not_overwritten_by_the_next_run(graphs):
+    recorder = Recorder()
+    results = [recorder.run("double", _double, (torch.full((2,), float(i)),)) for i in range(4)]
+    assert [result.tolist() for result in results] == [[2.0 * i] * 2 for i in range(4)]
+
+
+def test_other_shapes_and_other_keys_are_recorded_apart(graphs):
+    recorder = Recorder()
+    for _ in range(3):
+        recorder.run("double", _double, (torch.rand(3, 2),))
+        recorder.run("double", _double, (torch.rand(3, 4),))
+        half = recorder.run("half", lambda x: x / 2, (torch.ones(3, 2),))
+    assert graphs.n_recorded == 3
+    assert torch.equal(half, torch.full((3, 2), 0.5))
+
+
+def test_what_cannot_be_recorded_runs_as_it_is_with_one_warning(graphs):
+    graphs.error = RuntimeError("operation not permitted when stream is capturing")
+    recorder, x = Recorder(), torch.rand(3, 2)
+    recorder.run("double", _double, (x,))
+    with pytest.warns(UserWarning, match="recorded on cpu.*one by one.*not permitted"):
+        assert torch.equal(recorder.run("double", _double, (x,)), x * 2)
+    assert torch.equal(recorder.run("double", _double, (x,)), x * 2)
+
+
+def test_memory_that_runs_out_is_not_taken_for_that(graphs):
+    graphs.error = torch.OutOfMemoryError("CUDA out of memory")
+    recorder, x = Recorder(), torch.rand(3, 2)
+    recorder.run("double", _double, (x,))
+    with pytest.raises(torch.OutOfMemoryError):
+        recorder.run("double", _double, (x,))
+
+
+def test_nothing_is_recorded_on_the_processor(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", None)
+    recorder, x = Recorder(), torch.rand(3, 2)
+    assert all(torch.equal(recorder.run("double", _double, (x,)), x * 2) for _ in range(3))
+
+
+@pytest.mark.parametrize("objective", sorted(OBJECTIVES))
+def test_recorded_steps_are_the_steps(graphs, objective):
+    generator = torch.Generator().manual_seed(0)
+    settings, start = Settings(OBJECTIVES[objective], 0.1, 50), np.linspace(-1, 1, 4)
+    recorder = Recorder()
+    for n_images in (3, 2, 3):
+        grids = torch.rand(n_images, 4, 5, 6, generator=generator).double()
+        rows = [*grids, *grids]
+        targets = torch.rand(len(rows), 20, 20, generator=generator).numpy()
+        played = solve_rows(rows, targets, start, settings, recorder=recorder)
+        compiled = solve_rows([row.float() for row in rows], targets, start, settings)
+        torch.testing.assert_close(played, compiled.double(), atol=2e-5, rtol=1e-5)
+    assert graphs.n_replays > 0
+
+
+def test_rows_that_share_activations_are_stacked_once():
+    grids = torch.rand(4, 3, 5, 6, dtype=torch.float64)
+    rows = [grids[0], grids[1], grids[0], grids[2], grids[1], grids[3], grids[2]]
+    shapes = []
+
+    class Watching(Recorder):
+        def run(self, key, function, inputs):
+            shapes.append([tuple(tensor.shape) for tensor in inputs])
+            return super().run(key, function, inputs)
+
+    settings = Settings(OBJECTIVES["net2vec"], 0.1, 5)
+    targets = np.random.default_rng(0).random((7, 9, 9)).astype(np.float32)
+    together = solve_rows(rows, targets, np.zeros(3), settings, recorder=Watching())
+    assert shapes == [[(3, 3, 5, 6), (3, 2, 9, 9)], [(1, 3, 5, 6), (1, 1, 9, 9)]]
+    alone = [solve_rows([rows[i].clone()], targets[[i]], np.zeros(3), settings) for i in range(7)]
+    torch.testing.assert_close(together, torch.cat(alone))
