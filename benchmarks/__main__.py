@@ -51,7 +51,7 @@ def parse(arguments):
     for name, default, text in (
         ("--repeats", 5, "runs of which to take medians"),
         ("--samples", 64, "samples of one batch"),
-        ("--images", 20, "scenes from end to end"),
+        ("--images", 99, "scenes from end to end"),
     ):
         parser.add_argument(name, type=count, default=default, help=f"{text} ({default})")
     names = ", ".join(SECTIONS)

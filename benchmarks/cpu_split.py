@@ -2,13 +2,12 @@
 
 import time
 from collections import defaultdict
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from functools import wraps
 from threading import Lock
 from unittest.mock import patch
 
-from sklearn_loce import _adamw_cpu, _embedding, _stream
+from sklearn_loce import _embedding, _stream
 
 # What is timed: the name of the part, and the function where its caller looks it up.
 PARTS = (
@@ -43,16 +42,6 @@ class Clock:
         return timed_function
 
 
-def _timed_pool(clock):
-    """Give a pool whose threads count as the solver's, for it may run samples on one."""
-
-    class TimedPool(ThreadPoolExecutor):
-        def submit(self, function, /, *args, **kwargs):
-            return super().submit(clock.timed(_OPTIMISE, function), *args, **kwargs)
-
-    return TimedPool
-
-
 def _on_one_thread(function):
     def on_one_thread(*args, n_threads, **kwargs):
         return function(*args, n_threads=1, **kwargs)
@@ -69,8 +58,6 @@ def split(function):
             stack.enter_context(patch.object(module, name, timed))
         solve = clock.timed(_OPTIMISE, _on_one_thread(_embedding.solve_rows))
         stack.enter_context(patch.object(_embedding, "solve_rows", solve))
-        pool = _timed_pool(clock)
-        stack.enter_context(patch.object(_adamw_cpu, "ThreadPoolExecutor", pool, create=True))
         start, wall = time.process_time(), time.perf_counter()
         function()
         total, wall = time.process_time() - start, time.perf_counter() - wall

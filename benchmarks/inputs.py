@@ -60,7 +60,7 @@ class Options:
 
     repeats: int = 5
     samples: int = 64
-    images: int = 20
+    images: int = 99
     shapes: dict = field(default_factory=SHAPES.copy)
     memory_shape: tuple = (960, 23, 30)
     sizes: dict = field(default_factory=SIZES.copy)
