@@ -16,9 +16,9 @@ _TITLE = "GPU"
 _TEXT = """\
 LoCEs per second, {samples} samples at once, activations on the GPU. *All* is `optimize_loces`
 with masks of 200 x 300 pixels, which are resized on the CPU; *ours* is the optimisation alone,
-on masks that are ready, its steps recorded and launched as one. The roofline is the larger of two times: every activation read once at
-the bandwidth of a large copy, and the operations of all 50 steps at the rate of a large product
-of float32 matrices, both measured in this run."""
+on masks that are ready, its steps recorded and launched as one. The roofline is the larger of
+two times: every activation read once at the bandwidth of a large copy, and the operations of all
+50 steps at the rate of a large product of float32 matrices, both measured in this run."""
 _BYTES = 2**30
 _SIDE = 8192  # of the matrices
 _WARM_UPS = 3
