@@ -15,7 +15,7 @@ from sklearn_loce._optimization import solve_rows
 
 CONCEPTS_PER_IMAGE = 11
 _CHECKED = 4  # samples that are compared with the plain formulation in float64
-_LARGE = 10**9  # bytes of upsampled channels, beyond which the plain product takes minutes
+_LARGE = 4 * 10**8  # bytes of upsampled channels, beyond which the plain product takes minutes
 _TEXT = """\
 `optimize_loces`, the resizing of its masks from 200 x 300 pixels included, against the plain
 formulation: every channel upsampled to 100 x 100, autograd, `torch.optim.AdamW`, 50 steps, all
@@ -23,7 +23,7 @@ formulation: every channel upsampled to 100 x 100, autograd, `torch.optim.AdamW`
 implementation does, `(upsampled * weights).sum(1)`; *matmul* is the best that can be written
 plainly, one `einsum`. Cosine is the worst of {checked} samples to the plain formulation in
 float64. Ratios are plain / ours. Plain sides run at most three times, and product once where its
-channels take more than 1 GB.
+channels take more than 0.4 GB.
 
 In the second table {concepts} samples share the activations of one image, as its concepts do;
 the optimisation alone, on masks that are ready."""

@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from numba.core import config
 
 from ._adamw_steps import SLOPE_KINDS, solve_walk
 from ._bilinear import bilinear_matrix, bilinear_taps
@@ -128,6 +129,11 @@ def solve_on_cpu(activations, images, targets, start, settings, n_threads=None):
     -------
     ndarray of shape (n_samples, n_channels), float32
     """
+    if config.DISABLE_JIT:
+        raise RuntimeError(
+            "NUMBA_DISABLE_JIT is set, and the solver for float32 on the CPU only runs compiled. "
+            "Unset it, or pass activations of float64."
+        )
     if any(sample.shape[0] != len(start) for sample in activations):
         raise ValueError(f"Every sample must have the {len(start)} channels of the start.")
     n_threads = n_threads or torch.get_num_threads()

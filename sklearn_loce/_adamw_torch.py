@@ -4,6 +4,9 @@ Tensors have two axes of rows: images, and the rows of one image, which share it
 """
 
 import warnings
+from collections import OrderedDict
+from dataclasses import dataclass
+from threading import Lock
 
 import numpy as np
 import torch
@@ -14,15 +17,20 @@ from ._bilinear import bilinear_matrix
 _CHUNK = 256
 
 
+def _matrices(activations, mask_size):
+    """Give the matrices that resample the two axes of a grid to a mask's."""
+    like = {"dtype": activations.dtype, "device": activations.device}
+    sizes = zip(activations.shape[-2:], mask_size, strict=True)
+    return [bilinear_matrix(*pair, **like) for pair in sizes]
+
+
 class _Grid:
     """Activations, and the linear maps between vectors and maps at mask size."""
 
-    def __init__(self, activations, mask_size):
+    def __init__(self, activations, rows, columns):
         self.channels = activations.flatten(2)
         self.height, self.width = activations.shape[2:]
-        like = {"dtype": activations.dtype, "device": activations.device}
-        self.rows = bilinear_matrix(self.height, mask_size[0], **like)
-        self.columns = bilinear_matrix(self.width, mask_size[1], **like)
+        self.rows, self.columns = rows, columns
 
     def upsampled(self, weights):
         """Give sum_c v_c A_c, computed at the layer's resolution, at mask size."""
@@ -37,7 +45,8 @@ class _Grid:
 
 def project(activations, weights, mask_size):
     """Give the projections sigmoid(upsample(sum_c v_c A_c)), (n, H, W)."""
-    return _Grid(activations, mask_size).upsampled(weights.unsqueeze(1)).sigmoid_().squeeze(1)
+    grid = _Grid(activations, *_matrices(activations, mask_size))
+    return grid.upsampled(weights.unsqueeze(1)).sigmoid_().squeeze(1)
 
 
 def _pixel_slopes(objective, projections, held):
@@ -75,27 +84,37 @@ def project_and_differentiate(activations, weights, held, objective):
         What the objective's slope needs to know of every mask pixel.
     objective : Objective
     """
-    grid, weights = _Grid(activations, held.shape[1:]), weights.unsqueeze(1)
+    grid = _Grid(activations, *_matrices(activations, held.shape[1:]))
+    weights = weights.unsqueeze(1)
     projections = grid.upsampled(weights).sigmoid_()
     gradient = _gradient(grid, weights, projections, held.unsqueeze(1), objective)
     return projections.squeeze(1), gradient.squeeze(1)
 
 
-def _solve(activations, held, start, settings):
-    """Run every step: activations (n_images, C, h, w), held (n_images, n_rows, H, W)."""
-    grid = _Grid(activations, held.shape[2:])
-    weights = start.expand(*held.shape[:2], -1).clone()
-    mean, square = torch.zeros_like(weights), torch.zeros_like(weights)
-    beta1, beta2 = settings.betas
-    for k in range(1, settings.max_iter + 1):
-        projections = grid.upsampled(weights).sigmoid_()
-        gradient = _gradient(grid, weights, projections, held, settings.objective)
-        mean.lerp_(gradient, 1 - beta1)
-        square.mul_(beta2).addcmul_(gradient, gradient, value=1 - beta2)
-        scale = (square.sqrt() / (1 - beta2**k) ** 0.5).add_(settings.eps)
-        weights.mul_(1 - settings.learning_rate * settings.weight_decay)
-        weights.addcdiv_(mean, scale, value=-settings.learning_rate / (1 - beta1**k))
-    return weights
+@dataclass(frozen=True)
+class _Steps:
+    """Every step for images of one size; it holds all tensors that are not inputs."""
+
+    start: torch.Tensor
+    rows: torch.Tensor
+    columns: torch.Tensor
+    settings: object
+
+    def __call__(self, activations, held):
+        """Solve for activations (n_images, C, h, w) and held (n_images, n_rows, H, W)."""
+        settings, grid = self.settings, _Grid(activations, self.rows, self.columns)
+        weights = self.start.expand(*held.shape[:2], -1).clone()
+        mean, square = torch.zeros_like(weights), torch.zeros_like(weights)
+        beta1, beta2 = settings.betas
+        for k in range(1, settings.max_iter + 1):
+            projections = grid.upsampled(weights).sigmoid_()
+            gradient = _gradient(grid, weights, projections, held, settings.objective)
+            mean.lerp_(gradient, 1 - beta1)
+            square.mul_(beta2).addcmul_(gradient, gradient, value=1 - beta2)
+            scale = (square.sqrt() / (1 - beta2**k) ** 0.5).add_(settings.eps)
+            weights.mul_(1 - settings.learning_rate * settings.weight_decay)
+            weights.addcdiv_(mean, scale, value=-settings.learning_rate / (1 - beta1**k))
+        return weights
 
 
 def _is_on_gpu(tensor):
@@ -108,55 +127,68 @@ class Recording:
     Parameters
     ----------
     function : callable
-        Of tensors, whose first axes may be shorter when the recording is played.
+        Of tensors, whose first axes may be shorter when the recording is played. It is kept, for
+        a GPU goes on to read the tensors that it holds.
     inputs : sequence of Tensor
     """
 
+    _one_at_a_time = Lock()
+
     def __init__(self, function, inputs):
-        self.inputs = [tensor.clone() for tensor in inputs]
-        aside = torch.cuda.Stream()
-        aside.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(aside):
-            function(*self.inputs)  # what is only set up once may not be recorded
-        torch.cuda.current_stream().wait_stream(aside)
-        self.graph = torch.cuda.CUDAGraph()
-        # The network may run on the same device, from another thread.
-        with torch.cuda.graph(self.graph, capture_error_mode="thread_local"):
-            self.output = function(*self.inputs)
+        self.function, self.inputs = function, [tensor.clone() for tensor in inputs]
+        self.device = inputs[0].device
+        with torch.cuda.device(self.device), self._one_at_a_time:
+            aside = torch.cuda.Stream()
+            aside.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(aside):
+                function(*self.inputs)  # what is only set up once may not be recorded
+            torch.cuda.current_stream().wait_stream(aside)
+            self.graph = torch.cuda.CUDAGraph()
+            # The network may run on the same device, from another thread.
+            how = {"stream": aside, "capture_error_mode": "thread_local"}
+            with torch.cuda.graph(self.graph, **how):
+                self.output = function(*self.inputs)
 
     def play(self, inputs):
         """Run what was recorded on inputs that are no longer than those of the recording."""
-        for mine, theirs in zip(self.inputs, inputs, strict=True):
-            mine[: len(theirs)].copy_(theirs)
-        self.graph.replay()
-        return self.output[: len(inputs[0])].clone()
+        with torch.cuda.device(self.device):
+            for mine, theirs in zip(self.inputs, inputs, strict=True):
+                mine[: len(theirs)].copy_(theirs)
+            self.graph.replay()
+            return self.output[: len(inputs[0])].clone()
 
 
 class Recorder:
     """Runs functions on tensors; on a GPU from the second time on as one launch.
 
     A step is a dozen small operations, and their launches take longer than they do. What can't be
-    recorded runs as it is.
+    recorded runs as it is. Of recordings, each of which has memory of its own, the latest are kept.
     """
+
+    MOST = 8
 
     def __init__(self):
         self._seen, self._refused = set(), set()
-        self._recordings = {}
+        self._recordings = OrderedDict()
 
     def run(self, key, function, inputs):
         """Run a function that ``key`` stands for, together with the inputs' shapes per image."""
-        key = key, *(tensor.shape[1:] for tensor in inputs)
-        if not _is_on_gpu(inputs[0]) or key in self._refused:
+        first = inputs[0]
+        key = key, first.dtype, first.device, *(tensor.shape[1:] for tensor in inputs)
+        if not _is_on_gpu(first) or key in self._refused:
             return function(*inputs)
         if key not in self._seen:
             self._seen.add(key)
             return function(*inputs)
         recording = self._recordings.get(key)
-        if recording is None or len(recording.inputs[0]) < len(inputs[0]):
+        if recording is None or len(recording.inputs[0]) < len(first):
             recording = self._record(key, function, inputs)
         return function(*inputs) if recording is None else recording.play(inputs)
 
     def _record(self, key, function, inputs):
+        self._recordings.pop(key, None)
+        while len(self._recordings) >= self.MOST:
+            self._recordings.popitem(last=False)
         try:
             self._recordings[key] = Recording(function, inputs)
         except torch.OutOfMemoryError:
@@ -195,14 +227,12 @@ def solve_with_torch(activations, images, targets, start, settings, recorder):
     key, start = (settings, start.tobytes()), torch.as_tensor(start, **like)
     embeddings = torch.empty(len(activations), len(start), dtype=like["dtype"])
 
-    def solve(activations, held):
-        return _solve(activations, held, start, settings)
-
     for rows in _chunks(activations, images):
         stack = torch.stack([activations[some[0]] for some in rows])
         held = settings.objective.hold(targets[rows.ravel()].astype(np.float64))
         held = torch.as_tensor(held, **like).unflatten(0, rows.shape)
-        embeddings[rows.ravel()] = recorder.run(key, solve, (stack, held)).flatten(0, 1).cpu()
+        steps = _Steps(start, *_matrices(stack, targets.shape[1:]), settings)
+        embeddings[rows.ravel()] = recorder.run(key, steps, (stack, held)).flatten(0, 1).cpu()
     return embeddings
 
 

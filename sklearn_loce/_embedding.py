@@ -150,6 +150,8 @@ class BatchSize:
         Rows with which a batch is complete.
     """
 
+    _LONGEST = 64  # rows of one image, so that its number of rows does not set the memory
+
     def __init__(self, size, on_cpu=True):
         self.most = size
         self.enough = size or (16 if on_cpu else 64)
@@ -157,7 +159,8 @@ class BatchSize:
 
     def parts(self, rows):
         """Cut the rows of an image where a batch may end."""
-        return [rows] if self.most is None else [[row] for row in rows]
+        size = self._LONGEST if self.most is None else 1
+        return [rows[i : i + size] for i in range(0, len(rows), size)]
 
     def solve(self, activations, targets, start, settings, n_threads):
         """Optimise the rows in as few batches as memory allows."""

@@ -251,7 +251,8 @@ def _resize_gaussian(mask, size):
     rows = _gaussian_matrix(mask.shape[0], size[0])
     columns = _gaussian_matrix(mask.shape[1], size[1])
     turned, resized = np.empty((mask.shape[1], size[0])), np.empty(size)
-    dense = np.ascontiguousarray(mask)
+    dense = mask if mask.dtype in (bool, np.uint8, np.float32) else mask.astype(np.float64)
+    dense = np.ascontiguousarray(dense)
     for matrix, out in ((rows, turned), (columns, resized)):
         write_transposed_product(matrix.indptr, matrix.indices, matrix.data, dense, out)
         dense = out

@@ -179,18 +179,28 @@ def make_transform(preprocess, model=None):
     raise ValueError(f"preprocess={kind} is not for single images; pass a transforms.v2 transform.")
 
 
+# Positions are counted from here, for what padding fills in is less. float32 has them exactly.
+_FIRST = 2**16
+_WIDE = (torch.float32, torch.float64, torch.int32, torch.int64)
+
+
 def _positions(height, width):
-    """Give every pixel its own (row, column), counted from 1, for 0 is what padding fills in."""
-    rows, columns = torch.arange(1.0, height + 1), torch.arange(1.0, width + 1)
+    """Give every pixel its own (row, column), counted from ``_FIRST``."""
+    rows, columns = (torch.arange(_FIRST, _FIRST + n).float() for n in (height, width))
     return torch.stack(torch.meshgrid(rows, columns, indexing="ij"))
+
+
+def _shown(positions):
+    """Say which pixels show the image; the others were filled in."""
+    return (positions > _FIRST - 0.5).all(0)
 
 
 def _fit_affine(positions, original_size):
     """Fit the map from original to seen positions; ``None`` where no affine map does it."""
     seen_size = positions.shape[1:]
-    inside = (positions > 0).all(0)
+    inside = _shown(positions)
     seen = (torch.nonzero(inside).double().numpy() + 0.5) / seen_size
-    original = (positions[:, inside].T.double().numpy() - 0.5) / original_size
+    original = (positions[:, inside].T.double().numpy() - _FIRST + 0.5) / original_size
     design = np.column_stack([original, np.ones(len(original))])
     solution, _, rank, _ = np.linalg.lstsq(design, seen, rcond=None)
     error = np.abs(design @ solution - seen).max(0, initial=0) * seen_size
@@ -238,13 +248,19 @@ def _apply(transform, image, positions):
             f"preprocess={transform!r} must keep three channels, and image and masks at one size, "
             f"but returned the shapes {tuple(image.shape)} and {tuple(positions.shape)}."
         )
-    return image, positions
+    if positions.dtype not in _WIDE:
+        raise ValueError(
+            f"preprocess={transform!r} turns masks into {positions.dtype}, which can't hold the "
+            "positions of pixels that are sent through it as a mask. Leave the dtype of masks out."
+        )
+    return image, positions.float()
 
 
 def _look_up(masks, positions):
     """Give the masks at the positions that pixels came from; what was filled in is no concept."""
-    rows, columns = (positions.round().long().numpy() - 1).clip(0)
-    return masks[:, rows, columns] & (positions > 0).all(0).numpy()
+    shown = _shown(positions)
+    rows, columns = torch.where(shown, positions.round().long() - _FIRST, 0).numpy()
+    return masks[:, rows, columns] & shown.numpy()
 
 
 @contextmanager
@@ -296,7 +312,7 @@ def make_view(image, masks, transform, seed=0):
     pixels = _as_float(pixels)
     if _is_full_frame(positions, size):
         return View(pixels, masks, size, random=random)
-    affine, shown = _fit_affine(positions, size), (positions > 0).all(0)
+    affine, shown = _fit_affine(positions, size), _shown(positions)
     return View(pixels, _look_up(masks, positions), size, False, affine, shown, random)
 
 

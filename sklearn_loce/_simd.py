@@ -12,6 +12,7 @@ beyond an array's end. ``aligned_zeros`` gives arrays that start where a line of
 """
 
 import operator
+import platform
 
 import llvmlite.binding
 import numpy as np
@@ -21,14 +22,16 @@ from numba.core import cgutils, config
 from numba.extending import intrinsic, models, overload, register_model
 
 
-def _has_wide_registers():
-    """Whether a register of the processor that numba compiles for holds 16 numbers."""
+def _has(feature):
+    """Whether the processor that numba compiles for has a feature."""
     if config.CPU_FEATURES is not None:
-        return "+avx512f" in config.CPU_FEATURES
-    return bool(llvmlite.binding.get_host_cpu_features().get("avx512f"))
+        return f"+{feature}" in config.CPU_FEATURES.split(",")
+    return bool(llvmlite.binding.get_host_cpu_features().get(feature))
 
 
-LANES = 16 if _has_wide_registers() else 8
+LANES = 16 if _has("avx512f") else 8
+# Without an instruction, LLVM calls a function for every number. ARM has one always.
+_FUSES = platform.machine() not in ("x86_64", "AMD64") or _has("fma")
 _CACHE_LINE = 64  # bytes
 
 _INDEX = ir.IntType(32)
@@ -153,10 +156,12 @@ def _call(builder, name, arguments):
 
 @intrinsic
 def fma(typing_context, a, b, c):
-    """Give a * b + c, rounded once."""
+    """Give a * b + c, rounded once where the processor can."""
 
     def build(context, builder, signature, arguments):
-        return _call(builder, "fma", arguments)
+        if _FUSES:
+            return _call(builder, "fma", arguments)
+        return builder.fadd(builder.fmul(*arguments[:2]), arguments[2])
 
     return lanes(lanes, lanes, lanes), build
 

@@ -1,8 +1,13 @@
 import os
 from pathlib import Path
 
+from .compiled import cache_folder
+
 # Before SciPy is imported: without it, scikit-learn skips a check of its battery.
 os.environ.setdefault("SCIPY_ARRAY_API", "1")
+
+# Before numba is imported, which reads it then.
+os.environ.setdefault("NUMBA_CACHE_DIR", cache_folder())
 
 import numpy as np
 import pytest

@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 import torch
+from numba.core import config
 from torch.nn import functional
 
 from benchmarks.plain import plain_loces, plain_loss
@@ -134,11 +135,44 @@ def test_mask_sizes_beside_grid_sizes(shape, mask_size):
     torch.testing.assert_close(embeddings.double(), expected, atol=2e-5, rtol=1e-5)
 
 
+def test_a_grid_and_its_transpose_do_not_share_a_walk():
+    grid = torch.rand(3, 6, 6, generator=torch.Generator().manual_seed(0))
+    targets = np.random.default_rng(0).random((3, 20, 20)).astype(np.float32)
+    settings = Settings(OBJECTIVES["net2vec"], 0.1, 50)
+    rows = [grid, grid.mT, grid[:, :3]]
+    together = solve_rows(rows, targets, np.zeros(3), settings)
+    alone = [
+        solve_rows([row.contiguous()], targets[[i]], np.zeros(3), settings)
+        for i, row in enumerate(rows)
+    ]
+    assert torch.equal(together, torch.cat(alone))
+
+
+def test_gradients_beside_epsilon_count():
+    """AdamW's step is of the gradient's size where that is below epsilon, 1e-8."""
+    activations, masks = _planted(2, 8, 10, 12)
+    activations *= 1e-6
+    expected = plain_loces(activations.double(), _targets(masks).double())
+    embeddings = optimize_loces(activations, masks).double()
+    torch.testing.assert_close(embeddings, expected, atol=0, rtol=2e-4)
+
+
+def test_a_solver_that_was_not_compiled_says_so(monkeypatch):
+    monkeypatch.setattr(config, "DISABLE_JIT", 1)
+    activations, masks = _planted(1, 2, 3, 4)
+    with pytest.raises(RuntimeError, match=r"NUMBA_DISABLE_JIT is set.*float64"):
+        optimize_loces(activations, masks)
+    assert optimize_loces(activations.double(), masks).shape == (1, 2)
+
+
 def test_masks_may_be_of_any_kind_of_number_and_of_different_sizes():
     activations, masks = _planted(2, 4, 6, 7)
     expected = optimize_loces(activations, masks)
     for kind in (torch.uint8, torch.bool, torch.bfloat16, torch.float64):
         assert torch.equal(optimize_loces(activations, masks.to(kind)), expected)
+    for kind in ("f2", ">f4", ">i2", "i8", "longdouble"):
+        arrays = list(masks.numpy().astype(kind))
+        assert torch.equal(optimize_loces(activations, arrays), expected)
     other = masks[1].repeat_interleave(2, 0)
     mixed = optimize_loces(activations, [masks[0].numpy(), other])
     assert torch.equal(mixed[0], expected[0])

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
-from torchvision import models, transforms
+from torchvision import models, transforms, tv_tensors
 from torchvision.transforms import v2
 
 from sklearn_loce._preprocessing import JointTransform, make_transform, make_view
@@ -215,3 +215,26 @@ def test_generators_are_left_as_they_were():
     view = make_view(image, masks, make_transform(v2.RandomHorizontalFlip()))
     assert view.random
     assert torch.equal(before, torch.get_rng_state())
+
+
+@pytest.mark.parametrize("fill", [0, 0.4, 0.5, 1, 17, 114, 255])
+def test_what_padding_fills_in_is_no_place(fill):
+    image, masks = np.zeros((6, 7, 3), dtype=np.uint8), np.zeros((1, 6, 7), dtype=bool)
+    masks[0, 0, 0] = True
+    view = _view(v2.Pad([2, 3, 1, 1], fill=fill), image, masks)
+    expected = np.zeros((1, 10, 10), dtype=bool)
+    expected[0, 3, 2] = True
+    np.testing.assert_array_equal(view.masks, expected)
+    assert view.shown.sum() == 6 * 7
+    assert view.shown[3:9, 2:9].all()
+
+
+def test_masks_that_cannot_hold_places_are_named():
+    image, masks = np.zeros((6, 7, 3), dtype=np.uint8), np.ones((1, 6, 7), dtype=bool)
+    narrow = v2.ToDtype({tv_tensors.Mask: torch.uint8, "others": None})
+    with pytest.raises(ValueError, match=r"turns masks into torch.uint8.*Leave the dtype"):
+        _view(v2.Compose([v2.RandomHorizontalFlip(1.0), narrow]), image, masks)
+    wide = v2.ToDtype({tv_tensors.Mask: torch.int64, "others": None})
+    masks[0, :, 0] = False
+    view = _view(v2.Compose([v2.RandomHorizontalFlip(1.0), wide]), image, masks)
+    np.testing.assert_array_equal(view.masks, masks[:, :, ::-1])

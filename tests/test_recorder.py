@@ -1,5 +1,7 @@
 """What the solver for GPUs records and plays, with stand-ins for CUDA that run on the processor."""
 
+import gc
+import weakref
 from contextlib import contextmanager, nullcontext
 
 import numpy as np
@@ -7,7 +9,8 @@ import pytest
 import torch
 
 from sklearn_loce import _adamw_torch
-from sklearn_loce._adamw_torch import Recorder, Recording
+from sklearn_loce._adamw_torch import _CHUNK, Recorder, Recording
+from sklearn_loce._bilinear import bilinear_matrix
 from sklearn_loce._optimization import OBJECTIVES, Settings, solve_rows
 
 
@@ -35,7 +38,7 @@ def graphs(monkeypatch):
     plain = Recording.__init__
 
     @contextmanager
-    def capture(graph, capture_error_mode):
+    def capture(graph, stream, capture_error_mode):
         assert capture_error_mode == "thread_local"
         if Graph.error is not None:
             raise Graph.error
@@ -44,13 +47,13 @@ def graphs(monkeypatch):
 
     def init(self, function, inputs):
         plain(self, function, inputs)
-        self.function = function
         self.graph.recording = self
 
     monkeypatch.setattr(Recording, "__init__", init)
     monkeypatch.setattr(_adamw_torch, "_is_on_gpu", lambda tensor: True)
     monkeypatch.setattr(torch.cuda, "CUDAGraph", Graph)
     monkeypatch.setattr(torch.cuda, "graph", capture)
+    monkeypatch.setattr(torch.cuda, "device", lambda device: nullcontext())
     monkeypatch.setattr(torch.cuda, "Stream", Stream)
     monkeypatch.setattr(torch.cuda, "current_stream", Stream)
     monkeypatch.setattr(torch.cuda, "stream", lambda stream: nullcontext())
@@ -111,6 +114,30 @@ def test_memory_that_runs_out_is_not_taken_for_that(graphs):
         recorder.run("double", _double, (x,))
 
 
+def test_no_more_than_the_latest_recordings_are_kept(graphs):
+    recorder = Recorder()
+    for _ in range(2):
+        for n in range(2 * Recorder.MOST):
+            recorder.run(n, _double, (torch.rand(2),))
+    assert len(recorder._recordings) == Recorder.MOST
+    graphs.n_replays = 0
+    recorder.run(2 * Recorder.MOST - 1, _double, (torch.rand(2),))
+    assert (graphs.n_recorded, graphs.n_replays) == (2 * Recorder.MOST, 1)
+
+
+def test_a_recording_keeps_the_tensors_that_it_reads(graphs):
+    """A GPU reads them where they were, whoever has let go of them."""
+    recorder, settings = Recorder(), Settings(OBJECTIVES["net2vec"], 0.1, 3)
+    grids, targets = [torch.rand(4, 5, 6, dtype=torch.float64)], np.ones((1, 9, 9), np.float32)
+    for _ in range(2):
+        solve_rows(grids, targets, np.zeros(4), settings, recorder=recorder)
+    (recording,) = recorder._recordings.values()
+    held = [weakref.ref(getattr(recording.function, name)) for name in ("start", "rows", "columns")]
+    bilinear_matrix.cache_clear()
+    gc.collect()
+    assert all(ref() is not None for ref in held)
+
+
 def test_nothing_is_recorded_on_the_processor(monkeypatch):
     monkeypatch.setattr(torch.cuda, "CUDAGraph", None)
     recorder, x = Recorder(), torch.rand(3, 2)
@@ -148,3 +175,24 @@ def test_rows_that_share_activations_are_stacked_once():
     assert shapes == [[(3, 3, 5, 6), (3, 2, 9, 9)], [(1, 3, 5, 6), (1, 1, 9, 9)]]
     alone = [solve_rows([rows[i].clone()], targets[[i]], np.zeros(3), settings) for i in range(7)]
     torch.testing.assert_close(together, torch.cat(alone))
+
+
+@pytest.mark.parametrize("n_rows", [1, 3, 2 * _CHUNK + 5])
+def test_no_batch_is_longer_than_a_chunk(n_rows):
+    n_images = 2 * _CHUNK // n_rows + 3
+    grids = torch.rand(n_images, 2, 3, 3, dtype=torch.float64)
+    rows = [grid for grid in grids for _ in range(n_rows)]
+    sizes = []
+
+    class Watching(Recorder):
+        def run(self, key, function, inputs):
+            sizes.append(inputs[1].shape[:2].numel())
+            return super().run(key, function, inputs)
+
+    settings = Settings(OBJECTIVES["net2vec"], 0.1, 1)
+    targets = np.random.default_rng(0).random((len(rows), 5, 5)).astype(np.float32)
+    found = solve_rows(rows, targets, np.zeros(2), settings, recorder=Watching())
+    assert max(sizes) <= _CHUNK
+    assert sum(sizes) == len(rows)
+    expected = solve_rows([row.float() for row in rows], targets, np.zeros(2), settings)
+    torch.testing.assert_close(found.float(), expected, atol=1e-5, rtol=1e-4)
