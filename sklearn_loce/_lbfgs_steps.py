@@ -1,0 +1,441 @@
+"""L-BFGS for the objectives with a ridge, compiled; ``_lbfgs_cpu`` lays out what it reads.
+
+A record is what is known of a direction: its weights, one per channel, and the map that these
+draw at the layer's resolution. All that L-BFGS does to weights is linear, so records are added
+whole, and a trial along a line costs a pass over the mask's pixels, not over the channels. The
+channels are walked once per iteration, for all rows of the image: while a few of them lie in the
+first-level cache, their gradients are taken and drawn.
+
+A row sees the same operations in the same order whoever shares its walk. Arrays are flat, channels
+and pixels padded by zeros to whole vectors, as in ``_adamw_steps``.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from ._adamw_steps import (
+    _add_channels,
+    _exp_minus_abs,
+    _resample_lines,
+    _take_gradients,
+)
+from ._jit import jit
+from ._ridge import JACCARD, LOGISTIC, LONG, MAX_TRIALS, MEMORY, RISE, SHORT
+from ._simd import LANES, fma, load, splat, store, total, where_positive
+
+_F = np.float32
+_ZERO, _ONE, _TWO, _HALF = _F(0), _F(1), _F(2), _F(0.5)
+_SHORT, _LONG, _RISE = _F(SHORT), _F(LONG), _F(RISE)
+_LEAST, _MOST, _FARTHER = _F(0.1), _F(0.9), _F(4)
+
+# Records of a row: where it stands, its gradient, its direction, a trial; then the pairs of L-BFGS,
+# a step and the gradient's change by it.
+_POINT, _GRADIENT, _DIRECTION, _TRIAL, _PAIRS = 0, 1, 2, 3, 4
+N_RECORDS = _PAIRS + 2 * MEMORY
+# Numbers of a row: its objective's constants, which ``_lbfgs_cpu`` fills in; its loss without the
+# ridge; pairs stored, scale of the inverse Hessian, iterations, norm of the gradient now and at
+# zero; and of each pair the inverse product, and its share in the direction.
+CONCEPT, BACKGROUND, AREA, PADDING = 0, 1, 2, 3
+_LOSS, _STORED, _SCALE, _N_ITER, _NORM, _UNIT, _INVERSES = 4, 5, 6, 7, 8, 9, 10
+_SHARES = _INVERSES + MEMORY
+N_NUMBERS = _SHARES + MEMORY
+
+
+class Problem(NamedTuple):
+    """What the rows of a walk have in common."""
+
+    kind: int
+    tol: np.float32
+    max_iter: int
+    n_channels: int
+    n_pixels: int
+    stride: int
+    n_lines: int
+    n_columns: int
+    n_mask_lines: int
+    lines: tuple
+    widening: tuple
+    narrowing: tuple
+
+
+class Room(NamedTuple):
+    """Where a walk takes place; all flat, and per row one after the other."""
+
+    channels: np.ndarray
+    ridge: np.ndarray
+    targets: np.ndarray
+    wide: np.ndarray
+    wide_slope: np.ndarray
+    slopes: np.ndarray
+    records: np.ndarray
+    numbers: np.ndarray
+
+
+@jit
+def _dot(a, at, b, to, size):
+    even = odd = splat(_ZERO)
+    for i in range(0, size - LANES, 2 * LANES):
+        even = fma(load(a, at + i), load(b, to + i), even)
+        odd = fma(load(a, at + i + LANES), load(b, to + i + LANES), odd)
+    if size // LANES % 2:
+        i = size - LANES
+        even = fma(load(a, at + i), load(b, to + i), even)
+    return total(even + odd)
+
+
+@jit
+def _add(factor, records, at, to, size):
+    f = splat(factor)
+    for i in range(0, size, LANES):
+        store(records, to + i, fma(f, load(records, at + i), load(records, to + i)))
+
+
+@jit
+def _weighted_dot(weights, records, at, to, size):
+    products = splat(_ZERO)
+    for i in range(0, size, LANES):
+        products = fma(load(weights, i) * load(records, at + i), load(records, to + i), products)
+    return total(products)
+
+
+@jit
+def _combine(records, at, factor, to, out, size):
+    """Write one part plus ``factor`` times another."""
+    f = splat(factor)
+    for i in range(0, size, LANES):
+        store(records, out + i, fma(f, load(records, to + i), load(records, at + i)))
+
+
+@jit
+def _scale(factor, records, at, to, size):
+    f = splat(factor)
+    for i in range(0, size, LANES):
+        store(records, to + i, f * load(records, at + i))
+
+
+@jit
+def _projection(x):
+    e = _exp_minus_abs(x)
+    return where_positive(x, splat(_ONE), e) / (e + splat(_ONE))
+
+
+@jit
+def _overlap(wide, targets, at, lines, width):
+    """Sum projections, and projections inside the mask, over all pixels."""
+    starts, share = lines
+    area = shared = splat(_ZERO)
+    for i in range(len(starts) - 1):
+        for j in range(i * width, (i + 1) * width, LANES):
+            upper = load(wide, j)
+            step = load(wide, j + width) - upper
+            for r in range(starts[i], starts[i + 1]):
+                p = _projection(fma(splat(share[r]), step, upper))
+                area = area + p
+                shared = fma(load(targets, at + r * width + j - i * width), p, shared)
+    return total(shared), total(area)
+
+
+@jit
+def _pull_back(kind, wide, targets, at, factors, lines, width, out):
+    """Take dL/d(widened grid); each of its lines lies above ``starts`` mask lines.
+
+    A pixel's slope is, for the logistic loss, P (first t + second (1 - t)) - first t, and else
+    P (1 - P) (first t + second).
+    """
+    starts, share = lines
+    first, second = splat(factors[0]), splat(factors[1])
+    for j in range(0, width, LANES):
+        store(out, j, splat(_ZERO))
+    for i in range(len(starts) - 1):
+        for j in range(i * width, (i + 1) * width, LANES):
+            upper = load(wide, j)
+            step = load(wide, j + width) - upper
+            above, below = load(out, j), splat(_ZERO)
+            for r in range(starts[i], starts[i + 1]):
+                f = splat(share[r])
+                p = _projection(fma(f, step, upper))
+                t = load(targets, at + r * width + j - i * width)
+                if kind == LOGISTIC:
+                    concept = first * t
+                    slope = p * fma(splat(_ZERO) - second, t, concept + second) - concept
+                else:
+                    slope = fma(first, t, second) * (p - p * p)
+                below = fma(f, slope, below)
+                above = above + fma(splat(_ZERO) - f, slope, slope)
+            store(out, j, above)
+            store(out, j + width, below)
+
+
+@jit
+def _factors(kind, shared, area, numbers, n):
+    """Give the two factors of ``_pull_back``, and the loss where it is not convex."""
+    if kind == LOGISTIC:
+        return (numbers[n + CONCEPT], numbers[n + BACKGROUND]), _ZERO
+    whole = numbers[n + AREA] + (area - numbers[n + PADDING])
+    if kind == JACCARD:
+        whole -= shared
+        square = whole * whole
+        return (-(whole + shared) / square, shared / square), _ONE - shared / whole
+    return (-_TWO / whole, _TWO * shared / (whole * whole)), _ONE - _TWO * shared / whole
+
+
+@jit
+def _look(problem, room, k, map_):
+    """Bring the slopes by a map of a row to the layer's resolution; give the loss."""
+    width, wide = problem.widening.n_columns, room.wide
+    n_lines, n_columns, stride = problem.n_lines, problem.n_columns, problem.stride
+    at = k * problem.n_mask_lines * width
+    _resample_lines(
+        room.records, map_, n_columns, n_lines, problem.widening, wide, 0, width
+    )
+    shared = area = _ZERO
+    if problem.kind != LOGISTIC:
+        shared, area = _overlap(wide, room.targets, at, problem.lines, width)
+    factors, loss = _factors(problem.kind, shared, area, room.numbers, k * N_NUMBERS)
+    _pull_back(
+        problem.kind, wide, room.targets, at, factors, problem.lines, width, room.wide_slope
+    )
+    _resample_lines(
+        room.wide_slope, 0, width, n_lines, problem.narrowing, room.slopes, k * stride, n_columns
+    )
+    return loss
+
+
+@jit
+def _next_step(t, trial, low, low_slope, high):
+    """Give a step beyond ``low``, and before ``high`` if there is one; t has the slope ``trial``."""
+    if high == np.inf:
+        return _FARTHER * t
+    share = _HALF
+    if t == high and trial > 0:
+        share = min(max(low_slope / (low_slope - trial), _LEAST), _MOST)
+    return low + share * (high - low)
+
+
+@jit
+def _search(problem, room, k):
+    """Find a step along the direction that is neither too short nor too long."""
+    n_channels, length = problem.n_channels, problem.n_channels + problem.stride
+    base, records = k * N_RECORDS * length, room.records
+    point, direction = base + _POINT * length, base + _DIRECTION * length
+    trial, map_ = base + _TRIAL * length + n_channels, direction + n_channels
+    linear = _weighted_dot(room.ridge, records, point, direction, n_channels)
+    square = _weighted_dot(room.ridge, records, direction, direction, n_channels)
+    at, before = k * problem.stride, room.numbers[k * N_NUMBERS + _LOSS]
+    start = linear + _dot(room.slopes, at, records, map_, problem.n_pixels)
+    t, low, low_slope, high = _ONE, _ZERO, start, _F(np.inf)
+    if not start < 0:
+        return _ZERO
+    for _ in range(MAX_TRIALS):
+        _combine(records, point + n_channels, t, map_, trial, problem.stride)
+        loss = _look(problem, room, k, trial)
+        slope = linear + t * square + _dot(room.slopes, at, records, map_, problem.n_pixels)
+        rise = loss - before + t * (linear + _HALF * t * square)
+        if slope > -_LONG * start or (problem.kind != LOGISTIC and rise > _RISE):
+            high = t
+        elif slope < _SHORT * start:
+            low, low_slope = t, slope
+        else:
+            break
+        t = _next_step(t, slope, low, low_slope, high)
+    room.numbers[k * N_NUMBERS + _LOSS] = loss
+    return t
+
+
+@jit
+def _aim(problem, room, k):
+    """Go down the gradient by the inverse Hessian's estimate (Nocedal's two loops)."""
+    n_channels, length = problem.n_channels, problem.n_channels + problem.stride
+    records, numbers, n = room.records, room.numbers, k * N_NUMBERS
+    base = k * N_RECORDS * length
+    pairs, direction = base + _PAIRS * length, base + _DIRECTION * length
+    _scale(-_ONE, records, base + _GRADIENT * length, direction, length)
+    stored = int(numbers[n + _STORED])
+    first = max(0, stored - MEMORY)
+    for i in range(stored - 1, first - 1, -1):
+        slot = i % MEMORY
+        step = pairs + 2 * slot * length
+        share = numbers[n + _INVERSES + slot] * _dot(records, step, records, direction, n_channels)
+        numbers[n + _SHARES + slot] = share
+        _add(-share, records, step + length, direction, length)
+    if stored > 0:
+        _scale(numbers[n + _SCALE], records, direction, direction, length)
+    for i in range(first, stored):
+        slot = i % MEMORY
+        step = pairs + 2 * slot * length
+        product = _dot(records, step + length, records, direction, n_channels)
+        share = numbers[n + _SHARES + slot] - numbers[n + _INVERSES + slot] * product
+        _add(share, records, step, direction, length)
+
+
+@jit
+def _move(problem, room, k):
+    """Move a row along its direction, and begin the pair that this gives."""
+    length = problem.n_channels + problem.stride
+    base, records, n = k * N_RECORDS * length, room.records, k * N_NUMBERS
+    t = _search(problem, room, k)
+    step = base + (_PAIRS + 2 * (int(room.numbers[n + _STORED]) % MEMORY)) * length
+    _scale(t, records, base + _DIRECTION * length, step, length)
+    _scale(-_ONE, records, base + _GRADIENT * length, step + length, length)
+    _add(_ONE, records, step, base + _POINT * length, length)
+    room.numbers[n + _N_ITER] += _ONE
+
+
+@jit
+def _remember(problem, room, k):
+    """End the pair, with the gradient where the row has moved to."""
+    n_channels, length = problem.n_channels, problem.n_channels + problem.stride
+    base, records, n = k * N_RECORDS * length, room.records, k * N_NUMBERS
+    numbers = room.numbers
+    slot = int(numbers[n + _STORED]) % MEMORY
+    step = base + (_PAIRS + 2 * slot) * length
+    change = step + length
+    _add(_ONE, records, base + _GRADIENT * length, change, length)
+    product = _dot(records, step, records, change, n_channels)
+    if product > 0:
+        numbers[n + _INVERSES + slot] = _ONE / product
+        numbers[n + _SCALE] = product / _dot(records, change, records, change, n_channels)
+        numbers[n + _STORED] += _ONE
+
+
+@jit
+def _take_all_gradients(problem, room, active):
+    """Take the gradients of rows by their slopes, and draw them."""
+    n_channels, n_pixels, stride = problem.n_channels, problem.n_pixels, problem.stride
+    length, records, channels = n_channels + stride, room.records, room.channels
+    for k in active:
+        map_ = (k * N_RECORDS + _GRADIENT) * length + n_channels
+        for i in range(map_, map_ + stride, LANES):
+            store(records, i, splat(_ZERO))
+    for c in range(0, n_channels, LANES):
+        for k in active:
+            point, gradient = k * N_RECORDS * length, (k * N_RECORDS + _GRADIENT) * length
+            of_row, map_ = gradient + c, gradient + n_channels
+            for b in range(0, LANES, 8):
+                at = (c + b) * n_pixels
+                _take_gradients(
+                    channels, at, n_pixels, room.slopes, k * stride, records, of_row + b
+                )
+            pulled = fma(load(room.ridge, c), load(records, point + c), load(records, of_row))
+            store(records, of_row, pulled)
+            # The other way round, since the last channels are still in the first-level cache.
+            for b in range(LANES - 8, -1, -8):
+                at = (c + b) * n_pixels
+                _add_channels(channels, at, n_pixels, records, of_row + b, records, map_)
+    for k in active:
+        gradient = (k * N_RECORDS + _GRADIENT) * length
+        square = _dot(records, gradient, records, gradient, n_channels)
+        room.numbers[k * N_NUMBERS + _NORM] = np.sqrt(square)
+
+
+@jit
+def _raise_units(problem, room, active):
+    """Let gradients count by the largest on the way, where losses are not convex.
+
+    Theirs at zero is as small as the mask, and may grow a hundredfold.
+    """
+    for k in active:
+        n = k * N_NUMBERS
+        if problem.kind != LOGISTIC:
+            room.numbers[n + _UNIT] = max(room.numbers[n + _UNIT], room.numbers[n + _NORM])
+
+
+@jit
+def _start(problem, room, start, n_rows):
+    """Evaluate all rows at zero, whose gradients are the unit, and at the start."""
+    n_channels, length = problem.n_channels, problem.n_channels + problem.stride
+    everyone = np.arange(n_rows)
+    for again in range(2):
+        for k in range(n_rows):
+            point, n = (k * N_RECORDS + _POINT) * length, k * N_NUMBERS
+            room.numbers[n + _LOSS] = _look(problem, room, k, point + n_channels)
+        _take_all_gradients(problem, room, everyone)
+        for k in range(n_rows):
+            n = k * N_NUMBERS
+            if not again:
+                norm = room.numbers[n + _NORM]
+                room.numbers[n + _UNIT] = norm if norm > 0 else _ONE
+        if again or not start.any():
+            return
+        for k in range(n_rows):
+            point = (k * N_RECORDS + _POINT) * length
+            room.records[point : point + len(start)] = start
+            for c in range(0, n_channels, 8):
+                at = c * problem.n_pixels
+                _add_channels(
+                    room.channels,
+                    at,
+                    problem.n_pixels,
+                    room.records,
+                    point + c,
+                    room.records,
+                    point + n_channels,
+                )
+
+
+@jit
+def minimise_walk(problem, room, start, rows, solved):
+    """Minimise rows that share activations, and write weights, iterations and gradient norms."""
+    n_rows, length = len(rows), problem.n_channels + problem.stride
+    _start(problem, room, start, n_rows)
+    active = np.arange(n_rows)
+    for _ in range(problem.max_iter):
+        _raise_units(problem, room, active)
+        active = _unfinished(problem, room, active)
+        if len(active) == 0:
+            break
+        for k in active:
+            _aim(problem, room, k)
+            _move(problem, room, k)
+        _take_all_gradients(problem, room, active)
+        for k in active:
+            _remember(problem, room, k)
+    for k in range(n_rows):
+        point, n, width = k * N_RECORDS * length, k * N_NUMBERS, len(start)
+        solved[rows[k], :width] = room.records[point : point + width]
+        solved[rows[k], width] = room.numbers[n + _N_ITER]
+        solved[rows[k], width + 1] = room.numbers[n + _NORM] / room.numbers[n + _UNIT]
+
+
+@jit
+def _unfinished(problem, room, active):
+    left = np.empty(len(active), np.int64)
+    count = 0
+    for k in active:
+        n = k * N_NUMBERS
+        if room.numbers[n + _NORM] > problem.tol * room.numbers[n + _UNIT]:
+            left[count] = k
+            count += 1
+    return left[:count]
+
+
+@jit
+def scale_grid(grid, n_pixels, channels):
+    """Write a grid, centred and divided by the root of its mean squared norm, and a line of ones.
+
+    Channels are padded to ``n_pixels``. The root and the means of the channels after division by
+    it are returned.
+    """
+    n_channels, n_cells = len(grid), grid[0].size
+    channels[:] = 0
+    sums, squares = np.empty(n_channels, _F), 0.0
+    for c in range(n_channels):
+        at = c * n_pixels
+        channels[at : at + n_cells] = grid[c].ravel()
+        line = norm = splat(_ZERO)
+        for i in range(at, at + n_pixels, LANES):
+            line = line + load(channels, i)
+            norm = fma(load(channels, i), load(channels, i), norm)
+        sums[c] = total(line) / n_cells
+        squares += total(norm)
+    root = np.sqrt(squares / n_cells)
+    root = root if root > 0 else 1.0
+    inverse, means = _F(1 / root), np.empty(n_channels, _F)
+    for c in range(n_channels):
+        at = c * n_pixels
+        means[c] = sums[c] * inverse
+        for i in range(at, at + n_cells):
+            channels[i] = channels[i] * inverse - means[c]
+    channels[n_channels * n_pixels : n_channels * n_pixels + n_cells] = 1
+    return root, means
