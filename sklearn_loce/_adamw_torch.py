@@ -30,9 +30,12 @@ class _Grid:
         return torch.bmm(self.channels, grid.unsqueeze(2)).squeeze(2)
 
 
-def project(activations, weights, mask_size):
-    """Give the projections sigmoid(upsample(sum_c v_c A_c)), (n, H, W)."""
-    return _Grid(activations, mask_size).upsampled(weights).sigmoid_()
+def project(activations, weights, mask_size, bias=None):
+    """Give the projections sigmoid(upsample(sum_c v_c A_c) + b), (n, H, W)."""
+    logits = _Grid(activations, mask_size).upsampled(weights)
+    if bias is not None:
+        logits += bias[:, None, None]
+    return logits.sigmoid_()
 
 
 def _pixel_slopes(objective, projections, held):

@@ -186,16 +186,12 @@ def _look(problem, room, k, map_):
     width, wide = problem.widening.n_columns, room.wide
     n_lines, n_columns, stride = problem.n_lines, problem.n_columns, problem.stride
     at = k * problem.n_mask_lines * width
-    _resample_lines(
-        room.records, map_, n_columns, n_lines, problem.widening, wide, 0, width
-    )
+    _resample_lines(room.records, map_, n_columns, n_lines, problem.widening, wide, 0, width)
     shared = area = _ZERO
     if problem.kind != LOGISTIC:
         shared, area = _overlap(wide, room.targets, at, problem.lines, width)
     factors, loss = _factors(problem.kind, shared, area, room.numbers, k * N_NUMBERS)
-    _pull_back(
-        problem.kind, wide, room.targets, at, factors, problem.lines, width, room.wide_slope
-    )
+    _pull_back(problem.kind, wide, room.targets, at, factors, problem.lines, width, room.wide_slope)
     _resample_lines(
         room.wide_slope, 0, width, n_lines, problem.narrowing, room.slopes, k * stride, n_columns
     )
@@ -204,7 +200,7 @@ def _look(problem, room, k, map_):
 
 @jit
 def _next_step(t, trial, low, low_slope, high):
-    """Give a step beyond ``low``, and before ``high`` if there is one; t has the slope ``trial``."""
+    """Give a step beyond ``low`` and, if there is one, before ``high``."""
     if high == np.inf:
         return _FARTHER * t
     share = _HALF

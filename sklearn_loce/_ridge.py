@@ -22,9 +22,13 @@ import numpy as np
 
 LOGISTIC, JACCARD, DICE = 0, 1, 2
 KINDS = {"logistic": LOGISTIC, "jaccard": JACCARD, "dice": DICE}
+# A loss that is at most 1 is worth less of a vector than one without bound.
+DEFAULT_ALPHA = {"logistic": 0.1, "jaccard": 1e-3, "dice": 1e-3}
+DEFAULT_MAX_ITER = 500
 
-# What follows a vector, once it is solved: bias, number of iterations, relative gradient norm.
-N_FACTS = 3
+# What follows a vector, once it is solved: the norm relative as ``tol`` is.
+FACTS = ("bias", "n_iter", "gradient_norm")
+N_FACTS = len(FACTS)
 
 # Pairs of steps and gradient differences that L-BFGS remembers.
 MEMORY = 8
@@ -55,6 +59,9 @@ class RidgeSettings:
     alpha: float
     tol: float
     max_iter: int
+
+    n_facts = N_FACTS
+    advice = "bring the activations to a smaller scale"
 
     @property
     def kind(self):
