@@ -18,6 +18,7 @@ from ._lbfgs_steps import (
     Problem,
     Room,
     minimise_walk,
+    root_mean_square,
     scale_grid,
 )
 from ._ridge import N_FACTS, balance
@@ -102,7 +103,7 @@ def solve_ridge_on_cpu(activations, targets, start, settings, n_threads=None):
     def solve(walks):
         memory = _Room()
         for rows in walks:
-            grid = np.ascontiguousarray(_shrunk(activations[rows[0]], targets.shape[1:]))
+            grid = np.ascontiguousarray(activations[rows[0]])
             _solve_walk(grid, targets, rows, start, settings, memory, solved)
 
     share_out(solve, _walks(activations, n_threads), n_threads)
@@ -110,10 +111,12 @@ def solve_ridge_on_cpu(activations, targets, start, settings, n_threads=None):
 
 
 def _solve_walk(grid, targets, rows, start, settings, memory, solved):
+    root = root_mean_square(grid)
+    grid = np.ascontiguousarray(_shrunk(grid, targets.shape[1:]))
     problem = _problem(grid, targets.shape[1:], settings)
     room = Room(*memory.take(_sizes(problem, len(rows))))
     _lay_out(room, problem, targets[rows], len(grid), settings)
-    root, means = scale_grid(grid, problem.n_pixels, room.channels)
+    means = scale_grid(grid, root, problem.n_pixels, room.channels)
     scaled = np.append(start * root, means @ (start * root)).astype(np.float32)
     minimise_walk(problem, room, scaled, rows, solved)
     vectors = solved[rows, :-N_FACTS].astype(np.float64)

@@ -29,6 +29,8 @@ _ZERO, _ONE, _TWO, _HALF = _F(0), _F(1), _F(2), _F(0.5)
 _SHORT, _LONG, _RISE = _F(SHORT), _F(LONG), _F(RISE)
 _LEAST, _MOST, _FARTHER = _F(0.1), _F(0.9), _F(4)
 
+_BLOCK = 4096  # numbers whose squares are summed as float32
+
 # Records of a row: where it stands, its gradient, its direction, a trial; then the pairs of L-BFGS,
 # a step and the gradient's change by it.
 _POINT, _GRADIENT, _DIRECTION, _TRIAL, _PAIRS = 0, 1, 2, 3, 4
@@ -407,31 +409,37 @@ def _unfinished(problem, room, active):
 
 
 @jit
-def scale_grid(grid, n_pixels, channels):
-    """Write a grid, centred and divided by the root of its mean squared norm, and a line of ones.
+def root_mean_square(grid):
+    """Give the root of the mean over cells of the squared norm of their activations; 1 for 0."""
+    flat, squares = grid.ravel(), 0.0
+    for start in range(0, len(flat), _BLOCK):
+        stop = min(start + _BLOCK, len(flat))
+        products, whole = splat(_ZERO), stop - (stop - start) % LANES
+        for i in range(start, whole, LANES):
+            products = fma(load(flat, i), load(flat, i), products)
+        squares += total(products)
+        for i in range(whole, stop):
+            squares += flat[i] * flat[i]
+    return np.sqrt(squares / grid[0].size) if squares > 0 else 1.0
 
-    Channels are padded to ``n_pixels``. The root and the means of the channels after division by
-    it are returned.
+
+@jit
+def scale_grid(grid, root, n_pixels, channels):
+    """Write a grid, divided by a root and centred, and a channel of ones; give its means.
+
+    Channels are padded to ``n_pixels``.
     """
     n_channels, n_cells = len(grid), grid[0].size
     channels[:] = 0
-    sums, squares = np.empty(n_channels, _F), 0.0
-    for c in range(n_channels):
-        at = c * n_pixels
-        channels[at : at + n_cells] = grid[c].ravel()
-        line = norm = splat(_ZERO)
-        for i in range(at, at + n_pixels, LANES):
-            line = line + load(channels, i)
-            norm = fma(load(channels, i), load(channels, i), norm)
-        sums[c] = total(line) / n_cells
-        squares += total(norm)
-    root = np.sqrt(squares / n_cells)
-    root = root if root > 0 else 1.0
     inverse, means = _F(1 / root), np.empty(n_channels, _F)
     for c in range(n_channels):
         at = c * n_pixels
-        means[c] = sums[c] * inverse
+        channels[at : at + n_cells] = grid[c].ravel()
+        sums = splat(_ZERO)
+        for i in range(at, at + n_pixels, LANES):
+            sums = sums + load(channels, i)
+        means[c] = total(sums) / n_cells * inverse
         for i in range(at, at + n_cells):
             channels[i] = channels[i] * inverse - means[c]
     channels[n_channels * n_pixels : n_channels * n_pixels + n_cells] = 1
-    return root, means
+    return means
