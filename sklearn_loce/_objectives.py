@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from ._ridge import DEFAULT_ALPHA, DEFAULT_MAX_ITER, KINDS, RidgeSettings
+from ._ridge import DEFAULT_MAX_ITER, KINDS, RidgeSettings
 
 
 @dataclass(frozen=True)
@@ -109,7 +109,6 @@ def make_settings(objective, solver, *, learning_rate, max_iter, alpha, tol):
         )
     if objective in OBJECTIVES:
         return Settings(OBJECTIVES[objective], learning_rate, 50 if max_iter is None else max_iter)
-    alpha = DEFAULT_ALPHA[objective] if alpha is None else alpha
     return RidgeSettings(objective, alpha, tol, max_iter or DEFAULT_MAX_ITER)
 
 

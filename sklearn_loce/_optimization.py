@@ -143,7 +143,7 @@ def _as_array(mask, i):
         "solver": [StrOptions(set(SOLVERS))],
         "learning_rate": [Interval(Real, 0, None, closed="neither")],
         "max_iter": [Interval(Integral, 1, None, closed="left"), None],
-        "alpha": [Interval(Real, 0, None, closed="neither"), None],
+        "alpha": [Interval(Real, 0, None, closed="neither")],
         "tol": [Interval(Real, 0, None, closed="neither")],
         "init": [StrOptions(set(INITS))],
         "mask_size": [tuple, list],
@@ -161,7 +161,7 @@ def optimize_loces(
     solver="auto",
     learning_rate=0.1,
     max_iter=None,
-    alpha=None,
+    alpha=1e-3,
     tol=1e-4,
     init="zeros",
     mask_size=(100, 100),
@@ -196,13 +196,14 @@ def optimize_loces(
     max_iter : int, default=None
         Number of steps of AdamW, all of which are taken, or the most iterations of L-BFGS. ``None``
         means 50 and 500.
-    alpha : float, default=None
-        Strength of the ridge. One value means the same for all layers and scales of activations.
-        ``None`` means 0.1 for "logistic", and 0.001 for "jaccard" and "dice", whose losses are at
-        most 1; much stronger, theirs is cheapest where nothing is drawn.
+    alpha : float, default=1e-3
+        Strength of the ridge of the last three. One value means the same for all layers and scales
+        of activations. With "jaccard" and "dice", whose losses are at most 1, a ridge of 0.1 is too
+        dear for anything to be drawn.
     tol : float, default=1e-4
         L-BFGS ends where the gradient's norm falls to this share of that at the vector zero, or
-        for "jaccard" and "dice" of the largest on the way.
+        for "jaccard" and "dice" of the largest on the way. A logistic LoCE is then known to about
+        ``tol / (4 * alpha)`` of its length at worst.
     init : {"zeros", "ones", "uniform", "normal"}, default="zeros"
         Start of the optimisation. "uniform" on [0, 1) and "normal" are drawn once and shared by
         all samples.
@@ -310,7 +311,7 @@ def optimize_loces(
         return solved
     embeddings = solved[:, :-N_FACTS]
     info = Bunch(**dict(zip(FACTS, solved[:, -N_FACTS:].T, strict=True)))
-    warn_unconverged(info.gradient_norm[:, None].cpu().numpy(), settings, stacklevel=3)
+    warn_unconverged(info.gradient_norm[:, None].cpu().numpy(), settings, stacklevel=4)
     return (embeddings, info) if return_info else embeddings
 
 

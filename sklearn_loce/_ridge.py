@@ -22,8 +22,6 @@ import numpy as np
 
 LOGISTIC, JACCARD, DICE = 0, 1, 2
 KINDS = {"logistic": LOGISTIC, "jaccard": JACCARD, "dice": DICE}
-# A loss that is at most 1 is worth less of a vector than one without bound.
-DEFAULT_ALPHA = {"logistic": 0.1, "jaccard": 1e-3, "dice": 1e-3}
 DEFAULT_MAX_ITER = 500
 
 # What follows a vector, once it is solved: the norm relative as ``tol`` is.

@@ -55,9 +55,9 @@ class LoCETransformer(TransformerMixin, ProjectingEmbedder):
         Of AdamW.
     max_iter : int, default=None
         Number of AdamW's steps, or the most iterations of L-BFGS; ``None`` means 50 and 500.
-    alpha : float, default=None
-        Strength of the ridge of "logistic", "jaccard" and "dice", the same for all layers and
-        scales of activations; ``None`` means 0.1, 0.001 and 0.001.
+    alpha : float, default=1e-3
+        Strength of the ridge of "logistic", "jaccard" and "dice"; one value means the same for all
+        layers and scales of activations. More draws masks less sharply.
     tol : float, default=1e-4
         Where L-BFGS ends; see :func:`optimize_loces`. A ``ConvergenceWarning`` tells how many rows
         did not get there.
@@ -165,7 +165,7 @@ class LoCETransformer(TransformerMixin, ProjectingEmbedder):
         "solver": [StrOptions(set(SOLVERS))],
         "learning_rate": [Interval(Real, 0, None, closed="neither")],
         "max_iter": [Interval(Integral, 1, None, closed="left"), None],
-        "alpha": [Interval(Real, 0, None, closed="neither"), None],
+        "alpha": [Interval(Real, 0, None, closed="neither")],
         "tol": [Interval(Real, 0, None, closed="neither")],
         "append_bias": ["boolean"],
         "standardize": ["boolean"],
@@ -193,7 +193,7 @@ class LoCETransformer(TransformerMixin, ProjectingEmbedder):
         solver="auto",
         learning_rate=0.1,
         max_iter=None,
-        alpha=None,
+        alpha=1e-3,
         tol=1e-4,
         append_bias=False,
         standardize=False,

@@ -31,7 +31,7 @@ def _planted(n_samples, n_channels, height, width, seed=0):
 
 
 def _settings(objective, **how):
-    defaults = {"learning_rate": 0.1, "max_iter": None, "alpha": None, "tol": 1e-4}
+    defaults = {"learning_rate": 0.1, "max_iter": None, "alpha": 1e-3, "tol": 1e-4}
     return make_settings(objective, "auto", **(defaults | how))
 
 
