@@ -8,20 +8,9 @@ import numpy as np
 import torch
 
 from ._adamw_cpu import _geometry, _padded, _Room, _shrunk, _walks
-from ._lbfgs_steps import (
-    AREA,
-    BACKGROUND,
-    CONCEPT,
-    N_NUMBERS,
-    N_RECORDS,
-    PADDING,
-    Problem,
-    Room,
-    minimise_walk,
-    root_mean_square,
-    scale_grid,
-)
+from ._lbfgs_steps import N_NUMBERS, N_RECORDS, minimise_walk, root_mean_square, scale_grid
 from ._ridge import N_FACTS, balance
+from ._ridge_steps import AREA, BACKGROUND, CONCEPT, PADDING, Problem, Room
 from ._simd import LANES
 from ._threads import share_out
 

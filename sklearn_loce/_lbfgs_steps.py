@@ -10,22 +10,16 @@ A row sees the same operations in the same order whoever shares its walk. Arrays
 and pixels padded by zeros to whole vectors, as in ``_adamw_steps``.
 """
 
-from typing import NamedTuple
-
 import numpy as np
 
-from ._adamw_steps import (
-    _add_channels,
-    _exp_minus_abs,
-    _resample_lines,
-    _take_gradients,
-)
+from ._adamw_steps import _add_channels, _take_gradients
 from ._jit import jit
-from ._ridge import JACCARD, LOGISTIC, LONG, MAX_TRIALS, MEMORY, RISE, SHORT
-from ._simd import LANES, fma, load, splat, store, total, where_positive
+from ._ridge import LOGISTIC, LONG, MAX_TRIALS, MEMORY, RISE, SHORT
+from ._ridge_steps import N_CONSTANTS, look
+from ._simd import LANES, fma, load, splat, store, total
 
 _F = np.float32
-_ZERO, _ONE, _TWO, _HALF = _F(0), _F(1), _F(2), _F(0.5)
+_ZERO, _ONE, _HALF = _F(0), _F(1), _F(0.5)
 _SHORT, _LONG, _RISE = _F(SHORT), _F(LONG), _F(RISE)
 _LEAST, _MOST, _FARTHER = _F(0.1), _F(0.9), _F(4)
 
@@ -35,43 +29,12 @@ _BLOCK = 4096  # numbers whose squares are summed as float32
 # a step and the gradient's change by it.
 _POINT, _GRADIENT, _DIRECTION, _TRIAL, _PAIRS = 0, 1, 2, 3, 4
 N_RECORDS = _PAIRS + 2 * MEMORY
-# Numbers of a row: its objective's constants, which ``_lbfgs_cpu`` fills in; its loss without the
-# ridge; pairs stored, scale of the inverse Hessian, iterations, norm of the gradient now and at
-# zero; and of each pair the inverse product, and its share in the direction.
-CONCEPT, BACKGROUND, AREA, PADDING = 0, 1, 2, 3
-_LOSS, _STORED, _SCALE, _N_ITER, _NORM, _UNIT, _INVERSES = 4, 5, 6, 7, 8, 9, 10
+# Numbers of a row, after its objective's constants: its loss without the ridge; pairs stored, scale
+# of the inverse Hessian, iterations, norm of the gradient now and the one it counts by; and of each
+# pair the inverse product, and its share in the direction.
+_LOSS, _STORED, _SCALE, _N_ITER, _NORM, _UNIT, _INVERSES = range(N_CONSTANTS, N_CONSTANTS + 7)
 _SHARES = _INVERSES + MEMORY
 N_NUMBERS = _SHARES + MEMORY
-
-
-class Problem(NamedTuple):
-    """What the rows of a walk have in common."""
-
-    kind: int
-    tol: np.float32
-    max_iter: int
-    n_channels: int
-    n_pixels: int
-    stride: int
-    n_lines: int
-    n_columns: int
-    n_mask_lines: int
-    lines: tuple
-    widening: tuple
-    narrowing: tuple
-
-
-class Room(NamedTuple):
-    """Where a walk takes place; all flat, and per row one after the other."""
-
-    channels: np.ndarray
-    ridge: np.ndarray
-    targets: np.ndarray
-    wide: np.ndarray
-    wide_slope: np.ndarray
-    slopes: np.ndarray
-    records: np.ndarray
-    numbers: np.ndarray
 
 
 @jit
@@ -117,90 +80,6 @@ def _scale(factor, records, at, to, size):
 
 
 @jit
-def _projection(x):
-    e = _exp_minus_abs(x)
-    return where_positive(x, splat(_ONE), e) / (e + splat(_ONE))
-
-
-@jit
-def _overlap(wide, targets, at, lines, width):
-    """Sum projections, and projections inside the mask, over all pixels."""
-    starts, share = lines
-    area = shared = splat(_ZERO)
-    for i in range(len(starts) - 1):
-        for j in range(i * width, (i + 1) * width, LANES):
-            upper = load(wide, j)
-            step = load(wide, j + width) - upper
-            for r in range(starts[i], starts[i + 1]):
-                p = _projection(fma(splat(share[r]), step, upper))
-                area = area + p
-                shared = fma(load(targets, at + r * width + j - i * width), p, shared)
-    return total(shared), total(area)
-
-
-@jit
-def _pull_back(kind, wide, targets, at, factors, lines, width, out):
-    """Take dL/d(widened grid); each of its lines lies above ``starts`` mask lines.
-
-    A pixel's slope is, for the logistic loss, P (first t + second (1 - t)) - first t, and else
-    P (1 - P) (first t + second).
-    """
-    starts, share = lines
-    first, second = splat(factors[0]), splat(factors[1])
-    for j in range(0, width, LANES):
-        store(out, j, splat(_ZERO))
-    for i in range(len(starts) - 1):
-        for j in range(i * width, (i + 1) * width, LANES):
-            upper = load(wide, j)
-            step = load(wide, j + width) - upper
-            above, below = load(out, j), splat(_ZERO)
-            for r in range(starts[i], starts[i + 1]):
-                f = splat(share[r])
-                p = _projection(fma(f, step, upper))
-                t = load(targets, at + r * width + j - i * width)
-                if kind == LOGISTIC:
-                    concept = first * t
-                    slope = p * fma(splat(_ZERO) - second, t, concept + second) - concept
-                else:
-                    slope = fma(first, t, second) * (p - p * p)
-                below = fma(f, slope, below)
-                above = above + fma(splat(_ZERO) - f, slope, slope)
-            store(out, j, above)
-            store(out, j + width, below)
-
-
-@jit
-def _factors(kind, shared, area, numbers, n):
-    """Give the two factors of ``_pull_back``, and the loss where it is not convex."""
-    if kind == LOGISTIC:
-        return (numbers[n + CONCEPT], numbers[n + BACKGROUND]), _ZERO
-    whole = numbers[n + AREA] + (area - numbers[n + PADDING])
-    if kind == JACCARD:
-        whole -= shared
-        square = whole * whole
-        return (-(whole + shared) / square, shared / square), _ONE - shared / whole
-    return (-_TWO / whole, _TWO * shared / (whole * whole)), _ONE - _TWO * shared / whole
-
-
-@jit
-def _look(problem, room, k, map_):
-    """Bring the slopes by a map of a row to the layer's resolution; give the loss."""
-    width, wide = problem.widening.n_columns, room.wide
-    n_lines, n_columns, stride = problem.n_lines, problem.n_columns, problem.stride
-    at = k * problem.n_mask_lines * width
-    _resample_lines(room.records, map_, n_columns, n_lines, problem.widening, wide, 0, width)
-    shared = area = _ZERO
-    if problem.kind != LOGISTIC:
-        shared, area = _overlap(wide, room.targets, at, problem.lines, width)
-    factors, loss = _factors(problem.kind, shared, area, room.numbers, k * N_NUMBERS)
-    _pull_back(problem.kind, wide, room.targets, at, factors, problem.lines, width, room.wide_slope)
-    _resample_lines(
-        room.wide_slope, 0, width, n_lines, problem.narrowing, room.slopes, k * stride, n_columns
-    )
-    return loss
-
-
-@jit
 def _next_step(t, trial, low, low_slope, high):
     """Give a step beyond ``low`` and, if there is one, before ``high``."""
     if high == np.inf:
@@ -227,7 +106,7 @@ def _search(problem, room, k):
         return _ZERO
     for _ in range(MAX_TRIALS):
         _combine(records, point + n_channels, t, map_, trial, problem.stride)
-        loss = _look(problem, room, k, trial)
+        loss = look(problem, room, k, trial, k * N_NUMBERS)
         slope = linear + t * square + _dot(room.slopes, at, records, map_, problem.n_pixels)
         rise = loss - before + t * (linear + _HALF * t * square)
         if slope > -_LONG * start or (problem.kind != LOGISTIC and rise > _RISE):
@@ -347,7 +226,7 @@ def _start(problem, room, start, n_rows):
     for again in range(2):
         for k in range(n_rows):
             point, n = (k * N_RECORDS + _POINT) * length, k * N_NUMBERS
-            room.numbers[n + _LOSS] = _look(problem, room, k, point + n_channels)
+            room.numbers[n + _LOSS] = look(problem, room, k, point + n_channels, n)
         _take_all_gradients(problem, room, everyone)
         for k in range(n_rows):
             n = k * N_NUMBERS

@@ -116,6 +116,13 @@ def _check_targets(targets):
         )
 
 
+def _check_has_info(objective):
+    if objective not in KINDS:
+        raise ValueError(
+            f"return_info=True needs an objective with a bias, {sorted(KINDS)}, got {objective!r}."
+        )
+
+
 def _as_arrays(masks, n_samples):
     if len(masks) != n_samples:
         raise ValueError(f"Got {n_samples} activations but {len(masks)} masks.")
@@ -291,10 +298,8 @@ def optimize_loces(
     settings = make_settings(
         objective, solver, learning_rate=learning_rate, max_iter=max_iter, alpha=alpha, tol=tol
     )
-    if return_info and not settings.n_facts:
-        raise ValueError(
-            f"return_info=True needs an objective with a bias, {sorted(KINDS)}, got {objective!r}."
-        )
+    if return_info:
+        _check_has_info(objective)
     _check_activations(activations)
     check_mask_size(mask_size)
     arrays = _as_arrays(masks, len(activations))
@@ -309,10 +314,9 @@ def optimize_loces(
     solved = solved.to(activations.device)
     if not settings.n_facts:
         return solved
-    embeddings = solved[:, :-N_FACTS]
     info = Bunch(**dict(zip(FACTS, solved[:, -N_FACTS:].T, strict=True)))
     warn_unconverged(info.gradient_norm[:, None].cpu().numpy(), settings, stacklevel=4)
-    return (embeddings, info) if return_info else embeddings
+    return (solved[:, :-N_FACTS], info) if return_info else solved[:, :-N_FACTS]
 
 
 def project_loces(activations, embeddings, mask_size=(100, 100), *, bias=None):

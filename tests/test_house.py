@@ -42,6 +42,7 @@ TORCH_FLOOR = (
     "_processors",
     "_projecting",
     "_ridge",
+    "_ridge_steps",
     "_row_store",
     "_rows_file",
     "_rows_query",
