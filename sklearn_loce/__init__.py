@@ -12,6 +12,7 @@ __version__ = "0.1.0.dev0"
 _HOMES = {
     "ActivationExtractor": "_activations",
     "LoCETransformer": "_transformer",
+    "MaskedMeanTransformer": "_mean_transformer",
     "RowStore": "_row_store",
     "TorchModel": "_model",
     "list_layers": "_activations",

@@ -43,10 +43,13 @@ class _Grid:
         return torch.bmm(grid, self.channels.mT)
 
 
-def project(activations, weights, mask_size):
-    """Give the projections sigmoid(upsample(sum_c v_c A_c)), (n, H, W)."""
+def project(activations, weights, mask_size, bias=None):
+    """Give the projections sigmoid(upsample(sum_c v_c A_c) + b), (n, H, W)."""
     grid = _Grid(activations, *_matrices(activations, mask_size))
-    return grid.upsampled(weights.unsqueeze(1)).sigmoid_().squeeze(1)
+    logits = grid.upsampled(weights.unsqueeze(1)).squeeze(1)
+    if bias is not None:
+        logits += bias[:, None, None]
+    return logits.sigmoid_()
 
 
 def _pixel_slopes(objective, projections, held):

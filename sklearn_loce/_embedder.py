@@ -5,31 +5,42 @@ from numbers import Integral
 
 import numpy as np
 from sklearn.base import BaseEstimator, _fit_context
+from sklearn.preprocessing import StandardScaler
 from sklearn.utils import check_random_state
-from sklearn.utils.validation import check_array
+from sklearn.utils.validation import check_array, check_is_fitted
 
 from ._activations import ActivationExtractor
-from ._embedding import Recipe, Worker
+from ._embedding import Job, Recipe, Worker
 from ._fingerprint import digest
-from ._masks import check_mask_size
-from ._optimization import OBJECTIVES, Settings, initial_vector
+from ._optimization import warn_unconverged
 from ._preprocessing import make_transform, make_view
 from ._run import Run, identify, noting_pass, settle_failures
 from ._samples import as_samples, check_rows, group_by_image, read_rows
-from ._stream import Preview, pass_network
+from ._stream import Failure, Preview, pass_network
 from .exceptions import LayoutError
 
 _TRIES = 20  # images, where all fail
 
 
 class RowEmbedder(BaseEstimator):
-    """Looks layers up and runs over tables, for an estimator with LoCETransformer's parameters."""
+    """Looks layers up and runs over tables, for an estimator on a network's layers.
+
+    What makes vectors of activations and masks is told by ``_method``, those fields of a Recipe;
+    ``_method_facts``, what belongs to the keys of vectors for it; ``_check_method``, which raises
+    where parameters don't go together; and ``_draw_starts``.
+    """
+
+    def _check_method(self):
+        pass
+
+    def _draw_starts(self, seed):
+        pass
 
     @_fit_context(prefer_skip_nested_validation=True)
     def _look_up_layers(self, X):
         """Learn names and channels of the layers; give the Preview that this took, and Identity."""
         samples = as_samples(X)
-        check_mask_size(self.mask_size)
+        self._check_method()
         extract = ActivationExtractor(
             self.model, self.layer, reshape_transform=self.reshape_transform, device=self.device
         )
@@ -48,7 +59,8 @@ class RowEmbedder(BaseEstimator):
         self._n_calls, self._readings = extract.n_calls, extract.readings
         is_fixed = isinstance(self.random_state, Integral)
         seed = self.random_state if is_fixed else self._seed  # the same for all layers
-        self.inits_ = [initial_vector(self.init, n, seed) for n in known]
+        self._draw_starts(seed)
+        self._learn_scales(samples, preview, identity)
         return preview, identity
 
     def _look(self, samples, extract, *, needs_pass):
@@ -91,51 +103,80 @@ class RowEmbedder(BaseEstimator):
 
     def _contexts(self, identity):
         """Give what the vectors of each layer depend on."""
-        shared = {
-            "objective": self.objective,
-            "solver": self.solver,
-            "learning_rate": float(self.learning_rate),
-            "max_iter": int(self.max_iter),
-            "mask_size": [int(n) for n in self.mask_size],
-            "mask_resize": self.mask_resize,
-            "seed": self._keyed_seed(),
-        }
-        return [
-            identity.context(layer, shared | {"init": digest(start).hex()})
-            for layer, start in zip(self.layers_, self.inits_, strict=True)
-        ]
+        shared = self._method_facts() | {"seed": self._keyed_seed()}
+        facts = [dict(shared) for _ in self.layers_]
+        for k, start in enumerate(self._method().get("inits") or []):
+            facts[k]["init"] = digest(start).hex()
+        for k, scale in enumerate(self._scales() or []):
+            facts[k]["standardize"] = digest(list(scale)).hex()
+        layers = zip(self.layers_, facts, strict=True)
+        return [identity.context(layer, settings) for layer, settings in layers]
 
-    def _worker(self):
+    def _scales(self):
+        return list(zip(self.mean_, self.scale_, strict=True)) if self.standardize else None
+
+    def _worker(self, *, standardizes=True):
         """Give what works on rows with the parameters and the fit of now."""
+        method = {"inits": None, "mask_size": None, "mask_resize": None} | self._method()
         recipe = Recipe(
             layers=self.layers_,
             n_channels=self.n_channels_,
-            inits=self.inits_,
-            settings=Settings(OBJECTIVES[self.objective], self.learning_rate, self.max_iter),
+            scales=self._scales() if standardizes else None,
             preprocess=self.preprocess,
             reshape_transform=self.reshape_transform,
-            mask_size=tuple(self.mask_size),
-            mask_resize=self.mask_resize,
             on_empty=self.on_empty,
             batch_size=self.batch_size,
             device=self.device,
             seed=self._seed,
             n_calls=self._n_calls,
             readings=self._readings,
+            **method,
         )
         return Worker(self.model, recipe)
+
+    def _learn_scales(self, samples, preview, identity):
+        """Learn means and scales of channels over the cells of all images, each image once."""
+        self.mean_ = self.scale_ = None
+        if not self.standardize:
+            return
+        scalers = [StandardScaler() for _ in self.layers_]
+        first = [rows[:1] for rows in group_by_image(samples)]
+        nothing = np.empty((len(samples), 0), dtype=np.float32)
+        job = Job(
+            samples,
+            first,
+            nothing,
+            np.ones((len(samples), len(self.layers_)), dtype=bool),
+            preview=preview,
+            progress=bool(self.verbose),
+        )
+        failures = []
+        with noting_pass(identity, self.model):
+            for (item,) in self._worker(standardizes=False).stream(job):
+                if isinstance(item, Failure):
+                    failures.append(item)
+                    if not self._may_fail():
+                        break
+                    continue
+                for scaler, grid in zip(scalers, item.activations, strict=True):
+                    scaler.partial_fit(grid.detach().double().cpu().flatten(1).T.numpy())
+        if failures and (len(failures) == len(first) or not self._may_fail()):
+            failures[0].raise_failure()
+        self.mean_ = [scaler.mean_ for scaler in scalers]
+        self.scale_ = [scaler.scale_ for scaler in scalers]
 
     def _finish_over(self, samples, embeddings, finish):
         """Give what ``finish`` makes of each row with its vectors, given or optimised."""
         if embeddings is None:
             return self._run_over(samples, self._identify(), finish=finish).finished
-        embeddings = self._check_embeddings(embeddings, samples)
+        embeddings = self._completed(self._check_embeddings(embeddings, samples))
         return self._run_over(samples, None, embeddings=embeddings, finish=finish).finished
 
     def _run_over(self, samples, identity, **how):
         """Work on a table, and settle what failed as ``on_error`` wants it."""
+        worker = self._worker()
         run = Run(
-            self._worker(),
+            worker,
             identity,
             self._contexts(identity) if identity else [],
             n_jobs=self.n_jobs,
@@ -144,19 +185,70 @@ class RowEmbedder(BaseEstimator):
             keeps_random=self._keyed_seed() is not None,
         )
         result = run.over(samples, **how)
+        self._settle_facts(result, worker.recipe)
         if result.failures:
             settle_failures(samples, result, self.on_error)
         return result
 
+    def _settle_facts(self, result, recipe):
+        """Warn of what the solver says of vectors, and take it off them."""
+        settings = recipe.settings
+        if not settings.n_facts or not len(result.vectors):
+            return
+        parts = recipe.split(result.vectors)
+        norms = np.column_stack([part[:, -1] for part in parts])
+        warn_unconverged(norms, settings, stacklevel=5)
+        widths = zip(parts, self._widths_out(), strict=True)
+        result.vectors = np.hstack([part[:, :width] for part, width in widths])
+
+    def _widths_out(self):
+        """How many features each layer has."""
+        return [n + self._appends_bias() for n in self.n_channels_]
+
+    def _appends_bias(self):
+        return False
+
+    def _completed(self, embeddings):
+        """Put NaN where the solver's facts of given vectors would be."""
+        n_facts = self._method()["settings"].n_facts
+        parts = np.split(embeddings, np.cumsum(self._widths_out())[:-1], axis=1)
+        full = []
+        for part, n in zip(parts, self.n_channels_, strict=True):
+            missing = np.full((len(part), n + n_facts - part.shape[1]), np.nan, dtype=np.float32)
+            full += [part, missing]
+        return np.hstack(full)
+
     def _check_embeddings(self, embeddings, samples):
         embeddings = check_array(embeddings, dtype=np.float32, ensure_all_finite="allow-nan")
-        expected = (len(samples), sum(self.n_channels_))
+        expected = (len(samples), sum(self._widths_out()))
         if embeddings.shape != expected:
             raise ValueError(
                 f"embeddings must be of shape (n_samples, n_features) = {expected}, got "
                 f"{embeddings.shape}."
             )
         return embeddings
+
+    def get_feature_names_out(self, input_features=None):
+        """Name the components of a vector.
+
+        Parameters
+        ----------
+        input_features : None
+            Ignored; here for scikit-learn's API.
+
+        Returns
+        -------
+        ndarray of shape (n_features,), object
+            ``layer[channel]``, as in ``features.14[0]``, of standardised channels as of others;
+            where there is a bias among the features, ``layer[bias]`` after the layer's channels.
+        """
+        check_is_fitted(self)
+        names = [
+            f"{layer}[{channel}]"
+            for layer, n_channels in zip(self.layers_, self.n_channels_, strict=True)
+            for channel in [*range(n_channels), *["bias"] * self._appends_bias()]
+        ]
+        return np.array(names, dtype=object)
 
     def get_params(self, deep=True):
         """Get the parameters.

@@ -15,9 +15,10 @@ import torch
 
 from ._activations import ActivationExtractor
 from ._adamw_torch import Recorder
+from ._masked_mean import MaskedMean, masked_mean
 from ._masks import resize_masks
 from ._model import as_module, device_of
-from ._optimization import Settings, solve_rows
+from ._optimization import solve_rows
 from ._preprocessing import make_transform
 from ._stream import Failure, Preview, Row, RowStream
 
@@ -32,7 +33,10 @@ class Recipe:
     n_channels : list of int
     inits : list of ndarray of shape (n_channels,)
         Start of the optimisation for each layer.
-    settings : Settings
+    settings : Settings, RidgeSettings or MaskedMean
+        Of the objective; what a solver says of a vector follows it, as far as vectors are inside.
+    scales : list of tuple of ndarray, or None
+        Means and scales of each layer's channels, by which activations are standardised.
     preprocess, reshape_transform, mask_size, mask_resize, on_empty, batch_size, device
         As in LoCETransformer.
     seed : int
@@ -46,11 +50,12 @@ class Recipe:
     layers: list
     n_channels: list
     inits: list
-    settings: Settings
+    settings: object
+    scales: list | None
     preprocess: object
     reshape_transform: Callable | None
-    mask_size: tuple
-    mask_resize: str
+    mask_size: tuple | None
+    mask_resize: str | None
     on_empty: str
     batch_size: int | None
     device: object
@@ -59,9 +64,21 @@ class Recipe:
     readings: dict
 
     @property
+    def widths(self):
+        """How long each layer's part of a vector is."""
+        return [n + self.settings.n_facts for n in self.n_channels]
+
+    @property
     def ends(self):
         """Where each layer's part of a vector ends."""
-        return np.cumsum(self.n_channels)
+        return np.cumsum(self.widths)
+
+    @property
+    def why_empty(self):
+        """How a mask that has foreground can lose it."""
+        if self.mask_size is None:
+            return "lies where preprocess cuts the image off"
+        return f"loses its foreground at mask_size={self.mask_size}"
 
     def split(self, vectors):
         """Cut vectors (n_rows, n_features) into one array per layer."""
@@ -78,7 +95,7 @@ class Job:
     groups : list of ndarray of int
         Positions of the rows of each image.
     vectors : ndarray of shape (n_rows, n_features), float32
-        What is known already.
+        What is known already, with what the solver says of each.
     needed : ndarray of shape (n_rows, n_layers), bool
         What is to be optimised.
     finish : callable or None
@@ -219,6 +236,7 @@ class Worker:
             extract,
             make_transform(recipe.preprocess, self.model),
             n_channels=dict(zip(recipe.layers, recipe.n_channels, strict=True)),
+            scales=recipe.scales and dict(zip(recipe.layers, recipe.scales, strict=True)),
             seed=recipe.seed,
             relieve=relieve,
         )
@@ -297,9 +315,7 @@ class Worker:
         return outcomes
 
     def _finish(self, rows, job, size):
-        targets = self.targets(rows)
-        empty = ~(targets > 0).any((1, 2))
-        solved = self._solve(rows, targets, empty, job, size)
+        empty, solved = self._solve(rows, job, size)
         outcomes = []
         for row, is_empty, vectors in zip(rows, empty, solved, strict=True):
             failure = self._failure(row, vectors, is_empty)
@@ -314,20 +330,35 @@ class Worker:
         known = self.recipe.split(job.vectors[[row.position]])
         return [solved.get(k, vectors[0]) for k, vectors in enumerate(known)]
 
-    def _solve(self, rows, targets, empty, job, size):
-        """Give a dict of {number of the layer: vector} for each row."""
+    def _solve(self, rows, job, size):
+        """Say which rows are empty, and give {number of the layer: vector} for each row."""
+        if isinstance(self.recipe.settings, MaskedMean):
+            masks = [row.view_mask for row in rows]
+            empty = np.array([not mask.any() for mask in masks])
+
+            def embed(grids, asked, layer):
+                return [masked_mean(grid, masks[i]) for grid, i in zip(grids, asked, strict=True)]
+        else:
+            targets = self.targets(rows)
+            empty = ~(targets > 0).any((1, 2))
+
+            def embed(grids, asked, layer):
+                start, settings = self.recipe.inits[layer], self.recipe.settings
+                return size.solve(grids, targets[asked], start, settings, job.n_threads)
+
+        return empty, self._embed(rows, empty, job, embed)
+
+    def _embed(self, rows, empty, job, embed):
+        """Let ``embed`` do the rows that are not empty, layer by layer."""
         solved = [{} for _ in rows]
         for k, layer in enumerate(job.layers):
             asked = np.flatnonzero(job.needed[[row.position for row in rows], layer])
-            n_channels = self.recipe.n_channels[layer]
             for i in asked[empty[asked]]:
-                solved[i][layer] = np.full(n_channels, np.nan, dtype=np.float32)
+                solved[i][layer] = np.full(self.recipe.widths[layer], np.nan, dtype=np.float32)
             asked = asked[~empty[asked]]
             if len(asked):
                 grids = [rows[i].activations[k] for i in asked]
-                start, settings = self.recipe.inits[layer], self.recipe.settings
-                vectors = size.solve(grids, targets[asked], start, settings, job.n_threads)
-                for i, vector in zip(asked, vectors, strict=True):
+                for i, vector in zip(asked, embed(grids, asked, layer), strict=True):
                     solved[i][layer] = vector
         return solved
 
@@ -335,16 +366,11 @@ class Worker:
         if is_empty:
             if self.recipe.on_empty == "nan" or not vectors:
                 return None
-            size = self.recipe.mask_size
-            why = f"the mask of {row.name} loses its foreground at mask_size={size}"
+            why = f"the mask of {row.name} {self.recipe.why_empty}"
         elif all(np.isfinite(vector).all() for vector in vectors.values()):
             return None
         else:
-            why = (
-                f"the LoCE of {row.name} did not stay finite with learning_rate="
-                f"{self.recipe.settings.learning_rate}; lower it, or bring the activations to a "
-                "smaller scale"
-            )
+            why = f"the LoCE of {row.name} did not stay finite; {self.recipe.settings.advice}"
         return Failure(row.position, row.name, ValueError(why))
 
     def targets(self, rows):

@@ -4,10 +4,15 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from scipy.optimize import minimize_scalar
 
 from ._adamw_torch import project
+from ._bilinear import bilinear_matrix
+from ._lbfgs_torch import Pixels
 from ._masks import intersection_over_union, resize_masks
-from ._optimization import Objective, losses
+from ._objectives import losses
+
+_BEYOND = 10.0  # logits
 
 
 def project_row(row, grid, vector, mask_size):
@@ -17,7 +22,8 @@ def project_row(row, grid, vector, mask_size):
     ----------
     row : Row
     grid : Tensor of shape (n_channels, height, width)
-    vector : ndarray of shape (n_channels,)
+    vector : ndarray of shape (n_channels,) or (n_channels + 1,)
+        With its bias, if it has one.
     mask_size : tuple of int
 
     Returns
@@ -29,20 +35,89 @@ def project_row(row, grid, vector, mask_size):
 
 
 def _project(grid, vector, mask_size):
-    return project(grid[None], torch.from_numpy(vector[None]).to(grid), tuple(mask_size))
+    n_channels = len(grid)
+    weights = torch.from_numpy(vector[None]).to(grid)
+    bias = weights[:, n_channels] if len(vector) > n_channels else None
+    return project(grid[None], weights[:, :n_channels], tuple(mask_size), bias)
 
 
-def measure_row(row, grid, vector, target, objective):
+def _with_bias(grid, vector, target, settings):
+    """Give a vector with its bias; where that is NaN, with the best one for the mask.
+
+    Vectors of objectives without a bias, and those that stand for an empty mask, stay as they are.
+    """
+    n_channels = len(grid)
+    if not settings.n_facts or np.isnan(vector[:n_channels]).any():
+        return vector[:n_channels]
+    if np.isnan(vector[n_channels]):
+        return np.append(vector[:n_channels], best_bias(grid, vector, target, settings))
+    return vector[: n_channels + 1]
+
+
+def best_bias(grid, vector, target, settings):
+    """Find the bias with which a vector's loss is least.
+
+    Parameters
+    ----------
+    grid : Tensor of shape (n_channels, height, width)
+    vector : ndarray of shape (at least n_channels,)
+    target : ndarray of shape (1, n_rows, n_columns), float32
+    settings : RidgeSettings
+
+    Returns
+    -------
+    float32
+        0 for an empty mask, whose loss does not depend on it or sinks for ever.
+    """
+    if not target.any():
+        return np.float32(0)
+    pixels = Pixels(settings.kind, target, torch.float64, "cpu")
+    logits = _logits(grid, vector, target)
+
+    def loss(bias):
+        return pixels.losses(logits + bias).item()
+
+    # Where a threshold lies between the pixels' values, and a little beyond: Jaccard's and Dice's
+    # losses may have several minima, and the logistic one's is inside.
+    quantiles = np.quantile(logits.numpy(), np.linspace(0, 1, 33))
+    ends = [quantiles[0] - _BEYOND, quantiles[-1] + _BEYOND]
+    biases = -np.unique([*quantiles, *ends])[::-1]
+    best = int(np.argmin([loss(bias) for bias in biases]))
+    bounds = biases[max(best - 1, 0)], biases[min(best + 1, len(biases) - 1)]
+    found = minimize_scalar(loss, bounds=bounds, method="bounded", options={"xatol": 1e-6})
+    return np.float32(found.x)
+
+
+def _logits(grid, vector, target):
+    """Give the map at mask size without the bias, (1, n_pixels), in float64 on the CPU."""
+    grid = grid.double().cpu()
+    weights = torch.from_numpy(vector[: len(grid)].astype(np.float64))
+    drawn = torch.tensordot(weights, grid, dims=1)
+    rows, columns = (
+        bilinear_matrix(drawn.shape[i], target.shape[i + 1], torch.float64, "cpu") for i in (0, 1)
+    )
+    return (rows @ drawn @ columns.T).reshape(1, -1)
+
+
+def ridge_loss(grid, vector, target, settings):
+    """Give an objective's value with its ridge, for a vector with its bias."""
+    pixels = Pixels(settings.kind, target, torch.float64, "cpu")
+    loss = pixels.losses(_logits(grid, vector, target) + float(vector[len(grid)])).item()
+    scale = (grid.double() ** 2).sum().item() / grid[0].numel()
+    return loss + settings.alpha / 2 * scale * float((vector[: len(grid)].astype(float) ** 2).sum())
+
+
+def measure_row(row, grid, vector, target, settings):
     """Measure one vector on one row.
 
     Parameters
     ----------
     row : Row
     grid : Tensor of shape (n_channels, height, width)
-    vector : ndarray of shape (n_channels,)
+    vector : ndarray of shape (n_channels + settings.n_facts,)
     target : ndarray of shape (1, n_rows, n_columns), float32
         The mask at mask size.
-    objective : Objective
+    settings : Settings or RidgeSettings
 
     Returns
     -------
@@ -52,14 +127,21 @@ def measure_row(row, grid, vector, target, objective):
         At mask size; NaN likewise.
     foreground_cells : float
         Area of the mask in cells of the layer.
+    *facts : float
+        What the solver says of the vector, but for its bias.
     """
-    cells = row.view_mask.mean() * grid[0].numel()
-    if not row.mask.any() or np.isnan(vector).any():
-        return np.nan, np.nan, cells
+    cells, facts = row.view_mask.mean() * grid[0].numel(), vector[len(grid) + 1 :]
+    if not row.mask.any() or np.isnan(vector[: len(grid)]).any():
+        return np.nan, np.nan, cells, *facts
+    vector = _with_bias(grid, vector, target, settings)
     projection = _project(grid, vector, target.shape[1:])
-    loss = losses(projection.cpu(), target, torch.from_numpy(vector[None]), objective).item()
+    if settings.n_facts:
+        loss = ridge_loss(grid, vector, target, settings)
+    else:
+        embedding = torch.from_numpy(vector[None])
+        loss = losses(projection.cpu(), target, embedding, settings.objective).item()
     seen = row.view.to_original(projection)[0].cpu().numpy() > 0.5
-    return intersection_over_union(seen, row.mask), loss, cells
+    return intersection_over_union(seen, row.mask), loss, cells, *facts
 
 
 @dataclass(frozen=True)
@@ -68,20 +150,20 @@ class Measure:
 
     Parameters
     ----------
-    objective : Objective
+    settings : Settings or RidgeSettings
     mask_size : tuple of int
     mask_resize : str
     """
 
-    objective: Objective
+    settings: object
     mask_size: tuple
     mask_resize: str
 
     def __call__(self, row, vectors):
-        """Give IoU, loss and foreground cells, (n_layers, 3)."""
+        """Give IoU, loss, foreground cells and the solver's facts, a line per layer."""
         target = resize_masks([row.view_mask], self.mask_size, self.mask_resize)
         facts = [
-            measure_row(row, grid, vector, target, self.objective)
+            measure_row(row, grid, vector, target, self.settings)
             for grid, vector in zip(row.activations, vectors, strict=True)
         ]
         return np.array(facts)
@@ -98,14 +180,20 @@ class Draw:
     mask_size : tuple of int
     threshold : float or None
         ``None`` gives probabilities.
+    settings : Settings or RidgeSettings
+    mask_resize : str
     """
 
     layer: int
     mask_size: tuple
     threshold: float | None
+    settings: object
+    mask_resize: str
 
     def __call__(self, row, vectors):
         """Give the projection at image size, bool or float32."""
         grid, vector = row.activations[self.layer], vectors[self.layer]
+        target = resize_masks([row.view_mask], self.mask_size, self.mask_resize)
+        vector = _with_bias(grid, vector, target, self.settings)
         drawn = project_row(row, grid, vector, self.mask_size)
         return drawn if self.threshold is None else drawn > self.threshold

@@ -1,88 +1,48 @@
 """The optimisation of LoCEs, as pure functions on tensors."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
+import warnings
 from numbers import Integral, Real
 
 import numpy as np
 import torch
-from sklearn.utils import check_random_state
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.utils import Bunch, check_random_state
 from sklearn.utils._param_validation import Interval, StrOptions, validate_params
 
 from ._adamw_cpu import solve_on_cpu
 from ._adamw_torch import Recorder, project, solve_with_torch
+from ._lbfgs_cpu import solve_ridge_on_cpu
+from ._lbfgs_torch import solve_ridge_with_torch
 from ._masks import MASK_RESIZE, check_mask_size, resize_masks
+from ._objectives import ALL_OBJECTIVES, OBJECTIVES, SOLVERS, Settings, losses, make_settings
+from ._ridge import FACTS, KINDS, N_FACTS, RidgeSettings
+
+__all__ = [
+    "INITS",
+    "OBJECTIVES",
+    "Settings",
+    "all_finite",
+    "initial_vector",
+    "losses",
+    "optimize_loces",
+    "project_loces",
+    "solve_rows",
+    "warn_unconverged",
+]
 
 INITS = ("zeros", "ones", "uniform", "normal")
 
 
-@dataclass(frozen=True)
-class Objective:
-    """What a LoCE minimises: a sum over mask pixels, plus a penalty on the vector.
-
-    Parameters
-    ----------
-    slope : {"constant", "difference", "sign"}
-        dL/dP of one pixel is what is held of it, or its difference to that, or the sign of it.
-    slope_scale : float
-        Factor of the last two, to be divided by the number of pixels.
-    hold : callable
-        Targets (n, H, W) to what the slope needs of every pixel.
-    pixel_loss : callable
-        (projections, targets, held), each (n, H, W), to the loss of each pixel.
-    penalty : float
-        Factor of ``(||v||_1 + ||v||_2) / n_channels``.
-    """
-
-    slope: str
-    slope_scale: float
-    hold: Callable
-    pixel_loss: Callable
-    penalty: float
-
-
-def _balanced_weight(target):
-    """Give dL/dP of Net2Vec's pseudo-BCE, which does not depend on P.
-
-    With a the background's share it is (1 - a) (1 - t) - a t, and that is (1 - a) - t.
-    """
-    return (target > 0).mean((1, 2), dtype=np.float64, keepdims=True) - target
-
-
-def _pseudo_bce(projection, target, held):
-    background = 1 - (target > 0).double().mean((1, 2), keepdim=True)
-    return held * projection - (1 - background) * (1 - target)
-
-
-def _squared_error(projection, target, held):
-    return (projection - held) ** 2 / target[0].numel()
-
-
-def _absolute_error(projection, target, held):
-    return (projection - held).abs() / target[0].numel()
-
-
-def _unchanged(target):
-    return target
-
-
-OBJECTIVES = {
-    "net2vec": Objective("constant", 1.0, _balanced_weight, _pseudo_bce, penalty=0.0),
-    "mse": Objective("difference", 2.0, _unchanged, _squared_error, penalty=1.0),
-    "mae": Objective("sign", 1.0, _unchanged, _absolute_error, penalty=1.0),
-}
-
-
-@dataclass(frozen=True)
-class Settings:
-    """What the solver needs to know: the objective and AdamW's constants."""
-
-    objective: Objective
-    learning_rate: float
-    max_iter: int
-    betas: tuple = (0.9, 0.999)
-    weight_decay: float = 0.01
-    eps: float = 1e-8
+def warn_unconverged(norms, settings, *, stacklevel):
+    """Warn of rows whose gradient is still larger than asked for, (n_rows, n_layers)."""
+    n_rows = np.count_nonzero((norms > settings.tol).any(1))
+    if n_rows:
+        warnings.warn(
+            f"{n_rows} of {len(norms)} rows did not converge to tol={settings.tol} in "
+            f"max_iter={settings.max_iter} iterations. Raise max_iter, alpha or tol.",
+            ConvergenceWarning,
+            stacklevel=stacklevel,
+        )
 
 
 def initial_vector(init, n_channels, random_state):
@@ -114,7 +74,7 @@ def solve_rows(activations, targets, start, settings, *, n_threads=None, recorde
         One per row, all of one dtype and on one device; rows of one image may share theirs.
     targets : ndarray of shape (n_rows, H, W), float32
     start : ndarray of shape (n_channels,)
-    settings : Settings
+    settings : Settings or RidgeSettings
     n_threads : int, default=None
         Of the solver for the CPU; ``None`` means as many as torch has. The result is the same.
     recorder : Recorder, default=None
@@ -122,25 +82,19 @@ def solve_rows(activations, targets, start, settings, *, n_threads=None, recorde
 
     Returns
     -------
-    Tensor of shape (n_rows, n_channels)
+    Tensor of shape (n_rows, n_channels + settings.n_facts)
         In the activations' dtype, on the CPU.
     """
-    images = _images(activations)
+    has_ridge = isinstance(settings, RidgeSettings)
     if activations[0].device.type == "cpu" and activations[0].dtype == torch.float32:
         arrays = [sample.detach().numpy() for sample in activations]
-        return torch.from_numpy(solve_on_cpu(arrays, images, targets, start, settings, n_threads))
-    recorder = recorder or Recorder()
+        solve = solve_ridge_on_cpu if has_ridge else solve_on_cpu
+        images = _images(activations)
+        return torch.from_numpy(solve(arrays, images, targets, start, settings, n_threads))
+    if has_ridge:
+        return solve_ridge_with_torch(activations, targets, start, settings)
+    recorder, images = recorder or Recorder(), _images(activations)
     return solve_with_torch(activations, images, targets, start, settings, recorder)
-
-
-def losses(projections, targets, embeddings, objective):
-    """Give the loss of each row, as a float64 tensor of shape (n_rows,)."""
-    targets, projections = torch.from_numpy(targets).double(), projections.double()
-    held = torch.from_numpy(objective.hold(targets.numpy()))
-    loss = objective.pixel_loss(projections, targets, held).sum((1, 2))
-    embeddings = embeddings.double()
-    norms = embeddings.abs().sum(1) + embeddings.norm(dim=1)
-    return loss + objective.penalty * norms / embeddings.shape[1]
 
 
 def all_finite(tensor):
@@ -175,6 +129,13 @@ def _check_targets(targets):
         )
 
 
+def _check_has_info(objective):
+    if objective not in KINDS:
+        raise ValueError(
+            f"return_info=True needs an objective with a bias, {sorted(KINDS)}, got {objective!r}."
+        )
+
+
 def _as_arrays(masks, n_samples):
     if len(masks) != n_samples:
         raise ValueError(f"Got {n_samples} activations but {len(masks)} masks.")
@@ -198,14 +159,17 @@ def _as_array(mask, i):
     {
         "activations": [torch.Tensor],
         "masks": ["array-like", torch.Tensor],
-        "objective": [StrOptions(set(OBJECTIVES))],
-        "solver": [StrOptions({"adamw"})],
+        "objective": [StrOptions(set(ALL_OBJECTIVES))],
+        "solver": [StrOptions(set(SOLVERS))],
         "learning_rate": [Interval(Real, 0, None, closed="neither")],
-        "max_iter": [Interval(Integral, 1, None, closed="left")],
+        "max_iter": [Interval(Integral, 1, None, closed="left"), None],
+        "alpha": [Interval(Real, 0, None, closed="neither")],
+        "tol": [Interval(Real, 0, None, closed="neither")],
         "init": [StrOptions(set(INITS))],
         "mask_size": [tuple, list],
         "mask_resize": [StrOptions(set(MASK_RESIZE))],
         "random_state": ["random_state"],
+        "return_info": ["boolean"],
     },
     prefer_skip_nested_validation=True,
 )
@@ -214,13 +178,16 @@ def optimize_loces(
     masks,
     *,
     objective="net2vec",
-    solver="adamw",
+    solver="auto",
     learning_rate=0.1,
-    max_iter=50,
+    max_iter=None,
+    alpha=1e-3,
+    tol=1e-4,
     init="zeros",
     mask_size=(100, 100),
     mask_resize="gaussian",
     random_state=None,
+    return_info=False,
 ):
     """Optimise one Local Concept Embedding per sample.
 
@@ -236,15 +203,27 @@ def optimize_loces(
         Activations of one layer. float16 and bfloat16 are computed in float32.
     masks : array-like or Tensor of shape (n_samples, mask_height, mask_width)
         Concept masks with values in [0, 1], at any size; a sequence may mix sizes.
-    objective : {"net2vec", "mse", "mae"}, default="net2vec"
+    objective : {"net2vec", "mse", "mae", "logistic", "jaccard", "dice"}, default="net2vec"
         "net2vec" is the paper's pseudo binary cross-entropy, balanced by the background's share;
         "mse" and "mae" are the mean squared and absolute error plus
-        ``(||v||_1 + ||v||_2) / n_channels``.
-    solver : {"adamw"}, default="adamw"
-        AdamW with betas (0.9, 0.999), epsilon 1e-8 and weight decay 0.01.
+        ``(||v||_1 + ||v||_2) / n_channels``. The other three have a bias and a ridge, see Notes.
+    solver : {"auto", "adamw", "lbfgs"}, default="auto"
+        "adamw" for the first three: AdamW with betas (0.9, 0.999), epsilon 1e-8 and weight decay
+        0.01, which stops where its steps end. "lbfgs" for the last three: L-BFGS, which converges.
+        "auto" takes the objective's own.
     learning_rate : float, default=0.1
-    max_iter : int, default=50
-        Number of steps; all of them are taken.
+        Of AdamW.
+    max_iter : int, default=None
+        Number of steps of AdamW, all of which are taken, or the most iterations of L-BFGS. ``None``
+        means 50 and 500.
+    alpha : float, default=1e-3
+        Strength of the ridge of the last three. One value means the same for all layers and scales
+        of activations. With "jaccard" and "dice", whose losses are at most 1, a ridge of 0.1 is too
+        dear for anything to be drawn.
+    tol : float, default=1e-4
+        L-BFGS ends where the gradient's norm falls to this share of that at the vector zero, or
+        for "jaccard" and "dice" of the largest on the way. A logistic LoCE is then known to about
+        ``tol / (4 * alpha)`` of its length at worst.
     init : {"zeros", "ones", "uniform", "normal"}, default="zeros"
         Start of the optimisation. "uniform" on [0, 1) and "normal" are drawn once and shared by
         all samples.
@@ -255,21 +234,47 @@ def optimize_loces(
         the published method's (``skimage.transform.resize``).
     random_state : int, RandomState instance or None, default=None
         Determines the start where ``init`` is drawn.
+    return_info : bool, default=False
+        Whether to return what else is known of "logistic", "jaccard" and "dice".
 
     Returns
     -------
-    Tensor of shape (n_samples, n_channels)
+    embeddings : Tensor of shape (n_samples, n_channels)
         The LoCEs, float64 for float64 activations and float32 otherwise, on the activations'
         device.
+    info : Bunch
+        With ``return_info=True`` only; tensors of shape (n_samples,):
+
+        - ``bias``: to be given to :func:`project_loces`;
+        - ``n_iter``: number of iterations;
+        - ``gradient_norm``: what ``tol`` bounds.
 
     Raises
     ------
     ValueError
         If shapes don't fit, activations hold NaN or infinity, masks leave [0, 1], a mask has no
-        foreground pixel at ``mask_size``, or a result is not finite.
+        foreground pixel at ``mask_size``, a result is not finite, ``solver`` is not the
+        objective's, or ``return_info`` is asked of an objective without a bias.
+
+    Warns
+    -----
+    ConvergenceWarning
+        If rows did not converge; they are returned as they are.
 
     Notes
     -----
+    With z = upsample(sum_c v_c A_c) + b, P = sigmoid(z), the mask t, a the background's share as in
+    Net2Vec, and sums over the pixels at ``mask_size``, the objectives with a bias b minimise over v
+    and b the loss plus ``alpha / 2 * s * ||v||^2``, with s the mean over cells of the squared norm
+    of the sample's activations there, and as loss
+
+    - "logistic": ``sum(a t softplus(-z) + (1 - a) (1 - t) softplus(z)) / W``, with the sum of all
+      weights W: the cross-entropy in which concept and background count the same. It is strictly
+      convex: there is one LoCE, whatever the start, that turns with the axes of the activations.
+      It is that of logistic regression on pixels. A mask that covers all pixels gives zeros.
+    - "jaccard": ``1 - sum(t P) / sum(t + P - t P)``, and "dice": ``1 - 2 sum(t P) / sum(t + P)``,
+      which are not convex: the LoCE is the minimum that the start leads to.
+
     A mask that covers every pixel has no background to be balanced against: under "net2vec" its
     gradient is zero and the LoCE stays at the start.
 
@@ -278,6 +283,10 @@ def optimize_loces(
     .. [1] G. Mikriukov, G. Schwalbe and K. Bade, "Local Concept Embeddings for Analysis of Concept
        Distributions in Vision DNN Feature Spaces", IJCV, 2025, section 3.
     .. [2] R. Fong and A. Vedaldi, "Net2Vec", CVPR, 2018: the objective.
+    .. [3] M. Berman, A. Rannen Triki and M. Blaschko, "The Lovász-Softmax loss", CVPR, 2018,
+       section 2: the soft Jaccard and Dice losses.
+    .. [4] D. Liu and J. Nocedal, "On the limited memory BFGS method for large scale optimization",
+       Mathematical Programming 45, 1989.
 
     Examples
     --------
@@ -290,7 +299,20 @@ def optimize_loces(
     >>> mask[0, :32] = 1
     >>> optimize_loces(activations, mask).sign()
     tensor([[ 1., -1.]])
+
+    >>> embeddings, info = optimize_loces(
+    ...     activations, mask, objective="logistic", return_info=True
+    ... )
+    >>> embeddings.sign()
+    tensor([[ 1., -1.]])
+    >>> info.gradient_norm < 1e-4
+    tensor([True])
     """
+    settings = make_settings(
+        objective, solver, learning_rate=learning_rate, max_iter=max_iter, alpha=alpha, tol=tol
+    )
+    if return_info:
+        _check_has_info(objective)
     _check_activations(activations)
     check_mask_size(mask_size)
     arrays = _as_arrays(masks, len(activations))
@@ -299,17 +321,18 @@ def optimize_loces(
     if activations.dtype != torch.float64:
         activations = activations.float()
     start = initial_vector(init, activations.shape[1], random_state)
-    settings = Settings(OBJECTIVES[objective], learning_rate, max_iter)
-    embeddings = solve_rows(list(activations.detach()), targets, start, settings)
-    if not torch.isfinite(embeddings).all():
-        raise ValueError(
-            f"LoCEs did not stay finite with learning_rate={learning_rate}. Lower it, or bring the "
-            "activations to a smaller scale."
-        )
-    return embeddings.to(activations.device)
+    solved = solve_rows(list(activations.detach()), targets, start, settings)
+    if not torch.isfinite(solved).all():
+        raise ValueError(f"LoCEs did not stay finite; {settings.advice}.")
+    solved = solved.to(activations.device)
+    if not settings.n_facts:
+        return solved
+    info = Bunch(**dict(zip(FACTS, solved[:, -N_FACTS:].T, strict=True)))
+    warn_unconverged(info.gradient_norm[:, None].cpu().numpy(), settings, stacklevel=4)
+    return (solved[:, :-N_FACTS], info) if return_info else solved[:, :-N_FACTS]
 
 
-def project_loces(activations, embeddings, mask_size=(100, 100)):
+def project_loces(activations, embeddings, mask_size=(100, 100), *, bias=None):
     """Project LoCEs onto the activations they belong to.
 
     Parameters
@@ -317,6 +340,8 @@ def project_loces(activations, embeddings, mask_size=(100, 100)):
     activations : Tensor of shape (n_samples, n_channels, height, width)
     embeddings : Tensor of shape (n_samples, n_channels)
     mask_size : tuple of int, default=(100, 100)
+    bias : Tensor of shape (n_samples,), default=None
+        Added before the sigmoid.
 
     Returns
     -------
@@ -345,4 +370,5 @@ def project_loces(activations, embeddings, mask_size=(100, 100)):
         )
     if activations.dtype != torch.float64:
         activations = activations.float()
-    return project(activations, embeddings.to(activations), tuple(mask_size))
+    bias = None if bias is None else bias.to(activations)
+    return project(activations, embeddings.to(activations), tuple(mask_size), bias)

@@ -208,7 +208,7 @@ class Run:
         Result
         """
         solving = embeddings is None
-        shape = (len(samples) if keep else 0, sum(self.recipe.n_channels))
+        shape = (len(samples) if keep else 0, sum(self.recipe.widths))
         vectors = np.full(shape, np.nan, dtype=np.float32) if solving else embeddings
         result = Result(vectors, [None] * len(samples), {})
         groups = self._examine(samples, result, solving=solving)
@@ -271,12 +271,11 @@ class Run:
     def _take(self, samples, i, vectors, result, *, keep):
         """Enter vectors of a row; vectors of NaN stand for an empty mask."""
         if self.recipe.on_empty == "raise" and any(np.isnan(v).any() for v in vectors.values()):
-            why = f"loses its foreground at mask_size={self.recipe.mask_size}"
-            result.failures[int(i)] = _empty(samples, i, why)
+            result.failures[int(i)] = _empty(samples, i, self.recipe.why_empty)
         elif keep:
             for k, vector in vectors.items():
                 end = self.recipe.ends[k]
-                result.vectors[i, end - self.recipe.n_channels[k] : end] = vector
+                result.vectors[i, end - self.recipe.widths[k] : end] = vector
 
     def _work(self, job, keys, result):
         save = None if keys is None else partial(self._save, keys=keys)

@@ -7,6 +7,7 @@ from sklearn.utils.validation import check_consistent_length, check_is_fitted, c
 
 from ._masks import intersection_over_union
 from ._measure import project_row
+from ._ridge import KINDS
 from ._samples import (
     as_samples,
     blank_masks,
@@ -153,7 +154,10 @@ class ConceptProjector(BaseEstimator):
         """Fit ``loce_``, set ``concepts_`` and give the code of each row's concept."""
         labels = _concept_labels(samples, y)
         self.concepts_, codes = np.unique(labels, return_inverse=True)
-        self.loce_ = clone(self.loce).fit(samples)
+        self.loce_ = clone(self.loce)
+        if self.loce_.objective in KINDS:
+            self.loce_.append_bias = True  # there is no mask to choose it by where one is drawn
+        self.loce_.fit(samples)
         if len(self.loce_.layers_) > 1:
             raise ValueError(
                 "A segmenter projects on one layer, but its loce has "

@@ -184,16 +184,19 @@ class RowStream:
     transform : JointTransform
     n_channels : dict of {str: int}
         What each layer must give.
+    scales : dict of {str: tuple of ndarray}, or None
+        Means and scales of each layer's channels, to standardise by.
     seed : int
         For random transforms.
     relieve : callable, default=None
         Called where a device has run out of memory, to free some before the image is tried again.
     """
 
-    def __init__(self, extract, transform, *, n_channels, seed, relieve=None):
+    def __init__(self, extract, transform, *, n_channels, scales, seed, relieve=None):
         self.extract = extract
         self.transform = transform
         self.n_channels = n_channels
+        self.scales = scales
         self.seed = seed
         self.relieve = relieve
 
@@ -213,11 +216,19 @@ class RowStream:
             _check_activations(activations, self.n_channels, names[0])
         except Exception as error:
             return [Failure(int(i), name, error) for i, name in zip(rows, names, strict=True)]
-        shared = tuple(grid[0] for grid in activations.values())
+        shared = tuple(self._scaled(layer, grid[0]) for layer, grid in activations.items())
         return [
             Row(int(i), name, masks[k], view, view.masks[k], shared)
             for k, (i, name) in enumerate(zip(rows, names, strict=True))
         ]
+
+    def _scaled(self, layer, grid):
+        if self.scales is None:
+            return grid
+        mean, scale = (torch.as_tensor(facts)[:, None, None] for facts in self.scales[layer])
+        dtype = torch.promote_types(grid.dtype, torch.float32)
+        scaled = (grid.double() - mean.to(grid.device)) / scale.to(grid.device)
+        return scaled.to(dtype)
 
     def _look(self, image, masks, preview):
         with one_thread():

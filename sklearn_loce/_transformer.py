@@ -3,8 +3,6 @@
 import os
 from numbers import Integral, Real
 
-import numpy as np
-import pandas as pd
 import torch
 from sklearn.base import TransformerMixin, clone
 from sklearn.utils._param_validation import Interval, Options, StrOptions
@@ -13,15 +11,15 @@ from torch import nn
 from torchvision.models import WeightsEnum
 
 from ._cache import MemoryStore, RowStore
-from ._embedder import RowEmbedder
 from ._masks import MASK_RESIZE
-from ._measure import Draw, Measure
 from ._model import TorchModel
-from ._optimization import INITS, OBJECTIVES
+from ._objectives import ALL_OBJECTIVES, SOLVERS
+from ._optimization import INITS
+from ._projecting import ProjectingEmbedder
 from ._samples import as_samples
 
 
-class LoCETransformer(TransformerMixin, RowEmbedder):
+class LoCETransformer(TransformerMixin, ProjectingEmbedder):
     """Turn image-concept pairs into Local Concept Embeddings.
 
     A LoCE is the 1x1 filter that, put on a layer's activations of one image, best redraws the mask
@@ -48,13 +46,33 @@ class LoCETransformer(TransformerMixin, RowEmbedder):
     reshape_transform : callable, default=None
         Turns the raw output of a layer into a tensor (n_images, n_channels, height, width), where
         that is not found from the output itself; see :class:`ActivationExtractor`.
-    objective : {"net2vec", "mse", "mae"}, default="net2vec"
-        What is minimised; see :func:`optimize_loces`.
-    solver : {"adamw"}, default="adamw"
-        How it is minimised.
+    objective : {"net2vec", "mse", "mae", "logistic", "jaccard", "dice"}, default="net2vec"
+        What is minimised; see :func:`optimize_loces`. "net2vec" is the paper's. The last three have
+        a bias and a ridge and are solved to convergence; "logistic" has one optimum.
+    solver : {"auto", "adamw", "lbfgs"}, default="auto"
+        How it is minimised: "adamw" for the first three, "lbfgs" for the others.
     learning_rate : float, default=0.1
-    max_iter : int, default=50
-        Number of AdamW steps.
+        Of AdamW.
+    max_iter : int, default=None
+        Number of AdamW's steps, or the most iterations of L-BFGS; ``None`` means 50 and 500.
+    alpha : float, default=1e-3
+        Strength of the ridge of "logistic", "jaccard" and "dice"; one value means the same for all
+        layers and scales of activations. More draws masks less sharply.
+    tol : float, default=1e-4
+        Where L-BFGS ends; see :func:`optimize_loces`. A ``ConvergenceWarning`` tells how many rows
+        did not get there.
+    append_bias : bool, default=False
+        Whether each layer's bias is a further feature, after its channels, for the three objectives
+        that have one. Where it is not, ``project``, ``evaluate`` and ``score`` know it of the LoCEs
+        that they optimise, or find in the store, and choose the best one for the row's mask of
+        embeddings that they are given. What draws without a mask needs it: the segmenters of
+        :mod:`sklearn_loce.segmentation` set it.
+    standardize : bool, default=False
+        Whether channels are brought to mean 0 and variance 1 first. Both are learned in ``fit``
+        over all cells of the table's images, with one forward pass more per image.
+        Vectors, feature names and ``project`` are then of the standardised channels: a component
+        is the weight of one standard deviation of its channel, comparable between channels, layers
+        and networks, and embeddings that are projected must come from the same fit.
     init : {"zeros", "ones", "uniform", "normal"}, default="zeros"
         Start of the optimisation, the same for all rows; drawn in ``fit``.
     mask_size : tuple of int, default=(100, 100)
@@ -105,10 +123,13 @@ class LoCETransformer(TransformerMixin, RowEmbedder):
         Number of channels of each layer.
     inits_ : list of ndarray of shape (n_channels,)
         Start of the optimisation of each layer.
+    mean_, scale_ : list of ndarray of shape (n_channels,), float64, or None
+        Of each layer's channels, with ``standardize=True``; the scale of a constant channel is 1.
 
     See Also
     --------
     optimize_loces : The optimisation on tensors.
+    MaskedMeanTransformer : Averages of activations under the mask.
     sklearn_loce.datasets.load_coco : A table of samples from COCO annotations.
 
     Notes
@@ -140,10 +161,14 @@ class LoCETransformer(TransformerMixin, RowEmbedder):
         "layer": [str, list, tuple],
         "preprocess": [None, WeightsEnum, callable],
         "reshape_transform": [None, callable],
-        "objective": [StrOptions(set(OBJECTIVES))],
-        "solver": [StrOptions({"adamw"})],
+        "objective": [StrOptions(set(ALL_OBJECTIVES))],
+        "solver": [StrOptions(set(SOLVERS))],
         "learning_rate": [Interval(Real, 0, None, closed="neither")],
-        "max_iter": [Interval(Integral, 1, None, closed="left")],
+        "max_iter": [Interval(Integral, 1, None, closed="left"), None],
+        "alpha": [Interval(Real, 0, None, closed="neither")],
+        "tol": [Interval(Real, 0, None, closed="neither")],
+        "append_bias": ["boolean"],
+        "standardize": ["boolean"],
         "init": [StrOptions(set(INITS))],
         "mask_size": [tuple, list],
         "mask_resize": [StrOptions(set(MASK_RESIZE))],
@@ -165,9 +190,13 @@ class LoCETransformer(TransformerMixin, RowEmbedder):
         preprocess=None,
         reshape_transform=None,
         objective="net2vec",
-        solver="adamw",
+        solver="auto",
         learning_rate=0.1,
-        max_iter=50,
+        max_iter=None,
+        alpha=1e-3,
+        tol=1e-4,
+        append_bias=False,
+        standardize=False,
         init="zeros",
         mask_size=(100, 100),
         mask_resize="gaussian",
@@ -188,6 +217,10 @@ class LoCETransformer(TransformerMixin, RowEmbedder):
         self.solver = solver
         self.learning_rate = learning_rate
         self.max_iter = max_iter
+        self.alpha = alpha
+        self.tol = tol
+        self.append_bias = append_bias
+        self.standardize = standardize
         self.init = init
         self.mask_size = mask_size
         self.mask_resize = mask_resize
@@ -203,7 +236,8 @@ class LoCETransformer(TransformerMixin, RowEmbedder):
     def fit(self, X, y=None):
         """Check the parameters and the table, and look the layers up.
 
-        One image is read and passed through the network. Nothing is learned from the rest.
+        One image is read and passed through the network. Nothing is learned from the rest, unless
+        ``standardize=True``, which all images are passed for.
 
         Parameters
         ----------
@@ -327,118 +361,3 @@ class LoCETransformer(TransformerMixin, RowEmbedder):
             )
         worker._run_over(as_samples(X), identity, preview=preview, keep=False)
         return self
-
-    def evaluate(self, X, embeddings=None):
-        """Measure how well each LoCE redraws its mask.
-
-        Parameters
-        ----------
-        X : DataFrame or list of (image, mask) pairs
-            The table of samples.
-        embeddings : array-like of shape (n_samples, n_features), default=None
-            LoCEs of these rows, as ``transform`` gave them. ``None`` optimises them.
-
-        Returns
-        -------
-        DataFrame
-            One row per sample and layer, samples in order, with the index of X repeated:
-
-            - ``layer``: its name;
-            - ``iou``: intersection over union of projection > 0.5 and mask, at the image's own
-              size; NaN for an empty mask;
-            - ``loss``: the objective's value, at ``mask_size``; NaN for a vector of NaN;
-            - ``foreground_cells``: area of the mask in cells of the layer, which may be below 1;
-            - ``failed``: whether the IoU is 0 or there is none.
-
-        Raises
-        ------
-        ValueError, FileNotFoundError, TypeError, StoreError
-            As ``transform``; and if ``embeddings`` do not have one row per sample.
-        """
-        check_is_fitted(self)
-        samples = as_samples(X)
-        measure = Measure(OBJECTIVES[self.objective], tuple(self.mask_size), self.mask_resize)
-        rows = self._finish_over(samples, embeddings, measure)
-        unknown = np.full((len(self.layers_), 3), np.nan)
-        facts = np.concatenate([unknown if row is None else row for row in rows])
-        frame = pd.DataFrame(facts, columns=["iou", "loss", "foreground_cells"])
-        frame.insert(0, "layer", self.layers_ * len(samples))
-        frame["failed"] = ~(frame["iou"] > 0)
-        return frame.set_index(samples.index.repeat(len(self.layers_)))
-
-    def score(self, X, y=None):
-        """Give the mean IoU of the projections with the masks.
-
-        Parameters
-        ----------
-        X : DataFrame or list of (image, mask) pairs
-            The table of samples.
-        y : object
-            Ignored; here for scikit-learn's API.
-
-        Returns
-        -------
-        float
-            Mean over samples and layers; rows with an empty mask are left out.
-        """
-        return float(self.evaluate(X)["iou"].mean())
-
-    def project(self, X, embeddings=None, *, layer=None, threshold=0.5):
-        """Redraw the masks: put each LoCE on its image's activations.
-
-        Parameters
-        ----------
-        X : DataFrame or list of (image, mask) pairs
-            The table of samples.
-        embeddings : array-like of shape (n_samples, n_features), default=None
-            One vector per row, such as LoCEs or centroids of clusters. ``None`` optimises LoCEs.
-        layer : str, default=None
-            Which layer to project; may be left out where there is one.
-        threshold : float or None, default=0.5
-            Pixels above it belong to the concept; ``None`` gives the probabilities.
-
-        Returns
-        -------
-        list of ndarray of shape (height, width)
-            One projection per row at the size of its image: bool, or float32 probabilities. Parts
-            of the image that ``preprocess`` cut off have probability 0. A vector of NaN, which
-            stands for an empty mask, gives False and NaN; a row that failed with
-            ``on_error="nan"`` gives ``None``.
-
-        Raises
-        ------
-        ValueError, FileNotFoundError, TypeError, StoreError
-            As ``transform``; and if ``layer`` is missing or unknown, or ``embeddings`` do not have
-            one row per sample.
-        """
-        check_is_fitted(self)
-        draw = Draw(self._position_of(layer), tuple(self.mask_size), threshold)
-        return self._finish_over(as_samples(X), embeddings, draw)
-
-    def get_feature_names_out(self, input_features=None):
-        """Name the components of a LoCE.
-
-        Parameters
-        ----------
-        input_features : None
-            Ignored; here for scikit-learn's API.
-
-        Returns
-        -------
-        ndarray of shape (n_features,), object
-            ``layer[channel]``, as in ``features.14[0]``.
-        """
-        check_is_fitted(self)
-        names = [
-            f"{layer}[{channel}]"
-            for layer, n_channels in zip(self.layers_, self.n_channels_, strict=True)
-            for channel in range(n_channels)
-        ]
-        return np.array(names, dtype=object)
-
-    def _position_of(self, layer):
-        if layer is None and len(self.layers_) == 1:
-            return 0
-        if layer not in self.layers_:
-            raise ValueError(f"layer must be one of {self.layers_}, got {layer!r}.")
-        return self.layers_.index(layer)

@@ -324,6 +324,11 @@ class Net2VecSegmenter(ConceptProjector):
             empty.
         """
         samples = as_samples(X)
+        if self.loce.objective not in OBJECTIVES:
+            raise ValueError(
+                f"Net2VecSegmenter optimises one of {sorted(OBJECTIVES)}, but its loce has "
+                f"objective={self.loce.objective!r}."
+            )
         codes = self._fit_concepts(samples, y)
         images = ImageStream(self.loce_, samples, self.cache_size)
         objective = OBJECTIVES[self.loce_.objective]

@@ -10,7 +10,7 @@ from sklearn.exceptions import SkipTestWarning
 from sklearn.utils.estimator_checks import estimator_checks_generator, parametrize_with_checks
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from sklearn_loce import LoCETransformer, TorchModel, optimize_loces
+from sklearn_loce import LoCETransformer, MaskedMeanTransformer, TorchModel, optimize_loces
 from sklearn_loce.utils.estimator_checks import loce_checks, parametrize_with_loce_checks
 
 from .conftest import make_small_network
@@ -25,9 +25,13 @@ MODEL = TorchModel(make_small_network)
             MODEL, ["0", "5"], objective="mse", init="normal", random_state=0, max_iter=5
         ),
         LoCETransformer(TorchModel(make_small_network()), "4", mask_resize="area", max_iter=5),
+        LoCETransformer(MODEL, ["2", "5"], objective="logistic", append_bias=True),
+        LoCETransformer(MODEL, "4", objective="jaccard", standardize=True),
+        MaskedMeanTransformer(MODEL, ["0", "4"]),
+        MaskedMeanTransformer(MODEL, "2", standardize=True),
     ]
 )
-def test_loce_transformer_keeps_its_promises(estimator, check):
+def test_transformers_keep_its_promises(estimator, check):
     check(estimator)
 
 

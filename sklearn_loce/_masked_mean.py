@@ -1,0 +1,57 @@
+"""Averages of activations under a mask."""
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class MaskedMean:
+    """Stands where objectives have their settings; there is nothing to set."""
+
+    n_facts = 0
+    advice = "bring the activations to a smaller scale"
+
+
+@lru_cache(maxsize=64)
+def _coverage(size_in, size_out):
+    """Give the share of each of ``size_out`` cells that each pixel covers, along one axis."""
+    edges = np.arange(size_out + 1) * (size_in / size_out)
+    pixels = np.arange(size_in)
+    overlap = np.minimum(edges[1:, None], pixels + 1) - np.maximum(edges[:-1, None], pixels)
+    return np.maximum(overlap, 0) * (size_out / size_in)
+
+
+def cover(mask, size):
+    """Give the share of each cell of a grid that a mask covers.
+
+    Parameters
+    ----------
+    mask : ndarray of shape (height, width)
+    size : tuple of int
+        (n_rows, n_columns) of the grid.
+
+    Returns
+    -------
+    ndarray of shape (n_rows, n_columns), float64
+    """
+    return _coverage(mask.shape[0], size[0]) @ mask @ _coverage(mask.shape[1], size[1]).T
+
+
+def masked_mean(grid, mask):
+    """Average the activations of one image under a mask that is not empty.
+
+    Parameters
+    ----------
+    grid : Tensor of shape (n_channels, height, width)
+    mask : ndarray of shape (mask_height, mask_width)
+
+    Returns
+    -------
+    ndarray of shape (n_channels,), float32
+    """
+    weights = cover(np.asarray(mask, dtype=np.float64), grid.shape[1:])
+    cells = grid.detach().double().cpu().flatten(1).numpy()
+    # Not by a product of matrices, whose sums may run in another order with another batch.
+    return ((cells * (weights.ravel() / weights.sum())).sum(1)).astype(np.float32)

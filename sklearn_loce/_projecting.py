@@ -1,0 +1,171 @@
+"""What estimators share whose vectors can be put back on the image."""
+
+import numpy as np
+import pandas as pd
+from sklearn.utils.validation import check_is_fitted
+
+from ._embedder import RowEmbedder
+from ._masks import check_mask_size
+from ._measure import Draw, Measure
+from ._objectives import make_settings
+from ._optimization import initial_vector
+from ._ridge import FACTS, KINDS
+from ._samples import as_samples
+
+
+class ProjectingEmbedder(RowEmbedder):
+    """Optimises vectors, measures how well they redraw masks, and draws them."""
+
+    def _check_method(self):
+        check_mask_size(self.mask_size)
+        self._settings()
+        if self.append_bias and self.objective not in KINDS:
+            raise ValueError(
+                f"append_bias=True needs an objective with a bias, {sorted(KINDS)}, got "
+                f"objective={self.objective!r}."
+            )
+
+    def _draw_starts(self, seed):
+        self.inits_ = [initial_vector(self.init, n, seed) for n in self.n_channels_]
+
+    def _settings(self):
+        return make_settings(
+            self.objective,
+            self.solver,
+            learning_rate=self.learning_rate,
+            max_iter=self.max_iter,
+            alpha=self.alpha,
+            tol=self.tol,
+        )
+
+    def _method(self):
+        return {
+            "settings": self._settings(),
+            "inits": self.inits_,
+            "mask_size": tuple(self.mask_size),
+            "mask_resize": self.mask_resize,
+        }
+
+    def _method_facts(self):
+        settings = self._settings()
+        facts = {
+            "objective": self.objective,
+            "max_iter": int(settings.max_iter),
+            "mask_size": [int(n) for n in self.mask_size],
+            "mask_resize": self.mask_resize,
+        }
+        if self.objective in KINDS:
+            constants = {"alpha": float(settings.alpha), "tol": float(settings.tol)}
+            return facts | constants | {"solver": "lbfgs"}
+        return facts | {"learning_rate": float(self.learning_rate), "solver": "adamw"}
+
+    def _appends_bias(self):
+        return self.append_bias
+
+    def evaluate(self, X, embeddings=None):
+        """Measure how well each LoCE redraws its mask.
+
+        Parameters
+        ----------
+        X : DataFrame or list of (image, mask) pairs
+            The table of samples.
+        embeddings : array-like of shape (n_samples, n_features), default=None
+            LoCEs of these rows, as ``transform`` gave them. ``None`` optimises them. A bias that
+            they don't hold is chosen as by ``project``.
+
+        Returns
+        -------
+        DataFrame
+            One row per sample and layer, samples in order, with the index of X repeated:
+
+            - ``layer``: its name;
+            - ``iou``: intersection over union of projection > 0.5 and mask, at the image's own
+              size; NaN for an empty mask;
+            - ``loss``: the objective's value, at ``mask_size``; NaN for a vector of NaN;
+            - ``foreground_cells``: area of the mask in cells of the layer, which may be below 1;
+            - ``failed``: whether the IoU is 0 or there is none;
+            - ``n_iter``, ``gradient_norm``: of the optimisation, the norm as ``tol`` bounds it; NaN
+              for ``embeddings`` that were given. These two only for "logistic", "jaccard" and
+              "dice".
+
+        Raises
+        ------
+        ValueError, FileNotFoundError, TypeError, StoreError
+            As ``transform``; and if ``embeddings`` do not have one row per sample.
+        """
+        check_is_fitted(self)
+        samples = as_samples(X)
+        settings = self._settings()
+        measure = Measure(settings, tuple(self.mask_size), self.mask_resize)
+        rows = self._finish_over(samples, embeddings, measure)
+        columns = ["iou", "loss", "foreground_cells", *FACTS[1 : settings.n_facts]]
+        unknown = np.full((len(self.layers_), len(columns)), np.nan)
+        facts = np.concatenate([unknown if row is None else row for row in rows])
+        frame = pd.DataFrame(facts, columns=columns)
+        frame.insert(0, "layer", self.layers_ * len(samples))
+        frame.insert(4, "failed", ~(frame["iou"] > 0))
+        return frame.set_index(samples.index.repeat(len(self.layers_)))
+
+    def score(self, X, y=None):
+        """Give the mean IoU of the projections with the masks.
+
+        Parameters
+        ----------
+        X : DataFrame or list of (image, mask) pairs
+            The table of samples.
+        y : object
+            Ignored; here for scikit-learn's API.
+
+        Returns
+        -------
+        float
+            Mean over samples and layers; rows with an empty mask are left out.
+        """
+        return float(self.evaluate(X)["iou"].mean())
+
+    def project(self, X, embeddings=None, *, layer=None, threshold=0.5):
+        """Redraw the masks: put each LoCE on its image's activations.
+
+        Parameters
+        ----------
+        X : DataFrame or list of (image, mask) pairs
+            The table of samples.
+        embeddings : array-like of shape (n_samples, n_features), default=None
+            One vector per row, such as LoCEs or centroids of clusters. ``None`` optimises LoCEs.
+            With an objective that has a bias, which vectors hold by ``append_bias`` only, the best
+            one for the row's mask is taken.
+        layer : str, default=None
+            Which layer to project; may be left out where there is one.
+        threshold : float or None, default=0.5
+            Pixels above it belong to the concept; ``None`` gives the probabilities.
+
+        Returns
+        -------
+        list of ndarray of shape (height, width)
+            One projection per row at the size of its image: bool, or float32 probabilities. Parts
+            of the image that ``preprocess`` cut off have probability 0. A vector of NaN, which
+            stands for an empty mask, gives False and NaN; a row that failed with
+            ``on_error="nan"`` gives ``None``.
+
+        Raises
+        ------
+        ValueError, FileNotFoundError, TypeError, StoreError
+            As ``transform``; and if ``layer`` is missing or unknown, or ``embeddings`` do not have
+            one row per sample.
+        """
+        check_is_fitted(self)
+        draw = Draw(
+            self._position_of(layer),
+            tuple(self.mask_size),
+            threshold,
+            self._settings(),
+            self.mask_resize,
+        )
+        return self._finish_over(as_samples(X), embeddings, draw)
+
+    def _position_of(self, layer):
+        if layer is None and len(self.layers_) == 1:
+            return 0
+        if layer not in self.layers_:
+            raise ValueError(f"layer must be one of {self.layers_}, got {layer!r}.")
+        return self.layers_.index(layer)

@@ -1,0 +1,238 @@
+"""Converged objectives, standardised channels and masked means, on tables of samples."""
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from sklearn.base import clone
+from sklearn.exceptions import ConvergenceWarning
+
+from sklearn_loce import (
+    LoCETransformer,
+    MaskedMeanTransformer,
+    RowStore,
+    TorchModel,
+    optimize_loces,
+    project_loces,
+)
+from sklearn_loce._masked_mean import cover
+from sklearn_loce._masks import read_mask
+from sklearn_loce.datasets import load_scene_model, make_scenes
+from sklearn_loce.segmentation import ConceptSegmenter, Net2VecSegmenter
+
+from .conftest import make_small_network
+
+MODEL = TorchModel(make_small_network)
+
+
+def _activations(image, layer="2"):
+    """Pass an image through the small network by hand; (n_channels, height, width)."""
+    pixels = torch.from_numpy(np.asarray(image)).movedim(-1, 0)[None].float() / 255
+    with torch.no_grad():
+        return make_small_network()[: int(layer) + 1](pixels)[0].double().numpy()
+
+
+@pytest.mark.parametrize("objective", ["logistic", "jaccard", "dice"])
+def test_rows_are_those_of_the_pure_function(boxes, objective):
+    loce = LoCETransformer(MODEL, "2", objective=objective, append_bias=True).fit(boxes)
+    vectors = loce.transform(boxes)
+    assert list(loce.get_feature_names_out()[-2:]) == ["2[11]", "2[bias]"]
+    for row, vector in zip(boxes.itertuples(), vectors, strict=True):
+        grid = torch.from_numpy(_activations(row.image)).float()[None]
+        mask = read_mask(row.mask)[None].astype(float)
+        expected, info = optimize_loces(grid, mask, objective=objective, return_info=True)
+        np.testing.assert_allclose(vector[:-1], expected[0], rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(vector[-1], info.bias[0], rtol=1e-4, atol=1e-4)
+    without = clone(loce).set_params(append_bias=False).fit(boxes)
+    np.testing.assert_array_equal(without.transform(boxes), vectors[:, :-1])
+
+
+@pytest.mark.parametrize("objective", ["logistic", "jaccard", "dice"])
+def test_evaluate_tells_iterations_and_knows_the_bias(boxes, objective):
+    plain = LoCETransformer(MODEL, ["2", "5"], objective=objective, tol=1e-6).fit(boxes)
+    facts = plain.evaluate(boxes)
+    assert list(facts)[-3:] == ["failed", "n_iter", "gradient_norm"]
+    assert facts["n_iter"].between(1, 200).all()
+    assert (facts["gradient_norm"] <= 1e-6).all()
+    biased = clone(plain).set_params(append_bias=True).fit(boxes)
+    # With a bias that is given, and with one that is found by the mask: the same picture.
+    for loce in (plain, biased):
+        given = loce.evaluate(boxes, loce.transform(boxes))
+        assert given["n_iter"].isna().all()
+        np.testing.assert_allclose(given["loss"], facts["loss"], rtol=1e-5)
+        np.testing.assert_allclose(given["iou"], facts["iou"], atol=0.01)
+
+
+def test_project_is_the_plain_projection_with_the_bias(boxes):
+    loce = LoCETransformer(MODEL, "0", objective="logistic", append_bias=True).fit(boxes)
+    vectors = torch.from_numpy(loce.transform(boxes))
+    drawn = loce.project(boxes, threshold=None)
+    for i, image in enumerate(boxes["image"]):
+        grid = torch.from_numpy(_activations(image, "0")).float()[None]
+        (expected,) = project_loces(grid, vectors[[i], :-1], (100, 100), bias=vectors[[i], -1])
+        resized = torch.nn.functional.interpolate(
+            expected[None, None], size=drawn[i].shape, mode="bilinear"
+        )
+        np.testing.assert_allclose(drawn[i], resized[0, 0], atol=1e-4)
+
+
+def test_unconverged_rows_are_counted_also_from_the_store(boxes, tmp_path):
+    loce = LoCETransformer(
+        MODEL, ["2", "5"], objective="logistic", max_iter=1, memory=tmp_path / "rows"
+    )
+    for _ in range(2):
+        with pytest.warns(ConvergenceWarning, match="5 of 5 rows did not converge"):
+            loce.fit_transform(boxes)
+
+
+def test_store_tells_settings_apart(boxes, tmp_path):
+    store = RowStore(tmp_path / "rows")
+    loce = LoCETransformer(MODEL, "2", objective="logistic", memory=store)
+    first = loce.fit_transform(boxes)
+    assert store.info()["n_contexts"] == 1
+    for n, changed in enumerate(
+        ({"alpha": 0.2}, {"tol": 1e-3}, {"objective": "dice"}, {"standardize": True}), start=2
+    ):
+        other = clone(loce).set_params(**changed).fit_transform(boxes)
+        assert not np.array_equal(other, first), changed
+        assert store.info()["n_contexts"] == n
+    for same in ({"alpha": 1e-3}, {"learning_rate": 0.2}, {"solver": "lbfgs"}, {"max_iter": 500}):
+        np.testing.assert_array_equal(clone(loce).set_params(**same).fit_transform(boxes), first)
+        assert store.info()["n_contexts"] == n
+    biased = clone(loce).set_params(append_bias=True).fit_transform(boxes)
+    np.testing.assert_array_equal(biased[:, :-1], first)
+    assert store.info()["n_contexts"] == n
+
+
+def test_settings_of_the_paper_keep_their_keys(boxes):
+    loce = LoCETransformer(MODEL, "2").fit(boxes)
+    assert loce._method_facts() | {"seed": None} == {
+        "objective": "net2vec",
+        "solver": "adamw",
+        "learning_rate": 0.1,
+        "max_iter": 50,
+        "mask_size": [100, 100],
+        "mask_resize": "gaussian",
+        "seed": None,
+    }
+
+
+def test_wrong_combinations_are_errors_in_fit(boxes):
+    with pytest.raises(ValueError, match="is solved by 'lbfgs', not by solver='adamw'"):
+        LoCETransformer(MODEL, "2", objective="dice", solver="adamw").fit(boxes)
+    with pytest.raises(ValueError, match="append_bias=True needs an objective with a bias"):
+        LoCETransformer(MODEL, "2", append_bias=True).fit(boxes)
+    loce = LoCETransformer(MODEL, "2", objective="logistic")
+    with pytest.raises(ValueError, match="Net2VecSegmenter optimises one of"):
+        Net2VecSegmenter(loce).fit(boxes)
+
+
+def test_segmenter_draws_with_the_mean_bias():
+    train, test = make_scenes(8, random_state=0).data, make_scenes(3, random_state=1).data
+    loce = LoCETransformer(TorchModel(load_scene_model), "features.5", objective="logistic")
+    segmenter = ConceptSegmenter(loce).fit(train)
+    assert segmenter.embeddings_.shape[1] == segmenter.loce_.n_channels_[0] + 1
+    assert not loce.append_bias
+    assert segmenter.score(test) > 0.5
+
+
+def _moments(samples, layer="2"):
+    """Give mean and standard deviation of all cells of all images, in one array."""
+    seen = {id(image): image for image in samples["image"]}
+    cells = np.hstack([_activations(image, layer).reshape(12, -1) for image in seen.values()])
+    return cells.mean(1), cells.std(1)
+
+
+def test_scales_are_those_of_all_cells(boxes):
+    loce = LoCETransformer(MODEL, "2", standardize=True).fit(boxes)
+    mean, std = _moments(boxes)
+    np.testing.assert_allclose(loce.mean_[0], mean, rtol=1e-5)
+    np.testing.assert_allclose(loce.scale_[0], std, rtol=1e-5)
+    np.testing.assert_allclose(loce.fit(boxes.iloc[:1]).mean_[0], _moments(boxes.iloc[:1])[0], 1e-5)
+    assert loce.set_params(standardize=False).fit(boxes).mean_ is None
+
+
+@pytest.mark.parametrize("objective", ["net2vec", "logistic"])
+def test_standardised_rows_are_those_of_standardised_activations(boxes, objective):
+    loce = LoCETransformer(MODEL, "2", objective=objective, standardize=True)
+    vectors = loce.fit_transform(boxes)
+    mean, std = (part[:, None, None] for part in _moments(boxes))
+    facts, drawn = loce.evaluate(boxes), loce.project(boxes, vectors, threshold=None)
+    for i, row in enumerate(boxes.itertuples()):
+        grid = torch.from_numpy((_activations(row.image) - mean) / std).float()[None]
+        mask = read_mask(row.mask)[None].astype(float)
+        expected = optimize_loces(grid, mask, objective=objective)
+        np.testing.assert_allclose(vectors[i], expected[0], rtol=1e-3, atol=1e-3)
+        shown = drawn[i] > 0.5
+        overlap = (shown & mask[0].astype(bool)).sum() / (shown | mask[0].astype(bool)).sum()
+        assert facts["iou"].iloc[i] == pytest.approx(overlap, abs=0.02)
+
+
+def test_standardised_vectors_do_not_depend_on_the_units_of_channels(boxes):
+    """Logistic LoCEs of a network whose channels are scaled one by one are the same."""
+    scaled = make_small_network()
+    with torch.no_grad():
+        factors = torch.logspace(-2, 2, 12)
+        scaled[2].weight *= factors[:, None, None, None]
+        scaled[2].bias *= factors
+    loce = LoCETransformer(MODEL, "2", objective="logistic", standardize=True, tol=1e-6)
+    first = loce.fit_transform(boxes)
+    second = clone(loce).set_params(model=TorchModel(scaled)).fit_transform(boxes)
+    np.testing.assert_allclose(second, first, atol=1e-3 * np.abs(first).max())
+
+
+def test_a_constant_channel_has_scale_one(boxes):
+    network = make_small_network()
+    with torch.no_grad():
+        network[2].weight[3] = 0
+    loce = LoCETransformer(TorchModel(network), "2", standardize=True).fit(boxes)
+    assert loce.scale_[0][3] == 1
+    assert np.isfinite(loce.transform(boxes)).all()
+
+
+@pytest.mark.parametrize(
+    ("shape", "size"),
+    [((7, 9), (7, 9)), ((12, 20), (5, 3)), ((5, 4), (7, 9)), ((480, 640), (23, 30))],
+)
+def test_coverage_is_that_of_supersampled_masks(shape, size):
+    mask = np.random.default_rng(0).random(shape) > 0.6
+    # Pixels cut up so that cells consist of whole parts.
+    rows, columns = np.lcm(shape[0], size[0]), np.lcm(shape[1], size[1])
+    fine = mask.repeat(rows // shape[0], 0).repeat(columns // shape[1], 1)
+    blocks = fine.reshape(size[0], rows // size[0], size[1], columns // size[1])
+    np.testing.assert_allclose(cover(mask, size), blocks.mean((1, 3)), atol=1e-12)
+
+
+def test_masked_mean_is_the_weighted_mean_of_cells(boxes):
+    means = MaskedMeanTransformer(MODEL, ["0", "2"]).fit_transform(boxes)
+    for row, vector in zip(boxes.itertuples(), means, strict=True):
+        parts = []
+        for layer in ("0", "2"):
+            grid = _activations(row.image, layer)
+            weights = cover(read_mask(row.mask).astype(float), grid.shape[1:])
+            parts.append(np.tensordot(grid, weights, 2) / weights.sum())
+        np.testing.assert_allclose(vector, np.concatenate(parts), rtol=1e-5, atol=1e-6)
+
+
+def test_a_mask_smaller_than_a_cell_still_weighs(boxes):
+    row = boxes.iloc[[0]].copy()
+    mask = np.zeros(np.asarray(row["image"].iloc[0]).shape[:2], dtype=bool)
+    mask[2, 4] = True  # a pixel of cell (1, 2) of a layer with stride 2
+    row["mask"] = pd.Series([mask], index=row.index)
+    (vector,) = MaskedMeanTransformer(MODEL, "2").fit_transform(row)
+    grid = _activations(row["image"].iloc[0])
+    np.testing.assert_allclose(vector, grid[:, 1, 2], rtol=1e-5)
+
+
+def test_masked_means_are_kept_and_empty_masks_told(boxes, tmp_path):
+    store = RowStore(tmp_path / "rows")
+    means = MaskedMeanTransformer(MODEL, "2", memory=store)
+    first = means.fit_transform(boxes)
+    np.testing.assert_array_equal(means.fit_transform(boxes), first)
+    assert len(store.to_frame()) == len(boxes)
+    assert list(means.get_feature_names_out()[:2]) == ["2[0]", "2[1]"]
+    empty = boxes.copy()
+    empty["mask"] = [np.zeros_like(read_mask(mask)) for mask in boxes["mask"]]
+    with pytest.raises(ValueError, match="no foreground"):
+        means.transform(empty)
+    assert np.isnan(means.set_params(on_empty="nan").fit_transform(empty)).all()

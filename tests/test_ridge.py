@@ -1,0 +1,247 @@
+"""The objectives with a bias and a ridge: what they minimise, and that they do."""
+
+import numpy as np
+import pytest
+import torch
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.linear_model import LogisticRegression
+from torch.nn import functional
+
+from sklearn_loce import LoCETransformer, optimize_loces, project_loces
+from sklearn_loce._lbfgs_torch import Pixels
+from sklearn_loce._masks import resize_masks
+from sklearn_loce._measure import best_bias
+from sklearn_loce._objectives import make_settings
+from sklearn_loce._optimization import solve_rows
+from sklearn_loce._ridge import KINDS
+
+SIZE = (100, 100)
+
+
+def _planted(n_samples, n_channels, height, width, seed=0):
+    """Draw activations that are no less than zero, and noisy blobs as masks."""
+    generator = torch.Generator().manual_seed(seed)
+    coarse = torch.randn(n_samples, n_channels, 5, 6, generator=generator)
+    activations = functional.interpolate(coarse, size=(height, width), mode="bicubic").relu()
+    mixture = torch.randn(n_channels, generator=generator)
+    field = torch.einsum("c,nchw->nhw", mixture, activations)
+    field += torch.randn(field.shape, generator=generator) * field.std()
+    masks = functional.interpolate(field[:, None], size=(90, 130), mode="bilinear")[:, 0]
+    return activations, (masks > masks.mean()).float()
+
+
+def _settings(objective, **how):
+    defaults = {"learning_rate": 0.1, "max_iter": None, "alpha": 1e-3, "tol": 1e-4}
+    return make_settings(objective, "auto", **(defaults | how))
+
+
+def _targets(masks):
+    return resize_masks(masks.numpy(), SIZE)
+
+
+def plain_objective(objective, alpha, activations, target, vector, bias):
+    """Write one sample's objective down from its definition, in float64."""
+    upsampled = functional.interpolate(activations[None], size=target.shape, mode="bilinear")[0]
+    z = torch.einsum("c,chw->hw", vector, upsampled) + bias
+    t, P = target, torch.sigmoid(z)
+    a = 1 - (t > 0).double().mean()
+    if objective == "logistic":
+        weights = (a * t).sum() + ((1 - a) * (1 - t)).sum()
+        terms = a * t * -torch.log(P) + (1 - a) * (1 - t) * -torch.log(1 - P)
+        loss = terms.sum() / weights
+    elif objective == "jaccard":
+        loss = 1 - (t * P).sum() / (t + P - t * P).sum()
+    else:
+        loss = 1 - 2 * (t * P).sum() / (t + P).sum()
+    s = (activations**2).sum(0).mean()
+    return loss + alpha / 2 * s * (vector**2).sum()
+
+
+def _gradient(objective, alpha, activations, target, vector, bias):
+    """Differentiate the plain objective, in units of v sqrt(s); (n_channels + 1,)."""
+    v, b = (part.clone().requires_grad_() for part in (vector, bias))
+    plain_objective(objective, alpha, activations, target, v, b).backward()
+    root = (activations**2).sum(0).mean().sqrt()
+    return torch.cat([v.grad / root, b.grad[None]])
+
+
+@pytest.mark.parametrize("objective", sorted(KINDS))
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("shape", [(5, 12, 16), (19, 7, 9), (3, 130, 110), (40, 1, 20)])
+def test_gradient_of_the_plain_objective_vanishes(objective, dtype, shape):
+    activations, masks = _planted(3, *shape)
+    targets = torch.from_numpy(_targets(masks)).double()
+    alpha, tol = {"logistic": 0.02}.get(objective, 1e-3), 1e-5
+    vectors, info = optimize_loces(
+        activations.to(dtype), masks, objective=objective, alpha=alpha, tol=tol, return_info=True
+    )
+    for i in range(3):
+        sample = objective, alpha, activations[i].double(), targets[i]
+        zero = torch.zeros(shape[0], dtype=torch.float64), torch.zeros((), dtype=torch.float64)
+        unit = _gradient(*sample, *zero).norm()
+        norm = _gradient(*sample, vectors[i].double(), info.bias[i].double()).norm()
+        # Centred channels, the solver's, shear the gradient a little.
+        assert norm <= 10 * max(unit, 0.01) * tol
+        assert vectors[i].abs().max() > 0
+
+
+@pytest.mark.parametrize("objective", sorted(KINDS))
+def test_slopes_are_those_of_autograd(objective):
+    rng = np.random.default_rng(0)
+    targets = rng.random((3, 7, 8)).clip(0.3, 0.8) - 0.3
+    pixels = Pixels(KINDS[objective], targets, torch.float64, "cpu")
+    logits = torch.from_numpy(rng.standard_normal((3, 56)) * 3).requires_grad_()
+    pixels.losses(logits).sum().backward()
+    torch.testing.assert_close(pixels.slopes(logits.detach()), logits.grad)
+
+
+@pytest.mark.parametrize("objective", sorted(KINDS))
+def test_compiled_and_batched_solver_agree(objective):
+    activations, masks = _planted(4, 10, 9, 11)
+    settings = _settings(objective, tol=1e-6)
+    targets, start = _targets(masks), np.zeros(10)
+    compiled = solve_rows(list(activations), targets, start, settings).double()
+    batched = solve_rows(list(activations.double()), targets, start, settings)
+    torch.testing.assert_close(compiled[:, :11], batched[:, :11], atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_two_starts_agree(dtype):
+    activations, masks = _planted(4, 10, 9, 11)
+    how = {"objective": "logistic", "tol": 1e-6}
+    first = optimize_loces(activations.to(dtype), masks, **how)
+    for init in ("ones", "normal"):
+        second = optimize_loces(activations.to(dtype), masks, init=init, random_state=0, **how)
+        assert (second - first).norm() < 1e-4 * first.norm()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("alpha", [0.1, 0.01])
+def test_logistic_is_logistic_regression_on_pixels(dtype, alpha):
+    activations, masks = _planted(2, 8, 9, 11, seed=3)
+    targets = _targets(masks).astype(np.float64)
+    vectors, info = optimize_loces(
+        activations.to(dtype), masks, objective="logistic", alpha=alpha, tol=1e-6, return_info=True
+    )
+    for i, target in enumerate(targets):
+        grid = activations[[i]].double()
+        pixels = functional.interpolate(grid, size=SIZE, mode="bilinear")[0].flatten(1).T.numpy()
+        t, a = target.ravel(), 1 - (target > 0).mean()
+        weights = np.concatenate([a * t, (1 - a) * (1 - t)])
+        s = (grid**2).sum(1).mean().item()
+        # The regression minimises C sum(w loss) + ||v||^2 / 2.
+        regression = LogisticRegression(
+            C=1 / (alpha * s * weights.sum()), tol=1e-10, max_iter=10_000, solver="newton-cholesky"
+        )
+        labels = np.repeat([1, 0], len(t))
+        regression.fit(np.vstack([pixels, pixels]), labels, sample_weight=weights)
+        expected = np.append(regression.coef_, regression.intercept_)
+        ours = np.append(vectors[i].numpy(), info.bias[i].numpy())
+        np.testing.assert_allclose(ours, expected, atol=1e-4 * np.linalg.norm(expected))
+
+
+@pytest.mark.parametrize("objective", sorted(KINDS))
+@pytest.mark.parametrize("factor", [1000.0, 1e-4])
+def test_scale_of_activations_does_not_matter(objective, factor):
+    activations, masks = _planted(3, 10, 9, 11)
+    drawn = []
+    for grids in (activations, activations * factor):
+        vectors, info = optimize_loces(
+            grids, masks, objective=objective, tol=1e-5, return_info=True
+        )
+        drawn.append(project_loces(grids, vectors, SIZE, bias=info.bias))
+    torch.testing.assert_close(drawn[0], drawn[1], atol=1e-3, rtol=0)
+
+
+def test_rotated_channels_give_the_rotated_vector():
+    activations, masks = _planted(3, 10, 9, 11)
+    activations = activations.double()
+    rotation = torch.linalg.qr(torch.randn(10, 10, dtype=torch.float64)).Q
+    turned = torch.einsum("dc,nchw->ndhw", rotation, activations)
+    how = {"objective": "logistic", "tol": 1e-9}
+    expected = optimize_loces(activations, masks, **how) @ rotation.T
+    torch.testing.assert_close(optimize_loces(turned, masks, **how), expected)
+
+
+@pytest.mark.parametrize("objective", sorted(KINDS))
+@pytest.mark.parametrize("n_threads", [1, 2, 3])
+def test_rows_that_share_activations_get_the_bits_they_get_alone(objective, n_threads):
+    (sample,), _ = _planted(1, 19, 9, 11)
+    other, masks = _planted(20, 19, 9, 11, seed=1)
+    targets, start = _targets(masks), np.linspace(-1, 1, 19)
+    rows = [sample] * 19 + [other[7]]
+    settings = _settings(objective)
+    together = solve_rows(rows, targets, start, settings, n_threads=n_threads)
+    alone = [solve_rows([rows[i].clone()], targets[[i]], start, settings) for i in range(len(rows))]
+    assert torch.equal(together, torch.cat(alone))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_unconverged_rows_are_counted(dtype):
+    activations, masks = _planted(5, 10, 9, 11)
+    masks[1] = 1  # has nothing to be balanced against, and is done at zero
+    with pytest.warns(ConvergenceWarning, match=r"^4 of 5 rows did not converge"):
+        vectors, info = optimize_loces(
+            activations.to(dtype), masks, objective="logistic", max_iter=2, return_info=True
+        )
+    assert (info.n_iter == torch.tensor([2, 0, 2, 2, 2])).all()
+    assert ((info.gradient_norm > 1e-4) == (info.n_iter == 2)).all()
+    assert (vectors[1] == 0).all()
+    assert info.bias[1] == 0
+
+
+@pytest.mark.parametrize("objective", sorted(KINDS))
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_activations_without_signal_give_zeros(objective, dtype):
+    masks = torch.zeros(2, 30, 40)
+    masks[:, :10, :25] = 1
+    for value in (0.0, 3.0):
+        activations = torch.full((2, 4, 5, 6), value, dtype=dtype)
+        vectors = optimize_loces(activations, masks, objective=objective)
+        torch.testing.assert_close(vectors, torch.zeros_like(vectors), atol=1e-4, rtol=0)
+
+
+def test_a_tiny_mask_is_drawn():
+    """The soft overlaps' gradients at zero are as small as the mask."""
+    activations, _ = _planted(1, 6, 20, 20)
+    activations[0, 3] = 0
+    activations[0, 3, 7, 9] = 5
+    masks = torch.zeros(1, 200, 200)
+    masks[0, 70:80, 90:100] = 1
+    for objective in sorted(KINDS):
+        vectors, info = optimize_loces(activations, masks, objective=objective, return_info=True)
+        drawn = project_loces(activations, vectors, (20, 20), bias=info.bias)[0] > 0.5
+        assert drawn[7, 9]
+        assert drawn.sum() <= 9, objective
+
+
+@pytest.mark.parametrize("objective", sorted(KINDS))
+def test_best_bias_is_that_of_the_optimum(objective):
+    activations, masks = _planted(4, 10, 9, 11)
+    vectors, info = optimize_loces(
+        activations.double(), masks, objective=objective, tol=1e-8, return_info=True
+    )
+    targets, settings = _targets(masks), _settings(objective)
+    for i in range(4):
+        bias = best_bias(activations[i], vectors[i].numpy(), targets[[i]], settings)
+        assert bias == pytest.approx(info.bias[i].item(), abs=1e-4)
+
+
+def test_wrong_combinations_are_errors():
+    activations, masks = _planted(1, 4, 5, 6)
+    with pytest.raises(ValueError, match="objective='logistic' is solved by 'lbfgs'"):
+        optimize_loces(activations, masks, objective="logistic", solver="adamw")
+    with pytest.raises(ValueError, match="objective='mse' is solved by 'adamw'"):
+        optimize_loces(activations, masks, objective="mse", solver="lbfgs")
+    with pytest.raises(ValueError, match="return_info=True needs an objective with a bias"):
+        optimize_loces(activations, masks, return_info=True)
+
+
+@pytest.mark.parametrize("layer", ["backbone.9", "backbone.13", "backbone.16"])
+@pytest.mark.parametrize("objective", sorted(KINDS))
+def test_all_rows_of_real_scenes_converge(camvid, camvid_network, layer, objective):
+    rows = camvid.data[np.isin(camvid.groups, np.unique(camvid.groups)[[0, 60]])]
+    loce = LoCETransformer(camvid_network, layer, objective=objective, on_empty="nan").fit(rows)
+    facts = loce.evaluate(rows)  # a ConvergenceWarning would be an error
+    assert facts["n_iter"].max() < 100
+    assert (facts["gradient_norm"] <= 1e-4).all()
