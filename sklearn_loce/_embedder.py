@@ -1,5 +1,6 @@
 """What an estimator on a table of samples does behind its methods."""
 
+from contextlib import closing
 from copy import copy, deepcopy
 from numbers import Integral
 
@@ -139,31 +140,32 @@ class RowEmbedder(BaseEstimator):
         self.mean_ = self.scale_ = None
         if not self.standardize:
             return
+        groups = group_by_image(samples)
+        if not self._may_fail():
+            check_rows(samples, groups)
         scalers = [StandardScaler() for _ in self.layers_]
-        first = [rows[:1] for rows in group_by_image(samples)]
-        nothing = np.empty((len(samples), 0), dtype=np.float32)
-        job = Job(
-            samples,
-            first,
-            nothing,
-            np.ones((len(samples), len(self.layers_)), dtype=bool),
-            preview=preview,
-            progress=bool(self.verbose),
-        )
-        failures = []
         with noting_pass(identity, self.model):
-            for (item,) in self._worker(standardizes=False).stream(job):
-                if isinstance(item, Failure):
-                    failures.append(item)
-                    if not self._may_fail():
-                        break
-                    continue
-                for scaler, grid in zip(scalers, item.activations, strict=True):
+            for row in self._first_rows(samples, groups, preview):
+                for scaler, grid in zip(scalers, row.activations, strict=True):
                     scaler.partial_fit(grid.detach().double().cpu().flatten(1).T.numpy())
-        if failures and (len(failures) == len(first) or not self._may_fail()):
-            failures[0].raise_failure()
         self.mean_ = [scaler.mean_ for scaler in scalers]
         self.scale_ = [scaler.scale_ for scaler in scalers]
+
+    def _first_rows(self, samples, groups, preview):
+        """Yield the first Row of every image; leave those out that fail, if rows may fail."""
+        nothing = np.empty((len(samples), 0), dtype=np.float32)
+        needed = np.ones((len(samples), len(self.layers_)), dtype=bool)
+        first, progress = [rows[:1] for rows in groups], bool(self.verbose)
+        job = Job(samples, first, nothing, needed, preview=preview, progress=progress)
+        failures = []
+        with closing(self._worker(standardizes=False).stream(job)) as stream:
+            for (item,) in stream:
+                if not isinstance(item, Failure):
+                    yield item
+                    continue
+                failures.append(item)
+                if not self._may_fail() or len(failures) == len(groups):
+                    failures[0].raise_failure()
 
     def _finish_over(self, samples, embeddings, finish):
         """Give what ``finish`` makes of each row with its vectors, given or optimised."""

@@ -193,7 +193,8 @@ class Draw:
     def __call__(self, row, vectors):
         """Give the projection at image size, bool or float32."""
         grid, vector = row.activations[self.layer], vectors[self.layer]
-        target = resize_masks([row.view_mask], self.mask_size, self.mask_resize)
-        vector = _with_bias(grid, vector, target, self.settings)
+        if self.settings.n_facts:
+            target = resize_masks([row.view_mask], self.mask_size, self.mask_resize)
+            vector = _with_bias(grid, vector, target, self.settings)
         drawn = project_row(row, grid, vector, self.mask_size)
         return drawn if self.threshold is None else drawn > self.threshold

@@ -69,7 +69,8 @@ class LoCETransformer(TransformerMixin, ProjectingEmbedder):
         :mod:`sklearn_loce.segmentation` set it.
     standardize : bool, default=False
         Whether channels are brought to mean 0 and variance 1 first. Both are learned in ``fit``
-        over all cells of the table's images, with one forward pass more per image.
+        over all cells of the table's images, with one forward pass more per image; images that
+        fail, where rows may, are left out.
         Vectors, feature names and ``project`` are then of the standardised channels: a component
         is the weight of one standard deviation of its channel, comparable between channels, layers
         and networks, and embeddings that are projected must come from the same fit.
