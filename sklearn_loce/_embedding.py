@@ -20,7 +20,7 @@ from ._masks import resize_masks
 from ._model import as_module, device_of
 from ._optimization import solve_rows
 from ._preprocessing import make_transform
-from ._stream import Failure, Preview, Row, RowStream
+from ._stream import Failure, Preview, Row, RowStream, one_thread
 
 
 @dataclass(frozen=True)
@@ -266,14 +266,10 @@ class Worker:
         list of Outcome
             For each batch.
         """
-        n_threads = torch.get_num_threads()
         settle = partial(torch.set_num_threads, 1)
-        try:
-            with ThreadPoolExecutor(1, initializer=settle) as solver:
-                yield from self._run_beside(solver, job, save)
-        finally:
-            # What a thread sets for itself is the default of threads to come, too.
-            torch.set_num_threads(n_threads)
+        # What a thread sets for itself is the default of threads to come, too.
+        with one_thread(), ThreadPoolExecutor(1, initializer=settle) as solver:
+            yield from self._run_beside(solver, job, save)
 
     def _batch_size(self):
         device = self.recipe.device or device_of(as_module(self.model))
