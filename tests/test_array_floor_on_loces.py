@@ -16,6 +16,7 @@ from sklearn_loce.metrics import (
     compare_layers,
     confused_concepts,
     get_scorer,
+    precision_at_k,
     purity_score,
     sub_concepts,
 )
@@ -128,12 +129,15 @@ def test_camvid_from_images_to_mixture(pipeline, frames):
 
 def test_camvid_grid_search_over_layers_with_two_scorers(pipeline, frames):
     y, groups = frames["concept"].to_numpy(), frames["image_id"].to_numpy()
+    # Two runs of UMAP on so few rows are further apart than the layers are.
+    pipeline.set_params(umap=PCA(4, random_state=0))
+    layers, folds = ["backbone.4", "backbone.13"], GroupKFold(2)
     search = GridSearchCV(
         pipeline,
-        {"loce__layer": ["backbone.4", "backbone.13"]},
+        {"loce__layer": layers},
         scoring=get_scorer(["precision_at_5", "penalized_purity"]),
         refit="precision_at_5",
-        cv=GroupKFold(2),
+        cv=folds,
         error_score="raise",
     )
     search.fit(frames, y, groups=groups)
@@ -142,5 +146,13 @@ def test_camvid_grid_search_over_layers_with_two_scorers(pipeline, frames):
         scores = results[f"mean_test_{name}"]
         assert scores.between(0, 1).all()
         assert scores.nunique() == 2
-    assert search.best_params_ == {"loce__layer": "backbone.13"}
+    precision = []
+    for layer in layers:
+        rows = pipeline[:2].set_params(loce__layer=layer).fit_transform(frames)
+        for train, test in folds.split(rows, groups=groups):
+            reduced = PCA(4, random_state=0).fit(rows[train]).transform(rows[test])
+            precision.append(precision_at_k(reduced, y[test], k=5))
+    expected = np.reshape(precision, (2, 2)).mean(1)
+    np.testing.assert_allclose(results["mean_test_precision_at_5"], expected, atol=1e-6)
+    assert search.best_params_ == {"loce__layer": layers[expected.argmax()]}
     assert search.best_score_ > 0.6

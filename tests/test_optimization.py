@@ -84,7 +84,11 @@ def test_equals_plain_formulation_on_camvid(camvid_activations, layer, objective
         expected = plain_loces(
             activations[[i]].double(), targets[[i]].double(), objective=objective
         )
-        assert functional.cosine_similarity(embeddings[[i]], expected).item() >= 0.9999
+        least = 0.9999
+        if objective == "mae":  # its slope jumps, so that float32 alone may lead elsewhere
+            single = plain_loces(activations[[i]], targets[[i]], objective=objective).double()
+            least = min(least, functional.cosine_similarity(single, expected).item() - 1e-4)
+        assert functional.cosine_similarity(embeddings[[i]], expected).item() >= least
 
 
 @pytest.mark.parametrize("objective", sorted(OBJECTIVES))
