@@ -153,10 +153,9 @@ class RowEmbedder(BaseEstimator):
 
     def _first_rows(self, samples, groups, preview):
         """Yield the first Row of every image; leave those out that fail, if rows may fail."""
-        nothing = np.empty((len(samples), 0), dtype=np.float32)
-        needed = np.ones((len(samples), len(self.layers_)), dtype=bool)
         first, progress = [rows[:1] for rows in groups], bool(self.verbose)
-        job = Job(samples, first, nothing, needed, preview=preview, progress=progress)
+        how = {"preview": preview, "progress": progress}
+        job = Job.of_passes(samples, first, len(self.layers_), **how)
         failures = []
         with closing(self._worker(standardizes=False).stream(job)) as stream:
             for (item,) in stream:

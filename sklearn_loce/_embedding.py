@@ -119,6 +119,12 @@ class Job:
     n_threads: int = 1
     progress: bool = False
 
+    @classmethod
+    def of_passes(cls, samples, groups, n_layers, **how):
+        """Make a job of which only the activations are asked, those of all layers."""
+        nothing = np.empty((len(samples), 0), dtype=np.float32)
+        return cls(samples, groups, nothing, np.ones((len(samples), n_layers), dtype=bool), **how)
+
     @property
     def layers(self):
         """Numbers of the layers whose activations are needed."""
@@ -244,9 +250,7 @@ class Worker:
 
     def rows(self, samples, groups, *, progress=False):
         """Yield the Rows of these images, with activations of all layers; a failure raises."""
-        nothing = np.empty((len(samples), 0), dtype=np.float32)
-        needed = np.ones((len(samples), len(self.recipe.layers)), dtype=bool)
-        job = Job(samples, groups, nothing, needed, progress=progress)
+        job = Job.of_passes(samples, groups, len(self.recipe.layers), progress=progress)
         with closing(self.stream(job)) as stream:
             for item in chain.from_iterable(stream):
                 item.raise_failure()

@@ -1,31 +1,25 @@
-"""L-BFGS on the CPU: which rows go together, in which thread, in which memory.
-
-Rows that share activations are solved in one walk, by one thread from start to end. Every row sees
-the same operations in the same order whoever shares its walk.
-"""
+"""L-BFGS on the CPU: what its compiled steps read, and how they count."""
 
 import numpy as np
-import torch
 
-from ._adamw_cpu import _geometry, _padded, _Room, _shrunk, _walks
 from ._lbfgs_steps import N_NUMBERS, N_RECORDS, minimise_walk, root_mean_square, scale_grid
 from ._ridge import N_FACTS, balance
 from ._ridge_steps import AREA, BACKGROUND, CONCEPT, PADDING, Problem, Room
 from ._simd import LANES
-from ._threads import share_out
+from ._walks import geometry_of, over_walks, padded, shrunk
 
 
 def _problem(grid, mask_size, settings):
     """Lay out how the compiled steps count."""
-    geometry = _geometry(grid.shape[1:], mask_size)
-    n_lines = _padded(grid.shape[1], 4)  # lines are done four at a time
+    geometry = geometry_of(grid.shape[1:], mask_size)
+    n_lines = padded(grid.shape[1], 4)  # lines are done four at a time
     return Problem(
         kind=settings.kind,
         tol=np.float32(settings.tol),
         max_iter=settings.max_iter,
-        n_channels=_padded(len(grid) + 1),
-        n_pixels=_padded(grid[0].size),
-        stride=_padded(n_lines * grid.shape[2] + LANES),
+        n_channels=padded(len(grid) + 1),
+        n_pixels=padded(grid[0].size),
+        stride=padded(n_lines * grid.shape[2] + LANES),
         n_lines=grid.shape[1],
         n_columns=grid.shape[2],
         n_mask_lines=mask_size[0],
@@ -38,7 +32,7 @@ def _problem(grid, mask_size, settings):
 def _sizes(problem, n_rows):
     """Give the room that a walk needs."""
     width = problem.widening.n_columns
-    wide = (_padded(problem.n_lines, 4) + 1) * width
+    wide = (padded(problem.n_lines, 4) + 1) * width
     return {
         "channels": problem.n_channels * problem.n_pixels,
         "ridge": problem.n_channels,
@@ -86,24 +80,19 @@ def solve_ridge_on_cpu(activations, images, targets, start, settings, n_threads=
     ndarray of shape (n_samples, n_channels + N_FACTS), float32
         Vectors, then biases, numbers of iterations and relative gradient norms.
     """
-    if any(sample.shape[0] != len(start) for sample in activations):
-        raise ValueError(f"Every sample must have the {len(start)} channels of the start.")
-    n_threads = n_threads or torch.get_num_threads()
     solved = np.empty((len(activations), len(start) + N_FACTS), dtype=np.float32)
 
-    def solve(walks):
-        memory = _Room()
-        for rows in walks:
-            grid = np.ascontiguousarray(activations[rows[0]])
-            _solve_walk(grid, targets, rows, start, settings, memory, solved)
+    def solve(grid, rows, memory):
+        grid = np.ascontiguousarray(grid)
+        _solve_walk(grid, targets, rows, start, settings, memory, solved)
 
-    share_out(solve, _walks(images, len(activations), n_threads), n_threads)
+    over_walks(solve, activations, images, len(start), n_threads)
     return solved
 
 
 def _solve_walk(grid, targets, rows, start, settings, memory, solved):
     root = root_mean_square(grid)
-    grid = np.ascontiguousarray(_shrunk(grid, targets.shape[1:]))
+    grid = np.ascontiguousarray(shrunk(grid, targets.shape[1:]))
     problem = _problem(grid, targets.shape[1:], settings)
     room = Room(*memory.take(_sizes(problem, len(rows))))
     _lay_out(room, problem, targets[rows], len(grid), settings)

@@ -53,6 +53,7 @@ TORCH_FLOOR = (
     "_threads",
     "_trace",
     "_transformer",
+    "_walks",
     "segmentation",
 )
 
