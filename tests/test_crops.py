@@ -5,7 +5,9 @@ import pandas as pd
 import pytest
 from PIL import Image
 from pycocotools import mask as coco_mask
+from torchvision.transforms import v2
 
+from benchmarks.segmentation import NORMALIZE
 from sklearn_loce import LoCETransformer, TorchModel
 from sklearn_loce._samples import read_image
 from sklearn_loce.datasets import crop_samples, load_scene_model, make_scenes, paste_crops
@@ -216,3 +218,18 @@ def test_paste_checks_what_it_gets(image):
         paste_crops([np.ones((10, 10))] * 2, crops)
     with pytest.raises(ValueError, match=r"Map 0 is of shape \(9, 10\), but its crop is 10 x 10"):
         paste_crops([np.ones((9, 10))], crops)
+
+
+def test_crops_redraw_small_objects_better(camvid, camvid_network):
+    chosen = camvid.data[camvid.data["concept"].isin(["pedestrian", "bicyclist"])]
+    small = chosen[chosen["area"] * 23 * 30 < 4].iloc[::6]  # less than four of the layer's cells
+    enlarged = v2.Compose([v2.Resize((360, 480)), *NORMALIZE.transforms])
+    whole, crops = (
+        LoCETransformer(camvid_network, "backbone.13", preprocess=preprocess, objective="logistic")
+        .fit(X)
+        .evaluate(X)
+        for X, preprocess in ((small, NORMALIZE), (crop_samples(small), enlarged))
+    )
+    assert (whole["foreground_cells"] < 4).all()
+    assert crops["foreground_cells"].mean() > 4 * whole["foreground_cells"].mean()
+    assert crops["iou"].mean() > whole["iou"].mean() + 0.1
