@@ -27,6 +27,7 @@ MARKS = {True: "✓", False: "✗", None: ""}
 _COLUMN_TILES = 4  # beyond, a grid is as wide as a page
 _WIDEST_TILE = 1.65  # inches
 _GAP = 0.12  # tiles, between groups of columns
+_OUTLINE, _RIM = 0.8, 0.9  # points
 _EM = 0.56  # mean width of a letter over the font's size
 
 
@@ -111,6 +112,8 @@ def open_grid(display, ax, layout):
         if ax is None:
             bounds.figure.get_layout_engine().set(w_pad=0.02, h_pad=0.02, wspace=0, hspace=0)
         chart, display.axes_ = _divide(bounds, layout)
+        if ax is None:
+            bounds.figure.draw_without_rendering()  # texts are broken by the width of tiles
         yield chart, display.axes_
         if ax is None:
             _fit_height(display.figure_, display.axes_)
@@ -220,9 +223,9 @@ def draw_outline(ax, mask, contour_kw=None):
     from matplotlib.collections import LineCollection
     from matplotlib.patheffects import withStroke
 
-    style = merge_style(LineCollection, {"colors": "white", "linewidths": 0.9}, contour_kw)
-    width = np.max(style.get("linewidth", 0.9))
-    style.setdefault("path_effects", [withStroke(linewidth=width + 1.1, foreground="black")])
+    style = merge_style(LineCollection, {"colors": "white", "linewidths": _OUTLINE}, contour_kw)
+    width = np.max(style["linewidth"])
+    style.setdefault("path_effects", [withStroke(linewidth=width + _RIM, foreground="black")])
     lines = LineCollection(trace_outline(mask), **style)
     ax.add_collection(lines, autolim=False)
     return lines
@@ -338,3 +341,17 @@ def check_lengths(n_samples, **columns):
                 f"{name} has {len(column)} row(s), and the table of samples has {n_samples}; pass "
                 "the same rows of both."
             )
+
+
+def finite_rows(X):
+    """Tell which rows are finite; a row that failed is not.
+
+    Parameters
+    ----------
+    X : ndarray of shape (n_samples, n_features)
+
+    Returns
+    -------
+    ndarray of shape (n_samples,), bool
+    """
+    return np.isfinite(X).all(axis=1)
