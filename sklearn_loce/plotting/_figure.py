@@ -4,7 +4,7 @@ import matplotlib as mpl
 from matplotlib.figure import Figure
 
 # Read by matplotlib when a figure is saved, not when it is drawn.
-TEXT_AS_TEXT = {"svg.fonttype": "none", "pdf.fonttype": 42}
+TEXT_AS_TEXT = {"svg.fonttype": "none", "pdf.fonttype": 42, "savefig.dpi": 300}
 
 
 class PaperFigure(Figure):

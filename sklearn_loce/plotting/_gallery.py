@@ -18,6 +18,7 @@ from ._grid import (
     fit_text,
     open_grid,
     show_tile,
+    write_heading,
 )
 from ._style import FONT_SIZE, SMALL_FONT_SIZE
 from ._tiles import TILE_SIZE, read_tiles
@@ -249,17 +250,20 @@ class ClusterGalleryDisplay:
                 for spare in axes[line, len(rows) :]:
                     spare.set_axis_off()
                 for tile_ax, row in zip(axes[line], rows, strict=False):
-                    self._plot_tile(tile_ax, int(row), contour_kw)
+                    self._plot_tile(tile_ax, int(row), contour_kw, names=self._is_mixed(line))
                 title = fit_text(
                     axes[line, 0], self._title(line), size=FONT_SIZE, n_lines=1, n_tiles=n_columns
                 )
-                axes[line, 0].set_title(title, loc="left", fontsize=FONT_SIZE, pad=2)
+                write_heading(axes[line, 0], title)
         return self
 
-    def _plot_tile(self, ax, row, contour_kw):
+    def _is_mixed(self, line):
+        return self.composition is not None and (self.composition.iloc[line] > 0).sum() > 1
+
+    def _plot_tile(self, ax, row, contour_kw, *, names):
         show_tile(ax, self.tiles[row].image)
         self.outlines_.append(draw_outline(ax, self.tiles[row].mask, contour_kw))
-        if self.names is not None:
+        if names and self.names is not None:
             name = fit_text(ax, self.names[row], n_lines=1)
             ax.set_xlabel(name, fontsize=SMALL_FONT_SIZE, labelpad=1)
 

@@ -27,6 +27,8 @@ MARKS = {True: "✓", False: "✗", None: ""}
 _COLUMN_TILES = 4  # beyond, a grid is as wide as a page
 _WIDEST_TILE = 1.65  # inches
 _GAP = 0.12  # tiles, between groups of columns
+_MOST_PASSES = 4  # that a layout takes to settle
+_PAD = 0.025  # inches
 _OUTLINE, _RIM = 0.8, 0.9  # points
 _EM = 0.56  # mean width of a letter over the font's size
 
@@ -110,10 +112,10 @@ def open_grid(display, ax, layout):
     guess = layout.chart_height + layout.colorbar_height + layout.n_lines
     with open_axes(display, ax, width=layout.width, height=guess) as bounds:
         if ax is None:
-            bounds.figure.get_layout_engine().set(w_pad=0.02, h_pad=0.02, wspace=0, hspace=0)
+            bounds.figure.get_layout_engine().set(w_pad=_PAD, h_pad=_PAD, wspace=0, hspace=0)
+            # The layout overrides it, but texts are broken by the width of tiles before.
+            bounds.get_subplotspec().get_gridspec().update(left=0, right=1)
         chart, display.axes_ = _divide(bounds, layout)
-        if ax is None:
-            bounds.figure.draw_without_rendering()  # texts are broken by the width of tiles
         yield chart, display.axes_
         if ax is None:
             _fit_height(display.figure_, display.axes_)
@@ -153,11 +155,11 @@ def _divide(bounds, layout):
 def _add_tiles(figure, spec, layout):
     columns, widths = layout.positions()
     n_above = int(bool(layout.headings))
-    heights = [0.01] * n_above + [1.0] * layout.n_lines
+    heights = [0.001] * n_above + [1.0] * layout.n_lines
     shape = len(heights), len(widths)
     # Without a layout engine nothing else keeps texts off the tiles above.
-    space = None if figure.get_layout_engine() else 0.5
-    grid = spec.subgridspec(*shape, width_ratios=widths, height_ratios=heights, hspace=space)
+    space = {"wspace": 0, "hspace": 0} if figure.get_layout_engine() else {"hspace": 0.5}
+    grid = spec.subgridspec(*shape, width_ratios=widths, height_ratios=heights, **space)
     if n_above:
         for (heading, _), group in zip(layout.groups, columns, strict=True):
             _add_heading(figure.add_subplot(grid[0, group[0] : group[-1] + 1]), heading)
@@ -175,16 +177,19 @@ def _add_heading(ax, heading):
 
 def _fit_height(figure, axes):
     """Make a figure as high as its tiles are, which keep the shape of their images."""
-    for _ in range(2):
+    for _ in range(_MOST_PASSES):
         figure.draw_without_rendering()
         width, height = figure.get_size_inches()
         missing = []
         for ax in axes.ravel():
-            given, image = ax.get_position(original=True), ax.get_images()
-            if image:
-                n_rows, n_columns = image[0].get_array().shape[:2]
+            given, images = ax.get_position(original=True), ax.get_images()
+            if images:
+                n_rows, n_columns = images[0].get_array().shape[:2]
                 missing.append(given.width * width * n_rows / n_columns - given.height * height)
-        figure.set_size_inches(width, max(0.5, height + len(axes) * max(missing, default=0.0)))
+        missing = len(axes) * max(missing, default=0.0)
+        if abs(missing) < _PAD:
+            break
+        figure.set_size_inches(width, max(0.5, height + missing))
 
 
 def show_tile(ax, picture, **image_kw):
@@ -282,6 +287,26 @@ def fit_text(ax, text, *, size=SMALL_FONT_SIZE, n_lines=2, n_tiles=1):
     return "\n".join(lines).replace("\v", "")
 
 
+def write_heading(ax, heading):
+    """Write a line above a tile, from its left edge on, that may be wider than the tile.
+
+    Parameters
+    ----------
+    ax : Axes
+    heading : str
+
+    Returns
+    -------
+    Annotation
+    """
+    # Layouts would widen the tile for a long title; an empty one holds the place for it.
+    ax.set_title(" ", fontsize=FONT_SIZE, pad=2)
+    where = {"xy": (0, 1), "xycoords": "axes fraction", "textcoords": "offset points"}
+    text = ax.annotate(heading, xytext=(0, 3), fontsize=FONT_SIZE, **where)
+    text.set_in_layout(False)
+    return text
+
+
 def font_with_marks():
     """Give the font families of now, and one behind them that has the marks.
 
@@ -355,3 +380,17 @@ def finite_rows(X):
     ndarray of shape (n_samples,), bool
     """
     return np.isfinite(X).all(axis=1)
+
+
+def format_number(value):
+    """Write three digits, with the minus sign that matplotlib writes.
+
+    Parameters
+    ----------
+    value : float
+
+    Returns
+    -------
+    str
+    """
+    return f"{value:#.3g}".rstrip(".").replace("-", "\N{MINUS SIGN}")

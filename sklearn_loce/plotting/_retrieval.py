@@ -21,6 +21,7 @@ from ._grid import (
     finite_rows,
     fit_text,
     font_with_marks,
+    format_number,
     open_grid,
     show_tile,
 )
@@ -262,7 +263,8 @@ class RetrievalDisplay:
         if column == 0:
             return fit_text(ax, name)
         mark = "" if self.relevant is None else MARKS[bool(self.relevant[line, column - 1])] + " "
-        return f"{fit_text(ax, f'{mark}{name}', n_lines=1)}\n{self.distances[line, column - 1]:.3g}"
+        name = fit_text(ax, f"{mark}{name}", n_lines=1)
+        return f"{name}\n{format_number(self.distances[line, column - 1])}"
 
 
 def _check_kept(embeddings, queries, n_matches):
