@@ -12,8 +12,10 @@ from ._rows import finite_rows
 from ._style import COLOURS, GREY, SMALL_FONT_SIZE, concept_styles, open_axes
 from ._tree import find_runs, link_clusters, link_positions
 
-# Inches from top to bottom: the tree, the clusters' numbers, their purity, one concept, a gap.
-_TREE, _NUMBERS, _PURITY, _CONCEPT, _GAP = 1.5, 0.14, 0.24, 0.125, 0.05
+# Inches from top to bottom: the tree, a line of numbers, the purity, a gap, one concept.
+_TREE, _NUMBERS, _PURITY, _GAP, _CONCEPT = 1.5, 0.12, 0.24, 0.05, 0.125
+# More clusters are numbered in two lines.
+_MOST_IN_LINE = 10
 # Inches for the axis below and for air.
 _MARGIN = 0.35
 _MOST_VECTORS = 3000
@@ -51,7 +53,7 @@ class DendrogramDisplay:
     bars_ : list of matplotlib Rectangle
         Purity of each cluster, from left to right.
     text_ : dict of int to matplotlib Text
-        Number of each cluster; where they would touch, that of the larger one.
+        Number of each cluster; where they would touch in two lines, those of the larger ones.
     strip_ : dict of str to matplotlib PolyCollection
         Leaves of each concept, from top to bottom; empty without `y`.
     ax_ : matplotlib Axes
@@ -139,8 +141,10 @@ class DendrogramDisplay:
         """Purity, colours, and how much height an inch, and all that is below the tree, has."""
         self._inch = (float(tree[:, 2].max()) or 1.0) / _TREE
         n_rows = 0 if y is None else len(np.unique(y))
-        self._floor = -self._inch * (_NUMBERS + _PURITY + _GAP + n_rows * _CONCEPT)
-        clusters = [cluster for cluster in np.unique(labels) if cluster != -1]
+        clusters = [cluster for cluster in np.unique(labels).tolist() if cluster != -1]
+        self._n_lines = 1 if len(clusters) <= _MOST_IN_LINE else 2
+        self._purity_floor = -self._inch * (0.03 + self._n_lines * _NUMBERS + _PURITY)
+        self._floor = self._purity_floor - self._inch * (_GAP + n_rows * _CONCEPT)
         self._colours = {-1: GREY}
         if y is None:
             self.purity_ = None
@@ -168,17 +172,17 @@ class DendrogramDisplay:
         from matplotlib.patches import Rectangle
 
         ordered = labels[self.leaves_]
-        floor, height = -self._inch * (_NUMBERS + _PURITY), _PURITY * self._inch
-        self.bars_, gap = [], 0.15 if len(labels) < 200 else 0.0
+        floor, height = self._purity_floor, _PURITY * self._inch
+        self.bars_ = []
         for start, stop in zip(*find_runs(ordered), strict=True):
             if (cluster := ordered[start]) == -1:
                 continue
-            width = stop - start - 2 * gap
-            place = (start - 0.5 + gap, floor)
-            full = Rectangle(place, width, height, facecolor="#e6e6e6", linewidth=0)
+            place, width = (start - 0.5, floor), stop - start
+            edge = {"edgecolor": "white", "linewidth": 0.4}
+            full = Rectangle(place, width, height, facecolor="#e0e0e0", **edge)
             share = 1.0 if y is None else self.purity_[cluster]
             colour = self._colours[cluster]
-            bar = Rectangle(place, width, share * height, facecolor=colour, linewidth=0)
+            bar = Rectangle(place, width, share * height, facecolor=colour, **edge)
             self.ax_.add_patch(full)
             self.bars_.append(self.ax_.add_patch(bar))
 
@@ -189,7 +193,7 @@ class DendrogramDisplay:
         ordered = y[self.leaves_]
         places = {name: np.median(np.flatnonzero(ordered == name)) for name in np.unique(y)}
         colours = {name: colour for name, (colour, _) in concept_styles(np.unique(y)).items()}
-        strip, top = {}, -self._inch * (_NUMBERS + _PURITY + _GAP)
+        strip, top = {}, self._purity_floor - self._inch * _GAP
         starts, stops = find_runs(ordered)
         for i, name in enumerate(sorted(places, key=places.get)):
             bottom, height = top - (i + 1) * _CONCEPT * self._inch, 0.84 * _CONCEPT * self._inch
@@ -208,10 +212,10 @@ class DendrogramDisplay:
 
         top = _TREE * self._inch
         heights = [v for v in MaxNLocator(4).tick_values(0, top) if 0 <= v <= top]
-        rows = {-self._inch * (_NUMBERS + _PURITY / 2): "cluster" if self.y is None else "purity"}
-        first = self._inch * (_NUMBERS + _PURITY + _GAP)
+        floor, kind = self._purity_floor, "cluster" if self.y is None else "purity"
+        rows = {floor + _PURITY / 2 * self._inch: kind}
         rows |= {
-            -(first + (i + 0.58) * _CONCEPT * self._inch): str(name)
+            floor - self._inch * (_GAP + (i + 0.58) * _CONCEPT): str(name)
             for i, name in enumerate(self.strip_)
         }
         names = [f"{height:g}" for height in heights]
@@ -219,32 +223,44 @@ class DendrogramDisplay:
         for tick in self.ax_.yaxis.get_major_ticks()[len(heights) :]:
             tick.tick1line.set_visible(False)
         self.ax_.set_xticks([])
-        share = -self._floor / (1.02 * top - self._floor)
-        self.ax_.set_ylabel("linkage distance", y=(1 + share) / 2)
+        self._name_distances(top, max(map(len, names)))
         self.ax_.spines[["top", "right", "bottom"]].set_visible(False)
         self.ax_.spines["left"].set_bounds(0, top)
 
+    def _name_distances(self, top, n_characters):
+        """Put the axis' name beside its numbers, not beside the longest name of a concept."""
+        from matplotlib.transforms import ScaledTranslation
+
+        points = 6 + 0.64 * SMALL_FONT_SIZE * n_characters
+        shift = ScaledTranslation(-points / 72, 0, self.figure_.dpi_scale_trans)
+        share = -self._floor / (1.02 * top - self._floor)
+        self.ax_.set_ylabel("linkage distance")
+        self.ax_.yaxis.set_label_coords(0, (1 + share) / 2, self.ax_.transAxes + shift)
+
     def _number_clusters(self, labels, text_kw):
-        """Number clusters at their longest run, larger ones first, where there is room."""
+        """Write the number of each cluster at its longest run, the larger ones' first."""
         ordered = labels[self.leaves_]
         starts, stops = find_runs(ordered)
         self.figure_.draw_without_rendering()
         points = self.ax_.get_window_extent().width * 72 / self.figure_.dpi / len(labels)
-        taken, texts = [], {}
+        lines, texts = [[] for _ in range(self._n_lines)], {}
         for run in np.argsort(starts - stops, kind="stable"):
             cluster = ordered[starts[run]]
+            if cluster == -1 or cluster in texts:
+                continue
             middle = (starts[run] + stops[run] - 1) / 2
             half = 0.36 * SMALL_FONT_SIZE * (len(str(cluster)) + 0.4) / points
-            free = all(abs(middle - other) >= half + width for other, width in taken)
-            if cluster == -1 or cluster in texts or not free:
-                continue
-            taken.append((middle, half))
-            texts[cluster] = self._write_number(cluster, middle, text_kw)
+            for line, taken in enumerate(lines):
+                if all(abs(middle - other) >= half + width for other, width in taken):
+                    taken.append((middle, half))
+                    texts[cluster] = self._write_number(cluster, middle, line, text_kw)
+                    break
         return texts
 
-    def _write_number(self, cluster, middle, text_kw):
+    def _write_number(self, cluster, middle, line, text_kw):
         style = {"ha": "center", "va": "center", "fontsize": SMALL_FONT_SIZE} | text_kw
-        return self.ax_.text(middle, -self._inch * _NUMBERS / 2, str(cluster), **style)
+        height = -self._inch * (0.03 + (line + 0.5) * _NUMBERS)
+        return self.ax_.text(middle, height, str(cluster), **style)
 
     @classmethod
     def from_estimator(cls, estimator, X, y=None, **kwargs):

@@ -10,8 +10,8 @@ from ._style import COLUMN_WIDTH, SMALL_FONT_SIZE, merge_style, open_axes
 # More concepts have no room for their values in a column; the page is this wide, in inches.
 _MOST_IN_COLUMN = 11
 _PAGE_WIDTH = 6.9
-# Width of a character, and height of a line, in font sizes: DejaVu Sans with some air.
-_CHARACTER, _LINE = 0.66, 1.25
+# Points between a value and the border of its cell, at the least.
+_AIR = 0.5
 
 
 class HeatMap:
@@ -26,7 +26,7 @@ class HeatMap:
         *,
         include_values=True,
         cmap="Blues",
-        values_format=".2f",
+        values_format=None,
         xticks_rotation=None,
         ax=None,
         colorbar=True,
@@ -41,8 +41,8 @@ class HeatMap:
             Whether to write the values into the cells, if they are large enough for it.
         cmap : str or matplotlib Colormap, default="Blues"
             Colours, from low to high. What is masked is grey.
-        values_format : str, default=".2f"
-            Format of the values.
+        values_format : str, default=None
+            Format of the values, as ".2f". None means that with no zero before the point: .25.
         xticks_rotation : {"vertical", "horizontal"} or float, default=None
             Rotation of the names below the columns. None slants them, or turns them upright where
             columns are narrow.
@@ -133,23 +133,33 @@ class HeatMap:
         return pixels * 72 / self.figure_.dpi
 
     def _write_values(self, shown, values_format, cell, text_kw):
-        texts = {
-            (i, j): "-" if shown.mask[i, j] else format(shown[i, j], values_format)
-            for i, j in permutations(range(len(shown)), 2)
-        }
-        longest = max(map(len, texts.values()), default=0)
-        needed = SMALL_FONT_SIZE * max(_CHARACTER * longest, _LINE)
-        if not texts or (needed > cell and not {"fontsize", "size"} & text_kw.keys()):
-            return
         self.text_ = np.full(shown.shape, None)
-        for (i, j), text in texts.items():
-            self.text_[i, j] = self._write(i, j, text, shown, text_kw)
+        for i, j in permutations(range(len(shown)), 2):
+            value = None if shown.mask[i, j] else shown[i, j]
+            self.text_[i, j] = self._write(i, j, _format(value, values_format), text_kw)
+        texts = [text for text in self.text_.flat if text is not None]
+        sides = [max(text.get_window_extent().size) for text in texts]
+        room = (cell - 2 * _AIR) * self.figure_.dpi / 72
+        if not texts or (max(sides) > room and not {"fontsize", "size"} & text_kw.keys()):
+            for text in texts:
+                text.remove()
+            self.text_ = None
 
-    def _write(self, i, j, text, shown, text_kw):
+    def _write(self, i, j, text, text_kw):
         from matplotlib.text import Text
 
-        red, green, blue, _ = self.im_.to_rgba(shown[i, j : j + 1])[0]
+        red, green, blue, _ = self.im_.to_rgba(self.im_.get_array()[i, j : j + 1])[0]
         dark = 0.299 * red + 0.587 * green + 0.114 * blue < 0.5
         defaults = {"fontsize": SMALL_FONT_SIZE, "color": "white" if dark else "black"}
         style = merge_style(Text, {"ha": "center", "va": "center", **defaults}, text_kw)
         return self.ax_.text(j, i, text, **style)
+
+
+def _format(value, values_format):
+    """Write a value, as short as it can be where no format is given."""
+    if value is None:
+        return "-"
+    if values_format is not None:
+        return format(value, values_format)
+    text = f"{value:.2f}"
+    return text[1:] if text.startswith("0") else text

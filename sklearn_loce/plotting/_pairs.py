@@ -145,7 +145,7 @@ class SeparationDisplay(HeatMap):
         >>> X = [[0.0], [1.0], [4.0], [5.0]]
         >>> display = SeparationDisplay.from_embeddings(X, ["car", "car", "bus", "bus"])
         >>> display.text_[0, 1].get_text()
-        '0.60'
+        '.60'
         >>> plt.close(display.figure_)
         """
         X, y, n_failed = finite_rows(X, y)
