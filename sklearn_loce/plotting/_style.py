@@ -28,8 +28,12 @@ PAPER_STYLE = {
     "savefig.dpi": 300,
 }
 
-# Okabe and Ito's, without their yellow, which is lost on white, and with a dark grey for black.
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#333333")
+# Okabe and Ito's, without their yellow, which is lost on white, and with a dark grey for black;
+# then three that stay apart from them, and from each other, for colour-blind eyes.
+COLOURS = (
+    *("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#333333"),
+    *("#AA2266", "#2222AA", "#8C564B"),
+)
 # All are told apart at 4 points. So many that colour and marker repeat at different times.
 MARKERS = ("o", "s", "^", "D", "v", "X", "P", "*", "<", ">", "d")
 
@@ -40,8 +44,8 @@ GREY = "#767676"
 def concept_styles(names):
     """Give every concept a colour and a marker.
 
-    The first seven have a colour of their own and the first eleven a marker of their own. Of any
-    two among the first 77, where the colours are the same the markers differ, and the reverse.
+    The first ten have a colour of their own and the first eleven a marker of their own. Of any
+    two among the first 110, where the colours are the same the markers differ, and the reverse.
 
     Parameters
     ----------
@@ -56,7 +60,7 @@ def concept_styles(names):
 
     Notes
     -----
-    The colours are those of M. Okabe and K. Ito, "Color Universal Design", 2008.
+    Seven colours are those of M. Okabe and K. Ito, "Color Universal Design", 2008.
 
     Examples
     --------
@@ -168,9 +172,37 @@ def open_axes(display, ax=None, *, width=COLUMN_WIDTH, height=2.5):
         try:
             display.ax_, display.figure_ = figure.add_subplot(), figure
             yield display.ax_
+            fit_height(figure)
         except BaseException:
             plt.close(figure)
             raise
+
+
+def fit_height(figure):
+    """Cut a figure to the height of what is drawn in it, and let its layout settle.
+
+    Parameters
+    ----------
+    figure : PaperFigure
+        As :func:`new_figure` opens it.
+
+    Examples
+    --------
+    >>> import matplotlib.pyplot as plt
+    >>> from sklearn_loce.plotting._style import fit_height, new_figure
+    >>> figure = new_figure(width=3, height=9)
+    >>> _ = figure.add_subplot(aspect="equal")
+    >>> fit_height(figure)
+    >>> figure.get_figheight() < 3.1
+    True
+    >>> plt.close(figure)
+    """
+    # New room gives an axis other ticks, and other ticks take other room.
+    figure.draw_without_rendering()
+    figure.draw_without_rendering()
+    padding = 2 * figure.get_layout_engine().get()["h_pad"]
+    figure.set_figheight(figure.get_tightbbox().height + padding)
+    figure.draw_without_rendering()
 
 
 def merge_style(artist, defaults, given=None):
@@ -205,3 +237,59 @@ def merge_style(artist, defaults, given=None):
     from matplotlib.cbook import normalize_kwargs
 
     return normalize_kwargs(defaults, artist) | normalize_kwargs(given or {}, artist)
+
+
+def add_legend(ax, handles=None, **kwargs):
+    """Put a legend below axes, in as many columns as have room.
+
+    Parameters
+    ----------
+    ax : matplotlib Axes
+        Axes with labelled artists.
+    handles : list of artists, default=None
+        What to name; None means all artists of `ax` that have a label.
+    **kwargs : dict
+        Passed to :meth:`matplotlib.axes.Axes.legend`.
+
+    Returns
+    -------
+    matplotlib Legend
+
+    Examples
+    --------
+    >>> import matplotlib.pyplot as plt
+    >>> from sklearn_loce.plotting._style import add_legend
+    >>> figure, ax = plt.subplots()
+    >>> _ = ax.plot([0, 1], label="car")
+    >>> [text.get_text() for text in add_legend(ax).get_texts()]
+    ['car']
+    >>> plt.close(figure)
+    """
+    from matplotlib.transforms import ScaledTranslation
+
+    handles = ax.get_legend_handles_labels()[0] if handles is None else handles
+    longest = max((len(str(handle.get_label())) for handle in handles), default=1)
+    width, below = _room(ax)
+    # In points, as the axes become smaller with the legend, and their names do not.
+    shift = ScaledTranslation(0, -below / 72, ax.figure.dpi_scale_trans)
+    # A name's characters, its marker and the gap to the next.
+    columns = int(width / (SMALL_FONT_SIZE * (0.58 * longest + 3.6)))
+    style = {"frameon": False, "handlelength": 1.6, "handletextpad": 0.5, "columnspacing": 1.2}
+    return ax.legend(
+        handles=handles,
+        loc="upper center",
+        bbox_to_anchor=(0.5, 0),
+        bbox_transform=ax.transAxes + shift,
+        ncols=max(1, min(len(handles), columns)),
+        borderaxespad=0.3,
+        **(style | kwargs),
+    )
+
+
+def _room(ax):
+    """Width of axes, and height of their ticks and label below them, in points."""
+    ax.figure.draw_without_rendering()
+    box = ax.get_window_extent()
+    names = ax.xaxis.get_tightbbox(ax.figure.canvas.get_renderer())
+    below = box.y0 - names.y0 if names else 0.0
+    return box.width * 72 / ax.figure.dpi, below * 72 / ax.figure.dpi
