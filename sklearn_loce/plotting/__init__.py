@@ -9,10 +9,14 @@ they are first used, and matplotlib when something is drawn: ``pip install sklea
 from importlib import import_module
 
 _HOMES = {
+    "ClusterGalleryDisplay": "_gallery",
     "DendrogramDisplay": "_dendrogram",
     "LayerComparisonDisplay": "_layers",
+    "OutlierDisplay": "_outliers",
     "OverlapDisplay": "_pairs",
     "PrecisionAtKDisplay": "_precision",
+    "ProjectionDisplay": "_projection",
+    "RetrievalDisplay": "_retrieval",
     "SeparationDisplay": "_pairs",
 }
 

@@ -24,6 +24,7 @@ from ._style import FONT_SIZE, SMALL_FONT_SIZE
 from ._tiles import TILE_SIZE, read_tiles
 
 _LEAST_SHARE = 0.05  # of a cluster, for a concept to be named
+_ALL = 0.995  # what is written as 100 %
 
 
 class ClusterGalleryDisplay:
@@ -274,7 +275,10 @@ class ClusterGalleryDisplay:
             return title
         shares = self.composition.iloc[line].sort_values(ascending=False, kind="stable")
         named = shares[shares >= _LEAST_SHARE]
-        return f"{title}, {', '.join(f'{share:.0%} {name}' for name, share in named.items())}"
+        parts = [f"{share:.0%} {name}" for name, share in named.items()]
+        if named.sum() < _ALL:
+            parts.append(f"{1 - named.sum():.0%} other")
+        return f"{title}, {', '.join(parts)}"
 
 
 def _choose(clusters, labels):

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from textwrap import wrap
 
 import numpy as np
+from sklearn.utils._optional_dependencies import check_matplotlib_support
 
 from ._style import (
     COLOURS,
@@ -13,7 +14,8 @@ from ._style import (
     FONT_SIZE,
     SMALL_FONT_SIZE,
     merge_style,
-    open_axes,
+    new_figure,
+    paper_style,
 )
 from ._tiles import trace_outline
 
@@ -29,7 +31,7 @@ _WIDEST_TILE = 1.65  # inches
 _GAP = 0.12  # tiles, between groups of columns
 _MOST_PASSES = 4  # that a layout takes to settle
 _PAD = 0.025  # inches
-_OUTLINE, _RIM = 0.8, 0.9  # points
+_OUTLINE, _RIM = 0.65, 0.75  # points
 _EM = 0.56  # mean width of a letter over the font's size
 
 
@@ -44,14 +46,11 @@ class Layout:
         Heading and number of columns of each group; a gap lies between groups.
     chart_height : float, default=0
         Inches of an axes for a chart above the tiles.
-    colorbar_height : float, default=0
-        Inches to leave for a colour bar below them.
     """
 
     n_lines: int
     groups: tuple
     chart_height: float = 0.0
-    colorbar_height: float = 0.0
 
     @property
     def n_columns(self):
@@ -105,20 +104,38 @@ def open_grid(display, ax, layout):
     ValueError
         If the Axes was divided before, lies in no grid, or the number of Axes is wrong.
     """
+    check_matplotlib_support(f"{type(display).__name__}.plot")
     if ax is not None and np.ndim(ax) > 0:
         display.ax_ = None
         yield _take_axes(display, np.asarray(ax, dtype=object).ravel(), layout)
         return
-    guess = layout.chart_height + layout.colorbar_height + layout.n_lines
-    with open_axes(display, ax, width=layout.width, height=guess) as bounds:
-        if ax is None:
-            bounds.figure.get_layout_engine().set(w_pad=_PAD, h_pad=_PAD, wspace=0, hspace=0)
-            # The layout overrides it, but texts are broken by the width of tiles before.
-            bounds.get_subplotspec().get_gridspec().update(left=0, right=1)
-        chart, display.axes_ = _divide(bounds, layout)
+    if ax is not None:
+        display.ax_, display.figure_ = ax, ax.figure
+        chart, display.axes_ = _divide(ax, layout)
         yield chart, display.axes_
-        if ax is None:
-            _fit_height(display.figure_, display.axes_)
+        return
+    with _new_figure(display, layout) as figure:
+        chart, display.axes_ = _divide(display.ax_, layout)
+        yield chart, display.axes_
+        _fit_height(figure, display.axes_)
+
+
+@contextmanager
+def _new_figure(display, layout):
+    """Open a figure with one Axes; close it again where drawing fails."""
+    import matplotlib.pyplot as plt
+
+    with paper_style():
+        figure = new_figure(layout.width, layout.chart_height + layout.n_lines)
+        try:
+            figure.get_layout_engine().set(w_pad=_PAD, h_pad=_PAD, wspace=0, hspace=0)
+            display.ax_, display.figure_ = figure.add_subplot(), figure
+            # The layout overrides it, but texts are broken by the width of tiles before.
+            display.ax_.get_subplotspec().get_gridspec().update(left=0, right=1)
+            yield figure
+        except BaseException:
+            plt.close(figure)
+            raise
 
 
 def _take_axes(display, axes, layout):
@@ -178,7 +195,7 @@ def _add_heading(ax, heading):
 def _fit_height(figure, axes):
     """Make a figure as high as its tiles are, which keep the shape of their images."""
     for _ in range(_MOST_PASSES):
-        figure.draw_without_rendering()
+        figure.get_layout_engine().execute(figure)
         width, height = figure.get_size_inches()
         missing = []
         for ax in axes.ravel():
@@ -232,6 +249,7 @@ def draw_outline(ax, mask, contour_kw=None):
     width = np.max(style["linewidth"])
     style.setdefault("path_effects", [withStroke(linewidth=width + _RIM, foreground="black")])
     lines = LineCollection(trace_outline(mask), **style)
+    lines.set_in_layout(False)  # it lies in the image, and measuring it takes long
     ax.add_collection(lines, autolim=False)
     return lines
 
@@ -254,7 +272,9 @@ def draw_frame(ax, style, frame_kw=None):
     from matplotlib.patches import Rectangle
 
     style = merge_style(Rectangle, {"fill": False, "clip_on": False, **style}, frame_kw)
-    return ax.add_patch(Rectangle((0, 0), 1, 1, transform=ax.transAxes, **style))
+    frame = Rectangle((0, 0), 1, 1, transform=ax.transAxes, **style)
+    frame.set_in_layout(False)
+    return ax.add_patch(frame)
 
 
 def fit_text(ax, text, *, size=SMALL_FONT_SIZE, n_lines=2, n_tiles=1):

@@ -34,6 +34,7 @@ _MANY = 3000  # dots; more are drawn as pixels in PDF and SVG
 _DOTS = {"marker": "o", "s": 9, "color": COLOURS[0], "alpha": 0.45, "linewidths": 0}
 _CROSSES = {"marker": "x", "s": 16, "color": COLOURS[1], "linewidths": 1.1}
 _LABEL_WIDTH = 0.35  # of the chart, that names of concepts may take
+_NAME_WIDTH = 0.6  # of a line, that a concept's name may take
 _SPREAD = 0.6  # of a concept's strip, over which its dots are scattered
 _GOLDEN = 0.6180339887  # of its multiples, the fractional parts are far from each other
 _PARAMETERS = {
@@ -308,14 +309,7 @@ class OutlierDisplay:
             for line in range(n_lines):
                 for column, row in enumerate(self._shown(line)):
                     self._plot_tile(line, column, row, contour_kw, frame_kw)
-                title = fit_text(
-                    axes[line, 0],
-                    self._title(line),
-                    size=FONT_SIZE,
-                    n_lines=1,
-                    n_tiles=layout.n_columns,
-                )
-                write_heading(axes[line, 0], title)
+                write_heading(axes[line, 0], self._title(axes[line, 0], line))
         return self
 
     def _shown(self, line):
@@ -359,12 +353,14 @@ class OutlierDisplay:
         label = f"{MARKS[False]} " * outlying + format_number(self.scores[row])
         ax.set_xlabel(label, fontsize=SMALL_FONT_SIZE, labelpad=2, family=font_with_marks())
 
-    def _title(self, line):
-        members = self.members[line]
+    def _title(self, ax, line):
+        members, concept = self.members[line], self.concepts[line]
         n_outliers = int(self._is_outlier(line, members).sum())
-        outliers = f"{n_outliers} outlier{'' if n_outliers == 1 else 's'} in {len(members)} rows"
-        concept = self.concepts[line]
-        return outliers if concept is None else f"{concept}: {outliers}"
+        count = f"{n_outliers} outlier{'' if n_outliers == 1 else 's'} in {len(members)} rows"
+        if concept is None:
+            return count
+        width = _NAME_WIDTH * (self.n_most + self.n_least)
+        return f"{fit_text(ax, concept, size=FONT_SIZE, n_lines=1, n_tiles=width)}: {count}"
 
 
 def _scatter(ax, scores, heights, defaults, scatter_kw):

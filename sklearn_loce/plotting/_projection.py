@@ -19,8 +19,8 @@ from ._tiles import TILE_SIZE, Tile, check_positions, make_tile
 
 _MOST_ROWS = 100
 _MAX_COLUMNS = (4, 8)  # of a figure as wide as a column, and as a page
-_DIMMED = 0.25  # brightness of what a projection leaves out
-_BAR_HEIGHT = 0.35  # inches
+_TINT = np.array([230, 159, 0])  # the orange of Okabe and Ito
+_TINT_SHARE = 0.6
 
 
 class ProjectionDisplay:
@@ -182,8 +182,8 @@ class ProjectionDisplay:
         Parameters
         ----------
         kind : {"probability", "mask"}, default="probability"
-            Draw projections as maps of probabilities, or as images that are dark where no concept
-            was drawn.
+            Draw projections as maps of probabilities, or as grey images with what is above the
+            threshold in colour.
         n_cols : int, default=None
             Rows of the table side by side. None means up to 4 in a figure as wide as a paper
             column, and 8 in one as wide as a page.
@@ -212,7 +212,7 @@ class ProjectionDisplay:
             n_cols = min(n_rows, narrow if n_rows <= 3 * narrow else wide)
         has_bar = colorbar and kind == "probability" and np.ndim(ax) == 0
         n_lines = 2 * -(-n_rows // n_cols)
-        layout = Layout(n_lines, (("", n_cols),), colorbar_height=_BAR_HEIGHT * has_bar)
+        layout = Layout(n_lines, (("", n_cols),))
         self.outlines_, self.colorbar_ = [], None
         with open_grid(self, ax, layout) as (_, axes):
             pairs = axes.reshape(-1, 2, n_cols).transpose(0, 2, 1).reshape(-1, 2)
@@ -238,7 +238,7 @@ class ProjectionDisplay:
             projection_ax.text(0.5, 0.5, "none", transform=projection_ax.transAxes, **what)
             return None
         if kind == "mask":
-            show_tile(projection_ax, self._spotlight(i))
+            show_tile(projection_ax, self._tinted(i))
             shown = None
         else:
             style = {"cmap": "cividis", "vmin": 0.0, "vmax": 1.0} | image_kw
@@ -250,11 +250,12 @@ class ProjectionDisplay:
         iou = f"IoU {self.iou[i]:.2f}" if np.isfinite(self.iou[i]) else "no IoU"
         return iou if self.names is None else f"{fit_text(ax, self.names[i])}\n{iou}"
 
-    def _spotlight(self, i):
-        """Darken an image where nothing is drawn."""
+    def _tinted(self, i):
+        """Give the image in grey, with what is drawn in colour."""
+        grey = np.repeat(self.images[i].mean(axis=2, keepdims=True), 3, axis=2)
         drawn = (self.projections[i] > self.threshold)[:, :, None]
-        grey = self.images[i].mean(axis=2, keepdims=True) * _DIMMED
-        return np.where(drawn, self.images[i], grey).astype(np.uint8)
+        tinted = (1 - _TINT_SHARE) * grey + _TINT_SHARE * _TINT
+        return np.where(drawn, tinted, grey).round().astype(np.uint8)
 
     def _add_colorbar(self, shown):
         where = {"location": "bottom", "aspect": 40, "shrink": 0.8, "pad": 0.01}
