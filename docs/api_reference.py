@@ -1,0 +1,185 @@
+"""The public names, in the order in which the API reference shows them.
+
+One list, from which ``conf.py`` writes the pages; ``tests/test_docs_api.py`` holds it against the
+package.
+"""
+
+from typing import NamedTuple
+
+
+class Section(NamedTuple):
+    """Names of one module that belong together.
+
+    Parameters
+    ----------
+    title : str
+    text : str
+        What they are for, in one sentence.
+    names : tuple of str
+    """
+
+    title: str
+    text: str
+    names: tuple
+
+
+class Module(NamedTuple):
+    """A public module.
+
+    Parameters
+    ----------
+    title : str
+    text : str
+        What it is for, in one sentence.
+    sections : tuple of Section
+    """
+
+    title: str
+    text: str
+    sections: tuple
+
+    @property
+    def names(self):
+        """All names of the module."""
+        return [name for section in self.sections for name in section.names]
+
+
+API_REFERENCE = {
+    "sklearn_loce": Module(
+        "Embedding",
+        "From a table of images and masks to one vector per row.",
+        (
+            Section(
+                "Transformers",
+                "Estimators that turn a table of samples into an array.",
+                ("LoCETransformer", "MaskedMeanTransformer"),
+            ),
+            Section(
+                "Networks and layers",
+                "How a network is held, and what its layers give.",
+                ("TorchModel", "list_layers", "ActivationExtractor"),
+            ),
+            Section(
+                "Functions on tensors",
+                "The method without the estimator.",
+                ("optimize_loces", "project_loces"),
+            ),
+            Section(
+                "Storage",
+                "Where computed vectors are kept.",
+                ("RowStore",),
+            ),
+        ),
+    ),
+    "sklearn_loce.datasets": Module(
+        "Datasets",
+        "Tables of samples, one row per image-concept pair.",
+        (
+            Section(
+                "Loaders",
+                "From annotations that lie on disk or in memory.",
+                ("load_coco", "load_voc", "load_masks", "from_detections"),
+            ),
+            Section(
+                "Downloads",
+                "Checked, and continued where they broke off.",
+                ("fetch_coco_val2017", "fetch_voc2012"),
+            ),
+            Section(
+                "Drawn scenes",
+                "Data and a network that come with the package, with a known truth.",
+                ("make_scenes", "load_scene_model"),
+            ),
+        ),
+    ),
+    "sklearn_loce.metrics": Module(
+        "Metrics",
+        "What a space of embeddings keeps apart, confuses and finds.",
+        (
+            Section(
+                "Separation and overlap",
+                "Distances between concepts against distances within.",
+                (
+                    "category_separation",
+                    "pairwise_separation",
+                    "overlap_ratio",
+                    "pairwise_silhouette",
+                ),
+            ),
+            Section(
+                "Retrieval",
+                "Whether neighbours show the query's concept.",
+                ("precision_at_k", "mean_average_precision_at_k", "r_precision"),
+            ),
+            Section(
+                "Clusters",
+                "Clusters against concepts.",
+                (
+                    "purity_score",
+                    "penalized_purity_score",
+                    "cluster_composition",
+                    "sub_concepts",
+                    "confused_concepts",
+                ),
+            ),
+            Section(
+                "Layers and models",
+                "Several spaces side by side.",
+                ("compare_layers", "compare_similarity", "linear_cka"),
+            ),
+            Section("Masks", "What was drawn against what was there.", ("mask_iou",)),
+            Section(
+                "Scorers",
+                "For GridSearchCV and cross_validate.",
+                (
+                    "get_scorer",
+                    "get_scorer_names",
+                    "make_embedding_scorer",
+                    "make_cluster_scorer",
+                    "ConceptScorer",
+                    "MultiConceptScorer",
+                ),
+            ),
+        ),
+    ),
+    "sklearn_loce.cluster": Module(
+        "Clustering",
+        "Trees of embeddings, cut where clusters are pure.",
+        (Section("", "", ("ConceptAgglomerative",)),),
+    ),
+    "sklearn_loce.mixture": Module(
+        "Mixtures",
+        "Concepts and sub-concepts as normal distributions.",
+        (Section("", "", ("ConceptGaussianMixture",)),),
+    ),
+    "sklearn_loce.outliers": Module(
+        "Outliers",
+        "Rows that are unlike the others of their concept.",
+        (Section("", "", ("ConceptOutlierDetector",)),),
+    ),
+    "sklearn_loce.segmentation": Module(
+        "Segmentation",
+        "One vector per concept, on images that it has never seen.",
+        (Section("", "", ("ConceptSegmenter", "Net2VecSegmenter")),),
+    ),
+    "sklearn_loce.corruptions": Module(
+        "Corruptions",
+        "Noise on images, to see how much a vector moves.",
+        (Section("", "", ("GaussianNoise", "SaltAndPepperNoise")),),
+    ),
+    "sklearn_loce.utils": Module(
+        "Utilities",
+        "Tools around the estimators.",
+        (Section("", "", ("UnsupervisedUMAP",)),),
+    ),
+    "sklearn_loce.utils.estimator_checks": Module(
+        "Checks for your own estimators",
+        "scikit-learn's promises, held against estimators that take a table of samples.",
+        (Section("", "", ("parametrize_with_loce_checks", "loce_checks")),),
+    ),
+    "sklearn_loce.exceptions": Module(
+        "Exceptions",
+        "Errors that have a meaning of their own.",
+        (Section("", "", ("FailedRowsError", "LayoutError", "StoreError")),),
+    ),
+}

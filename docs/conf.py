@@ -1,0 +1,116 @@
+"""Configuration of Sphinx."""
+
+import os
+import sys
+import tempfile
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+sys.path[:0] = [str(HERE), str(HERE / "_ext")]
+
+# Progress bars of scenes and searches don't belong on a page, nor do compiled files of the build
+# beside the sources.
+os.environ.setdefault("TQDM_DISABLE", "1")
+os.environ.setdefault("NUMBA_CACHE_DIR", str(Path(tempfile.gettempdir(), "sklearn_loce_docs")))
+
+import sklearn_loce
+
+project = "sklearn_loce"
+author = "The sklearn_loce developers"
+copyright = f"{author}, BSD 3-Clause License"
+version = release = sklearn_loce.__version__
+
+extensions = [
+    "sphinx.ext.autodoc",
+    "sphinx.ext.autosummary",
+    "sphinx.ext.viewcode",
+    "numpydoc",
+    "myst_parser",
+    "sphinx_copybutton",
+    "sphinx_design",
+    "sphinx_gallery.gen_gallery",
+    "api_pages",
+    "external_names",
+    "mathml",
+]
+templates_path = ["_templates"]
+exclude_patterns = ["_build", "README.md"]
+nitpicky = False
+default_role = "literal"
+
+# Pages
+myst_enable_extensions = ["attrs_inline", "colon_fence", "deflist", "dollarmath"]
+myst_heading_anchors = 3
+html_math_renderer = "mathml"
+copybutton_prompt_text = r">>> |\.\.\. |\$ "
+copybutton_prompt_is_regexp = True
+
+# API
+autosummary_generate = True
+autodoc_typehints = "none"
+numpydoc_show_class_members = False
+numpydoc_use_plots = False
+viewcode_line_numbers = True
+
+# Gallery
+sphinx_gallery_conf = {
+    "examples_dirs": "../examples",
+    "gallery_dirs": "auto_examples",
+    "filename_pattern": r"/plot_",
+    "within_subsection_order": "gallery_order.ExampleOrder",
+    "doc_module": ("sklearn_loce",),
+    "backreferences_dir": "api/backreferences",
+    "reference_url": {"sklearn_loce": None},
+    "image_srcset": ["2x"],
+    "thumbnail_size": (480, 320),
+    "min_reported_time": 0,
+    "show_memory": False,
+    "remove_config_comments": True,
+    "download_all_examples": False,
+}
+
+# Theme
+html_theme = "pydata_sphinx_theme"
+html_title = f"sklearn_loce {release}"
+html_static_path = ["_static"]
+html_css_files = ["loce.css"]
+html_favicon = "_static/mark.svg"
+html_show_sourcelink = False
+html_copy_source = False
+html_sidebars = {
+    "index": [],
+    "quickstart": [],
+    "faq": [],
+    "changelog": [],
+    "development": [],
+}
+html_theme_options = {
+    "logo": {
+        "image_light": "_static/mark.svg",
+        "image_dark": "_static/mark.svg",
+        "text": "sklearn_loce",
+        "alt_text": "sklearn_loce, home",
+    },
+    "navbar_align": "left",
+    "header_links_before_dropdown": 5,
+    "navigation_with_keys": False,
+    "pygments_light_style": "a11y-high-contrast-light",
+    "pygments_dark_style": "a11y-high-contrast-dark",
+    "secondary_sidebar_items": {"index": [], "**": ["page-toc"]},
+    "footer_start": ["copyright"],
+    "footer_end": [],
+    "show_toc_level": 2,
+}
+
+
+def skip_foreign_members(app, what, name, obj, skip, options):
+    """Leave out what scikit-learn and others document themselves."""
+    home = getattr(obj, "__module__", None)
+    if what == "class" and callable(obj) and home and not home.startswith("sklearn_loce"):
+        return True
+    return None
+
+
+def setup(app):
+    """Connect what is too small for an extension."""
+    app.connect("autodoc-skip-member", skip_foreign_members)
