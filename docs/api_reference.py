@@ -28,13 +28,11 @@ class Module(NamedTuple):
 
     Parameters
     ----------
-    title : str
     text : str
         What it is for, in one sentence.
     sections : tuple of Section
     """
 
-    title: str
     text: str
     sections: tuple
 
@@ -46,7 +44,6 @@ class Module(NamedTuple):
 
 API_REFERENCE = {
     "sklearn_loce": Module(
-        "Embedding",
         "From a table of images and masks to one vector per row.",
         (
             Section(
@@ -72,7 +69,6 @@ API_REFERENCE = {
         ),
     ),
     "sklearn_loce.datasets": Module(
-        "Datasets",
         "Tables of samples, one row per image-concept pair.",
         (
             Section(
@@ -93,7 +89,6 @@ API_REFERENCE = {
         ),
     ),
     "sklearn_loce.metrics": Module(
-        "Metrics",
         "What a space of embeddings keeps apart, confuses and finds.",
         (
             Section(
@@ -143,42 +138,34 @@ API_REFERENCE = {
         ),
     ),
     "sklearn_loce.cluster": Module(
-        "Clustering",
         "Trees of embeddings, cut where clusters are pure.",
         (Section("", "", ("ConceptAgglomerative",)),),
     ),
     "sklearn_loce.mixture": Module(
-        "Mixtures",
         "Concepts and sub-concepts as normal distributions.",
         (Section("", "", ("ConceptGaussianMixture",)),),
     ),
     "sklearn_loce.outliers": Module(
-        "Outliers",
         "Rows that are unlike the others of their concept.",
         (Section("", "", ("ConceptOutlierDetector",)),),
     ),
     "sklearn_loce.segmentation": Module(
-        "Segmentation",
         "One vector per concept, on images that it has never seen.",
         (Section("", "", ("ConceptSegmenter", "Net2VecSegmenter")),),
     ),
     "sklearn_loce.corruptions": Module(
-        "Corruptions",
         "Noise on images, to see how much a vector moves.",
         (Section("", "", ("GaussianNoise", "SaltAndPepperNoise")),),
     ),
     "sklearn_loce.utils": Module(
-        "Utilities",
         "Tools around the estimators.",
         (Section("", "", ("UnsupervisedUMAP",)),),
     ),
     "sklearn_loce.utils.estimator_checks": Module(
-        "Checks for your own estimators",
         "scikit-learn's promises, held against estimators that take a table of samples.",
         (Section("", "", ("parametrize_with_loce_checks", "loce_checks")),),
     ),
     "sklearn_loce.exceptions": Module(
-        "Exceptions",
         "Errors that have a meaning of their own.",
         (Section("", "", ("FailedRowsError", "LayoutError", "StoreError")),),
     ),

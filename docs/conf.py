@@ -32,11 +32,12 @@ extensions = [
     "api_pages",
     "external_names",
     "mathml",
+    "source_lines",
 ]
 templates_path = ["_templates"]
 exclude_patterns = ["_build"]
-nitpicky = False
 default_role = "literal"
+smartquotes = False  # values such as "net2vec" are code, also where they stand in text
 
 # Pages
 myst_enable_extensions = ["attrs_inline", "colon_fence", "deflist", "dollarmath"]
@@ -48,6 +49,7 @@ copybutton_prompt_is_regexp = True
 # API
 autosummary_generate = True
 autodoc_typehints = "none"
+toc_object_entries_show_parents = "hide"
 numpydoc_show_class_members = False
 numpydoc_use_plots = False
 viewcode_line_numbers = True
@@ -63,7 +65,7 @@ sphinx_gallery_conf = {
     "reference_url": {"sklearn_loce": None},
     "image_srcset": ["2x"],
     "thumbnail_size": (480, 320),
-    "min_reported_time": 0,
+    "write_computation_times": False,
     "show_memory": False,
     "remove_config_comments": True,
     "download_all_examples": False,

@@ -27,8 +27,8 @@ def _autosummary(module, names):
 
 def module_page(name, module):
     """Give the page of one module, as reStructuredText."""
-    lines = [f".. _{name}_ref:", "", *_heading(f"{module.title}: {name}", "=")]
-    lines += [module.text, "", f".. module:: {name}", ""]
+    lines = [f".. _{name}_ref:", "", *_heading(name, "=")]
+    lines += [f".. module:: {name}", "", module.text, ""]
     for section in module.sections:
         if section.title:
             lines += [*_heading(section.title, "-"), section.text, ""]
@@ -72,7 +72,9 @@ def write_pages(app, config):
 
 def remove_stale(folder, pages):
     """Remove the pages of modules and names that the list no longer has."""
-    stubs = {f"{home}.{name}.rst" for home, module in API_REFERENCE.items() for name in module.names}
+    stubs = {
+        f"{home}.{name}.rst" for home, module in API_REFERENCE.items() for name in module.names
+    }
     for path in [*folder.glob("*.rst"), *folder.glob("generated/*.rst")]:
         if path.name not in stubs | pages.keys():
             path.unlink()
