@@ -24,6 +24,14 @@ def bilinear_taps(size_in, size_out):
     return taps
 
 
+def resample_axis(array, axis, size):
+    """Resample one axis of an array, of shape (..., height, width) and in its dtype."""
+    first, second, share = bilinear_taps(array.shape[axis], size)
+    share = share.astype(array.dtype).reshape(-1, *[1] * (array.ndim - 1 - axis))
+    first, second = (array.take(taps, axis) for taps in (first, second))
+    return first + share * (second - first)
+
+
 @lru_cache(maxsize=256)
 def bilinear_matrix(size_in, size_out, dtype, device):
     """Give the (size_out, size_in) matrix of the same resampling, as a tensor."""

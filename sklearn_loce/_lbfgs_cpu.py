@@ -2,8 +2,9 @@
 
 import numpy as np
 
+from ._bilinear import resample_axis
 from ._lbfgs_steps import N_NUMBERS, N_RECORDS, minimise_walk, root_mean_square, scale_grid
-from ._ridge import N_FACTS, balance
+from ._ridge import BIAS, INTERCEPT, N_FACTS, balance, redrawing_bias
 from ._ridge_steps import AREA, BACKGROUND, CONCEPT, PADDING, Problem, Room
 from ._simd import LANES
 from ._walks import geometry_of, over_walks, padded, shrunk
@@ -54,7 +55,7 @@ def _lay_out(room, problem, targets, n_channels, settings):
     padded = room.targets.reshape(n_rows, height, -1)
     padded[:, :, :width] = targets
     numbers = room.numbers.reshape(n_rows, N_NUMBERS)
-    numbers[:, [CONCEPT, BACKGROUND]] = np.column_stack(balance(targets))
+    numbers[:, [CONCEPT, BACKGROUND]] = np.column_stack(balance(targets, settings.class_weight))
     numbers[:, AREA] = targets.sum((1, 2), dtype=np.float64)
     # Where lines are padded, logits are 0 and projections a half.
     numbers[:, PADDING] = height * (problem.widening.n_columns - width) / 2
@@ -78,7 +79,7 @@ def solve_ridge_on_cpu(activations, images, targets, start, settings, n_threads=
     Returns
     -------
     ndarray of shape (n_samples, n_channels + N_FACTS), float32
-        Vectors, then biases, numbers of iterations and relative gradient norms.
+        Vectors, and what is known of them in the order of FACTS.
     """
     solved = np.empty((len(activations), len(start) + N_FACTS), dtype=np.float32)
 
@@ -102,4 +103,18 @@ def _solve_walk(grid, targets, rows, start, settings, memory, solved):
     vectors = solved[rows, :-N_FACTS].astype(np.float64)
     solved[rows, :-N_FACTS] = vectors / root
     # Sums of products one after the other: those of a matrix could depend on the rows beside.
-    solved[rows, -N_FACTS] -= (vectors * means).sum(1).astype(np.float32)
+    solved[rows, INTERCEPT] -= (vectors * means).sum(1).astype(np.float32)
+    for k, row in enumerate(rows):
+        drawn = _map(problem, room, k)
+        for axis, size in enumerate(targets.shape[1:]):
+            drawn = resample_axis(drawn, axis, size)
+        shift = redrawing_bias(drawn, targets[row])
+        solved[row, BIAS] = solved[row, INTERCEPT] + np.float32(shift)
+
+
+def _map(problem, room, k):
+    """Give what a row draws, with its intercept, at the layer's resolution."""
+    length = problem.n_channels + problem.stride
+    start = k * N_RECORDS * length + problem.n_channels
+    n_cells = problem.n_lines * problem.n_columns
+    return room.records[start : start + n_cells].reshape(problem.n_lines, problem.n_columns)

@@ -14,7 +14,17 @@ import numpy as np
 
 from ._adamw_steps import _add_channels, _take_gradients
 from ._jit import jit
-from ._ridge import LOGISTIC, LONG, MAX_TRIALS, MEMORY, RISE, SHORT
+from ._ridge import (
+    GRADIENT_NORM,
+    INTERCEPT,
+    LOGISTIC,
+    LONG,
+    MAX_TRIALS,
+    MEMORY,
+    N_ITER,
+    RISE,
+    SHORT,
+)
 from ._ridge_steps import N_CONSTANTS, look
 from ._simd import LANES, fma, load, splat, store, total
 
@@ -253,7 +263,7 @@ def _start(problem, room, start, n_rows):
 
 @jit
 def minimise_walk(problem, room, start, rows, solved):
-    """Minimise rows that share activations, and write weights, iterations and gradient norms."""
+    """Minimise rows that share activations, and write weights and facts, but for the bias."""
     n_rows, length = len(rows), problem.n_channels + problem.stride
     _start(problem, room, start, n_rows)
     active = np.arange(n_rows)
@@ -269,10 +279,11 @@ def minimise_walk(problem, room, start, rows, solved):
         for k in active:
             _remember(problem, room, k)
     for k in range(n_rows):
-        point, n, width = k * N_RECORDS * length, k * N_NUMBERS, len(start)
+        point, n, width = k * N_RECORDS * length, k * N_NUMBERS, len(start) - 1
         solved[rows[k], :width] = room.records[point : point + width]
-        solved[rows[k], width] = room.numbers[n + _N_ITER]
-        solved[rows[k], width + 1] = room.numbers[n + _NORM] / room.numbers[n + _UNIT]
+        solved[rows[k], INTERCEPT] = room.records[point + width]
+        solved[rows[k], N_ITER] = room.numbers[n + _N_ITER]
+        solved[rows[k], GRADIENT_NORM] = room.numbers[n + _NORM] / room.numbers[n + _UNIT]
 
 
 @jit

@@ -15,6 +15,7 @@ from ._ridge import (
     RISE,
     SHORT,
     balance,
+    redrawing_bias,
 )
 
 _CHUNK = 64
@@ -33,18 +34,18 @@ class Pixels:
 
     Parameters
     ----------
-    kind : int
+    settings : RidgeSettings
     targets : ndarray of shape (n_rows, H, W)
     dtype, device
         Of the computation.
     """
 
-    def __init__(self, kind, targets, dtype, device):
-        self.kind = kind
+    def __init__(self, settings, targets, dtype, device):
+        self.kind = kind = settings.kind
         like = {"dtype": dtype, "device": device}
         self.targets = torch.as_tensor(targets, **like).flatten(1)
         if kind == LOGISTIC:
-            shares = balance(targets)
+            shares = balance(targets, settings.class_weight)
             concept, background = (_column(torch.as_tensor(part, **like)) for part in shares)
             self.positive = concept * self.targets
             self.negative = background * (1 - self.targets)
@@ -225,12 +226,15 @@ def _minimise(scaled, pixels, weights, settings):
 def _solve_chunk(activations, targets, start, settings):
     like = {"dtype": activations.dtype, "device": activations.device}
     scaled = Scaled(activations, targets.shape[1:])
-    pixels = Pixels(settings.kind, targets, **like)
+    pixels = Pixels(settings, targets, **like)
     start = torch.as_tensor(start, **like).expand(len(activations), -1)
     weights = scaled.scale(start, torch.zeros(len(start), **like))
     weights, n_iter, norm = _minimise(scaled, pixels, weights, settings)
-    vectors, bias = scaled.unscale(weights)
-    return torch.cat([vectors, torch.stack([bias, n_iter, norm], dim=1)], dim=1)
+    vectors, intercept = scaled.unscale(weights)
+    drawn = scaled.logits(weights).view(targets.shape).cpu().numpy()
+    shift = [redrawing_bias(*row) for row in zip(drawn, targets, strict=True)]
+    bias = intercept + torch.as_tensor(shift, **like)
+    return torch.cat([vectors, torch.stack([bias, intercept, n_iter, norm], dim=1)], dim=1)
 
 
 @torch.no_grad()
@@ -247,7 +251,7 @@ def solve_ridge_with_torch(activations, targets, start, settings):
     Returns
     -------
     Tensor of shape (n_rows, n_channels + N_FACTS)
-        Vectors, then biases, numbers of iterations and relative gradient norms; on the CPU.
+        Vectors, and what is known of them in the order of FACTS; on the CPU.
     """
     solved = torch.empty(len(activations), len(start) + N_FACTS, dtype=activations[0].dtype)
     shapes = np.array([tuple(sample.shape) for sample in activations])

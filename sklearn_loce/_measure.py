@@ -11,6 +11,7 @@ from ._bilinear import bilinear_matrix
 from ._lbfgs_torch import Pixels
 from ._masks import intersection_over_union, resize_masks
 from ._objectives import losses
+from ._ridge import INTERCEPT, N_ITER, redrawing_bias
 
 _BEYOND = 10.0  # logits
 
@@ -42,7 +43,7 @@ def _project(grid, vector, mask_size):
 
 
 def _with_bias(grid, vector, target, settings):
-    """Give a vector with its bias; where that is NaN, with the best one for the mask.
+    """Give a vector with its bias; where that is NaN, with that which redraws the mask best.
 
     Vectors of objectives without a bias, and those that stand for an empty mask, stay as they are.
     """
@@ -50,12 +51,13 @@ def _with_bias(grid, vector, target, settings):
     if not settings.n_facts or np.isnan(vector[:n_channels]).any():
         return vector[:n_channels]
     if np.isnan(vector[n_channels]):
-        return np.append(vector[:n_channels], best_bias(grid, vector, target, settings))
+        bias = redrawing_bias(_logits(grid, vector, target).numpy(), target[0])
+        return np.append(vector[:n_channels], np.float32(bias))
     return vector[: n_channels + 1]
 
 
-def best_bias(grid, vector, target, settings):
-    """Find the bias with which a vector's loss is least.
+def best_intercept(grid, vector, target, settings):
+    """Find the intercept with which a vector's loss is least.
 
     Parameters
     ----------
@@ -66,45 +68,48 @@ def best_bias(grid, vector, target, settings):
 
     Returns
     -------
-    float32
+    float
         0 for an empty mask, whose loss does not depend on it or sinks for ever.
     """
     if not target.any():
-        return np.float32(0)
-    pixels = Pixels(settings.kind, target, torch.float64, "cpu")
-    logits = _logits(grid, vector, target)
+        return 0.0
+    pixels = Pixels(settings, target, torch.float64, "cpu")
+    logits = _logits(grid, vector, target).reshape(1, -1)
 
-    def loss(bias):
-        return pixels.losses(logits + bias).item()
+    def loss(intercept):
+        return pixels.losses(logits + intercept).item()
 
     # Where a threshold lies between the pixels' values, and a little beyond: Jaccard's and Dice's
     # losses may have several minima, and the logistic one's is inside.
     quantiles = np.quantile(logits.numpy(), np.linspace(0, 1, 33))
     ends = [quantiles[0] - _BEYOND, quantiles[-1] + _BEYOND]
-    biases = -np.unique([*quantiles, *ends])[::-1]
-    best = int(np.argmin([loss(bias) for bias in biases]))
-    bounds = biases[max(best - 1, 0)], biases[min(best + 1, len(biases) - 1)]
-    found = minimize_scalar(loss, bounds=bounds, method="bounded", options={"xatol": 1e-6})
-    return np.float32(found.x)
+    tried = -np.unique([*quantiles, *ends])[::-1]
+    best = int(np.argmin([loss(intercept) for intercept in tried]))
+    bounds = tried[max(best - 1, 0)], tried[min(best + 1, len(tried) - 1)]
+    return minimize_scalar(loss, bounds=bounds, method="bounded", options={"xatol": 1e-6}).x
 
 
 def _logits(grid, vector, target):
-    """Give the map at mask size without the bias, (1, n_pixels), in float64 on the CPU."""
+    """Give the map at mask size without the bias, in float64 on the CPU."""
     grid = grid.double().cpu()
     weights = torch.from_numpy(vector[: len(grid)].astype(np.float64))
     drawn = torch.tensordot(weights, grid, dims=1)
     rows, columns = (
         bilinear_matrix(drawn.shape[i], target.shape[i + 1], torch.float64, "cpu") for i in (0, 1)
     )
-    return (rows @ drawn @ columns.T).reshape(1, -1)
+    return rows @ drawn @ columns.T
 
 
 def ridge_loss(grid, vector, target, settings):
-    """Give an objective's value with its ridge, for a vector with its bias."""
-    pixels = Pixels(settings.kind, target, torch.float64, "cpu")
-    loss = pixels.losses(_logits(grid, vector, target) + float(vector[len(grid)])).item()
+    """Give an objective's value with its ridge, for a vector and what is known of it."""
+    weights, intercept = vector[: len(grid)], vector[INTERCEPT]
+    if np.isnan(intercept):
+        intercept = best_intercept(grid, weights, target, settings)
+    pixels = Pixels(settings, target, torch.float64, "cpu")
+    logits = _logits(grid, weights, target).reshape(1, -1)
+    loss = pixels.losses(logits + float(intercept)).item()
     scale = (grid.double() ** 2).sum().item() / grid[0].numel()
-    return loss + settings.alpha / 2 * scale * float((vector[: len(grid)].astype(float) ** 2).sum())
+    return loss + settings.alpha / 2 * scale * float((weights.astype(float) ** 2).sum())
 
 
 def measure_row(row, grid, vector, target, settings):
@@ -128,13 +133,12 @@ def measure_row(row, grid, vector, target, settings):
     foreground_cells : float
         Area of the mask in cells of the layer.
     *facts : float
-        What the solver says of the vector, but for its bias.
+        What the solver says of the way to the vector.
     """
-    cells, facts = row.view_mask.mean() * grid[0].numel(), vector[len(grid) + 1 :]
+    cells, facts = row.view_mask.mean() * grid[0].numel(), vector[len(grid) :][N_ITER:]
     if not row.mask.any() or np.isnan(vector[: len(grid)]).any():
         return np.nan, np.nan, cells, *facts
-    vector = _with_bias(grid, vector, target, settings)
-    projection = _project(grid, vector, target.shape[1:])
+    projection = _project(grid, _with_bias(grid, vector, target, settings), target.shape[1:])
     if settings.n_facts:
         loss = ridge_loss(grid, vector, target, settings)
     else:

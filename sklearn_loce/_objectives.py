@@ -92,7 +92,7 @@ SOLVERS = ("auto", "adamw", "lbfgs")
 ALL_OBJECTIVES = (*OBJECTIVES, *KINDS)
 
 
-def make_settings(objective, solver, *, learning_rate, max_iter, alpha, tol):
+def make_settings(objective, solver, *, learning_rate, max_iter, alpha, tol, class_weight):
     """Give Settings or RidgeSettings, whichever the objective is solved with.
 
     Raises
@@ -109,7 +109,8 @@ def make_settings(objective, solver, *, learning_rate, max_iter, alpha, tol):
         )
     if objective in OBJECTIVES:
         return Settings(OBJECTIVES[objective], learning_rate, 50 if max_iter is None else max_iter)
-    return RidgeSettings(objective, alpha, tol, max_iter or DEFAULT_MAX_ITER)
+    weights = class_weight if objective == "logistic" else None
+    return RidgeSettings(objective, alpha, tol, max_iter or DEFAULT_MAX_ITER, weights)
 
 
 def losses(projections, targets, embeddings, objective):

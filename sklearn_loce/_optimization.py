@@ -165,6 +165,7 @@ def _as_array(mask, i):
         "max_iter": [Interval(Integral, 1, None, closed="left"), None],
         "alpha": [Interval(Real, 0, None, closed="neither")],
         "tol": [Interval(Real, 0, None, closed="neither")],
+        "class_weight": [StrOptions({"balanced", "sqrt"}), None],
         "init": [StrOptions(set(INITS))],
         "mask_size": [tuple, list],
         "mask_resize": [StrOptions(set(MASK_RESIZE))],
@@ -181,8 +182,9 @@ def optimize_loces(
     solver="auto",
     learning_rate=0.1,
     max_iter=None,
-    alpha=1e-3,
+    alpha=1e-4,
     tol=1e-4,
+    class_weight="sqrt",
     init="zeros",
     mask_size=(100, 100),
     mask_resize="gaussian",
@@ -216,7 +218,7 @@ def optimize_loces(
     max_iter : int, default=None
         Number of steps of AdamW, all of which are taken, or the most iterations of L-BFGS. ``None``
         means 50 and 500.
-    alpha : float, default=1e-3
+    alpha : float, default=1e-4
         Strength of the ridge of the last three. One value means the same for all layers and scales
         of activations. With "jaccard" and "dice", whose losses are at most 1, a ridge of 0.1 is too
         dear for anything to be drawn.
@@ -224,6 +226,10 @@ def optimize_loces(
         L-BFGS ends where the gradient's norm falls to this share of that at the vector zero, or
         for "jaccard" and "dice" of the largest on the way. A logistic LoCE is then known to about
         ``tol / (4 * alpha)`` of its length at worst.
+    class_weight : {"sqrt", "balanced"} or None, default="sqrt"
+        Weight of a pixel of concept or background in the logistic loss: inverse to the square root
+        of its class's share in the mask, inverse to the share, or 1. "balanced" lets small concepts
+        spill over their edge, ``None`` loses them.
     init : {"zeros", "ones", "uniform", "normal"}, default="zeros"
         Start of the optimisation. "uniform" on [0, 1) and "normal" are drawn once and shared by
         all samples.
@@ -245,7 +251,9 @@ def optimize_loces(
     info : Bunch
         With ``return_info=True`` only; tensors of shape (n_samples,):
 
-        - ``bias``: to be given to :func:`project_loces`;
+        - ``bias``: to be given to :func:`project_loces`; of all, the one with which the pixels
+          above 0.5 have the largest Jaccard index with the mask;
+        - ``intercept``: that of the objective's optimum;
         - ``n_iter``: number of iterations;
         - ``gradient_norm``: what ``tol`` bounds.
 
@@ -263,13 +271,13 @@ def optimize_loces(
 
     Notes
     -----
-    With z = upsample(sum_c v_c A_c) + b, P = sigmoid(z), the mask t, a the background's share as in
-    Net2Vec, and sums over the pixels at ``mask_size``, the objectives with a bias b minimise over v
-    and b the loss plus ``alpha / 2 * s * ||v||^2``, with s the mean over cells of the squared norm
-    of the sample's activations there, and as loss
+    With z = upsample(sum_c v_c A_c) + b, P = sigmoid(z), the mask t and its mean q, and sums over
+    the pixels at ``mask_size``, the objectives with a bias minimise over v and the intercept b the
+    loss plus ``alpha / 2 * s * ||v||^2``, with s the mean over cells of the squared norm of the
+    sample's activations there, and as loss
 
-    - "logistic": ``sum(a t softplus(-z) + (1 - a) (1 - t) softplus(z)) / W``, with the sum of all
-      weights W: the cross-entropy in which concept and background count the same. It is strictly
+    - "logistic": ``sum(w(q) t softplus(-z) + w(1 - q) (1 - t) softplus(z)) / W``, with the sum of
+      all weights W and ``w(q) = q^(-1/2)``, ``1 / q`` or 1 by ``class_weight``. It is strictly
       convex: there is one LoCE, whatever the start, that turns with the axes of the activations.
       It is that of logistic regression on pixels. A mask that covers all pixels gives zeros.
     - "jaccard": ``1 - sum(t P) / sum(t + P - t P)``, and "dice": ``1 - 2 sum(t P) / sum(t + P)``,
@@ -309,7 +317,13 @@ def optimize_loces(
     tensor([True])
     """
     settings = make_settings(
-        objective, solver, learning_rate=learning_rate, max_iter=max_iter, alpha=alpha, tol=tol
+        objective,
+        solver,
+        learning_rate=learning_rate,
+        max_iter=max_iter,
+        alpha=alpha,
+        tol=tol,
+        class_weight=class_weight,
     )
     if return_info:
         _check_has_info(objective)

@@ -9,7 +9,7 @@ from ._masks import check_mask_size
 from ._measure import Draw, Measure
 from ._objectives import make_settings
 from ._optimization import initial_vector
-from ._ridge import FACTS, KINDS
+from ._ridge import FACTS, KINDS, N_ITER
 from ._samples import as_samples
 
 
@@ -36,6 +36,7 @@ class ProjectingEmbedder(RowEmbedder):
             max_iter=self.max_iter,
             alpha=self.alpha,
             tol=self.tol,
+            class_weight=self.class_weight,
         )
 
     def _method(self):
@@ -56,7 +57,8 @@ class ProjectingEmbedder(RowEmbedder):
         }
         if self.objective in KINDS:
             constants = {"alpha": float(settings.alpha), "tol": float(settings.tol)}
-            return facts | constants | {"solver": "lbfgs"}
+            weights = {"class_weight": settings.class_weight}
+            return facts | constants | weights | {"solver": "lbfgs"}
         return facts | {"learning_rate": float(self.learning_rate), "solver": "adamw"}
 
     def _appends_bias(self):
@@ -70,8 +72,8 @@ class ProjectingEmbedder(RowEmbedder):
         X : DataFrame or list of (image, mask) pairs
             The table of samples.
         embeddings : array-like of shape (n_samples, n_features), default=None
-            LoCEs of these rows, as ``transform`` gave them. ``None`` optimises them. A bias that
-            they don't hold is chosen as by ``project``.
+            LoCEs of these rows, as ``transform`` gave them. ``None`` optimises them. Biases that
+            they don't hold are chosen as by ``project``.
 
         Returns
         -------
@@ -81,7 +83,8 @@ class ProjectingEmbedder(RowEmbedder):
             - ``layer``: its name;
             - ``iou``: intersection over union of projection > 0.5 and mask, at the image's own
               size; NaN for an empty mask;
-            - ``loss``: the objective's value, at ``mask_size``; NaN for a vector of NaN;
+            - ``loss``: the objective's value, at ``mask_size``, with the intercept that makes it
+              least; NaN for a vector of NaN;
             - ``foreground_cells``: area of the mask in cells of the layer, which may be below 1;
             - ``failed``: whether the IoU is 0 or there is none;
             - ``n_iter``, ``gradient_norm``: of the optimisation, the norm as ``tol`` bounds it; NaN
@@ -98,7 +101,7 @@ class ProjectingEmbedder(RowEmbedder):
         settings = self._settings()
         measure = Measure(settings, tuple(self.mask_size), self.mask_resize)
         rows = self._finish_over(samples, embeddings, measure)
-        columns = ["iou", "loss", "foreground_cells", *FACTS[1 : settings.n_facts]]
+        columns = ["iou", "loss", "foreground_cells", *FACTS[N_ITER:][: settings.n_facts]]
         unknown = np.full((len(self.layers_), len(columns)), np.nan)
         facts = np.concatenate([unknown if row is None else row for row in rows])
         frame = pd.DataFrame(facts, columns=columns)
@@ -132,8 +135,8 @@ class ProjectingEmbedder(RowEmbedder):
             The table of samples.
         embeddings : array-like of shape (n_samples, n_features), default=None
             One vector per row, such as LoCEs or centroids of clusters. ``None`` optimises LoCEs.
-            With an objective that has a bias, which vectors hold by ``append_bias`` only, the best
-            one for the row's mask is taken.
+            With an objective that has a bias, which vectors hold by ``append_bias`` only, the one
+            is taken that redraws the row's mask best: that of the largest Jaccard index.
         layer : str, default=None
             Which layer to project; may be left out where there is one.
         threshold : float or None, default=0.5

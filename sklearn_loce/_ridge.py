@@ -5,9 +5,13 @@ in cell i of the n cells, all three minimise
 
     loss(z, t) + alpha / 2 * s * ||v||^2,        s = 1 / n sum_i ||A_i||^2,
 
-over v and b. The scale s is the image's own, so that a row depends on that row alone; with it, the
-projection is the same for activations of any scale, and one alpha asks for the same smoothness of
-layers of any size: ``s ||v||^2 / n_channels`` is about the variance of the logits.
+over v and the intercept b. The scale s is the image's own, so that a row depends on that row alone;
+with it, the projection is the same for activations of any scale, and one alpha asks for the same
+smoothness of layers of any size: ``s ||v||^2 / n_channels`` is about the variance of the logits.
+
+What a LoCE draws has another bias, under which z > 0 comes closest to the mask: a logistic
+regression's own boundary is where errors on both sides weigh the same, which spills over the edge
+of what is small.
 
 Solvers see it in other coordinates: activations less their mean over cells, divided by sqrt(s), and
 as a further channel, free of the ridge, ones, whose weight is the bias. The optimum is the same,
@@ -24,9 +28,14 @@ LOGISTIC, JACCARD, DICE = 0, 1, 2
 KINDS = {"logistic": LOGISTIC, "jaccard": JACCARD, "dice": DICE}
 DEFAULT_MAX_ITER = 500
 
-# What follows a vector, once it is solved: the norm relative as ``tol`` is.
-FACTS = ("bias", "n_iter", "gradient_norm")
+# What follows a vector, once it is solved: the bias for drawing, the intercept of the optimum, and
+# of the way there the number of iterations and the norm, relative as ``tol`` is.
+FACTS = ("bias", "intercept", "n_iter", "gradient_norm")
 N_FACTS = len(FACTS)
+BIAS, INTERCEPT, N_ITER, GRADIENT_NORM = range(-N_FACTS, 0)
+
+# How the weight of all pixels of a class together grows with their number.
+CLASS_WEIGHTS = {"balanced": 0.0, "sqrt": 0.5, None: 1.0}
 
 # Pairs of steps and gradient differences that L-BFGS remembers.
 MEMORY = 8
@@ -51,12 +60,15 @@ class RidgeSettings:
     tol : float
         Of the gradient's norm, relative to that at v = 0, b = 0.
     max_iter : int
+    class_weight : {"sqrt", "balanced"} or None
+        Of the logistic loss.
     """
 
     objective: str
     alpha: float
     tol: float
     max_iter: int
+    class_weight: str | None
 
     n_facts = N_FACTS
     advice = "bring the activations to a smaller scale"
@@ -74,18 +86,49 @@ class Shares(NamedTuple):
     background: np.ndarray
 
 
-def balance(targets):
-    """Weigh concept and background by each other's share, so that all weights sum to 1.
+def balance(targets, class_weight):
+    """Weigh the pixels of concept and background, so that all weights sum to 1.
 
-    Where a mask leaves no weight to one side, the loss has no minimum: both factors are then 0,
-    and the LoCE is zero.
+    A class of the share q gets in total ``q^p / (q^p + (1 - q)^p)``, with p = 0 for "balanced", 1/2
+    for "sqrt" and 1 for ``None``; a pixel of a soft mask belongs to both classes in part. Where a
+    mask leaves nothing to one of them, the loss has no minimum: both factors are then 0, and the
+    LoCE is zero.
+
+    Parameters
+    ----------
+    targets : array-like of shape (n_rows, H, W)
+    class_weight : {"sqrt", "balanced"} or None
+
+    Returns
+    -------
+    Shares
     """
-    targets = np.asarray(targets, dtype=np.float64)
-    foreground = (targets > 0).mean((1, 2))
-    inside, outside = targets.sum((1, 2)), (1 - targets).sum((1, 2))
-    concept, background = (1 - foreground) * inside, foreground * outside
-    has_both = (concept > 0) & (background > 0)
-    total = np.where(has_both, concept + background, 1)
-    return Shares(
-        np.where(has_both, (1 - foreground) / total, 0), np.where(has_both, foreground / total, 0)
-    )
+    inside = np.asarray(targets, dtype=np.float64).mean((1, 2))
+    shares = np.stack([inside, 1 - inside])
+    has_both = (shares > 0).all(0)
+    totals = shares ** CLASS_WEIGHTS[class_weight]
+    areas = np.where(has_both, shares, 1) * np.size(targets[0])
+    return Shares(*np.where(has_both, totals / totals.sum(0) / areas, 0))
+
+
+def redrawing_bias(logits, target):
+    """Give the bias with which a map's positive part comes closest to a mask.
+
+    Of all thresholds, it is that of the largest Jaccard index of the pixels above it with the mask,
+    a soft mask's counted in part; halfway to the next pixel.
+
+    Parameters
+    ----------
+    logits : ndarray of shape (n_rows, n_columns)
+    target : ndarray of shape (n_rows, n_columns)
+
+    Returns
+    -------
+    float
+    """
+    order = np.argsort(logits, axis=None)[::-1]
+    falling, shared = logits.ravel()[order], np.cumsum(target.ravel()[order], dtype=np.float64)
+    union = shared[-1] + np.arange(1, len(order) + 1) - shared
+    below = np.append(falling[1:], falling[-1] - 1)
+    best = np.argmax(np.where(below < falling, shared / union, -1))
+    return -(float(falling[best]) + float(below[best])) / 2

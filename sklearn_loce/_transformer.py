@@ -55,12 +55,15 @@ class LoCETransformer(TransformerMixin, ProjectingEmbedder):
         Of AdamW.
     max_iter : int, default=None
         Number of AdamW's steps, or the most iterations of L-BFGS; ``None`` means 50 and 500.
-    alpha : float, default=1e-3
+    alpha : float, default=1e-4
         Strength of the ridge of "logistic", "jaccard" and "dice"; one value means the same for all
-        layers and scales of activations. More draws masks less sharply.
+        layers and scales of activations. More draws masks less sharply, and lets vectors of one
+        concept come closer to each other: 1e-3 retrieves better.
     tol : float, default=1e-4
         Where L-BFGS ends; see :func:`optimize_loces`. A ``ConvergenceWarning`` tells how many rows
         did not get there.
+    class_weight : {"sqrt", "balanced"} or None, default="sqrt"
+        How "logistic" weighs pixels of concept and background; see :func:`optimize_loces`.
     append_bias : bool, default=False
         Whether each layer's bias is a further feature, after its channels, for the three objectives
         that have one. Where it is not, ``project``, ``evaluate`` and ``score`` know it of the LoCEs
@@ -168,6 +171,7 @@ class LoCETransformer(TransformerMixin, ProjectingEmbedder):
         "max_iter": [Interval(Integral, 1, None, closed="left"), None],
         "alpha": [Interval(Real, 0, None, closed="neither")],
         "tol": [Interval(Real, 0, None, closed="neither")],
+        "class_weight": [StrOptions({"balanced", "sqrt"}), None],
         "append_bias": ["boolean"],
         "standardize": ["boolean"],
         "init": [StrOptions(set(INITS))],
@@ -194,8 +198,9 @@ class LoCETransformer(TransformerMixin, ProjectingEmbedder):
         solver="auto",
         learning_rate=0.1,
         max_iter=None,
-        alpha=1e-3,
+        alpha=1e-4,
         tol=1e-4,
+        class_weight="sqrt",
         append_bias=False,
         standardize=False,
         init="zeros",
@@ -220,6 +225,7 @@ class LoCETransformer(TransformerMixin, ProjectingEmbedder):
         self.max_iter = max_iter
         self.alpha = alpha
         self.tol = tol
+        self.class_weight = class_weight
         self.append_bias = append_bias
         self.standardize = standardize
         self.init = init

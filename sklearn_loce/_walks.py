@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from numba.core import config
 
-from ._bilinear import bilinear_matrix, bilinear_taps
+from ._bilinear import bilinear_matrix, bilinear_taps, resample_axis
 from ._simd import LANES, aligned_zeros
 from ._threads import share_out
 
@@ -71,10 +71,7 @@ def shrunk(activations, mask_size):
     """Resample axes that are longer than the mask's: bilinear resampling is linear."""
     for axis, (size, target) in enumerate(zip(activations.shape[1:], mask_size, strict=True), 1):
         if size > target:
-            first, second, share = bilinear_taps(size, target)
-            share = share.astype(np.float32).reshape((-1, 1) if axis == 1 else -1)
-            first, second = (activations.take(taps, axis) for taps in (first, second))
-            activations = first + share * (second - first)
+            activations = resample_axis(activations, axis, target)
     return activations
 
 

@@ -34,13 +34,14 @@ def _activations(image, layer="2"):
 
 @pytest.mark.parametrize("objective", ["logistic", "jaccard", "dice"])
 def test_rows_are_those_of_the_pure_function(boxes, objective):
-    loce = LoCETransformer(MODEL, "2", objective=objective, append_bias=True).fit(boxes)
+    how = {"objective": objective, "alpha": 1e-3}
+    loce = LoCETransformer(MODEL, "2", append_bias=True, **how).fit(boxes)
     vectors = loce.transform(boxes)
     assert list(loce.get_feature_names_out()[-2:]) == ["2[11]", "2[bias]"]
     for row, vector in zip(boxes.itertuples(), vectors, strict=True):
         grid = torch.from_numpy(_activations(row.image)).float()[None]
         mask = read_mask(row.mask)[None].astype(float)
-        expected, info = optimize_loces(grid, mask, objective=objective, return_info=True)
+        expected, info = optimize_loces(grid, mask, return_info=True, **how)
         np.testing.assert_allclose(vector[:-1], expected[0], rtol=1e-4, atol=1e-5)
         np.testing.assert_allclose(vector[-1], info.bias[0], rtol=1e-4, atol=1e-4)
     without = clone(loce).set_params(append_bias=False).fit(boxes)
@@ -91,12 +92,19 @@ def test_store_tells_settings_apart(boxes, tmp_path):
     first = loce.fit_transform(boxes)
     assert store.info()["n_contexts"] == 1
     for n, changed in enumerate(
-        ({"alpha": 0.2}, {"tol": 1e-3}, {"objective": "dice"}, {"standardize": True}), start=2
+        (
+            {"alpha": 0.2},
+            {"tol": 1e-3},
+            {"objective": "dice"},
+            {"class_weight": "balanced"},
+            {"standardize": True},
+        ),
+        start=2,
     ):
         other = clone(loce).set_params(**changed).fit_transform(boxes)
         assert not np.array_equal(other, first), changed
         assert store.info()["n_contexts"] == n
-    for same in ({"alpha": 1e-3}, {"learning_rate": 0.2}, {"solver": "lbfgs"}, {"max_iter": 500}):
+    for same in ({"alpha": 1e-4}, {"learning_rate": 0.2}, {"solver": "lbfgs"}, {"max_iter": 500}):
         np.testing.assert_array_equal(clone(loce).set_params(**same).fit_transform(boxes), first)
         assert store.info()["n_contexts"] == n
     biased = clone(loce).set_params(append_bias=True).fit_transform(boxes)

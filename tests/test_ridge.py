@@ -10,10 +10,10 @@ from torch.nn import functional
 from sklearn_loce import LoCETransformer, optimize_loces, project_loces
 from sklearn_loce._lbfgs_torch import Pixels
 from sklearn_loce._masks import resize_masks
-from sklearn_loce._measure import best_bias
+from sklearn_loce._measure import best_intercept
 from sklearn_loce._objectives import make_settings
 from sklearn_loce._optimization import solve_rows
-from sklearn_loce._ridge import KINDS
+from sklearn_loce._ridge import KINDS, redrawing_bias
 
 SIZE = (100, 100)
 
@@ -32,6 +32,7 @@ def _planted(n_samples, n_channels, height, width, seed=0):
 
 def _settings(objective, **how):
     defaults = {"learning_rate": 0.1, "max_iter": None, "alpha": 1e-3, "tol": 1e-4}
+    defaults["class_weight"] = "sqrt"
     return make_settings(objective, "auto", **(defaults | how))
 
 
@@ -44,11 +45,10 @@ def plain_objective(objective, alpha, activations, target, vector, bias):
     upsampled = functional.interpolate(activations[None], size=target.shape, mode="bilinear")[0]
     z = torch.einsum("c,chw->hw", vector, upsampled) + bias
     t, P = target, torch.sigmoid(z)
-    a = 1 - (t > 0).double().mean()
     if objective == "logistic":
-        weights = (a * t).sum() + ((1 - a) * (1 - t)).sum()
-        terms = a * t * -torch.log(P) + (1 - a) * (1 - t) * -torch.log(1 - P)
-        loss = terms.sum() / weights
+        concept, background = t / t.mean() ** 0.5, (1 - t) / (1 - t).mean() ** 0.5
+        terms = concept * -torch.log(P) + background * -torch.log(1 - P)
+        loss = terms.sum() / (concept + background).sum()
     elif objective == "jaccard":
         loss = 1 - (t * P).sum() / (t + P - t * P).sum()
     else:
@@ -79,7 +79,7 @@ def test_gradient_of_the_plain_objective_vanishes(objective, dtype, shape):
         sample = objective, alpha, activations[i].double(), targets[i]
         zero = torch.zeros(shape[0], dtype=torch.float64), torch.zeros((), dtype=torch.float64)
         unit = _gradient(*sample, *zero).norm()
-        norm = _gradient(*sample, vectors[i].double(), info.bias[i].double()).norm()
+        norm = _gradient(*sample, vectors[i].double(), info.intercept[i].double()).norm()
         # Centred channels, the solver's, shear the gradient a little.
         assert norm <= 10 * max(unit, 0.01) * tol
         assert vectors[i].abs().max() > 0
@@ -89,7 +89,7 @@ def test_gradient_of_the_plain_objective_vanishes(objective, dtype, shape):
 def test_slopes_are_those_of_autograd(objective):
     rng = np.random.default_rng(0)
     targets = rng.random((3, 7, 8)).clip(0.3, 0.8) - 0.3
-    pixels = Pixels(KINDS[objective], targets, torch.float64, "cpu")
+    pixels = Pixels(_settings(objective), targets, torch.float64, "cpu")
     logits = torch.from_numpy(rng.standard_normal((3, 56)) * 3).requires_grad_()
     pixels.losses(logits).sum().backward()
     torch.testing.assert_close(pixels.slopes(logits.detach()), logits.grad)
@@ -102,7 +102,7 @@ def test_compiled_and_batched_solver_agree(objective):
     targets, start = _targets(masks), np.zeros(10)
     compiled = solve_rows(list(activations), targets, start, settings).double()
     batched = solve_rows(list(activations.double()), targets, start, settings)
-    torch.testing.assert_close(compiled[:, :11], batched[:, :11], atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(compiled[:, :12], batched[:, :12], atol=1e-4, rtol=1e-4)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -116,18 +116,19 @@ def test_two_starts_agree(dtype):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize("alpha", [0.1, 0.01])
-def test_logistic_is_logistic_regression_on_pixels(dtype, alpha):
+@pytest.mark.parametrize("alpha", [0.1, 0.01, 1e-3])
+@pytest.mark.parametrize("class_weight", ["sqrt", "balanced", None])
+def test_logistic_is_logistic_regression_on_pixels(dtype, alpha, class_weight):
     activations, masks = _planted(2, 8, 9, 11, seed=3)
     targets = _targets(masks).astype(np.float64)
-    vectors, info = optimize_loces(
-        activations.to(dtype), masks, objective="logistic", alpha=alpha, tol=1e-6, return_info=True
-    )
+    how = {"objective": "logistic", "alpha": alpha, "class_weight": class_weight, "tol": 1e-6}
+    vectors, info = optimize_loces(activations.to(dtype), masks, return_info=True, **how)
+    power = {"sqrt": 0.5, "balanced": 1, None: 0}[class_weight]
     for i, target in enumerate(targets):
         grid = activations[[i]].double()
         pixels = functional.interpolate(grid, size=SIZE, mode="bilinear")[0].flatten(1).T.numpy()
-        t, a = target.ravel(), 1 - (target > 0).mean()
-        weights = np.concatenate([a * t, (1 - a) * (1 - t)])
+        t, q = target.ravel(), target.mean()
+        weights = np.concatenate([t / q**power, (1 - t) / (1 - q) ** power])
         s = (grid**2).sum(1).mean().item()
         # The regression minimises C sum(w loss) + ||v||^2 / 2.
         regression = LogisticRegression(
@@ -136,7 +137,7 @@ def test_logistic_is_logistic_regression_on_pixels(dtype, alpha):
         labels = np.repeat([1, 0], len(t))
         regression.fit(np.vstack([pixels, pixels]), labels, sample_weight=weights)
         expected = np.append(regression.coef_, regression.intercept_)
-        ours = np.append(vectors[i].numpy(), info.bias[i].numpy())
+        ours = np.append(vectors[i].numpy(), info.intercept[i].numpy())
         np.testing.assert_allclose(ours, expected, atol=1e-4 * np.linalg.norm(expected))
 
 
@@ -149,7 +150,7 @@ def test_scale_of_activations_does_not_matter(objective, factor):
         vectors, info = optimize_loces(
             grids, masks, objective=objective, tol=1e-5, return_info=True
         )
-        drawn.append(project_loces(grids, vectors, SIZE, bias=info.bias))
+        drawn.append(project_loces(grids, vectors, SIZE, bias=info.intercept))
     torch.testing.assert_close(drawn[0], drawn[1], atol=1e-3, rtol=0)
 
 
@@ -187,7 +188,8 @@ def test_unconverged_rows_are_counted(dtype):
     assert (info.n_iter == torch.tensor([2, 0, 2, 2, 2])).all()
     assert ((info.gradient_norm > 1e-4) == (info.n_iter == 2)).all()
     assert (vectors[1] == 0).all()
-    assert info.bias[1] == 0
+    assert info.intercept[1] == 0
+    assert info.bias[1] > 0  # draws all of it
 
 
 @pytest.mark.parametrize("objective", sorted(KINDS))
@@ -216,15 +218,45 @@ def test_a_tiny_mask_is_drawn():
 
 
 @pytest.mark.parametrize("objective", sorted(KINDS))
-def test_best_bias_is_that_of_the_optimum(objective):
+def test_best_intercept_is_that_of_the_optimum(objective):
     activations, masks = _planted(4, 10, 9, 11)
     vectors, info = optimize_loces(
         activations.double(), masks, objective=objective, tol=1e-8, return_info=True
     )
     targets, settings = _targets(masks), _settings(objective)
     for i in range(4):
-        bias = best_bias(activations[i], vectors[i].numpy(), targets[[i]], settings)
-        assert bias == pytest.approx(info.bias[i].item(), abs=1e-4)
+        found = best_intercept(activations[i], vectors[i].numpy(), targets[[i]], settings)
+        assert found == pytest.approx(info.intercept[i].item(), abs=1e-4)
+
+
+def _jaccard(drawn, target):
+    shared = target[drawn].sum()
+    return shared / (drawn.sum() + target.sum() - shared)
+
+
+@pytest.mark.parametrize("levels", [3, 10_000])
+def test_no_other_threshold_redraws_better(levels):
+    rng = np.random.default_rng(levels)
+    logits = rng.integers(levels, size=(20, 30)).astype(np.float32)  # with ties
+    target = (rng.random((20, 30)) + logits / levels - 0.8).clip(0, 1)
+    found = _jaccard(logits + redrawing_bias(logits, target) > 0, target)
+    every = [_jaccard(logits >= threshold, target) for threshold in np.unique(logits)]
+    assert found == pytest.approx(max(every), abs=1e-12)
+
+
+@pytest.mark.parametrize("objective", sorted(KINDS))
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("shape", [(8, 9, 11), (4, 130, 110)])
+def test_bias_redraws_better_than_any_other(objective, dtype, shape):
+    activations, masks = _planted(3, *shape)
+    how = {"objective": objective, "return_info": True}
+    vectors, info = optimize_loces(activations.to(dtype), masks, **how)
+    drawn = project_loces(activations.double(), vectors.double(), SIZE).logit().numpy()
+    for i, target in enumerate(_targets(masks)):
+        ours = _jaccard(drawn[i] + info.bias[i].item() > 0, target)
+        others = [_jaccard(drawn[i] + b > 0, target) for b in np.linspace(-20, 20, 2001)]
+        assert ours >= max(others) - 1e-3
+        assert ours >= _jaccard(drawn[i] + info.intercept[i].item() > 0, target) - 1e-3
 
 
 def test_wrong_combinations_are_errors():
