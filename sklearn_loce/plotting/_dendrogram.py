@@ -1,0 +1,360 @@
+"""Display of a tree of LoCEs, cut into clusters."""
+
+import numpy as np
+from scipy.cluster.hierarchy import is_valid_linkage
+from sklearn.base import clone
+from sklearn.utils import check_array, check_consistent_length, column_or_1d
+from sklearn.utils.validation import check_is_fitted
+
+from ..cluster import ConceptAgglomerative
+from ..metrics import cluster_composition
+from ._rows import finite_rows
+from ._style import COLOURS, GREY, SMALL_FONT_SIZE, concept_styles, open_axes
+from ._tree import find_runs, link_clusters, link_positions
+
+# Inches from top to bottom: the tree, a line of numbers, the purity, a gap, one concept.
+_TREE, _NUMBERS, _PURITY, _GAP, _CONCEPT = 1.5, 0.12, 0.24, 0.05, 0.125
+# More clusters are numbered in two lines.
+_MOST_IN_LINE = 10
+# Inches for the axis below and for air.
+_MARGIN = 0.35
+_MOST_VECTORS = 3000
+
+
+class DendrogramDisplay:
+    """A tree of LoCEs with its clusters numbered and coloured, their purity and their concepts.
+
+    Below the tree, every cluster has its number and a bar as high as its purity, both in the
+    colour of the concept that most of its rows show. Below that, every concept has a row with a
+    mark under each of its leaves. Links above the cut are grey.
+
+    It is recommended to use :meth:`from_estimator` or :meth:`from_embeddings`. All parameters are
+    stored as attributes.
+
+    Parameters
+    ----------
+    linkage_matrix : array-like of shape (n_leaves - 1, 4)
+        The tree, as :func:`scipy.cluster.hierarchy.linkage` returns it.
+    labels : array-like of shape (n_leaves,)
+        Cluster of each leaf; -1 for none.
+    y : array-like of shape (n_leaves,), default=None
+        Concept of each leaf. Without, clusters take their colours in turn, and have no purity.
+    n_failed : int, default=0
+        Number of rows left out because their LoCE failed.
+
+    Attributes
+    ----------
+    leaves_ : ndarray of shape (n_leaves,), dtype int
+        Leaves from left to right.
+    purity_ : Series of shape (n_clusters,) or None
+        Share of the majority concept of each cluster, by its number; None without `y`.
+    links_ : matplotlib LineCollection
+        The tree, in the order of `linkage_matrix`.
+    bars_ : list of matplotlib Rectangle
+        Purity of each cluster, from left to right.
+    text_ : dict of int to matplotlib Text
+        Number of each cluster; where they would touch in two lines, those of the larger ones.
+    strip_ : dict of str to matplotlib PolyCollection
+        Leaves of each concept, from top to bottom; empty without `y`.
+    ax_ : matplotlib Axes
+        Axes with all of it. Distances are positive on its vertical axis.
+    figure_ : matplotlib Figure
+        Figure that holds them.
+
+    See Also
+    --------
+    sklearn_loce.cluster.ConceptAgglomerative : The tree and its cut.
+    sklearn_loce.metrics.cluster_composition : The concepts of each cluster, as a table.
+
+    Examples
+    --------
+    >>> import matplotlib.pyplot as plt
+    >>> from sklearn.datasets import load_iris
+    >>> from sklearn_loce.plotting import DendrogramDisplay
+    >>> iris = load_iris()
+    >>> names = iris.target_names[iris.target]
+    >>> display = DendrogramDisplay.from_embeddings(iris.data, names)
+    >>> display.purity_.round(2).head(3).tolist()
+    [1.0, 0.96, 0.81]
+    >>> plt.close(display.figure_)
+    """
+
+    def __init__(self, linkage_matrix, labels, *, y=None, n_failed=0):
+        self.linkage_matrix = linkage_matrix
+        self.labels = labels
+        self.y = y
+        self.n_failed = n_failed
+
+    def plot(self, *, ax=None, links_kw=None, strip_kw=None, text_kw=None):
+        """Plot the tree and what is below it.
+
+        Parameters
+        ----------
+        ax : matplotlib Axes, default=None
+            Axes to plot into; None opens a figure.
+        links_kw : dict, default=None
+            Keywords of the tree, a :class:`matplotlib.collections.LineCollection`.
+        strip_kw : dict, default=None
+            Keywords of the concepts' rows, as of :meth:`matplotlib.axes.Axes.broken_barh`.
+        text_kw : dict, default=None
+            Keywords of the clusters' numbers, as of :meth:`matplotlib.axes.Axes.text`.
+
+        Returns
+        -------
+        self : DendrogramDisplay
+            The display, with all its attributes.
+
+        Raises
+        ------
+        ImportError
+            If matplotlib is not installed.
+        ValueError
+            If the tree is none, or labels or concepts are not as many as its leaves.
+        """
+        tree, labels, y = self._check()
+        self.leaves_, links = link_positions(tree)
+        self._measure(tree, labels, y)
+        with open_axes(self, ax, height=_MARGIN + _TREE - self._floor / self._inch) as ax:
+            ax.set(xlim=(-0.5, len(labels) - 0.5), ylim=(self._floor, 1.02 * _TREE * self._inch))
+            self._draw_links(tree, links, labels, links_kw or {})
+            self._draw_bars(labels, y)
+            self.strip_ = self._draw_strip(y, strip_kw or {})
+            self._name_rows()
+            self.text_ = self._number_clusters(labels, text_kw or {})
+        return self
+
+    def _check(self):
+        """Read the tree, and number its clusters and concepts: 0 or above, -1 for no cluster."""
+        tree = check_array(self.linkage_matrix, dtype=np.float64, input_name="linkage_matrix")
+        is_valid_linkage(tree, throw=True, name="linkage_matrix")
+        labels = column_or_1d(self.labels)
+        y = None if self.y is None else column_or_1d(self.y)
+        for name, values in (("labels", labels), ("y", labels if y is None else y)):
+            if len(values) != len(tree) + 1:
+                raise ValueError(
+                    f"The tree has {len(tree) + 1} leaves, and {name} has {len(values)} values; "
+                    "pass one per row that the tree was built on."
+                )
+        return tree, labels, y
+
+    def _measure(self, tree, labels, y):
+        """Purity, colours, and how much height an inch, and all that is below the tree, has."""
+        self._inch = (float(tree[:, 2].max()) or 1.0) / _TREE
+        n_rows = 0 if y is None else len(np.unique(y))
+        clusters = [cluster for cluster in np.unique(labels).tolist() if cluster != -1]
+        self._n_lines = 1 if len(clusters) <= _MOST_IN_LINE else 2
+        self._purity_floor = -self._inch * (0.03 + self._n_lines * _NUMBERS + _PURITY)
+        self._floor = self._purity_floor - self._inch * (_GAP + n_rows * _CONCEPT)
+        self._colours = {-1: GREY}
+        if y is None:
+            self.purity_ = None
+            order = dict.fromkeys(labels[self.leaves_].tolist())
+            turns = [cluster for cluster in order if cluster != -1]
+            self._colours |= {c: COLOURS[i % len(COLOURS)] for i, c in enumerate(turns)}
+            return
+        shares = cluster_composition(y, labels)
+        self.purity_ = shares.max(axis=1)
+        styles = concept_styles(np.unique(y))
+        self._colours |= {c: styles[shares.loc[c].idxmax()][0] for c in clusters}
+
+    def _draw_links(self, tree, links, labels, links_kw):
+        from matplotlib.collections import LineCollection
+
+        clusters, codes = np.unique(labels, return_inverse=True)
+        above = [*(self._colours[c] for c in clusters.tolist()), GREY]
+        colours = [above[code] for code in link_clusters(tree, codes.reshape(-1))]
+        style = {"linewidths": 0.7, "rasterized": len(links) > _MOST_VECTORS} | links_kw
+        self.links_ = LineCollection(links, colors=colours, capstyle="projecting", **style)
+        self.ax_.add_collection(self.links_)
+
+    def _draw_bars(self, labels, y):
+        """Draw the purity of each run of leaves of one cluster."""
+        from matplotlib.patches import Rectangle
+
+        ordered = labels[self.leaves_]
+        floor, height = self._purity_floor, _PURITY * self._inch
+        self.bars_ = []
+        for start, stop in zip(*find_runs(ordered), strict=True):
+            if (cluster := ordered[start]) == -1:
+                continue
+            place, width = (start - 0.5, floor), stop - start
+            edge = {"edgecolor": "white", "linewidth": 0.4}
+            full = Rectangle(place, width, height, facecolor="#e0e0e0", **edge)
+            share = 1.0 if y is None else self.purity_[cluster]
+            colour = self._colours[cluster]
+            bar = Rectangle(place, width, share * height, facecolor=colour, **edge)
+            self.ax_.add_patch(full)
+            self.bars_.append(self.ax_.add_patch(bar))
+
+    def _draw_strip(self, y, strip_kw):
+        """Draw a row per concept, those further left in the tree first."""
+        if y is None:
+            return {}
+        ordered = y[self.leaves_]
+        places = {name: np.median(np.flatnonzero(ordered == name)) for name in np.unique(y)}
+        colours = {name: colour for name, (colour, _) in concept_styles(np.unique(y)).items()}
+        strip, top = {}, self._purity_floor - self._inch * _GAP
+        starts, stops = find_runs(ordered)
+        for i, name in enumerate(sorted(places, key=places.get)):
+            bottom, height = top - (i + 1) * _CONCEPT * self._inch, 0.84 * _CONCEPT * self._inch
+            self.ax_.axhspan(bottom, bottom + height, color="#f2f2f2", linewidth=0, zorder=0)
+            own = ordered[starts] == name
+            spans = np.column_stack([starts - 0.5, stops - starts])[own]
+            # The edge keeps a single leaf of many visible.
+            style = {"facecolor": colours[name], "edgecolor": colours[name], "linewidth": 0.25}
+            style |= {"rasterized": len(y) > _MOST_VECTORS} | strip_kw
+            strip[name] = self.ax_.broken_barh(spans, (bottom, height), **style)
+        return strip
+
+    def _name_rows(self):
+        """Write distances beside the tree, and what is below it beside its row."""
+        from matplotlib.ticker import MaxNLocator
+
+        top = _TREE * self._inch
+        heights = [v for v in MaxNLocator(4).tick_values(0, top) if 0 <= v <= top]
+        floor, kind = self._purity_floor, "cluster" if self.y is None else "purity"
+        rows = {floor + _PURITY / 2 * self._inch: kind}
+        rows |= {
+            floor - self._inch * (_GAP + (i + 0.58) * _CONCEPT): str(name)
+            for i, name in enumerate(self.strip_)
+        }
+        names = [f"{height:g}" for height in heights]
+        self.ax_.set_yticks([*heights, *rows], [*names, *rows.values()])
+        for tick in self.ax_.yaxis.get_major_ticks()[len(heights) :]:
+            tick.tick1line.set_visible(False)
+        self.ax_.set_xticks([])
+        self._name_distances(top, max(map(len, names)))
+        self.ax_.spines[["top", "right", "bottom"]].set_visible(False)
+        self.ax_.spines["left"].set_bounds(0, top)
+
+    def _name_distances(self, top, n_characters):
+        """Put the axis' name beside its numbers, not beside the longest name of a concept."""
+        from matplotlib.transforms import ScaledTranslation
+
+        points = 6 + 0.64 * SMALL_FONT_SIZE * n_characters
+        shift = ScaledTranslation(-points / 72, 0, self.figure_.dpi_scale_trans)
+        share = -self._floor / (1.02 * top - self._floor)
+        self.ax_.set_ylabel("linkage distance")
+        self.ax_.yaxis.set_label_coords(0, (1 + share) / 2, self.ax_.transAxes + shift)
+
+    def _number_clusters(self, labels, text_kw):
+        """Write the number of each cluster at its longest run, the larger ones' first."""
+        ordered = labels[self.leaves_]
+        starts, stops = find_runs(ordered)
+        self.figure_.draw_without_rendering()
+        points = self.ax_.get_window_extent().width * 72 / self.figure_.dpi / len(labels)
+        lines, texts = [[] for _ in range(self._n_lines)], {}
+        for run in np.argsort(starts - stops, kind="stable"):
+            cluster = ordered[starts[run]]
+            if cluster == -1 or cluster in texts:
+                continue
+            middle = (starts[run] + stops[run] - 1) / 2
+            half = 0.36 * SMALL_FONT_SIZE * (len(str(cluster)) + 0.4) / points
+            for line, taken in enumerate(lines):
+                if all(abs(middle - other) >= half + width for other, width in taken):
+                    taken.append((middle, half))
+                    texts[cluster] = self._write_number(cluster, middle, line, text_kw)
+                    break
+        return texts
+
+    def _write_number(self, cluster, middle, line, text_kw):
+        style = {"ha": "center", "va": "center", "fontsize": SMALL_FONT_SIZE} | text_kw
+        height = -self._inch * (0.03 + (line + 0.5) * _NUMBERS)
+        return self.ax_.text(middle, height, str(cluster), **style)
+
+    @classmethod
+    def from_estimator(cls, estimator, X, y=None, **kwargs):
+        """Plot the tree of a fitted clusterer.
+
+        Parameters
+        ----------
+        estimator : ConceptAgglomerative or Pipeline
+            Fitted; or any clusterer with `linkage_matrix_` and `labels_`.
+        X : array-like or DataFrame of n_samples rows
+            The rows it was fitted on. The tree has them already: only their number is looked at.
+        y : array-like of shape (n_samples,), default=None
+            Concept of each row.
+        **kwargs : dict
+            Passed to :meth:`plot`.
+
+        Returns
+        -------
+        DendrogramDisplay
+
+        Raises
+        ------
+        TypeError
+            If the estimator has no tree.
+        ValueError
+            If X or y are not as many as the leaves.
+        NotFittedError
+            If the estimator is not fitted.
+
+        Examples
+        --------
+        >>> import matplotlib.pyplot as plt
+        >>> from sklearn.datasets import make_blobs
+        >>> from sklearn_loce.cluster import ConceptAgglomerative
+        >>> from sklearn_loce.plotting import DendrogramDisplay
+        >>> X, y = make_blobs([20] * 4, n_features=8, random_state=0)
+        >>> model = ConceptAgglomerative(criterion="size", size=20).fit(X)
+        >>> display = DendrogramDisplay.from_estimator(model, X)
+        >>> len(display.leaves_), sorted(display.text_) == list(range(model.n_clusters_))
+        (80, True)
+        >>> plt.close(display.figure_)
+        """
+        check_is_fitted(estimator)
+        model = estimator.steps[-1][1] if hasattr(estimator, "steps") else estimator
+        if not hasattr(model, "linkage_matrix_"):
+            raise TypeError(
+                f"{type(model).__name__} has no linkage_matrix_, so there is no tree to plot; "
+                "cluster with ConceptAgglomerative."
+            )
+        check_consistent_length(X, model.labels_, y)
+        return cls(model.linkage_matrix_, model.labels_, y=y).plot(**kwargs)
+
+    @classmethod
+    def from_embeddings(cls, X, y=None, *, clusterer=None, **kwargs):
+        """Cluster embeddings, and plot the tree.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            Embeddings. Rows that are not finite are left out, and counted in `n_failed`.
+        y : array-like of shape (n_samples,), default=None
+            Concept of each row; the default clusterer needs it.
+        clusterer : ConceptAgglomerative, default=None
+            Unfitted; a clone is fitted. None means ``ConceptAgglomerative()``, the paper's relaxed
+            setting.
+        **kwargs : dict
+            Passed to :meth:`plot`.
+
+        Returns
+        -------
+        DendrogramDisplay
+
+        Raises
+        ------
+        TypeError
+            If the clusterer grows no tree.
+        ValueError
+            If fewer than two rows are finite, X and y do not fit, or y is missing where the
+            clusterer needs it.
+
+        Examples
+        --------
+        >>> import matplotlib.pyplot as plt
+        >>> from sklearn.datasets import make_blobs
+        >>> from sklearn_loce.plotting import DendrogramDisplay
+        >>> X, y = make_blobs([20] * 3, n_features=8, random_state=0)
+        >>> display = DendrogramDisplay.from_embeddings(X, y)
+        >>> display.purity_.tolist()
+        [1.0, 1.0, 1.0]
+        >>> plt.close(display.figure_)
+        """
+        X, *columns, n_failed = finite_rows(X, *([] if y is None else [y]))
+        y = columns[0] if columns else None
+        clusterer = ConceptAgglomerative() if clusterer is None else clone(clusterer)
+        display = cls.from_estimator(clusterer.fit(X, y), X, y, **kwargs)
+        display.n_failed = n_failed
+        return display

@@ -1,0 +1,310 @@
+"""The most central images of each cluster."""
+
+from numbers import Integral
+
+import numpy as np
+from sklearn.utils._param_validation import Interval, validate_params
+from sklearn.utils.validation import check_array, check_is_fitted
+
+from .._samples import as_samples
+from ..metrics import cluster_composition
+from ..outliers import ConceptOutlierDetector
+from ._grid import (
+    Layout,
+    check_lengths,
+    concept_names,
+    draw_outline,
+    finite_rows,
+    fit_text,
+    open_grid,
+    show_tile,
+    write_heading,
+)
+from ._style import FONT_SIZE, SMALL_FONT_SIZE
+from ._tiles import TILE_SIZE, read_tiles
+
+_LEAST_SHARE = 0.05  # of a cluster, for a concept to be named
+_ALL = 0.995  # what is written as 100 %
+
+
+class ClusterGalleryDisplay:
+    """One line of tiles per cluster: its most central rows, with the outlines of their masks.
+
+    Use :meth:`from_embeddings` or :meth:`from_estimator` to make one; parameters are stored as
+    attributes.
+
+    Parameters
+    ----------
+    clusters : list
+        Labels of the clusters shown.
+    sizes : array-like of shape (n_clusters,)
+        Number of rows of each.
+    rows : list of ndarray of shape (n_shown,), intp
+        Positions of each cluster's rows that are shown, the most central first.
+    distances : list of ndarray of shape (n_shown,), float64
+        Mean distance of each of those to the other rows of its cluster.
+    tiles : dict of {int: Tile}
+        Thumbnails by position, with the attributes ``image`` and ``mask``.
+    composition : DataFrame of shape (n_clusters, n_concepts), default=None
+        Share of each concept in each cluster, as of
+        :func:`sklearn_loce.metrics.cluster_composition`.
+    names : dict of {int: object}, default=None
+        Concepts of the rows shown, by position.
+
+    Attributes
+    ----------
+    ax_ : matplotlib Axes or None
+        The Axes that was divided; None where an array of Axes was given.
+    axes_ : ndarray of shape (n_clusters, n_tiles) of Axes
+    figure_ : matplotlib Figure
+    outlines_ : list of LineCollection
+        Of all tiles, line by line.
+
+    See Also
+    --------
+    sklearn_loce.cluster.ConceptAgglomerative : Clusters that are cut where concepts are pure.
+
+    Notes
+    -----
+    A row is the more central, the less its distances to the other rows of its cluster are on
+    average; the first one is the medoid. The clusters of Mikriukov, Schwalbe and Bade (IJCV 2025)
+    are shown like this.
+
+    Examples
+    --------
+    >>> import matplotlib.pyplot as plt
+    >>> import numpy as np
+    >>> from sklearn_loce.datasets import make_scenes
+    >>> from sklearn_loce.plotting import ClusterGalleryDisplay
+    >>> X = make_scenes(4, random_state=0).data
+    >>> embeddings = np.random.RandomState(0).normal(size=(len(X), 3))
+    >>> labels = embeddings.argmax(axis=1)
+    >>> display = ClusterGalleryDisplay.from_embeddings(embeddings, X, labels, n_tiles=3)
+    >>> display.clusters
+    [0, 1, 2]
+    >>> plt.show()
+    """
+
+    def __init__(self, *, clusters, sizes, rows, distances, tiles, composition=None, names=None):
+        self.clusters = clusters
+        self.sizes = sizes
+        self.rows = rows
+        self.distances = distances
+        self.tiles = tiles
+        self.composition = composition
+        self.names = names
+
+    @classmethod
+    def from_estimator(cls, estimator, X, samples, y=None, **kwargs):
+        """Show the clusters that an estimator predicts.
+
+        Parameters
+        ----------
+        estimator : clusterer or mixture
+            Fitted, with ``predict``. For the clusters of its training rows pass ``labels_`` to
+            :meth:`from_embeddings`: they need not be the same, and some clusterers have no other.
+        X : array-like of shape (n_samples, n_features)
+            Embeddings.
+        samples : DataFrame or list of (image, mask) pairs
+            The table of samples that they belong to.
+        y : array-like of shape (n_samples,), default=None
+            Concepts. None takes the column ``concept``, if there is one.
+        **kwargs : dict
+            For :meth:`from_embeddings`.
+
+        Returns
+        -------
+        ClusterGalleryDisplay
+
+        Raises
+        ------
+        TypeError
+            If the estimator has no ``predict``.
+        ValueError, FileNotFoundError
+            As :meth:`from_embeddings`.
+        """
+        if not hasattr(estimator, "predict"):
+            raise TypeError(
+                f"{type(estimator).__name__} can't predict clusters; pass those of its training "
+                "rows, as in ClusterGalleryDisplay.from_embeddings(X, samples, estimator.labels_)."
+            )
+        check_is_fitted(estimator)
+        X = check_array(X, ensure_all_finite="allow-nan")
+        finite = finite_rows(X)
+        labels = np.full(len(X), -1)
+        labels[finite] = estimator.predict(X[finite])
+        return cls.from_embeddings(X, samples, labels, y, **kwargs)
+
+    @classmethod
+    @validate_params(
+        {
+            "embeddings": ["array-like"],
+            "samples": "no_validation",
+            "labels": ["array-like"],
+            "y": ["array-like", None],
+            "clusters": ["array-like", None],
+            "n_tiles": [Interval(Integral, 1, None, closed="left")],
+            "metric": [str, callable],
+            "crop": ["boolean"],
+            "tile_size": "no_validation",
+        },
+        prefer_skip_nested_validation=True,
+    )
+    def from_embeddings(
+        cls,
+        embeddings,
+        samples,
+        labels,
+        y=None,
+        *,
+        clusters=None,
+        n_tiles=6,
+        metric="cosine",
+        crop=False,
+        tile_size=TILE_SIZE,
+        **plot_kw,
+    ):
+        """Find the most central rows of each cluster, and plot them.
+
+        Parameters
+        ----------
+        embeddings : array-like of shape (n_samples, n_features)
+            Rows with NaN, which failed, are left out.
+        samples : DataFrame or list of (image, mask) pairs
+            The table of samples. Only images of the rows shown are read.
+        labels : array-like of shape (n_samples,)
+            Cluster of each row. Rows labelled -1 belong to none.
+        y : array-like of shape (n_samples,), default=None
+            Concepts. None takes the column ``concept``, if there is one.
+        clusters : array-like, default=None
+            Labels of the clusters to show, in this order. None shows all, sorted.
+        n_tiles : int, default=6
+            Most rows to show of a cluster.
+        metric : str or callable, default="cosine"
+            As of :class:`sklearn_loce.outliers.ConceptOutlierDetector`.
+        crop : bool, default=False
+            Whether only the surroundings of the mask are shown.
+        tile_size : int, default=256
+            Longest side of the stored thumbnails in pixels.
+        **plot_kw : dict
+            For :meth:`plot`.
+
+        Returns
+        -------
+        ClusterGalleryDisplay
+
+        Raises
+        ------
+        ValueError, FileNotFoundError
+            If lengths differ, a cluster is unknown or none is left, or an image can't be read.
+        """
+        samples, labels = as_samples(samples), np.asarray(labels)
+        embeddings = check_array(embeddings, ensure_all_finite="allow-nan")
+        check_lengths(len(samples), embeddings=embeddings, labels=labels)
+        names = concept_names(y, samples)
+        kept = np.flatnonzero(finite_rows(embeddings) & (labels != -1))
+        clusters = _choose(clusters, labels[kept])
+        rows, distances, sizes = [], [], []
+        for cluster in clusters:
+            members = kept[labels[kept] == cluster]
+            far = _mean_distances(embeddings[members], metric)
+            first = np.argsort(far, kind="stable")[:n_tiles]
+            rows.append(members[first])
+            distances.append(far[first])
+            sizes.append(len(members))
+        shown = np.concatenate(rows)
+        display = cls(
+            clusters=clusters,
+            sizes=np.array(sizes),
+            rows=rows,
+            distances=distances,
+            tiles=read_tiles(samples, shown, size=tile_size, crop=crop),
+            composition=_compose(names, labels, kept, clusters),
+            names=None if names is None else {int(i): names[i] for i in shown},
+        )
+        return display.plot(**plot_kw)
+
+    def plot(self, *, ax=None, contour_kw=None):
+        """Draw a line of tiles per cluster.
+
+        Parameters
+        ----------
+        ax : Axes or array-like of Axes, default=None
+            An Axes is divided; an array needs ``len(clusters)`` lines of as many Axes as the
+            longest line has tiles. None opens a figure.
+        contour_kw : dict, default=None
+            For the :class:`matplotlib.collections.LineCollection` of outlines.
+
+        Returns
+        -------
+        self : ClusterGalleryDisplay
+
+        Raises
+        ------
+        ValueError
+            If the number of Axes is wrong, or `ax` was divided before.
+        """
+        n_columns = max(map(len, self.rows))
+        self.outlines_ = []
+        with open_grid(self, ax, Layout(len(self.rows), (("", n_columns),))) as (_, axes):
+            for line, rows in enumerate(self.rows):
+                for spare in axes[line, len(rows) :]:
+                    spare.set_axis_off()
+                for tile_ax, row in zip(axes[line], rows, strict=False):
+                    self._plot_tile(tile_ax, int(row), contour_kw, names=self._is_mixed(line))
+                title = fit_text(
+                    axes[line, 0], self._title(line), size=FONT_SIZE, n_lines=1, n_tiles=n_columns
+                )
+                write_heading(axes[line, 0], title)
+        return self
+
+    def _is_mixed(self, line):
+        return self.composition is not None and (self.composition.iloc[line] > 0).sum() > 1
+
+    def _plot_tile(self, ax, row, contour_kw, *, names):
+        show_tile(ax, self.tiles[row].image)
+        self.outlines_.append(draw_outline(ax, self.tiles[row].mask, contour_kw))
+        if names and self.names is not None:
+            name = fit_text(ax, self.names[row], n_lines=1)
+            ax.set_xlabel(name, fontsize=SMALL_FONT_SIZE, labelpad=1)
+
+    def _title(self, line):
+        size = self.sizes[line]
+        title = f"Cluster {self.clusters[line]}: {size} {'row' if size == 1 else 'rows'}"
+        if self.composition is None:
+            return title
+        shares = self.composition.iloc[line].sort_values(ascending=False, kind="stable")
+        named = shares[shares >= _LEAST_SHARE]
+        parts = [f"{share:.0%} {name}" for name, share in named.items()]
+        if named.sum() < _ALL:
+            parts.append(f"{1 - named.sum():.0%} other")
+        return f"{title}, {', '.join(parts)}"
+
+
+def _choose(clusters, labels):
+    """Give the labels of the clusters to show as plain values."""
+    known = np.unique(labels).tolist()
+    if not known:
+        raise ValueError("No row is in a cluster: all are labelled -1, or their embeddings NaN.")
+    if clusters is None:
+        return known
+    clusters = np.asarray(clusters).ravel().tolist()
+    unknown = [cluster for cluster in clusters if cluster not in known]
+    if unknown or not clusters:
+        which = f"holds {unknown[0]!r}" if unknown else "is empty"
+        raise ValueError(f"clusters {which}, and the clusters with rows to show are {known}.")
+    return clusters
+
+
+def _mean_distances(X, metric):
+    """Give each row's mean distance to the others; 0 for a row alone."""
+    if len(X) == 1:
+        return np.zeros(1)
+    detector = ConceptOutlierDetector(aggregate="mean", metric=metric)
+    return -detector.fit(X).training_scores_
+
+
+def _compose(names, labels, kept, clusters):
+    if names is None:
+        return None
+    return cluster_composition(names[kept], labels[kept]).loc[clusters]

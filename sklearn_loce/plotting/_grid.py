@@ -1,0 +1,416 @@
+"""Grids of tiles: where they are put, and how tiles, outlines, frames and their texts are drawn."""
+
+import re
+from contextlib import contextmanager
+from dataclasses import dataclass
+from textwrap import wrap
+
+import numpy as np
+from sklearn.utils._optional_dependencies import check_matplotlib_support
+
+from ._style import (
+    COLOURS,
+    COLUMN_WIDTH,
+    FONT_SIZE,
+    SMALL_FONT_SIZE,
+    merge_style,
+    new_figure,
+    paper_style,
+)
+from ._tiles import trace_outline
+
+PAGE_WIDTH = 6.9  # inches, of both columns of a paper
+
+RIGHT = {"edgecolor": COLOURS[0], "linestyle": "-", "linewidth": 1.8}
+WRONG = {"edgecolor": COLOURS[1], "linestyle": (0, (3, 1.4)), "linewidth": 1.8}
+NEUTRAL = {"edgecolor": "#333333", "linestyle": "-", "linewidth": 1.8}
+MARKS = {True: "✓", False: "✗", None: ""}
+
+_COLUMN_TILES = 4  # beyond, a grid is as wide as a page
+_WIDEST_TILE = 1.65  # inches
+_GAP = 0.12  # tiles, between groups of columns
+_MOST_PASSES = 4  # that a layout takes to settle
+_PAD = 0.025  # inches
+_OUTLINE, _RIM = 0.65, 0.75  # points
+_EM = 0.56  # mean width of a letter over the font's size
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How many tiles there are and in which groups of columns.
+
+    Parameters
+    ----------
+    n_lines : int
+    groups : tuple of (str, int)
+        Heading and number of columns of each group; a gap lies between groups.
+    chart_height : float, default=0
+        Inches of an axes for a chart above the tiles.
+    """
+
+    n_lines: int
+    groups: tuple
+    chart_height: float = 0.0
+
+    @property
+    def n_columns(self):
+        return sum(n for _, n in self.groups)
+
+    @property
+    def width(self):
+        """Inches of a figure: a column of a paper, or a page."""
+        if self.n_columns > _COLUMN_TILES:
+            return PAGE_WIDTH
+        return COLUMN_WIDTH if self.chart_height else self._of_few_tiles()
+
+    def _of_few_tiles(self):
+        return min(COLUMN_WIDTH, _WIDEST_TILE * self.n_columns)
+
+    @property
+    def headings(self):
+        return [heading for heading, _ in self.groups if heading]
+
+    def positions(self):
+        """Give each tile's column of the grid with gaps, and the widths of all of its columns."""
+        columns, widths = [], []
+        for _, n in self.groups:
+            if widths:
+                widths.append(_GAP)
+            columns.append(list(range(len(widths), len(widths) + n)))
+            widths += [1.0] * n
+        return columns, widths
+
+
+@contextmanager
+def open_grid(display, ax, layout):
+    """Give a display `ax_`, `axes_` and `figure_`.
+
+    Parameters
+    ----------
+    display : object
+        Gets the attributes.
+    ax : Axes, array-like of Axes, or None
+        None opens a figure, which ends as high as its tiles need; an Axes is divided; of an array,
+        all Axes are taken: of the chart, where there is one, and of the tiles, line by line.
+    layout : Layout
+
+    Yields
+    ------
+    chart : Axes or None
+    axes : ndarray of shape (n_lines, n_columns) of Axes
+
+    Raises
+    ------
+    ValueError
+        If the Axes was divided before, lies in no grid, or the number of Axes is wrong.
+    """
+    check_matplotlib_support(f"{type(display).__name__}.plot")
+    if ax is not None and np.ndim(ax) > 0:
+        display.ax_ = None
+        yield _take_axes(display, np.asarray(ax, dtype=object).ravel(), layout)
+        return
+    if ax is not None:
+        display.ax_, display.figure_ = ax, ax.figure
+        chart, display.axes_ = _divide(ax, layout)
+        yield chart, display.axes_
+        return
+    with _new_figure(display, layout) as figure:
+        chart, display.axes_ = _divide(display.ax_, layout)
+        yield chart, display.axes_
+        _fit_height(figure, display.axes_)
+
+
+@contextmanager
+def _new_figure(display, layout):
+    """Open a figure with one Axes; close it again where drawing fails."""
+    import matplotlib.pyplot as plt
+
+    with paper_style():
+        figure = new_figure(layout.width, layout.chart_height + layout.n_lines)
+        try:
+            figure.get_layout_engine().set(w_pad=_PAD, h_pad=_PAD, wspace=0, hspace=0)
+            display.ax_, display.figure_ = figure.add_subplot(), figure
+            # The layout overrides it, but texts are broken by the width of tiles before.
+            display.ax_.get_subplotspec().get_gridspec().update(left=0, right=1)
+            yield figure
+        except BaseException:
+            plt.close(figure)
+            raise
+
+
+def _take_axes(display, axes, layout):
+    has_chart = bool(layout.chart_height)
+    expected = has_chart + layout.n_lines * layout.n_columns
+    if len(axes) != expected:
+        chart = "one for the chart, and " if has_chart else ""
+        raise ValueError(
+            f"ax holds {len(axes)} Axes, and {expected} are needed: {chart}{layout.n_lines} lines "
+            f"of {layout.n_columns}."
+        )
+    display.figure_ = axes[0].figure
+    display.axes_ = axes[has_chart:].reshape(layout.n_lines, layout.n_columns)
+    return (axes[0] if has_chart else None), display.axes_
+
+
+def _divide(bounds, layout):
+    """Divide an Axes into one for the chart, headings and tiles."""
+    if not bounds.axison:
+        raise ValueError(
+            "The ax was used by another display already; pass ax=display.axes_ of that one, or "
+            "another ax."
+        )
+    if bounds.get_subplotspec() is None:
+        raise ValueError("The ax lies in no grid; make it with figure.add_subplot or plt.subplots.")
+    bounds.set_axis_off()
+    figure, spec, chart = bounds.figure, bounds.get_subplotspec(), None
+    if layout.chart_height:
+        upper, spec = spec.subgridspec(2, 1, height_ratios=[layout.chart_height, layout.n_lines])
+        chart = figure.add_subplot(upper)
+    return chart, _add_tiles(figure, spec, layout)
+
+
+def _add_tiles(figure, spec, layout):
+    columns, widths = layout.positions()
+    n_above = int(bool(layout.headings))
+    heights = [0.001] * n_above + [1.0] * layout.n_lines
+    shape = len(heights), len(widths)
+    # Without a layout engine nothing else keeps texts off the tiles above.
+    space = {"wspace": 0, "hspace": 0} if figure.get_layout_engine() else {"hspace": 0.5}
+    grid = spec.subgridspec(*shape, width_ratios=widths, height_ratios=heights, **space)
+    if n_above:
+        for (heading, _), group in zip(layout.groups, columns, strict=True):
+            _add_heading(figure.add_subplot(grid[0, group[0] : group[-1] + 1]), heading)
+    axes = [
+        [figure.add_subplot(grid[line, column]) for group in columns for column in group]
+        for line in range(n_above, len(heights))
+    ]
+    return np.array(axes, dtype=object).reshape(layout.n_lines, -1)
+
+
+def _add_heading(ax, heading):
+    ax.set_axis_off()
+    ax.set_title(heading, fontsize=FONT_SIZE, pad=2)
+
+
+def _fit_height(figure, axes):
+    """Make a figure as high as its tiles are, which keep the shape of their images."""
+    for _ in range(_MOST_PASSES):
+        figure.get_layout_engine().execute(figure)
+        width, height = figure.get_size_inches()
+        missing = []
+        for ax in axes.ravel():
+            given, images = ax.get_position(original=True), ax.get_images()
+            if images:
+                n_rows, n_columns = images[0].get_array().shape[:2]
+                missing.append(given.width * width * n_rows / n_columns - given.height * height)
+        missing = len(axes) * max(missing, default=0.0)
+        if abs(missing) < _PAD:
+            break
+        figure.set_size_inches(width, max(0.5, height + missing))
+
+
+def show_tile(ax, picture, **image_kw):
+    """Show a picture without ticks, or an empty place for None.
+
+    Parameters
+    ----------
+    ax : Axes
+    picture : ndarray of shape (height, width[, 3]) or None
+    **image_kw : dict
+        For ``Axes.imshow``.
+
+    Returns
+    -------
+    AxesImage or None
+    """
+    ax.set(xticks=[], yticks=[])
+    ax.spines[:].set_visible(False)
+    return None if picture is None else ax.imshow(picture, **image_kw)
+
+
+def draw_outline(ax, mask, contour_kw=None):
+    """Draw the outline of a mask, light with a dark rim: it shows on any picture.
+
+    Parameters
+    ----------
+    ax : Axes
+    mask : ndarray of shape (height, width), float32
+    contour_kw : dict, default=None
+        For :class:`matplotlib.collections.LineCollection`.
+
+    Returns
+    -------
+    LineCollection
+    """
+    from matplotlib.collections import LineCollection
+    from matplotlib.patheffects import withStroke
+
+    style = merge_style(LineCollection, {"colors": "white", "linewidths": _OUTLINE}, contour_kw)
+    width = np.max(style["linewidth"])
+    style.setdefault("path_effects", [withStroke(linewidth=width + _RIM, foreground="black")])
+    lines = LineCollection(trace_outline(mask), **style)
+    lines.set_in_layout(False)  # it lies in the image, and measuring it takes long
+    ax.add_collection(lines, autolim=False)
+    return lines
+
+
+def draw_frame(ax, style, frame_kw=None):
+    """Draw a frame around a tile.
+
+    Parameters
+    ----------
+    ax : Axes
+    style : dict
+        `RIGHT`, `WRONG` or `NEUTRAL`.
+    frame_kw : dict, default=None
+        For :class:`matplotlib.patches.Rectangle`.
+
+    Returns
+    -------
+    Rectangle
+    """
+    from matplotlib.patches import Rectangle
+
+    style = merge_style(Rectangle, {"fill": False, "clip_on": False, **style}, frame_kw)
+    frame = Rectangle((0, 0), 1, 1, transform=ax.transAxes, **style)
+    frame.set_in_layout(False)
+    return ax.add_patch(frame)
+
+
+def fit_text(ax, text, *, size=SMALL_FONT_SIZE, n_lines=2, n_tiles=1):
+    """Break a text, and cut it off, so that it is no wider than a tile.
+
+    Parameters
+    ----------
+    ax : Axes
+        The tile.
+    text : object
+        What to write.
+    size : float, default=7
+        Of the font, in points.
+    n_lines : int, default=2
+        Most lines.
+    n_tiles : float, default=1
+        Tiles that the text may be wide.
+
+    Returns
+    -------
+    str
+    """
+    points = ax.get_window_extent().width / ax.figure.dpi * 72
+    n_letters = max(4, int(n_tiles * points / (_EM * size)))
+    # Long names seldom have spaces; behind these signs they may be broken.
+    breakable = re.sub(r"([_/])", "\\1\v", str(text))
+    lines = wrap(breakable, n_letters, replace_whitespace=False)
+    if len(lines) > n_lines:
+        lines = [*lines[: n_lines - 1], lines[n_lines - 1][: n_letters - 1].rstrip() + "…"]
+    return "\n".join(lines).replace("\v", "")
+
+
+def write_heading(ax, heading):
+    """Write a line above a tile, from its left edge on, that may be wider than the tile.
+
+    Parameters
+    ----------
+    ax : Axes
+    heading : str
+
+    Returns
+    -------
+    Annotation
+    """
+    # Layouts would widen the tile for a long title; an empty one holds the place for it.
+    ax.set_title(" ", fontsize=FONT_SIZE, pad=2)
+    where = {"xy": (0, 1), "xycoords": "axes fraction", "textcoords": "offset points"}
+    text = ax.annotate(heading, xytext=(0, 3), fontsize=FONT_SIZE, **where)
+    text.set_in_layout(False)
+    return text
+
+
+def font_with_marks():
+    """Give the font families of now, and one behind them that has the marks.
+
+    Returns
+    -------
+    list of str
+    """
+    import matplotlib as mpl
+
+    return [*mpl.rcParams["font.family"], "DejaVu Sans"]
+
+
+def concept_names(y, samples):
+    """Give the concept of each row, or None where none is known.
+
+    Parameters
+    ----------
+    y : array-like of shape (n_samples,) or None
+        None takes the column ``concept`` of the table.
+    samples : DataFrame
+
+    Returns
+    -------
+    ndarray of shape (n_samples,), object, or None
+
+    Raises
+    ------
+    ValueError
+        If the lengths differ.
+    """
+    if y is None:
+        if "concept" not in samples:
+            return None
+        y = samples["concept"]
+    names = np.asarray(y, dtype=object)
+    check_lengths(len(samples), y=names)
+    return names
+
+
+def check_lengths(n_samples, **columns):
+    """Raise unless columns have one value per sample.
+
+    Parameters
+    ----------
+    n_samples : int
+    **columns : sized
+        By name; None is passed over.
+
+    Raises
+    ------
+    ValueError
+        If a length differs.
+    """
+    for name, column in columns.items():
+        if column is not None and len(column) != n_samples:
+            raise ValueError(
+                f"{name} has {len(column)} row(s), and the table of samples has {n_samples}; pass "
+                "the same rows of both."
+            )
+
+
+def finite_rows(X):
+    """Tell which rows are finite; a row that failed is not.
+
+    Parameters
+    ----------
+    X : ndarray of shape (n_samples, n_features)
+
+    Returns
+    -------
+    ndarray of shape (n_samples,), bool
+    """
+    return np.isfinite(X).all(axis=1)
+
+
+def format_number(value):
+    """Write three digits, with the minus sign that matplotlib writes.
+
+    Parameters
+    ----------
+    value : float
+
+    Returns
+    -------
+    str
+    """
+    return f"{value:#.3g}".rstrip(".").replace("-", "\N{MINUS SIGN}")

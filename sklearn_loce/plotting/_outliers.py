@@ -1,0 +1,408 @@
+"""The rows of each concept that are least like the others, and how unlike they are."""
+
+from numbers import Integral, Real
+
+import numpy as np
+from sklearn.utils._param_validation import Interval, validate_params
+from sklearn.utils.validation import check_array, check_is_fitted
+
+from .._samples import as_samples
+from ..outliers import ConceptOutlierDetector
+from ._grid import (
+    MARKS,
+    RIGHT,
+    WRONG,
+    Layout,
+    check_lengths,
+    concept_names,
+    draw_frame,
+    draw_outline,
+    finite_rows,
+    fit_text,
+    font_with_marks,
+    format_number,
+    open_grid,
+    show_tile,
+    write_heading,
+)
+from ._style import COLOURS, FONT_SIZE, SMALL_FONT_SIZE, merge_style
+from ._tiles import TILE_SIZE, read_tiles
+
+_CHART_HEIGHT = 0.55, 0.16  # inches, and more for each concept
+_INLYING = RIGHT | {"linewidth": 0.8}
+_MANY = 3000  # dots; more are drawn as pixels in PDF and SVG
+_DOTS = {"marker": "o", "s": 9, "color": COLOURS[0], "alpha": 0.45, "linewidths": 0}
+_CROSSES = {"marker": "x", "s": 16, "color": COLOURS[1], "linewidths": 1.1}
+_LABEL_WIDTH = 0.35  # of the chart, that names of concepts may take
+_NAME_WIDTH = 0.6  # of a line, that a concept's name may take
+_SPREAD = 0.6  # of a concept's strip, over which its dots are scattered
+_GOLDEN = 0.6180339887  # of its multiples, the fractional parts are far from each other
+_PARAMETERS = {
+    "estimator": "no_validation",
+    "X": ["array-like"],
+    "embeddings": ["array-like"],
+    "samples": "no_validation",
+    "y": ["array-like", None],
+    "metric": [str, callable],
+    "contamination": [Interval(Real, 0, 0.5, closed="right")],
+}
+
+
+class OutlierDisplay:
+    """Scores of all rows with their thresholds, and each concept's most and least outlying rows.
+
+    Outliers are crosses among dots, and tiles with a dashed frame and ✗.
+
+    Use :meth:`from_embeddings` or :meth:`from_estimator` to make one; parameters are stored as
+    attributes.
+
+    Parameters
+    ----------
+    scores : ndarray of shape (n_samples,), float64
+        Score of each row; the lower, the more unusual. NaN for rows that failed.
+    concepts : list
+        Concepts shown; ``[None]`` for rows that are all of one.
+    thresholds : ndarray of shape (n_concepts,), float64
+        Scores below which a row is an outlier.
+    members : list of ndarray of shape (n_members,), intp
+        Positions of each concept's rows with a score, the most outlying first.
+    tiles : dict of {int: Tile}
+        Thumbnails of the rows that :meth:`plot` shows, by position, with the attributes ``image``
+        and ``mask``.
+    n_most, n_least : int, default=4 and 2
+        How many of the most and of the least outlying rows of each concept are shown.
+
+    Attributes
+    ----------
+    ax_ : matplotlib Axes or None
+        The Axes that was divided; None where an array of Axes was given.
+    chart_ax_ : matplotlib Axes
+        Of the scores.
+    axes_ : ndarray of shape (n_concepts, n_most + n_least) of Axes
+        Of the tiles.
+    figure_ : matplotlib Figure
+    frames_ : ndarray of shape (n_concepts, n_most + n_least) of Rectangle or None
+    outlines_ : list of LineCollection
+        Of all tiles, line by line.
+
+    See Also
+    --------
+    sklearn_loce.outliers.ConceptOutlierDetector : What :meth:`from_embeddings` scores rows with.
+
+    Notes
+    -----
+    The outlier search of Mikriukov, Schwalbe and Bade (IJCV 2025).
+
+    Examples
+    --------
+    >>> import matplotlib.pyplot as plt
+    >>> import numpy as np
+    >>> from sklearn_loce.datasets import make_scenes
+    >>> from sklearn_loce.plotting import OutlierDisplay
+    >>> X = make_scenes(5, random_state=0).data
+    >>> embeddings = np.random.RandomState(0).normal(size=(len(X), 3))
+    >>> display = OutlierDisplay.from_embeddings(
+    ...     embeddings, X, concepts=["sky", "tree"], n_most=2, n_least=1
+    ... )
+    >>> display.axes_.shape
+    (2, 3)
+    >>> plt.show()
+    """
+
+    def __init__(self, *, scores, concepts, thresholds, members, tiles, n_most=4, n_least=2):
+        self.scores = scores
+        self.concepts = concepts
+        self.thresholds = thresholds
+        self.members = members
+        self.tiles = tiles
+        self.n_most = n_most
+        self.n_least = n_least
+
+    @classmethod
+    @validate_params(
+        {name: _PARAMETERS[name] for name in ("estimator", "X", "samples", "y")},
+        prefer_skip_nested_validation=True,
+    )
+    def from_estimator(cls, estimator, X, samples, y=None, **kwargs):
+        """Show what a fitted detector finds.
+
+        Parameters
+        ----------
+        estimator : outlier detector
+            A :class:`~sklearn_loce.outliers.ConceptOutlierDetector`, or a detector of scikit-learn
+            with ``score_samples`` and ``offset_``, which are the same for all concepts. A
+            ``LocalOutlierFactor`` without ``novelty`` has scores of its training rows only: X must
+            be those.
+        X : array-like of shape (n_samples, n_features)
+            Embeddings. Rows with NaN, which failed, are left out.
+        samples : DataFrame or list of (image, mask) pairs
+            The table of samples that they belong to. Only images of the rows shown are read.
+        y : array-like of shape (n_samples,), default=None
+            Concepts. None takes the column ``concept``, if there is one.
+        **kwargs : dict
+            ``concepts``, ``n_most``, ``n_least``, ``crop`` and ``tile_size`` as of
+            :meth:`from_embeddings`, and what :meth:`plot` takes.
+
+        Returns
+        -------
+        OutlierDisplay
+
+        Raises
+        ------
+        TypeError
+            If the estimator has no scores or threshold.
+        ValueError, FileNotFoundError
+            As :meth:`from_embeddings`, and as the estimator's ``score_samples``.
+        """
+        check_is_fitted(estimator)
+        samples, X, names, kept = _check(X, samples, y)
+        own = getattr(estimator, "concepts_", None)
+        if own is not None and names is None:
+            raise ValueError(
+                f"{type(estimator).__name__} was fitted with concepts; pass y, or a table with the "
+                "column 'concept'."
+            )
+        scores = np.full(len(X), np.nan)
+        scores[kept] = _score(estimator, X, kept, None if own is None else names)
+        known = [None] if names is None else np.unique(names[kept]).tolist()
+        offsets = np.ravel(estimator.offset_)
+        if own is not None:
+            offsets = offsets[np.searchsorted(own, known)]
+        thresholds = dict(zip(known, np.broadcast_to(offsets, len(known)), strict=True))
+        return cls._from_scores(scores, thresholds, samples, names, **kwargs)
+
+    @classmethod
+    @validate_params(
+        {
+            name: _PARAMETERS[name]
+            for name in ("embeddings", "samples", "y", "metric", "contamination")
+        },
+        prefer_skip_nested_validation=True,
+    )
+    def from_embeddings(
+        cls, embeddings, samples, y=None, *, metric="cosine", contamination=0.05, **kwargs
+    ):
+        """Score each row by its mean distance from its concept's other rows, and plot.
+
+        Parameters
+        ----------
+        embeddings : array-like of shape (n_samples, n_features)
+            Rows with NaN, which failed, are left out.
+        samples : DataFrame or list of (image, mask) pairs
+            The table of samples. Only images of the rows shown are read.
+        y : array-like of shape (n_samples,), default=None
+            Concepts. None takes the column ``concept``, if there is one; otherwise all rows are of
+            one concept.
+        metric : str or callable, default="cosine"
+            As of :class:`~sklearn_loce.outliers.ConceptOutlierDetector`.
+        contamination : float in (0, 0.5], default=0.05
+            Share of each concept's rows to call outliers.
+        **kwargs : dict
+            ``concepts``, the concepts to show in this order, by default all, sorted; ``n_most=4``
+            and ``n_least=2``, how many of the most and of the least outlying rows of each to show;
+            ``crop=False``, whether only the surroundings of the mask are shown;
+            ``tile_size=256``, longest side of the stored thumbnails in pixels; and what
+            :meth:`plot` takes.
+
+        Returns
+        -------
+        OutlierDisplay
+
+        Raises
+        ------
+        ValueError, FileNotFoundError
+            If lengths differ, a concept is unknown, there are fewer than two rows, or an image
+            can't be read.
+        """
+        samples, X, names, kept = _check(embeddings, samples, y)
+        detector = ConceptOutlierDetector(
+            aggregate="mean", metric=metric, contamination=contamination
+        ).fit(X[kept], None if names is None else names[kept])
+        scores = np.full(len(X), np.nan)
+        scores[kept] = detector.training_scores_
+        known = getattr(detector, "concepts_", np.array([None])).tolist()
+        thresholds = dict(zip(known, np.ravel(detector.offset_), strict=True))
+        return cls._from_scores(scores, thresholds, samples, names, **kwargs)
+
+    @classmethod
+    @validate_params(
+        {
+            "scores": "no_validation",
+            "thresholds": "no_validation",
+            "samples": "no_validation",
+            "names": "no_validation",
+            "concepts": ["array-like", None],
+            "n_most": [Interval(Integral, 1, None, closed="left")],
+            "n_least": [Interval(Integral, 0, None, closed="left")],
+            "crop": ["boolean"],
+            "tile_size": "no_validation",
+        },
+        prefer_skip_nested_validation=True,
+    )
+    def _from_scores(
+        cls,
+        scores,
+        thresholds,
+        samples,
+        names,
+        *,
+        concepts=None,
+        n_most=4,
+        n_least=2,
+        crop=False,
+        tile_size=TILE_SIZE,
+        **plot_kw,
+    ):
+        """Rank each concept's rows, read the tiles of both ends, and plot."""
+        concepts = _choose(concepts, list(thresholds))
+        order = np.argsort(scores, kind="stable")
+        order = order[~np.isnan(scores[order])]
+        members = [
+            order if concept is None else order[names[order] == concept] for concept in concepts
+        ]
+        display = cls(
+            scores=scores,
+            concepts=concepts,
+            thresholds=np.array([thresholds[concept] for concept in concepts]),
+            members=members,
+            tiles={},
+            n_most=n_most,
+            n_least=n_least,
+        )
+        rows = [row for line in range(len(concepts)) for row in display._shown(line)]
+        rows = [row for row in rows if row is not None]
+        display.tiles = read_tiles(samples, rows, size=tile_size, crop=crop)
+        return display.plot(**plot_kw)
+
+    def plot(self, *, ax=None, contour_kw=None, frame_kw=None, scatter_kw=None):
+        """Draw the scores, and a line of tiles per concept below them.
+
+        Parameters
+        ----------
+        ax : Axes or array-like of Axes, default=None
+            An Axes is divided; an array needs one for the scores, and ``n_most + n_least`` more per
+            concept. None opens a figure.
+        contour_kw : dict, default=None
+            For the :class:`matplotlib.collections.LineCollection` of outlines.
+        frame_kw : dict, default=None
+            For the :class:`matplotlib.patches.Rectangle` of all frames.
+        scatter_kw : dict, default=None
+            For ``Axes.scatter`` of the dots and crosses.
+
+        Returns
+        -------
+        self : OutlierDisplay
+
+        Raises
+        ------
+        ValueError
+            If the number of Axes is wrong, or `ax` was divided before.
+        """
+        n_lines = len(self.concepts)
+        groups = (("most outlying", self.n_most), ("least outlying", self.n_least))
+        base, more = _CHART_HEIGHT
+        layout = Layout(n_lines, groups[: 1 + (self.n_least > 0)], base + more * n_lines)
+        self.outlines_ = []
+        with open_grid(self, ax, layout) as (chart, axes):
+            self.chart_ax_, self.frames_ = chart, np.full(axes.shape, None, dtype=object)
+            self._plot_scores(chart, scatter_kw)
+            for line in range(n_lines):
+                for column, row in enumerate(self._shown(line)):
+                    self._plot_tile(line, column, row, contour_kw, frame_kw)
+                write_heading(axes[line, 0], self._title(axes[line, 0], line))
+        return self
+
+    def _shown(self, line):
+        """Give the row of each tile of a line, None where a concept has too few."""
+        members = self.members[line].tolist()
+        most = members[: self.n_most]
+        least = members[len(most) :][::-1][: self.n_least]
+        pad = [None]
+        return most + pad * (self.n_most - len(most)) + least + pad * (self.n_least - len(least))
+
+    def _is_outlier(self, line, rows):
+        return self.scores[rows] < self.thresholds[line]
+
+    def _plot_scores(self, ax, scatter_kw):
+        """Draw a strip of dots per concept with its threshold."""
+        for line, members in enumerate(self.members):
+            heights = line + _SPREAD * ((np.arange(len(members)) * _GOLDEN) % 1 - 0.5)
+            outlying = self._is_outlier(line, members)
+            for which, defaults in ((~outlying, _DOTS), (outlying, _CROSSES)):
+                _scatter(ax, self.scores[members[which]], heights[which], defaults, scatter_kw)
+            ax.vlines(self.thresholds[line], line - 0.42, line + 0.42, colors="black", lw=1.2)
+        names = ["" if concept is None else concept for concept in self.concepts]
+        names = [fit_text(ax, name, n_lines=1, n_tiles=_LABEL_WIDTH) for name in names]
+        ax.set_yticks(range(len(names)), names)
+        ax.set_ylim(len(names) - 0.45, -0.55)
+        ax.tick_params(axis="y", length=0)
+        ax.tick_params(labelsize=SMALL_FONT_SIZE)
+        ax.spines[["top", "right", "left"]].set_visible(False)
+        label = f"score ({MARKS[False]} outlier, | threshold)"
+        ax.set_xlabel(label, fontsize=FONT_SIZE, family=font_with_marks())
+
+    def _plot_tile(self, line, column, row, contour_kw, frame_kw):
+        ax = self.axes_[line, column]
+        if row is None:
+            ax.set_axis_off()
+            return
+        show_tile(ax, self.tiles[row].image)
+        self.outlines_.append(draw_outline(ax, self.tiles[row].mask, contour_kw))
+        outlying = bool(self._is_outlier(line, row))
+        self.frames_[line, column] = draw_frame(ax, WRONG if outlying else _INLYING, frame_kw)
+        label = f"{MARKS[False]} " * outlying + format_number(self.scores[row])
+        ax.set_xlabel(label, fontsize=SMALL_FONT_SIZE, labelpad=2, family=font_with_marks())
+
+    def _title(self, ax, line):
+        members, concept = self.members[line], self.concepts[line]
+        n_outliers = int(self._is_outlier(line, members).sum())
+        count = f"{n_outliers} outlier{'' if n_outliers == 1 else 's'} in {len(members)} rows"
+        if concept is None:
+            return count
+        width = _NAME_WIDTH * (self.n_most + self.n_least)
+        return f"{fit_text(ax, concept, size=FONT_SIZE, n_lines=1, n_tiles=width)}: {count}"
+
+
+def _scatter(ax, scores, heights, defaults, scatter_kw):
+    from matplotlib.collections import PathCollection
+
+    style = merge_style(PathCollection, defaults, scatter_kw)
+    ax.scatter(scores, heights, **{"rasterized": len(scores) > _MANY} | style)
+
+
+def _check(X, samples, y):
+    """Give the table, embeddings, concepts or None, and positions of rows that did not fail."""
+    samples = as_samples(samples)
+    X = check_array(X, dtype=np.float64, ensure_all_finite="allow-nan")
+    check_lengths(len(samples), embeddings=X)
+    kept = np.flatnonzero(finite_rows(X))
+    if not kept.size:
+        raise ValueError("Every row of the embeddings holds NaN; there is nothing to score.")
+    return samples, X, concept_names(y, samples), kept
+
+
+def _score(estimator, X, kept, names):
+    """Score rows with whichever a detector has."""
+    if not hasattr(estimator, "offset_"):
+        raise TypeError(f"{type(estimator).__name__} has no offset_; pass an outlier detector.")
+    if hasattr(estimator, "score_samples"):
+        given = [] if names is None else [names[kept]]
+        return estimator.score_samples(X[kept], *given)
+    scores = getattr(estimator, "negative_outlier_factor_", None)
+    if scores is None or len(scores) != len(kept):
+        raise TypeError(
+            f"{type(estimator).__name__} can't score these {len(kept)} rows: it has no "
+            "score_samples. Pass the rows that it was fitted to, or set novelty=True."
+        )
+    return scores
+
+
+def _choose(concepts, known):
+    if concepts is None:
+        return known
+    concepts = np.asarray(concepts).ravel().tolist()
+    unknown = [concept for concept in concepts if concept not in known]
+    if unknown or not concepts:
+        which = f"holds {unknown[0]!r}" if unknown else "is empty"
+        raise ValueError(f"concepts {which}, and the concepts with rows to show are {known}.")
+    return concepts

@@ -1,0 +1,307 @@
+"""Queries with the rows that are nearest to them, and those that are farthest."""
+
+from numbers import Integral
+
+import numpy as np
+from sklearn.utils._param_validation import Interval, validate_params
+from sklearn.utils.validation import check_array
+
+from .._samples import as_samples
+from ..metrics._distances import RowDistances, tie_tolerance
+from ._grid import (
+    MARKS,
+    NEUTRAL,
+    RIGHT,
+    WRONG,
+    Layout,
+    check_lengths,
+    concept_names,
+    draw_frame,
+    draw_outline,
+    finite_rows,
+    fit_text,
+    font_with_marks,
+    format_number,
+    open_grid,
+    show_tile,
+)
+from ._style import SMALL_FONT_SIZE
+from ._tiles import TILE_SIZE, check_positions, read_tiles
+
+
+class RetrievalDisplay:
+    """One line of tiles per query: the query, the best matches and the worst.
+
+    A match is right where it shows the query's concept: solid frame and ✓. One that is wrong has
+    a dashed frame in another colour and ✗.
+
+    Use :meth:`from_embeddings` or :meth:`from_estimator` to make one; parameters are stored as
+    attributes.
+
+    Parameters
+    ----------
+    queries : ndarray of shape (n_queries,), intp
+        Positions of the queries.
+    matches : ndarray of shape (n_queries, n_best + n_worst), intp
+        Positions of their matches, by rising distance.
+    distances : ndarray of shape (n_queries, n_best + n_worst), float64
+        Distances of the matches from their queries.
+    n_best : int
+        How many of the matches are the nearest rows; the others are the farthest.
+    tiles : dict of {int: Tile}
+        Thumbnails by position, with the attributes ``image`` and ``mask``.
+    relevant : ndarray of shape (n_queries, n_best + n_worst), bool, default=None
+        Whether each match shows its query's concept. None draws no frames around matches.
+    names : dict of {int: object}, default=None
+        Concepts of the rows shown, by position.
+
+    Attributes
+    ----------
+    ax_ : matplotlib Axes or None
+        The Axes that was divided; None where an array of Axes was given.
+    axes_ : ndarray of shape (n_queries, 1 + n_best + n_worst) of Axes
+        The query first.
+    figure_ : matplotlib Figure
+    frames_ : ndarray of shape (n_queries, 1 + n_best + n_worst) of Rectangle or None
+    outlines_ : list of LineCollection
+        Of all tiles, line by line.
+
+    See Also
+    --------
+    sklearn_loce.metrics.precision_at_k : Share of right matches over all queries.
+
+    Notes
+    -----
+    The retrieval of Mikriukov, Schwalbe and Bade (IJCV 2025). A query is left out of its own
+    ranking by its position, so that its duplicates stay; distances that agree to 12 digits are
+    ties, which go to the lower position.
+
+    Examples
+    --------
+    >>> import matplotlib.pyplot as plt
+    >>> import numpy as np
+    >>> from sklearn_loce.datasets import make_scenes
+    >>> from sklearn_loce.plotting import RetrievalDisplay
+    >>> X = make_scenes(3, random_state=0).data
+    >>> embeddings = np.random.RandomState(0).normal(size=(len(X), 3))
+    >>> display = RetrievalDisplay.from_embeddings(embeddings, X, queries=[0, 5], n_best=2)
+    >>> display.matches.shape
+    (2, 4)
+    >>> plt.show()
+    """
+
+    def __init__(self, *, queries, matches, distances, n_best, tiles, relevant=None, names=None):
+        self.queries = queries
+        self.matches = matches
+        self.distances = distances
+        self.n_best = n_best
+        self.tiles = tiles
+        self.relevant = relevant
+        self.names = names
+
+    @classmethod
+    def from_estimator(cls, estimator, X, y=None, **kwargs):
+        """Embed a table, and plot what queries find in it.
+
+        Parameters
+        ----------
+        estimator : transformer
+            Fitted, such as a ``LoCETransformer`` or a ``Pipeline`` that starts with one.
+        X : DataFrame or list of (image, mask) pairs
+            The table of samples.
+        y : array-like of shape (n_samples,), default=None
+            Concepts. None takes the column ``concept``, if there is one.
+        **kwargs : dict
+            For :meth:`from_embeddings`; it needs ``queries``.
+
+        Returns
+        -------
+        RetrievalDisplay
+
+        Raises
+        ------
+        TypeError
+            If the estimator can't transform.
+        ValueError, FileNotFoundError
+            As :meth:`from_embeddings` and the estimator's ``transform``.
+        """
+        if not hasattr(estimator, "transform"):
+            raise TypeError(
+                f"{type(estimator).__name__} has no transform; pass a transformer of tables of "
+                "samples, or embeddings to RetrievalDisplay.from_embeddings."
+            )
+        return cls.from_embeddings(estimator.transform(X), X, y, **kwargs)
+
+    @classmethod
+    @validate_params(
+        {
+            "embeddings": ["array-like"],
+            "samples": "no_validation",
+            "y": ["array-like", None],
+            "queries": [Integral, "array-like"],
+            "n_best": [Interval(Integral, 1, None, closed="left")],
+            "n_worst": [Interval(Integral, 0, None, closed="left")],
+            "metric": [str, callable],
+            "crop": ["boolean"],
+            "tile_size": "no_validation",
+        },
+        prefer_skip_nested_validation=True,
+    )
+    def from_embeddings(
+        cls,
+        embeddings,
+        samples,
+        y=None,
+        *,
+        queries,
+        n_best=4,
+        n_worst=2,
+        metric="cosine",
+        crop=False,
+        tile_size=TILE_SIZE,
+        **plot_kw,
+    ):
+        """Rank all rows by their distance from queries, and plot both ends.
+
+        Parameters
+        ----------
+        embeddings : array-like of shape (n_samples, n_features)
+            Rows with NaN, which failed, are no matches.
+        samples : DataFrame or list of (image, mask) pairs
+            The table of samples. Only images of the rows shown are read.
+        y : array-like of shape (n_samples,), default=None
+            Concepts. None takes the column ``concept``, if there is one.
+        queries : int or array-like of int
+            Positions of the queries.
+        n_best, n_worst : int, default=4 and 2
+            How many of the nearest and of the farthest rows to show.
+        metric : str or callable, default="cosine"
+            As of :func:`sklearn_loce.metrics.precision_at_k`.
+        crop : bool, default=False
+            Whether only the surroundings of the mask are shown.
+        tile_size : int, default=256
+            Longest side of the stored thumbnails in pixels.
+        **plot_kw : dict
+            For :meth:`plot`.
+
+        Returns
+        -------
+        RetrievalDisplay
+
+        Raises
+        ------
+        ValueError, TypeError, FileNotFoundError
+            If lengths differ, a query is out of range or NaN, there are too few rows, or an image
+            can't be read.
+        """
+        samples = as_samples(samples)
+        embeddings = check_array(embeddings, dtype=np.float64, ensure_all_finite="allow-nan")
+        check_lengths(len(samples), embeddings=embeddings)
+        names = concept_names(y, samples)
+        queries = check_positions(queries, len(samples), "queries")
+        kept = _check_kept(embeddings, queries, n_best + n_worst)
+        matches, distances = _rank(embeddings, kept, queries, n_best, n_worst, metric)
+        shown = np.unique([*queries, *matches.ravel()])
+        display = cls(
+            queries=queries,
+            matches=matches,
+            distances=distances,
+            n_best=n_best,
+            tiles=read_tiles(samples, shown, size=tile_size, crop=crop),
+            relevant=None if names is None else names[matches] == names[queries][:, None],
+            names=None if names is None else {int(i): names[i] for i in shown},
+        )
+        return display.plot(**plot_kw)
+
+    def plot(self, *, ax=None, contour_kw=None, frame_kw=None):
+        """Draw a line of tiles per query.
+
+        Parameters
+        ----------
+        ax : Axes or array-like of Axes, default=None
+            An Axes is divided; an array needs ``1 + n_best + n_worst`` Axes per query. None opens
+            a figure.
+        contour_kw : dict, default=None
+            For the :class:`matplotlib.collections.LineCollection` of outlines.
+        frame_kw : dict, default=None
+            For the :class:`matplotlib.patches.Rectangle` of all frames.
+
+        Returns
+        -------
+        self : RetrievalDisplay
+
+        Raises
+        ------
+        ValueError
+            If the number of Axes is wrong, or `ax` was divided before.
+        """
+        n_worst = self.matches.shape[1] - self.n_best
+        groups = (("query", 1), ("nearest", self.n_best), ("farthest", n_worst))
+        layout = Layout(len(self.queries), groups[: 2 + (n_worst > 0)])
+        self.outlines_ = []
+        with open_grid(self, ax, layout) as (_, axes):
+            self.frames_ = np.full(axes.shape, None, dtype=object)
+            for line, query in enumerate(self.queries):
+                self._plot_tile(line, 0, int(query), contour_kw)
+                self.frames_[line, 0] = draw_frame(axes[line, 0], NEUTRAL, frame_kw)
+                for k, match in enumerate(self.matches[line]):
+                    self._plot_tile(line, k + 1, int(match), contour_kw)
+                    if self.relevant is not None:
+                        style = RIGHT if self.relevant[line, k] else WRONG
+                        self.frames_[line, k + 1] = draw_frame(axes[line, k + 1], style, frame_kw)
+        return self
+
+    def _plot_tile(self, line, column, row, contour_kw):
+        ax, tile = self.axes_[line, column], self.tiles[row]
+        show_tile(ax, tile.image)
+        self.outlines_.append(draw_outline(ax, tile.mask, contour_kw))
+        title = self._title(ax, line, column, row)
+        ax.set_title(title, fontsize=SMALL_FONT_SIZE, pad=3, family=font_with_marks())
+
+    def _title(self, ax, line, column, row):
+        name = f"row {row}" if self.names is None else self.names[row]
+        if column == 0:
+            return fit_text(ax, name)
+        mark = "" if self.relevant is None else MARKS[bool(self.relevant[line, column - 1])] + " "
+        name = fit_text(ax, f"{mark}{name}", n_lines=1)
+        return f"{name}\n{format_number(self.distances[line, column - 1])}"
+
+
+def _check_kept(embeddings, queries, n_matches):
+    """Give the positions of rows that can be ranked."""
+    finite = finite_rows(embeddings)
+    failed = queries[~finite[queries]]
+    if failed.size:
+        raise ValueError(
+            f"queries holds {failed[0]}, whose embedding is not finite; choose a row that did not "
+            "fail."
+        )
+    kept = np.flatnonzero(finite)
+    if not queries.size or len(kept) - 1 < n_matches:
+        raise ValueError(
+            f"{n_matches} matches of {queries.size} queries need at least one query and "
+            f"{n_matches + 1} rows, and there are {len(kept)}; choose smaller n_best and n_worst."
+        )
+    return kept
+
+
+def _rank(embeddings, kept, queries, n_best, n_worst, metric):
+    """Give positions and distances of both ends of each query's ranking."""
+    space, every = RowDistances(embeddings[kept], metric), np.arange(len(kept))
+    ends = np.r_[np.arange(n_best), np.arange(len(kept) - 1 - n_worst, len(kept) - 1)]
+    matches, distances = [], []
+    for rows, chunk in space.blocks(np.searchsorted(kept, queries), every):
+        for row, values in zip(rows, chunk, strict=True):
+            others = np.delete(every, row)
+            order = others[_order(values[others], metric)][ends]
+            matches.append(kept[order])
+            distances.append(values[order])
+    return np.array(matches), np.array(distances)
+
+
+def _order(distances, metric):
+    """Sort by distance; ties stay in order."""
+    order = np.argsort(distances, kind="stable")
+    ranked = distances[order]
+    apart = np.diff(ranked) > tie_tolerance(ranked[1:], metric)
+    return order[np.lexsort((order, np.concatenate([[0], np.cumsum(apart)])))]
