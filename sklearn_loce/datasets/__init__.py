@@ -6,6 +6,7 @@ Names are imported when they are first used, so that drawing scenes does not loa
 from importlib import import_module
 
 _HOMES = {
+    "crop_samples": "_crops",
     "fetch_coco_val2017": "_fetch",
     "fetch_voc2012": "_fetch",
     "from_detections": "_detections",
@@ -14,6 +15,7 @@ _HOMES = {
     "load_scene_model": "_scene_model",
     "load_voc": "_voc",
     "make_scenes": "_scenes",
+    "paste_crops": "_crops",
 }
 
 __all__ = [*_HOMES]
