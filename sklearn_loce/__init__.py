@@ -27,6 +27,7 @@ _SUBMODULES = (
     "metrics",
     "mixture",
     "outliers",
+    "plotting",
     "segmentation",
     "utils",
 )
