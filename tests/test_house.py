@@ -64,7 +64,15 @@ def _modules_after(statement):
     return set(done.stdout.split())
 
 
-@pytest.mark.parametrize("statement", ["import sklearn_loce", "import sklearn_loce.datasets"])
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "import sklearn_loce",
+        "import sklearn_loce.datasets",
+        "import sklearn_loce.plotting",
+        "import sklearn_loce.plotting._style",
+    ],
+)
 def test_import_is_light(statement):
     assert not {"torch", "umap", "matplotlib", "numba"} & _modules_after(statement)
 
@@ -103,6 +111,38 @@ def test_torch_floor_never_imports_the_array_floor():
     for path in files:
         imported = {".".join(name.split(".")[:2]) for name in _imports_of(path)}
         assert not imported & forbidden, path
+
+
+def test_no_floor_imports_the_displays():
+    for path in PACKAGE.rglob("*.py"):
+        if path.parent.name != "plotting":
+            assert not {"matplotlib", "sklearn_loce.plotting"} & {
+                name for full in _imports_of(path) for name in _prefixes(full)
+            }, path
+
+
+def _prefixes(name):
+    """Give "a.b.c" as "a", "a.b" and "a.b.c"."""
+    parts = name.split(".")
+    return {".".join(parts[: i + 1]) for i in range(len(parts))}
+
+
+def test_displays_import_matplotlib_and_torch_when_they_draw():
+    paths = {path.stem: path for path in (PACKAGE / "plotting").glob("*.py")}
+    # The figure's class can't be written without matplotlib; it is imported inside functions.
+    for name in paths.keys() - {"_figure"}:
+        lines = ast.parse(paths[name].read_text()).body
+        names = {n.split(".")[0] for line in lines for n in _names_at_import(line)}
+        assert not {"matplotlib", "torch", "_figure", "umap"} & names, name
+
+
+def _names_at_import(statement):
+    """Modules that one statement at a file's top level imports."""
+    if isinstance(statement, ast.Import):
+        return [alias.name for alias in statement.names]
+    if isinstance(statement, ast.ImportFrom):
+        return [statement.module or alias.name for alias in statement.names]
+    return []
 
 
 def test_public_names_are_there():

@@ -1,0 +1,314 @@
+"""What vectors draw on their images, beside the masks."""
+
+import numpy as np
+from sklearn.utils._param_validation import StrOptions, validate_params
+
+from .._samples import as_samples, part_of, read_rows
+from ..metrics import mask_iou
+from ._grid import (
+    Layout,
+    check_lengths,
+    concept_names,
+    draw_outline,
+    fit_text,
+    open_grid,
+    show_tile,
+)
+from ._style import SMALL_FONT_SIZE
+from ._tiles import TILE_SIZE, Tile, check_positions, make_tile
+
+_MOST_ROWS = 100
+_MAX_COLUMNS = (4, 8)  # of a figure as wide as a column, and as a page
+_DIMMED = 0.25  # brightness of what a projection leaves out
+_BAR_HEIGHT = 0.35  # inches
+
+
+class ProjectionDisplay:
+    """Images with the outlines of their masks, and what vectors redraw of them.
+
+    Use :meth:`from_estimator` to make one; parameters are stored as attributes.
+
+    Parameters
+    ----------
+    images : list of ndarray of shape (height, width, 3), uint8
+        Thumbnails of the rows shown.
+    masks : list of ndarray of shape (height, width), float
+        Their masks: the share of each pixel that is covered.
+    projections : list of ndarray of shape (height, width), float, or None
+        Probabilities; NaN throughout for a vector of NaN, None for a row that failed.
+    iou : array-like of shape (n_rows,)
+        Intersection over union of mask and projection, at the image's own size.
+    names : array-like of shape (n_rows,), default=None
+        Concepts.
+    threshold : float, default=0.5
+        Pixels above it belong to the projection.
+
+    Attributes
+    ----------
+    ax_ : matplotlib Axes or None
+        The Axes that was divided; None where an array of Axes was given.
+    axes_ : ndarray of shape (n_lines, n_cols) of Axes
+        Images in the even lines, and each one's projection below it.
+    figure_ : matplotlib Figure
+    outlines_ : list of LineCollection
+        Of the mask, on the image and on the projection of each row in turn.
+    colorbar_ : Colorbar or None
+
+    See Also
+    --------
+    sklearn_loce.LoCETransformer.project : The projections at full size.
+
+    Notes
+    -----
+    The figures of Mikriukov, Schwalbe and Bade (IJCV 2025) that show masks beside projections.
+
+    Examples
+    --------
+    >>> import matplotlib.pyplot as plt
+    >>> from sklearn_loce import LoCETransformer, TorchModel
+    >>> from sklearn_loce.datasets import load_scene_model, make_scenes
+    >>> from sklearn_loce.plotting import ProjectionDisplay
+    >>> X = make_scenes(1, random_state=0).data
+    >>> loce = LoCETransformer(TorchModel(load_scene_model), "features.2").fit(X)
+    >>> display = ProjectionDisplay.from_estimator(loce, X, rows=[0, 3])
+    >>> display.iou.shape
+    (2,)
+    >>> plt.show()
+    """
+
+    def __init__(self, *, images, masks, projections, iou, names=None, threshold=0.5):
+        self.images = images
+        self.masks = masks
+        self.projections = projections
+        self.iou = iou
+        self.names = names
+        self.threshold = threshold
+
+    @classmethod
+    def from_estimator(
+        cls,
+        estimator,
+        X,
+        embeddings=None,
+        *,
+        y=None,
+        rows=None,
+        layer=None,
+        crop=False,
+        tile_size=TILE_SIZE,
+        **plot_kw,
+    ):
+        """Project vectors of some rows, and plot them.
+
+        Parameters
+        ----------
+        estimator : LoCETransformer, ConceptSegmenter or Net2VecSegmenter
+            Fitted. A segmenter draws each row with its concept's vector, by the column
+            ``concept``.
+        X : DataFrame or list of (image, mask) pairs
+            The table of samples. Only images of the rows shown are read.
+        embeddings : array-like of shape (n_samples, n_features), default=None
+            One vector per row of X, such as LoCEs or centroids. None optimises LoCEs.
+        y : array-like of shape (n_samples,), default=None
+            Concepts for the titles. None takes the column ``concept``, if there is one.
+        rows : int or array-like of int, default=None
+            Positions of the rows to show. None shows all, if they are 100 at most.
+        layer : str, default=None
+            Which layer to project; may be left out where there is one.
+        crop : bool, default=False
+            Whether only the surroundings of the mask are shown.
+        tile_size : int, default=256
+            Longest side of the stored thumbnails in pixels.
+        **plot_kw : dict
+            For :meth:`plot`.
+
+        Returns
+        -------
+        ProjectionDisplay
+
+        Raises
+        ------
+        TypeError
+            If the estimator can't project.
+        ValueError, FileNotFoundError
+            If a row is out of range, lengths differ, or the estimator can't read or project a row.
+        """
+        samples = as_samples(X)
+        names = concept_names(y, samples)
+        check_lengths(len(samples), embeddings=embeddings)
+        rows = _choose(rows, len(samples))
+        vectors = None if embeddings is None else np.asarray(embeddings)[rows]
+        drawn = _probabilities(estimator, samples.iloc[rows], vectors, layer)
+        threshold = getattr(estimator, "threshold", 0.5)
+        shown = [
+            _shrink(part_of(samples, [row]), probabilities, threshold, crop, tile_size)
+            for row, probabilities in zip(rows, drawn, strict=True)
+        ]
+        tiles, projections, iou = zip(*shown, strict=True)
+        display = cls(
+            images=[tile.image for tile in tiles],
+            masks=[tile.mask for tile in tiles],
+            projections=list(projections),
+            iou=np.array(iou),
+            names=None if names is None else names[rows],
+            threshold=threshold,
+        )
+        return display.plot(**plot_kw)
+
+    @validate_params(
+        {
+            "self": "no_validation",
+            "kind": [StrOptions({"probability", "mask"})],
+            "n_cols": "no_validation",
+            "colorbar": ["boolean"],
+            "ax": "no_validation",
+            "contour_kw": [dict, None],
+            "image_kw": [dict, None],
+        },
+        prefer_skip_nested_validation=True,
+    )
+    def plot(
+        self,
+        *,
+        kind="probability",
+        n_cols=None,
+        colorbar=True,
+        ax=None,
+        contour_kw=None,
+        image_kw=None,
+    ):
+        """Draw images, and their projections below them.
+
+        Parameters
+        ----------
+        kind : {"probability", "mask"}, default="probability"
+            Draw projections as maps of probabilities, or as images that are dark where no concept
+            was drawn.
+        n_cols : int, default=None
+            Rows of the table side by side. None means up to 4 in a figure as wide as a paper
+            column, and 8 in one as wide as a page.
+        colorbar : bool, default=True
+            Whether a bar tells the colours of probabilities. An array of Axes gets none.
+        ax : Axes or array-like of Axes, default=None
+            An Axes is divided; an array needs two lines for every `n_cols` rows. None opens a
+            figure.
+        contour_kw : dict, default=None
+            For the :class:`matplotlib.collections.LineCollection` of outlines.
+        image_kw : dict, default=None
+            For ``imshow`` of maps of probabilities, as ``{"cmap": "viridis"}``.
+
+        Returns
+        -------
+        self : ProjectionDisplay
+
+        Raises
+        ------
+        ValueError
+            If the number of Axes is wrong, or `ax` was divided before.
+        """
+        n_rows = len(self.images)
+        if n_cols is None:
+            narrow, wide = _MAX_COLUMNS
+            n_cols = min(n_rows, narrow if n_rows <= 3 * narrow else wide)
+        has_bar = colorbar and kind == "probability" and np.ndim(ax) == 0
+        n_lines = 2 * -(-n_rows // n_cols)
+        layout = Layout(n_lines, (("", n_cols),), colorbar_height=_BAR_HEIGHT * has_bar)
+        self.outlines_, self.colorbar_ = [], None
+        with open_grid(self, ax, layout) as (_, axes):
+            pairs = axes.reshape(-1, 2, n_cols).transpose(0, 2, 1).reshape(-1, 2)
+            for spare in pairs[n_rows:].ravel():
+                spare.set_axis_off()
+            maps = [
+                self._plot_row(i, *pair, kind, contour_kw, image_kw or {})
+                for i, pair in enumerate(pairs[:n_rows])
+            ]
+            if has_bar and any(maps):
+                self._add_colorbar(next(filter(None, maps)))
+        return self
+
+    def _plot_row(self, i, image_ax, projection_ax, kind, contour_kw, image_kw):
+        """Draw a row's image and projection; give the map of probabilities, if there is one."""
+        show_tile(image_ax, self.images[i])
+        image_ax.set_title(self._title(image_ax, i), fontsize=SMALL_FONT_SIZE, pad=2)
+        self.outlines_.append(draw_outline(image_ax, self.masks[i], contour_kw))
+        probabilities = self.projections[i]
+        if probabilities is None or not np.isfinite(probabilities).any():
+            show_tile(projection_ax, np.full_like(self.images[i], 235))
+            what = {"ha": "center", "va": "center", "fontsize": SMALL_FONT_SIZE}
+            projection_ax.text(0.5, 0.5, "none", transform=projection_ax.transAxes, **what)
+            return None
+        if kind == "mask":
+            show_tile(projection_ax, self._spotlight(i))
+            shown = None
+        else:
+            style = {"cmap": "cividis", "vmin": 0.0, "vmax": 1.0} | image_kw
+            shown = show_tile(projection_ax, probabilities, **style)
+        self.outlines_.append(draw_outline(projection_ax, self.masks[i], contour_kw))
+        return shown
+
+    def _title(self, ax, i):
+        iou = f"IoU {self.iou[i]:.2f}" if np.isfinite(self.iou[i]) else "no IoU"
+        return iou if self.names is None else f"{fit_text(ax, self.names[i])}\n{iou}"
+
+    def _spotlight(self, i):
+        """Darken an image where nothing is drawn."""
+        drawn = (self.projections[i] > self.threshold)[:, :, None]
+        grey = self.images[i].mean(axis=2, keepdims=True) * _DIMMED
+        return np.where(drawn, self.images[i], grey).astype(np.uint8)
+
+    def _add_colorbar(self, shown):
+        where = {"location": "bottom", "aspect": 40, "shrink": 0.8, "pad": 0.01}
+        self.colorbar_ = self.figure_.colorbar(shown, ax=list(self.axes_.ravel()), **where)
+        self.colorbar_.set_label("projection (probability)", fontsize=SMALL_FONT_SIZE)
+        self.colorbar_.ax.tick_params(labelsize=SMALL_FONT_SIZE)
+        self.colorbar_.set_ticks([0.0, 0.5, 1.0])
+
+
+def _choose(rows, n_samples):
+    if rows is not None:
+        rows = check_positions(rows, n_samples)
+    elif n_samples <= _MOST_ROWS:
+        rows = np.arange(n_samples)
+    else:
+        raise ValueError(
+            f"X has {n_samples} rows, which are too many to show; choose some, as in rows=[0, 7]."
+        )
+    if not len(rows):
+        raise ValueError("rows is empty; pass the positions of the rows to show.")
+    return rows
+
+
+def _probabilities(estimator, samples, vectors, layer):
+    """Draw rows with a transformer's projections, or with a segmenter's concepts."""
+    if hasattr(estimator, "project"):
+        return estimator.project(samples, vectors, layer=layer, threshold=None)
+    if not hasattr(estimator, "segment"):
+        raise TypeError(
+            f"{type(estimator).__name__} can't project; pass a fitted LoCETransformer, "
+            "ConceptSegmenter or Net2VecSegmenter."
+        )
+    if vectors is not None or layer is not None:
+        raise ValueError(
+            f"{type(estimator).__name__} draws with vectors of its own; leave embeddings and layer "
+            "out."
+        )
+    return estimator.predict_proba(samples)
+
+
+def _shrink(row, probabilities, threshold, crop, tile_size):
+    """Give the tile of a table's only row, its projection at that size, and the IoU."""
+    if probabilities is None:
+        return _tile_of_failed(tile_size), None, np.nan
+    image, (mask,) = read_rows(row, np.array([0]))
+    tile = make_tile(image, mask, size=tile_size, crop=crop)
+    if not mask.any() or np.isnan(probabilities).any():
+        return tile, tile.shrink(probabilities), np.nan
+    iou = mask_iou(mask, probabilities > threshold)
+    return tile, tile.shrink(probabilities), iou
+
+
+def _tile_of_failed(size):
+    """Give a grey tile: what failed may be the image, as the estimator has warned."""
+    shape = round(0.75 * size), size
+    grey = np.full((*shape, 3), 235, dtype=np.uint8)
+    return Tile(grey, np.zeros(shape, dtype=np.float32), (0, 0, *shape[::-1]))

@@ -1,0 +1,207 @@
+"""What all displays look like: colours, markers, fonts and figures."""
+
+from contextlib import contextmanager
+
+from sklearn.utils._optional_dependencies import check_matplotlib_support
+
+# Inches; a column of a two-column paper.
+COLUMN_WIDTH = 3.3
+
+# Points. Nothing is set smaller than the second.
+FONT_SIZE = 8
+SMALL_FONT_SIZE = 7
+
+PAPER_STYLE = {
+    "font.size": FONT_SIZE,
+    "axes.titlesize": FONT_SIZE,
+    "axes.labelsize": FONT_SIZE,
+    "figure.titlesize": FONT_SIZE,
+    "xtick.labelsize": SMALL_FONT_SIZE,
+    "ytick.labelsize": SMALL_FONT_SIZE,
+    "legend.fontsize": SMALL_FONT_SIZE,
+    "legend.title_fontsize": SMALL_FONT_SIZE,
+    "axes.linewidth": 0.6,
+    "xtick.major.width": 0.6,
+    "ytick.major.width": 0.6,
+    "xtick.major.size": 2.5,
+    "ytick.major.size": 2.5,
+    "savefig.dpi": 300,
+}
+
+# Okabe and Ito's, without their yellow, which is lost on white, and with a dark grey for black.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#333333")
+# All are told apart at 4 points. So many that colour and marker repeat at different times.
+MARKERS = ("o", "s", "^", "D", "v", "X", "P", "*", "<", ">", "d")
+
+# For what no concept is meant by: a hidden row, a chance level, a frame.
+GREY = "#767676"
+
+
+def concept_styles(names):
+    """Give every concept a colour and a marker.
+
+    The first seven have a colour of their own and the first eleven a marker of their own. Of any
+    two among the first 77, where the colours are the same the markers differ, and the reverse.
+
+    Parameters
+    ----------
+    names : iterable of hashable
+        Concepts, in the order in which styles are dealt: ``np.unique(y)`` gives the same styles in
+        all displays of the same concepts.
+
+    Returns
+    -------
+    dict of name to (str, str)
+        Colour, as ``"#rrggbb"``, and marker, in the order of `names`.
+
+    Notes
+    -----
+    The colours are those of M. Okabe and K. Ito, "Color Universal Design", 2008.
+
+    Examples
+    --------
+    >>> from sklearn_loce.plotting._style import concept_styles
+    >>> concept_styles(["bus", "car"])
+    {'bus': ('#0072B2', 'o'), 'car': ('#D55E00', 's')}
+    """
+    return {
+        name: (COLOURS[i % len(COLOURS)], MARKERS[i % len(MARKERS)])
+        for i, name in enumerate(dict.fromkeys(names))
+    }
+
+
+@contextmanager
+def paper_style():
+    """Set fonts and lines for a paper column, while the context lasts.
+
+    Yields
+    ------
+    None
+
+    Examples
+    --------
+    >>> import matplotlib as mpl
+    >>> from sklearn_loce.plotting._style import paper_style
+    >>> with paper_style():
+    ...     mpl.rcParams["xtick.labelsize"]
+    7.0
+    """
+    import matplotlib as mpl
+
+    with mpl.rc_context(PAPER_STYLE):
+        yield
+
+
+def new_figure(width=COLUMN_WIDTH, height=2.5):
+    """Open a figure whose parts never overlap, and whose text stays text in PDF and SVG.
+
+    Parameters
+    ----------
+    width, height : float
+        Inches.
+
+    Returns
+    -------
+    PaperFigure
+        Known to pyplot, which shows and closes it.
+
+    Examples
+    --------
+    >>> import matplotlib.pyplot as plt
+    >>> from sklearn_loce.plotting._style import new_figure
+    >>> figure = new_figure(height=2)
+    >>> figure.get_size_inches()
+    array([3.3, 2. ])
+    >>> plt.close(figure)
+    """
+    import matplotlib.pyplot as plt
+
+    from ._figure import PaperFigure
+
+    return plt.figure(figsize=(width, height), FigureClass=PaperFigure, layout="constrained")
+
+
+@contextmanager
+def open_axes(display, ax=None, *, width=COLUMN_WIDTH, height=2.5):
+    """Give a display its `ax_` and `figure_`, and draw in the paper's style where both are new.
+
+    Parameters
+    ----------
+    display : object
+        Gets the attributes `ax_` and `figure_`.
+    ax : matplotlib Axes, default=None
+        Axes to draw into, in the style that is set already. None opens a figure.
+    width, height : float
+        Inches of the figure that is opened.
+
+    Yields
+    ------
+    matplotlib Axes
+        `ax`, or the only axes of the new figure, which is closed again where drawing fails.
+
+    Raises
+    ------
+    ImportError
+        If matplotlib is not installed.
+
+    Examples
+    --------
+    >>> import matplotlib.pyplot as plt
+    >>> from types import SimpleNamespace
+    >>> from sklearn_loce.plotting._style import open_axes
+    >>> display = SimpleNamespace()
+    >>> with open_axes(display) as ax:
+    ...     _ = ax.set_xlabel("k")
+    >>> display.ax_.xaxis.label.get_size()
+    8.0
+    >>> plt.close(display.figure_)
+    """
+    check_matplotlib_support(f"{type(display).__name__}.plot")
+    if ax is not None:
+        display.ax_, display.figure_ = ax, ax.figure
+        yield ax
+        return
+    import matplotlib.pyplot as plt
+
+    with paper_style():
+        figure = new_figure(width, height)
+        try:
+            display.ax_, display.figure_ = figure.add_subplot(), figure
+            yield display.ax_
+        except BaseException:
+            plt.close(figure)
+            raise
+
+
+def merge_style(artist, defaults, given=None):
+    """Join the keywords that a user gives to the defaults, by whichever alias.
+
+    Parameters
+    ----------
+    artist : type
+        Class of the artist, as :class:`matplotlib.lines.Line2D`, whose aliases count.
+    defaults : dict
+        Keywords of ours.
+    given : dict, default=None
+        Keywords of the user's, which win.
+
+    Returns
+    -------
+    dict
+        Keywords without aliases.
+
+    Raises
+    ------
+    TypeError
+        If a keyword is given along with its alias.
+
+    Examples
+    --------
+    >>> from matplotlib.lines import Line2D
+    >>> from sklearn_loce.plotting._style import merge_style
+    >>> merge_style(Line2D, {"linewidth": 1}, {"lw": 2})
+    {'linewidth': 2}
+    """
+    from matplotlib.cbook import normalize_kwargs
+
+    return normalize_kwargs(defaults, artist) | normalize_kwargs(given or {}, artist)

@@ -1,0 +1,93 @@
+"""Styles and figures that all displays share."""
+
+import io
+from types import SimpleNamespace
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+from skimage.color import deltaE_ciede2000, rgb2lab
+
+from sklearn_loce.plotting import _style
+from sklearn_loce.plotting._style import concept_styles, open_axes
+
+# Machado, Oliveira and Fernandes, 2009, severity 1.0; they apply to linear RGB.
+SEEN_AS = {
+    "normal": np.eye(3),
+    "protanopia": [
+        [0.152286, 1.052583, -0.204868],
+        [0.114503, 0.786281, 0.099216],
+        [-0.003882, -0.048116, 1.051998],
+    ],
+    "deuteranopia": [
+        [0.367322, 0.860646, -0.227968],
+        [0.280085, 0.672501, 0.047413],
+        [-0.011820, 0.042940, 0.968881],
+    ],
+}
+
+
+def as_seen(colours, matrix):
+    rgb = np.array([[int(c[i : i + 2], 16) for i in (1, 3, 5)] for c in colours]) / 255
+    linear = np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
+    linear = np.clip(linear @ np.transpose(matrix), 0, 1)
+    return rgb2lab(
+        np.where(linear <= 0.0031308, 12.92 * linear, 1.055 * linear ** (1 / 2.4) - 0.055)
+    )
+
+
+@pytest.mark.parametrize("eyes", SEEN_AS)
+def test_colours_are_told_apart(eyes):
+    lab = as_seen([*_style.COLOURS, "#ffffff"], SEEN_AS[eyes])
+    first, second = np.triu_indices(len(lab), 1)
+    # About 2 is just noticeable; 10 is told apart at a glance.
+    assert deltaE_ciede2000(lab[first], lab[second]).min() > 10
+
+
+@pytest.mark.parametrize("n_concepts", [1, 7, 20, 77])
+def test_no_two_concepts_look_the_same(n_concepts):
+    styles = concept_styles(range(n_concepts))
+    assert list(styles) == list(range(n_concepts))
+    assert len(set(styles.values())) == n_concepts
+    colours, markers = zip(*styles.values(), strict=True)
+    assert len(set(colours)) == min(n_concepts, len(_style.COLOURS))
+    assert len(set(markers)) == min(n_concepts, len(_style.MARKERS))
+
+
+def test_a_new_figure_is_as_wide_as_a_column_and_nothing_in_it_is_small():
+    with open_axes(SimpleNamespace()) as ax:
+        ax.set(title="t", xlabel="x", ylabel="y")
+        ax.plot([0, 1], label="car")
+        texts = [ax.title, ax.xaxis.label, ax.yaxis.label, *ax.get_xticklabels()]
+        texts += ax.legend().get_texts()
+    assert ax.figure.get_size_inches()[0] == 3.3
+    assert {text.get_size() for text in texts} == {7, 8}
+    plt.close(ax.figure)
+
+
+def test_given_axes_keep_their_style():
+    figure, ax = plt.subplots()
+    display = SimpleNamespace()
+    with open_axes(display, ax) as opened:
+        assert opened is ax
+        assert plt.rcParams["font.size"] == plt.rcParamsDefault["font.size"]
+    assert display.ax_ is ax
+    assert display.figure_ is figure
+    plt.close(figure)
+
+
+def test_a_figure_that_could_not_be_drawn_is_closed():
+    before = plt.get_fignums()
+    with pytest.raises(ValueError, match="bad"), open_axes(SimpleNamespace()):
+        raise ValueError("bad")
+    assert plt.get_fignums() == before
+
+
+@pytest.mark.parametrize("save", ["figure", "pyplot"])
+def test_text_is_saved_as_text(save):
+    display, file = SimpleNamespace(), io.StringIO()
+    with open_axes(display) as ax:
+        ax.set_title("traffic light")
+    (display.figure_ if save == "figure" else plt).savefig(file, format="svg")
+    assert ">traffic light</text>" in file.getvalue()
+    plt.close(display.figure_)
