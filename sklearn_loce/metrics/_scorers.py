@@ -61,7 +61,7 @@ class ConceptScorer:
         float
             Higher is better.
         """
-        return self._judge(_Responses(estimator, X), y)
+        return self._judge(Responses(estimator, X), y)
 
     def _judge(self, responses, y):
         """Score responses that other scorers may share."""
@@ -122,14 +122,14 @@ class MultiConceptScorer:
         dict of str to float
             Higher is better.
         """
-        responses = _Responses(estimator, X)
+        responses = Responses(estimator, X)
         return {name: scorer._judge(responses, y) for name, scorer in self.scorers.items()}
 
     def __repr__(self):
         return f"MultiConceptScorer({list(self.scorers)})"
 
 
-class _Responses:
+class Responses:
     """What an estimator makes of X, each computed once and when first asked for."""
 
     def __init__(self, estimator, X):

@@ -8,7 +8,12 @@ they are first used, and matplotlib when something is drawn: ``pip install sklea
 
 from importlib import import_module
 
-_HOMES = {}
+_HOMES = {
+    "LayerComparisonDisplay": "_layers",
+    "OverlapDisplay": "_pairs",
+    "PrecisionAtKDisplay": "_precision",
+    "SeparationDisplay": "_pairs",
+}
 
 __all__ = [*_HOMES]
 

@@ -205,3 +205,55 @@ def merge_style(artist, defaults, given=None):
     from matplotlib.cbook import normalize_kwargs
 
     return normalize_kwargs(defaults, artist) | normalize_kwargs(given or {}, artist)
+
+
+def add_legend(ax, handles=None, **kwargs):
+    """Put a legend below axes, in as many columns as have room.
+
+    Parameters
+    ----------
+    ax : matplotlib Axes
+        Axes with labelled artists.
+    handles : list of artists, default=None
+        What to name; None means all artists of `ax` that have a label.
+    **kwargs : dict
+        Passed to :meth:`matplotlib.axes.Axes.legend`.
+
+    Returns
+    -------
+    matplotlib Legend
+
+    Examples
+    --------
+    >>> import matplotlib.pyplot as plt
+    >>> from sklearn_loce.plotting._style import add_legend
+    >>> figure, ax = plt.subplots()
+    >>> _ = ax.plot([0, 1], label="car")
+    >>> [text.get_text() for text in add_legend(ax).get_texts()]
+    ['car']
+    >>> plt.close(figure)
+    """
+    handles = ax.get_legend_handles_labels()[0] if handles is None else handles
+    longest = max((len(str(handle.get_label())) for handle in handles), default=1)
+    ax.figure.draw_without_rendering()
+    points = ax.get_window_extent().width * 72 / ax.figure.dpi
+    # A name's characters, its marker and the gap to the next.
+    columns = points / (SMALL_FONT_SIZE * (0.56 * longest + 3))
+    return ax.legend(
+        handles=handles,
+        loc="upper center",
+        bbox_to_anchor=(0.5, _below(ax)),
+        ncols=max(1, min(len(handles), int(columns))),
+        frameon=False,
+        borderaxespad=0.3,
+        handlelength=1.6,
+        handletextpad=0.5,
+        columnspacing=1.2,
+        **kwargs,
+    )
+
+
+def _below(ax):
+    """Where the axis and its label end, as a share of the axes' height."""
+    box = ax.get_window_extent()
+    return (ax.xaxis.get_tightbbox(ax.figure.canvas.get_renderer()).y0 - box.y0) / box.height

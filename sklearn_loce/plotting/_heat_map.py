@@ -1,0 +1,155 @@
+"""What the displays of concept pairs share: a heat map with its values written in."""
+
+from itertools import permutations
+
+import numpy as np
+from sklearn.utils import check_array
+
+from ._style import COLUMN_WIDTH, SMALL_FONT_SIZE, merge_style, open_axes
+
+# More concepts have no room for their values in a column; the page is this wide, in inches.
+_MOST_IN_COLUMN = 11
+_PAGE_WIDTH = 6.9
+# Width of a character, and height of a line, in font sizes: DejaVu Sans with some air.
+_CHARACTER, _LINE = 0.66, 1.25
+
+
+class HeatMap:
+    """A square matrix over concepts, whose diagonal tells nothing.
+
+    What inherits names its matrix `_matrix`, has `concepts`, and gives `_labels` of the columns,
+    the rows and the values, and `_limits` of the colours.
+    """
+
+    def plot(
+        self,
+        *,
+        include_values=True,
+        cmap="Blues",
+        values_format=".2f",
+        xticks_rotation=None,
+        ax=None,
+        colorbar=True,
+        im_kw=None,
+        text_kw=None,
+    ):
+        """Plot the heat map.
+
+        Parameters
+        ----------
+        include_values : bool, default=True
+            Whether to write the values into the cells, if they are large enough for it.
+        cmap : str or matplotlib Colormap, default="Blues"
+            Colours, from low to high. What is masked is grey.
+        values_format : str, default=".2f"
+            Format of the values.
+        xticks_rotation : {"vertical", "horizontal"} or float, default=None
+            Rotation of the names below the columns. None slants them, or turns them upright where
+            columns are narrow.
+        ax : matplotlib Axes, default=None
+            Axes to plot into. None opens a figure: as wide as a paper's column, or above 11
+            concepts as its page.
+        colorbar : bool, default=True
+            Whether to add the scale of the colours.
+        im_kw : dict, default=None
+            Keywords of :meth:`matplotlib.axes.Axes.imshow`.
+        text_kw : dict, default=None
+            Keywords of the values, as of :meth:`matplotlib.axes.Axes.text`; with a "fontsize" they
+            are written whatever their room.
+
+        Returns
+        -------
+        self : object
+            The display, with `ax_`, `figure_`, `im_`, `text_` and `colorbar_`.
+
+        Raises
+        ------
+        ImportError
+            If matplotlib is not installed.
+        ValueError
+            If the matrix does not fit the concepts.
+        """
+        shown = self._masked()
+        width = COLUMN_WIDTH if len(shown) <= _MOST_IN_COLUMN else _PAGE_WIDTH
+        with open_axes(self, ax, width=width, height=0.88 * width) as ax:
+            self._draw_image(shown, cmap, im_kw)
+            self.colorbar_ = self._draw_scale() if colorbar else None
+            cell = self._name_axes(xticks_rotation)
+            self.text_ = None
+            if include_values:
+                self._write_values(shown, values_format, cell, text_kw or {})
+        return self
+
+    def _masked(self):
+        """Matrix with NaN and the diagonal masked: (n_concepts, n_concepts)."""
+        matrix = check_array(self._matrix, dtype=np.float64, ensure_all_finite="allow-nan")
+        if matrix.shape != (len(self.concepts),) * 2:
+            raise ValueError(
+                f"The matrix has shape {matrix.shape}, and there are {len(self.concepts)} "
+                "concepts; pass one row and one column per concept."
+            )
+        return np.ma.masked_array(matrix, np.isnan(matrix) | np.eye(len(matrix), dtype=bool))
+
+    def _draw_image(self, shown, cmap, im_kw):
+        import matplotlib as mpl
+        from matplotlib.image import AxesImage
+
+        low, high = self._limits
+        # Concepts that all lie at 0 are no reason for a scale without length.
+        high = high or (1.0 if shown.mask.all() else float(shown.max())) or 1.0
+        defaults = {"interpolation": "nearest", "cmap": cmap, "vmin": low, "vmax": high}
+        style = merge_style(AxesImage, defaults, im_kw)
+        style["cmap"] = mpl.colormaps[style["cmap"]] if isinstance(cmap, str) else style["cmap"]
+        style["cmap"] = style["cmap"].with_extremes(bad="#e6e6e6")
+        self.im_ = self.ax_.imshow(shown, **style)
+
+    def _draw_scale(self):
+        bar = self.figure_.colorbar(self.im_, ax=self.ax_, shrink=0.8, label=self._labels[2])
+        bar.outline.set_linewidth(0.4)
+        return bar
+
+    def _name_axes(self, rotation):
+        """Write the concepts at the axes, and give the size of a cell in points."""
+        numbers, names = np.arange(len(self.concepts)), [str(name) for name in self.concepts]
+        self.ax_.set_xticks(numbers, names)
+        self.ax_.set_yticks(numbers, names)
+        self.ax_.set(xlabel=self._labels[0], ylabel=self._labels[1])
+        self.ax_.tick_params(length=0)
+        self._turn_names(45 if rotation is None else rotation)
+        if rotation is None and self._cell_size() < 1.5 * SMALL_FONT_SIZE:
+            self._turn_names("vertical")
+        return self._cell_size()
+
+    def _turn_names(self, rotation):
+        upright = rotation in ("vertical", "horizontal")
+        for name in self.ax_.get_xticklabels():
+            name.set(rotation=rotation, ha="center" if upright else "right")
+            name.set_rotation_mode("default" if upright else "anchor")
+
+    def _cell_size(self):
+        """Side of a cell, in points, once the figure has found its layout."""
+        self.figure_.draw_without_rendering()
+        pixels = self.ax_.get_window_extent().height / len(self.concepts)
+        return pixels * 72 / self.figure_.dpi
+
+    def _write_values(self, shown, values_format, cell, text_kw):
+        texts = {
+            (i, j): "-" if shown.mask[i, j] else format(shown[i, j], values_format)
+            for i, j in permutations(range(len(shown)), 2)
+        }
+        longest = max(map(len, texts.values()), default=0)
+        needed = SMALL_FONT_SIZE * max(_CHARACTER * longest, _LINE)
+        if not texts or (needed > cell and not {"fontsize", "size"} & text_kw.keys()):
+            return
+        self.text_ = np.full(shown.shape, None)
+        for (i, j), text in texts.items():
+            self.text_[i, j] = self._write(i, j, text, shown, text_kw)
+
+    def _write(self, i, j, text, shown, text_kw):
+        from matplotlib.text import Text
+
+        red, green, blue, _ = self.im_.to_rgba(shown[i, j : j + 1])[0]
+        dark = 0.299 * red + 0.587 * green + 0.114 * blue < 0.5
+        defaults = {"fontsize": SMALL_FONT_SIZE, "color": "white" if dark else "black"}
+        style = merge_style(Text, {"ha": "center", "va": "center", **defaults}, text_kw)
+        return self.ax_.text(j, i, text, **style)

@@ -1,0 +1,297 @@
+"""Displays of what there is between every two concepts."""
+
+import numpy as np
+
+from ..metrics import overlap_ratio, pairwise_separation
+from ._heat_map import HeatMap
+from ._rows import embed, finite_rows
+
+
+class SeparationDisplay(HeatMap):
+    """Heat map of how far apart every two concepts lie.
+
+    It is recommended to use :meth:`from_estimator` or :meth:`from_embeddings`. All parameters are
+    stored as attributes.
+
+    Parameters
+    ----------
+    separation : array-like of shape (n_concepts, n_concepts)
+        Matrix of :func:`~sklearn_loce.metrics.pairwise_separation`.
+    concepts : array-like of shape (n_concepts,)
+        Concept of each row and column.
+    n_failed : int, default=0
+        Number of rows left out because their LoCE failed.
+
+    Attributes
+    ----------
+    im_ : matplotlib AxesImage
+        The heat map, with the diagonal masked.
+    text_ : ndarray of shape (n_concepts, n_concepts), dtype=matplotlib Text, or None
+        The values off the diagonal; None where they have no room, or were not asked for.
+    colorbar_ : matplotlib Colorbar or None
+        The scale.
+    ax_ : matplotlib Axes
+        Axes with the heat map.
+    figure_ : matplotlib Figure
+        Figure that holds them.
+
+    See Also
+    --------
+    OverlapDisplay : How entangled concepts are, in both directions.
+    sklearn_loce.metrics.confused_concepts : The pairs ranked, as a table.
+
+    Notes
+    -----
+    The separation matrix of Mikriukov, Schwalbe and Bade (IJCV 2025).
+
+    Examples
+    --------
+    >>> import matplotlib.pyplot as plt
+    >>> from sklearn.datasets import load_iris
+    >>> from sklearn_loce.plotting import SeparationDisplay
+    >>> iris = load_iris()
+    >>> display = SeparationDisplay.from_embeddings(iris.data, iris.target_names[iris.target])
+    >>> display.separation.round(2).tolist()[1]
+    [0.34, 0.0, 0.05]
+    >>> plt.close(display.figure_)
+    """
+
+    _labels = ("", "", "separation")
+    _limits = (0.0, None)
+
+    def __init__(self, separation, *, concepts, n_failed=0):
+        self.separation = separation
+        self.concepts = concepts
+        self.n_failed = n_failed
+
+    @property
+    def _matrix(self):
+        return self.separation
+
+    @classmethod
+    def from_estimator(cls, estimator, X, y, *, metric="euclidean", quantile=0.0, **kwargs):
+        """Transform rows, and plot the separation of their concepts.
+
+        Parameters
+        ----------
+        estimator : estimator
+            Fitted :class:`~sklearn_loce.LoCETransformer`, other transformer, or Pipeline; of one
+            that ends in a clusterer, what stands before it.
+        X : DataFrame or array-like
+            Rows as the estimator takes them.
+        y : array-like of shape (n_samples,)
+            Concept of each row; at least two concepts.
+        metric : str or callable, default="euclidean"
+            Metric of the distances.
+        quantile : float in [0, 1), default=0.0
+            See :func:`~sklearn_loce.metrics.pairwise_separation`.
+        **kwargs : dict
+            Passed to :meth:`plot`.
+
+        Returns
+        -------
+        SeparationDisplay
+
+        Raises
+        ------
+        ValueError
+            If no row or only one concept is left, or X and y do not fit.
+        TypeError
+            If the estimator makes no embeddings.
+
+        Examples
+        --------
+        >>> import matplotlib.pyplot as plt
+        >>> from sklearn.decomposition import PCA
+        >>> from sklearn.datasets import load_iris
+        >>> from sklearn_loce.plotting import SeparationDisplay
+        >>> X, y = load_iris(return_X_y=True)
+        >>> display = SeparationDisplay.from_estimator(PCA(2).fit(X), X, y)
+        >>> plt.close(display.figure_)
+        """
+        X = embed(estimator, X)
+        return cls.from_embeddings(X, y, metric=metric, quantile=quantile, **kwargs)
+
+    @classmethod
+    def from_embeddings(cls, X, y, *, metric="euclidean", quantile=0.0, **kwargs):
+        """Plot the separation of concepts in given embeddings.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            Embeddings. Rows that are not finite are left out, and counted in `n_failed`.
+        y : array-like of shape (n_samples,)
+            Concept of each row; at least two concepts.
+        metric : str or callable, default="euclidean"
+            Metric of the distances.
+        quantile : float in [0, 1), default=0.0
+            See :func:`~sklearn_loce.metrics.pairwise_separation`.
+        **kwargs : dict
+            Passed to :meth:`plot`.
+
+        Returns
+        -------
+        SeparationDisplay
+
+        Raises
+        ------
+        ValueError
+            If no row or only one concept is left, or X and y do not fit.
+
+        Examples
+        --------
+        >>> import matplotlib.pyplot as plt
+        >>> from sklearn_loce.plotting import SeparationDisplay
+        >>> X = [[0.0], [1.0], [4.0], [5.0]]
+        >>> display = SeparationDisplay.from_embeddings(X, ["car", "car", "bus", "bus"])
+        >>> display.text_[0, 1].get_text()
+        '0.60'
+        >>> plt.close(display.figure_)
+        """
+        X, y, n_failed = finite_rows(X, y)
+        matrix = pairwise_separation(X, y, metric=metric, quantile=quantile)
+        return cls(matrix, concepts=np.unique(y), n_failed=n_failed).plot(**kwargs)
+
+
+class OverlapDisplay(HeatMap):
+    """Heat map of the share of each concept's rows that lie closer to another concept.
+
+    It is recommended to use :meth:`from_estimator` or :meth:`from_embeddings`. All parameters are
+    stored as attributes.
+
+    Parameters
+    ----------
+    overlap : array-like of shape (n_concepts, n_concepts)
+        Matrix of :func:`~sklearn_loce.metrics.overlap_ratio`: row A, column B holds the share of
+        A's rows whose nearest row of B is closer than their nearest other row of A.
+    concepts : array-like of shape (n_concepts,)
+        Concept of each row and column.
+    n_failed : int, default=0
+        Number of rows left out because their LoCE failed.
+
+    Attributes
+    ----------
+    im_ : matplotlib AxesImage
+        The heat map, with the diagonal masked, and NaN too: a concept with a single row. Its scale
+        goes from 0 to 1, so that layers compare.
+    text_ : ndarray of shape (n_concepts, n_concepts), dtype=matplotlib Text, or None
+        The values off the diagonal, a dash for NaN; None where they have no room, or were not
+        asked for.
+    colorbar_ : matplotlib Colorbar or None
+        The scale.
+    ax_ : matplotlib Axes
+        Axes with the heat map.
+    figure_ : matplotlib Figure
+        Figure that holds them.
+
+    See Also
+    --------
+    SeparationDisplay : How far apart concepts lie.
+    sklearn_loce.metrics.confused_concepts : The pairs ranked, as a table.
+
+    Notes
+    -----
+    The overlap ratio ("A poisoned by B") of Mikriukov, Schwalbe and Bade (IJCV 2025).
+
+    Examples
+    --------
+    >>> import matplotlib.pyplot as plt
+    >>> from sklearn.datasets import load_iris
+    >>> from sklearn_loce.plotting import OverlapDisplay
+    >>> iris = load_iris()
+    >>> display = OverlapDisplay.from_embeddings(iris.data, iris.target_names[iris.target])
+    >>> display.overlap.round(2).tolist()[1]
+    [0.0, 0.0, 0.06]
+    >>> plt.close(display.figure_)
+    """
+
+    _labels = ("by concept", "rows of concept", "share that is overlapped")
+    _limits = (0.0, 1.0)
+
+    def __init__(self, overlap, *, concepts, n_failed=0):
+        self.overlap = overlap
+        self.concepts = concepts
+        self.n_failed = n_failed
+
+    @property
+    def _matrix(self):
+        return self.overlap
+
+    @classmethod
+    def from_estimator(cls, estimator, X, y, *, metric="euclidean", **kwargs):
+        """Transform rows, and plot the overlap of their concepts.
+
+        Parameters
+        ----------
+        estimator : estimator
+            Fitted :class:`~sklearn_loce.LoCETransformer`, other transformer, or Pipeline; of one
+            that ends in a clusterer, what stands before it.
+        X : DataFrame or array-like
+            Rows as the estimator takes them.
+        y : array-like of shape (n_samples,)
+            Concept of each row; at least two concepts.
+        metric : str or callable, default="euclidean"
+            Metric of the distances.
+        **kwargs : dict
+            Passed to :meth:`plot`.
+
+        Returns
+        -------
+        OverlapDisplay
+
+        Raises
+        ------
+        ValueError
+            If no row or only one concept is left, or X and y do not fit.
+        TypeError
+            If the estimator makes no embeddings.
+
+        Examples
+        --------
+        >>> import matplotlib.pyplot as plt
+        >>> from sklearn.decomposition import PCA
+        >>> from sklearn.datasets import load_iris
+        >>> from sklearn_loce.plotting import OverlapDisplay
+        >>> X, y = load_iris(return_X_y=True)
+        >>> display = OverlapDisplay.from_estimator(PCA(2).fit(X), X, y)
+        >>> plt.close(display.figure_)
+        """
+        return cls.from_embeddings(embed(estimator, X), y, metric=metric, **kwargs)
+
+    @classmethod
+    def from_embeddings(cls, X, y, *, metric="euclidean", **kwargs):
+        """Plot the overlap of concepts in given embeddings.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            Embeddings. Rows that are not finite are left out, and counted in `n_failed`.
+        y : array-like of shape (n_samples,)
+            Concept of each row; at least two concepts.
+        metric : str or callable, default="euclidean"
+            Metric of the distances.
+        **kwargs : dict
+            Passed to :meth:`plot`.
+
+        Returns
+        -------
+        OverlapDisplay
+
+        Raises
+        ------
+        ValueError
+            If no row or only one concept is left, or X and y do not fit.
+
+        Examples
+        --------
+        >>> import matplotlib.pyplot as plt
+        >>> from sklearn_loce.plotting import OverlapDisplay
+        >>> X = [[0.0], [1.0], [4.0], [1.5], [9.0]]
+        >>> display = OverlapDisplay.from_embeddings(X, ["car", "car", "car", "truck", "truck"])
+        >>> display.overlap.round(3).tolist()
+        [[0.0, 0.667], [1.0, 0.0]]
+        >>> plt.close(display.figure_)
+        """
+        X, y, n_failed = finite_rows(X, y)
+        matrix = overlap_ratio(X, y, metric=metric)
+        return cls(matrix, concepts=np.unique(y), n_failed=n_failed).plot(**kwargs)

@@ -1,0 +1,245 @@
+"""Display of retrieval: precision at k, concept by concept."""
+
+import numpy as np
+from sklearn.utils import check_array, check_consistent_length, column_or_1d
+
+from ..metrics import precision_at_k
+from ._rows import embed, finite_rows
+from ._style import GREY, add_legend, concept_styles, merge_style, open_axes
+
+# Those that the paper reports.
+PAPER_K = (1, 5, 10, 20, 30, 40)
+
+
+class PrecisionAtKDisplay:
+    """Precision among the k nearest rows, per concept and on average, over k.
+
+    It is recommended to use :meth:`from_estimator` or :meth:`from_embeddings`. All parameters are
+    stored as attributes.
+
+    Parameters
+    ----------
+    precision : array-like of shape (n_concepts, n_k)
+        Precision at k of each concept, in [0, 1].
+    k : array-like of shape (n_k,)
+        Numbers of neighbours, rising.
+    chance : array-like of shape (n_concepts,)
+        Precision of a random ranking.
+    concepts : array-like of shape (n_concepts,)
+        Names.
+    n_failed : int, default=0
+        Number of rows left out because their LoCE failed.
+
+    Attributes
+    ----------
+    line_ : list of matplotlib Line2D
+        A curve per concept, in their order.
+    mean_line_ : matplotlib Line2D or None
+        Mean over the concepts; None where there is one concept.
+    chance_line_ : matplotlib Line2D
+        Mean of the concepts' chance levels.
+    ax_ : matplotlib Axes
+        Axes with the curves.
+    figure_ : matplotlib Figure
+        Figure that holds them.
+
+    See Also
+    --------
+    sklearn_loce.metrics.precision_at_k : The measure.
+
+    Notes
+    -----
+    What Mikriukov, Schwalbe and Bade (IJCV 2025) print as "mAP@k". A concept with m rows can't
+    exceed ``(m - 1) / k`` where m <= k: curves of rare concepts fall for that reason alone.
+
+    Examples
+    --------
+    >>> import matplotlib.pyplot as plt
+    >>> from sklearn.datasets import load_iris
+    >>> from sklearn_loce.plotting import PrecisionAtKDisplay
+    >>> iris = load_iris()
+    >>> names = iris.target_names[iris.target]
+    >>> display = PrecisionAtKDisplay.from_embeddings(iris.data, names, k=[1, 10])
+    >>> display.precision.round(2).tolist()
+    [[1.0, 1.0], [0.96, 0.91], [0.92, 0.92]]
+    >>> display.chance.round(2).tolist()
+    [0.33, 0.33, 0.33]
+    >>> plt.close(display.figure_)
+    """
+
+    def __init__(self, precision, *, k, chance, concepts, n_failed=0):
+        self.precision = precision
+        self.k = k
+        self.chance = chance
+        self.concepts = concepts
+        self.n_failed = n_failed
+
+    def plot(self, *, ax=None, line_kw=None, mean_kw=None, chance_kw=None, legend=True):
+        """Plot the curves.
+
+        Parameters
+        ----------
+        ax : matplotlib Axes, default=None
+            Axes to plot into; None opens a figure.
+        line_kw : dict, default=None
+            Keywords of the concepts' curves, as of :meth:`matplotlib.axes.Axes.plot`.
+        mean_kw : dict, default=None
+            Keywords of the mean's.
+        chance_kw : dict, default=None
+            Keywords of the chance level's.
+        legend : bool, default=True
+            Whether to name the curves, below the axes.
+
+        Returns
+        -------
+        self : PrecisionAtKDisplay
+            The display, with `ax_`, `figure_`, `line_`, `mean_line_` and `chance_line_`.
+
+        Raises
+        ------
+        ImportError
+            If matplotlib is not installed.
+        ValueError
+            If the shapes don't fit.
+        """
+        precision, k, chance = self._check()
+        with open_axes(self, ax, height=2.4 + 0.05 * len(precision) * legend) as ax:
+            self.line_ = self._draw_concepts(precision, k, line_kw)
+            self.mean_line_ = None
+            if len(precision) > 1:
+                self.mean_line_ = self._draw_mean(precision, k, mean_kw)
+            self.chance_line_ = self._draw_chance(chance, chance_kw)
+            ax.set(xlabel="nearest rows k", ylabel="precision at k", ylim=(-0.02, 1.04))
+            ax.set_xticks(k)
+            if legend:
+                add_legend(ax)
+        return self
+
+    def _check(self):
+        precision = check_array(self.precision, dtype=np.float64, input_name="precision")
+        k = column_or_1d(np.asarray(self.k, dtype=np.float64))
+        chance = column_or_1d(np.asarray(self.chance, dtype=np.float64))
+        check_consistent_length(precision, chance, self.concepts)
+        check_consistent_length(precision.T, k)
+        return precision, k, chance
+
+    def _draw_concepts(self, precision, k, line_kw):
+        from matplotlib.lines import Line2D
+
+        lines = []
+        styles = concept_styles(list(self.concepts))
+        for values, (name, (colour, marker)) in zip(precision, styles.items(), strict=True):
+            own = {"color": colour, "marker": marker, "label": str(name)}
+            defaults = {"linewidth": 0.9, "markersize": 3.2, "markeredgewidth": 0, **own}
+            lines += self.ax_.plot(k, values, **merge_style(Line2D, defaults, line_kw))
+        return lines
+
+    def _draw_mean(self, precision, k, mean_kw):
+        from matplotlib.lines import Line2D
+
+        defaults = {"color": "black", "linewidth": 2.2, "label": "mean", "zorder": 3}
+        return self.ax_.plot(k, precision.mean(axis=0), **merge_style(Line2D, defaults, mean_kw))[0]
+
+    def _draw_chance(self, chance, chance_kw):
+        from matplotlib.lines import Line2D
+
+        defaults = {"color": GREY, "linewidth": 1.2, "linestyle": ":", "label": "chance"}
+        return self.ax_.axhline(chance.mean(), **merge_style(Line2D, defaults, chance_kw))
+
+    @classmethod
+    def from_estimator(cls, estimator, X, y, *, k=None, metric="cosine", **kwargs):
+        """Transform rows, and plot how well they find their concepts.
+
+        Parameters
+        ----------
+        estimator : estimator
+            Fitted :class:`~sklearn_loce.LoCETransformer`, other transformer, or Pipeline; of one
+            that ends in a clusterer, what stands before it.
+        X : DataFrame or array-like
+            Rows as the estimator takes them.
+        y : array-like of shape (n_samples,)
+            Concept of each row.
+        k : array-like of int, default=None
+            Numbers of neighbours; None means those of 1, 5, 10, 20, 30 and 40 that are below the
+            number of rows.
+        metric : str or callable, default="cosine"
+            Metric of the distances.
+        **kwargs : dict
+            Passed to :meth:`plot`.
+
+        Returns
+        -------
+        PrecisionAtKDisplay
+
+        Raises
+        ------
+        ValueError
+            If a k is not below the number of finite rows, or X and y do not fit.
+        TypeError
+            If the estimator makes no embeddings.
+
+        Examples
+        --------
+        >>> import matplotlib.pyplot as plt
+        >>> from sklearn.decomposition import PCA
+        >>> from sklearn.datasets import load_iris
+        >>> from sklearn_loce.plotting import PrecisionAtKDisplay
+        >>> X, y = load_iris(return_X_y=True)
+        >>> display = PrecisionAtKDisplay.from_estimator(PCA(2).fit(X), X, y, k=[1, 5])
+        >>> plt.close(display.figure_)
+        """
+        return cls.from_embeddings(embed(estimator, X), y, k=k, metric=metric, **kwargs)
+
+    @classmethod
+    def from_embeddings(cls, X, y, *, k=None, metric="cosine", **kwargs):
+        """Plot how well given embeddings find their concepts.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            Embeddings, at least two rows. Rows that are not finite are left out, and counted in
+            `n_failed`.
+        y : array-like of shape (n_samples,)
+            Concept of each row.
+        k : array-like of int, default=None
+            Numbers of neighbours; None means those of 1, 5, 10, 20, 30 and 40 that are below the
+            number of rows.
+        metric : str or callable, default="cosine"
+            Metric of the distances.
+        **kwargs : dict
+            Passed to :meth:`plot`.
+
+        Returns
+        -------
+        PrecisionAtKDisplay
+
+        Raises
+        ------
+        ValueError
+            If a k is not below the number of finite rows, or X and y do not fit.
+
+        Examples
+        --------
+        >>> import matplotlib.pyplot as plt
+        >>> from sklearn_loce.plotting import PrecisionAtKDisplay
+        >>> X = [[1.0, 0.0], [1.0, 0.1], [0.0, 1.0], [0.1, 1.0]]
+        >>> y = ["car", "car", "tree", "tree"]
+        >>> display = PrecisionAtKDisplay.from_embeddings(X, y, k=[1, 2])
+        >>> display.precision.tolist()
+        [[1.0, 0.5], [1.0, 0.5]]
+        >>> plt.close(display.figure_)
+        """
+        X, y, n_failed = finite_rows(X, y)
+        k = np.array([n for n in PAPER_K if n < len(X)] if k is None else sorted(set(k)), dtype=int)
+        if not len(k):
+            raise ValueError(f"k={k.tolist()} holds no number; at least two rows must be finite.")
+        columns = [precision_at_k(X, y, int(n), metric=metric, average=None) for n in k]
+        concepts, counts = np.unique(y, return_counts=True)
+        display = cls(
+            np.column_stack(columns),
+            k=k,
+            chance=(counts - 1) / (len(X) - 1),
+            concepts=concepts,
+            n_failed=n_failed,
+        )
+        return display.plot(**kwargs)
