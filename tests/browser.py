@@ -109,8 +109,9 @@ def failed_requests(events):
     for method, p in events:
         if method == "Network.requestWillBeSent":
             urls[p["requestId"]] = p["request"]["url"]
-        elif method == "Network.loadingFailed":
-            failed.append(f"{urls.get(p['requestId'])}: {p['errorText']}")
+        elif method == "Network.loadingFailed" and p["requestId"] in urls:
+            # Those that no page asked for are the browser's own.
+            failed.append(f"{urls[p['requestId']]}: {p['errorText']}")
         elif method == "Network.responseReceived" and p["response"]["status"] >= 400:
             failed.append(f"{p['response']['url']}: {p['response']['status']}")
     return [text for text in failed if not any(path in text for path in _UNASKED)]

@@ -13,6 +13,7 @@ _HOMES = {
     "OverlapDisplay": "_pairs",
     "PrecisionAtKDisplay": "_precision",
     "SeparationDisplay": "_pairs",
+    "to_html": "_html",
 }
 
 __all__ = [*_HOMES]

@@ -151,11 +151,10 @@ def to_html(
     payload = {
         "caption": caption,
         "left_out": len(embeddings) - len(kept),
+        "metric": metric if isinstance(metric, str) else "given",
         "iou": rounded(pictures.iou if iou is None else _check_iou(iou)[kept]),
         "row": kept.tolist(),
-        **_describe_labels(
-            samples.iloc[kept], None if clusters is None else np.asarray(clusters)[kept]
-        ),
+        **_describe_labels(samples, clusters, kept),
         **pictures.as_payload(),
         **_neighbours(embeddings[kept], n_neighbors, metric),
     }
@@ -261,12 +260,13 @@ def _projector(transformer, layer, embeddings):
     return project
 
 
-def _describe_labels(samples, clusters):
-    """Give the texts of rows: what is seldom told apart is written once."""
+def _describe_labels(samples, clusters, kept):
+    """Give the texts of rows, each different text once."""
+    samples = samples.iloc[kept]
     concepts = samples["concept"] if "concept" in samples else ["all rows"] * len(samples)
     return {
         "concepts": _describe_groups(concepts),
-        "clusters": None if clusters is None else _describe_groups(clusters),
+        "clusters": None if clusters is None else _describe_groups(np.asarray(clusters)[kept]),
         "ids": _codes_and_names(_image_ids(samples)),
     }
 
@@ -290,7 +290,7 @@ def _describe_groups(labels):
     """Give codes, names and styles of concepts or clusters."""
     groups = _codes_and_names(labels)
     styles = concept_styles(range(len(groups["names"]))).values()
-    return groups | {"styles": [[colour, BOKEH_MARKERS[marker]] for colour, marker in styles]}
+    return groups | {"styles": [[colour, *BOKEH_MARKERS[marker]] for colour, marker in styles]}
 
 
 def _neighbours(X, n_neighbors, metric):

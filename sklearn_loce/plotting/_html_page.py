@@ -12,19 +12,21 @@ import numpy as np
 
 # What Bokeh calls the markers that look like matplotlib's. It has no filled cross, no triangles
 # that point sideways and no thin diamond: other shapes stand for these.
+# With each goes the size at which it looks as large as the others.
 BOKEH_MARKERS = {
-    "o": "circle",
-    "s": "square",
-    "^": "triangle",
-    "D": "diamond",
-    "v": "inverted_triangle",
-    "X": "square_pin",
-    "P": "plus",
-    "*": "star",
-    "<": "hex",
-    ">": "triangle_pin",
-    "d": "circle_dot",
+    "o": ("circle", 8),
+    "s": ("square", 7.5),
+    "^": ("triangle", 8.5),
+    "D": ("diamond", 10.5),
+    "v": ("inverted_triangle", 8.5),
+    "X": ("square_pin", 9),
+    "P": ("plus", 9.5),
+    "*": ("star", 11.5),
+    "<": ("hex", 8.5),
+    ">": ("triangle_pin", 10),
+    "d": ("circle_dot", 9),
 }
+STYLE_COLUMNS = ("colour", "marker", "size")
 _INK = "#1b2430"
 
 
@@ -45,7 +47,7 @@ def build_plot(coordinates, groups):
     ----------
     coordinates : ndarray of shape (n_points, 2)
     groups : dict
-        The ``codes`` of points and the ``styles`` (colour, marker) of codes.
+        The ``codes`` of points and the ``styles`` (colour, marker, size) of codes.
 
     Returns
     -------
@@ -71,13 +73,14 @@ def build_plot(coordinates, groups):
         lod_threshold=None,
     )
     plot.grid.visible = False
-    colours, markers = zip(*(groups["styles"][code] for code in groups["codes"]), strict=True)
-    columns = {"x": coordinates[:, 0], "y": coordinates[:, 1], "colour": colours, "marker": markers}
+    styles = zip(*(groups["styles"][code] for code in groups["codes"]), strict=True)
+    columns = {"x": coordinates[:, 0], "y": coordinates[:, 1]}
+    columns |= dict(zip(STYLE_COLUMNS, styles, strict=True))
     points = ColumnDataSource(columns, name="points")
     shown = CDSView(filter=IndexFilter(name="shown"))
     _add_links(plot)
     renderer = plot.scatter(
-        **_mark(size=8, fill_alpha=0.8, line_color="#ffffff", line_width=0.6),
+        **_mark(fill_alpha=0.85, line_color="#ffffff", line_width=0.5),
         source=points,
         view=shown,
         nonselection_fill_alpha=0.22,
@@ -89,7 +92,8 @@ def build_plot(coordinates, groups):
 
 
 def _mark(**style):
-    return {"x": "x", "y": "y", "marker": {"field": "marker"}, "fill_color": "colour", **style}
+    fields = {"x": "x", "y": "y", "size": "size", "fill_color": "colour"}
+    return {**fields, "marker": {"field": "marker"}, **style}
 
 
 def _add_links(plot):
@@ -105,9 +109,9 @@ def _add_near(plot):
     """Add the selected point and its neighbours, above all others."""
     from bokeh.models import ColumnDataSource
 
-    empty = {"x": [], "y": [], "colour": [], "marker": [], "size": []}
+    empty = {name: [] for name in ("x", "y", *STYLE_COLUMNS)}
     source = ColumnDataSource(empty, name="near")
-    plot.scatter(**_mark(size="size", line_color=_INK, line_width=1.4), source=source)
+    plot.scatter(**_mark(line_color=_INK, line_width=1.4), source=source)
 
 
 def _add_pointing(plot, renderer):

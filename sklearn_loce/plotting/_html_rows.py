@@ -7,8 +7,9 @@ from dataclasses import dataclass, field
 import numpy as np
 from PIL import Image
 
-from .._masks import intersection_over_union, resize_masks
+from .._masks import intersection_over_union
 from .._samples import group_by_image, part_of, read_rows
+from ._tiles import make_tile, trace_outline
 
 QUALITY = 70  # of WebP, where artefacts begin to show at twice the size
 _FLOOR = 0.25  # brightness at probability 0, so that the surroundings stay visible
@@ -61,49 +62,29 @@ def encode(array):
     return base64.b64encode(buffer.getvalue()).decode("ascii")
 
 
-def fit_within(size, longest):
-    """Give (height, width) of an image that is shrunk to a longest side; it is never enlarged."""
-    share = min(1.0, longest / max(size))
-    return tuple(max(1, round(n * share)) for n in size)
-
-
-def shrink(image, size):
-    """Resize an image of uint8 to (height, width)."""
-    return np.asarray(Image.fromarray(image).resize(size[::-1], Image.Resampling.LANCZOS))
-
-
-def contour_path(mask, size):
-    """Outline a mask at the size of its thumbnail.
+def contour_path(mask):
+    """Write the outline of a mask as a path of an SVG.
 
     Parameters
     ----------
-    mask : ndarray of shape (height, width), bool
-    size : tuple of int
-        (height, width) of the thumbnail.
+    mask : ndarray of shape (height, width), float
+        Share of each pixel that is covered, as of a tile.
 
     Returns
     -------
     str
-        Path of an SVG, in tenths of a pixel of the thumbnail; empty for an empty mask. A mask that
-        is smaller than a pixel still has an outline.
+        In tenths of a pixel; empty for an empty mask.
 
     Examples
     --------
     >>> import numpy as np
     >>> from sklearn_loce.plotting._html_rows import contour_path
-    >>> mask = np.zeros((4, 4), dtype=bool)
-    >>> mask[1:3, 1:3] = True
-    >>> contour_path(mask, (4, 4)).count("M")
-    1
+    >>> contour_path(np.ones((1, 2)))
+    'M15-5...z'
     """
-    from contourpy import contour_generator
-
-    soft = np.pad(resize_masks([mask], size, "area")[0], 1)
-    level = min(0.5, soft.max() / 2)
-    if level == 0:
-        return ""
-    lines = contour_generator(z=soft).lines(level)
-    return "".join(_line_path(np.rint((line - 0.5) * _SCALE).astype(int)) for line in lines)
+    # The middle of the first pixel, which is at 0 in the outline, is half a pixel from the border.
+    lines = [np.rint((line + 0.5) * _SCALE).astype(int) for line in trace_outline(mask)]
+    return "".join(_line_path(line) for line in lines)
 
 
 def _line_path(points):
@@ -111,15 +92,12 @@ def _line_path(points):
     steps = np.diff(points, axis=0)
     steps = steps[steps.any(axis=1)]
     text = "".join(f"{x:+d}{y:+d}" for x, y in steps)
-    return f"M{points[0, 0]} {points[0, 1]}l{text}z" if text else ""
+    return f"M{points[0, 0]:+d}{points[0, 1]:+d}l{text}z" if text else ""
 
 
-def projection_picture(probabilities, size):
-    """Light up what a projection covers, at (height, width), as base64 of WebP."""
-    small = Image.fromarray(probabilities.astype(np.float32)).resize(
-        size[::-1], Image.Resampling.BOX
-    )
-    bright = _FLOOR + (1 - _FLOOR) * np.clip(np.asarray(small), 0, 1)
+def projection_picture(probabilities):
+    """Light up what a projection covers, as base64 of WebP."""
+    bright = _FLOOR + (1 - _FLOOR) * np.clip(np.nan_to_num(probabilities), 0, 1)
     return encode(np.rint(255 * bright).astype(np.uint8))
 
 
@@ -154,11 +132,11 @@ def draw_rows(samples, rows, thumbnail_size, project=None):
         iou=np.full(len(rows), np.nan),
     )
     for groups in _batches(group_by_image(table)):
-        masks = {}
+        drawn = {}
         for group in groups:
-            masks |= _draw_image(pictures, table, group, thumbnail_size)
+            drawn |= _draw_image(pictures, table, group, thumbnail_size)
         if project is not None:
-            _draw_projections(pictures, table, rows, masks, project)
+            _draw_projections(pictures, table, rows, drawn, project)
     return pictures
 
 
@@ -174,28 +152,26 @@ def _batches(groups):
         yield batch
 
 
-def _draw_image(pictures, table, group, longest):
-    """Draw an image and its rows' contours; give {row: mask}."""
+def _draw_image(pictures, table, group, size):
+    """Draw an image and its rows' contours; give {row: (mask, tile)}."""
     image, masks = read_rows(table, group)
-    size = fit_within(image.shape[:2], longest)
+    tiles = [make_tile(image, mask, size=size) for mask in masks]
     pictures.image_of[group] = len(pictures.images)
-    pictures.images.append(encode(shrink(image, size)))
-    pictures.sizes.append([size[1], size[0]])
-    for i, mask in zip(group, masks, strict=True):
-        pictures.contours[i] = contour_path(mask, size)
-    return dict(zip(group.tolist(), masks, strict=True))
+    pictures.images.append(encode(tiles[0].image))
+    pictures.sizes.append(list(tiles[0].mask.shape[::-1]))
+    for i, tile in zip(group, tiles, strict=True):
+        pictures.contours[i] = contour_path(tile.mask)
+    return dict(zip(group.tolist(), zip(masks, tiles, strict=True), strict=True))
 
 
-def _draw_projections(pictures, table, rows, masks, project):
-    drawn = list(masks)
-    for i, probabilities in zip(
-        drawn, project(table.iloc[drawn], np.asarray(rows)[drawn]), strict=True
-    ):
+def _draw_projections(pictures, table, rows, drawn, project):
+    """Draw the projections of rows and measure them against their masks."""
+    positions = list(drawn)
+    projections = project(table.iloc[positions], rows[positions])
+    for i, probabilities in zip(positions, projections, strict=True):
         if probabilities is None:
             continue
-        width, height = pictures.sizes[pictures.image_of[i]]
-        # Activations are coarse: half the thumbnail's size shows all there is.
-        size = (max(1, height // 2), max(1, width // 2))
-        pictures.projections[i] = projection_picture(probabilities, size)
-        if masks[i].any():
-            pictures.iou[i] = intersection_over_union(probabilities > 0.5, masks[i])
+        mask, tile = drawn[i]
+        pictures.projections[i] = projection_picture(tile.shrink(probabilities))
+        if mask.any():
+            pictures.iou[i] = intersection_over_union(probabilities > 0.5, mask)

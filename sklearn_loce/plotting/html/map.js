@@ -209,10 +209,11 @@ function select(i) {
 
 function mark(i) {
   const near = i === null ? [] : [...data.neighbours[i], i];
-  const { colour, marker } = find("points").data;
+  const { colour, marker, size: sizes } = find("points").data;
   const at = (values) => near.map((k) => values[k]);
   find("near").data = {
-    x: at(xs), y: at(ys), colour: at(colour), marker: at(marker), size: near.map((k) => (k === i ? 15 : 10)),
+    x: at(xs), y: at(ys), colour: at(colour), marker: at(marker),
+    size: near.map((k) => sizes[k] * (k === i ? 2 : 1.3)),
   };
   const ends = near.slice(0, -1);
   find("links").data = {
@@ -241,7 +242,7 @@ function listNeighbours(i) {
     const distance = element("span", { class: "distance" }, String(Number(data.distances[i][rank].toPrecision(3))));
     const label = `Neighbour ${rank + 1}: ${sentence(k)}, distance ${distance.textContent}`;
     const button = element("button", { type: "button", class: "near", "data-point": k, "aria-label": label },
-      panel(k), what(k, distance), element("span", { class: "id" }, idOf(k)));
+      panel(k), what(k, distance), element("span", { class: "id" }, `image ${idOf(k)}`));
     button.addEventListener("click", () => {
       select(k);
       byId("neighbours").querySelector(".near")?.focus();
@@ -335,8 +336,8 @@ function listenToFilters() {
 
 function colourBy({ codes, styles }) {
   const points = find("points");
-  const [colour, marker] = [0, 1].map((part) => codes.map((code) => styles[code][part]));
-  points.data = { ...points.data, colour, marker };
+  const [colour, marker, sizes] = [0, 1, 2].map((part) => codes.map((code) => styles[code][part]));
+  points.data = { ...points.data, colour, marker, size: sizes };
   mark(selected);
 }
 
@@ -439,6 +440,14 @@ function summarise() {
   byId("caption").textContent = data.caption;
 }
 
+// The map takes the keys itself; what Bokeh lets the Tab key stop at would be a stop without a name.
+function takeKeys(root) {
+  for (const child of root.querySelectorAll("*")) {
+    child.removeAttribute("tabindex");
+    if (child.shadowRoot) takeKeys(child.shadowRoot);
+  }
+}
+
 async function start() {
   Bokeh.set_log_level("warn");
   summarise();
@@ -450,6 +459,7 @@ async function start() {
   listenToFilters();
   listenToPointer();
   listenToKeys();
+  takeKeys(byId("map"));
   applyFilters();
   describe(null);
   // After the first picture of the points.
