@@ -3,8 +3,7 @@
 import json
 import shutil
 from contextlib import contextmanager
-
-import pytest
+from importlib.util import find_spec
 
 _FLAGS = (
     "--headless=new",
@@ -23,9 +22,18 @@ _OWN_SCHEMES = ("data:", "blob:", "about:")  # nothing is fetched for these
 _UNASKED = ("/favicon.ico",)
 
 
+def missing_browser():
+    """Give what a browser test lacks here, as a reason to skip it; the empty text is nothing."""
+    if find_spec("selenium") is None:
+        return "needs selenium"
+    missing = [name for name in ("chromium", "chromedriver") if shutil.which(name) is None]
+    packages = "as of Debian's packages chromium and chromium-driver"
+    return f"needs {' and '.join(missing)}, {packages}" if missing else ""
+
+
 @contextmanager
 def chromium(profile, size=(1400, 900)):
-    """Start Chromium with an empty profile, or skip the test with the reason.
+    """Start Chromium with an empty profile.
 
     Parameters
     ----------
@@ -38,18 +46,16 @@ def chromium(profile, size=(1400, 900)):
     ------
     selenium.webdriver.Chrome
     """
-    webdriver = pytest.importorskip("selenium.webdriver", reason="needs selenium")
-    paths = {name: shutil.which(name) for name in ("chromium", "chromedriver")}
-    for name, path in paths.items():
-        if path is None:
-            pytest.skip(f"needs {name}, as of Debian's packages chromium and chromium-driver")
+    # Imported here: where it is missing, missing_browser tells.
+    from selenium import webdriver
+
     options = webdriver.ChromeOptions()
-    options.binary_location = paths["chromium"]
+    options.binary_location = shutil.which("chromium")
     flags = (f"--user-data-dir={profile}", f"--window-size={size[0]},{size[1]}")
     for flag in (*_FLAGS, *flags):
         options.add_argument(flag)
     options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-    service = webdriver.ChromeService(paths["chromedriver"])
+    service = webdriver.ChromeService(shutil.which("chromedriver"))
     driver = webdriver.Chrome(options=options, service=service)
     try:
         yield driver

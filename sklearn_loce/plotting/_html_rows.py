@@ -14,6 +14,9 @@ from ._tiles import make_tile, trace_outline
 QUALITY = 70  # of WebP, where artefacts begin to show at twice the size
 _FLOOR = 0.25  # brightness at probability 0, so that the surroundings stay visible
 _SCALE = 10  # units of a contour per pixel of the thumbnail
+_TOLERANCE = 0.1  # pixels that a contour may move by each dropped point
+_PASSES = 5  # over a contour, each of which can halve it
+_LEAST_POINTS = 12  # of a contour worth thinning
 _ROWS_AT_ONCE = 64  # projections at the images' size that are in memory together
 
 
@@ -80,18 +83,31 @@ def contour_path(mask):
     >>> import numpy as np
     >>> from sklearn_loce.plotting._html_rows import contour_path
     >>> contour_path(np.ones((1, 2)))
-    'M15-5...z'
+    'M+0+5l+5-5+10+0+5+5-5+5-10+0-5-5z'
     """
     # The middle of the first pixel, which is at 0 in the outline, is half a pixel from the border.
-    lines = [np.rint((line + 0.5) * _SCALE).astype(int) for line in trace_outline(mask)]
-    return "".join(_line_path(line) for line in lines)
+    return "".join(_line_path(_thin(line) + 0.5) for line in trace_outline(mask))
+
+
+def _thin(line):
+    """Drop points that a closed line goes by anyway; half of a pixel is the most that it moves."""
+    for _ in range(_PASSES):
+        if len(line) < _LEAST_POINTS:
+            break
+        before, point, after = line[0:-2:2], line[1:-1:2], line[2::2]
+        along, aside = after - before, point - before
+        area = np.abs(along[:, 0] * aside[:, 1] - along[:, 1] * aside[:, 0])
+        is_near = area <= _TOLERANCE * np.hypot(*along.T)
+        line = np.delete(line, 1 + 2 * np.flatnonzero(is_near), axis=0)
+    return line
 
 
 def _line_path(points):
     """Write points (x, y) as steps, which are short."""
+    points = np.rint(points * _SCALE).astype(int)
     steps = np.diff(points, axis=0)
-    steps = steps[steps.any(axis=1)]
-    text = "".join(f"{x:+d}{y:+d}" for x, y in steps)
+    steps = steps[steps.any(axis=1)].tolist()
+    text = "".join([f"{x:+d}{y:+d}" for x, y in steps])
     return f"M{points[0, 0]:+d}{points[0, 1]:+d}l{text}z" if text else ""
 
 
