@@ -18,6 +18,7 @@ _HOMES = {
     "ProjectionDisplay": "_projection",
     "RetrievalDisplay": "_retrieval",
     "SeparationDisplay": "_pairs",
+    "to_html": "_html",
 }
 
 __all__ = [*_HOMES]
