@@ -77,6 +77,11 @@ API_REFERENCE = {
                 ("load_coco", "load_voc", "load_masks", "from_detections"),
             ),
             Section(
+                "Small objects",
+                "A table of crops around each object, and the way back to whole images.",
+                ("crop_samples", "paste_crops"),
+            ),
+            Section(
                 "Downloads",
                 "Checked, and continued where they broke off.",
                 ("fetch_coco_val2017", "fetch_voc2012"),
@@ -152,6 +157,41 @@ API_REFERENCE = {
     "sklearn_loce.segmentation": Module(
         "One vector per concept, on images that it has never seen.",
         (Section("", "", ("ConceptSegmenter", "Net2VecSegmenter")),),
+    ),
+    "sklearn_loce.plotting": Module(
+        "Displays that store their numbers, and a map for the browser.",
+        (
+            Section(
+                "Images",
+                "Rows as pictures: masks, projections, neighbours, clusters.",
+                (
+                    "ProjectionDisplay",
+                    "RetrievalDisplay",
+                    "OutlierDisplay",
+                    "ClusterGalleryDisplay",
+                ),
+            ),
+            Section(
+                "Concepts",
+                "How concepts lie to each other.",
+                (
+                    "SeparationDisplay",
+                    "OverlapDisplay",
+                    "DendrogramDisplay",
+                    "PrecisionAtKDisplay",
+                ),
+            ),
+            Section(
+                "Layers and channels",
+                "Where in the network.",
+                ("LayerComparisonDisplay",),
+            ),
+            Section(
+                "In the browser",
+                "One file, without a network.",
+                ("to_html",),
+            ),
+        ),
     ),
     "sklearn_loce.corruptions": Module(
         "Noise on images, to see how much a vector moves.",

@@ -2,16 +2,12 @@
 
 import os
 import sys
-import tempfile
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE), str(HERE / "_ext")]
 
-# Progress bars of scenes and searches don't belong on a page, nor do compiled files of the build
-# beside the sources.
-os.environ.setdefault("TQDM_DISABLE", "1")
-os.environ.setdefault("NUMBA_CACHE_DIR", str(Path(tempfile.gettempdir(), "sklearn_loce_docs")))
+os.environ.setdefault("TQDM_DISABLE", "1")  # progress bars don't belong on a page
 
 import sklearn_loce
 
