@@ -68,6 +68,7 @@ sphinx_gallery_conf = {
 }
 
 # Theme
+html_context = {"default_mode": "auto"}
 html_theme = "pydata_sphinx_theme"
 html_title = f"sklearn_loce {release}"
 html_static_path = ["_static"]
@@ -75,6 +76,7 @@ html_css_files = ["loce.css"]
 html_favicon = "_static/mark.svg"
 html_show_sourcelink = False
 html_copy_source = False
+html_show_search_summary = False  # pages opened from files may not fetch others
 html_sidebars = {
     "index": [],
     "quickstart": [],
