@@ -64,11 +64,24 @@ def _section(section):
     if section["skipped"] is not None:
         parts.append(f"Not measured: {section['skipped']}")
     for table in section["tables"]:
-        parts += [f"### {table['title']}", _table(table["columns"], table["rows"])]
+        parts += [f"### {table['title']}", write_table(table["columns"], table["rows"])]
     return "\n\n".join(parts)
 
 
-def _table(columns, rows):
+def write_table(columns, rows):
+    """Write a table, text to the left and numbers to the right.
+
+    Parameters
+    ----------
+    columns : list of dict
+        Their ``name`` and ``digits``.
+    rows : list of list
+        Text and numbers, None or NaN where one is missing.
+
+    Returns
+    -------
+    str
+    """
     numeric = [all(isinstance(row[k], Number | None) for row in rows) for k in range(len(columns))]
     head = [column["name"] for column in columns]
     rule = ["---:" if is_number else "---" for is_number in numeric]

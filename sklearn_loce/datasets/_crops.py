@@ -126,9 +126,14 @@ def crop_samples(samples, *, margin=1.0, min_size=64, aspect_ratio=None, folder=
     where it would be larger; the aspect ratio then gives way. The whole mask is in its crop, so
     that an IoU on crops is the IoU on whole images of which all else counts as background.
 
+    Crops are for redrawing small objects, not for finding them or for judging a layer: the box
+    comes from the mask, and in a small crop there is little else to be told apart, so that nearly
+    any shape is redrawn well, whether an object is there or not. Vectors of crops see all objects
+    at about one size and with little around them, and are to be compared with vectors of crops
+    only. Where a vector is to tell of the concept, enlarge whole images by ``preprocess`` first.
+
     Every row is an image of its own, which the network has to pass: the saving of one forward pass
-    for all rows of an image is lost. Vectors of crops see objects at other sizes, and are to be
-    compared with vectors of crops.
+    for all rows of an image is lost.
 
     Examples
     --------

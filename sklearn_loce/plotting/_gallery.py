@@ -4,22 +4,13 @@ from numbers import Integral
 
 import numpy as np
 from sklearn.utils._param_validation import Interval, validate_params
-from sklearn.utils.validation import check_array, check_is_fitted
+from sklearn.utils.validation import check_is_fitted
 
-from .._samples import as_samples
 from ..metrics import cluster_composition
 from ..outliers import ConceptOutlierDetector
-from ._grid import (
-    Layout,
-    check_lengths,
-    concept_names,
-    draw_outline,
-    finite_rows,
-    fit_text,
-    open_grid,
-    show_tile,
-    write_heading,
-)
+from ._drawing import draw_outline, fit_text, show_tile, write_heading
+from ._grid import Layout, open_grid
+from ._inputs import check_inputs, check_lengths, choose
 from ._style import FONT_SIZE, SMALL_FONT_SIZE
 from ._tiles import TILE_SIZE, read_tiles
 
@@ -82,7 +73,7 @@ class ClusterGalleryDisplay:
     >>> display = ClusterGalleryDisplay.from_embeddings(embeddings, X, labels, n_tiles=3)
     >>> display.clusters
     [0, 1, 2]
-    >>> plt.show()
+    >>> plt.close(display.figure_)
     """
 
     def __init__(self, *, clusters, sizes, rows, distances, tiles, composition=None, names=None):
@@ -129,10 +120,9 @@ class ClusterGalleryDisplay:
                 "rows, as in ClusterGalleryDisplay.from_embeddings(X, samples, estimator.labels_)."
             )
         check_is_fitted(estimator)
-        X = check_array(X, ensure_all_finite="allow-nan")
-        finite = finite_rows(X)
-        labels = np.full(len(X), -1)
-        labels[finite] = estimator.predict(X[finite])
+        embeddings, _, _, kept = check_inputs(X, samples, y)
+        labels = np.full(len(embeddings), -1)
+        labels[kept] = estimator.predict(embeddings[kept])
         return cls.from_embeddings(X, samples, labels, y, **kwargs)
 
     @classmethod
@@ -198,12 +188,13 @@ class ClusterGalleryDisplay:
         ValueError, FileNotFoundError
             If lengths differ, a cluster is unknown or none is left, or an image can't be read.
         """
-        samples, labels = as_samples(samples), np.asarray(labels)
-        embeddings = check_array(embeddings, ensure_all_finite="allow-nan")
-        check_lengths(len(samples), embeddings=embeddings, labels=labels)
-        names = concept_names(y, samples)
-        kept = np.flatnonzero(finite_rows(embeddings) & (labels != -1))
-        clusters = _choose(clusters, labels[kept])
+        embeddings, samples, names, kept = check_inputs(embeddings, samples, y)
+        labels = np.asarray(labels)
+        check_lengths(len(samples), labels=labels)
+        kept = kept[labels[kept] != -1]
+        if not kept.size:
+            raise ValueError("No row that did not fail is in a cluster: all are labelled -1.")
+        clusters = choose(clusters, np.unique(labels[kept]).tolist(), "clusters")
         rows, distances, sizes = [], [], []
         for cluster in clusters:
             members = kept[labels[kept] == cluster]
@@ -279,21 +270,6 @@ class ClusterGalleryDisplay:
         if named.sum() < _ALL:
             parts.append(f"{1 - named.sum():.0%} other")
         return f"{title}, {', '.join(parts)}"
-
-
-def _choose(clusters, labels):
-    """Give the labels of the clusters to show as plain values."""
-    known = np.unique(labels).tolist()
-    if not known:
-        raise ValueError("No row is in a cluster: all are labelled -1, or their embeddings NaN.")
-    if clusters is None:
-        return known
-    clusters = np.asarray(clusters).ravel().tolist()
-    unknown = [cluster for cluster in clusters if cluster not in known]
-    if unknown or not clusters:
-        which = f"holds {unknown[0]!r}" if unknown else "is empty"
-        raise ValueError(f"clusters {which}, and the clusters with rows to show are {known}.")
-    return clusters
 
 
 def _mean_distances(X, metric):

@@ -1,38 +1,25 @@
-"""Grids of tiles: where they are put, and how tiles, outlines, frames and their texts are drawn."""
+"""Grids of tiles: figures and axes for them."""
 
-import re
 from contextlib import contextmanager
 from dataclasses import dataclass
-from textwrap import wrap
 
 import numpy as np
 from sklearn.utils._optional_dependencies import check_matplotlib_support
 
 from ._style import (
-    COLOURS,
     COLUMN_WIDTH,
     FONT_SIZE,
-    SMALL_FONT_SIZE,
-    merge_style,
     new_figure,
     paper_style,
 )
-from ._tiles import trace_outline
 
 PAGE_WIDTH = 6.9  # inches, of both columns of a paper
-
-RIGHT = {"edgecolor": COLOURS[0], "linestyle": "-", "linewidth": 1.8}
-WRONG = {"edgecolor": COLOURS[1], "linestyle": (0, (3, 1.4)), "linewidth": 1.8}
-NEUTRAL = {"edgecolor": "#333333", "linestyle": "-", "linewidth": 1.8}
-MARKS = {True: "✓", False: "✗", None: ""}
 
 _COLUMN_TILES = 4  # beyond, a grid is as wide as a page
 _WIDEST_TILE = 1.65  # inches
 _GAP = 0.12  # tiles, between groups of columns
 _MOST_PASSES = 4  # that a layout takes to settle
 _PAD = 0.025  # inches
-_OUTLINE, _RIM = 0.65, 0.75  # points
-_EM = 0.56  # mean width of a letter over the font's size
 
 
 @dataclass(frozen=True)
@@ -207,210 +194,3 @@ def _fit_height(figure, axes):
         if abs(missing) < _PAD:
             break
         figure.set_size_inches(width, max(0.5, height + missing))
-
-
-def show_tile(ax, picture, **image_kw):
-    """Show a picture without ticks, or an empty place for None.
-
-    Parameters
-    ----------
-    ax : Axes
-    picture : ndarray of shape (height, width[, 3]) or None
-    **image_kw : dict
-        For ``Axes.imshow``.
-
-    Returns
-    -------
-    AxesImage or None
-    """
-    ax.set(xticks=[], yticks=[])
-    ax.spines[:].set_visible(False)
-    return None if picture is None else ax.imshow(picture, **image_kw)
-
-
-def draw_outline(ax, mask, contour_kw=None):
-    """Draw the outline of a mask, light with a dark rim: it shows on any picture.
-
-    Parameters
-    ----------
-    ax : Axes
-    mask : ndarray of shape (height, width), float32
-    contour_kw : dict, default=None
-        For :class:`matplotlib.collections.LineCollection`.
-
-    Returns
-    -------
-    LineCollection
-    """
-    from matplotlib.collections import LineCollection
-    from matplotlib.patheffects import withStroke
-
-    style = merge_style(LineCollection, {"colors": "white", "linewidths": _OUTLINE}, contour_kw)
-    width = np.max(style["linewidth"])
-    style.setdefault("path_effects", [withStroke(linewidth=width + _RIM, foreground="black")])
-    lines = LineCollection(trace_outline(mask), **style)
-    lines.set_in_layout(False)  # it lies in the image, and measuring it takes long
-    ax.add_collection(lines, autolim=False)
-    return lines
-
-
-def draw_frame(ax, style, frame_kw=None):
-    """Draw a frame around a tile.
-
-    Parameters
-    ----------
-    ax : Axes
-    style : dict
-        `RIGHT`, `WRONG` or `NEUTRAL`.
-    frame_kw : dict, default=None
-        For :class:`matplotlib.patches.Rectangle`.
-
-    Returns
-    -------
-    Rectangle
-    """
-    from matplotlib.patches import Rectangle
-
-    style = merge_style(Rectangle, {"fill": False, "clip_on": False, **style}, frame_kw)
-    frame = Rectangle((0, 0), 1, 1, transform=ax.transAxes, **style)
-    frame.set_in_layout(False)
-    return ax.add_patch(frame)
-
-
-def fit_text(ax, text, *, size=SMALL_FONT_SIZE, n_lines=2, n_tiles=1):
-    """Break a text, and cut it off, so that it is no wider than a tile.
-
-    Parameters
-    ----------
-    ax : Axes
-        The tile.
-    text : object
-        What to write.
-    size : float, default=7
-        Of the font, in points.
-    n_lines : int, default=2
-        Most lines.
-    n_tiles : float, default=1
-        Tiles that the text may be wide.
-
-    Returns
-    -------
-    str
-    """
-    points = ax.get_window_extent().width / ax.figure.dpi * 72
-    n_letters = max(4, int(n_tiles * points / (_EM * size)))
-    # Long names seldom have spaces; behind these signs they may be broken.
-    breakable = re.sub(r"([_/])", "\\1\v", str(text))
-    lines = wrap(breakable, n_letters, replace_whitespace=False)
-    if len(lines) > n_lines:
-        lines = [*lines[: n_lines - 1], lines[n_lines - 1][: n_letters - 1].rstrip() + "…"]
-    return "\n".join(lines).replace("\v", "")
-
-
-def write_heading(ax, heading):
-    """Write a line above a tile, from its left edge on, that may be wider than the tile.
-
-    Parameters
-    ----------
-    ax : Axes
-    heading : str
-
-    Returns
-    -------
-    Annotation
-    """
-    # Layouts would widen the tile for a long title; an empty one holds the place for it.
-    ax.set_title(" ", fontsize=FONT_SIZE, pad=2)
-    where = {"xy": (0, 1), "xycoords": "axes fraction", "textcoords": "offset points"}
-    text = ax.annotate(heading, xytext=(0, 3), fontsize=FONT_SIZE, **where)
-    text.set_in_layout(False)
-    return text
-
-
-def font_with_marks():
-    """Give the font families of now, and one behind them that has the marks.
-
-    Returns
-    -------
-    list of str
-    """
-    import matplotlib as mpl
-
-    return [*mpl.rcParams["font.family"], "DejaVu Sans"]
-
-
-def concept_names(y, samples):
-    """Give the concept of each row, or None where none is known.
-
-    Parameters
-    ----------
-    y : array-like of shape (n_samples,) or None
-        None takes the column ``concept`` of the table.
-    samples : DataFrame
-
-    Returns
-    -------
-    ndarray of shape (n_samples,), object, or None
-
-    Raises
-    ------
-    ValueError
-        If the lengths differ.
-    """
-    if y is None:
-        if "concept" not in samples:
-            return None
-        y = samples["concept"]
-    names = np.asarray(y, dtype=object)
-    check_lengths(len(samples), y=names)
-    return names
-
-
-def check_lengths(n_samples, **columns):
-    """Raise unless columns have one value per sample.
-
-    Parameters
-    ----------
-    n_samples : int
-    **columns : sized
-        By name; None is passed over.
-
-    Raises
-    ------
-    ValueError
-        If a length differs.
-    """
-    for name, column in columns.items():
-        if column is not None and len(column) != n_samples:
-            raise ValueError(
-                f"{name} has {len(column)} row(s), and the table of samples has {n_samples}; pass "
-                "the same rows of both."
-            )
-
-
-def finite_rows(X):
-    """Tell which rows are finite; a row that failed is not.
-
-    Parameters
-    ----------
-    X : ndarray of shape (n_samples, n_features)
-
-    Returns
-    -------
-    ndarray of shape (n_samples,), bool
-    """
-    return np.isfinite(X).all(axis=1)
-
-
-def format_number(value):
-    """Write three digits, with the minus sign that matplotlib writes.
-
-    Parameters
-    ----------
-    value : float
-
-    Returns
-    -------
-    str
-    """
-    return f"{value:#.3g}".rstrip(".").replace("-", "\N{MINUS SIGN}")

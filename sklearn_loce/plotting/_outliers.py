@@ -4,27 +4,23 @@ from numbers import Integral, Real
 
 import numpy as np
 from sklearn.utils._param_validation import Interval, validate_params
-from sklearn.utils.validation import check_array, check_is_fitted
+from sklearn.utils.validation import check_is_fitted
 
-from .._samples import as_samples
 from ..outliers import ConceptOutlierDetector
-from ._grid import (
+from ._drawing import (
     MARKS,
     RIGHT,
     WRONG,
-    Layout,
-    check_lengths,
-    concept_names,
     draw_frame,
     draw_outline,
-    finite_rows,
     fit_text,
     font_with_marks,
     format_number,
-    open_grid,
     show_tile,
     write_heading,
 )
+from ._grid import Layout, open_grid
+from ._inputs import check_inputs, choose
 from ._style import COLOURS, FONT_SIZE, SMALL_FONT_SIZE, merge_style
 from ._tiles import TILE_SIZE, read_tiles
 
@@ -106,7 +102,7 @@ class OutlierDisplay:
     ... )
     >>> display.axes_.shape
     (2, 3)
-    >>> plt.show()
+    >>> plt.close(display.figure_)
     """
 
     def __init__(self, *, scores, concepts, thresholds, members, tiles, n_most=4, n_least=2):
@@ -155,7 +151,7 @@ class OutlierDisplay:
             As :meth:`from_embeddings`, and as the estimator's ``score_samples``.
         """
         check_is_fitted(estimator)
-        samples, X, names, kept = _check(X, samples, y)
+        X, samples, names, kept = check_inputs(X, samples, y)
         own = getattr(estimator, "concepts_", None)
         if own is not None and names is None:
             raise ValueError(
@@ -214,7 +210,7 @@ class OutlierDisplay:
             If lengths differ, a concept is unknown, there are fewer than two rows, or an image
             can't be read.
         """
-        samples, X, names, kept = _check(embeddings, samples, y)
+        X, samples, names, kept = check_inputs(embeddings, samples, y)
         detector = ConceptOutlierDetector(
             aggregate="mean", metric=metric, contamination=contamination
         ).fit(X[kept], None if names is None else names[kept])
@@ -254,7 +250,7 @@ class OutlierDisplay:
         **plot_kw,
     ):
         """Rank each concept's rows, read the tiles of both ends, and plot."""
-        concepts = _choose(concepts, list(thresholds))
+        concepts = choose(concepts, list(thresholds), "concepts")
         order = np.argsort(scores, kind="stable")
         order = order[~np.isnan(scores[order])]
         members = [
@@ -370,17 +366,6 @@ def _scatter(ax, scores, heights, defaults, scatter_kw):
     ax.scatter(scores, heights, **{"rasterized": len(scores) > _MANY} | style)
 
 
-def _check(X, samples, y):
-    """Give the table, embeddings, concepts or None, and positions of rows that did not fail."""
-    samples = as_samples(samples)
-    X = check_array(X, dtype=np.float64, ensure_all_finite="allow-nan")
-    check_lengths(len(samples), embeddings=X)
-    kept = np.flatnonzero(finite_rows(X))
-    if not kept.size:
-        raise ValueError("Every row of the embeddings holds NaN; there is nothing to score.")
-    return samples, X, concept_names(y, samples), kept
-
-
 def _score(estimator, X, kept, names):
     """Score rows with whichever a detector has."""
     if not hasattr(estimator, "offset_"):
@@ -395,14 +380,3 @@ def _score(estimator, X, kept, names):
             "score_samples. Pass the rows that it was fitted to, or set novelty=True."
         )
     return scores
-
-
-def _choose(concepts, known):
-    if concepts is None:
-        return known
-    concepts = np.asarray(concepts).ravel().tolist()
-    unknown = [concept for concept in concepts if concept not in known]
-    if unknown or not concepts:
-        which = f"holds {unknown[0]!r}" if unknown else "is empty"
-        raise ValueError(f"concepts {which}, and the concepts with rows to show are {known}.")
-    return concepts

@@ -5,15 +5,9 @@ from sklearn.utils._param_validation import StrOptions, validate_params
 
 from .._samples import as_samples, part_of, read_rows
 from ..metrics import mask_iou
-from ._grid import (
-    Layout,
-    check_lengths,
-    concept_names,
-    draw_outline,
-    fit_text,
-    open_grid,
-    show_tile,
-)
+from ._drawing import draw_outline, fit_text, show_tile
+from ._grid import Layout, open_grid
+from ._inputs import check_lengths, concept_names
 from ._style import SMALL_FONT_SIZE
 from ._tiles import TILE_SIZE, Tile, check_positions, make_tile
 
@@ -73,7 +67,7 @@ class ProjectionDisplay:
     >>> display = ProjectionDisplay.from_estimator(loce, X, rows=[0, 3])
     >>> display.iou.shape
     (2,)
-    >>> plt.show()
+    >>> plt.close(display.figure_)
     """
 
     def __init__(self, *, images, masks, projections, iou, names=None, threshold=0.5):

@@ -4,27 +4,22 @@ from numbers import Integral
 
 import numpy as np
 from sklearn.utils._param_validation import Interval, validate_params
-from sklearn.utils.validation import check_array
 
-from .._samples import as_samples
 from ..metrics._distances import RowDistances, tie_tolerance
-from ._grid import (
+from ._drawing import (
     MARKS,
     NEUTRAL,
     RIGHT,
     WRONG,
-    Layout,
-    check_lengths,
-    concept_names,
     draw_frame,
     draw_outline,
-    finite_rows,
     fit_text,
     font_with_marks,
     format_number,
-    open_grid,
     show_tile,
 )
+from ._grid import Layout, open_grid
+from ._inputs import check_inputs
 from ._style import SMALL_FONT_SIZE
 from ._tiles import TILE_SIZE, check_positions, read_tiles
 
@@ -87,7 +82,7 @@ class RetrievalDisplay:
     >>> display = RetrievalDisplay.from_embeddings(embeddings, X, queries=[0, 5], n_best=2)
     >>> display.matches.shape
     (2, 4)
-    >>> plt.show()
+    >>> plt.close(display.figure_)
     """
 
     def __init__(self, *, queries, matches, distances, n_best, tiles, relevant=None, names=None):
@@ -194,12 +189,9 @@ class RetrievalDisplay:
             If lengths differ, a query is out of range or NaN, there are too few rows, or an image
             can't be read.
         """
-        samples = as_samples(samples)
-        embeddings = check_array(embeddings, dtype=np.float64, ensure_all_finite="allow-nan")
-        check_lengths(len(samples), embeddings=embeddings)
-        names = concept_names(y, samples)
+        embeddings, samples, names, kept = check_inputs(embeddings, samples, y)
         queries = check_positions(queries, len(samples), "queries")
-        kept = _check_kept(embeddings, queries, n_best + n_worst)
+        _check_queries(queries, kept, n_best + n_worst)
         matches, distances = _rank(embeddings, kept, queries, n_best, n_worst, metric)
         shown = np.unique([*queries, *matches.ravel()])
         display = cls(
@@ -267,22 +259,19 @@ class RetrievalDisplay:
         return f"{name}\n{format_number(self.distances[line, column - 1])}"
 
 
-def _check_kept(embeddings, queries, n_matches):
-    """Give the positions of rows that can be ranked."""
-    finite = finite_rows(embeddings)
-    failed = queries[~finite[queries]]
+def _check_queries(queries, kept, n_matches):
+    """Refuse queries that failed, and more matches than there are rows."""
+    failed = np.setdiff1d(queries, kept)
     if failed.size:
         raise ValueError(
             f"queries holds {failed[0]}, whose embedding is not finite; choose a row that did not "
             "fail."
         )
-    kept = np.flatnonzero(finite)
     if not queries.size or len(kept) - 1 < n_matches:
         raise ValueError(
             f"{n_matches} matches of {queries.size} queries need at least one query and "
             f"{n_matches + 1} rows, and there are {len(kept)}; choose smaller n_best and n_worst."
         )
-    return kept
 
 
 def _rank(embeddings, kept, queries, n_best, n_worst, metric):

@@ -1,0 +1,293 @@
+"""The study of settings: how well vectors redraw masks, find each other, and hold still.
+
+Run ``python -m benchmarks.study``. It needs the CamVid scenes and the network trained on them, and
+fills in the tables of ``docs/study.md`` and all numbers in ``benchmarks/study.json``. The scenes
+that come with the package give the planted truth. ``--only`` measures some parts again.
+"""
+
+import argparse
+import json
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from pycocotools.mask import decode
+from scipy.ndimage import binary_dilation
+from sklearn.cluster import KMeans
+from sklearn.metrics import adjusted_rand_score, silhouette_score
+from sklearn.metrics.pairwise import cosine_similarity, paired_cosine_distances
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import Normalizer, StandardScaler, normalize
+from torchvision.io import decode_image
+from torchvision.transforms import v2
+
+from benchmarks.measure import in_turn, median_ratio, threads
+from benchmarks.segmentation import NORMALIZE, SHARED, WEIGHTS, load_network, sequence_of
+from benchmarks.study_page import PAGE, fill_page
+from sklearn_loce import (
+    ActivationExtractor,
+    LoCETransformer,
+    MaskedMeanTransformer,
+    TorchModel,
+    optimize_loces,
+)
+from sklearn_loce.cluster import ConceptAgglomerative
+from sklearn_loce.corruptions import GaussianNoise
+from sklearn_loce.datasets import load_coco, load_scene_model, make_scenes
+from sklearn_loce.metrics import category_separation, precision_at_k, purity_score
+
+LAYERS = ("backbone.4", "backbone.9", "backbone.13", "backbone.16")
+SCENE_LAYERS = ("features.1", "features.2", "features.3", "features.4", "features.5")
+PAPER, MASKED_MEAN = "paper", "masked mean"
+# Parameters of LoCETransformer; the masked mean has none.
+SETTINGS = {
+    PAPER: {},
+    MASKED_MEAN: None,
+    "logistic": {"objective": "logistic"},
+    "logistic, 3e-4": {"objective": "logistic", "alpha": 3e-4},
+    "logistic, 1e-3": {"objective": "logistic", "alpha": 1e-3},
+    "logistic, balanced": {"objective": "logistic", "class_weight": "balanced"},
+    "logistic, unweighted": {"objective": "logistic", "class_weight": None},
+    "logistic, standardised": {"objective": "logistic", "standardize": True},
+    "jaccard": {"objective": "jaccard"},
+    "jaccard, 1e-3": {"objective": "jaccard", "alpha": 1e-3},
+    "dice, 1e-3": {"objective": "dice", "alpha": 1e-3},
+}
+NOISE = 5  # percent
+DILATION = 2  # pixels
+RESIZERS = ("area", "bilinear", "nearest")
+K = 10
+N_DRAWS = 3
+RESULTS = Path(__file__).with_suffix(".json")
+
+
+def make_embedder(setting, model, layers, **others):
+    """Make the transformer of a setting; nothing is kept, so that all of it is computed."""
+    parameters, others = SETTINGS[setting], {"memory": False, "on_empty": "nan", **others}
+    if parameters is None:
+        others.pop("mask_resize", None)  # masks are averaged at the layer's own size
+        return MaskedMeanTransformer(model, layers, **others)
+    return LoCETransformer(model, layers, **parameters, **others)
+
+
+def split_by_layer(embedder, X):
+    """Give the vectors of each layer by its name."""
+    ends = np.cumsum(embedder.n_channels_)[:-1]
+    return dict(zip(embedder.layers_, np.split(X, ends, axis=1), strict=True))
+
+
+def precision_elsewhere(X, y, groups, k=K):
+    """Precision at k, averaged over concepts, of neighbours from other groups than the query's."""
+    y, groups = np.asarray(y), np.asarray(groups)
+    similarity = cosine_similarity(X)
+    similarity[groups[:, None] == groups] = -np.inf
+    nearest = np.argsort(-similarity, axis=1, kind="stable")[:, :k]
+    precision = (y[nearest] == y[:, None]).mean(axis=1)
+    return float(pd.Series(precision).groupby(y).mean().mean())
+
+
+def describe_space(X, samples):
+    """Measure how the concepts lie in an embedding space, by cosine."""
+    y = samples["concept"].to_numpy()
+    clusters = ConceptAgglomerative(criterion="size").fit_predict(normalize(X))
+    return {
+        "P@10": precision_at_k(X, y, K),
+        "P@10 elsewhere": precision_elsewhere(X, y, sequence_of(samples)),
+        "silhouette": silhouette_score(X, y, metric="cosine"),
+        "separation": category_separation(X, y, metric="cosine", quantile=0.05),
+        "purity": purity_score(y, clusters),
+        "clusters": len(np.unique(clusters)),
+    }
+
+
+def dilate_masks(samples, n_pixels=DILATION):
+    """Let every mask grow by some pixels."""
+    masks = [binary_dilation(decode(m), iterations=n_pixels) for m in samples["mask"]]
+    return samples.assign(mask=masks)
+
+
+def make_disturbed(setting, model, layers):
+    """Give transformers and changes of the table, by what they disturb."""
+    noisy = v2.Compose([GaussianNoise(NOISE), *NORMALIZE.transforms])
+    make = partial(make_embedder, setting, model, layers)
+    disturbed = {
+        f"noise of {NOISE} %": (make(preprocess=noisy, random_state=0), None),
+        f"masks {DILATION} px wider": (make(preprocess=NORMALIZE), dilate_masks),
+    }
+    if SETTINGS[setting] is not None:
+        for method in RESIZERS:
+            embedder = make(preprocess=NORMALIZE, mask_resize=method)
+            disturbed[f"resize by {method}"] = (embedder, None)
+    return disturbed
+
+
+def measure_stability(setting, model, samples, before):
+    """Give median and lowest tenth of the cosine of vectors before and after a disturbance.
+
+    And how many rows are lost, because their masks are empty once they are resized.
+    """
+    found = {layer: {} for layer in before}
+    for name, (embedder, change) in make_disturbed(setting, model, list(before)).items():
+        # What is standardised is so as before: the change must not hide in the scaling.
+        embedder.fit(samples)
+        moved = embedder.transform(samples if change is None else change(samples))
+        for layer, X in split_by_layer(embedder, moved).items():
+            kept = np.isfinite(X).all(axis=1)
+            cosine = 1 - paired_cosine_distances(before[layer][kept], X[kept])
+            found[layer][name] = [np.median(cosine), np.quantile(cosine, 0.1), (~kept).sum()]
+    return found
+
+
+def measure_setting(setting, model, layers, samples):
+    """Measure everything about one setting at all layers."""
+    embedder = make_embedder(setting, model, layers, preprocess=NORMALIZE).fit(samples)
+    X = embedder.transform(samples)
+    spaces = split_by_layer(embedder, X)
+    stability = measure_stability(setting, model, samples, spaces)
+    results = {}
+    for k, (layer, space) in enumerate(spaces.items()):
+        quality, concepts = describe_space(space, samples), {}
+        if SETTINGS[setting] is not None:
+            iou = embedder.evaluate(samples, X)["iou"].to_numpy()[k :: len(layers)]
+            quality = {"IoU": iou.mean(), **quality}
+            concepts = pd.Series(iou).groupby(samples["concept"].to_numpy()).mean().to_dict()
+        results[layer] = {
+            "quality": quality,
+            "concepts": concepts,
+            "stability": stability[layer],
+        }
+    return results
+
+
+def measure_quality(options, samples, model):
+    """Measure all settings at all layers; by setting, then by layer."""
+    layers = list(options.layers)
+    return {name: measure_setting(name, model, layers, samples) for name in SETTINGS}
+
+
+def measure_cost(options, samples, model):
+    """Give each setting's seconds over those of the paper's 50 steps, at the same layer.
+
+    The optimisation alone, resizing of masks included, on one thread; runs in turn, and of the
+    ratios of single runs the median.
+    """
+    images = samples["image"].unique()[:: max(1, samples["image"].nunique() // options.images)]
+    extract = ActivationExtractor(model, list(options.layers))
+    work = {layer: [] for layer in options.layers}
+    for path in images:
+        pixels = NORMALIZE(decode_image(path, mode="RGB"))[None]
+        masks = [decode(mask) for mask in samples.loc[samples["image"] == path, "mask"]]
+        for layer, grid in extract(pixels).items():
+            work[layer].append((grid.expand(len(masks), -1, -1, -1), masks))
+    with threads(1):
+        return {layer: compare_cost(batches, options.repeats) for layer, batches in work.items()}
+
+
+def compare_cost(batches, repeats):
+    """Time all settings on the activations of some images; ratios, and the paper's ms per row."""
+
+    def embed(parameters):
+        for grid, masks in batches:
+            optimize_loces(grid, masks, **parameters)
+
+    sides = {
+        name: partial(embed, parameters)
+        for name, parameters in SETTINGS.items()
+        if parameters is not None and "standardize" not in parameters
+    }
+    times = in_turn(sides, repeats)
+    n_rows = sum(len(masks) for _, masks in batches)
+    ratios = {name: median_ratio(took, times[PAPER]) for name, took in times.items()}
+    return {"ms per row": 1000 * float(np.median(times[PAPER])) / n_rows, **ratios}
+
+
+def make_clusterers():
+    """Give two ways to look for two sub-concepts, by direction and by standardised direction."""
+    means = partial(KMeans, 2, n_init=10, random_state=0)
+    return {
+        "directions": make_pipeline(Normalizer(), means()),
+        "standardised directions": make_pipeline(Normalizer(), StandardScaler(), means()),
+    }
+
+
+def recover_sub_concepts(X, scenes, clusterer):
+    """Give the adjusted Rand index of two clusters with what was planted, mean over concepts."""
+    scores = []
+    for concept in scenes.target_names:
+        rows = scenes.target == concept
+        planted = scenes.sub_concepts[rows]
+        if len(set(planted)) == 2:
+            scores.append(adjusted_rand_score(planted, clusterer.fit_predict(X[rows])))
+    return float(np.mean(scores))
+
+
+def measure_scenes(options, samples, model):
+    """Give the recovery of planted sub-concepts, by clusterer, setting and layer."""
+    draws = [make_scenes(options.scenes, random_state=seed) for seed in range(N_DRAWS)]
+    model = TorchModel(load_scene_model())
+    found = {name: {} for name in make_clusterers()}
+    for setting in SETTINGS:
+        embedder = make_embedder(setting, model, list(SCENE_LAYERS))
+        spaces = [split_by_layer(embedder.fit(s.data), embedder.transform(s.data)) for s in draws]
+        for name, clusterer in make_clusterers().items():
+            found[name][setting] = {
+                layer: np.mean(
+                    [
+                        recover_sub_concepts(space[layer], scenes, clusterer)
+                        for space, scenes in zip(spaces, draws, strict=True)
+                    ]
+                )
+                for layer in SCENE_LAYERS
+            }
+    return found
+
+
+PARTS = {"quality": measure_quality, "cost": measure_cost, "scenes": measure_scenes}
+
+
+def as_number(value):
+    """Let json write NumPy's numbers."""
+    return value.item()
+
+
+def read_options(arguments=None):
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--camvid", type=Path, default=SHARED / "camvid")
+    parser.add_argument("--weights", type=Path, default=WEIGHTS)
+    parser.add_argument("--layers", nargs="+", default=list(LAYERS))
+    parser.add_argument("--frames", type=int, help="of all sequences together; default all")
+    parser.add_argument("--images", type=int, default=10, help="on which settings are timed")
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--scenes", type=int, default=120)
+    parser.add_argument("--only", nargs="+", choices=list(PARTS), default=list(PARTS))
+    parser.add_argument("--page", type=Path, default=PAGE)
+    parser.add_argument("--results", type=Path, default=RESULTS)
+    return parser.parse_args(arguments)
+
+
+def load_samples(options):
+    """Load the rows, of all frames or of some that are spread over the sequences."""
+    samples = load_coco(options.camvid / "annotations.json", options.camvid / "images").data
+    if options.frames is None:
+        return samples
+    images = samples["image"].unique()
+    chosen = images[np.linspace(0, len(images) - 1, options.frames).astype(int)]
+    return samples[samples["image"].isin(chosen)]
+
+
+def main(arguments=None):
+    options = read_options(arguments)
+    samples, model = load_samples(options), load_network(options.weights)
+    results = {}
+    if options.results.is_file():
+        results = json.loads(options.results.read_text(encoding="utf-8"))
+    for name in options.only:
+        results[name] = PARTS[name](options, samples, model)
+        text = json.dumps(results, indent=1, default=as_number)
+        options.results.write_text(text + "\n", encoding="utf-8")
+    fill_page(options.page, json.loads(options.results.read_text(encoding="utf-8")))
+
+
+if __name__ == "__main__":
+    main()
