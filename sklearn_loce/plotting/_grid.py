@@ -104,7 +104,7 @@ def open_grid(display, ax, layout):
     with _new_figure(display, layout) as figure:
         chart, display.axes_ = _divide(display.ax_, layout)
         yield chart, display.axes_
-        _fit_height(figure, display.axes_)
+        _fit_height(figure, display.axes_, layout)
 
 
 @contextmanager
@@ -179,8 +179,9 @@ def _add_heading(ax, heading):
     ax.set_title(heading, fontsize=FONT_SIZE, pad=2)
 
 
-def _fit_height(figure, axes):
+def _fit_height(figure, axes, layout):
     """Make a figure as high as its tiles are, which keep the shape of their images."""
+    lines_and_chart = layout.n_lines + layout.chart_height  # which share what height is added
     for _ in range(_MOST_PASSES):
         figure.get_layout_engine().execute(figure)
         width, height = figure.get_size_inches()
@@ -190,7 +191,7 @@ def _fit_height(figure, axes):
             if images:
                 n_rows, n_columns = images[0].get_array().shape[:2]
                 missing.append(given.width * width * n_rows / n_columns - given.height * height)
-        missing = len(axes) * max(missing, default=0.0)
+        missing = lines_and_chart * max(missing, default=0.0)
         if abs(missing) < _PAD:
             break
         figure.set_size_inches(width, max(0.5, height + missing))
