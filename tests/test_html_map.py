@@ -157,7 +157,9 @@ def test_neighbours_by_another_metric(plain):
 def test_a_duplicate_is_a_neighbour_and_the_row_itself_is_not(plain):
     X = np.ones((5, 3))
     neighbours = plain(5, embeddings=X, coordinates=grid_coordinates(5)).payload["neighbours"]
-    assert [sorted(row) for row in neighbours] == [[j for j in range(5) if j != i] for i in range(5)]
+    assert [sorted(row) for row in neighbours] == [
+        [j for j in range(5) if j != i] for i in range(5)
+    ]
 
 
 def test_one_row_has_no_neighbours(plain):
@@ -277,7 +279,9 @@ def test_contours_enclose_the_masks(hostile):
         drawn = fill(path, (80, 60))
         # Pillow counts pixels that the line goes through as inside.
         assert (drawn | ~mask).all()
-        assert np.count_nonzero(drawn & ~mask) <= 2 * sum(mask.any(axis=0)) + 2 * sum(mask.any(1)) + 4
+        assert (
+            np.count_nonzero(drawn & ~mask) <= 2 * sum(mask.any(axis=0)) + 2 * sum(mask.any(1)) + 4
+        )
 
 
 def test_a_mask_below_a_pixel_has_a_contour_and_an_empty_one_none(plain):
@@ -405,7 +409,7 @@ def test_umap_says_how_many_rows_it_needs(plain):
 
 
 def test_missing_folder_is_named(tmp_path):
-    with pytest.raises(FileNotFoundError, match="'.*nowhere' does not exist"):
+    with pytest.raises(FileNotFoundError, match=r"'.*nowhere' does not exist"):
         to_html(np.ones((3, 2)), hostile_table(3), tmp_path / "nowhere" / "map.html")
 
 
