@@ -175,6 +175,7 @@ API_REFERENCE = {
                 "Concepts",
                 "How concepts lie to each other.",
                 (
+                    "ConceptMapDisplay",
                     "SeparationDisplay",
                     "OverlapDisplay",
                     "DendrogramDisplay",
