@@ -61,6 +61,7 @@ sphinx_gallery_conf = {
     "reference_url": {"sklearn_loce": None},
     "image_srcset": ["2x"],
     "thumbnail_size": (480, 320),
+    "run_stale_examples": True,  # the package may have changed where an example has not
     "write_computation_times": False,
     "show_memory": False,
     "remove_config_comments": True,
