@@ -167,7 +167,7 @@ class ConceptMapDisplay:
     def _draw_points(self, coordinates, y, scatter_kw):
         from matplotlib.collections import PathCollection
 
-        size = float(np.clip(9000 / len(coordinates), 3, 18))
+        size = float(np.clip(6500 / len(coordinates), 3, 18))
         dense = {"rasterized": len(coordinates) > _MOST_VECTORS, "zorder": 2}
         look = {"linewidths": 0.25, "edgecolors": "white", "alpha": 0.85, "sizes": [size]}
         points = {}
