@@ -185,7 +185,7 @@ API_REFERENCE = {
             Section(
                 "Layers and channels",
                 "Where in the network.",
-                ("LayerComparisonDisplay",),
+                ("LayerComparisonDisplay", "ChannelDisplay"),
             ),
             Section(
                 "In the browser",

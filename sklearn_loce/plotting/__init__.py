@@ -10,6 +10,7 @@ from importlib import import_module
 
 _HOMES = {
     "ClusterGalleryDisplay": "_gallery",
+    "ChannelDisplay": "_channels",
     "ConceptMapDisplay": "_map",
     "DendrogramDisplay": "_dendrogram",
     "LayerComparisonDisplay": "_layers",
