@@ -67,8 +67,9 @@ def plot_column(page, name):
     search(page.plot)
     (column,) = found
     if isinstance(column, dict) and column["type"] == "ndarray":
-        data = gzip.decompress(base64.b64decode(column["array"]["data"]))
-        column = np.frombuffer(data, column["dtype"])
+        data = base64.b64decode(column["array"]["data"])
+        is_compressed = data.startswith(b"\x1f\x8b")  # as newer versions of Bokeh do
+        column = np.frombuffer(gzip.decompress(data) if is_compressed else data, column["dtype"])
     return column
 
 
