@@ -290,7 +290,7 @@ def test_hostile_texts_are_shown_as_text(page):
     for row in range(N_ROWS):
         page.run("select(arguments[0]); point(arguments[0])", row)
     assert page.run("return document.querySelectorAll('img:not([src^=\"data:\"])').length") == 0
-    assert page.run("return document.scripts.length") == 4
+    assert page.run("return document.scripts.length") == 5
 
 
 def test_a_script_that_is_put_in_does_not_run(page):

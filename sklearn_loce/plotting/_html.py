@@ -27,6 +27,7 @@ from ._style import concept_styles
 _LEAST_FOR_SPECTRAL = 10  # rows
 _PARAMETERS = {
     "embeddings": ["array-like"],
+    "path": [str, os.PathLike],
     "coordinates": [StrOptions({"umap", "pca"}), "array-like"],
     "transformer": [HasMethods("project"), None],
     "layer": [str, None],

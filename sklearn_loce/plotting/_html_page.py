@@ -27,6 +27,7 @@ BOKEH_MARKERS = {
     "d": ("circle_dot", 9),
 }
 STYLE_COLUMNS = ("colour", "marker", "size")
+SCRIPTS = ("rows.js", "map.js")  # in this order, after Bokeh's
 _INK = "#1b2430"
 
 
@@ -161,7 +162,7 @@ def render_page(title, plot, payload):
     title : str
     plot : bokeh.plotting.figure
     payload : dict
-        What the script in ``html/map.js`` reads.
+        What the scripts in ``html`` read.
 
     Returns
     -------
@@ -174,7 +175,7 @@ def render_page(title, plot, payload):
     from markupsafe import Markup
 
     library = "\n".join(Resources(mode="inline", components=["bokeh"]).js_raw)
-    scripts = [Markup(f"\n{script}\n") for script in (library, _asset("map.js"))]
+    scripts = [Markup(f"\n{script}\n") for script in (library, *map(_asset, SCRIPTS))]
     page = Environment(autoescape=True, keep_trailing_newline=True).from_string(_asset("map.html"))
     return page.render(
         title=title,
