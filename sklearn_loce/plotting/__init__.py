@@ -9,6 +9,7 @@ they are first used, and matplotlib when something is drawn: ``pip install sklea
 from importlib import import_module
 
 _HOMES = {
+    "ChannelDisplay": "_channels",
     "ClusterGalleryDisplay": "_gallery",
     "ConceptMapDisplay": "_map",
     "DendrogramDisplay": "_dendrogram",
@@ -19,6 +20,7 @@ _HOMES = {
     "ProjectionDisplay": "_projection",
     "RetrievalDisplay": "_retrieval",
     "SeparationDisplay": "_pairs",
+    "to_html": "_html",
 }
 
 __all__ = [*_HOMES]

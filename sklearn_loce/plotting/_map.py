@@ -1,19 +1,12 @@
 """Display of LoCEs as points of a plane."""
 
 import numpy as np
-from sklearn.base import clone
+import pandas as pd
 from sklearn.utils import check_consistent_length, column_or_1d
 
-from ..mixture import ConceptGaussianMixture
-from ._map_parts import (
-    check_coordinates,
-    find_coordinates,
-    find_extent,
-    find_regions,
-    measure_gaussians,
-    read_gaussians,
-)
-from ._rows import embed, finite_rows
+from ._map_mixture import FittedMixture, check_labels, fit_gaussians
+from ._map_parts import check_coordinates, find_coordinates, find_extent
+from ._rows import embed, finite_rows, last_step
 from ._style import GREY, SMALL_FONT_SIZE, add_legend, concept_styles, merge_style, open_axes
 
 _MOST_VECTORS = 2000
@@ -82,8 +75,8 @@ class ConceptMapDisplay:
     >>> display = ConceptMapDisplay.from_embeddings(
     ...     iris.data, names, embedding="pca", random_state=0
     ... )
-    >>> display.coordinates.shape, sorted(display.scatter_)
-    ((150, 2), ['setosa', 'versicolor', 'virginica'])
+    >>> display.coordinates.shape, len(display.scatter_)
+    ((150, 2), 3)
     >>> plt.close(display.figure_)
     """
 
@@ -174,7 +167,7 @@ class ConceptMapDisplay:
     def _draw_points(self, coordinates, y, scatter_kw):
         from matplotlib.collections import PathCollection
 
-        size = float(np.clip(6000 / len(coordinates), 3, 16))
+        size = float(np.clip(6500 / len(coordinates), 3, 18))
         dense = {"rasterized": len(coordinates) > _MOST_VECTORS, "zorder": 2}
         look = {"linewidths": 0.25, "edgecolors": "white", "alpha": 0.85, "sizes": [size]}
         points = {}
@@ -206,9 +199,10 @@ class ConceptMapDisplay:
         variances, axes = np.linalg.eigh(covariance)
         width, height = 2 * n_std * np.sqrt(np.maximum(variances, 0.0))
         angle = np.degrees(np.arctan2(axes[1, 0], axes[0, 0]))
-        halo = [withStroke(linewidth=2.2, foreground="white")]
-        look = {"edgecolor": colour, "facecolor": "none", "linewidth": 1.1, "path_effects": halo}
-        style = merge_style(Ellipse, look | {"zorder": 3}, ellipse_kw)
+        halo = [withStroke(linewidth=1.8, foreground="white")]
+        look = {"edgecolor": colour, "facecolor": "none", "linewidth": 0.9, "path_effects": halo}
+        # Below the points, of which its halo would hide some.
+        style = merge_style(Ellipse, look | {"zorder": 1.5}, ellipse_kw)
         return self.ax_.add_patch(Ellipse(mean, width, height, angle=angle, **style))
 
     def _number(self, place, number):
@@ -298,9 +292,9 @@ class ConceptMapDisplay:
         """
         rows = embed(estimator, X)
         if isinstance(mixture, str) and embedding is None:
-            model = _last_step(estimator)
+            model = last_step(estimator)
             if hasattr(model, "covariances_") and model.means_.shape[1] == 2:
-                mixture = _Fitted(model)
+                mixture = FittedMixture(model)
         return cls.from_embeddings(rows, y, embedding=embedding, mixture=mixture, **kwargs)
 
     @classmethod
@@ -371,54 +365,8 @@ class ConceptMapDisplay:
             coordinates, names = find_coordinates(X, embedding, random_state)
         else:
             coordinates, names = check_coordinates(embedding, n_samples)[kept], ("", "")
-        found = _fit_gaussians(mixture, coordinates, y, kept, n_samples, regions, random_state)
+        if isinstance(mixture, list | tuple | np.ndarray | pd.Series):
+            mixture = check_labels(mixture, n_samples)[kept]
+        found = fit_gaussians(mixture, coordinates, y, regions, random_state)
         display = cls(coordinates, y, axis_names=names, n_failed=n_failed, **found)
         return display.plot(**kwargs)
-
-
-class _Fitted:
-    """A mixture that is to be shown as it is, and not to be fitted again."""
-
-    def __init__(self, model):
-        self.model = model
-
-
-def _last_step(estimator):
-    while hasattr(estimator, "best_estimator_"):
-        estimator = estimator.best_estimator_
-    return estimator.steps[-1][1] if hasattr(estimator, "steps") else estimator
-
-
-def _fit_gaussians(mixture, coordinates, y, kept, n_samples, regions, random_state):
-    """Find what ConceptMapDisplay stores of a mixture."""
-    if mixture is None or (isinstance(mixture, str) and mixture == "auto" and len(kept) < 2):
-        _refuse_regions(regions, "without a mixture")
-        return {}
-    if isinstance(mixture, str) and mixture == "auto":
-        mixture = ConceptGaussianMixture(random_state=random_state)
-    if isinstance(mixture, _Fitted):
-        model = mixture.model
-    elif hasattr(mixture, "fit"):
-        model = clone(mixture).fit(coordinates, y)
-    else:
-        _refuse_regions(regions, "of labels")
-        labels = column_or_1d(np.asarray(mixture))
-        check_consistent_length(labels, range(n_samples))
-        return _as_parameters(measure_gaussians(coordinates, labels[kept]))
-    found = _as_parameters(read_gaussians(model))
-    if regions:
-        found["regions"], found["extent"] = find_regions(model, coordinates)
-    return found
-
-
-def _refuse_regions(regions, why):
-    if regions:
-        raise ValueError(f"There are no regions {why}; pass a mixture, or regions=False.")
-
-
-def _as_parameters(gaussians):
-    return {
-        "means": gaussians.means,
-        "covariances": gaussians.covariances,
-        "component_concepts": gaussians.concepts,
-    }
