@@ -265,6 +265,8 @@ def add_legend(ax, handles=None, **kwargs):
     ['car']
     >>> plt.close(figure)
     """
+    from matplotlib import rcParams
+    from matplotlib.font_manager import FontProperties
     from matplotlib.transforms import ScaledTranslation
 
     handles = ax.get_legend_handles_labels()[0] if handles is None else handles
@@ -272,8 +274,10 @@ def add_legend(ax, handles=None, **kwargs):
     width, below = _room(ax)
     # In points, as the axes become smaller with the legend, and their names do not.
     shift = ScaledTranslation(0, -below / 72, ax.figure.dpi_scale_trans)
+    # Axes of the user's may have another font size than those of paper_style.
+    font_size = FontProperties(size=rcParams["legend.fontsize"]).get_size_in_points()
     # A name's characters, its marker and the gap to the next.
-    columns = int(width / (SMALL_FONT_SIZE * (0.58 * longest + 3.6)))
+    columns = int(width / (font_size * (0.58 * longest + 3.6)))
     style = {"frameon": False, "handlelength": 1.6, "handletextpad": 0.5, "columnspacing": 1.2}
     return ax.legend(
         handles=handles,
