@@ -43,7 +43,7 @@ class HeatMap:
         cmap : str or matplotlib Colormap, default="Blues"
             Colours, from low to high. What is masked is grey.
         values_format : str, default=None
-            Format of the values, as ".2f". None means .25, with no zero before the point, 1.0, and 0.
+            Format of the values, as ".2f". None means three characters at most: .25, 1.0 and 0.
         xticks_rotation : {"vertical", "horizontal"} or float, default=None
             Rotation of the names below the columns. None slants them, or turns them upright where
             columns are narrow.
