@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from PIL import Image
 from pycocotools.mask import decode
 from scipy.ndimage import binary_dilation
 from sklearn.cluster import KMeans
@@ -19,7 +20,6 @@ from sklearn.metrics import adjusted_rand_score, silhouette_score
 from sklearn.metrics.pairwise import paired_cosine_distances
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import Normalizer, StandardScaler, normalize
-from torchvision.io import decode_image
 from torchvision.transforms import v2
 
 from benchmarks.measure import in_turn, median_ratio, threads
@@ -172,7 +172,7 @@ def measure_cost(options, samples, model):
     extract = ActivationExtractor(model, list(options.layers))
     work = {layer: [] for layer in options.layers}
     for path in images:
-        pixels = NORMALIZE(decode_image(path, mode="RGB"))[None]
+        pixels = NORMALIZE(v2.functional.to_image(Image.open(path).convert("RGB")))[None]
         masks = [decode(mask) for mask in samples.loc[samples["image"] == path, "mask"]]
         for layer, grid in extract(pixels).items():
             work[layer].append((grid.expand(len(masks), -1, -1, -1), masks))
