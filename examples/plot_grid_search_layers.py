@@ -61,7 +61,7 @@ print(f"{RowStore(folder.name).info()['n_rows']} vectors stored: the search comp
 from sklearn_loce.plotting import LayerComparisonDisplay
 
 display = LayerComparisonDisplay.from_search(search)
-display.ax_.set_ylabel("mean IoU")
+_ = display.ax_.set_ylabel("mean IoU")
 
 # %%
 # Which layer tells concepts apart?
@@ -126,8 +126,9 @@ for ax, (metric, label) in zip(axes, metrics.items(), strict=True):
 # %%
 # On scenes held out
 # ------------------
-# The best of many candidates looks better than it is. Each search refitted the layer of best
-# retrieval to all of its scenes; here it is judged on the others.
+# The best of many candidates may look better than it is. Each search refitted the layer of best
+# retrieval to all of its scenes; here it is judged on the others. ``searched`` is the R-precision
+# that the search saw.
 
 import pandas as pd
 
@@ -135,7 +136,7 @@ held_out = pd.DataFrame(
     [
         {
             "layer": search.best_params_["loce__layer"],
-            "in the search": search.best_score_,
+            "searched": search.best_score_,
             **score(search.best_estimator_, test.data, test.target),
         }
         for search in searches.values()

@@ -156,7 +156,8 @@ except ValueError as error:
 
 # %%
 # ``reshape_transform`` gets the raw output and makes a grid of it: here without the class token,
-# 15 x 20 patches of 8 pixels.
+# 15 x 20 patches of 8 pixels. The logistic objective works at any scale of activations, and so
+# with random weights, too.
 
 
 def tokens_to_grid(tokens):
@@ -165,16 +166,14 @@ def tokens_to_grid(tokens):
     return tokens[1:].permute(1, 2, 0).reshape(n_images, n_channels, 15, 20)
 
 
-reshaped = LoCETransformer(
-    model, "blocks.1", preprocess=preprocess, reshape_transform=tokens_to_grid
-)
-embeddings = reshaped.fit_transform(data)
-print(f"embeddings: {embeddings.shape}, the first feature is {reshaped.get_feature_names_out()[0]}")
-for name, transformer in {
-    "patches": LoCETransformer(model, "patches", preprocess=preprocess).fit(data),
-    "blocks.1": reshaped,
-}.items():
-    print(f"mean IoU of {name}: {transformer.score(data):.2f}")
+settings = {"preprocess": preprocess, "objective": "logistic"}
+on_patches = LoCETransformer(model, "patches", **settings)
+on_blocks = LoCETransformer(model, "blocks.1", reshape_transform=tokens_to_grid, **settings)
+for name, transformer in {"patches": on_patches, "blocks.1": on_blocks}.items():
+    embeddings = transformer.fit_transform(data)
+    first = transformer.get_feature_names_out()[0]
+    iou = transformer.score(data)
+    print(f"{name}: {embeddings.shape}, first feature {first}, mean IoU {iou:.2f}")
 
 # %%
 # What other errors look like
@@ -204,11 +203,12 @@ for what, (layer, table) in broken.items():
 
 from sklearn_loce.plotting import ProjectionDisplay
 
-ProjectionDisplay.from_estimator(reshaped, data[data["scene"] == "scene000"], n_cols=4)
+scene = data[data["scene"] == "scene000"]
+display = ProjectionDisplay.from_estimator(on_blocks, scene, n_cols=4)
 
 # %%
-# All cars of an image as one row, and each region as its own. Two vectors are two questions: where
-# they are alike, merging loses nothing.
+# All cars of an image as one row, and each car as its own. The cosines below tell how much the
+# merged LoCE has in common with those of its parts, and the parts with each other.
 
 pairs = single.data.groupby("image_id").filter(lambda rows: len(rows) == 2)
 first = pairs["image_id"].iloc[0]
@@ -218,8 +218,8 @@ cars = pd.concat(
         pairs[pairs["image_id"] == first].assign(concept=["one car", "the other"]),
     ]
 )
-ProjectionDisplay.from_estimator(reshaped, cars)
-vectors = reshaped.transform(cars)
+display = ProjectionDisplay.from_estimator(on_blocks, cars)
+vectors = on_blocks.transform(cars)
 
 from sklearn.metrics.pairwise import cosine_similarity
 

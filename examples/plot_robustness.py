@@ -1,7 +1,7 @@
 """
-================================
+=================================
 How much noise do LoCEs tolerate?
-================================
+=================================
 
 An embedding of a concept should not change much when the camera is a little worse. We add noise to
 the images, leave the masks as they are, and embed every row again, by three methods: LoCEs of the
@@ -134,7 +134,7 @@ for ax, measure in zip(axes, ["IoU", "precision at 5", "cosine"], strict=True):
 axes[2].set_ylabel("cosine to the clean vector")
 axes[0].lines[-1].set_linestyle("--")
 axes[0].legend(fontsize="small")
-axes[2].legend(fontsize="small")
+_ = axes[2].legend(fontsize="small")
 
 # %%
 # What the vectors draw under noise
