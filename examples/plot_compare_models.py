@@ -3,8 +3,8 @@
 Comparing networks: what training makes
 =======================================
 
-A LoCE is fitted to one mask, and a layer with many channels lets it fit almost any. So how much of
-what we see in LoCEs has a network learned, and how much does its architecture give for nothing?
+A LoCE is fitted to its mask, whatever the network has learned. So how much of what we see in LoCEs
+comes from training, and how much does the architecture give for nothing?
 
 We compare three networks of one architecture, layer by layer: with random weights, after a few
 steps of training, and trained to the end. All are measured on the same rows, on repeated draws.
@@ -37,7 +37,7 @@ def draw_weights(model, seed):
 
 def train(model, scenes, n_epochs, batch_size=8):
     """Train a network to label pixels with their concepts; 0 is what belongs to none."""
-    classes = ["none", "sky", "road", "grass", "tree", "house", "bus", "car", "taxi"]
+    classes = ["none", *scenes.target_names]
     images, labels = [], []
     for _, rows in scenes.data.groupby("image_id"):
         images.append(torch.from_numpy(rows["image"].iloc[0]).permute(2, 0, 1) / 255)
