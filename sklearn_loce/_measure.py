@@ -4,16 +4,16 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from scipy.optimize import minimize_scalar
+from scipy.optimize import brentq, minimize_scalar
 
 from ._adamw_torch import project
 from ._bilinear import bilinear_matrix
 from ._lbfgs_torch import Pixels
 from ._masks import intersection_over_union, resize_masks
 from ._objectives import losses
-from ._ridge import INTERCEPT, N_ITER, redrawing_bias
+from ._ridge import INTERCEPT, LOGISTIC, N_ITER, redrawing_bias
 
-_BEYOND = 10.0  # logits
+_BEYOND, _FAR = 10.0, 40.0  # logits
 
 
 def project_row(row, grid, vector, mask_size):
@@ -75,12 +75,27 @@ def best_intercept(grid, vector, target, settings):
         return 0.0
     pixels = Pixels(settings, target, torch.float64, "cpu")
     logits = _logits(grid, vector, target).reshape(1, -1)
+    if settings.kind == LOGISTIC:
+        return _zero_of_slope(pixels, logits)
+    return _best_of_minima(pixels, logits)
+
+
+def _zero_of_slope(pixels, logits):
+    """Find where a convex loss is least."""
+
+    def slope(intercept):
+        return pixels.slopes(logits + intercept).sum().item()
+
+    ends = -logits.max().item() - _FAR, _FAR - logits.min().item()
+    return brentq(slope, *ends, xtol=1e-6)
+
+
+def _best_of_minima(pixels, logits):
+    """Look where a threshold lies between the pixels' values, and a little beyond."""
 
     def loss(intercept):
         return pixels.losses(logits + intercept).item()
 
-    # Where a threshold lies between the pixels' values, and a little beyond: Jaccard's and Dice's
-    # losses may have several minima, and the logistic one's is inside.
     quantiles = np.quantile(logits.numpy(), np.linspace(0, 1, 33))
     ends = [quantiles[0] - _BEYOND, quantiles[-1] + _BEYOND]
     tried = -np.unique([*quantiles, *ends])[::-1]

@@ -43,7 +43,7 @@ def test_rows_are_those_of_the_pure_function(boxes, objective):
         mask = read_mask(row.mask)[None].astype(float)
         expected, info = optimize_loces(grid, mask, return_info=True, **how)
         np.testing.assert_allclose(vector[:-1], expected[0], rtol=1e-4, atol=1e-5)
-        np.testing.assert_allclose(vector[-1], info.bias[0], rtol=1e-4, atol=1e-4)
+        np.testing.assert_allclose(vector[-1], info.intercept[0], rtol=1e-4, atol=1e-4)
     without = clone(loce).set_params(append_bias=False).fit(boxes)
     np.testing.assert_array_equal(without.transform(boxes), vectors[:, :-1])
 
@@ -62,9 +62,8 @@ def test_evaluate_tells_iterations_and_knows_the_bias(boxes, objective):
         assert given["n_iter"].isna().all()
         np.testing.assert_allclose(given["loss"], facts["loss"], rtol=1e-5)
         np.testing.assert_allclose(given["iou"], own["iou"], atol=0.01)
-    # A bias that is found by the mask draws no worse than the objective's own.
-    assert (facts["iou"] >= own["iou"] - 0.01).all()
-    assert facts["iou"].mean() > own["iou"].mean()
+    # A bias that is found by the mask draws better than the objective's own.
+    assert facts["iou"].mean() > own["iou"].mean() + 0.02
 
 
 def test_project_is_the_plain_projection_with_the_bias(boxes):
