@@ -62,8 +62,10 @@ def test_evaluate_tells_iterations_and_knows_the_bias(boxes, objective):
         assert given["n_iter"].isna().all()
         np.testing.assert_allclose(given["loss"], facts["loss"], rtol=1e-5)
         np.testing.assert_allclose(given["iou"], own["iou"], atol=0.01)
-    # A bias that is found by the mask draws better than the objective's own.
-    assert facts["iou"].mean() > own["iou"].mean() + 0.02
+    # A bias that is found by the mask draws better than the logistic loss's own, and no worse than
+    # that of a loss which is the Jaccard index itself, or near it.
+    least = 0.02 if objective == "logistic" else -0.005
+    assert facts["iou"].mean() - own["iou"].mean() > least
 
 
 def test_project_is_the_plain_projection_with_the_bias(boxes):
