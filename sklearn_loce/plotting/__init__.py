@@ -9,7 +9,9 @@ they are first used, and matplotlib when something is drawn: ``pip install sklea
 from importlib import import_module
 
 _HOMES = {
+    "ChannelDisplay": "_channels",
     "ClusterGalleryDisplay": "_gallery",
+    "ConceptMapDisplay": "_map",
     "DendrogramDisplay": "_dendrogram",
     "LayerComparisonDisplay": "_layers",
     "OutlierDisplay": "_outliers",

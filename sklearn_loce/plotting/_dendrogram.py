@@ -8,7 +8,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from ..cluster import ConceptAgglomerative
 from ..metrics import cluster_composition
-from ._rows import finite_rows
+from ._rows import finite_rows, last_step
 from ._style import COLOURS, GREY, SMALL_FONT_SIZE, concept_styles, open_axes
 from ._tree import find_runs, link_clusters, link_positions
 
@@ -75,7 +75,7 @@ class DendrogramDisplay:
     >>> names = iris.target_names[iris.target]
     >>> display = DendrogramDisplay.from_embeddings(iris.data, names)
     >>> display.purity_.round(2).head(3).tolist()
-    [1.0, 0.96, 0.81]
+    [1.0, 0.97, 0.96]
     >>> plt.close(display.figure_)
     """
 
@@ -304,7 +304,7 @@ class DendrogramDisplay:
         >>> plt.close(display.figure_)
         """
         check_is_fitted(estimator)
-        model = estimator.steps[-1][1] if hasattr(estimator, "steps") else estimator
+        model = last_step(estimator)
         if not hasattr(model, "linkage_matrix_"):
             raise TypeError(
                 f"{type(model).__name__} has no linkage_matrix_, so there is no tree to plot; "

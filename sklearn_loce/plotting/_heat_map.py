@@ -42,7 +42,7 @@ class HeatMap:
         cmap : str or matplotlib Colormap, default="Blues"
             Colours, from low to high. What is masked is grey.
         values_format : str, default=None
-            Format of the values, as ".2f". None means that with no zero before the point: .25.
+            Format of the values, as ".2f". None means .25, with no zero before the point, and 0.
         xticks_rotation : {"vertical", "horizontal"} or float, default=None
             Rotation of the names below the columns. None slants them, or turns them upright where
             columns are narrow.
@@ -71,7 +71,10 @@ class HeatMap:
         """
         shown = self._masked()
         width = COLUMN_WIDTH if len(shown) <= _MOST_IN_COLUMN else _PAGE_WIDTH
-        with open_axes(self, ax, width=width, height=0.88 * width) as ax:
+        with open_axes(self, ax, width=width, height=0.88 * width) as axes:
+            if ax is None:
+                # Centred, a square next to a scale would move whenever it is drawn.
+                axes.set_anchor("W")
             self._draw_image(shown, cmap, im_kw)
             self.colorbar_ = self._draw_scale() if colorbar else None
             cell = self._name_axes(xticks_rotation)
@@ -161,5 +164,5 @@ def _format(value, values_format):
         return "-"
     if values_format is not None:
         return format(value, values_format)
-    text = f"{value:.2f}"
-    return text[1:] if text.startswith("0") else text
+    text = f"{value:.2f}" if value else "0"
+    return text[1:] if text.startswith("0.") else text

@@ -38,6 +38,30 @@ def embed(estimator, X):
     return Responses(estimator, X).embeddings
 
 
+def last_step(estimator):
+    """Take the last step of a Pipeline, or of the best one that a search found.
+
+    Parameters
+    ----------
+    estimator : estimator
+
+    Returns
+    -------
+    estimator
+
+    Examples
+    --------
+    >>> from sklearn.pipeline import make_pipeline
+    >>> from sklearn.preprocessing import Normalizer, StandardScaler
+    >>> from sklearn_loce.plotting._rows import last_step
+    >>> last_step(make_pipeline(StandardScaler(), Normalizer()))
+    Normalizer()
+    """
+    while hasattr(estimator, "best_estimator_"):
+        estimator = estimator.best_estimator_
+    return estimator.steps[-1][1] if hasattr(estimator, "steps") else estimator
+
+
 def finite_rows(X, *columns):
     """Leave out the rows whose LoCE failed.
 

@@ -193,7 +193,7 @@ def fit_height(figure):
     >>> figure = new_figure(width=3, height=9)
     >>> _ = figure.add_subplot(aspect="equal")
     >>> fit_height(figure)
-    >>> figure.get_figheight() < 3.1
+    >>> bool(figure.get_figheight() < 3.1)
     True
     >>> plt.close(figure)
     """

@@ -1,0 +1,307 @@
+"""Display of the channels that make up a concept or a cluster."""
+
+import numpy as np
+import pandas as pd
+from sklearn.preprocessing import normalize
+from sklearn.utils import check_array, check_consistent_length
+
+from ._rows import embed, finite_rows, last_step
+from ._style import COLOURS, GREY, merge_style, open_axes
+
+_POSITIVE, _NEGATIVE = COLOURS[0], COLOURS[1]
+# Inches: the distribution of all weights, what is between, one channel.
+_DISTRIBUTION, _BETWEEN, _CHANNEL = 0.62, 0.5, 0.155
+_N_BINS = 60
+
+
+class ChannelDisplay:
+    """Weights of a concept's or a cluster's rows: all of them, and the channels of the largest.
+
+    Above, the distribution of all weights. Below, a box for each of the channels whose median
+    weight is the largest in absolute value: median, quartiles, and whiskers from the 5 % to the
+    95 % quantile of the rows. A grey mark is the median of all other rows: channels where it lies
+    in the box tell nothing about the concept.
+
+    It is recommended to use :meth:`from_estimator` or :meth:`from_embeddings`. All parameters are
+    stored as attributes.
+
+    Parameters
+    ----------
+    weights : array-like of shape (n_rows, n_features)
+        Weights of the concept's or the cluster's rows.
+    reference : array-like of shape (n_features,), default=None
+        Median weights of all other rows.
+    feature_names : array-like of shape (n_features,), default=None
+        Names of the features; None means their numbers.
+    name : str, default=None
+        What the concept or cluster is called.
+    n_failed : int, default=0
+        Number of rows left out because their LoCE failed.
+
+    Attributes
+    ----------
+    channels_ : ndarray of shape (n_channels,), dtype int
+        Features shown below, that of the largest median first.
+    boxes_ : dict of str to list of artists
+        As :meth:`matplotlib.axes.Axes.bxp` returns them.
+    reference_ : matplotlib PathCollection or None
+        The marks of the other rows.
+    histogram_ : matplotlib StepPatch
+        The distribution above: share of the weights per bin.
+    ax_ : matplotlib Axes
+        Axes with the boxes.
+    distribution_ax_ : matplotlib Axes
+        Axes with the distribution.
+    figure_ : matplotlib Figure
+        Figure that holds them.
+
+    See Also
+    --------
+    sklearn_loce.LoCETransformer : Its `standardize` makes weights of channels comparable.
+
+    Notes
+    -----
+    The weight distributions of Mikriukov, Schwalbe and Bade (IJCV 2025).
+
+    Examples
+    --------
+    >>> import matplotlib.pyplot as plt
+    >>> from sklearn.datasets import load_iris
+    >>> from sklearn_loce.plotting import ChannelDisplay
+    >>> iris = load_iris(as_frame=True)
+    >>> names = iris.target_names[iris.target]
+    >>> display = ChannelDisplay.from_embeddings(iris.data, names, group="setosa", n_channels=2)
+    >>> [display.feature_names[channel] for channel in display.channels_]
+    ['sepal length (cm)', 'sepal width (cm)']
+    >>> plt.close(display.figure_)
+    """
+
+    def __init__(self, weights, *, reference=None, feature_names=None, name=None, n_failed=0):
+        self.weights = weights
+        self.reference = reference
+        self.feature_names = feature_names
+        self.name = name
+        self.n_failed = n_failed
+
+    def plot(self, *, n_channels=10, ax=None, box_kw=None, reference_kw=None, histogram_kw=None):
+        """Plot the distribution and the top channels.
+
+        Parameters
+        ----------
+        n_channels : int, default=10
+            Channels shown at most.
+        ax : matplotlib Axes, default=None
+            Axes to plot into, whose upper part becomes axes of their own; None opens a figure.
+        box_kw : dict, default=None
+            Keywords of :meth:`matplotlib.axes.Axes.bxp`.
+        reference_kw : dict, default=None
+            Keywords of the marks, as of :meth:`matplotlib.axes.Axes.scatter`.
+        histogram_kw : dict, default=None
+            Keywords of the distribution, as of :meth:`matplotlib.axes.Axes.stairs`.
+
+        Returns
+        -------
+        self : ChannelDisplay
+            The display, with all its attributes.
+
+        Raises
+        ------
+        ImportError
+            If matplotlib is not installed.
+        ValueError
+            If shapes don't fit, or `n_channels` is below 1.
+        """
+        weights, names = self._check(n_channels)
+        medians = np.median(weights, axis=0)
+        self.channels_ = np.argsort(-np.abs(medians), kind="stable")[:n_channels]
+        height = _DISTRIBUTION + _BETWEEN + _CHANNEL * len(self.channels_) + 0.4
+        with open_axes(self, ax, height=height) as ax:
+            self._split(ax, height)
+            self.histogram_ = self._draw_distribution(weights, histogram_kw)
+            self.boxes_ = self._draw_boxes(weights, names, box_kw)
+            self.reference_ = self._draw_reference(reference_kw)
+            ax.set(xlabel="weight", ylim=(len(self.channels_) - 0.4, -0.6))
+            ax.axvline(0, color=GREY, linewidth=0.6, zorder=0)
+        return self
+
+    def _check(self, n_channels):
+        weights = check_array(self.weights, dtype=np.float64, input_name="weights")
+        names = self.feature_names
+        names = range(weights.shape[1]) if names is None else names
+        check_consistent_length(weights.T, names, self.reference)
+        if n_channels < 1:
+            raise ValueError(f"n_channels={n_channels} shows none; pass 1 or more.")
+        return weights, np.array([str(name) for name in names])
+
+    def _split(self, ax, height):
+        """Give the distribution the upper part of the axes."""
+        grid = ax.get_subplotspec()
+        if grid is None:
+            raise ValueError("ax has no place in a grid; make it with plt.subplots.")
+        share = (_DISTRIBUTION + 0.1) / height
+        parts = grid.subgridspec(2, 1, height_ratios=[share, 1 - share])
+        ax.set_subplotspec(parts[1])
+        self.distribution_ax_ = self.figure_.add_subplot(parts[0])
+
+    def _draw_distribution(self, weights, histogram_kw):
+        from matplotlib.patches import StepPatch
+
+        ax = self.distribution_ax_
+        counts, edges = np.histogram(weights, bins=_N_BINS)
+        style = merge_style(StepPatch, {"fill": True, "color": "#b0b0b0"}, histogram_kw)
+        steps = ax.stairs(counts / weights.size, edges, **style)
+        n_rows, n_features = weights.shape
+        rows = f"{n_rows} {'row' if n_rows == 1 else 'rows'}"
+        title = "" if self.name is None else f"{self.name}: "
+        ax.set_title(f"{title}{rows}, {n_features} channels", loc="left")
+        ax.set(yticks=[], xlim=(edges[0], edges[-1]))
+        ax.set_ylabel("share")
+        ax.axvline(0, color=GREY, linewidth=0.6, zorder=0)
+        ax.spines[["top", "right", "left"]].set_visible(False)
+        return steps
+
+    def _draw_boxes(self, weights, names, box_kw):
+        quantiles = np.quantile(weights[:, self.channels_], (0.05, 0.25, 0.5, 0.75, 0.95), axis=0)
+        keys = ("whislo", "q1", "med", "q3", "whishi")
+        stats = [dict(zip(keys, column, strict=True)) for column in quantiles.T]
+        line = {"linewidth": 0.7}
+        look = {"showfliers": False, "patch_artist": True, "widths": 0.62, "showcaps": False}
+        look |= {"medianprops": {"color": "black", "linewidth": 1.2}}
+        look |= {"boxprops": line, "whiskerprops": line, "orientation": "horizontal"}
+        boxes = self.ax_.bxp(stats, positions=range(len(stats)), **(look | (box_kw or {})))
+        for box, median in zip(boxes["boxes"], quantiles[2], strict=True):
+            box.set_facecolor(_POSITIVE if median >= 0 else _NEGATIVE)
+            box.set_alpha(0.55)
+        self.ax_.set_yticks(range(len(stats)), names[self.channels_])
+        self.ax_.tick_params(axis="y", length=0)
+        self.ax_.spines[["top", "right", "left"]].set_visible(False)
+        return boxes
+
+    def _draw_reference(self, reference_kw):
+        from matplotlib.collections import PathCollection
+
+        if self.reference is None:
+            return None
+        shown = np.asarray(self.reference, dtype=np.float64)[self.channels_]
+        look = {"marker": "|", "color": "#555555", "sizes": [45], "linewidths": 1.6, "zorder": 3}
+        style = merge_style(PathCollection, look | {"label": "all other rows"}, reference_kw)
+        style["s"] = style.pop("sizes") if "s" not in style else style["s"]
+        return self.ax_.scatter(shown, range(len(shown)), **style)
+
+    @classmethod
+    def from_estimator(cls, estimator, X, y=None, *, group=None, **kwargs):
+        """Transform rows, and plot the channels of one concept or cluster.
+
+        Parameters
+        ----------
+        estimator : estimator
+            Fitted :class:`~sklearn_loce.LoCETransformer`, other transformer, or Pipeline; of one
+            that ends in a clusterer, what stands before it. Features have the names that it gives
+            them.
+        X : DataFrame or array-like
+            Rows as the estimator takes them.
+        y : array-like of shape (n_samples,), default=None
+            Concept or cluster of each row.
+        group : str or int, default=None
+            Which concept or cluster; None means all rows.
+        **kwargs : dict
+            Passed to :meth:`from_embeddings`.
+
+        Returns
+        -------
+        ChannelDisplay
+
+        Raises
+        ------
+        ValueError
+            As of :meth:`from_embeddings`.
+        TypeError
+            If the estimator makes no embeddings.
+
+        Examples
+        --------
+        >>> import matplotlib.pyplot as plt
+        >>> from sklearn_loce import LoCETransformer, TorchModel
+        >>> from sklearn_loce.datasets import load_scene_model, make_scenes
+        >>> from sklearn_loce.plotting import ChannelDisplay
+        >>> scenes = make_scenes(4, random_state=0)
+        >>> loce = LoCETransformer(TorchModel(load_scene_model), "features.2").fit(scenes.data)
+        >>> display = ChannelDisplay.from_estimator(loce, scenes.data, scenes.target, group="sky")
+        >>> display.feature_names[0]
+        'features.2[0]'
+        >>> plt.close(display.figure_)
+        """
+        names = {}
+        model = estimator[:-1] if _ends_in_clusters(estimator) else estimator
+        if hasattr(model, "get_feature_names_out"):
+            names = {"feature_names": model.get_feature_names_out()}
+        return cls.from_embeddings(embed(estimator, X), y, group=group, **(names | kwargs))
+
+    @classmethod
+    def from_embeddings(
+        cls, X, y=None, *, group=None, feature_names=None, normalized=True, **kwargs
+    ):
+        """Plot the channels of one concept or cluster of given embeddings.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            Embeddings. Rows that are not finite are left out, and counted in `n_failed`.
+        y : array-like of shape (n_samples,), default=None
+            Concept or cluster of each row.
+        group : str or int, default=None
+            Which of them; None means all rows.
+        feature_names : array-like of shape (n_features,), default=None
+            Names of the features, as ``LoCETransformer.get_feature_names_out`` gives them; None
+            means the columns of a DataFrame, or numbers.
+        normalized : bool, default=True
+            Whether rows are L2-normalised, so that none counts more for its length.
+        **kwargs : dict
+            Passed to :meth:`plot`.
+
+        Returns
+        -------
+        ChannelDisplay
+
+        Raises
+        ------
+        ValueError
+            If no row is finite, no row is of the group, or X and y do not fit.
+
+        Examples
+        --------
+        >>> import matplotlib.pyplot as plt
+        >>> from sklearn_loce.plotting import ChannelDisplay
+        >>> X = [[3.0, 4.0], [0.0, 1.0], [1.0, 0.0]]
+        >>> display = ChannelDisplay.from_embeddings(X, ["car", "car", "sky"], group="car")
+        >>> display.weights.tolist(), display.reference.tolist()
+        ([[0.6, 0.8], [0.0, 1.0]], [1.0, 0.0])
+        >>> plt.close(display.figure_)
+        """
+        if feature_names is None and isinstance(X, pd.DataFrame):
+            feature_names = X.columns.to_numpy()
+        X, *columns, n_failed = finite_rows(X, *([] if y is None else [y]))
+        inside = _find_group(columns, group, len(X))
+        X = normalize(X) if normalized else X
+        display = cls(
+            X[inside],
+            reference=None if inside.all() else np.median(X[~inside], axis=0),
+            feature_names=feature_names,
+            name=None if group is None else str(group),
+            n_failed=n_failed,
+        )
+        return display.plot(**kwargs)
+
+
+def _ends_in_clusters(estimator):
+    return hasattr(estimator, "steps") and hasattr(last_step(estimator), "predict")
+
+
+def _find_group(columns, group, n_samples):
+    """Tell which rows belong to a group."""
+    if group is None:
+        return np.ones(n_samples, dtype=bool)
+    names = np.unique(columns[0]).tolist() if columns else []
+    if group not in names:
+        raise ValueError(f"group={group!r} has no finite row; y holds {names or None}.")
+    return columns[0] == group

@@ -1,0 +1,372 @@
+"""Display of LoCEs as points of a plane."""
+
+import numpy as np
+import pandas as pd
+from sklearn.utils import check_consistent_length, column_or_1d
+
+from ._map_mixture import FittedMixture, check_labels, fit_gaussians
+from ._map_parts import check_coordinates, find_coordinates, find_extent
+from ._rows import embed, finite_rows, last_step
+from ._style import GREY, SMALL_FONT_SIZE, add_legend, concept_styles, merge_style, open_axes
+
+_MOST_VECTORS = 2000
+
+
+class ConceptMapDisplay:
+    """Map of LoCEs in a plane: concepts by colour and marker, mixtures by ellipses.
+
+    It is recommended to use :meth:`from_estimator` or :meth:`from_embeddings`. All parameters are
+    stored as attributes.
+
+    Parameters
+    ----------
+    coordinates : array-like of shape (n_samples, 2)
+        Where each row lies.
+    y : array-like of shape (n_samples,), default=None
+        Concept of each row.
+    means : array-like of shape (n_components, 2), default=None
+        Means of Gaussians, in the plane of the map.
+    covariances : array-like of shape (n_components, 2, 2), default=None
+        Their covariances.
+    component_concepts : array-like of shape (n_components,), default=None
+        Concept of each Gaussian; None where they know of no concepts.
+    regions : array-like of shape (n_rows, n_columns), default=None
+        Concept, or component, that is the most probable at each place; the first row is at the
+        bottom.
+    extent : tuple of float, default=None
+        Left, right, bottom and top of the regions.
+    axis_names : tuple of str, default=("", "")
+        What the axes are called.
+    n_failed : int, default=0
+        Number of rows left out because their LoCE failed.
+
+    Attributes
+    ----------
+    scatter_ : dict of str to matplotlib PathCollection
+        The points of each concept; of all rows, by None, without `y`. More than 2000 points are
+        saved as an image inside PDF and SVG.
+    ellipses_ : list of matplotlib Ellipse
+        One per Gaussian.
+    text_ : list of matplotlib Text
+        Numbers of the Gaussians that know of no concepts.
+    im_ : matplotlib AxesImage or None
+        The regions.
+    ax_ : matplotlib Axes
+        Axes with the map; a unit is as long in both directions.
+    figure_ : matplotlib Figure
+        Figure that holds them.
+
+    See Also
+    --------
+    sklearn_loce.mixture.ConceptGaussianMixture : Sub-concepts of every concept.
+
+    Notes
+    -----
+    The maps of Mikriukov, Schwalbe and Bade (IJCV 2025): UMAP to two dimensions, in which Gaussian
+    mixtures are fitted.
+
+    Examples
+    --------
+    >>> import matplotlib.pyplot as plt
+    >>> from sklearn.datasets import load_iris
+    >>> from sklearn_loce.plotting import ConceptMapDisplay
+    >>> iris = load_iris()
+    >>> names = iris.target_names[iris.target]
+    >>> display = ConceptMapDisplay.from_embeddings(
+    ...     iris.data, names, embedding="pca", random_state=0
+    ... )
+    >>> display.coordinates.shape, len(display.scatter_)
+    ((150, 2), 3)
+    >>> plt.close(display.figure_)
+    """
+
+    def __init__(
+        self,
+        coordinates,
+        y=None,
+        *,
+        means=None,
+        covariances=None,
+        component_concepts=None,
+        regions=None,
+        extent=None,
+        axis_names=("", ""),
+        n_failed=0,
+    ):
+        self.coordinates = coordinates
+        self.y = y
+        self.means = means
+        self.covariances = covariances
+        self.component_concepts = component_concepts
+        self.regions = regions
+        self.extent = extent
+        self.axis_names = axis_names
+        self.n_failed = n_failed
+
+    def plot(
+        self,
+        *,
+        ax=None,
+        n_std=2.0,
+        legend=True,
+        scatter_kw=None,
+        ellipse_kw=None,
+        im_kw=None,
+    ):
+        """Plot the map.
+
+        Parameters
+        ----------
+        ax : matplotlib Axes, default=None
+            Axes to plot into; None opens a figure.
+        n_std : float, default=2.0
+            Standard deviations from a Gaussian's mean to its ellipse; within 2 lie 86 % of it.
+        legend : bool, default=True
+            Whether to name the concepts, below the axes.
+        scatter_kw : dict, default=None
+            Keywords of the points, as of :meth:`matplotlib.axes.Axes.scatter`.
+        ellipse_kw : dict, default=None
+            Keywords of the ellipses, :class:`matplotlib.patches.Ellipse`.
+        im_kw : dict, default=None
+            Keywords of the regions, as of :meth:`matplotlib.axes.Axes.imshow`.
+
+        Returns
+        -------
+        self : ConceptMapDisplay
+            The display, with all its attributes.
+
+        Raises
+        ------
+        ImportError
+            If matplotlib is not installed.
+        ValueError
+            If lengths or shapes don't fit.
+        """
+        coordinates, y = self._check()
+        self._styles = concept_styles(np.unique(y)) if self.y is not None else {None: (GREY, "o")}
+        with open_axes(self, ax, height=3.4 + 0.05 * len(self._styles) * legend) as ax:
+            self.im_ = None if self.regions is None else self._draw_regions(im_kw)
+            self.scatter_ = self._draw_points(coordinates, y, scatter_kw)
+            self._draw_gaussians(n_std, ellipse_kw)
+            self._frame(coordinates)
+            if legend and self.y is not None:
+                sizes = next(iter(self.scatter_.values())).get_sizes()
+                add_legend(ax, markerscale=(22 / sizes[0]) ** 0.5, handlelength=0.9)
+        return self
+
+    def _check(self):
+        coordinates = check_coordinates(self.coordinates, len(self.coordinates))
+        y = np.zeros(len(coordinates)) if self.y is None else column_or_1d(self.y)
+        check_consistent_length(coordinates, y)
+        if (self.means is None) != (self.covariances is None):
+            raise ValueError("means and covariances go together; one of them is None.")
+        if self.means is not None:
+            check_consistent_length(self.means, self.covariances, self.component_concepts)
+        return coordinates, y
+
+    def _draw_points(self, coordinates, y, scatter_kw):
+        from matplotlib.collections import PathCollection
+
+        size = float(np.clip(9000 / len(coordinates), 3, 18))
+        dense = {"rasterized": len(coordinates) > _MOST_VECTORS, "zorder": 2}
+        look = {"linewidths": 0.25, "edgecolors": "white", "alpha": 0.85, "sizes": [size]}
+        points = {}
+        for name, (colour, marker) in self._styles.items():
+            x = coordinates if name is None else coordinates[y == name]
+            own = {"facecolors": colour, "marker": marker, "label": str(name)}
+            style = merge_style(PathCollection, look | dense | own, scatter_kw)
+            style["s"] = style.pop("sizes") if "s" not in style else style["s"]
+            points[name] = self.ax_.scatter(*x.T, **style)
+        return points
+
+    def _draw_gaussians(self, n_std, ellipse_kw):
+        self.ellipses_, self.text_ = [], []
+        if self.means is None:
+            return
+        names = self.component_concepts
+        parts = zip(np.asarray(self.means), np.asarray(self.covariances), strict=True)
+        for i, (mean, covariance) in enumerate(parts):
+            known = names is not None and names[i] in self._styles
+            colour = self._styles[names[i]][0] if known else "black"
+            self.ellipses_.append(self._draw_ellipse(mean, covariance, n_std, colour, ellipse_kw))
+            if names is None:
+                self.text_.append(self._number(mean, i))
+
+    def _draw_ellipse(self, mean, covariance, n_std, colour, ellipse_kw):
+        from matplotlib.patches import Ellipse
+        from matplotlib.patheffects import withStroke
+
+        variances, axes = np.linalg.eigh(covariance)
+        width, height = 2 * n_std * np.sqrt(np.maximum(variances, 0.0))
+        angle = np.degrees(np.arctan2(axes[1, 0], axes[0, 0]))
+        halo = [withStroke(linewidth=1.8, foreground="white")]
+        look = {"edgecolor": colour, "facecolor": "none", "linewidth": 0.9, "path_effects": halo}
+        # Below the points, of which its halo would hide some.
+        style = merge_style(Ellipse, look | {"zorder": 1.5}, ellipse_kw)
+        return self.ax_.add_patch(Ellipse(mean, width, height, angle=angle, **style))
+
+    def _number(self, place, number):
+        from matplotlib.patheffects import withStroke
+
+        halo = [withStroke(linewidth=2, foreground="white")]
+        look = {"fontsize": SMALL_FONT_SIZE, "fontweight": "bold", "path_effects": halo}
+        return self.ax_.text(*place, str(number), ha="center", va="center", zorder=4, **look)
+
+    def _draw_regions(self, im_kw):
+        """Draw pale regions, and lines between them, as colours come back with many concepts."""
+        from matplotlib.colors import to_rgba_array
+        from matplotlib.image import AxesImage
+
+        names, codes = np.unique(np.asarray(self.regions), return_inverse=True)
+        codes = codes.reshape(np.shape(self.regions))
+        if self.component_concepts is None:
+            colours = [("#ffffff", "#b0b0b0")[i % 2] for i in range(len(names))]
+        else:
+            colours = [self._styles[name][0] for name in names.tolist()]
+        pale = 1 - 0.22 * (1 - to_rgba_array(colours)[:, :3])
+        look = {"origin": "lower", "extent": self.extent, "interpolation": "nearest", "zorder": 0}
+        image = self.ax_.imshow(pale[codes], **merge_style(AxesImage, look, im_kw))
+        line = {"levels": [0.5], "colors": "white", "linewidths": 0.9, "zorder": 1}
+        for code in range(len(names) * (len(names) > 1)):
+            self.ax_.contour(codes == code, extent=self.extent, origin="lower", **line)
+        return image
+
+    def _frame(self, coordinates):
+        """Make units equal, as ellipses are true only then, and leave out numbers."""
+        from matplotlib.transforms import Bbox
+
+        left, right, bottom, top = self.extent or find_extent(coordinates)
+        box = Bbox.from_extents(left, bottom, right, top)
+        if self.regions is None:
+            ellipses = [e.get_path().get_extents(e.get_patch_transform()) for e in self.ellipses_]
+            box = Bbox.union([box, *ellipses])
+        self.ax_.set(xlim=box.intervalx, ylim=box.intervaly, aspect="equal", xticks=[], yticks=[])
+        self.ax_.set(xlabel=self.axis_names[0], ylabel=self.axis_names[1])
+
+    @classmethod
+    def from_estimator(cls, estimator, X, y=None, *, embedding=None, mixture="auto", **kwargs):
+        """Transform rows, and plot them in a plane.
+
+        Parameters
+        ----------
+        estimator : estimator
+            Fitted :class:`~sklearn_loce.LoCETransformer`, other transformer, or Pipeline. Of one
+            that ends in a clusterer or mixture, what stands before it gives the embeddings; where
+            these are two columns, and the last step a mixture, the map shows that mixture.
+        X : DataFrame or array-like
+            Rows as the estimator takes them.
+        y : array-like of shape (n_samples,), default=None
+            Concept of each row.
+        embedding : {"umap", "pca"}, estimator, array-like or None, default=None
+            See :meth:`from_embeddings`.
+        mixture : "auto", mixture, array-like or None, default="auto"
+            See :meth:`from_embeddings`.
+        **kwargs : dict
+            Passed to :meth:`from_embeddings`.
+
+        Returns
+        -------
+        ConceptMapDisplay
+
+        Raises
+        ------
+        ValueError
+            As of :meth:`from_embeddings`.
+        TypeError
+            If the estimator makes no embeddings.
+
+        Examples
+        --------
+        >>> import matplotlib.pyplot as plt
+        >>> from sklearn.datasets import load_iris
+        >>> from sklearn.decomposition import PCA
+        >>> from sklearn.pipeline import make_pipeline
+        >>> from sklearn_loce.mixture import ConceptGaussianMixture
+        >>> from sklearn_loce.plotting import ConceptMapDisplay
+        >>> X, y = load_iris(return_X_y=True)
+        >>> pipeline = make_pipeline(PCA(2), ConceptGaussianMixture(random_state=0)).fit(X, y)
+        >>> display = ConceptMapDisplay.from_estimator(pipeline, X, y)
+        >>> len(display.ellipses_) == pipeline[-1].n_components_
+        True
+        >>> plt.close(display.figure_)
+        """
+        rows = embed(estimator, X)
+        if isinstance(mixture, str) and embedding is None:
+            model = last_step(estimator)
+            if hasattr(model, "covariances_") and model.means_.shape[1] == 2:
+                mixture = FittedMixture(model)
+        return cls.from_embeddings(rows, y, embedding=embedding, mixture=mixture, **kwargs)
+
+    @classmethod
+    def from_embeddings(
+        cls,
+        X,
+        y=None,
+        *,
+        embedding=None,
+        mixture="auto",
+        regions=False,
+        random_state=None,
+        **kwargs,
+    ):
+        """Plot embeddings in a plane.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            Embeddings. Rows that are not finite are left out, and counted in `n_failed`.
+        y : array-like of shape (n_samples,), default=None
+            Concept of each row.
+        embedding : {"umap", "pca"}, estimator, array-like or None, default=None
+            How rows come into the plane: by UMAP, by PCA, by a clone of an estimator with
+            `fit_transform`, or where coordinates of shape (n_samples, 2) say. None means UMAP, and
+            nothing where X has two columns.
+        mixture : "auto", mixture, array-like or None, default="auto"
+            What the ellipses show, always in the plane of the map: a clone of a mixture, fitted on
+            the coordinates, or mean and covariance of given labels of shape (n_samples,), as of
+            clusters; -1 is none, and so is one of less than three rows. "auto" is a
+            :class:`~sklearn_loce.mixture.ConceptGaussianMixture`, one mixture per concept where
+            there are concepts. ``ConceptGaussianMixture(per_concept=False)`` looks at all rows
+            without them; its components are numbered.
+        regions : bool, default=False
+            Whether to colour each place by the concept that the mixture finds the most probable
+            there, or for a mixture without concepts, to draw the borders of its components.
+        random_state : int, RandomState instance or None, default=None
+            Seeds UMAP, and the mixture of "auto"; estimators that are given have their own.
+        **kwargs : dict
+            Passed to :meth:`plot`.
+
+        Returns
+        -------
+        ConceptMapDisplay
+
+        Raises
+        ------
+        ValueError
+            If no row is finite, X and y do not fit, coordinates are not two per row, the mixture
+            has no Gaussians, or regions of labels are asked for.
+
+        Examples
+        --------
+        >>> import matplotlib.pyplot as plt
+        >>> from sklearn.datasets import make_blobs
+        >>> from sklearn_loce.plotting import ConceptMapDisplay
+        >>> X, parts = make_blobs([40] * 3, random_state=0, cluster_std=0.3)
+        >>> y = [("car", "car", "tree")[part] for part in parts]
+        >>> display = ConceptMapDisplay.from_embeddings(X, y, regions=True, random_state=0)
+        >>> display.component_concepts.tolist(), len(display.ellipses_)
+        (['car', 'car', 'tree'], 3)
+        >>> plt.close(display.figure_)
+        """
+        n_samples = len(X)
+        X, kept, *columns, n_failed = finite_rows(X, range(n_samples), *([y] * (y is not None)))
+        y = columns[0] if columns else None
+        if embedding is None or isinstance(embedding, str) or hasattr(embedding, "fit_transform"):
+            coordinates, names = find_coordinates(X, embedding, random_state)
+        else:
+            coordinates, names = check_coordinates(embedding, n_samples)[kept], ("", "")
+        if isinstance(mixture, list | tuple | np.ndarray | pd.Series):
+            mixture = check_labels(mixture, n_samples)[kept]
+        found = fit_gaussians(mixture, coordinates, y, regions, random_state)
+        display = cls(coordinates, y, axis_names=names, n_failed=n_failed, **found)
+        return display.plot(**kwargs)

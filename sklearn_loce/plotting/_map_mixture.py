@@ -1,0 +1,226 @@
+"""Gaussians in the plane of a map, and the regions that they decide on."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from sklearn.base import clone
+from sklearn.utils import check_consistent_length, column_or_1d
+
+from ..mixture import ConceptGaussianMixture
+from ._map_parts import find_extent
+
+# Cells on the longer side of a map of decision regions.
+_GRID = 240
+
+
+@dataclass
+class Gaussians:
+    """Gaussians in the plane of a map.
+
+    Parameters
+    ----------
+    means : ndarray of shape (n_components, 2)
+    covariances : ndarray of shape (n_components, 2, 2)
+    concepts : ndarray of shape (n_components,) or None
+        Concept of each, or None where they know of no concepts.
+    """
+
+    means: np.ndarray
+    covariances: np.ndarray
+    concepts: np.ndarray | None
+
+
+@dataclass
+class FittedMixture:
+    """A mixture that is shown as it is, and not fitted again.
+
+    Parameters
+    ----------
+    model : estimator
+        Fitted on two features.
+    """
+
+    model: object
+
+
+def fit_gaussians(mixture, coordinates, y, regions, random_state):
+    """Find what a map stores of a mixture.
+
+    Parameters
+    ----------
+    mixture : "auto", mixture, FittedMixture, ndarray of shape (n_samples,) or None
+        As :class:`ConceptMapDisplay` takes it.
+    coordinates : ndarray of shape (n_samples, 2)
+    y : ndarray of shape (n_samples,) or None
+    regions : bool
+    random_state : int, RandomState instance or None
+
+    Returns
+    -------
+    dict
+        Parameters of :class:`ConceptMapDisplay`.
+
+    Raises
+    ------
+    ValueError
+        If the mixture is none, or regions are asked for and there is no mixture.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sklearn_loce.plotting._map_mixture import fit_gaussians
+    >>> X = np.array([[0.0, 0.0], [2.0, 0.0], [1.0, 3.0]])
+    >>> found = fit_gaussians(np.array([0, 0, 0]), X, None, False, None)
+    >>> found["means"].tolist()
+    [[1.0, 1.0]]
+    """
+    if isinstance(mixture, str):
+        mixture = _automatic(mixture, len(coordinates), random_state)
+    if regions and not (hasattr(mixture, "fit") or isinstance(mixture, FittedMixture)):
+        raise ValueError("Only a mixture has regions: pass one, or regions=False.")
+    if mixture is None:
+        return {}
+    if isinstance(mixture, np.ndarray):
+        return _as_parameters(measure_gaussians(coordinates, mixture))
+    fitted = isinstance(mixture, FittedMixture)
+    model = mixture.model if fitted else clone(mixture).fit(coordinates, y)
+    found = _as_parameters(read_gaussians(model))
+    if regions:
+        found["regions"], found["extent"] = find_regions(model, coordinates)
+    return found
+
+
+def _automatic(name, n_samples, random_state):
+    """Build the mixture of "auto"; a single row has none."""
+    if name != "auto":
+        raise ValueError(
+            f'mixture={name!r} is none; choose "auto", None, a mixture, or labels of the rows.'
+        )
+    return ConceptGaussianMixture(random_state=random_state) if n_samples > 1 else None
+
+
+def _as_parameters(gaussians):
+    return {
+        "means": gaussians.means,
+        "covariances": gaussians.covariances,
+        "component_concepts": gaussians.concepts,
+    }
+
+
+def check_labels(labels, n_samples):
+    """Read the label of each row.
+
+    Parameters
+    ----------
+    labels : array-like of shape (n_samples,)
+    n_samples : int
+
+    Returns
+    -------
+    ndarray of shape (n_samples,)
+    """
+    labels = column_or_1d(np.asarray(labels))
+    check_consistent_length(labels, range(n_samples))
+    return labels
+
+
+def read_gaussians(mixture):
+    """Take the Gaussians of a fitted mixture, whatever the form of its covariances.
+
+    Parameters
+    ----------
+    mixture : ConceptGaussianMixture or sklearn.mixture.GaussianMixture
+        Fitted on two features.
+
+    Returns
+    -------
+    Gaussians
+
+    Raises
+    ------
+    ValueError
+        If it has no means and covariances, or not of two features.
+
+    Examples
+    --------
+    >>> from sklearn.mixture import GaussianMixture
+    >>> from sklearn_loce.plotting._map_mixture import read_gaussians
+    >>> X = [[0.0, 0.0], [2.0, 0.0], [1.0, 1.0], [1.0, -1.0]]
+    >>> read_gaussians(GaussianMixture(covariance_type="spherical").fit(X)).covariances.round(2)
+    array([[[0.5, 0. ],
+            [0. , 0.5]]])
+    """
+    if not hasattr(mixture, "covariances_") or mixture.means_.shape[1] != 2:
+        raise ValueError(
+            f"{type(mixture).__name__} has no means_ and covariances_ of two features; pass a "
+            "ConceptGaussianMixture, a GaussianMixture, or labels."
+        )
+    given, means = mixture.covariances_, mixture.means_
+    covariances = {
+        "full": lambda: given,
+        "tied": lambda: np.broadcast_to(given, (len(means), 2, 2)),
+        "diag": lambda: given[:, :, np.newaxis] * np.eye(2),
+        "spherical": lambda: given[:, np.newaxis, np.newaxis] * np.eye(2),
+    }[mixture.covariance_type]()
+    return Gaussians(means, covariances, getattr(mixture, "component_concepts_", None))
+
+
+def measure_gaussians(coordinates, labels):
+    """Take mean and covariance of each cluster.
+
+    Parameters
+    ----------
+    coordinates : ndarray of shape (n_samples, 2)
+    labels : ndarray of shape (n_samples,)
+        -1 for no cluster.
+
+    Returns
+    -------
+    Gaussians
+        Of the clusters of at least three rows, the fewest that span an ellipse.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sklearn_loce.plotting._map_mixture import measure_gaussians
+    >>> X = np.array([[0.0, 0.0], [2.0, 0.0], [1.0, 3.0], [9.0, 9.0]])
+    >>> measure_gaussians(X, np.array([0, 0, 0, 1])).means.tolist()
+    [[1.0, 1.0]]
+    """
+    clusters, counts = np.unique(labels, return_counts=True)
+    kept = [c for c, n in zip(clusters.tolist(), counts, strict=True) if c != -1 and n >= 3]
+    parts = [coordinates[labels == cluster] for cluster in kept]
+    means = np.array([part.mean(axis=0) for part in parts]).reshape(-1, 2)
+    covariances = np.array([np.cov(part.T, bias=True) for part in parts]).reshape(-1, 2, 2)
+    return Gaussians(means, covariances, None)
+
+
+def find_regions(mixture, coordinates):
+    """Decide for every place of the map which concept, or component, is the most probable.
+
+    Parameters
+    ----------
+    mixture : estimator
+        Fitted on two features, with `predict_proba`.
+    coordinates : ndarray of shape (n_samples, 2)
+        What the map has to hold.
+
+    Returns
+    -------
+    regions : ndarray of shape (n_rows, n_columns)
+        Concept of each place where the mixture knows concepts, else its component. The first row
+        is at the bottom.
+    extent : tuple of float
+        Left, right, bottom, top.
+    """
+    left, right, bottom, top = extent = find_extent(coordinates)
+    longer = max(right - left, top - bottom)
+    columns, rows = (round(_GRID * side / longer) for side in (right - left, top - bottom))
+    x = left + (np.arange(columns) + 0.5) / columns * (right - left)
+    y = bottom + (np.arange(rows) + 0.5) / rows * (top - bottom)
+    grid = np.stack(np.meshgrid(x, y), axis=-1).reshape(-1, 2)
+    probabilities = mixture.predict_proba(grid)
+    names = getattr(mixture, "component_concepts_", np.arange(probabilities.shape[1]))
+    names, codes = np.unique(names, return_inverse=True)
+    together = probabilities @ np.eye(len(names))[codes]
+    return names[together.argmax(axis=1)].reshape(rows, columns), extent

@@ -1,0 +1,124 @@
+"""Where the rows of a map of LoCEs lie."""
+
+import numpy as np
+from sklearn.base import clone
+from sklearn.decomposition import PCA
+from sklearn.utils import check_array
+
+# Room around the points, and least height by width, as shares of the longer side.
+_ROOM, _LEAST = 0.06, 0.6
+
+
+def find_coordinates(X, embedding, random_state):
+    """Lay embeddings out in a plane.
+
+    Parameters
+    ----------
+    X : ndarray of shape (n_samples, n_features)
+        Finite embeddings.
+    embedding : {"umap", "pca"}, estimator or None
+        As :class:`ConceptMapDisplay` takes it, but no coordinates.
+    random_state : int, RandomState instance or None
+
+    Returns
+    -------
+    coordinates : ndarray of shape (n_samples, 2), dtype float64
+    axis_names : tuple of str
+
+    Raises
+    ------
+    ValueError
+        If the name is unknown, or the estimator gives other than two columns.
+
+    Examples
+    --------
+    >>> from sklearn_loce.plotting._map_parts import find_coordinates
+    >>> coordinates, names = find_coordinates([[0.0, 0.0], [1.0, 1.0]], "pca", 0)
+    >>> coordinates.shape, names
+    ((2, 2), ('PCA 1 (100 %)', 'PCA 2 (0 %)'))
+    """
+    X = np.asarray(X)
+    if embedding is None and X.shape[1] == 2:
+        return X, ("feature 1", "feature 2")
+    model = _choose_embedding(embedding or "umap", X.shape, random_state)
+    coordinates = check_coordinates(model.fit_transform(X), len(X))
+    last = model.steps[-1][1] if hasattr(model, "steps") else model
+    name = type(last).__name__
+    if name == "UnsupervisedUMAP":
+        # Turned so that it is wider than high: to UMAP, one direction is like any other.
+        coordinates, name = PCA(2).fit_transform(coordinates), "UMAP"
+    shares = getattr(last, "explained_variance_ratio_", (None, None))
+    notes = ["" if share is None else f" ({share:.0%})".replace("%", " %") for share in shares]
+    return coordinates, tuple(f"{name} {i + 1}{notes[i]}" for i in range(2))
+
+
+def _choose_embedding(embedding, shape, random_state):
+    """Build the estimator that a name stands for, or clone the one that is given."""
+    if hasattr(embedding, "fit_transform"):
+        return clone(embedding)
+    if embedding == "pca":
+        return PCA(2, random_state=random_state)
+    if embedding != "umap":
+        raise ValueError(
+            f'embedding={embedding!r} is none; choose "umap", "pca", an estimator with '
+            "fit_transform, or coordinates of shape (n_samples, 2)."
+        )
+    n_samples, n_features = shape
+    # Importing UMAP takes seconds.
+    from ..utils import UnsupervisedUMAP
+
+    # From a PCA, and with room between points, islands don't drift apart until they are specks.
+    return UnsupervisedUMAP(
+        n_neighbors=max(2, min(15, n_samples - 1)),
+        min_dist=0.5,
+        init="pca" if min(n_samples - 1, n_features) > 2 else "random",
+        random_state=random_state,
+        n_jobs=-1 if random_state is None else 1,
+    )
+
+
+def check_coordinates(coordinates, n_samples):
+    """Read two coordinates per row.
+
+    Parameters
+    ----------
+    coordinates : array-like of shape (n_samples, 2)
+    n_samples : int
+
+    Returns
+    -------
+    ndarray of shape (n_samples, 2), dtype float64
+    """
+    coordinates = check_array(coordinates, dtype=np.float64, input_name="coordinates")
+    if coordinates.shape != (n_samples, 2):
+        raise ValueError(
+            f"The map has coordinates of shape {coordinates.shape}, and ({n_samples}, 2) are "
+            "needed: two per row."
+        )
+    return coordinates
+
+
+def find_extent(coordinates):
+    """Find the limits of a map: room around the points, and not too narrow.
+
+    Parameters
+    ----------
+    coordinates : ndarray of shape (n_samples, 2)
+
+    Returns
+    -------
+    tuple of float
+        Left, right, bottom, top.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sklearn_loce.plotting._map_parts import find_extent
+    >>> [round(float(side), 2) for side in find_extent(np.array([[0.0, 0.0], [10.0, 0.0]]))]
+    [-0.6, 10.6, -3.6, 3.6]
+    """
+    low, high = coordinates.min(axis=0), coordinates.max(axis=0)
+    longer = (high - low).max() or 1.0
+    half = np.maximum(high - low, _LEAST * longer) / 2 + _ROOM * longer
+    middle = (low + high) / 2
+    return tuple(np.stack([middle - half, middle + half], axis=1).ravel().tolist())
