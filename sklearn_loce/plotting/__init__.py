@@ -20,6 +20,7 @@ _HOMES = {
     "ProjectionDisplay": "_projection",
     "RetrievalDisplay": "_retrieval",
     "SeparationDisplay": "_pairs",
+    "to_html": "_html",
 }
 
 __all__ = [*_HOMES]

@@ -1,0 +1,91 @@
+"""The concept map in the browser: its size, and the seconds until it answers.
+
+Run ``python -m benchmarks.concept_map``; it needs Debian's ``chromium`` and ``chromium-driver``.
+"""
+
+import argparse
+import statistics
+import tempfile
+import time
+from pathlib import Path
+
+from sklearn.cluster import KMeans
+
+from sklearn_loce import LoCETransformer, TorchModel
+from sklearn_loce.datasets import load_scene_model, make_scenes
+from sklearn_loce.plotting import to_html
+from tests.browser import chromium, missing_browser
+
+_ROWS_PER_SCENE = 6  # at least, on average
+_FRAMES = 40
+_PAN = """
+const [frames, done] = arguments, times = [], step = scale();
+const draw = (now) => {
+  times.push(now);
+  look(middle(model.x_range) + (times.length % 8 - 3.5) * step, middle(model.y_range), scale());
+  if (times.length <= frames) requestAnimationFrame(draw);
+  else done(times.slice(1).map((time, k) => time - times[k]));
+};
+requestAnimationFrame(draw);
+"""
+
+
+def draw_table(n_rows, own_images):
+    """Draw scenes with n_rows rows; with `own_images`, every row has an image of its own."""
+    scenes = make_scenes(n_rows if own_images else n_rows // _ROWS_PER_SCENE + 1, random_state=0)
+    table = scenes.data
+    if own_images:
+        # Another concept from scene to scene.
+        rank = table.groupby("image_id").cumcount()
+        table = table[rank == table["image_id"] % 3]
+    return table.iloc[:n_rows].reset_index(drop=True)
+
+
+def write_map(table, path):
+    """Write the map with all it can hold; give the seconds that it took without UMAP's."""
+    loce = LoCETransformer(TorchModel(load_scene_model), "features.3", on_empty="nan")
+    embeddings = loce.fit_transform(table)
+    clusters = KMeans(20, n_init=1, random_state=0).fit_predict(embeddings)
+    start = time.perf_counter()
+    to_html(embeddings, table, path, coordinates="pca", transformer=loce, clusters=clusters)
+    return time.perf_counter() - start
+
+
+def open_map(path):
+    """Open the map in a new browser; give the seconds until it answers, and ms per frame."""
+    with tempfile.TemporaryDirectory() as profile, chromium(profile) as driver:
+        driver.get(path.as_uri())
+        while (
+            ready := driver.execute_script("return document.documentElement.dataset.ready")
+        ) is None:
+            time.sleep(0.05)
+        frames = driver.execute_async_script(_PAN, _FRAMES)
+        return int(ready) / 1000, statistics.median(frames)
+
+
+def main():
+    """Measure both kinds of tables and print a table of Markdown."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rows", type=int, default=5000)
+    parser.add_argument("--repeats", type=int, default=3)
+    options = parser.parse_args()
+    if missing := missing_browser():
+        parser.error(missing)
+    print("| images | written in | size | interactive after | a frame of panning |")
+    print("|---|---|---|---|---|")
+    with tempfile.TemporaryDirectory() as folder:
+        for own_images in (False, True):
+            table = draw_table(options.rows, own_images)
+            path = Path(folder) / "map.html"
+            written = write_map(table, path)
+            opened = [open_map(path) for _ in range(options.repeats)]
+            ready, frame = (statistics.median(values) for values in zip(*opened, strict=True))
+            n_images, size = table["image_id"].nunique(), path.stat().st_size / 1e6
+            print(
+                f"| {n_images} for {len(table)} rows | {written:.1f} s | {size:.1f} MB "
+                f"| {ready:.2f} s | {frame:.0f} ms |"
+            )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,308 @@
+"""to_html: a map of LoCEs in one file for the browser."""
+
+import os
+from numbers import Integral
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from sklearn.decomposition import PCA
+from sklearn.neighbors import NearestNeighbors
+from sklearn.utils import check_array
+from sklearn.utils._param_validation import HasMethods, Interval, StrOptions, validate_params
+
+from .._samples import as_samples, image_key
+from ._html_page import (
+    BOKEH_MARKERS,
+    as_text,
+    build_plot,
+    render_page,
+    require_bokeh,
+    rounded,
+    write_whole,
+)
+from ._html_rows import draw_rows
+from ._style import concept_styles
+
+_LEAST_FOR_SPECTRAL = 10  # rows
+_PARAMETERS = {
+    "embeddings": ["array-like"],
+    "path": [str, os.PathLike],
+    "coordinates": [StrOptions({"umap", "pca"}), "array-like"],
+    "transformer": [HasMethods("project"), None],
+    "layer": [str, None],
+    "clusters": ["array-like", None],
+    "iou": ["array-like", None],
+    "n_neighbors": [Interval(Integral, 1, None, closed="left")],
+    "metric": [str, callable],
+    "thumbnail_size": [Interval(Integral, 16, 512, closed="both")],
+    "title": [str],
+    "random_state": ["random_state"],
+}
+
+
+@validate_params(_PARAMETERS, prefer_skip_nested_validation=True)
+def to_html(
+    embeddings,
+    samples,
+    path,
+    *,
+    coordinates="umap",
+    transformer=None,
+    layer=None,
+    clusters=None,
+    iou=None,
+    n_neighbors=10,
+    metric="cosine",
+    thumbnail_size=160,
+    title="Concept map",
+    random_state=None,
+):
+    """Write a map of LoCEs as one file, to be explored in a browser without a network.
+
+    Every row is a point. Pointing at it shows its image with the outline of its mask and, where
+    there is a transformer, its projection; selecting it lists its nearest neighbours among the
+    embeddings, wherever they lie on the map. Points are filtered by concept, cluster and IoU, and
+    found by the id of their image. All of that works with the keyboard too.
+
+    Parameters
+    ----------
+    embeddings : array-like of shape (n_samples, n_features)
+        LoCEs. Rows that are not finite, as of empty masks, are left out; the page tells how many.
+    samples : DataFrame or list of (image, mask) pairs
+        The table of samples, of n_samples rows. Its column ``concept`` gives colours and markers
+        and ``image_id`` what is searched for; without them all rows are of one concept, and the
+        path of the image, or its number, stands for the id.
+    path : str or path
+        The file to write. It is replaced as a whole, or left alone where something fails.
+    coordinates : {"umap", "pca"} or array-like of shape (n_samples, 2), default="umap"
+        Where the points lie: after UMAP, on the first two principal components, or as given. Rows
+        whose coordinates are not finite are left out.
+    transformer : LoCETransformer, default=None
+        Fitted; its ``project`` draws the projections. ``None`` draws none.
+    layer : str, default=None
+        The transformer's layer to project, where it has several.
+    clusters : array-like of shape (n_samples,), default=None
+        Labels of clusters, to filter and colour by.
+    iou : array-like of shape (n_samples,), default=None
+        IoU of each row in [0, 1], NaN where there is none. ``None`` measures it where there is a
+        transformer, as :meth:`LoCETransformer.evaluate` does.
+    n_neighbors : int, default=10
+        How many neighbours a point lists.
+    metric : str or callable, default="cosine"
+        Distance between embeddings, as in :class:`sklearn.neighbors.NearestNeighbors`.
+    thumbnail_size : int, default=160
+        Longest side of the images in pixels, 16 to 512. The file's size grows with its square.
+    title : str, default="Concept map"
+        Heading of the page.
+    random_state : int, RandomState instance or None, default=None
+        Of UMAP. Pass an int for the same file in every call.
+
+    Returns
+    -------
+    path : pathlib.Path
+        The file that was written.
+
+    Raises
+    ------
+    ImportError
+        If Bokeh is not installed, which the extra ``html`` brings.
+    FileNotFoundError
+        If the folder of `path`, an image or a mask file does not exist.
+    ValueError
+        If lengths differ, no row is finite, UMAP or PCA has too few rows or features, or an image
+        or a mask can't be read.
+
+    See Also
+    --------
+    LoCETransformer.project : The projections.
+    sklearn_loce.utils.UnsupervisedUMAP : The UMAP that is used.
+
+    Notes
+    -----
+    The scripts and pictures are inside the file, and a security policy in it keeps the browser
+    from running or loading anything else. Texts of the table are shown as text.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from pathlib import Path
+    >>> from sklearn_loce import LoCETransformer, TorchModel
+    >>> from sklearn_loce.datasets import load_scene_model, make_scenes
+    >>> from sklearn_loce.plotting import to_html
+    >>> scenes = make_scenes(3, random_state=0).data
+    >>> loce = LoCETransformer(TorchModel(load_scene_model), "features.2")
+    >>> embeddings = loce.fit_transform(scenes)
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = Path(folder) / "map.html"
+    ...     path = to_html(embeddings, scenes, path, coordinates="pca", transformer=loce)
+    ...     path.name, path.stat().st_size < 3e6
+    ('map.html', True)
+    """
+    require_bokeh()
+    path, samples = _check_path(path), as_samples(samples)
+    embeddings = check_array(embeddings, dtype=np.float64, ensure_all_finite=False)
+    given = {"clusters": clusters, "iou": iou}
+    if not isinstance(coordinates, str):
+        given["coordinates"] = _check_coordinates(coordinates)
+    _check_lengths(len(samples), embeddings=embeddings, **given)
+    kept = _placed_rows(embeddings, given.get("coordinates"))
+    places, caption = _place(embeddings, given.get("coordinates", coordinates), kept, random_state)
+    pictures = draw_rows(samples, kept, thumbnail_size, _projector(transformer, layer, embeddings))
+    payload = {
+        "caption": caption,
+        "left_out": len(embeddings) - len(kept),
+        "metric": metric if isinstance(metric, str) else "given",
+        "iou": rounded(pictures.iou if iou is None else _check_iou(iou)[kept]),
+        "row": kept.tolist(),
+        **_describe_labels(samples, clusters, kept),
+        **pictures.as_payload(),
+        **_neighbours(embeddings[kept], n_neighbors, metric),
+    }
+    plot = build_plot(places, payload["concepts"])
+    write_whole(path, render_page(as_text(title), plot, payload))
+    return path
+
+
+def _check_path(path):
+    path = Path(path)
+    if not path.parent.is_dir():
+        raise FileNotFoundError(f"The folder {str(path.parent)!r} does not exist; make it first.")
+    if path.is_dir():
+        raise IsADirectoryError(f"path={str(path)!r} is a folder; name a file in it.")
+    return path
+
+
+def _check_coordinates(coordinates):
+    coordinates = check_array(coordinates, dtype=np.float64, ensure_all_finite=False)
+    if coordinates.shape[1] != 2:
+        raise ValueError(
+            f"coordinates must be of shape (n_samples, 2), got {coordinates.shape}; reduce them "
+            "first, or choose 'umap' or 'pca'."
+        )
+    return coordinates
+
+
+def _check_iou(iou):
+    iou = np.asarray(iou, dtype=np.float64)
+    if iou.ndim != 1 or (iou < 0).any() or (iou > 1).any():
+        raise ValueError("iou must be of shape (n_samples,) with values in [0, 1] or NaN.")
+    return iou
+
+
+def _check_lengths(n_samples, **given):
+    for name, values in given.items():
+        if values is not None and len(values) != n_samples:
+            raise ValueError(
+                f"{name} has {len(values)} rows, but samples has {n_samples}; they must belong "
+                "together row by row."
+            )
+
+
+def _placed_rows(embeddings, coordinates):
+    """Give the positions of rows that have a place on the map."""
+    finite = np.isfinite(embeddings).all(axis=1)
+    if coordinates is not None:
+        finite &= np.isfinite(coordinates).all(axis=1)
+    if not finite.any():
+        raise ValueError(
+            f"None of the {len(embeddings)} rows can be placed: all hold NaN or infinity, as LoCEs "
+            "of empty masks do."
+        )
+    return np.flatnonzero(finite)
+
+
+def _place(embeddings, coordinates, kept, random_state):
+    """Give the points' places, shape (n_kept, 2), and what they are called."""
+    if not isinstance(coordinates, str):
+        return coordinates[kept], "Coordinates as given"
+    place, least = _MAPS[coordinates]
+    X = embeddings[kept]
+    if X.shape[0] < least[0] or X.shape[1] < least[1]:
+        raise ValueError(
+            f"coordinates={coordinates!r} needs at least {least[0]} finite rows and {least[1]} "
+            f"features, got {X.shape[0]} and {X.shape[1]}; give coordinates of your own."
+        )
+    return place(X, random_state)
+
+
+def _umap(X, random_state):
+    # Imported here: numba compiles for seconds.
+    from ..utils import UnsupervisedUMAP
+
+    reducer = UnsupervisedUMAP(
+        n_neighbors=min(15, len(X) - 1),
+        # The spectral start needs more rows than it has components.
+        init="spectral" if len(X) > _LEAST_FOR_SPECTRAL else "random",
+        random_state=random_state,
+        n_jobs=1 if random_state is not None else -1,
+    )
+    return reducer.fit_transform(X).astype(np.float64), "UMAP"
+
+
+def _pca(X, random_state):
+    # The exact solver, which draws nothing.
+    pca = PCA(n_components=2, svd_solver="full").fit(X)
+    first, second = 100 * pca.explained_variance_ratio_
+    return pca.transform(X), f"PCA, {first:.0f} % and {second:.0f} % of the variance"
+
+
+# How to place points, and the least numbers of rows and features for that.
+_MAPS = {"umap": (_umap, (5, 1)), "pca": (_pca, (2, 2))}
+
+
+def _projector(transformer, layer, embeddings):
+    if transformer is None:
+        return None
+
+    def project(table, rows):
+        return transformer.project(table, embeddings[rows], layer=layer, threshold=None)
+
+    return project
+
+
+def _describe_labels(samples, clusters, kept):
+    """Give the texts of rows, each different text once."""
+    samples = samples.iloc[kept]
+    concepts = samples["concept"] if "concept" in samples else ["all rows"] * len(samples)
+    return {
+        "concepts": _describe_groups(concepts),
+        "clusters": None if clusters is None else _describe_groups(np.asarray(clusters)[kept]),
+        "ids": _codes_and_names(_image_ids(samples)),
+    }
+
+
+def _image_ids(samples):
+    if "image_id" in samples:
+        return samples["image_id"].to_numpy()
+    images = samples["image"]
+    if all(isinstance(image, str | os.PathLike) for image in images):
+        return np.array([os.fspath(image) for image in images], dtype=object)
+    number_of = {}
+    return np.array([number_of.setdefault(image_key(image), len(number_of)) for image in images])
+
+
+def _codes_and_names(labels):
+    codes, names = pd.factorize(np.asarray(labels), sort=True, use_na_sentinel=False)
+    return {"codes": codes.tolist(), "names": [as_text(name) for name in names]}
+
+
+def _describe_groups(labels):
+    """Give codes, names and styles of concepts or clusters."""
+    groups = _codes_and_names(labels)
+    styles = concept_styles(range(len(groups["names"]))).values()
+    return groups | {"styles": [[colour, *BOKEH_MARKERS[marker]] for colour, marker in styles]}
+
+
+def _neighbours(X, n_neighbors, metric):
+    n_neighbors = min(n_neighbors, len(X) - 1)
+    if n_neighbors == 0:
+        return {"neighbours": [[]], "distances": [[]]}
+    # Without a query, no row is its own neighbour, and its duplicates are.
+    distances, indices = (
+        NearestNeighbors(n_neighbors=n_neighbors, metric=metric).fit(X).kneighbors()
+    )
+    return {
+        "neighbours": indices.tolist(),
+        "distances": [rounded(row) for row in distances],
+    }

@@ -1,0 +1,215 @@
+"""The page of the concept map: Bokeh's plot, our controls, and nothing from the network."""
+
+import base64
+import hashlib
+import json
+import os
+import re
+from importlib import resources
+from uuid import uuid4
+
+import numpy as np
+
+# What Bokeh calls the markers that look like matplotlib's. It has no filled cross, no triangles
+# that point sideways and no thin diamond: other shapes stand for these.
+# With each goes the size at which it looks as large as the others.
+BOKEH_MARKERS = {
+    "o": ("circle", 8),
+    "s": ("square", 7.5),
+    "^": ("triangle", 8.5),
+    "D": ("diamond", 10.5),
+    "v": ("inverted_triangle", 8.5),
+    "X": ("square_pin", 9),
+    "P": ("plus", 9.5),
+    "*": ("star", 11.5),
+    "<": ("hex", 8.5),
+    ">": ("triangle_pin", 10),
+    "d": ("circle_dot", 9),
+}
+STYLE_COLUMNS = ("colour", "marker", "size")
+SCRIPTS = ("rows.js", "map.js")  # in this order, after Bokeh's
+_INK = "#1b2430"
+
+
+def require_bokeh():
+    """Raise an ImportError that names the extra, unless Bokeh is installed."""
+    try:
+        import bokeh  # noqa: F401
+    except ImportError as error:
+        raise ImportError(
+            'to_html needs Bokeh. Install it with: pip install "sklearn-loce[html]"'
+        ) from error
+
+
+def build_plot(coordinates, groups):
+    """Build the map of points; it holds numbers and styles, and no text of the user's.
+
+    Parameters
+    ----------
+    coordinates : ndarray of shape (n_points, 2)
+    groups : dict
+        The ``codes`` of points and the ``styles`` (colour, marker, size) of codes.
+
+    Returns
+    -------
+    bokeh.plotting.figure
+        Its sources are called "points", "near" and "links"; "shown" filters the points.
+    """
+    from bokeh.models import CDSView, ColumnDataSource, IndexFilter, Range1d
+    from bokeh.plotting import figure
+
+    plot = figure(
+        name="map",
+        sizing_mode="stretch_both",
+        toolbar_location=None,
+        tools="pan,wheel_zoom",
+        active_scroll="wheel_zoom",
+        x_range=Range1d(0, 1),
+        y_range=Range1d(0, 1),
+        x_axis_location=None,
+        y_axis_location=None,
+        min_border=0,
+        outline_line_color=None,
+        background_fill_color="#ffffff",
+        lod_threshold=None,
+    )
+    plot.grid.visible = False
+    styles = zip(*(groups["styles"][code] for code in groups["codes"]), strict=True)
+    columns = {"x": coordinates[:, 0], "y": coordinates[:, 1]}
+    columns |= dict(zip(STYLE_COLUMNS, styles, strict=True))
+    points = ColumnDataSource(columns, name="points")
+    shown = CDSView(filter=IndexFilter(name="shown"))
+    _add_links(plot)
+    renderer = plot.scatter(
+        **_mark(fill_alpha=0.85, line_color="#ffffff", line_width=0.5),
+        source=points,
+        view=shown,
+        nonselection_fill_alpha=0.22,
+        nonselection_line_alpha=0.3,
+    )
+    _add_near(plot)
+    _add_pointing(plot, renderer)
+    return plot
+
+
+def _mark(**style):
+    fields = {"x": "x", "y": "y", "size": "size", "fill_color": "colour"}
+    return {**fields, "marker": {"field": "marker"}, **style}
+
+
+def _add_links(plot):
+    """Add lines from the selected point to its neighbours."""
+    from bokeh.models import ColumnDataSource
+
+    source = ColumnDataSource({"x0": [], "y0": [], "x1": [], "y1": []}, name="links")
+    line = {"line_color": _INK, "line_alpha": 0.35, "line_width": 1}
+    plot.segment("x0", "y0", "x1", "y1", source=source, **line)
+
+
+def _add_near(plot):
+    """Add the selected point and its neighbours, above all others."""
+    from bokeh.models import ColumnDataSource
+
+    empty = {name: [] for name in ("x", "y", *STYLE_COLUMNS)}
+    source = ColumnDataSource(empty, name="near")
+    plot.scatter(**_mark(line_color=_INK, line_width=1.4), source=source)
+
+
+def _add_pointing(plot, renderer):
+    from bokeh.models import HoverTool, TapTool
+
+    hover = HoverTool(name="hover", tooltips=None, renderers=[renderer])
+    tap = TapTool(mode="replace", renderers=[renderer])
+    plot.add_tools(hover, tap)
+
+
+def plot_json(plot):
+    """Write a plot as BokehJS reads it, the same text for the same plot.
+
+    Bokeh numbers its models over the life of a process, so they are numbered anew.
+    """
+    from bokeh.embed import json_item
+
+    numbers = {}
+    text = json.dumps(json_item(plot), separators=(",", ":"))
+
+    def renumber(match):
+        return f'"p{numbers.setdefault(match[0], len(numbers))}"'
+
+    return re.sub(r'"p\d+"', renumber, re.sub(r'"id":"[0-9a-f-]{36}"', '"id":"map"', text))
+
+
+def script_safe(text):
+    """Escape JSON so that no text in it ends the script element it stands in."""
+    escapes = {"<": "\\u003c", ">": "\\u003e", "&": "\\u0026"}
+    return re.sub("[<>&]", lambda match: escapes[match[0]], text)
+
+
+def _asset(name):
+    return resources.files(__package__).joinpath("html", name).read_text(encoding="utf-8")
+
+
+def _hash(script):
+    digest = hashlib.sha256(script.encode("utf-8")).digest()
+    return f"'sha256-{base64.b64encode(digest).decode('ascii')}'"
+
+
+def render_page(title, plot, payload):
+    """Put the page together.
+
+    Parameters
+    ----------
+    title : str
+    plot : bokeh.plotting.figure
+    payload : dict
+        What the scripts in ``html`` read.
+
+    Returns
+    -------
+    str
+        HTML with all scripts, styles and pictures in it. Its security policy lets the browser run
+        these scripts alone and load nothing.
+    """
+    from bokeh.resources import Resources
+    from jinja2 import Environment
+    from markupsafe import Markup
+
+    library = "\n".join(Resources(mode="inline", components=["bokeh"]).js_raw)
+    scripts = [Markup(f"\n{script}\n") for script in (library, *map(_asset, SCRIPTS))]
+    page = Environment(autoescape=True, keep_trailing_newline=True).from_string(_asset("map.html"))
+    return page.render(
+        title=title,
+        policy=Markup(" ".join(map(_hash, scripts))),
+        style=Markup(_asset("map.css")),
+        scripts=scripts,
+        plot=Markup(script_safe(plot_json(plot))),
+        payload=Markup(script_safe(json.dumps(payload, separators=(",", ":"), allow_nan=False))),
+    )
+
+
+def write_whole(path, text):
+    """Write a text file that is there whole, or not at all."""
+    part = path.with_name(f".{path.name}.{uuid4().hex}.part")
+    try:
+        with open(part, "x", encoding="utf-8", newline="\n") as file:
+            file.write(text)
+        os.replace(part, path)
+    except BaseException:
+        part.unlink(missing_ok=True)
+        raise
+
+
+def as_text(value):
+    """Give the text of a label or file name; bytes that are no UTF-8 become marks."""
+    text = os.fspath(value) if isinstance(value, os.PathLike) else str(value)
+    return text.encode("utf-8", "replace").decode("utf-8")
+
+
+def rounded(values, digits=4):
+    """Round numbers to significant digits; what is not finite becomes None."""
+    values = np.asarray(values, dtype=float)
+    finite = np.isfinite(values)
+    return [
+        float(f"{value:.{digits}g}") if ok else None
+        for value, ok in zip(values, finite, strict=True)
+    ]
