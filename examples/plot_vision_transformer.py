@@ -57,7 +57,7 @@ optimizer = torch.optim.AdamW(vit.parameters())
 schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=4e-3, total_steps=n_steps)
 generator = torch.Generator().manual_seed(0)
 rarity = shares.mean(dim=(0, 2, 3)).rsqrt()
-for step in range(n_steps):
+for _ in range(n_steps):
     batch = torch.randint(len(images), (16,), generator=generator)
     scores = vit.heads(encode(images[batch])["tokens"][:, 1:])
     loss = functional.cross_entropy(scores.mT, shares[batch].flatten(2), weight=rarity)
@@ -104,7 +104,7 @@ print("read as told:", all(torch.equal(read[block], told[block]) for block in bl
 
 from sklearn_loce import LoCETransformer, TorchModel
 
-test = make_scenes(n_samples=40, random_state=0)
+test = make_scenes(n_samples=30, random_state=0)
 loces = {
     "ViT": LoCETransformer(TorchModel(vit), ["conv_proj", *blocks], preprocess=preprocess),
     "convolutional": LoCETransformer(
@@ -164,26 +164,28 @@ table = pd.DataFrame(
         "15 x 20 grid": [draw_from_grid(mask, (15, 20)) for mask in masks],
     }
 )
-print(table.groupby(test.target).mean().round(2).to_string())
+means = table.groupby(test.target).mean()
+means.loc["mean of all"] = table.mean()
+print(means.round(2).to_string())
 
 # %%
 # What a vector draws
 # -------------------
 # One scene through both: the image with the outlines of its masks, and below it the probabilities
-# that the LoCEs project. Above block 1 of the ViT, below ``features.4`` of the convolutional
-# network.
+# that the LoCEs project.
 
 import matplotlib.pyplot as plt
 
 from sklearn_loce.plotting import ProjectionDisplay
 
 scene = test.data[test.groups == 0]
-figure, axes = plt.subplots(2, 1, figsize=(7, 5), layout="constrained")
-for ax, (name, layer) in zip(
-    axes, {"ViT": blocks[1], "convolutional": "features.4"}.items(), strict=True
-):
+figure = plt.figure(figsize=(7, 5), layout="constrained")
+shown = {"ViT": blocks[1], "convolutional": "features.4"}
+for part, (name, layer) in zip(figure.subfigures(2, 1), shown.items(), strict=True):
     loce = loces[name].set_params(layer=layer).fit(scene)
-    ProjectionDisplay.from_estimator(loce, scene, n_cols=len(scene), colorbar=False, ax=ax)
+    axes = part.subplots(2, len(scene))
+    ProjectionDisplay.from_estimator(loce, scene, n_cols=len(scene), ax=axes)
+    part.suptitle(f"{name}, {layer.replace('encoder.layers.encoder_layer_', 'block ')}")
 
 # sphinx_gallery_thumbnail_number = 2
 
