@@ -1,7 +1,7 @@
 """
-======================================
+=======================================
 First LoCEs: do sub-concepts come back?
-======================================
+=======================================
 
 A Local Concept Embedding (LoCE) is the 1x1 filter that, put on the activations of a network's
 layer, best redraws the mask of one concept in one image. Every pair of image and concept gets a

@@ -41,7 +41,20 @@ class _ImageNoise(v2.Transform):
     """Noise that depends on each image and ``random_state`` alone."""
 
     def transform(self, inpt, params):
-        """Corrupt images, frames of videos and plain tensors; hand everything else through."""
+        """Corrupt images, frames of videos and plain tensors; hand everything else through.
+
+        Parameters
+        ----------
+        inpt : Tensor, TVTensor or object
+            One part of a sample.
+        params : dict
+            Ignored; here for torchvision's API.
+
+        Returns
+        -------
+        Tensor, TVTensor or object
+            Of the same type.
+        """
         name = type(self).__name__
         if isinstance(inpt, Image.Image):
             raise TypeError(f"{name} needs a tensor; put v2.ToImage() before it in a v2.Compose.")
@@ -57,6 +70,12 @@ class _ImageNoise(v2.Transform):
         return tv_tensors.wrap(torch.stack(noisy).reshape(pixels.shape), like=inpt)
 
     def extra_repr(self):
+        """Give what stands between the parentheses of the repr.
+
+        Returns
+        -------
+        str
+        """
         return f"percent={self.percent}, random_state={self.random_state}"
 
 
@@ -76,12 +95,6 @@ class GaussianNoise(_ImageNoise):
     random_state : int, default=0
         Another pattern for each value.
 
-    Notes
-    -----
-    Takes tv_tensors, or plain tensors of shape (..., n_channels, height, width), of uint8 or of
-    floats in [0, 1], and keeps dtype and device. Values are clipped to the range; for uint8 they
-    are rounded. Noise is drawn per pixel and channel. Identical images get identical noise.
-
     Raises
     ------
     ValueError, TypeError
@@ -91,6 +104,12 @@ class GaussianNoise(_ImageNoise):
     --------
     SaltAndPepperNoise : Noise that replaces pixels.
     sklearn_loce.LoCETransformer : Takes either as ``preprocess``.
+
+    Notes
+    -----
+    Takes tv_tensors, or plain tensors of shape (..., n_channels, height, width), of uint8 or of
+    floats in [0, 1], and keeps dtype and device. Values are clipped to the range; for uint8 they
+    are rounded. Noise is drawn per pixel and channel. Identical images get identical noise.
 
     References
     ----------
@@ -147,11 +166,6 @@ class SaltAndPepperNoise(_ImageNoise):
     random_state : int, default=0
         Another pattern for each value.
 
-    Notes
-    -----
-    Takes tv_tensors, or plain tensors of shape (..., n_channels, height, width), of uint8 or of
-    floats in [0, 1], and keeps dtype and device. Identical images get identical noise.
-
     Raises
     ------
     ValueError, TypeError
@@ -161,6 +175,11 @@ class SaltAndPepperNoise(_ImageNoise):
     --------
     GaussianNoise : Noise that is added.
     sklearn_loce.LoCETransformer : Takes either as ``preprocess``.
+
+    Notes
+    -----
+    Takes tv_tensors, or plain tensors of shape (..., n_channels, height, width), of uint8 or of
+    floats in [0, 1], and keeps dtype and device. Identical images get identical noise.
 
     References
     ----------

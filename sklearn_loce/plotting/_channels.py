@@ -10,7 +10,7 @@ from ._style import COLOURS, GREY, merge_style, open_axes
 
 _POSITIVE, _NEGATIVE = COLOURS[0], COLOURS[1]
 # Inches: the distribution of all weights, what is between, one channel.
-_DISTRIBUTION, _BETWEEN, _CHANNEL = 0.62, 0.5, 0.155
+_DISTRIBUTION, _BETWEEN, _CHANNEL = 0.62, 0.4, 0.155
 _N_BINS = 60
 
 
@@ -120,7 +120,8 @@ class ChannelDisplay:
             self.histogram_ = self._draw_distribution(weights, histogram_kw)
             self.boxes_ = self._draw_boxes(weights, names, box_kw)
             self.reference_ = self._draw_reference(reference_kw)
-            ax.set(xlabel="weight", ylim=(len(self.channels_) - 0.4, -0.6))
+            others = "" if self.reference is None else " (grey: median of all other rows)"
+            ax.set(xlabel=f"weight{others}", ylim=(len(self.channels_) - 0.4, -0.6))
             ax.axvline(0, color=GREY, linewidth=0.6, zorder=0)
         return self
 
@@ -141,7 +142,8 @@ class ChannelDisplay:
         share = (_DISTRIBUTION + 0.1) / height
         parts = grid.subgridspec(2, 1, height_ratios=[share, 1 - share])
         ax.set_subplotspec(parts[1])
-        self.distribution_ax_ = self.figure_.add_subplot(parts[0])
+        self.distribution_ax_ = self.figure_.add_subplot(parts[0], sharex=ax)
+        self.distribution_ax_.tick_params(labelbottom=False)
 
     def _draw_distribution(self, weights, histogram_kw):
         from matplotlib.patches import StepPatch

@@ -221,7 +221,8 @@ class ClusterGalleryDisplay:
         Parameters
         ----------
         ax : Axes or array-like of Axes, default=None
-            An Axes is divided; an array needs ``len(clusters)`` lines of as many Axes as the
+            An Axes is divided, best in a figure with ``layout="constrained"``;
+            an array needs ``len(clusters)`` lines of as many Axes as the
             longest line has tiles. None opens a figure.
         contour_kw : dict, default=None
             For the :class:`matplotlib.collections.LineCollection` of outlines.

@@ -104,7 +104,7 @@ def open_grid(display, ax, layout):
     with _new_figure(display, layout) as figure:
         chart, display.axes_ = _divide(display.ax_, layout)
         yield chart, display.axes_
-        _fit_height(figure, display.axes_)
+        _fit_height(figure, display.axes_, layout)
 
 
 @contextmanager
@@ -151,7 +151,9 @@ def _divide(bounds, layout):
     bounds.set_axis_off()
     figure, spec, chart = bounds.figure, bounds.get_subplotspec(), None
     if layout.chart_height:
-        upper, spec = spec.subgridspec(2, 1, height_ratios=[layout.chart_height, layout.n_lines])
+        upper, spec = spec.subgridspec(
+            2, 1, height_ratios=[layout.chart_height, layout.n_lines], hspace=_space_of(figure, 0.5)
+        )
         chart = figure.add_subplot(upper)
     return chart, _add_tiles(figure, spec, layout)
 
@@ -161,17 +163,25 @@ def _add_tiles(figure, spec, layout):
     n_above = int(bool(layout.headings))
     heights = [0.001] * n_above + [1.0] * layout.n_lines
     shape = len(heights), len(widths)
-    # Without a layout engine nothing else keeps texts off the tiles above.
-    space = {"wspace": 0, "hspace": 0} if figure.get_layout_engine() else {"hspace": 0.5}
+    space = {"wspace": _space_of(figure, 0.1), "hspace": _space_of(figure, 0.8)}
     grid = spec.subgridspec(*shape, width_ratios=widths, height_ratios=heights, **space)
     if n_above:
         for (heading, _), group in zip(layout.groups, columns, strict=True):
             _add_heading(figure.add_subplot(grid[0, group[0] : group[-1] + 1]), heading)
     axes = [
-        [figure.add_subplot(grid[line, column]) for group in columns for column in group]
+        [
+            figure.add_subplot(grid[line, column], anchor="N")
+            for group in columns
+            for column in group
+        ]
         for line in range(n_above, len(heights))
     ]
     return np.array(axes, dtype=object).reshape(layout.n_lines, -1)
+
+
+def _space_of(figure, without_layout):
+    """Give what keeps texts off the tiles above, where no layout engine does."""
+    return 0 if figure.get_layout_engine() else without_layout
 
 
 def _add_heading(ax, heading):
@@ -179,8 +189,9 @@ def _add_heading(ax, heading):
     ax.set_title(heading, fontsize=FONT_SIZE, pad=2)
 
 
-def _fit_height(figure, axes):
+def _fit_height(figure, axes, layout):
     """Make a figure as high as its tiles are, which keep the shape of their images."""
+    lines_and_chart = layout.n_lines + layout.chart_height  # which share what height is added
     for _ in range(_MOST_PASSES):
         figure.get_layout_engine().execute(figure)
         width, height = figure.get_size_inches()
@@ -190,7 +201,7 @@ def _fit_height(figure, axes):
             if images:
                 n_rows, n_columns = images[0].get_array().shape[:2]
                 missing.append(given.width * width * n_rows / n_columns - given.height * height)
-        missing = len(axes) * max(missing, default=0.0)
+        missing = lines_and_chart * max(missing, default=0.0)
         if abs(missing) < _PAD:
             break
         figure.set_size_inches(width, max(0.5, height + missing))

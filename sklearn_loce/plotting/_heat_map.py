@@ -7,9 +7,10 @@ from sklearn.utils import check_array
 
 from ._style import COLUMN_WIDTH, SMALL_FONT_SIZE, merge_style, open_axes
 
-# More concepts have no room for their values in a column; the page is this wide, in inches.
-_MOST_IN_COLUMN = 11
+# Inches; where values have no room in a column, the figure is as wide as the page.
 _PAGE_WIDTH = 6.9
+# Height by width, before the figure is cut to what is drawn.
+_HEIGHT = 0.88
 # Points between a value and the border of its cell, at the least.
 _AIR = 0.5
 
@@ -42,13 +43,13 @@ class HeatMap:
         cmap : str or matplotlib Colormap, default="Blues"
             Colours, from low to high. What is masked is grey.
         values_format : str, default=None
-            Format of the values, as ".2f". None means .25, with no zero before the point, and 0.
+            Format of the values, as ".2f". None means three characters at most: .25, 1.0 and 0.
         xticks_rotation : {"vertical", "horizontal"} or float, default=None
             Rotation of the names below the columns. None slants them, or turns them upright where
             columns are narrow.
         ax : matplotlib Axes, default=None
-            Axes to plot into. None opens a figure: as wide as a paper's column, or above 11
-            concepts as its page.
+            Axes to plot into. None opens a figure: as wide as a paper's column, or where
+            values have no room there, as its page.
         colorbar : bool, default=True
             Whether to add the scale of the colours.
         im_kw : dict, default=None
@@ -70,17 +71,17 @@ class HeatMap:
             If the matrix does not fit the concepts.
         """
         shown = self._masked()
-        width = COLUMN_WIDTH if len(shown) <= _MOST_IN_COLUMN else _PAGE_WIDTH
-        with open_axes(self, ax, width=width, height=0.88 * width) as axes:
+        with open_axes(self, ax, height=_HEIGHT * COLUMN_WIDTH) as axes:
+            self._draw_image(shown, cmap, im_kw)
+            self.colorbar_ = self._draw_scale() if colorbar else None
+            write = (shown, values_format, text_kw or {}) if include_values else None
+            self._write(xticks_rotation, write)
             if ax is None:
                 # Centred, a square next to a scale would move whenever it is drawn.
                 axes.set_anchor("W")
-            self._draw_image(shown, cmap, im_kw)
-            self.colorbar_ = self._draw_scale() if colorbar else None
-            cell = self._name_axes(xticks_rotation)
-            self.text_ = None
-            if include_values:
-                self._write_values(shown, values_format, cell, text_kw or {})
+                if include_values and self.text_ is None and len(shown) > 1:
+                    self.figure_.set_size_inches(_PAGE_WIDTH, _HEIGHT * _PAGE_WIDTH)
+                    self._write(xticks_rotation, write)
         return self
 
     def _masked(self):
@@ -111,6 +112,13 @@ class HeatMap:
         bar.outline.set_linewidth(0.4)
         return bar
 
+    def _write(self, rotation, values):
+        """Write concepts at the axes, and values into the cells where they have room."""
+        cell = self._name_axes(rotation)
+        self.text_ = None
+        if values is not None:
+            self._write_values(*values, cell)
+
     def _name_axes(self, rotation):
         """Write the concepts at the axes, and give the size of a cell in points."""
         numbers, names = np.arange(len(self.concepts)), [str(name) for name in self.concepts]
@@ -135,11 +143,11 @@ class HeatMap:
         pixels = self.ax_.get_window_extent().height / len(self.concepts)
         return pixels * 72 / self.figure_.dpi
 
-    def _write_values(self, shown, values_format, cell, text_kw):
+    def _write_values(self, shown, values_format, text_kw, cell):
         self.text_ = np.full(shown.shape, None)
         for i, j in permutations(range(len(shown)), 2):
             value = None if shown.mask[i, j] else shown[i, j]
-            self.text_[i, j] = self._write(i, j, _format(value, values_format), text_kw)
+            self.text_[i, j] = self._write_value(i, j, _format(value, values_format), text_kw)
         texts = [text for text in self.text_.flat if text is not None]
         sides = [max(text.get_window_extent().size) for text in texts]
         room = (cell - 2 * _AIR) * self.figure_.dpi / 72
@@ -148,7 +156,7 @@ class HeatMap:
                 text.remove()
             self.text_ = None
 
-    def _write(self, i, j, text, text_kw):
+    def _write_value(self, i, j, text, text_kw):
         from matplotlib.text import Text
 
         red, green, blue, _ = self.im_.to_rgba(self.im_.get_array()[i, j : j + 1])[0]
@@ -164,5 +172,8 @@ def _format(value, values_format):
         return "-"
     if values_format is not None:
         return format(value, values_format)
-    text = f"{value:.2f}" if value else "0"
-    return text[1:] if text.startswith("0.") else text
+    if value == 0:
+        return "0"
+    text = f"{value:.2f}"
+    # Three characters have room where four have none.
+    return text[1:] if text.startswith("0.") else text.removesuffix("0")

@@ -276,7 +276,8 @@ class OutlierDisplay:
         Parameters
         ----------
         ax : Axes or array-like of Axes, default=None
-            An Axes is divided; an array needs one for the scores, and ``n_most + n_least`` more per
+            An Axes is divided, best in a figure with ``layout="constrained"``;
+            an array needs one for the scores, and ``n_most + n_least`` more per
             concept. None opens a figure.
         contour_kw : dict, default=None
             For the :class:`matplotlib.collections.LineCollection` of outlines.

@@ -184,7 +184,8 @@ class ProjectionDisplay:
         colorbar : bool, default=True
             Whether a bar tells the colours of probabilities. An array of Axes gets none.
         ax : Axes or array-like of Axes, default=None
-            An Axes is divided; an array needs two lines for every `n_cols` rows. None opens a
+            An Axes is divided, best in a figure with ``layout="constrained"``;
+            an array needs two lines for every `n_cols` rows. None opens a
             figure.
         contour_kw : dict, default=None
             For the :class:`matplotlib.collections.LineCollection` of outlines.

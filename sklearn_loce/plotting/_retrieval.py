@@ -211,7 +211,8 @@ class RetrievalDisplay:
         Parameters
         ----------
         ax : Axes or array-like of Axes, default=None
-            An Axes is divided; an array needs ``1 + n_best + n_worst`` Axes per query. None opens
+            An Axes is divided, best in a figure with ``layout="constrained"``;
+            an array needs ``1 + n_best + n_worst`` Axes per query. None opens
             a figure.
         contour_kw : dict, default=None
             For the :class:`matplotlib.collections.LineCollection` of outlines.

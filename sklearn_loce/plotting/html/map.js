@@ -75,10 +75,12 @@ function point(i) {
   if (i === null) return;
   const [x, y] = onScreen(i);
   const [width, height] = [card.offsetWidth, card.offsetHeight];
-  const left = x + 16 + width < size[0] ? x + 16 : x - 16 - width;
-  const top = Math.min(y - 24, size[1] - height - 8);
-  card.style.left = `${Math.max(8, Math.min(left, size[0] - width - 8))}px`;
-  card.style.top = `${Math.max(8, top)}px`;
+  const fits = x + 16 + width < size[0] ? x + 16 : x - 16 - width;
+  const isBeside = fits >= 8; // else below or above the point
+  const beyond = y + 20 + height < size[1] ? y + 20 : y - 20 - height;
+  const within = (start, length, room) => `${Math.max(8, Math.min(start, room - length - 8))}px`;
+  card.style.left = within(isBeside ? fits : x - width / 2, width, size[0]);
+  card.style.top = within(isBeside ? y - 24 : beyond, height, size[1]);
 }
 
 function listenToPointer() {

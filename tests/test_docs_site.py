@@ -1,0 +1,142 @@
+"""The built documentation: its links, and what a browser makes of it.
+
+These tests need ``docs/_build/html``, as the command in ``docs/development.md`` leaves it.
+"""
+
+import importlib.util
+from pathlib import Path
+
+import pytest
+
+from .browser import (
+    chromium,
+    console_errors,
+    failed_requests,
+    missing_browser,
+    network_events,
+    requested,
+)
+
+DOCS = Path(__file__).resolve().parents[1] / "docs"
+BUILT = DOCS / "_build" / "html"
+needs_build = pytest.mark.skipif(
+    not (BUILT / "index.html").is_file(), reason="needs the documentation to be built"
+)
+
+
+@pytest.fixture(scope="module")
+def check_links():
+    spec = importlib.util.spec_from_file_location("check_links", DOCS / "check_links.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def site(tmp_path, check_links):
+    """Give a function that finds what is wrong in the body of a page."""
+
+    def problems(body):
+        (tmp_path / "other.html").write_text('<h1 id="there">Other</h1>')
+        (tmp_path / "picture.png").write_bytes(b"")
+        (tmp_path / "index.html").write_text(f"<html><body>{body}</body></html>")
+        return list(check_links.Site(tmp_path).problems())
+
+    return problems
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        '<a href="other.html#there">a</a>',
+        '<p id="here"><a href="#here">a</a>',
+        '<a href="https://doi.org/10.1007/s11263-025-02446-y">a</a>',
+        '<img src="picture.png" srcset="picture.png, picture.png 2.00x">',
+        '<img src="data:image/png;base64,AAAA">',
+    ],
+)
+def test_what_is_there_is_right(site, body):
+    assert site(body) == []
+
+
+@pytest.mark.parametrize(
+    ("body", "problem"),
+    [
+        ('<a href="missing.html">a</a>', "no such file"),
+        ('<a href="other.html#nowhere">a</a>', "no such anchor"),
+        ('<a href="#nowhere">a</a>', "no such anchor"),
+        ('<img src="missing.png">', "no such file"),
+        ('<img src="picture.png" srcset="missing.png 2.00x">', "no such file"),
+        ('<a href="https://nowhere/page">a</a>', "is no address"),
+        ('<a href="htps://example.org">a</a>', "is no address"),
+        ('<script src="https://example.org/x.js"></script>', "is fetched from the network"),
+        ('<link rel="stylesheet" href="//example.org/x.css">', "is fetched from the network"),
+    ],
+)
+def test_what_is_wrong_is_found(site, body, problem):
+    [found] = site(body)
+    assert found.endswith(problem)
+
+
+def test_styles_that_fetch_are_found(site, tmp_path):
+    (tmp_path / "x.css").write_text("@font-face { src: url('https://example.org/font.woff2') }")
+    [found] = site("")
+    assert "example.org/font.woff2: is fetched from the network" in found
+
+
+@needs_build
+def test_links_of_the_documentation(check_links):
+    site = check_links.Site(BUILT)
+    assert len(site.pages) > 100
+    assert list(site.problems()) == []
+
+
+@needs_build
+def test_every_example_has_its_page_and_picture():
+    for example in (DOCS.parent / "examples").glob("plot_*.py"):
+        page = BUILT / "auto_examples" / f"{example.stem}.html"
+        assert page.is_file()
+        assert f"sphx_glr_{example.stem}_001" in page.read_text(encoding="utf-8")
+
+
+@needs_build
+@pytest.mark.skipif(bool(missing_browser()), reason=missing_browser())
+@pytest.mark.filterwarnings("ignore::ResourceWarning")
+@pytest.mark.parametrize(
+    "page",
+    [
+        "index.html",
+        "how_it_works.html",
+        "auto_examples/plot_first_loces.html",
+        "api/generated/sklearn_loce.LoCETransformer.html",
+        "search.html?q=purity",
+    ],
+)
+def test_a_browser_opens_it_without_complaint(page, tmp_path):
+    with chromium(tmp_path / "profile") as driver:
+        driver.get(f"{BUILT.as_uri()}/{page}")
+        driver.execute_async_script("setTimeout(arguments[0], 500)")
+        events = network_events(driver)
+        assert console_errors(driver) == []
+        assert failed_requests(events) == []
+        urls = requested(events)
+        assert len([url for url in urls if url.startswith("file:")]) > 5
+        assert [url for url in urls if url.startswith(("http", "ws"))] == []
+        title = driver.execute_script("return document.querySelector('h1').offsetHeight")
+        assert title > 0
+
+
+@needs_build
+@pytest.mark.skipif(bool(missing_browser()), reason=missing_browser())
+@pytest.mark.filterwarnings("ignore::ResourceWarning")
+def test_a_browser_draws_formulas_and_finds_names(tmp_path):
+    with chromium(tmp_path / "profile") as driver:
+        driver.get(f"{BUILT.as_uri()}/how_it_works.html")
+        wide = "return [...document.querySelectorAll('math[display=block]')].map(m => m.clientWidth"
+        widths = driver.execute_script(f"{wide} || m.getBoundingClientRect().width)")
+        assert len(widths) > 5
+        assert min(widths) > 100
+        driver.get(f"{BUILT.as_uri()}/search.html?q=overlap_ratio")
+        results = "return document.querySelectorAll('ul.search li').length"
+        driver.execute_async_script("setTimeout(arguments[0], 1500)")
+        assert driver.execute_script(results) > 0

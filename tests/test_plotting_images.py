@@ -1,0 +1,488 @@
+"""Displays of images: projections, clusters, retrieval and outliers."""
+
+import io
+from itertools import combinations
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib.collections import PathCollection
+from matplotlib.colors import to_hex
+from PIL import Image
+from pycocotools import mask as coco_mask
+from sklearn.cluster import AgglomerativeClustering, KMeans
+from sklearn.decomposition import PCA
+from sklearn.ensemble import IsolationForest
+from sklearn.neighbors import LocalOutlierFactor
+from sklearn.preprocessing import FunctionTransformer
+
+from sklearn_loce import LoCETransformer, TorchModel
+from sklearn_loce.datasets import load_scene_model, make_scenes
+from sklearn_loce.outliers import ConceptOutlierDetector
+from sklearn_loce.plotting import (
+    ClusterGalleryDisplay,
+    OutlierDisplay,
+    ProjectionDisplay,
+    RetrievalDisplay,
+)
+from sklearn_loce.plotting._drawing import RIGHT, WRONG
+from sklearn_loce.segmentation import ConceptSegmenter
+
+LONG = "object--vehicle_with_a_very_long_hierarchical/name"
+
+
+@pytest.fixture(autouse=True)
+def _close_figures():
+    yield
+    plt.close("all")
+
+
+@pytest.fixture
+def samples(tmp_path):
+    """26 rows on 13 images: paths, PIL images and arrays, with masks of each kind."""
+    rng, rows = np.random.default_rng(0), []
+    for i in range(26):
+        if i % 2 == 0:
+            pixels = rng.integers(0, 256, (24, 32, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(tmp_path / f"{i}.png")
+            image = [pixels, Image.fromarray(pixels), tmp_path / f"{i}.png"][i // 2 % 3]
+        mask = np.zeros((24, 32), dtype=bool)
+        mask[5 : 8 + i // 2, 6 : 10 + i // 2] = True
+        rle = coco_mask.encode(np.asfortranarray(mask.astype(np.uint8)))
+        rows.append((image, rle if i % 3 else mask, ["bus", "car", "sky"][i % 3]))
+    return pd.DataFrame(rows, columns=["image", "mask", "concept"])
+
+
+@pytest.fixture
+def embeddings(samples):
+    """Two groups of directions per concept; row 4 failed."""
+    rng = np.random.RandomState(0)
+    centres = rng.normal(size=(6, 5))
+    X = centres[np.arange(26) % 6] + 0.4 * rng.normal(size=(26, 5))
+    X[4] = np.nan
+    return X
+
+
+def cosine_distance(a, b):
+    return 1 - sum(a * b) / (sum(a * a) * sum(b * b)) ** 0.5
+
+
+def mean_distances(X, rows):
+    """Mean distance of each of these rows to the others, by the definition."""
+    return {
+        i: sum(cosine_distance(X[i], X[j]) for j in rows if j != i) / (len(rows) - 1) for i in rows
+    }
+
+
+class Projector:
+    """Stands for a transformer: projects what it is told."""
+
+    def __init__(self, projections):
+        self.projections = projections
+        self.calls = []
+
+    def project(self, X, embeddings=None, *, layer=None, threshold=0.5):
+        self.calls.append((list(X.index), embeddings, layer, threshold))
+        return [self.projections[i] for i in X.index]
+
+
+@pytest.fixture
+def projector(samples):
+    rng = np.random.RandomState(0)
+    return Projector([rng.uniform(size=(24, 32)).astype(np.float32) for _ in range(26)])
+
+
+def test_iou_is_that_of_evaluate():
+    X = make_scenes(2, random_state=0).data
+    loce = LoCETransformer(TorchModel(load_scene_model), "features.2")
+    vectors = loce.fit_transform(X)
+    rows = [0, 5, 8]
+    display = ProjectionDisplay.from_estimator(loce, X, vectors, rows=rows, tile_size=40)
+    expected = loce.evaluate(X, vectors)["iou"].to_numpy()[rows]
+    np.testing.assert_allclose(display.iou, expected)
+    assert [image.shape for image in display.images] == [(30, 40, 3)] * 3
+    assert [title(ax) for ax in display.axes_[0]] == [
+        f"{X.concept[row]}\nIoU {iou:.2f}" for row, iou in zip(rows, expected, strict=True)
+    ]
+
+
+def test_segmenters_draw_by_concept_and_with_their_threshold():
+    X = make_scenes(2, random_state=0).data
+    loce = LoCETransformer(TorchModel(load_scene_model), "features.2", append_bias=False)
+    segmenter = ConceptSegmenter(loce, threshold=0.3).fit(X)
+    display = ProjectionDisplay.from_estimator(segmenter, X, rows=[1, 2], kind="mask")
+    np.testing.assert_allclose(display.iou, segmenter.evaluate(X)["iou"].iloc[[1, 2]])
+    assert display.threshold == 0.3
+    with pytest.raises(ValueError, match="vectors of its own"):
+        ProjectionDisplay.from_estimator(segmenter, X, np.zeros((len(X), 3)))
+
+
+def title(ax):
+    return ax.get_title()
+
+
+def mask_of(samples, i):
+    mask = samples["mask"][i]
+    return coco_mask.decode(mask).astype(bool) if isinstance(mask, dict) else mask
+
+
+def test_projections_are_drawn_below_their_images(samples, projector):
+    vectors = np.arange(52.0).reshape(26, 2)
+    rows = [7, 2, 11, 3, 25]
+    display = ProjectionDisplay.from_estimator(
+        projector, samples, vectors, rows=rows, n_cols=2, layer="b"
+    )
+    ((asked, given, layer, threshold),) = projector.calls
+    assert (asked, layer, threshold) == (rows, "b", None)
+    np.testing.assert_array_equal(given, vectors[rows])
+    assert display.axes_.shape == (6, 2)
+    for k, row in enumerate(rows):
+        mask, drawn = mask_of(samples, row), projector.projections[row]
+        upper = display.axes_[2 * (k // 2), k % 2]
+        lower = display.axes_[2 * (k // 2) + 1, k % 2]
+        np.testing.assert_array_equal(lower.get_images()[0].get_array(), drawn)
+        both = sum(m and p > 0.5 for m, p in zip(mask.ravel(), drawn.ravel(), strict=True))
+        either = sum(m or p > 0.5 for m, p in zip(mask.ravel(), drawn.ravel(), strict=True))
+        assert display.iou[k] == both / either
+        for ax in (upper, lower):
+            points = np.concatenate([path.vertices for path in ax.collections[0].get_paths()])
+            inside = np.argwhere(mask)[:, ::-1]
+            np.testing.assert_array_equal(points.min(axis=0), inside.min(axis=0) - 0.5)
+            np.testing.assert_array_equal(points.max(axis=0), inside.max(axis=0) + 0.5)
+    assert not display.axes_[4, 1].axison
+    assert display.colorbar_ is not None
+
+
+def test_masks_are_tinted_where_they_are_drawn(samples, projector):
+    display = ProjectionDisplay.from_estimator(projector, samples, rows=3, kind="mask")
+    shown = np.asarray(display.axes_[1, 0].get_images()[0].get_array())
+    is_coloured = (shown != shown[:, :, :1]).any(axis=2)
+    np.testing.assert_array_equal(is_coloured, projector.projections[3] > 0.5)
+    assert display.colorbar_ is None
+
+
+def test_failed_rows_have_no_projection(samples, projector):
+    projector.projections[1] = None
+    projector.projections[2] = np.full((24, 32), np.nan, dtype=np.float32)
+    samples.loc[1, "image"] = "missing.png"
+    display = ProjectionDisplay.from_estimator(projector, samples, rows=[0, 1, 2])
+    assert np.isfinite(display.iou).tolist() == [True, False, False]
+    assert [title(ax).split("\n")[1] for ax in display.axes_[0, 1:]] == ["no IoU"] * 2
+    assert [ax.texts[0].get_text() for ax in display.axes_[1, 1:]] == ["none"] * 2
+
+
+@pytest.mark.parametrize(
+    ("how", "error", "message"),
+    [
+        ({"rows": [26]}, ValueError, "rows holds 26"),
+        ({"rows": []}, ValueError, "rows is empty"),
+        ({"y": ["car"]}, ValueError, "y has 1 row"),
+        ({"embeddings": np.zeros((2, 3))}, ValueError, "embeddings has 2 row"),
+        ({"kind": "contour"}, ValueError, "'kind' parameter"),
+    ],
+)
+def test_wrong_projections_are_refused(samples, projector, how, error, message):
+    with pytest.raises(error, match=message):
+        ProjectionDisplay.from_estimator(projector, samples, **how)
+    assert plt.get_fignums() == []
+
+
+def test_what_can_not_project_is_refused(samples):
+    with pytest.raises(TypeError, match="PCA can't project"):
+        ProjectionDisplay.from_estimator(PCA(), samples)
+    with pytest.raises(ValueError, match="104 rows, which are too many"):
+        ProjectionDisplay.from_estimator(PCA(), pd.concat([samples] * 4))
+
+
+def test_galleries_show_medoids_first(samples, embeddings):
+    labels = np.arange(26) % 4
+    labels[3] = -1
+    display = ClusterGalleryDisplay.from_embeddings(
+        embeddings, samples, labels, clusters=[2, 0], n_tiles=3
+    )
+    assert display.clusters == [2, 0]
+    for line, cluster in enumerate(display.clusters):
+        members = [i for i in range(26) if labels[i] == cluster and i != 4]
+        expected = mean_distances(embeddings, members)
+        order = sorted(members, key=expected.get)[:3]
+        assert display.rows[line].tolist() == order
+        np.testing.assert_allclose(display.distances[line], [expected[i] for i in order])
+        assert display.sizes[line] == len(members)
+        shares = samples["concept"][members].value_counts(normalize=True)
+        for concept in ("bus", "car", "sky"):
+            assert display.composition.loc[cluster, concept] == pytest.approx(
+                shares.get(concept, 0)
+            )
+        for ax, row in zip(display.axes_[line], order, strict=True):
+            assert ax.get_xlabel() == samples["concept"][row]
+    assert set(display.tiles) == {int(i) for rows in display.rows for i in rows}
+    heading = display.axes_[0, 0].texts[0].get_text()
+    assert heading.startswith("Cluster 2: 6 rows, ")
+
+
+def test_a_pure_cluster_is_named_once(samples, embeddings):
+    labels = samples["concept"].map({"bus": 0, "car": 1, "sky": 2})
+    display = ClusterGalleryDisplay.from_embeddings(embeddings, samples, labels, clusters=[1])
+    assert display.axes_[0, 0].texts[0].get_text() == "Cluster 1: 8 rows, 100% car"
+    assert [ax.get_xlabel() for ax in display.axes_[0]] == [""] * 6
+
+
+def test_clusters_are_predicted_for_rows_that_did_not_fail(samples, embeddings):
+    kept = np.delete(np.arange(26), 4)
+    clusterer = KMeans(3, n_init=2, random_state=0).fit(embeddings[kept])
+    display = ClusterGalleryDisplay.from_estimator(clusterer, embeddings, samples)
+    np.testing.assert_array_equal(display.sizes, np.bincount(clusterer.labels_))
+    with pytest.raises(TypeError, match=r"from_embeddings\(X, samples, estimator.labels_\)"):
+        ClusterGalleryDisplay.from_estimator(AgglomerativeClustering(), embeddings, samples)
+
+
+def test_wrong_clusters_are_refused(samples, embeddings):
+    labels = np.zeros(26, dtype=int)
+    with pytest.raises(ValueError, match=r"clusters holds 7, .* are \[0\]"):
+        ClusterGalleryDisplay.from_embeddings(embeddings, samples, labels, clusters=[7])
+    with pytest.raises(ValueError, match=r"labels has 3 row\(s\)"):
+        ClusterGalleryDisplay.from_embeddings(embeddings, samples, labels[:3])
+    with pytest.raises(ValueError, match="all are labelled -1"):
+        ClusterGalleryDisplay.from_embeddings(embeddings, samples, labels - 1)
+
+
+@pytest.mark.parametrize("metric", ["cosine", "euclidean"])
+def test_matches_are_both_ends_of_the_ranking(samples, embeddings, metric):
+    embeddings[9] = embeddings[3]  # a duplicate of a query
+    queries = [3, 20]
+    display = RetrievalDisplay.from_embeddings(
+        embeddings, samples, queries=queries, n_best=3, n_worst=2, metric=metric
+    )
+    for line, query in enumerate(queries):
+        distances = {
+            i: cosine_distance(embeddings[query], embeddings[i])
+            if metric == "cosine"
+            else sum((embeddings[query] - embeddings[i]) ** 2) ** 0.5
+            for i in range(26)
+            if i not in (4, query)
+        }
+        order = sorted(distances, key=lambda i: (round(distances[i], 12), i))
+        expected = order[:3] + order[-2:]
+        assert display.matches[line].tolist() == expected
+        np.testing.assert_allclose(
+            display.distances[line], [distances[i] for i in expected], atol=1e-12
+        )
+        right = [samples["concept"][i] == samples["concept"][query] for i in expected]
+        assert display.relevant[line].tolist() == right
+        assert display.matches[0, 0] == 9
+
+
+def test_right_and_wrong_matches_look_different(samples, embeddings):
+    display = RetrievalDisplay.from_embeddings(embeddings, samples, queries=[0, 1, 2])
+    assert 0 < display.relevant.sum() < display.relevant.size
+    for line, right in np.argwhere(display.relevant | True):
+        is_right = display.relevant[line, right]
+        frame, ax = display.frames_[line, right + 1], display.axes_[line, right + 1]
+        style = RIGHT if is_right else WRONG
+        assert to_hex(frame.get_edgecolor()) == style["edgecolor"].lower()
+        assert frame.get_linestyle() == style["linestyle"]
+        assert title(ax)[0] == ("✓" if is_right else "✗")
+        assert samples["concept"][display.matches[line, right]] in title(ax)
+    assert [title(ax) for ax in display.axes_[:, 0]] == ["bus", "car", "sky"]
+
+
+def test_without_concepts_there_are_no_frames(samples, embeddings):
+    display = RetrievalDisplay.from_embeddings(
+        embeddings, samples[["image", "mask"]], queries=5, n_worst=0
+    )
+    assert display.relevant is None
+    assert [frame is None for frame in display.frames_[0]] == [False, *[True] * 4]
+    assert title(display.axes_[0, 1]).startswith(f"row {display.matches[0, 0]}\n")
+
+
+def test_transformers_embed_tables(samples, embeddings):
+    embed = FunctionTransformer(lambda table: embeddings[table.index])
+    display = RetrievalDisplay.from_estimator(embed, samples, queries=5)
+    expected = RetrievalDisplay.from_embeddings(embeddings, samples, queries=5)
+    np.testing.assert_array_equal(display.matches, expected.matches)
+    with pytest.raises(TypeError, match="has no transform"):
+        RetrievalDisplay.from_estimator(AgglomerativeClustering(), samples, queries=5)
+
+
+@pytest.mark.parametrize(
+    ("how", "message"),
+    [
+        ({"queries": 4}, "queries holds 4, whose embedding is not finite"),
+        ({"queries": 26}, "queries holds 26"),
+        ({"queries": []}, "at least one query"),
+        ({"queries": 0, "n_best": 25, "n_worst": 0}, "26 rows, and there are 25"),
+    ],
+)
+def test_wrong_queries_are_refused(samples, embeddings, how, message):
+    with pytest.raises((ValueError, TypeError), match=message):
+        RetrievalDisplay.from_embeddings(embeddings, samples, **how)
+
+
+def test_outliers_are_the_farthest_rows_of_their_concept(samples, embeddings):
+    display = OutlierDisplay.from_embeddings(
+        embeddings, samples, contamination=0.2, n_most=3, n_least=2
+    )
+    assert display.concepts == ["bus", "car", "sky"]
+    assert np.isnan(display.scores).tolist() == [i == 4 for i in range(26)]
+    for line, concept in enumerate(display.concepts):
+        rows = [i for i in range(26) if samples["concept"][i] == concept and i != 4]
+        expected = mean_distances(embeddings, rows)
+        order = sorted(rows, key=expected.get, reverse=True)
+        assert display.members[line].tolist() == order
+        np.testing.assert_allclose(display.scores[order], [-expected[i] for i in order], rtol=1e-6)
+        cut = np.quantile([-expected[i] for i in rows], 0.2)
+        assert display.thresholds[line] == pytest.approx(cut, rel=1e-5)
+        shown = order[:3] + order[:-3:-1]
+        for ax, frame, row in zip(display.axes_[line], display.frames_[line], shown, strict=True):
+            is_outlier = -expected[row] < cut
+            assert (
+                to_hex(frame.get_edgecolor())
+                == (WRONG if is_outlier else RIGHT)["edgecolor"].lower()
+            )
+            assert frame.get_linestyle() == (WRONG if is_outlier else RIGHT)["linestyle"]
+            assert ax.get_xlabel().startswith("✗") == is_outlier
+            image = np.asarray(ax.get_images()[0].get_array())
+            np.testing.assert_array_equal(image, display.tiles[row].image)
+
+
+def test_scores_and_thresholds_are_drawn(samples, embeddings):
+    display = OutlierDisplay.from_embeddings(embeddings, samples, contamination=0.2)
+    drawn = [a for a in display.chart_ax_.collections if isinstance(a, PathCollection)]
+    points = np.concatenate([artist.get_offsets() for artist in drawn])
+    lines = [a.get_segments()[0] for a in display.chart_ax_.collections if a not in drawn]
+    np.testing.assert_array_equal([line[0, 0] for line in lines], display.thresholds)
+    expected = np.sort(display.scores[~np.isnan(display.scores)])
+    np.testing.assert_allclose(np.sort(points[:, 0]), expected)
+    assert [t.get_text() for t in display.chart_ax_.get_yticklabels()] == display.concepts
+    for score, height in points:
+        assert score in display.scores[display.members[round(height)]]
+
+
+def test_detectors_of_all_kinds_are_shown(samples, embeddings):
+    kept = np.delete(np.arange(26), 4)
+    X, table = embeddings[kept], samples.iloc[kept]
+    y = table["concept"].to_numpy()
+    own = ConceptOutlierDetector(contamination=0.1).fit(X, y)
+    display = OutlierDisplay.from_estimator(own, embeddings, samples, concepts=["sky", "bus"])
+    np.testing.assert_allclose(display.scores[kept], own.training_scores_, rtol=1e-6)
+    np.testing.assert_array_equal(display.thresholds, own.offset_[[2, 0]])
+    forest = IsolationForest(random_state=0).fit(X)
+    display = OutlierDisplay.from_estimator(forest, embeddings, samples[["image", "mask"]])
+    np.testing.assert_array_equal(display.scores[kept], forest.score_samples(X))
+    assert display.concepts == [None]
+    assert display.thresholds == [-0.5]
+    lof = LocalOutlierFactor(5).fit(X)
+    display = OutlierDisplay.from_estimator(lof, embeddings, samples)
+    np.testing.assert_array_equal(display.scores[kept], lof.negative_outlier_factor_)
+    with pytest.raises(TypeError, match="can't score these 10 rows"):
+        OutlierDisplay.from_estimator(lof, X[:10], table[:10])
+    with pytest.raises(TypeError, match="KMeans has no offset_"):
+        OutlierDisplay.from_estimator(KMeans(2, n_init=1).fit(X), X, table)
+    with pytest.raises(ValueError, match="was fitted with concepts; pass y"):
+        OutlierDisplay.from_estimator(own, X, table[["image", "mask"]])
+    with pytest.raises(ValueError, match="concepts holds 'tram'"):
+        OutlierDisplay.from_embeddings(X, table, concepts=["tram"])
+
+
+def test_concepts_of_few_rows_leave_tiles_empty(samples, embeddings):
+    y = np.array(["many"] * 24 + ["few"] * 2)
+    display = OutlierDisplay.from_embeddings(embeddings, samples, y, n_most=4, n_least=2)
+    assert [frame is not None for frame in display.frames_[0]] == [True, True, *[False] * 4]
+
+
+def display_of(kind, samples, embeddings, projector, y=None, **how):
+    """Make a display of 20 rows or of one, with names of any length."""
+    if kind is ProjectionDisplay:
+        return kind.from_estimator(projector, samples, y=y, rows=how.pop("rows", range(20)), **how)
+    if kind is ClusterGalleryDisplay:
+        return kind.from_embeddings(embeddings, samples, np.arange(26) % 4, y, **how)
+    if kind is RetrievalDisplay:
+        how = {"queries": [0, 1, 2]} | how
+    return kind.from_embeddings(embeddings, samples, y, **how)
+
+
+KINDS = [ProjectionDisplay, ClusterGalleryDisplay, RetrievalDisplay, OutlierDisplay]
+LEAST = {
+    ProjectionDisplay: {"rows": 1},
+    ClusterGalleryDisplay: {"clusters": [1], "n_tiles": 1},
+    RetrievalDisplay: {"queries": 1, "n_best": 1, "n_worst": 0},
+    OutlierDisplay: {"n_most": 1, "n_least": 0},
+}
+every_kind = pytest.mark.parametrize("kind", KINDS)
+
+
+@every_kind
+@pytest.mark.parametrize("size", ["many", "least"])
+@pytest.mark.parametrize("prefix", ["", LONG], ids=["short", "long"])
+def test_texts_are_large_inside_the_figure_and_apart(
+    kind, size, prefix, samples, embeddings, projector
+):
+    y = prefix + samples["concept"]
+    how = LEAST[kind] if size == "least" else {}
+    display = display_of(kind, samples, embeddings, projector, y, **how)
+    figure = display.figure_
+    figure.canvas.draw()
+    texts = [text for ax in figure.axes for text in texts_of(ax) if text.get_text().strip()]
+    assert {text.get_size() for text in texts} <= {7, 8}
+    boxes = [(text.get_text(), text.get_window_extent()) for text in texts]
+    assert boxes
+    for text, box in boxes:
+        assert box.x0 >= -1, text
+        assert box.y0 >= -1, text
+        assert box.x1 <= figure.bbox.width + 1, text
+        assert box.y1 <= figure.bbox.height + 1, text
+    for (text, box), (other, other_box) in combinations(boxes, 2):
+        overlap = min(box.x1, other_box.x1) - max(box.x0, other_box.x0)
+        height = min(box.y1, other_box.y1) - max(box.y0, other_box.y0)
+        assert min(overlap, height) <= 1.5, (text, other)
+
+
+def texts_of(ax):
+    """All texts that are drawn with an axes."""
+    yield from [ax.title, *ax.texts]
+    if not ax.axison:
+        return
+    for axis in (ax.xaxis, ax.yaxis):
+        yield axis.label
+        low, high = sorted(axis.get_view_interval())
+        for place, label in zip(axis.get_ticklocs(), axis.get_ticklabels(), strict=True):
+            if low <= place <= high:
+                yield label
+
+
+@every_kind
+@pytest.mark.parametrize("suffix", ["svg", "pdf", "png"])
+def test_displays_are_saved_with_text_as_text(kind, suffix, samples, embeddings, projector):
+    display = display_of(kind, samples, embeddings, projector, **LEAST[kind])
+    file = io.BytesIO()
+    display.figure_.savefig(file, format=suffix)
+    content = file.getvalue()
+    assert len(content) < 1_000_000
+    if suffix == "svg":
+        assert content.count(b"</text>") > 1
+        assert b"<image " in content
+    if suffix == "pdf":
+        assert b"/Type3" not in content
+        assert b"/FontFile2" in content
+
+
+@every_kind
+def test_displays_draw_into_given_axes(kind, samples, embeddings, projector):
+    display = display_of(kind, samples, embeddings, projector, **LEAST[kind])
+    assert plt.get_fignums() == [display.figure_.number]
+    figure, ax = plt.subplots(figsize=(4, 4), layout="constrained")
+    assert display.plot(ax=ax) is display
+    assert display.ax_ is ax
+    assert display.figure_ is figure
+    assert all(tile.figure is figure for tile in display.axes_.ravel())
+    chart = [display.chart_ax_] if kind is OutlierDisplay else []
+    again = [*chart, *display.axes_.ravel()]
+    for tile in again:
+        tile.clear()
+    display.plot(ax=again)
+    assert display.ax_ is None
+    assert display.figure_ is figure
+    with pytest.raises(ValueError, match="used by another display"):
+        display.plot(ax=ax)
+    assert len(plt.get_fignums()) == 2

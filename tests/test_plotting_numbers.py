@@ -1,0 +1,271 @@
+"""Heat maps, precision at k and layers: stored numbers, and what is drawn of them."""
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib.colors import to_hex
+from sklearn.decomposition import PCA
+from sklearn.model_selection import GridSearchCV
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from sklearn_loce.metrics import get_scorer
+from sklearn_loce.plotting import (
+    LayerComparisonDisplay,
+    OverlapDisplay,
+    PrecisionAtKDisplay,
+    SeparationDisplay,
+)
+from sklearn_loce.plotting._style import concept_styles
+
+
+@pytest.fixture(autouse=True)
+def _no_figure_is_left():
+    assert plt.get_fignums() == []
+    yield
+    plt.close("all")
+
+
+@pytest.fixture
+def rows():
+    rng = np.random.default_rng(0)
+    y = np.repeat(["bus", "car", "taxi"], (9, 12, 7))
+    return rng.normal(size=(28, 4)) + 2 * (y == "bus")[:, np.newaxis], y
+
+
+def distance(a, b):
+    return sum((float(p) - float(q)) ** 2 for p, q in zip(a, b, strict=True)) ** 0.5
+
+
+def brute_separation(X, y):
+    names = sorted(set(y))
+    matrix = np.zeros((len(names), len(names)))
+    for i, a in enumerate(names):
+        for j, b in enumerate(names):
+            if i != j:
+                union = X[(y == a) | (y == b)]
+                gap = min(distance(p, q) for p in X[y == a] for q in X[y == b])
+                matrix[i, j] = gap / (max(distance(p, q) for p in union for q in union) + 1e-6)
+    return matrix
+
+
+def brute_overlap(X, y):
+    names = sorted(set(y))
+    matrix = np.zeros((len(names), len(names)))
+    for i, a in enumerate(names):
+        own = X[y == a]
+        for j, b in enumerate(names):
+            if i != j:
+                closer = [
+                    min(distance(p, q) for q in X[y == b])
+                    < min(distance(p, own[n]) for n in range(len(own)) if n != m)
+                    for m, p in enumerate(own)
+                ]
+                matrix[i, j] = np.mean(closer)
+    return matrix
+
+
+@pytest.mark.parametrize(
+    ("display", "name", "brute"),
+    [
+        (SeparationDisplay, "separation", brute_separation),
+        (OverlapDisplay, "overlap", brute_overlap),
+    ],
+)
+def test_heat_maps_show_the_matrix(rows, display, name, brute):
+    X, y = rows
+    shown = display.from_embeddings(np.vstack([X, [[np.nan] * 4]]), [*y, "car"])
+    expected = brute(X, y)
+    off = ~np.eye(3, dtype=bool)
+    assert shown.n_failed == 1
+    np.testing.assert_allclose(getattr(shown, name), expected, atol=1e-12)
+    image = shown.im_.get_array()
+    np.testing.assert_array_equal(np.ma.getmaskarray(image), ~off)
+    np.testing.assert_allclose(image[off], expected[off], atol=1e-12)
+    for i, j in np.argwhere(off):
+        assert float(shown.text_[i, j].get_text()) == pytest.approx(expected[i, j], abs=0.005)
+        assert shown.text_[i, j].get_position() == (j, i)
+    assert all(shown.text_[i, i] is None for i in range(3))
+    for axis in (shown.ax_.xaxis, shown.ax_.yaxis):
+        assert [text.get_text() for text in axis.get_ticklabels()] == ["bus", "car", "taxi"]
+
+
+@pytest.mark.parametrize("display", [SeparationDisplay, OverlapDisplay, PrecisionAtKDisplay])
+def test_from_estimator_is_from_embeddings_of_what_it_makes(rows, display):
+    X, y = rows
+    pipeline = make_pipeline(StandardScaler(), PCA(2)).fit(X)
+    ours = display.from_estimator(pipeline, X, y)
+    theirs = display.from_embeddings(pipeline.transform(X), y)
+    name = next(iter(vars(ours)))
+    np.testing.assert_array_equal(getattr(ours, name), getattr(theirs, name))
+
+
+def test_a_concept_with_one_row_has_no_overlap(rows):
+    X, y = rows
+    shown = OverlapDisplay.from_embeddings(X[:22], y[:22])
+    assert [text.get_text() for text in shown.text_[2, :2]] == ["-", "-"]
+    assert np.ma.getmaskarray(shown.im_.get_array())[2].all()
+
+
+@pytest.mark.parametrize(("n_concepts", "width"), [(1, 3.3), (2, 3.3), (9, 3.3), (20, 6.9)])
+def test_values_are_legible_with_few_concepts_and_with_many(n_concepts, width):
+    rng = np.random.default_rng(0)
+    names = [f"concept {i}" for i in range(n_concepts)]
+    shown = OverlapDisplay(rng.random((n_concepts, n_concepts)), concepts=names).plot()
+    assert shown.figure_.get_figwidth() == width
+    if n_concepts == 1:
+        assert shown.text_ is None
+        return
+    boxes = [t.get_window_extent() for t in shown.text_.flat if t is not None]
+    cell = shown.ax_.get_window_extent().height / n_concepts
+    assert max(max(box.size) for box in boxes) < cell
+    assert {t.get_size() for t in shown.text_.flat if t is not None} == {7}
+
+
+def test_values_without_room_are_left_out_unless_their_size_is_asked_for():
+    figure, ax = plt.subplots(figsize=(1.5, 1.5))
+    display = OverlapDisplay(np.full((20, 20), 0.25), concepts=range(20))
+    assert display.plot(ax=ax).text_ is None
+    assert len(ax.texts) == 0
+    assert display.plot(ax=ax, text_kw={"fontsize": 3}).text_[0, 1].get_text() == ".25"
+    assert display.ax_ is ax
+    assert display.figure_ is figure
+
+
+def test_values_contrast_with_their_cells():
+    shown = OverlapDisplay([[0, 1.0], [0.02, 0]], concepts=["a", "b"]).plot(values_format=".3f")
+    texts = {shown.text_[0, 1], shown.text_[1, 0]}
+    assert {(t.get_text(), t.get_color()) for t in texts} == {
+        ("1.000", "white"),
+        ("0.020", "black"),
+    }
+
+
+@pytest.mark.parametrize("matrix", [np.zeros((2, 3)), np.zeros((3, 3))])
+def test_a_matrix_that_does_not_fit_is_refused(matrix):
+    with pytest.raises(ValueError, match="one row and one column per concept"):
+        SeparationDisplay(matrix, concepts=["a", "b"]).plot()
+
+
+def test_rows_that_all_failed_are_refused():
+    with pytest.raises(ValueError, match="None of the 2 rows of X is finite"):
+        SeparationDisplay.from_embeddings([[np.nan], [np.inf]], ["a", "b"])
+
+
+def test_one_concept_has_nothing_to_be_separated_from():
+    with pytest.raises(ValueError, match="At least 2 concepts"):
+        SeparationDisplay.from_embeddings([[0.0], [1.0]], ["a", "a"])
+
+
+def brute_precision(X, y, k):
+    unit = X / np.linalg.norm(X, axis=1, keepdims=True)
+    values = []
+    for q in range(len(X)):
+        others = [(1 - float(unit[q] @ unit[r]), r) for r in range(len(X)) if r != q]
+        values.append(np.mean([y[r] == y[q] for _, r in sorted(others)[:k]]))
+    return [np.mean(np.array(values)[y == name]) for name in sorted(set(y))]
+
+
+def test_precision_curves_are_the_brute_force_ones(rows):
+    X, y = rows
+    shown = PrecisionAtKDisplay.from_embeddings(X, y, k=[10, 1, 3])
+    expected = np.transpose([brute_precision(X, y, k) for k in (1, 3, 10)])
+    np.testing.assert_allclose(shown.precision, expected)
+    np.testing.assert_allclose(shown.chance, [8 / 27, 11 / 27, 6 / 27])
+    for line, values in zip(shown.line_, expected, strict=True):
+        np.testing.assert_array_equal(line.get_xdata(), [1, 3, 10])
+        np.testing.assert_allclose(line.get_ydata(), values)
+    np.testing.assert_allclose(shown.mean_line_.get_ydata(), expected.mean(axis=0))
+    np.testing.assert_allclose(shown.chance_line_.get_ydata(), 25 / 81)
+    styles = concept_styles(sorted(set(y)))
+    assert [(line.get_color(), line.get_marker()) for line in shown.line_] == [*styles.values()]
+
+
+def test_chance_is_the_precision_of_noise():
+    rng = np.random.default_rng(0)
+    y = np.repeat(["a", "b"], (300, 100))
+    shown = PrecisionAtKDisplay.from_embeddings(rng.normal(size=(400, 30)), y, k=[40])
+    np.testing.assert_allclose(shown.precision[:, 0].mean(), shown.chance.mean(), atol=0.03)
+
+
+@pytest.mark.parametrize("n_concepts", [1, 20])
+def test_precision_of_one_concept_and_of_twenty(n_concepts):
+    y = [f"concept {i % n_concepts}" for i in range(60)]
+    shown = PrecisionAtKDisplay.from_embeddings(np.random.default_rng(0).normal(size=(60, 3)), y)
+    assert shown.k.tolist() == [1, 5, 10, 20, 30, 40]
+    assert (shown.mean_line_ is None) == (n_concepts == 1)
+    names = [text.get_text() for text in shown.ax_.get_legend().get_texts()]
+    assert names == [*sorted(set(y)), *["mean"] * (n_concepts > 1), "chance"]
+    axis = shown.ax_.xaxis.get_tightbbox(shown.figure_.canvas.get_renderer())
+    legend = shown.ax_.get_legend().get_window_extent()
+    assert legend.y1 <= axis.y0 + 1
+    assert shown.figure_.bbox.x0 <= legend.x0 < legend.x1 <= shown.figure_.bbox.x1
+
+
+def test_a_k_without_as_many_rows_is_refused(rows):
+    with pytest.raises(ValueError, match="k=28 neighbours"):
+        PrecisionAtKDisplay.from_embeddings(*rows, k=[28])
+
+
+def table(**columns):
+    return pd.DataFrame({"metric": "purity", "std": [0.1, 0.2], "mean": [0.5, 0.7], **columns})
+
+
+def test_layers_of_several_models():
+    tables = {"vgg": table(layer=["f.1", "f.2"]), "vit": table(layer=["f.2", "e.3"], std=np.nan)}
+    shown = LayerComparisonDisplay.from_table(tables, "purity")
+    names = [text.get_text() for text in shown.ax_.get_xticklabels()]
+    assert names == ["f.1", "f.2", "e.3"]
+    first, second = shown.errorbar_
+    np.testing.assert_array_equal(first.lines[0].get_ydata(), [0.5, 0.7])
+    np.testing.assert_array_equal(first.lines[0].get_xdata().round(), [0, 1])
+    np.testing.assert_array_equal(second.lines[0].get_xdata().round(), [1, 2])
+    ends = [segment[:, 1].tolist() for segment in first.lines[2][0].get_segments()]
+    np.testing.assert_allclose(ends, [[0.4, 0.6], [0.5, 0.9]])
+    assert [text.get_text() for text in shown.ax_.get_legend().get_texts()] == ["vgg", "vit"]
+    assert shown.ax_.get_ylabel() == "purity"
+
+
+def test_layers_of_a_search(rows):
+    X, y = rows
+    search = GridSearchCV(
+        make_pipeline(StandardScaler(), PCA()),
+        {"pca__n_components": [1, 2], "pca__whiten": [False, True]},
+        scoring=get_scorer(["separation", "precision_at_5"]),
+        refit="separation",
+        cv=2,
+    ).fit(X, y)
+    shown = LayerComparisonDisplay.from_search(
+        search, layer="pca__n_components", metric="precision_at_5"
+    )
+    means = search.cv_results_["mean_test_precision_at_5"].reshape(2, 2)
+    stds = search.cv_results_["std_test_precision_at_5"].reshape(2, 2)
+    best = means.argmax(axis=1)
+    np.testing.assert_array_equal(shown.scores["mean"], means[[0, 1], best])
+    np.testing.assert_array_equal(shown.scores["std"], stds[[0, 1], best])
+    with pytest.raises(ValueError, match="0 parameters of the search are called layer"):
+        LayerComparisonDisplay.from_search(search)
+    with pytest.raises(ValueError, match=r"no 'mean_test_score'; it has .*mean_test_separation"):
+        LayerComparisonDisplay.from_search(search, layer="pca__n_components")
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (table(layer=["a", "b"], metric="iou"), "no metric 'purity'; it has 'iou'"),
+        (table(), "no column 'layer'"),
+        (table(layer=["a", "a"]), "'a' of model '' more than once"),
+    ],
+)
+def test_tables_without_the_metric_are_refused(given, message):
+    with pytest.raises(ValueError, match=message):
+        LayerComparisonDisplay.from_table(given, "purity")
+    assert plt.get_fignums() == []
+
+
+def test_a_user_has_the_last_word_on_style(rows):
+    shown = PrecisionAtKDisplay.from_embeddings(*rows, k=[1, 2], line_kw={"c": "red", "lw": 3})
+    assert {(to_hex(line.get_color()), line.get_linewidth()) for line in shown.line_} == {
+        ("#ff0000", 3)
+    }
