@@ -53,8 +53,8 @@ with TemporaryDirectory() as folder:
         title="LoCEs of drawn scenes",
         random_state=0,
     )
-    page = path.read_bytes()
-print(f"{path.name}: {len(page) / 1e6:.1f} MB")
+    page = path.read_text(encoding="utf-8")
+    print(f"{path.name}: {path.stat().st_size / 1e6:.1f} MB")
 
 # %%
 # The map
@@ -67,7 +67,7 @@ print(f"{path.name}: {len(page) / 1e6:.1f} MB")
 # In a notebook, ``IPython.display.IFrame("map.html", width="100%", height=700)`` shows the file. On
 # this page it is part of the page, which the small class below sees to.
 
-from base64 import b64encode
+from html import escape
 
 
 class Embedded:
@@ -77,9 +77,9 @@ class Embedded:
         self.page = page
 
     def _repr_html_(self):
-        source = f"data:text/html;base64,{b64encode(self.page).decode()}"
+        text = escape(self.page).replace("\t", "&#9;").replace("\n", "&#10;")
         style = "width: 100%; height: 700px; border: 1px solid #888"
-        return f'<iframe title="Concept map" style="{style}" src="{source}"></iframe>'
+        return f'<iframe title="Concept map" style="{style}" srcdoc="{text}"></iframe>'
 
 
 Embedded(page)

@@ -24,6 +24,7 @@ from torchvision.models.detection.fcos import FCOSHead
 
 from sklearn_loce.datasets import load_scene_model
 
+torch.set_num_threads(1)  # as many decide about the last bits, and batches are small
 names = ["background", "bus", "car", "taxi"]
 backbone = load_scene_model().features
 backbone.out_channels = 96

@@ -22,6 +22,7 @@ from torchvision.transforms import v2
 
 from sklearn_loce.datasets import load_scene_model, make_scenes
 
+torch.set_num_threads(1)  # as many decide about the last bits, and batches are small
 preprocess = v2.Compose([v2.Resize((96, 96)), v2.ToDtype(torch.float32, scale=True)])
 with torch.random.fork_rng(devices=[]):
     torch.manual_seed(0)
