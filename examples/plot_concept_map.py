@@ -61,8 +61,8 @@ with TemporaryDirectory() as folder:
 # -------
 # Point at a LoCE to see its image with the outline of the mask, and what the LoCE projects. Select
 # it, and its nearest neighbours among the embeddings are listed: nearest in all channels, not on
-# the map. On the left, points are filtered by IoU, concept and cluster. The arrow keys, Enter and
-# Esc do all that too.
+# the map. Points are filtered by IoU, concept and cluster, and found by image. The arrow
+# keys, Enter and Esc lead from point to point as well.
 #
 # In a notebook, ``IPython.display.IFrame("map.html", width="100%", height=700)`` shows the file. On
 # this page it is part of the page, which the small class below sees to.
