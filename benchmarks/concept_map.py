@@ -18,6 +18,8 @@ from tests.browser import chromium, missing_browser
 
 _ROWS_PER_SCENE = 6  # at least, on average
 _FRAMES = 40
+_PATIENCE = 60  # seconds for a page to open
+_READY = "return document.documentElement.dataset.ready"
 _PAN = """
 const [frames, done] = arguments, times = [], step = scale();
 const draw = (now) => {
@@ -53,12 +55,13 @@ def write_map(table, path):
 
 def open_map(path):
     """Open the map in a new browser; give the seconds until it answers, and ms per frame."""
+    # Imported here: where it is missing, missing_browser tells.
+    from selenium.webdriver.support.ui import WebDriverWait
+
     with tempfile.TemporaryDirectory() as profile, chromium(profile) as driver:
         driver.get(path.as_uri())
-        while (
-            ready := driver.execute_script("return document.documentElement.dataset.ready")
-        ) is None:
-            time.sleep(0.05)
+        wait = WebDriverWait(driver, _PATIENCE, poll_frequency=0.05)
+        ready = wait.until(lambda driver: driver.execute_script(_READY))
         frames = driver.execute_async_script(_PAN, _FRAMES)
         return int(ready) / 1000, statistics.median(frames)
 
@@ -68,13 +71,21 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rows", type=int, default=5000)
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument(
+        "--own-images",
+        type=int,
+        nargs="+",
+        choices=(0, 1),
+        default=(0, 1),
+        help="1: every row has an image of its own; 0: the rows of a scene share one",
+    )
     options = parser.parse_args()
     if missing := missing_browser():
         parser.error(missing)
     print("| images | written in | size | interactive after | a frame of panning |")
     print("|---|---|---|---|---|")
     with tempfile.TemporaryDirectory() as folder:
-        for own_images in (False, True):
+        for own_images in options.own_images:
             table = draw_table(options.rows, own_images)
             path = Path(folder) / "map.html"
             written = write_map(table, path)

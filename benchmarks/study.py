@@ -12,19 +12,20 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from PIL import Image
 from pycocotools.mask import decode
 from scipy.ndimage import binary_dilation
 from sklearn.cluster import KMeans
 from sklearn.metrics import adjusted_rand_score, silhouette_score
-from sklearn.metrics.pairwise import cosine_similarity, paired_cosine_distances
+from sklearn.metrics.pairwise import paired_cosine_distances
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import Normalizer, StandardScaler, normalize
-from torchvision.io import decode_image
 from torchvision.transforms import v2
 
 from benchmarks.measure import in_turn, median_ratio, threads
 from benchmarks.segmentation import NORMALIZE, SHARED, WEIGHTS, load_network, sequence_of
 from benchmarks.study_page import PAGE, fill_page
+from benchmarks.study_small import mean_of_concepts, measure_small, precision_of_rows
 from sklearn_loce import (
     ActivationExtractor,
     LoCETransformer,
@@ -79,12 +80,7 @@ def split_by_layer(embedder, X):
 
 def precision_elsewhere(X, y, groups, k=K):
     """Precision at k, averaged over concepts, of neighbours from other groups than the query's."""
-    y, groups = np.asarray(y), np.asarray(groups)
-    similarity = cosine_similarity(X)
-    similarity[groups[:, None] == groups] = -np.inf
-    nearest = np.argsort(-similarity, axis=1, kind="stable")[:, :k]
-    precision = (y[nearest] == y[:, None]).mean(axis=1)
-    return float(pd.Series(precision).groupby(y).mean().mean())
+    return mean_of_concepts(precision_of_rows(X, y, groups, k), y)
 
 
 def describe_space(X, samples):
@@ -176,7 +172,7 @@ def measure_cost(options, samples, model):
     extract = ActivationExtractor(model, list(options.layers))
     work = {layer: [] for layer in options.layers}
     for path in images:
-        pixels = NORMALIZE(decode_image(path, mode="RGB"))[None]
+        pixels = NORMALIZE(v2.functional.to_image(Image.open(path).convert("RGB")))[None]
         masks = [decode(mask) for mask in samples.loc[samples["image"] == path, "mask"]]
         for layer, grid in extract(pixels).items():
             work[layer].append((grid.expand(len(masks), -1, -1, -1), masks))
@@ -243,7 +239,12 @@ def measure_scenes(options, samples, model):
     return found
 
 
-PARTS = {"quality": measure_quality, "cost": measure_cost, "scenes": measure_scenes}
+PARTS = {
+    "quality": measure_quality,
+    "cost": measure_cost,
+    "scenes": measure_scenes,
+    "small": measure_small,
+}
 
 
 def as_number(value):

@@ -9,7 +9,7 @@ from benchmarks.page import write_table
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "study.md"
 RECOMMENDED, PAPER, MASKED_MEAN = "logistic", "paper", "masked mean"
-_DIGITS = {"clusters": 0}
+_DIGITS = {"clusters": 0, "ms per row": 1}
 
 
 def fill_page(page, results):
@@ -43,6 +43,8 @@ def make_tables(results):
         tables["cost"] = _cost(results["cost"])
     for name, found in results.get("scenes", {}).items():
         tables[f"scenes, {name}"] = _scenes(found)
+    if "small" in results:
+        tables["small"] = _small(results["small"]["ways"])
     return tables
 
 
@@ -112,3 +114,13 @@ def _scenes(found):
         for setting, values in found.items()
     ]
     return _write(["setting"], [*names, "mean"], rows)
+
+
+def _small(ways):
+    names = list(dict.fromkeys(name for way in ways for name in way["quality"]))
+    rows = []
+    for way in ways:
+        layers = " + ".join(f"`{layer}`" for layer in way["layers"])
+        setting = PAPER if way["objective"] == "net2vec" else way["objective"]
+        rows.append([setting, layers, way["shown"], *map(way["quality"].get, names)])
+    return _write(["setting", "layer", "the network sees"], names, rows)

@@ -11,6 +11,7 @@ __version__ = "0.1.0.dev0"
 
 _HOMES = {
     "ActivationExtractor": "_activations",
+    "JoinedLayers": "_joined",
     "LoCETransformer": "_transformer",
     "MaskedMeanTransformer": "_mean_transformer",
     "RowStore": "_row_store",

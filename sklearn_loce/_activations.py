@@ -17,8 +17,15 @@ from ._trace import Trace, watching
 from .exceptions import LayoutError
 
 
-class _ReachedDeepestLayer(BaseException):
-    """Ends a forward pass; no ``except Exception`` inside a network may stop it."""
+class _Stop(BaseException):
+    """Ends a forward pass; no ``except Exception`` inside a network may stop it.
+
+    Its argument is the extractor that ends its pass: another one may run inside.
+    """
+
+
+class _ReachedDeepestLayer(_Stop):
+    """Ends a pass in which all layers have run."""
 
 
 def check_layers(module, layers):
@@ -43,7 +50,7 @@ def check_layers(module, layers):
     return names
 
 
-class _ReadOtherwise(BaseException):
+class _ReadOtherwise(_Stop):
     """Ends a pass in which a layer's output is not as it was for an input of the same size."""
 
 
@@ -162,12 +169,14 @@ class ActivationExtractor:
         try:
             with self._hooks(len(images), size, images.shape[1]) as trace, torch.no_grad():
                 self._forward(own, shown, trace)
-        except _ReadOtherwise:
+        except _ReadOtherwise as stop:
+            self._pass_on(stop)
             self._known.clear()
             return self(images, shown)
         self._check_taken(len(images))
         self.n_calls = self.n_calls or dict(self._seen)
-        return {layer: self._taken[layer] for layer in self.layers}
+        taken, self._taken = self._taken, {}  # not kept alive by the extractor
+        return {layer: taken[layer] for layer in self.layers}
 
     def frame(self, size):
         """Tell what the network makes of an image of ``size`` before its first layer.
@@ -200,11 +209,16 @@ class ActivationExtractor:
                     f"output of layer {layer!r}; it must keep the images apart."
                 )
 
+    def _pass_on(self, stop):
+        """Raise what is to end the pass of an extractor around this one."""
+        if stop.args[0] is not self:
+            raise stop
+
     def _forward(self, images, shown, trace):
         try:
             self.adapter(self.module, images, shown)
-        except _ReachedDeepestLayer:
-            return
+        except _ReachedDeepestLayer as stop:
+            self._pass_on(stop)
         except Exception as error:
             if isinstance(error, LayoutError):
                 raise
@@ -251,7 +265,7 @@ class ActivationExtractor:
             self._taken[layer] = grid.clone(memory_format=torch.contiguous_format)
             # A layer that runs more than once may do so more often for another image.
             if self._run_once and len(self._taken) == len(self.layers):
-                raise _ReachedDeepestLayer
+                raise _ReachedDeepestLayer(self)
 
         return hook
 
@@ -264,7 +278,7 @@ class ActivationExtractor:
         if trace is None:
             expected, read = known[layer]
             if shape != expected:
-                raise _ReadOtherwise
+                raise _ReadOtherwise(self)
             return read(output)
         reading = find_reading(output, self._facts[layer], trace, self.readings.get(layer))
         self.readings[layer] = reading.key

@@ -8,7 +8,7 @@ from operator import gt
 import torch
 
 from ._families import explain_size, is_detector, is_transformers, only_size
-from ._model import TorchModel, as_module
+from ._model import TorchModel, WrappedNetwork, as_module
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,27 @@ class TransformersAdapter(PlainAdapter):
         return module(**inputs)
 
 
-_ADAPTERS = ((is_detector, DetectionAdapter), (is_transformers, TransformersAdapter))
+class WrappedAdapter(PlainAdapter):
+    """Let a wrapped network be called by what it is wrapped in."""
+
+    def __call__(self, module, images, shown=None):
+        """Run the wrapper, which passes on what is padding."""
+        return module(images, shown)
+
+    def frame(self, module, size):
+        """Let the wrapper tell."""
+        return module.frame(size)
+
+
+def _is_wrapped(module):
+    return isinstance(module, WrappedNetwork)
+
+
+_ADAPTERS = (
+    (is_detector, DetectionAdapter),
+    (is_transformers, TransformersAdapter),
+    (_is_wrapped, WrappedAdapter),
+)
 
 
 def adapter_of(model):
@@ -123,6 +143,8 @@ def explain_failure(module, size, error, *, began):
     ValueError or None
         ``None`` where the failure is of another kind.
     """
+    if _is_wrapped(module):
+        return None  # the wrapper explained it already
     name, reason = type(module).__name__, f"{type(error).__name__}: {error}"
     # Behind its first layers, a network that takes several sizes fails for other reasons.
     about_size = None if began and only_size(module) is None else explain_size(module, size)

@@ -13,9 +13,15 @@ from torchvision.ops import Permute
 # token, and up to four registers.
 PREFIXES = (0, 1, 2, 3, 4, 5)
 
+
+class Grid(nn.Identity):
+    """Marks what passes through it as (n_images, n_channels, height, width)."""
+
+
 # What torch defines about the axes of the outputs of its own layers. Subclasses of the latter may
 # do otherwise, as torchvision's LayerNorm2d does.
 CHANNELS_FIRST = (
+    Grid,
     nn.Conv2d,
     nn.ConvTranspose2d,
     nn.BatchNorm2d,

@@ -2,9 +2,8 @@
 
 import numpy as np
 
-from ._bilinear import resample_axis
 from ._lbfgs_steps import N_NUMBERS, N_RECORDS, minimise_walk, root_mean_square, scale_grid
-from ._ridge import BIAS, INTERCEPT, N_FACTS, balance, redrawing_bias
+from ._ridge import INTERCEPT, N_FACTS, balance
 from ._ridge_steps import AREA, BACKGROUND, CONCEPT, PADDING, Problem, Room
 from ._simd import LANES
 from ._walks import geometry_of, over_walks, padded, shrunk
@@ -104,17 +103,3 @@ def _solve_walk(grid, targets, rows, start, settings, memory, solved):
     solved[rows, :-N_FACTS] = vectors / root
     # Sums of products one after the other: those of a matrix could depend on the rows beside.
     solved[rows, INTERCEPT] -= (vectors * means).sum(1).astype(np.float32)
-    for k, row in enumerate(rows):
-        drawn = _map(problem, room, k)
-        for axis, size in enumerate(targets.shape[1:]):
-            drawn = resample_axis(drawn, axis, size)
-        shift = redrawing_bias(drawn, targets[row])
-        solved[row, BIAS] = solved[row, INTERCEPT] + np.float32(shift)
-
-
-def _map(problem, room, k):
-    """Give what a row draws, with its intercept, at the layer's resolution."""
-    length = problem.n_channels + problem.stride
-    start = k * N_RECORDS * length + problem.n_channels
-    n_cells = problem.n_lines * problem.n_columns
-    return room.records[start : start + n_cells].reshape(problem.n_lines, problem.n_columns)

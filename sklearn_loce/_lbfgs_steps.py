@@ -263,7 +263,7 @@ def _start(problem, room, start, n_rows):
 
 @jit
 def minimise_walk(problem, room, start, rows, solved):
-    """Minimise rows that share activations, and write weights and facts, but for the bias."""
+    """Minimise rows that share activations, and write weights and facts."""
     n_rows, length = len(rows), problem.n_channels + problem.stride
     _start(problem, room, start, n_rows)
     active = np.arange(n_rows)

@@ -15,7 +15,6 @@ from ._ridge import (
     RISE,
     SHORT,
     balance,
-    redrawing_bias,
 )
 
 _CHUNK = 64
@@ -231,10 +230,7 @@ def _solve_chunk(activations, targets, start, settings):
     weights = scaled.scale(start, torch.zeros(len(start), **like))
     weights, n_iter, norm = _minimise(scaled, pixels, weights, settings)
     vectors, intercept = scaled.unscale(weights)
-    drawn = scaled.logits(weights).view(targets.shape).cpu().numpy()
-    shift = [redrawing_bias(*row) for row in zip(drawn, targets, strict=True)]
-    bias = intercept + torch.as_tensor(shift, **like)
-    return torch.cat([vectors, torch.stack([bias, intercept, n_iter, norm], dim=1)], dim=1)
+    return torch.cat([vectors, torch.stack([intercept, n_iter, norm], dim=1)], dim=1)
 
 
 @torch.no_grad()

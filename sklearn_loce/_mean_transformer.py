@@ -31,8 +31,8 @@ class MaskedMeanTransformer(TransformerMixin, RowEmbedder):
         The network. Wrap it in a ``TorchModel`` where the estimator is cloned, as in a grid
         search: clones then share the weights instead of copying them.
     layer : str or list of str
-        Dotted name of a layer, as ``list_layers`` gives it. The LoCEs of several layers are
-        optimised per layer and concatenated.
+        Dotted name of a layer, as ``list_layers`` gives it. The averages of several layers
+        are concatenated.
     preprocess : None, torchvision Weights, their ``.transforms()``, Hugging Face image processor, \
             or callable, default=None
         ``None`` scales pixels to [0, 1] and no more, the paper's setting. Of torchvision's weights

@@ -4,16 +4,16 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from scipy.optimize import minimize_scalar
+from scipy.optimize import brentq, minimize_scalar
 
 from ._adamw_torch import project
 from ._bilinear import bilinear_matrix
 from ._lbfgs_torch import Pixels
 from ._masks import intersection_over_union, resize_masks
 from ._objectives import losses
-from ._ridge import INTERCEPT, N_ITER, redrawing_bias
+from ._ridge import INTERCEPT, LOGISTIC, N_ITER, redrawing_bias
 
-_BEYOND = 10.0  # logits
+_BEYOND, _FAR = 10.0, 40.0  # logits
 
 
 def project_row(row, grid, vector, mask_size):
@@ -42,18 +42,18 @@ def _project(grid, vector, mask_size):
     return project(grid[None], weights[:, :n_channels], tuple(mask_size), bias)
 
 
-def _with_bias(grid, vector, target, settings):
-    """Give a vector with its bias; where that is NaN, with that which redraws the mask best.
+def _with_bias(grid, vector, target, how):
+    """Give a vector with its intercept, or with the bias that redraws the mask best.
 
     Vectors of objectives without a bias, and those that stand for an empty mask, stay as they are.
     """
-    n_channels = len(grid)
-    if not settings.n_facts or np.isnan(vector[:n_channels]).any():
-        return vector[:n_channels]
-    if np.isnan(vector[n_channels]):
-        bias = redrawing_bias(_logits(grid, vector, target).numpy(), target[0])
-        return np.append(vector[:n_channels], np.float32(bias))
-    return vector[: n_channels + 1]
+    weights = vector[: len(grid)]
+    if not how.settings.n_facts or np.isnan(weights).any():
+        return weights
+    if how.keeps_intercept:
+        return vector[: len(grid) + 1]
+    bias = redrawing_bias(_logits(grid, weights, target).numpy(), target[0])
+    return np.append(weights, np.float32(bias))
 
 
 def best_intercept(grid, vector, target, settings):
@@ -75,12 +75,27 @@ def best_intercept(grid, vector, target, settings):
         return 0.0
     pixels = Pixels(settings, target, torch.float64, "cpu")
     logits = _logits(grid, vector, target).reshape(1, -1)
+    if settings.kind == LOGISTIC:
+        return _zero_of_slope(pixels, logits)
+    return _best_of_minima(pixels, logits)
+
+
+def _zero_of_slope(pixels, logits):
+    """Find where a convex loss is least."""
+
+    def slope(intercept):
+        return pixels.slopes(logits + intercept).sum().item()
+
+    ends = -logits.max().item() - _FAR, _FAR - logits.min().item()
+    return brentq(slope, *ends, xtol=1e-6)
+
+
+def _best_of_minima(pixels, logits):
+    """Look where a threshold lies between the pixels' values, and a little beyond."""
 
     def loss(intercept):
         return pixels.losses(logits + intercept).item()
 
-    # Where a threshold lies between the pixels' values, and a little beyond: Jaccard's and Dice's
-    # losses may have several minima, and the logistic one's is inside.
     quantiles = np.quantile(logits.numpy(), np.linspace(0, 1, 33))
     ends = [quantiles[0] - _BEYOND, quantiles[-1] + _BEYOND]
     tried = -np.unique([*quantiles, *ends])[::-1]
@@ -112,17 +127,17 @@ def ridge_loss(grid, vector, target, settings):
     return loss + settings.alpha / 2 * scale * float((weights.astype(float) ** 2).sum())
 
 
-def measure_row(row, grid, vector, target, settings):
+def measure_row(row, grid, vector, target, how):
     """Measure one vector on one row.
 
     Parameters
     ----------
     row : Row
     grid : Tensor of shape (n_channels, height, width)
-    vector : ndarray of shape (n_channels + settings.n_facts,)
+    vector : ndarray of shape (n_channels + n_facts,)
     target : ndarray of shape (1, n_rows, n_columns), float32
         The mask at mask size.
-    settings : Settings or RidgeSettings
+    how : Measure
 
     Returns
     -------
@@ -138,12 +153,12 @@ def measure_row(row, grid, vector, target, settings):
     cells, facts = row.view_mask.mean() * grid[0].numel(), vector[len(grid) :][N_ITER:]
     if not row.mask.any() or np.isnan(vector[: len(grid)]).any():
         return np.nan, np.nan, cells, *facts
-    projection = _project(grid, _with_bias(grid, vector, target, settings), target.shape[1:])
-    if settings.n_facts:
-        loss = ridge_loss(grid, vector, target, settings)
+    projection = _project(grid, _with_bias(grid, vector, target, how), target.shape[1:])
+    if how.settings.n_facts:
+        loss = ridge_loss(grid, vector, target, how.settings)
     else:
         embedding = torch.from_numpy(vector[None])
-        loss = losses(projection.cpu(), target, embedding, settings.objective).item()
+        loss = losses(projection.cpu(), target, embedding, how.settings.objective).item()
     seen = row.view.to_original(projection)[0].cpu().numpy() > 0.5
     return intersection_over_union(seen, row.mask), loss, cells, *facts
 
@@ -157,17 +172,20 @@ class Measure:
     settings : Settings or RidgeSettings
     mask_size : tuple of int
     mask_resize : str
+    keeps_intercept : bool
+        Whether vectors are drawn with the intercept that they hold, if the objective has one.
     """
 
     settings: object
     mask_size: tuple
     mask_resize: str
+    keeps_intercept: bool
 
     def __call__(self, row, vectors):
         """Give IoU, loss, foreground cells and the solver's facts, a line per layer."""
         target = resize_masks([row.view_mask], self.mask_size, self.mask_resize)
         facts = [
-            measure_row(row, grid, vector, target, self.settings)
+            measure_row(row, grid, vector, target, self)
             for grid, vector in zip(row.activations, vectors, strict=True)
         ]
         return np.array(facts)
@@ -186,6 +204,8 @@ class Draw:
         ``None`` gives probabilities.
     settings : Settings or RidgeSettings
     mask_resize : str
+    keeps_intercept : bool
+        As of Measure.
     """
 
     layer: int
@@ -193,12 +213,13 @@ class Draw:
     threshold: float | None
     settings: object
     mask_resize: str
+    keeps_intercept: bool
 
     def __call__(self, row, vectors):
         """Give the projection at image size, bool or float32."""
         grid, vector = row.activations[self.layer], vectors[self.layer]
         if self.settings.n_facts:
             target = resize_masks([row.view_mask], self.mask_size, self.mask_resize)
-            vector = _with_bias(grid, vector, target, self.settings)
+            vector = _with_bias(grid, vector, target, self)
         drawn = project_row(row, grid, vector, self.mask_size)
         return drawn if self.threshold is None else drawn > self.threshold

@@ -191,6 +191,21 @@ def fingerprint(module):
     return digest.hexdigest()
 
 
+class WrappedNetwork(nn.Module):
+    """A module that runs another one, its ``network``, and calls it as that wants it.
+
+    It has a ``forward(images, shown=None)``, and a method ``frame(size)`` that tells what its
+    network makes of an image of ``size``; see :class:`PlainAdapter`.
+    """
+
+
+def innermost(module):
+    """Give the network in a wrapped one; any other module as it is."""
+    while isinstance(module, WrappedNetwork):
+        module = module.network
+    return module
+
+
 def as_module(model):
     """Give the module of a handle, or the module itself."""
     return model.module if isinstance(model, TorchModel) else model
@@ -243,6 +258,8 @@ _LOCKS_LOCK = threading.Lock()
 
 
 def _lock_of(module):
+    # Wrapped or not, a network is one: its hooks would see the passes of another thread.
+    module = innermost(module)
     with _LOCKS_LOCK:
         return _LOCKS.setdefault(module, threading.RLock())
 

@@ -14,7 +14,7 @@ from torchvision.transforms import v2
 from xxhash import xxh3_64
 
 from ._families import only_size
-from ._model import as_module
+from ._model import as_module, innermost
 from ._processors import ProcessorError, ProcessorTransform, is_image_processor
 
 _SCALE = v2.ToDtype(torch.float32, scale=True)
@@ -132,7 +132,7 @@ def _without_crop(preset, size):
 
 
 def _only_size(model):
-    return None if model is None else only_size(as_module(model))
+    return None if model is None else only_size(innermost(as_module(model)))
 
 
 def _is_pointwise(preprocess):

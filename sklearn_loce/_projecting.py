@@ -72,8 +72,8 @@ class ProjectingEmbedder(RowEmbedder):
         X : DataFrame or list of (image, mask) pairs
             The table of samples.
         embeddings : array-like of shape (n_samples, n_features), default=None
-            LoCEs of these rows, as ``transform`` gave them. ``None`` optimises them. Biases that
-            they don't hold are chosen as by ``project``.
+            LoCEs of these rows, as ``transform`` gave them. ``None`` optimises them. Biases are
+            chosen as by ``project``.
 
         Returns
         -------
@@ -99,7 +99,7 @@ class ProjectingEmbedder(RowEmbedder):
         check_is_fitted(self)
         samples = as_samples(X)
         settings = self._settings()
-        measure = Measure(settings, tuple(self.mask_size), self.mask_resize)
+        measure = Measure(settings, tuple(self.mask_size), self.mask_resize, self.append_bias)
         rows = self._finish_over(samples, embeddings, measure)
         columns = ["iou", "loss", "foreground_cells", *FACTS[N_ITER:][: settings.n_facts]]
         unknown = np.full((len(self.layers_), len(columns)), np.nan)
@@ -135,8 +135,8 @@ class ProjectingEmbedder(RowEmbedder):
             The table of samples.
         embeddings : array-like of shape (n_samples, n_features), default=None
             One vector per row, such as LoCEs or centroids of clusters. ``None`` optimises LoCEs.
-            With an objective that has a bias, which vectors hold by ``append_bias`` only, the one
-            is taken that redraws the row's mask best: that of the largest Jaccard index.
+            With an objective that has a bias, the one is taken that redraws the row's mask best,
+            at the largest Jaccard index; with ``append_bias=True`` that which the vectors hold.
         layer : str, default=None
             Which layer to project; may be left out where there is one.
         threshold : float or None, default=0.5
@@ -163,6 +163,7 @@ class ProjectingEmbedder(RowEmbedder):
             threshold,
             self._settings(),
             self.mask_resize,
+            self.append_bias,
         )
         return self._finish_over(as_samples(X), embeddings, draw)
 

@@ -9,9 +9,9 @@ over v and the intercept b. The scale s is the image's own, so that a row depend
 with it, the projection is the same for activations of any scale, and one alpha asks for the same
 smoothness of layers of any size: ``s ||v||^2 / n_channels`` is about the variance of the logits.
 
-What a LoCE draws has another bias, under which z > 0 comes closest to the mask: a logistic
-regression's own boundary is where errors on both sides weigh the same, which spills over the edge
-of what is small.
+Where a LoCE redraws its own mask, it has another bias, under which z > 0 comes closest to that
+mask: a logistic regression's own boundary is where errors on both sides weigh the same, which
+spills over the edge of what is small.
 
 Solvers see it in other coordinates: activations less their mean over cells, divided by sqrt(s), and
 as a further channel, free of the ridge, ones, whose weight is the bias. The optimum is the same,
@@ -28,11 +28,10 @@ LOGISTIC, JACCARD, DICE = 0, 1, 2
 KINDS = {"logistic": LOGISTIC, "jaccard": JACCARD, "dice": DICE}
 DEFAULT_MAX_ITER = 500
 
-# What follows a vector, once it is solved: the bias for drawing, the intercept of the optimum, and
-# of the way there the number of iterations and the norm, relative as ``tol`` is.
-FACTS = ("bias", "intercept", "n_iter", "gradient_norm")
+# What follows a vector, once it is solved: the norm relative as ``tol`` is.
+FACTS = ("intercept", "n_iter", "gradient_norm")
 N_FACTS = len(FACTS)
-BIAS, INTERCEPT, N_ITER, GRADIENT_NORM = range(-N_FACTS, 0)
+INTERCEPT, N_ITER, GRADIENT_NORM = range(-N_FACTS, 0)
 
 # How the weight of all pixels of a class together grows with their number.
 CLASS_WEIGHTS = {"balanced": 0.0, "sqrt": 0.5, None: 1.0}

@@ -65,10 +65,10 @@ class LoCETransformer(TransformerMixin, ProjectingEmbedder):
     class_weight : {"sqrt", "balanced"} or None, default="sqrt"
         How "logistic" weighs pixels of concept and background; see :func:`optimize_loces`.
     append_bias : bool, default=False
-        Whether each layer's bias is a further feature, after its channels, for the three objectives
-        that have one. Where it is not, ``project``, ``evaluate`` and ``score`` know it of the LoCEs
-        that they optimise, or find in the store, and choose the best one for the row's mask of
-        embeddings that they are given. What draws without a mask needs it: the segmenters of
+        Whether the optimum's bias is a further feature of each layer, after its channels, for the
+        three objectives that have one; ``project``, ``evaluate`` and ``score`` then draw with it.
+        Where it is not, these choose for each row the bias that redraws its mask best, which the
+        objective's own is not. What draws without a mask needs it: the segmenters of
         :mod:`sklearn_loce.segmentation` set it.
     standardize : bool, default=False
         Whether channels are brought to mean 0 and variance 1 first. Both are learned in ``fit``

@@ -30,6 +30,7 @@ TORCH_FLOOR = (
     "_fingerprint",
     "_introspection",
     "_jit",
+    "_joined",
     "_masked_mean",
     "_masks",
     "_mean_transformer",

@@ -4,18 +4,18 @@ from pathlib import Path
 
 ORDER = (
     "plot_first_loces",
-    "plot_optimise_and_look",
     "plot_distributions",
     "plot_retrieval_and_outliers",
     "plot_sub_concepts",
+    "plot_concept_map",
     "plot_grid_search_layers",
-    "plot_comparing_models",
+    "plot_compare_models",
     "plot_loce_gloce_net2vec",
-    "plot_robustness_to_noise",
-    "plot_own_dataset_and_model",
+    "plot_robustness",
+    "plot_own_data_and_model",
     "plot_vision_transformer",
     "plot_detector",
-    "plot_cluster_with_dask",
+    "plot_dask_cluster",
 )
 
 

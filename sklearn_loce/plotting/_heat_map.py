@@ -43,7 +43,7 @@ class HeatMap:
         cmap : str or matplotlib Colormap, default="Blues"
             Colours, from low to high. What is masked is grey.
         values_format : str, default=None
-            Format of the values, as ".2f". None means .25, with no zero before the point, and 0.
+            Format of the values, as ".2f". None means three characters at most: .25, 1.0 and 0.
         xticks_rotation : {"vertical", "horizontal"} or float, default=None
             Rotation of the names below the columns. None slants them, or turns them upright where
             columns are narrow.
@@ -172,5 +172,8 @@ def _format(value, values_format):
         return "-"
     if values_format is not None:
         return format(value, values_format)
-    text = f"{value:.2f}" if value else "0"
-    return text[1:] if text.startswith("0.") else text
+    if value == 0:
+        return "0"
+    text = f"{value:.2f}"
+    # Three characters have room where four have none.
+    return text[1:] if text.startswith("0.") else text.removesuffix("0")

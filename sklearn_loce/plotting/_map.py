@@ -220,13 +220,13 @@ class ConceptMapDisplay:
         names, codes = np.unique(np.asarray(self.regions), return_inverse=True)
         codes = codes.reshape(np.shape(self.regions))
         if self.component_concepts is None:
-            colours = [("#ffffff", "#b0b0b0")[i % 2] for i in range(len(names))]
+            colours, border = ["#ffffff"] * len(names), GREY
         else:
-            colours = [self._styles[name][0] for name in names.tolist()]
+            colours, border = [self._styles[name][0] for name in names.tolist()], "white"
         pale = 1 - 0.22 * (1 - to_rgba_array(colours)[:, :3])
         look = {"origin": "lower", "extent": self.extent, "interpolation": "nearest", "zorder": 0}
         image = self.ax_.imshow(pale[codes], **merge_style(AxesImage, look, im_kw))
-        line = {"levels": [0.5], "colors": "white", "linewidths": 0.9, "zorder": 1}
+        line = {"levels": [0.5], "colors": border, "linewidths": 0.9, "zorder": 1}
         for code in range(len(names) * (len(names) > 1)):
             self.ax_.contour(codes == code, extent=self.extent, origin="lower", **line)
         return image
@@ -284,7 +284,7 @@ class ConceptMapDisplay:
         >>> from sklearn_loce.mixture import ConceptGaussianMixture
         >>> from sklearn_loce.plotting import ConceptMapDisplay
         >>> X, y = load_iris(return_X_y=True)
-        >>> pipeline = make_pipeline(PCA(2), ConceptGaussianMixture(random_state=0)).fit(X, y)
+        >>> pipeline = make_pipeline(PCA(2), ConceptGaussianMixture(1)).fit(X, y)
         >>> display = ConceptMapDisplay.from_estimator(pipeline, X, y)
         >>> len(display.ellipses_) == pipeline[-1].n_components_
         True

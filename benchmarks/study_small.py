@@ -1,0 +1,186 @@
+"""The study's part on small objects: what helps where a mask covers less than some cells.
+
+A mask may be redrawn because the layer knows the object, or because a filter of many channels draws
+nearly any small shape. Therefore the same shapes are drawn again at random places, free of the
+concept: what a way gains there, it does not gain by knowing the object.
+"""
+
+import time
+from dataclasses import asdict, dataclass
+
+import numpy as np
+import pandas as pd
+from pycocotools.mask import decode
+from scipy.signal import fftconvolve
+from sklearn.metrics.pairwise import cosine_similarity
+from torchvision.transforms import v2
+
+from benchmarks.measure import threads
+from benchmarks.segmentation import NORMALIZE, sequence_of
+from sklearn_loce import ActivationExtractor, JoinedLayers, LoCETransformer, TorchModel
+from sklearn_loce.datasets import crop_samples
+
+CONCEPTS = ("bicyclist", "pedestrian", "pole", "sign")
+LAYER = "backbone.13"  # whose cells count
+MOST_CELLS = 4
+ENLARGED = 2
+K = 10
+WHOLE, LARGE, CROP = "whole image", "whole image, twice as large", "crop, as large as the image"
+
+
+@dataclass(frozen=True)
+class Way:
+    """One way to embed small objects.
+
+    Parameters
+    ----------
+    objective : str
+    layers : tuple of str
+        Joined to one where there are several.
+    shown : str
+        What the network sees.
+    """
+
+    objective: str
+    layers: tuple
+    shown: str = WHOLE
+
+    def embedder(self, model, size):
+        """Make the transformer, for images of ``size``."""
+        layer, preprocess = self.layers[0], NORMALIZE
+        if len(self.layers) > 1:
+            model, layer = TorchModel(JoinedLayers(model, self.layers)), "joined"
+        if self.shown != WHOLE:
+            scale = ENLARGED if self.shown == LARGE else 1
+            resize = v2.Resize([scale * n for n in size])
+            preprocess = v2.Compose([resize, *NORMALIZE.transforms])
+        how = {"objective": self.objective, "preprocess": preprocess, "memory": False}
+        return LoCETransformer(model, layer, **how)
+
+
+def list_ways():
+    """List all ways, the paper's first."""
+    single, joined = (LAYER,), ("backbone.4", LAYER)
+    return [
+        Way("net2vec", single),
+        Way("logistic", single),
+        Way("logistic", ("backbone.16",)),
+        Way("logistic", joined),
+        Way("logistic", ("backbone.4", "backbone.16")),
+        Way("logistic", ("backbone.4", "backbone.9", LAYER, "backbone.16")),
+        Way("logistic", single, LARGE),
+        Way("logistic", ("backbone.16",), LARGE),
+        Way("logistic", joined, LARGE),
+        Way("logistic", single, CROP),
+    ]
+
+
+def precision_of_rows(X, y, groups, k=K):
+    """Give each row's share of its concept among its nearest rows, by cosine, of other groups."""
+    y, groups = np.asarray(y), np.asarray(groups)
+    similarity = cosine_similarity(X)
+    similarity[groups[:, None] == groups] = -np.inf
+    nearest = np.argsort(-similarity, axis=1, kind="stable")[:, :k]
+    return (y[nearest] == y[:, None]).mean(axis=1)
+
+
+def mean_of_concepts(values, y):
+    """Average over the rows of each concept, then over concepts."""
+    return float(pd.Series(values).groupby(np.asarray(y)).mean().mean())
+
+
+def free_places(mask):
+    """Say where the upper left corner of a mask's box may be moved without touching the mask.
+
+    Returns
+    -------
+    shape : ndarray of shape (box_height, box_width), bool
+    is_free : ndarray of shape (height - box_height + 1, width - box_width + 1), bool
+    """
+    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+    shape = mask[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+    overlap = fftconvolve(mask.astype(float), shape[::-1, ::-1].astype(float), mode="valid")
+    return shape, overlap < 0.5
+
+
+def move_mask(mask, rng):
+    """Put a mask's shape at a random place free of it; ``None`` where there is none."""
+    shape, is_free = free_places(mask)
+    places = np.argwhere(is_free)
+    if not len(places):
+        return None
+    top, left = rng.choice(places)
+    moved = np.zeros_like(mask)
+    moved[top : top + shape.shape[0], left : left + shape.shape[1]] = shape
+    return moved
+
+
+def move_masks(samples, random_state=0):
+    """Move all masks; rows that can't be moved are left out."""
+    rng = np.random.default_rng(random_state)
+    moved = [move_mask(decode(mask).astype(bool), rng) for mask in samples["mask"]]
+    samples = samples.assign(mask=moved)
+    return samples[samples["mask"].notna()]
+
+
+def redraw(embedder, samples):
+    """Give vectors, the IoU of each row, and the processor's milliseconds per row to embed."""
+    embedder.fit_transform(samples[:1])  # compiles
+    start = time.process_time()
+    X = embedder.fit_transform(samples)
+    took = time.process_time() - start
+    return X, embedder.evaluate(samples, X)["iou"].to_numpy(), 1000 * took / len(samples)
+
+
+def measure_way(way, model, size, samples, small, moved):
+    """Measure a way on small objects and, where it sees whole images, on all rows.
+
+    The moved masks are rows of one table with the others, which share the images' passes.
+    """
+    sees_all = way.shown != CROP
+    shown = samples if sees_all else small
+    table = pd.concat([shown, moved], ignore_index=True)
+    X, iou, took = redraw(way.embedder(model, size), table if sees_all else crop_samples(table))
+    drawn, control = pd.Series(iou[: len(shown)], shown.index), iou[len(shown) :]
+    found = {
+        "IoU": drawn[small.index].mean(),
+        "IoU, moved": control.mean(),
+        "gain": (drawn[moved.index].to_numpy() - control).mean(),
+    }
+    if sees_all:
+        is_small = samples.index.isin(small.index)
+        found |= {"IoU, all": drawn.mean()} | find_neighbours(X[: len(shown)], samples, is_small)
+    return found | {"ms per row": took}
+
+
+def find_neighbours(X, samples, is_small):
+    """Give the precision of small rows' neighbours, and of all rows', also of other sequences."""
+    y, found = samples["concept"].to_numpy(), {}
+    for name, groups in {"P@10": samples.index, "P@10 elsewhere": sequence_of(samples)}.items():
+        precision = precision_of_rows(X, y, groups)
+        found[name] = precision[is_small].mean()
+        found[f"{name}, all"] = mean_of_concepts(precision, y)
+    return found
+
+
+def find_small(samples, model, size):
+    """Give the rows of small objects, of fewer cells than the bound."""
+    image = NORMALIZE(v2.functional.to_image(np.zeros((*size, 3), dtype=np.uint8)))
+    n_cells = ActivationExtractor(model, LAYER)(image[None])[LAYER].shape[2:].numel()
+    is_small = samples["area"] * n_cells < MOST_CELLS
+    return samples[is_small & samples["concept"].isin(CONCEPTS)]
+
+
+def measure_small(options, samples, model):
+    """Measure all ways; a list of dicts."""
+    samples = samples.reset_index(drop=True)
+    size = samples["mask"][0]["size"]
+    small = find_small(samples, model, size)
+    moved = move_masks(small)
+    facts = {"rows": len(samples), "small": len(small), "moved": len(moved)}
+    with threads(1):
+        ways = [
+            asdict(way) | {"quality": measure_way(way, model, size, samples, small, moved)}
+            for way in list_ways()
+        ]
+    return facts | {"ways": ways}

@@ -1,0 +1,245 @@
+"""
+==============================
+Your own images and your model
+==============================
+
+You have a folder of images, a folder of masks, and a network of your own. What does it take to get
+LoCEs? A table with the columns ``image`` and ``mask``, a handle on the network, and the name of a
+layer. This example goes through all three, and shows what errors look like on the way.
+"""
+
+# sphinx_gallery_thumbnail_number = 2
+
+# %%
+# A folder of images and masks
+# ----------------------------
+# For the sake of the example we write scenes to a temporary folder, in two of the usual ways: one
+# PNG per image and concept, whose name tells both, and one PNG per image with a number per concept.
+
+import tempfile
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from pycocotools.mask import decode
+
+from sklearn_loce.datasets import make_scenes
+
+temporary = tempfile.TemporaryDirectory()
+folder = Path(temporary.name)
+for name in ("images", "masks", "labels"):
+    (folder / name).mkdir()
+scenes = make_scenes(n_samples=24, random_state=0)
+numbers = {concept: number for number, concept in enumerate(scenes.target_names, start=1)}
+for image_id, rows in scenes.data.groupby("image_id"):
+    name = f"scene{image_id:03d}"
+    labels = np.zeros(rows["image"].iloc[0].shape[:2], dtype=np.uint8)
+    for concept, mask in zip(rows["concept"], rows["mask"].map(decode), strict=True):
+        Image.fromarray(255 * mask).save(folder / "masks" / f"{name}-{concept}.png")
+        labels[mask > 0] = numbers[concept]
+    Image.fromarray(labels).save(folder / "labels" / f"{name}.png")
+    Image.fromarray(rows["image"].iloc[0]).save(folder / "images" / f"{name}.jpg", quality=95)
+files = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("scene000*"))
+print(*files, sep="\n")
+
+# %%
+# The table
+# ---------
+# One row per image-concept pair. Paths will do: images and masks are read when they are needed. A
+# mask may hold one value besides 0, here 255. Other columns are yours: ``concept`` serves the
+# displays, and ``scene`` a ``GroupKFold``.
+
+import pandas as pd
+
+paths = pd.Series(sorted((folder / "masks").glob("*.png")))
+data = paths.map(lambda path: path.stem).str.extract(r"(?P<scene>.+)-(?P<concept>.+)")
+data["image"] = [str(folder / "images" / f"{scene}.jpg") for scene in data["scene"]]
+data["mask"] = paths.map(str)
+print(data[["scene", "concept"]].head(3).to_string())
+print(f"{len(data)} rows, {data['concept'].nunique()} concepts")
+
+# %%
+# Merged or single instances
+# --------------------------
+# Masks with a number per concept, as of Cityscapes or ADE20K, are read by
+# :func:`~sklearn_loce.datasets.load_masks`. All cars of an image make one row, the paper's way; or
+# each its own. Where no file numbers the instances, connected regions stand for them. That is a
+# guess: cars that touch stay one, and a car behind a pole falls in two.
+
+from sklearn_loce.datasets import load_masks
+
+names = {number: concept for concept, number in numbers.items()}
+how = {"ignore": [0], "categories": ["car"], "min_area": 40}
+merged = load_masks(folder / "images", folder / "labels", names, **how)
+single = load_masks(folder / "images", folder / "labels", names, merge_instances=False, **how)
+print(f"{len(merged.data)} rows with all cars of an image, {len(single.data)} with one region each")
+
+# %%
+# The model
+# ---------
+# Any ``torch.nn.Module`` will do. This one cuts the image into patches and mixes them with
+# attention, as a vision transformer does. Like much code of that kind it puts tokens before images.
+# Its weights are random, so what follows is about the way, not about what the network knows.
+
+import torch
+from torch import nn
+
+
+class PatchNet(nn.Module):
+    """Patches of 8 x 8 pixels, two blocks of attention, one class token in front."""
+
+    def __init__(self, n_channels=96, n_classes=8):
+        super().__init__()
+        self.patches = nn.Conv2d(3, n_channels, kernel_size=8, stride=8)
+        self.token = nn.Parameter(torch.zeros(1, 1, n_channels))
+        self.blocks = nn.ModuleList(
+            nn.TransformerEncoderLayer(n_channels, nhead=4, dim_feedforward=192, dropout=0.0)
+            for _ in range(2)
+        )
+        self.head = nn.Linear(n_channels, n_classes)
+
+    def forward(self, images):
+        """Class scores (n_images, n_classes) of images (n_images, 3, height, width)."""
+        tokens = self.patches(images).flatten(2).permute(2, 0, 1)
+        tokens = torch.cat([self.token.expand(-1, len(images), -1), tokens])
+        for block in self.blocks:
+            tokens = block(tokens)
+        return self.head(tokens[0])
+
+
+def build_model():
+    """Build the network; load your weights here."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return PatchNet()
+
+
+# %%
+# ``TorchModel`` takes the module or, better, the function that builds it: worker processes then
+# build their own instead of getting the weights sent. ``list_layers`` runs it once and lists what a
+# ``layer`` may be; here only those with children, and the ends.
+
+from sklearn_loce import LoCETransformer, TorchModel, list_layers
+
+model = TorchModel(build_model)
+layers = list_layers(model, (120, 160))
+print(layers[layers["name"].str.count(r"\.") < 2][["name", "output_shape"]].to_string())
+
+# %%
+# Preprocessing
+# -------------
+# A transform of ``torchvision.transforms.v2`` is applied to the image and its masks together, so
+# that a resized, padded or cropped image still fits its masks. Use what the network was trained
+# with.
+
+from torchvision.transforms import v2
+
+preprocess = v2.Compose(
+    [
+        v2.Resize((120, 160)),
+        v2.ToDtype(torch.float32, scale=True),
+        v2.Normalize(mean=[0.5, 0.5, 0.5], std=[0.25, 0.25, 0.25]),
+    ]
+)
+
+# %%
+# A layer that is no grid
+# -----------------------
+# ``patches`` puts out a grid (n_images, n_channels, height, width) and needs no more. Tokens are
+# read as a grid where it is plain how, but not if images come second. The error says so.
+
+loce = LoCETransformer(model, "blocks.1", preprocess=preprocess)
+try:
+    loce.fit(data)
+except ValueError as error:
+    print(f"{type(error).__name__}: {error}")
+
+# %%
+# ``reshape_transform`` gets the raw output and makes a grid of it: here without the class token,
+# 15 x 20 patches of 8 pixels. The logistic objective works at any scale of activations, and so
+# with random weights, too.
+
+
+def tokens_to_grid(tokens):
+    """Turn (n_tokens, n_images, n_channels) into (n_images, n_channels, height, width)."""
+    _, n_images, n_channels = tokens.shape
+    return tokens[1:].permute(1, 2, 0).reshape(n_images, n_channels, 15, 20)
+
+
+settings = {"preprocess": preprocess, "objective": "logistic"}
+on_patches = LoCETransformer(model, "patches", **settings)
+on_blocks = LoCETransformer(model, "blocks.1", reshape_transform=tokens_to_grid, **settings)
+for name, transformer in {"patches": on_patches, "blocks.1": on_blocks}.items():
+    embeddings = transformer.fit_transform(data)
+    first = transformer.get_feature_names_out()[0]
+    iou = transformer.score(data)
+    print(f"{name}: {embeddings.shape}, first feature {first}, mean IoU {iou:.2f}")
+
+# %%
+# What other errors look like
+# ---------------------------
+# They name the row and the way out. With ``on_error="nan"`` a long run goes on: rows that fail
+# become rows of NaN, with a warning that lists them.
+
+empty, small = np.zeros((120, 160), dtype=bool), np.ones((60, 80), dtype=bool)
+broken = {
+    "no such layer": ("patch", data),
+    "no such column": ("patches", data.drop(columns="mask")),
+    "no such file": ("patches", data.replace(data["image"].iloc[0], str(folder / "lost.jpg"))),
+    "an empty mask": ("patches", [(data["image"].iloc[0], empty)]),
+    "a mask of another size": ("patches", [(data["image"].iloc[0], small)]),
+}
+for what, (layer, table) in broken.items():
+    try:
+        LoCETransformer(model, layer, preprocess=preprocess).fit_transform(table)
+    except (ValueError, FileNotFoundError) as error:
+        print(f"{what}\n    {type(error).__name__}: {str(error).replace(str(folder), 'folder')}")
+
+# %%
+# What the LoCEs redraw
+# ---------------------
+# The rows of one image by LoCEs of ``blocks.1``. Patches of 8 x 8 pixels are the finest that they
+# can draw.
+
+from sklearn_loce.plotting import ProjectionDisplay
+
+scene = data[data["scene"] == "scene000"]
+display = ProjectionDisplay.from_estimator(on_blocks, scene, n_cols=4)
+
+# %%
+# All cars of an image as one row, and each car as its own. The cosines below tell how much the
+# merged LoCE has in common with those of its parts, and the parts with each other.
+
+pairs = single.data.groupby("image_id").filter(lambda rows: len(rows) == 2)
+first = pairs["image_id"].iloc[0]
+cars = pd.concat(
+    [
+        merged.data[merged.data["image_id"] == first].assign(concept="all cars"),
+        pairs[pairs["image_id"] == first].assign(concept=["one car", "the other"]),
+    ]
+)
+display = ProjectionDisplay.from_estimator(on_blocks, cars)
+vectors = on_blocks.transform(cars)
+
+from sklearn.metrics.pairwise import cosine_similarity
+
+print(pd.DataFrame(cosine_similarity(vectors), cars["concept"], cars["concept"]).round(2))
+temporary.cleanup()
+
+# %%
+# .. admonition:: On COCO with pretrained weights
+#
+#    Annotations in COCO's format, yours or COCO's own, make the table in one call, merged or with
+#    ``merge_instances=False``. torchvision's weights know their preprocessing, and the tokens of
+#    its vision transformers are read as a grid without a ``reshape_transform``::
+#
+#        from functools import partial
+#        from torchvision.models import ViT_B_16_Weights, vit_b_16
+#        from sklearn_loce.datasets import load_coco
+#
+#        coco = load_coco("instances_val2017.json", "val2017", categories=["car", "bus"],
+#                         min_area=0.02)
+#        weights = ViT_B_16_Weights.IMAGENET1K_V1
+#        model = TorchModel(partial(vit_b_16, weights=weights))
+#        loce = LoCETransformer(model, "encoder.layers.encoder_layer_8", preprocess=weights)
+#        embeddings = loce.fit_transform(coco.data)

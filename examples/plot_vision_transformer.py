@@ -1,0 +1,209 @@
+"""
+==============================
+LoCEs of a vision transformer
+==============================
+
+A vision transformer (ViT) has no feature maps: its blocks pass on a list of tokens, one per patch
+of the image and a class token in front. How do LoCEs come from that? And how well do they redraw
+masks, block by block, beside those of a convolutional network that saw the same kind of scenes?
+"""
+
+# %%
+# A small ViT
+# -----------
+# No pretrained weights come with this package, so that torchvision's ``VisionTransformer`` is
+# trained here, for a few seconds. It takes images of 96 x 96 pixels in patches of 8 x 8, which
+# makes 144 tokens. The drawn scenes are 120 x 160 and are squashed to that, without a crop, which
+# would cut concepts away.
+
+import torch
+from torchvision.models import VisionTransformer
+from torchvision.transforms import v2
+
+from sklearn_loce.datasets import load_scene_model, make_scenes
+
+torch.set_num_threads(1)  # as many decide about the last bits, and batches are small
+preprocess = v2.Compose([v2.Resize((96, 96)), v2.ToDtype(torch.float32, scale=True)])
+with torch.random.fork_rng(devices=[]):
+    torch.manual_seed(0)
+    vit = VisionTransformer(
+        image_size=96, patch_size=8, num_layers=4, num_heads=4, hidden_dim=64, mlp_dim=128
+    )
+    vit.heads = torch.nn.Linear(64, 9)
+
+# %%
+# It learns which share of a patch each of the eight concepts covers, with the background as the
+# ninth class.
+
+import numpy as np
+from pycocotools.mask import decode
+from torch.nn import functional
+from torchvision.models.feature_extraction import create_feature_extractor
+from torchvision.tv_tensors import Image
+
+train = make_scenes(n_samples=160, random_state=1)
+concepts = list(train.target_names)
+pictures = train.data.groupby("image_id")["image"].first()
+images = torch.stack([preprocess(Image(picture.transpose(2, 0, 1))) for picture in pictures])
+shares = torch.zeros(len(images), 9, 12, 12)
+for row in train.data.itertuples():
+    mask = torch.from_numpy(decode(row.mask)).float()[None]
+    label = 1 + concepts.index(row.concept)
+    shares[row.image_id, label] = functional.adaptive_avg_pool2d(mask, 12)[0]
+shares[:, 0] = 1 - shares.sum(dim=1)
+
+n_steps = 120
+encode = create_feature_extractor(vit, {"encoder": "tokens"})
+optimizer = torch.optim.AdamW(vit.parameters())
+schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=4e-3, total_steps=n_steps)
+generator = torch.Generator().manual_seed(0)
+rarity = shares.mean(dim=(0, 2, 3)).rsqrt()
+for _ in range(n_steps):
+    batch = torch.randint(len(images), (16,), generator=generator)
+    scores = vit.heads(encode(images[batch])["tokens"][:, 1:])
+    loss = functional.cross_entropy(scores.mT, shares[batch].flatten(2), weight=rarity)
+    optimizer.zero_grad()
+    loss.backward()
+    optimizer.step()
+    schedule.step()
+vit.eval().requires_grad_(False)
+right = vit.heads(encode(images)["tokens"][:, 1:]).argmax(2) == shares.flatten(2).argmax(1)
+print(
+    f"patches of which the largest class is found: {right.float().mean():.0%}, in training scenes"
+)
+
+# %%
+# Tokens become a grid
+# --------------------
+# ``list_layers`` shows what the blocks put out: 145 tokens for 144 patches. The package looks for
+# the grid that they stand for: the latest one that a convolution put out in the same pass, here the
+# patches of ``conv_proj``, and up to five tokens in front of them, which are left out. Where a
+# network is odd, the error lists the possible readings, and ``reshape_transform`` tells the right
+# one. For this ViT it would be the function below; both read the same.
+
+from sklearn_loce import ActivationExtractor, list_layers
+
+
+def drop_class_token(tokens):
+    """Make (n_images, 145, n_channels) a grid (n_images, n_channels, 12, 12)."""
+    return tokens[:, 1:].mT.unflatten(2, (12, 12))
+
+
+blocks = [f"encoder.layers.encoder_layer_{i}" for i in range(4)]
+layers = list_layers(vit, (96, 96))
+print(layers[layers["name"].isin(["conv_proj", *blocks])].to_string(index=False))
+read = ActivationExtractor(vit, blocks)(images[:1])
+told = ActivationExtractor(vit, blocks, reshape_transform=drop_class_token)(images[:1])
+print("grid:", tuple(read[blocks[0]].shape))
+print("read as told:", all(torch.equal(read[block], told[block]) for block in blocks))
+
+# %%
+# LoCEs of every block
+# --------------------
+# All blocks come from one forward pass per image. New scenes are used, and the convolutional
+# network of the package answers the same question for them.
+
+from sklearn_loce import LoCETransformer, TorchModel
+
+test = make_scenes(n_samples=30, random_state=0)
+loces = {
+    "ViT": LoCETransformer(TorchModel(vit), ["conv_proj", *blocks], preprocess=preprocess),
+    "convolutional": LoCETransformer(
+        TorchModel(load_scene_model()), [f"features.{i}" for i in range(6)]
+    ),
+}
+quality = {name: loce.fit(test.data).evaluate(test.data) for name, loce in loces.items()}
+
+# %%
+# IoU by layer
+# ------------
+# The mean IoU of a scene's masks; bars are the standard deviation over scenes. The embedded
+# patches alone tell little more than colour. One block is enough to let a patch know its
+# surroundings, and more blocks do not make LoCEs of this ViT better: the last one serves the class
+# scores. All of its layers stay below the middle layers of the convolutional network.
+
+from sklearn_loce.plotting import LayerComparisonDisplay
+
+
+def by_layer(rows):
+    """Mean and deviation over scenes of the mean IoU of a scene, per layer."""
+    rows = rows.assign(scene=np.repeat(test.groups, rows["layer"].nunique()))
+    rows["layer"] = rows["layer"].str.replace("encoder.layers.encoder_layer_", "block ")
+    iou = rows.groupby(["layer", "scene"], sort=False)["iou"].mean()
+    return iou.groupby("layer", sort=False).agg(["mean", "std"]).reset_index().assign(metric="IoU")
+
+
+display = LayerComparisonDisplay.from_table(
+    {name: by_layer(rows) for name, rows in quality.items()}, "IoU"
+)
+
+# %%
+# Is it the network, or the grid?
+# -------------------------------
+# A grid of 12 x 12 can't draw fine outlines, whatever its vectors know. As a yardstick, each mask
+# is averaged over the cells of a grid and drawn from those averages: 12 x 12 for the ViT, 15 x 20
+# for ``features.4``. What is missing to that is the network's part.
+
+import pandas as pd
+
+from sklearn_loce.metrics import mask_iou
+
+
+def draw_from_grid(mask, size):
+    """IoU of a mask and what its averages over the cells of a grid draw."""
+    cells = functional.adaptive_avg_pool2d(torch.from_numpy(mask).float()[None, None], size)
+    drawn = functional.interpolate(cells, size=mask.shape, mode="bilinear")[0, 0] > 0.5
+    return mask_iou(mask.astype(bool), drawn.numpy())
+
+
+masks = [decode(mask) for mask in test.data["mask"]]
+table = pd.DataFrame(
+    {
+        "ViT, block 1": quality["ViT"].query("layer == @blocks[1]")["iou"],
+        "12 x 12 grid": [draw_from_grid(mask, (12, 12)) for mask in masks],
+        "features.4": quality["convolutional"].query("layer == 'features.4'")["iou"],
+        "15 x 20 grid": [draw_from_grid(mask, (15, 20)) for mask in masks],
+    }
+)
+means = table.groupby(test.target).mean()
+means.loc["mean of all"] = table.mean()
+print(means.round(2).to_string())
+
+# %%
+# What a vector draws
+# -------------------
+# One scene through both: the image with the outlines of its masks, and below it the probabilities
+# that the LoCEs project.
+
+import matplotlib.pyplot as plt
+
+from sklearn_loce.plotting import ProjectionDisplay
+
+scene = test.data[test.groups == 0]
+figure = plt.figure(figsize=(7, 5), layout="constrained")
+shown = {"ViT": blocks[1], "convolutional": "features.4"}
+for part, (name, layer) in zip(figure.subfigures(2, 1), shown.items(), strict=True):
+    loce = loces[name].set_params(layer=layer).fit(scene)
+    axes = part.subplots(2, len(scene))
+    ProjectionDisplay.from_estimator(loce, scene, n_cols=len(scene), ax=axes)
+    part.suptitle(f"{name}, {layer.replace('encoder.layers.encoder_layer_', 'block ')}")
+
+# sphinx_gallery_thumbnail_number = 2
+
+# %%
+# .. admonition:: On COCO with pretrained weights
+#
+#    Weights of torchvision bring their size, mean and standard deviation; pass them as
+#    ``preprocess``, and they are used without the centre crop::
+#
+#        from torchvision.models import ViT_B_16_Weights, vit_b_16
+#
+#        from sklearn_loce.datasets import fetch_coco_val2017
+#
+#        weights = ViT_B_16_Weights.IMAGENET1K_SWAG_E2E_V1
+#        test = fetch_coco_val2017(categories=["car", "bus", "truck"])
+#        blocks = [f"encoder.layers.encoder_layer_{i}" for i in range(12)]
+#        loce = LoCETransformer(TorchModel(vit_b_16(weights=weights)), blocks, preprocess=weights)
+#
+#    These weights take 384 x 384 pixels, a grid of 24 x 24. Models of Hugging Face and timm work
+#    the same way, with their image processor or transform as ``preprocess``.

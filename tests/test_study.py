@@ -1,0 +1,278 @@
+"""The study: its measures against loops and planted truth, and its page against its results."""
+
+import json
+import re
+from types import SimpleNamespace
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from pycocotools.mask import decode, encode
+from sklearn.cluster import KMeans
+from torchvision.models.segmentation import lraspp_mobilenet_v3_large
+
+from benchmarks import study, study_page, study_small
+from sklearn_loce.metrics import precision_at_k
+
+from .conftest import SHARED
+
+TABLES = ["bars", "quality", "concepts", "stability", "cost", "scenes, directions", "small"]
+
+
+@pytest.fixture
+def space():
+    """40 vectors of three concepts in four groups, rounded so that some similarities are equal."""
+    rng = np.random.default_rng(0)
+    X = rng.integers(-2, 3, (40, 3)) + 0.5
+    return X, rng.choice(["a", "b", "c"], 40), rng.choice(list("wxyz"), 40)
+
+
+def precision_by_loops(X, y, groups, k):
+    """Precision of each row's nearest rows of other groups; of equally near ones the first."""
+    found = []
+    for i in range(len(X)):
+        others = []
+        for j in range(len(X)):
+            if groups[i] != groups[j]:
+                norms = np.linalg.norm(X[i]) * np.linalg.norm(X[j])
+                others.append((-round(float(X[i] @ X[j]) / norms, 12), j))
+        nearest = [j for _, j in sorted(others)[:k]]
+        found.append(np.mean([y[j] == y[i] for j in nearest]))
+    return np.array(found)
+
+
+@pytest.mark.parametrize("k", [1, 5])
+def test_precision_elsewhere_against_loops(space, k):
+    _, y, groups = space
+    X = np.random.default_rng(1).normal(size=(40, 3))  # no two similarities are equal
+    rows = precision_by_loops(X, y, groups, k)
+    expected = np.mean([rows[y == concept].mean() for concept in "abc"])
+    assert study.precision_elsewhere(X, y, groups, k) == pytest.approx(expected)
+    np.testing.assert_allclose(study_small.precision_of_rows(X, y, groups, k), rows)
+
+
+def test_neighbours_of_other_rows_are_those_of_the_metric(space):
+    _, y, _ = space
+    X = np.random.default_rng(1).normal(size=(40, 3))
+    rows = study_small.precision_of_rows(X, y, np.arange(40), 5)
+    assert study_small.mean_of_concepts(rows, y) == pytest.approx(precision_at_k(X, y, 5))
+
+
+def test_neighbours_of_the_same_group_are_left_out():
+    # Each row's twin lies in its own group: elsewhere, all neighbours are of the other concept.
+    X = np.array([[1, 0], [1, 0.01], [0.9, 0.5], [0.9, 0.49]])
+    y, groups = np.array(["a", "a", "b", "b"]), np.array([0, 0, 1, 1])
+    assert study.precision_elsewhere(X, y, groups, k=1) == 0
+    assert study.precision_elsewhere(X, y, np.arange(4), k=1) == 1
+
+
+def _plant(n=40, mixed=0.0):
+    """Two concepts of two sub-concepts each, one concept with none; some labels mixed up."""
+    rng = np.random.default_rng(0)
+    target = np.repeat(["car", "tree", "sky"], n)
+    parts = np.concatenate([np.tile(["old", "new"], n), ["only"] * n])
+    centres = {"old": [1.0, 0, 0], "new": [0, 1.0, 0], "only": [0, 0, 1.0]}
+    X = np.array([centres[part] for part in parts]) + 0.05 * rng.normal(size=(3 * n, 3))
+    swapped = rng.random(3 * n) < mixed
+    parts = np.where(swapped & (parts != "only"), rng.permutation(parts), parts)
+    names = ["car", "sky", "tree"]
+    return X, SimpleNamespace(target=target, sub_concepts=parts, target_names=names)
+
+
+@pytest.mark.parametrize("name", list(study.make_clusterers()))
+def test_planted_sub_concepts_are_recovered(name):
+    X, scenes = _plant()
+    clusterer = study.make_clusterers()[name]
+    assert study.recover_sub_concepts(X, scenes, clusterer) == 1
+    assert study.recover_sub_concepts(1000 * X, scenes, clusterer) == 1
+
+
+def test_sub_concepts_that_are_not_in_the_vectors_are_not_recovered():
+    X, scenes = _plant()
+    noise = np.random.default_rng(1).normal(size=X.shape)
+    found = study.recover_sub_concepts(noise, scenes, KMeans(2, n_init=10, random_state=0))
+    assert abs(found) < 0.1
+
+
+def test_masks_are_dilated_by_steps_to_four_neighbours():
+    mask = np.zeros((12, 15), dtype=np.uint8)
+    mask[5, 6], mask[0, 0] = 1, 1
+    samples = pd.DataFrame({"image": ["x"], "mask": [encode(np.asfortranarray(mask))]})
+    (wider,) = study.dilate_masks(samples, n_pixels=2)["mask"]
+    for i, j in np.ndindex(mask.shape):
+        near = min(abs(i - 5) + abs(j - 6), i + j) <= 2
+        assert wider[i, j] == near
+    assert decode(samples["mask"][0]).sum() == 2  # the table is as it was
+
+
+def test_moved_masks_keep_their_shape_and_leave_their_place():
+    rng, seen = np.random.default_rng(0), set()
+    mask = np.zeros((20, 30), dtype=bool)
+    mask[3:8, 4:6] = mask[7, 4:10] = True
+    shape = mask[3:8, 4:10]
+    for _ in range(60):
+        moved = study_small.move_mask(mask, rng)
+        rows, columns = np.flatnonzero(moved.any(1)), np.flatnonzero(moved.any(0))
+        np.testing.assert_array_equal(moved[rows[0] : rows[-1] + 1, columns[0] :][:, :6], shape)
+        assert moved.sum() == mask.sum()
+        assert not (moved & mask).any()
+        seen.add((rows[0], columns[0]))
+    assert len(seen) > 30
+
+
+def test_free_places_against_loops():
+    mask = np.random.default_rng(0).random((9, 11)) < 0.04
+    mask[2, 3] = mask[4, 6] = True
+    shape, is_free = study_small.free_places(mask)
+    for top, left in np.ndindex(is_free.shape):
+        window = mask[top : top + shape.shape[0], left : left + shape.shape[1]]
+        assert is_free[top, left] == (not (window & shape).any())
+    assert is_free.shape == tuple(np.subtract(mask.shape, shape.shape) + 1)
+
+
+def test_a_mask_that_fills_its_image_is_left_out():
+    masks = [np.ones((8, 8), dtype=np.uint8), np.eye(8, dtype=np.uint8)[:, ::-1] * 0]
+    masks[1][2, 2] = 1
+    rles = [encode(np.asfortranarray(mask)) for mask in masks]
+    moved = study_small.move_masks(pd.DataFrame({"mask": rles}, index=[7, 9]))
+    assert moved.index.tolist() == [9]
+    assert moved["mask"][9].sum() == 1
+    assert not moved["mask"][9][2, 2]
+
+
+def test_every_way_is_a_transformer_of_its_layers():
+    network = lraspp_mobilenet_v3_large(weights=None, weights_backbone=None)
+    image, seen = torch.zeros(3, 8, 12, dtype=torch.uint8), []
+    for way in study_small.list_ways():
+        embedder = way.embedder(network, (8, 12))
+        is_joined = len(way.layers) > 1
+        assert embedder.layer == ("joined" if is_joined else way.layers[0])
+        assert not is_joined or embedder.model.module.layers == way.layers
+        large = way.shown == study_small.LARGE
+        assert embedder.preprocess(image).shape == ((3, 16, 24) if large else (3, 8, 12))
+        seen.append((way.objective, way.layers, way.shown))
+    assert len(set(seen)) == len(seen)
+
+
+def _made_up():
+    """Results of all parts, whose numbers tell what they are of."""
+    spaces = ["P@10", "silhouette", "clusters"]
+    quality = {}
+    for s, setting in enumerate([study.PAPER, study.MASKED_MEAN, "logistic"]):
+        quality[setting] = {}
+        for k, layer in enumerate(["first", "second"]):
+            values = {name: s + k / 10 + i / 100 for i, name in enumerate(spaces)}
+            is_mean = setting == study.MASKED_MEAN
+            quality[setting][layer] = {
+                "quality": values if is_mean else {"IoU": 0.5 + s / 10, **values},
+                "concepts": {} if is_mean else {"car": 0.25, "sky": 0.75},
+                "stability": {"noise": [0.5, 0.25, 0], "nearest": [0.75, 0.125, 3]},
+            }
+    ways = [
+        {"objective": "net2vec", "layers": ["a"], "shown": "all", "quality": {"IoU": 0.125}},
+        {"objective": "dice", "layers": ["a", "b"], "shown": "all", "quality": {"P@10": 0.5}},
+    ]
+    return {
+        "quality": quality,
+        "cost": {"first": {"ms per row": 1.5, "paper": 1.0}},
+        "scenes": {"directions": {"paper": {"features.1": 0.25, "features.2": 0.75}}},
+        "small": {"ways": ways},
+    }
+
+
+def _cells(table):
+    lines = [line.strip("|").split("|") for line in table.splitlines()]
+    return [[cell.strip() for cell in line] for line in lines]
+
+
+def test_tables_hold_the_results():
+    tables = study_page.make_tables(_made_up())
+    assert list(tables) == TABLES
+    first, second = _cells(tables["bars"])[2:]
+    assert first == ["`first`", "0.700", "0.650", "2.000", "0.990", "2.010", "0.010"]
+    assert second[0] == "`second`"
+    rows = _cells(tables["quality"])
+    assert rows[0] == ["layer", "setting", "IoU", "P@10", "silhouette", "clusters"]
+    assert rows[3] == ["`first`", study.MASKED_MEAN, "n/a", "1.000", "1.010", "1"]
+    assert len(rows) == 2 + 6
+    assert len(_cells(tables["concepts"])) == 2 + 4  # the masked mean redraws nothing
+    assert _cells(tables["stability"])[2][2:] == ["0.500, 0.250", "0.750, 0.125 (3 lost)"]
+    assert _cells(tables["scenes, directions"])[2] == ["paper", "0.250", "0.750", "0.500"]
+    assert _cells(tables["small"])[2:] == [
+        [study.PAPER, "`a`", "all", "0.125", "n/a"],
+        ["dice", "`a` + `b`", "all", "n/a", "0.500"],
+    ]
+
+
+def test_tables_are_made_of_the_parts_that_were_measured():
+    assert list(study_page.make_tables({"cost": _made_up()["cost"]})) == ["cost"]
+    assert study_page.make_tables({}) == {}
+
+
+def _write_page(path, names):
+    places = [f"Of {n}.\n<!-- begin {n} -->\nold\n<!-- end {n} -->" for n in names]
+    path.write_text("\n\n".join(["# Study", *places, "End."]), encoding="utf-8")
+
+
+def test_page_is_filled_in_where_it_says(tmp_path):
+    page, results = tmp_path / "page.md", _made_up()
+    _write_page(page, TABLES)
+    study_page.fill_page(page, results)
+    text = page.read_text(encoding="utf-8")
+    assert "old" not in text
+    for name, table in study_page.make_tables(results).items():
+        assert f"Of {name}.\n<!-- begin {name} -->\n{table}\n<!-- end {name} -->" in text
+    assert text.startswith("# Study")
+    assert text.endswith("End.")
+    study_page.fill_page(page, results)
+    assert page.read_text(encoding="utf-8") == text
+
+
+def test_page_without_a_place_is_an_error_and_left_alone(tmp_path):
+    page = tmp_path / "page.md"
+    _write_page(page, TABLES[:-1])
+    before = page.read_text(encoding="utf-8")
+    with pytest.raises(ValueError, match="no place <!-- begin small -->"):
+        study_page.fill_page(page, _made_up())
+    assert page.read_text(encoding="utf-8") == before
+
+
+def test_page_has_a_place_for_every_table():
+    text = study.PAGE.read_text(encoding="utf-8")
+    clusterers = [f"scenes, {name}" for name in study.make_clusterers()]
+    for name in {*TABLES, *clusterers}:
+        assert re.search(f"<!-- begin {name} -->.*<!-- end {name} -->", text, re.DOTALL), name
+
+
+@pytest.mark.skipif(not study.RESULTS.is_file(), reason="the study's results are not there yet")
+def test_page_shows_the_committed_results():
+    results = json.loads(study.RESULTS.read_text(encoding="utf-8"))
+    assert set(results) == set(study.PARTS)
+    text = study.PAGE.read_text(encoding="utf-8")
+    for name, table in study_page.make_tables(results).items():
+        assert f"<!-- begin {name} -->\n{table}\n<!-- end {name} -->" in text
+
+
+def test_parts_run_on_some_frames(tmp_path, camvid, camvid_network, monkeypatch):
+    """Measure three settings and three ways on two frames; the numbers make sense."""
+    chosen = {name: study.SETTINGS[name] for name in (study.PAPER, study.MASKED_MEAN, "logistic")}
+    monkeypatch.setattr(study, "SETTINGS", chosen)
+    ways = [way for way in study_small.list_ways() if way.objective == "logistic"]
+    ways = [ways[0], ways[2], ways[-1]]
+    monkeypatch.setattr(study_small, "list_ways", lambda: ways)
+    page, results = tmp_path / "page.md", tmp_path / "results.json"
+    _write_page(page, [name for name in TABLES if not name.startswith("scenes")])
+    files = ["--page", str(page), "--results", str(results), "--camvid", str(SHARED / "camvid")]
+    few = ["--frames", "2", "--layers", "backbone.13", "--images", "1", "--repeats", "1"]
+    study.main([*files, *few, "--only", "quality", "cost", "small"])
+    found = json.loads(results.read_text(encoding="utf-8"))
+    paper, logistic = (found["quality"][name]["backbone.13"] for name in (study.PAPER, "logistic"))
+    assert logistic["quality"]["IoU"] > paper["quality"]["IoU"] + 0.1
+    assert logistic["stability"]["resize by area"][0] > 0.99
+    assert found["cost"]["backbone.13"]["paper"] == 1
+    one, joined, crop = (way["quality"] for way in found["small"]["ways"])
+    assert one["IoU, all"] == pytest.approx(logistic["quality"]["IoU"])
+    assert joined["IoU"] > one["IoU"]
+    assert "P@10" not in crop
+    assert "old" not in page.read_text(encoding="utf-8")
