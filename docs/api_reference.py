@@ -54,7 +54,7 @@ API_REFERENCE = {
             Section(
                 "Networks and layers",
                 "How a network is held, and what its layers give.",
-                ("TorchModel", "list_layers", "ActivationExtractor"),
+                ("TorchModel", "list_layers", "ActivationExtractor", "JoinedLayers"),
             ),
             Section(
                 "Functions on tensors",

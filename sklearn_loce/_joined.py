@@ -162,7 +162,12 @@ class JoinedLayers(WrappedNetwork):
         return digest(model_digest(self._handle()), *own).hex()
 
     def extra_repr(self):
-        """Name the layers."""
+        """Name the layers.
+
+        Returns
+        -------
+        str
+        """
         return f"layers={self.layers}"
 
     def _handle(self):

@@ -1,12 +1,14 @@
 """What the documentation's pages promise: their code is run as printed, in their order."""
 
 import doctest
+import importlib.util
 import re
 from pathlib import Path
 
 import pytest
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
+EXAMPLES = DOCS.parent / "examples"
 BLOCK = re.compile(r"^```(python|pycon)\n(.*?)^```", flags=re.DOTALL | re.MULTILINE)
 FLAGS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
 # These two need more than a minute or an extra, and have tests of their own.
@@ -69,3 +71,10 @@ def test_code_that_fails_is_seen(tmp_path):
     path.write_text("```python\n1 / 0\n```\n")
     with pytest.raises(ZeroDivisionError):
         _run_page(path)
+
+
+def test_the_gallery_is_in_an_order_that_names_every_example():
+    spec = importlib.util.spec_from_file_location("order", DOCS / "_ext" / "gallery_order.py")
+    order = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(order)
+    assert sorted(order.ORDER) == sorted(path.stem for path in EXAMPLES.glob("plot_*.py"))
