@@ -62,6 +62,7 @@ sphinx_gallery_conf = {
     "image_srcset": ["2x"],
     "thumbnail_size": (480, 320),
     "run_stale_examples": True,  # the package may have changed where an example has not
+    "capture_repr": ("_repr_html_",),  # an object's address says nothing
     "write_computation_times": False,
     "show_memory": False,
     "remove_config_comments": True,
