@@ -17,6 +17,7 @@ from ._jit import jit
 from ._ridge import (
     GRADIENT_NORM,
     INTERCEPT,
+    LEAST_UNIT,
     LOGISTIC,
     LONG,
     MAX_TRIALS,
@@ -31,6 +32,7 @@ from ._simd import LANES, fma, load, splat, store, total
 _F = np.float32
 _ZERO, _ONE, _HALF = _F(0), _F(1), _F(0.5)
 _SHORT, _LONG, _RISE = _F(SHORT), _F(LONG), _F(RISE)
+_LEAST_UNIT = _F(LEAST_UNIT)
 _LEAST, _MOST, _FARTHER = _F(0.1), _F(0.9), _F(4)
 
 _BLOCK = 4096  # numbers whose squares are summed as float32
@@ -242,6 +244,8 @@ def _start(problem, room, start, n_rows):
             n = k * N_NUMBERS
             if not again:
                 norm = room.numbers[n + _NORM]
+                if problem.kind == LOGISTIC:
+                    norm = max(norm, _LEAST_UNIT)
                 room.numbers[n + _UNIT] = norm if norm > 0 else _ONE
         if again or not start.any():
             return

@@ -7,6 +7,7 @@ from ._bilinear import bilinear_matrix
 from ._ridge import (
     DICE,
     JACCARD,
+    LEAST_UNIT,
     LOGISTIC,
     LONG,
     MAX_TRIALS,
@@ -200,6 +201,8 @@ def _minimise(scaled, pixels, weights, settings):
     ridge[:, -1] = 0
     logits, memory = scaled.logits(weights), _Memory()
     unit = scaled.gradient(pixels.slopes(torch.zeros_like(logits))).norm(dim=1)
+    if settings.kind == LOGISTIC:
+        unit = unit.clamp(min=LEAST_UNIT)
     unit = torch.where(unit > 0, unit, 1)
     gradient = scaled.gradient(pixels.slopes(logits)) + ridge * weights
     n_iter = torch.zeros_like(unit)

@@ -224,9 +224,10 @@ def optimize_loces(
         of activations. With "jaccard" and "dice", whose losses are at most 1, a ridge of 0.1 is too
         dear for anything to be drawn.
     tol : float, default=1e-4
-        L-BFGS ends where the gradient's norm falls to this share of that at the vector zero, or
-        for "jaccard" and "dice" of the largest on the way. A logistic LoCE is then known to about
-        ``tol / (4 * alpha)`` of its length at worst.
+        L-BFGS ends where the gradient's norm falls to this share of that at the vector zero (with
+        "logistic", in the solver's units, of 0.01 if that is more), or for "jaccard" and "dice" of
+        the largest on the way. A logistic LoCE is then known to about ``tol / (4 * alpha)`` of its
+        length at worst.
     class_weight : {"sqrt", "balanced"} or None, default="sqrt"
         Weight of a pixel of concept or background in the logistic loss: inverse to the square root
         of its class's share in the mask, inverse to the share, or 1. "balanced" lets small concepts

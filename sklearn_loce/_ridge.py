@@ -45,6 +45,10 @@ SHORT, LONG = 0.9, 0.8
 # Where the loss is not convex, it may not rise by more than rounding, either.
 RISE = 1e-6
 MAX_TRIALS = 20
+# What a logistic gradient counts by at least. Its weights sum to 1 and its channels have norm 1, so
+# that it is about 0.2 at zero; where mask and activations have nothing in common, and both classes
+# weigh the same, there is nothing at zero but rounding, a share of which is never reached.
+LEAST_UNIT = 0.01
 
 
 @dataclass(frozen=True)
@@ -57,7 +61,7 @@ class RidgeSettings:
     alpha : float
         Strength of the ridge.
     tol : float
-        Of the gradient's norm, relative to that at v = 0, b = 0.
+        Of the gradient's norm, relative to that at v = 0, b = 0, or ``LEAST_UNIT``.
     max_iter : int
     class_weight : {"sqrt", "balanced"} or None
         Of the logistic loss.

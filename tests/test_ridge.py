@@ -116,7 +116,7 @@ def test_two_starts_agree(dtype):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize("alpha", [0.1, 0.01, 1e-3])
+@pytest.mark.parametrize("alpha", [0.1, 1e-3, 1e-4])
 @pytest.mark.parametrize("class_weight", ["sqrt", "balanced", None])
 def test_logistic_is_logistic_regression_on_pixels(dtype, alpha, class_weight):
     activations, masks = _planted(2, 8, 9, 11, seed=3)
@@ -201,6 +201,25 @@ def test_activations_without_signal_give_zeros(objective, dtype):
         activations = torch.full((2, 4, 5, 6), value, dtype=dtype)
         vectors = optimize_loces(activations, masks, objective=objective)
         torch.testing.assert_close(vectors, torch.zeros_like(vectors), atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("class_weight", ["sqrt", "balanced", None])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("shape", [(5, 6), (60, 80), (1, 1)])
+def test_rows_with_nothing_to_learn_converge(dtype, class_weight, shape):
+    """Where classes weigh the same, the gradient at zero is rounding, and no unit of anything."""
+    masks = torch.zeros(3, 100, 100)
+    masks[0, 20:50, 20:60] = masks[1, :50] = 1
+    masks[2] = 0.5
+    activations = torch.full((3, 4, *shape), 0.3, dtype=dtype)
+    activations[1] = torch.linspace(0, 1, shape[1])  # the same in both halves
+    how = {"objective": "logistic", "class_weight": class_weight, "return_info": True}
+    vectors, info = optimize_loces(activations, masks, **how)  # a warning would be an error
+    assert (info.n_iter < 20).all()
+    torch.testing.assert_close(vectors, torch.zeros_like(vectors), atol=1e-4, rtol=0)
+    power = {"sqrt": 0.5, "balanced": 0.0, None: 1.0}[class_weight]
+    expected = power * np.log(0.12 / 0.88)
+    torch.testing.assert_close(info.intercept[0].item(), expected, atol=0.01, rtol=0)
 
 
 def test_a_tiny_mask_is_drawn():
