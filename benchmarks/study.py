@@ -7,6 +7,7 @@ that come with the package give the planted truth. ``--only`` measures some part
 
 import argparse
 import json
+import time
 from functools import partial
 from pathlib import Path
 
@@ -125,7 +126,7 @@ def measure_stability(setting, model, samples, before):
     """
     found = {layer: {} for layer in before}
     for name, (embedder, change) in make_disturbed(setting, model, list(before)).items():
-        # What is standardised is so as before: the change must not hide in the scaling.
+        # Masks change after the fit; noise is in the preprocessing, and scales learn it, too.
         embedder.fit(samples)
         moved = embedder.transform(samples if change is None else change(samples))
         for layer, X in split_by_layer(embedder, moved).items():
@@ -165,8 +166,8 @@ def measure_quality(options, samples, model):
 def measure_cost(options, samples, model):
     """Give each setting's seconds over those of the paper's 50 steps, at the same layer.
 
-    The optimisation alone, resizing of masks included, on one thread; runs in turn, and of the
-    ratios of single runs the median.
+    The optimisation alone, resizing of masks included, on one thread, in seconds of the processor;
+    runs in turn, and of the ratios of single runs the median.
     """
     images = samples["image"].unique()[:: max(1, samples["image"].nunique() // options.images)]
     extract = ActivationExtractor(model, list(options.layers))
@@ -192,7 +193,7 @@ def compare_cost(batches, repeats):
         for name, parameters in SETTINGS.items()
         if parameters is not None and "standardize" not in parameters
     }
-    times = in_turn(sides, repeats)
+    times = in_turn(sides, repeats, clock=time.process_time)
     n_rows = sum(len(masks) for _, masks in batches)
     ratios = {name: median_ratio(took, times[PAPER]) for name, took in times.items()}
     return {"ms per row": 1000 * float(np.median(times[PAPER])) / n_rows, **ratios}

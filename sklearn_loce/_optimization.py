@@ -11,12 +11,11 @@ from sklearn.utils._param_validation import Interval, StrOptions, validate_param
 
 from ._adamw_cpu import solve_on_cpu
 from ._adamw_torch import Recorder, project, solve_with_torch
-from ._bilinear import resample_axis
 from ._lbfgs_cpu import solve_ridge_on_cpu
 from ._lbfgs_torch import solve_ridge_with_torch
 from ._masks import MASK_RESIZE, check_mask_size, resize_masks
 from ._objectives import ALL_OBJECTIVES, OBJECTIVES, SOLVERS, Settings, losses, make_settings
-from ._ridge import FACTS, GRADIENT_NORM, KINDS, N_FACTS, RidgeSettings, redrawing_bias
+from ._ridge import FACTS, GRADIENT_NORM, KINDS, N_FACTS, RidgeSettings, redrawing_biases
 
 __all__ = [
     "INITS",
@@ -347,19 +346,9 @@ def optimize_loces(
     warn_unconverged(facts[:, [GRADIENT_NORM]].cpu().numpy(), settings, stacklevel=4)
     if not return_info:
         return embeddings
-    bias = _redrawing_biases(activations, embeddings, targets)
+    maps = torch.einsum("nc,nchw->nhw", embeddings, activations).cpu().numpy()
+    bias = torch.tensor(redrawing_biases(maps, targets)).to(embeddings)
     return embeddings, Bunch(bias=bias, **dict(zip(FACTS, facts.T, strict=True)))
-
-
-def _redrawing_biases(activations, embeddings, targets):
-    """Give for each sample the bias with which it redraws its mask best."""
-    grids = torch.einsum("nc,nchw->nhw", embeddings, activations).cpu().numpy()
-    biases = []
-    for drawn, target in zip(grids, targets, strict=True):
-        for axis, size in enumerate(target.shape):
-            drawn = resample_axis(drawn, axis, size)
-        biases.append(redrawing_bias(drawn, target))
-    return torch.tensor(biases).to(embeddings)
 
 
 def project_loces(activations, embeddings, mask_size=(100, 100), *, bias=None):

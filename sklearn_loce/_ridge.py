@@ -24,6 +24,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from ._bilinear import resample_axis
+
 LOGISTIC, JACCARD, DICE = 0, 1, 2
 KINDS = {"logistic": LOGISTIC, "jaccard": JACCARD, "dice": DICE}
 DEFAULT_MAX_ITER = 500
@@ -128,10 +130,30 @@ def redrawing_bias(logits, target):
     Returns
     -------
     float
+        For an empty mask, one with which nothing is positive.
     """
     order = np.argsort(logits, axis=None)[::-1]
     falling, shared = logits.ravel()[order], np.cumsum(target.ravel()[order], dtype=np.float64)
+    if not shared[-1] > 0:
+        return -float(falling[0]) - 1
     union = shared[-1] + np.arange(1, len(order) + 1) - shared
     below = np.append(falling[1:], falling[-1] - 1)
     best = np.argmax(np.where(below < falling, shared / union, -1))
     return -(float(falling[best]) + float(below[best])) / 2
+
+
+def redrawing_biases(maps, targets):
+    """Give this bias for each of some maps at the layer's resolution.
+
+    Parameters
+    ----------
+    maps : ndarray of shape (n_rows, height, width)
+    targets : ndarray of shape (n_rows, H, W)
+
+    Returns
+    -------
+    list of float
+    """
+    for axis in (1, 2):
+        maps = resample_axis(maps, axis, targets.shape[axis])
+    return [redrawing_bias(*pair) for pair in zip(maps, targets, strict=True)]

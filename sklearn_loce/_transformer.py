@@ -69,7 +69,8 @@ class LoCETransformer(TransformerMixin, ProjectingEmbedder):
         three objectives that have one; ``project``, ``evaluate`` and ``score`` then draw with it.
         Where it is not, these choose for each row the bias that redraws its mask best, which the
         objective's own is not. What draws without a mask needs it: the segmenters of
-        :mod:`sklearn_loce.segmentation` set it.
+        :mod:`sklearn_loce.segmentation` set it. A mask that covers all of the image, whose
+        "logistic" LoCE is zero, has the bias 0, with which nothing is drawn.
     standardize : bool, default=False
         Whether channels are brought to mean 0 and variance 1 first. Both are learned in ``fit``
         over all cells of the table's images, with one forward pass more per image; images that

@@ -253,6 +253,11 @@ def _jaccard(drawn, target):
     return shared / (drawn.sum() + target.sum() - shared)
 
 
+def test_nothing_is_drawn_of_an_empty_mask():
+    for logits in (np.zeros((4, 5)), np.arange(20.0).reshape(4, 5)):
+        assert (logits + redrawing_bias(logits, np.zeros((4, 5))) < 0).all()
+
+
 @pytest.mark.parametrize("levels", [3, 10_000])
 def test_no_other_threshold_redraws_better(levels):
     rng = np.random.default_rng(levels)
