@@ -124,7 +124,8 @@ def test_the_scripts_write_no_html():
 
 def test_file_names_that_are_no_text(plain):
     samples = hostile_table(4)
-    samples["image_id"] = ["a", "b\udcff", "c", "d"]
+    ids = ["a", "b\udcff", "c", "d"]
+    samples["image_id"] = pd.Series(ids, index=samples.index, dtype=object)
     assert plain(samples=samples).names("ids") == ["a", "b?", "c", "d"]
 
 
