@@ -10,14 +10,13 @@ We compare three networks of one architecture, layer by layer: with random weigh
 steps of training, and trained to the end. All are measured on the same rows, on repeated draws.
 """
 
-# sphinx_gallery_thumbnail_number = 1
-
 # %%
 # Three networks
 # --------------
 # The trained network comes with the package. Drawing its weights anew gives the random one, and
 # thirty steps on drawn scenes the third: each pixel is to be given its concept.
 
+# sphinx_gallery_thumbnail_number = 1
 import torch
 from pycocotools.mask import decode
 from torch.nn.functional import cross_entropy
@@ -110,9 +109,10 @@ print("Means at features.5")
 print(deepest.pivot_table(index="network", columns="metric", values="mean").round(2).to_string())
 
 # %%
-# Every measure rises with training, at every layer, but not from nothing. On activations of random
-# weights LoCEs redraw part of their masks and retrieve far better than chance, which is below 0.2:
-# colour and place in the image get through. That is the floor from which to judge a network.
+# IoU, precision and separation rise with training, at every layer, but not from nothing. On
+# activations of random weights LoCEs redraw part of their masks and retrieve far better than
+# chance, which is below 0.2: colour and place in the image get through. That is the floor from
+# which to judge a network.
 
 import matplotlib.pyplot as plt
 

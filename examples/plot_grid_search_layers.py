@@ -11,8 +11,6 @@ objective that the LoCEs minimise.
 ridge, with two scores, and keep the vectors in a store, so that none is computed twice.
 """
 
-# sphinx_gallery_thumbnail_number = 2
-
 # %%
 # Scenes, a network and a store
 # -----------------------------
@@ -20,6 +18,7 @@ ridge, with two scores, and keep the vectors in a store, so that none is compute
 # end. ``TorchModel`` lets all candidates share the network; ``memory`` names the folder of the
 # store.
 
+# sphinx_gallery_thumbnail_number = 2
 import tempfile
 
 from sklearn_loce import LoCETransformer, TorchModel

@@ -8,14 +8,13 @@ LoCEs? A table with the columns ``image`` and ``mask``, a handle on the network,
 layer. This example goes through all three, and shows what errors look like on the way.
 """
 
-# sphinx_gallery_thumbnail_number = 2
-
 # %%
 # A folder of images and masks
 # ----------------------------
 # For the sake of the example we write scenes to a temporary folder, in two of the usual ways: one
 # PNG per image and concept, whose name tells both, and one PNG per image with a number per concept.
 
+# sphinx_gallery_thumbnail_number = 2
 import tempfile
 from pathlib import Path
 

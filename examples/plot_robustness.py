@@ -11,8 +11,6 @@ Three things may suffer: how well a vector redraws its mask, whether its nearest
 its concept, and its direction, compared with that of the clean image.
 """
 
-# sphinx_gallery_thumbnail_number = 2
-
 # %%
 # Scenes and noise
 # ----------------
@@ -20,6 +18,7 @@ its concept, and its direction, compared with that of the clean image.
 # the pixels of each image: the same image gets the same pattern at every level, only stronger. The
 # network was trained on nearly clean scenes.
 
+# sphinx_gallery_thumbnail_number = 2
 from sklearn_loce.corruptions import GaussianNoise
 from sklearn_loce.datasets import make_scenes
 

@@ -412,6 +412,8 @@ def test_clusters_may_be_numbers_and_a_dataframe_s_index_plays_no_part(plain):
         ({"coordinates": "tsne"}, "'coordinates' parameter"),
         ({"embeddings": np.full((6, 3), np.nan)}, "None of the 6 rows can be placed"),
         ({"embeddings": np.ones((6, 1))}, "'pca' needs at least 2 finite rows and 2 features"),
+        ({"embeddings": np.ones((6, 3))}, "no direction in which the 6 finite rows differ"),
+        ({"clusters": np.zeros((6, 2))}, r"1d array, got an array of shape \(6, 2\)"),
         ({"n_neighbors": 0}, "'n_neighbors' parameter"),
         ({"thumbnail_size": 8}, "'thumbnail_size' parameter"),
         ({"transformer": object()}, "'transformer' parameter"),

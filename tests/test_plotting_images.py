@@ -243,6 +243,9 @@ def test_wrong_clusters_are_refused(samples, embeddings):
         ClusterGalleryDisplay.from_embeddings(embeddings, samples, labels, clusters=[7])
     with pytest.raises(ValueError, match=r"labels has 3 row\(s\)"):
         ClusterGalleryDisplay.from_embeddings(embeddings, samples, labels[:3])
+    missing = np.where(np.arange(26) == 2, np.nan, labels)
+    with pytest.raises(ValueError, match="labels has no label in row 2"):
+        ClusterGalleryDisplay.from_embeddings(embeddings, samples, missing)
     with pytest.raises(ValueError, match="all are labelled -1"):
         ClusterGalleryDisplay.from_embeddings(embeddings, samples, labels - 1)
 

@@ -6,6 +6,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib.colors import to_hex
 from scipy.stats import multivariate_normal
 from sklearn.datasets import make_blobs
 from sklearn.decomposition import PCA
@@ -71,6 +72,16 @@ def test_points_are_the_rows_of_their_concept(rows):
         np.testing.assert_array_equal(points.get_offsets(), X[:-1][y == name])
     assert shown.ellipses_ == []
     assert shown.im_ is None
+
+
+@pytest.mark.parametrize("name", ["c", "color"])
+def test_one_colour_of_the_user_s_is_that_of_all_marks(rows, name):
+    X, y = rows
+    shown = ConceptMapDisplay.from_embeddings(X, y, mixture=None, scatter_kw={name: "red"})
+    for points in shown.scatter_.values():
+        assert [to_hex(colour) for colour in points.get_facecolors()] == ["#ff0000"]
+    shown = ChannelDisplay.from_embeddings(X, y, group="car", reference_kw={name: "red"})
+    assert [to_hex(colour) for colour in shown.reference_.get_edgecolors()] == ["#ff0000"]
 
 
 def test_regions_are_those_of_the_largest_density(rows):

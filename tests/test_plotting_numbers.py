@@ -251,6 +251,20 @@ def test_layers_of_a_search(rows):
 
 
 @pytest.mark.parametrize(
+    ("metric", "label"),
+    [
+        ("mean_iou", "mean IoU"),
+        ("r_precision", "R-precision"),
+        ("precision_at_10", "precision at 10"),
+        ("previous", "previous"),
+    ],
+)
+def test_metrics_are_written_as_in_a_paper(metric, label):
+    shown = LayerComparisonDisplay.from_table(table(layer=["a", "b"], metric=metric), metric)
+    assert shown.ax_.get_ylabel() == label
+
+
+@pytest.mark.parametrize(
     ("given", "message"),
     [
         (table(layer=["a", "b"], metric="iou"), "no metric 'purity'; it has 'iou'"),

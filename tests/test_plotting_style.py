@@ -8,7 +8,12 @@ import numpy as np
 import pytest
 from skimage.color import deltaE_ciede2000, rgb2lab
 
-from sklearn_loce.plotting import _style
+from sklearn_loce.plotting import (
+    ConceptMapDisplay,
+    DendrogramDisplay,
+    SeparationDisplay,
+    _style,
+)
 from sklearn_loce.plotting._style import concept_styles, open_axes
 
 # Machado, Oliveira and Fernandes, 2009, severity 1.0; they apply to linear RGB.
@@ -91,3 +96,12 @@ def test_text_is_saved_as_text(save):
     (display.figure_ if save == "figure" else plt).savefig(file, format="svg")
     assert ">traffic light</text>" in file.getvalue()
     plt.close(display.figure_)
+
+
+@pytest.mark.parametrize("display", [DendrogramDisplay, SeparationDisplay, ConceptMapDisplay])
+def test_displays_draw_into_a_part_of_a_figure(display):
+    X = np.random.default_rng(0).normal(size=(12, 2))
+    part = plt.figure(layout="constrained").subfigures(1, 2)[0]
+    shown = display.from_embeddings(X, ["bus", "car", "sky"] * 4, ax=part.subplots())
+    assert shown.figure_ is part
+    plt.close("all")

@@ -127,6 +127,25 @@ def test_failed_rows_are_left_out(rows):
     assert len(shown.leaves_) == 60
 
 
+def test_the_distances_and_their_name_stay_apart_in_axes_of_the_user_s(rows):
+    figure, ax = plt.subplots()
+    shown = DendrogramDisplay.from_embeddings(*rows, ax=ax)
+    figure.draw_without_rendering()
+    name = ax.yaxis.label.get_window_extent()
+    numbers = [t for t in ax.get_yticklabels() if t.get_text().replace(".", "").isdigit()]
+    assert len(numbers) > 2
+    assert all(name.x1 < number.get_window_extent().x0 for number in numbers)
+    assert shown.figure_ is figure
+
+
+def test_a_user_has_the_last_word_on_style(rows):
+    shown = DendrogramDisplay.from_embeddings(
+        *rows, links_kw={"colors": "red"}, text_kw={"size": 4}
+    )
+    assert {to_hex(colour) for colour in shown.links_.get_colors()} == {"#ff0000"}
+    assert {text.get_fontsize() for text in shown.text_.values()} == {4}
+
+
 def test_what_is_no_tree_is_refused(rows):
     X = rows[0]
     model = KMeans(2, random_state=0, n_init=1).fit(X)

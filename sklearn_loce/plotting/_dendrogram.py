@@ -9,7 +9,7 @@ from sklearn.utils.validation import check_is_fitted
 from ..cluster import ConceptAgglomerative
 from ..metrics import cluster_composition
 from ._rows import finite_rows, last_step
-from ._style import COLOURS, GREY, SMALL_FONT_SIZE, concept_styles, open_axes
+from ._style import COLOURS, GREY, SMALL_FONT_SIZE, concept_styles, merge_style, open_axes
 from ._tree import find_runs, link_clusters, link_positions
 
 # Inches from top to bottom: the tree, a line of numbers, the purity, a gap, one concept.
@@ -163,8 +163,9 @@ class DendrogramDisplay:
         clusters, codes = np.unique(labels, return_inverse=True)
         above = [*(self._colours[c] for c in clusters.tolist()), GREY]
         colours = [above[code] for code in link_clusters(tree, codes.reshape(-1))]
-        style = {"linewidths": 0.7, "rasterized": len(links) > _MOST_VECTORS} | links_kw
-        self.links_ = LineCollection(links, colors=colours, capstyle="projecting", **style)
+        look = {"colors": colours, "linewidths": 0.7, "capstyle": "projecting"}
+        dense = {"rasterized": len(links) > _MOST_VECTORS}
+        self.links_ = LineCollection(links, **(look | dense | links_kw))
         self.ax_.add_collection(self.links_)
 
     def _draw_bars(self, labels, y):
@@ -231,7 +232,10 @@ class DendrogramDisplay:
         """Put the axis' name beside its numbers, not beside the longest name of a concept."""
         from matplotlib.transforms import ScaledTranslation
 
-        points = 6 + 0.64 * SMALL_FONT_SIZE * n_characters
+        # Axes of the user's may have other ticks and fonts than those of paper_style.
+        tick = self.ax_.yaxis.get_major_ticks()[0]
+        size = tick.label1.get_fontsize()
+        points = tick.get_tick_padding() + (0.64 * n_characters + 0.5) * size
         shift = ScaledTranslation(-points / 72, 0, self.figure_.dpi_scale_trans)
         share = -self._floor / (1.02 * top - self._floor)
         self.ax_.set_ylabel("linkage distance")
@@ -241,7 +245,7 @@ class DendrogramDisplay:
         """Write the number of each cluster at its longest run, the larger ones' first."""
         ordered = labels[self.leaves_]
         starts, stops = find_runs(ordered)
-        self.figure_.draw_without_rendering()
+        self.figure_.canvas.figure.draw_without_rendering()
         points = self.ax_.get_window_extent().width * 72 / self.figure_.dpi / len(labels)
         lines, texts = [[] for _ in range(self._n_lines)], {}
         for run in np.argsort(starts - stops, kind="stable"):
@@ -258,7 +262,10 @@ class DendrogramDisplay:
         return texts
 
     def _write_number(self, cluster, middle, line, text_kw):
-        style = {"ha": "center", "va": "center", "fontsize": SMALL_FONT_SIZE} | text_kw
+        from matplotlib.text import Text
+
+        look = {"ha": "center", "va": "center", "fontsize": SMALL_FONT_SIZE}
+        style = merge_style(Text, look, text_kw)
         height = -self._inch * (0.03 + (line + 0.5) * _NUMBERS)
         return self.ax_.text(middle, height, str(cluster), **style)
 

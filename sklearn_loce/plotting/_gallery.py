@@ -7,6 +7,7 @@ from sklearn.utils._param_validation import Interval, validate_params
 from sklearn.utils.validation import check_is_fitted
 
 from ..metrics import cluster_composition
+from ..metrics._validation import encode_concepts
 from ..outliers import ConceptOutlierDetector
 from ._drawing import draw_outline, fit_text, show_tile, write_heading
 from ._grid import Layout, open_grid
@@ -189,8 +190,9 @@ class ClusterGalleryDisplay:
             If lengths differ, a cluster is unknown or none is left, or an image can't be read.
         """
         embeddings, samples, names, kept = check_inputs(embeddings, samples, y)
-        labels = np.asarray(labels)
         check_lengths(len(samples), labels=labels)
+        found, codes = encode_concepts(labels, "labels")
+        labels = found[codes]
         kept = kept[labels[kept] != -1]
         if not kept.size:
             raise ValueError("No row that did not fail is in a cluster: all are labelled -1.")

@@ -139,7 +139,7 @@ class HeatMap:
 
     def _cell_size(self):
         """Side of a cell, in points, once the figure has found its layout."""
-        self.figure_.draw_without_rendering()
+        self.figure_.canvas.figure.draw_without_rendering()
         pixels = self.ax_.get_window_extent().height / len(self.concepts)
         return pixels * 72 / self.figure_.dpi
 

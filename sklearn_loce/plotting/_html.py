@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 from sklearn.decomposition import PCA
 from sklearn.neighbors import NearestNeighbors
-from sklearn.utils import check_array
+from sklearn.utils import check_array, column_or_1d
 from sklearn.utils._param_validation import HasMethods, Interval, StrOptions, validate_params
 
 from .._samples import as_samples, image_key
@@ -142,6 +142,7 @@ def to_html(
     require_bokeh()
     path, samples = _check_path(path), as_samples(samples)
     embeddings = check_array(embeddings, dtype=np.float64, ensure_all_finite=False)
+    clusters = None if clusters is None else column_or_1d(clusters)
     given = {"clusters": clusters, "iou": iou}
     if not isinstance(coordinates, str):
         given["coordinates"] = _check_coordinates(coordinates)
@@ -241,6 +242,11 @@ def _umap(X, random_state):
 
 
 def _pca(X, random_state):
+    if not np.ptp(X, axis=0).any():
+        raise ValueError(
+            f"coordinates='pca' finds no direction in which the {len(X)} finite rows differ; give "
+            "coordinates of your own."
+        )
     # The exact solver, which draws nothing.
     pca = PCA(n_components=2, svd_solver="full").fit(X)
     first, second = 100 * pca.explained_variance_ratio_
@@ -267,7 +273,7 @@ def _describe_labels(samples, clusters, kept):
     concepts = samples["concept"] if "concept" in samples else ["all rows"] * len(samples)
     return {
         "concepts": _describe_groups(concepts),
-        "clusters": None if clusters is None else _describe_groups(np.asarray(clusters)[kept]),
+        "clusters": None if clusters is None else _describe_groups(clusters[kept]),
         "ids": _codes_and_names(_image_ids(samples)),
     }
 

@@ -1,5 +1,7 @@
 """Display of layers and models side by side."""
 
+import re
+
 import numpy as np
 import pandas as pd
 from sklearn.utils.validation import check_is_fitted
@@ -237,7 +239,9 @@ class LayerComparisonDisplay:
 
 
 def _in_words(metric):
-    return metric.replace("_", " ")
+    """Write a metric's name as a paper does."""
+    words = metric.replace("r_precision", "R-precision").replace("_", " ")
+    return re.sub(r"\biou\b", "IoU", words)
 
 
 def _read_table(table, model, metric):

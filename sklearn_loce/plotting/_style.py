@@ -37,6 +37,10 @@ COLOURS = (
 # All are told apart at 4 points. So many that colour and marker repeat at different times.
 MARKERS = ("o", "s", "^", "D", "v", "X", "P", "*", "<", ">", "d")
 
+# Keywords that give a whole artist one colour, and those that colours of parts have.
+_WHOLE_COLOURS = frozenset({"color", "c"})
+_COLOUR_KEYWORDS = _WHOLE_COLOURS | {"edgecolor", "facecolor"}
+
 # For what no concept is meant by: a hidden row, a chance level, a frame.
 GREY = "#767676"
 
@@ -215,7 +219,8 @@ def merge_style(artist, defaults, given=None):
     defaults : dict
         Keywords of ours.
     given : dict, default=None
-        Keywords of the user's, which win.
+        Keywords of the user's, which win. One colour for the whole artist, `color` or `c`, stands
+        for those of edges and faces too.
 
     Returns
     -------
@@ -236,7 +241,11 @@ def merge_style(artist, defaults, given=None):
     """
     from matplotlib.cbook import normalize_kwargs
 
-    return normalize_kwargs(defaults, artist) | normalize_kwargs(given or {}, artist)
+    ours, theirs = normalize_kwargs(defaults, artist), normalize_kwargs(given or {}, artist)
+    if not _WHOLE_COLOURS.isdisjoint(theirs):
+        # Left beside it, those of ours would win over it, or make matplotlib warn.
+        ours = {name: value for name, value in ours.items() if name not in _COLOUR_KEYWORDS}
+    return ours | theirs
 
 
 def add_legend(ax, handles=None, **kwargs):
@@ -292,7 +301,7 @@ def add_legend(ax, handles=None, **kwargs):
 
 def _room(ax):
     """Width of axes, and height of their ticks and label below them, in points."""
-    ax.figure.draw_without_rendering()
+    ax.figure.canvas.figure.draw_without_rendering()
     box = ax.get_window_extent()
     names = ax.xaxis.get_tightbbox(ax.figure.canvas.get_renderer())
     below = box.y0 - names.y0 if names else 0.0
