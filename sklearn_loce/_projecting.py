@@ -137,7 +137,8 @@ class ProjectingEmbedder(RowEmbedder):
         embeddings : array-like of shape (n_samples, n_features), default=None
             One vector per row, such as LoCEs or centroids of clusters. ``None`` optimises LoCEs.
             With an objective that has a bias, the one is taken that redraws the row's mask best,
-            at the largest Jaccard index; with ``append_bias=True`` that which the vectors hold.
+            at the largest Jaccard index at ``mask_size``; with ``append_bias=True`` the one that
+            the vectors hold.
         layer : str, default=None
             Which layer to project; may be left out where there is one.
         threshold : float or None, default=0.5
