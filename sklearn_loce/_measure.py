@@ -56,26 +56,24 @@ def _with_bias(grid, vector, target, how):
     return np.append(weights, np.float32(bias))
 
 
-def best_intercept(grid, vector, target, settings):
+def best_intercept(pixels, logits):
     """Find the intercept with which a vector's loss is least.
 
     Parameters
     ----------
-    grid : Tensor of shape (n_channels, height, width)
-    vector : ndarray of shape (at least n_channels,)
-    target : ndarray of shape (1, n_rows, n_columns), float32
-    settings : RidgeSettings
+    pixels : Pixels
+        Of one row, float64 on the CPU.
+    logits : Tensor of shape (1, n_pixels), float64
+        The vector's map, without an intercept.
 
     Returns
     -------
     float
         0 for an empty mask, whose loss does not depend on it or sinks for ever.
     """
-    if not target.any():
+    if not pixels.targets.any():
         return 0.0
-    pixels = Pixels(settings, target, torch.float64, "cpu")
-    logits = _logits(grid, vector, target).reshape(1, -1)
-    if settings.kind == LOGISTIC:
+    if pixels.kind == LOGISTIC:
         return _zero_of_slope(pixels, logits)
     return _best_of_minima(pixels, logits)
 
@@ -118,10 +116,10 @@ def _logits(grid, vector, target):
 def ridge_loss(grid, vector, target, settings):
     """Give an objective's value with its ridge, for a vector and what is known of it."""
     weights, intercept = vector[: len(grid)], vector[INTERCEPT]
-    if np.isnan(intercept):
-        intercept = best_intercept(grid, weights, target, settings)
     pixels = Pixels(settings, target, torch.float64, "cpu")
     logits = _logits(grid, weights, target).reshape(1, -1)
+    if np.isnan(intercept):
+        intercept = best_intercept(pixels, logits)
     loss = pixels.losses(logits + float(intercept)).item()
     scale = (grid.double() ** 2).sum().item() / grid[0].numel()
     return loss + settings.alpha / 2 * scale * float((weights.astype(float) ** 2).sum())

@@ -10,7 +10,7 @@ from torch.nn import functional
 from sklearn_loce import LoCETransformer, optimize_loces, project_loces
 from sklearn_loce._lbfgs_torch import Pixels
 from sklearn_loce._masks import resize_masks
-from sklearn_loce._measure import best_intercept
+from sklearn_loce._measure import _logits, best_intercept
 from sklearn_loce._objectives import make_settings
 from sklearn_loce._optimization import solve_rows
 from sklearn_loce._ridge import KINDS, redrawing_bias
@@ -244,7 +244,9 @@ def test_best_intercept_is_that_of_the_optimum(objective):
     )
     targets, settings = _targets(masks), _settings(objective)
     for i in range(4):
-        found = best_intercept(activations[i], vectors[i].numpy(), targets[[i]], settings)
+        pixels = Pixels(settings, targets[[i]], torch.float64, "cpu")
+        logits = _logits(activations[i], vectors[i].numpy(), targets[[i]]).reshape(1, -1)
+        found = best_intercept(pixels, logits)
         assert found == pytest.approx(info.intercept[i].item(), abs=1e-4)
 
 
