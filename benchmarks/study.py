@@ -25,7 +25,7 @@ from torchvision.transforms import v2
 
 from benchmarks.measure import in_turn, median_ratio, threads
 from benchmarks.segmentation import NORMALIZE, SHARED, WEIGHTS, load_network, sequence_of
-from benchmarks.study_page import PAGE, fill_page
+from benchmarks.study_page import MASKED_MEAN, PAGE, PAPER, fill_page
 from benchmarks.study_small import mean_of_concepts, measure_small, precision_of_rows
 from sklearn_loce import (
     ActivationExtractor,
@@ -41,7 +41,6 @@ from sklearn_loce.metrics import category_separation, precision_at_k, purity_sco
 
 LAYERS = ("backbone.4", "backbone.9", "backbone.13", "backbone.16")
 SCENE_LAYERS = ("features.1", "features.2", "features.3", "features.4", "features.5")
-PAPER, MASKED_MEAN = "paper", "masked mean"
 # Parameters of LoCETransformer; the masked mean has none.
 SETTINGS = {
     PAPER: {},

@@ -12,7 +12,7 @@ from sklearn.utils._param_validation import HasMethods, Interval, validate_param
 from ._clusters import NOISE, count_concepts, fit_clusters
 from ._distances import sums_within_concept
 from ._separation import overlap_ratio, pairwise_separation, pairwise_silhouette
-from ._validation import check_embeddings, encode_concepts
+from ._validation import check_embeddings, encode_concepts, uniform_labels
 
 _LABELS = ["array-like", HasMethods("fit_predict")]
 
@@ -129,7 +129,7 @@ def _add_mixed(pairs, name, counts, ab, min_share):
 
 def _rank_pairs(pairs, y):
     """Divide mixed rows by the pair's rows and sort, the most confused pair first."""
-    sizes = pd.Series(encode_concepts(y)[0][encode_concepts(y)[1]]).value_counts()
+    sizes = pd.Series(uniform_labels(y)).value_counts()
     rows = pairs["concept_a"].map(sizes) + pairs["concept_b"].map(sizes)
     shares = [column for column in pairs if column.startswith("mixed") and "share" in column]
     pairs[shares] = pairs[shares].div(rows, axis=0)

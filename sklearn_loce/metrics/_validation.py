@@ -29,6 +29,29 @@ def encode_concepts(y, name="y"):
     ValueError
         If labels are missing or mix types.
     """
+    concepts, codes = np.unique(uniform_labels(y, name), return_inverse=True)
+    return concepts, codes.reshape(-1)
+
+
+def uniform_labels(y, name="y"):
+    """Give labels the one type that all of them share.
+
+    Parameters
+    ----------
+    y : array-like of shape (n_samples,)
+        Labels, all strings or all numbers.
+    name : str, default="y"
+        How error messages call them.
+
+    Returns
+    -------
+    ndarray of shape (n_samples,)
+
+    Raises
+    ------
+    ValueError
+        If labels are missing or mix types.
+    """
     # Without the object type, NumPy would turn ["car", 1] into strings before anyone can object.
     y = y if hasattr(y, "dtype") else np.asarray(y, dtype=object)
     y = column_or_1d(y)
@@ -36,10 +59,7 @@ def encode_concepts(y, name="y"):
         raise ValueError(
             f"{name} has no label in row {missing[0]} ({missing.size} in all); drop these rows."
         )
-    if y.dtype == object:
-        y = _uniform(y, name)
-    concepts, codes = np.unique(y, return_inverse=True)
-    return concepts, codes.reshape(-1)
+    return _uniform(y, name) if y.dtype == object else y
 
 
 def _uniform(y, name):

@@ -7,7 +7,7 @@ from sklearn.utils._param_validation import Interval, validate_params
 from sklearn.utils.validation import check_is_fitted
 
 from ..metrics import cluster_composition
-from ..metrics._validation import encode_concepts
+from ..metrics._validation import uniform_labels
 from ..outliers import ConceptOutlierDetector
 from ._drawing import draw_outline, fit_text, show_tile, write_heading
 from ._grid import Layout, open_grid
@@ -191,8 +191,7 @@ class ClusterGalleryDisplay:
         """
         embeddings, samples, names, kept = check_inputs(embeddings, samples, y)
         check_lengths(len(samples), labels=labels)
-        found, codes = encode_concepts(labels, "labels")
-        labels = found[codes]
+        labels = uniform_labels(labels, "labels")
         kept = kept[labels[kept] != -1]
         if not kept.size:
             raise ValueError("No row that did not fail is in a cluster: all are labelled -1.")

@@ -4,7 +4,7 @@ import numpy as np
 from sklearn.utils.validation import check_array
 
 from .._samples import as_samples
-from ..metrics._validation import encode_concepts
+from ..metrics._validation import uniform_labels
 
 
 def check_inputs(embeddings, samples, y):
@@ -67,8 +67,7 @@ def concept_names(y, samples):
             return None
         y = samples["concept"]
     check_lengths(len(samples), y=y)
-    concepts, codes = encode_concepts(y)
-    return concepts[codes]
+    return uniform_labels(y)
 
 
 def check_lengths(n_samples, **columns):

@@ -4,7 +4,7 @@ import numpy as np
 from sklearn.utils import check_array, check_consistent_length
 
 from ..metrics._scorers import Responses
-from ..metrics._validation import encode_concepts
+from ..metrics._validation import uniform_labels
 
 
 def embed(estimator, X):
@@ -90,7 +90,7 @@ def finite_rows(X, *columns):
     (array([[1.]]), array(['car'], dtype='<U3'), 1)
     """
     X = check_array(X, dtype=np.float64, ensure_all_finite=False, input_name="X")
-    columns = [_read_labels(column) for column in columns]
+    columns = [uniform_labels(column) for column in columns]
     check_consistent_length(X, *columns)
     finite = np.isfinite(X).all(axis=1)
     if not finite.any():
@@ -99,9 +99,3 @@ def finite_rows(X, *columns):
             "layer, or see evaluate(X) for the causes."
         )
     return X[finite], *(column[finite] for column in columns), int((~finite).sum())
-
-
-def _read_labels(labels):
-    """Give labels the one type that all of them share."""
-    names, codes = encode_concepts(labels)
-    return names[codes]
