@@ -135,7 +135,8 @@ def _spread(payload):
     """Bring a large payload to every worker of a cluster; joblib maps it into local ones itself."""
     backend, _ = get_active_backend()
     if _is_cluster(backend) and payload.nbytes >= _LARGE:
-        return backend.client.scatter(payload, broadcast=True)
+        # By its hash it would have the name of the last call's, whose release may be under way.
+        return backend.client.scatter(payload, broadcast=True, hash=False)
     return payload
 
 

@@ -78,6 +78,36 @@ def test_a_cluster_gives_equal_rows(model, table, expected, client):
     assert getattr(loce.model, "module", loce.model).n_images == 1
 
 
+class LateReleases:
+    """A client whose scheduler hears of a released key only after the next one was spread."""
+
+    def __init__(self, client, monkeypatch):
+        self.send, self.scatter, self.held = client._send_to_scheduler, client.scatter, []
+        monkeypatch.setattr(client, "_send_to_scheduler", self.send_or_hold)
+        monkeypatch.setattr(client, "scatter", self.scatter_and_release)
+
+    def send_or_hold(self, message):
+        if message["op"] == "client-releases-keys":
+            self.held.append(message)
+        else:
+            self.send(message)
+
+    def scatter_and_release(self, *args, **kwargs):
+        future = self.scatter(*args, **kwargs)
+        while self.held:
+            self.send(self.held.pop())
+        return future
+
+
+def test_a_model_outlives_the_release_of_its_last_journey(table, expected, client, monkeypatch):
+    with joblib.parallel_config("dask"):
+        loce = make(model=TorchModel(large()), n_jobs=None).fit(table)
+        loce.transform(table)
+        LateReleases(client, monkeypatch)
+        for _ in range(3):
+            np.testing.assert_array_equal(loce.transform(table), expected)
+
+
 def get_threads_of_a_new_thread():
     with ThreadPoolExecutor(1) as pool:
         return pool.submit(torch.get_num_threads).result()
