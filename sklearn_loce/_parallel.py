@@ -6,8 +6,8 @@ import warnings
 from collections import OrderedDict
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
-from itertools import islice
-from threading import Lock
+from itertools import islice, takewhile
+from threading import Event, Lock
 
 import cloudpickle
 import numpy as np
@@ -41,31 +41,24 @@ def runs_here(n_jobs):
     return getattr(backend, "supports_sharedmem", False) or effective_n_jobs(n_jobs) == 1
 
 
-class BuilderError(RuntimeError):
-    """A worker's builder made another network than the caller has."""
-
-
 def _load_model(key, payload, expected):
-    """Give the model of this process; unpickled, or built, once."""
+    """Give the model of this process, unpickled or built once; None if it isn't the caller's."""
     with _MODELS_LOCK:
         if key not in _MODELS:
             model = pickle.loads(payload.tobytes())
-            if expected is not None:
-                _check_built(model, expected)
-            _MODELS[key] = model
+            _MODELS[key] = model if _is_expected(model, expected) else None
         _MODELS.move_to_end(key)
         while len(_MODELS) > _MAX_MODELS:
             _MODELS.popitem(last=False)
         return _MODELS[key]
 
 
-def _check_built(model, expected):
+def _is_expected(model, expected):
+    """Say whether a builder made the network with this digest; None is met by all."""
     try:
-        built = model_digest(model)
-    except ValueError as error:  # the handle has found other weights itself
-        raise BuilderError(str(error)) from error
-    if built != expected:
-        raise BuilderError("The builder made another network here.")
+        return expected is None or model_digest(model) == expected
+    except ValueError:  # the handle has found other weights itself
+        return False
 
 
 def _has_builder(model):
@@ -96,8 +89,15 @@ def _portable(outcome):
 
 
 def _work_apart(number, payload, key, expected, recipe, job):
-    worker = Worker(_load_model(key, payload, expected), recipe)
-    return number, [_portable(outcome) for batch in worker.run(job) for outcome in batch]
+    """Give the number of a part and its Outcomes; None for these where the builder fails.
+
+    An exception would not do: joblib ends its workers after one, and new ones take seconds.
+    """
+    model = _load_model(key, payload, expected)
+    if model is None:
+        return number, None
+    batches = Worker(model, recipe).run(job)
+    return number, [_portable(outcome) for batch in batches for outcome in batch]
 
 
 def _cut(groups, size):
@@ -173,20 +173,22 @@ def run_apart(worker, job, n_jobs, identity=None):
     packed, n_losses = _pack(worker.model, identity), 0
     with tqdm(desc="LoCE", unit="image", total=len(job.groups), disable=not job.progress) as bar:
         while parts:
+            refusal = Event()
+            jobs = ((number, _job_of(part, job)) for number, part in list(parts.items()))
             try:
-                for number, outcomes in _in_parallel(packed, worker.recipe, job, parts, n_jobs):
+                for number, outcomes in _in_parallel(packed, worker.recipe, jobs, n_jobs, refusal):
                     part = parts.pop(number)
                     n_losses = 0
                     bar.update(len(part))
                     yield list(_placed(outcomes, part))
-            except BuilderError:  # changed since it was built, or random: it travels itself
-                model = TorchModel(worker.model.module, forward=worker.model.forward)
-                packed = _pack(model, identity)
             except Exception as error:
                 if not _is_lost_worker(error):
                     raise
                 n_losses += 1
                 _settle_loss(error, n_losses, parts, job)
+            if refusal.is_set():  # changed since it was built, or random: it travels itself
+                model = TorchModel(worker.model.module, forward=worker.model.forward)
+                packed = _pack(model, identity)
 
 
 def _settle_loss(error, n_losses, parts, job):
@@ -203,14 +205,26 @@ def _settle_loss(error, n_losses, parts, job):
     )
 
 
-def _in_parallel(packed, recipe, job, parts, n_jobs):
-    """Yield (number of the part, its Outcomes) as they come back."""
+def _in_parallel(packed, recipe, jobs, n_jobs, refusal):
+    """Yield (number of the part, its Outcomes) as they come back.
+
+    Where a worker's builder makes another network, ``refusal`` is set and no more are begun.
+    """
     payload, key, expected = packed
     payload = _spread(payload)
+    begun = takewhile(lambda _: not refusal.is_set(), jobs)
     tasks = (
-        delayed(_work_apart)(number, payload, key, expected, recipe, _job_of(part, job))
-        for number, part in list(parts.items())
+        delayed(_work_apart)(number, payload, key, expected, recipe, job) for number, job in begun
     )
+    for number, outcomes in _returned(tasks, n_jobs):
+        if outcomes is None:
+            refusal.set()
+        else:
+            yield number, outcomes
+
+
+def _returned(tasks, n_jobs):
+    """Yield what tasks return, in any order."""
     backend, _ = get_active_backend()
     if backend.supports_return_generator:
         parallel = Parallel(n_jobs=n_jobs, return_as="generator_unordered", batch_size=1)

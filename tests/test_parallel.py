@@ -2,6 +2,7 @@
 
 import os
 import signal
+import time
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 
@@ -144,13 +145,28 @@ def build_scaled():
     return Scaled().eval()
 
 
+def ask_workers():
+    """Give the process numbers of joblib's two workers."""
+    asked = joblib.Parallel(2, batch_size=1, pre_dispatch="all")(
+        joblib.delayed(slow_pid)() for _ in range(10)
+    )
+    return set(asked)
+
+
+def slow_pid():
+    time.sleep(0.05)
+    return os.getpid()
+
+
 @pytest.mark.parametrize("on_disk", [True, False])
 def test_a_network_that_was_changed_since_it_was_built_travels_itself(on_disk, table, tmp_path):
     model = TorchModel(build_scaled)
     model.module.scale = 3.0
     expected = make(model=model, n_jobs=None).fit_transform(table)
     loce = make(model=model, memory=tmp_path if on_disk else False)
+    before = ask_workers()
     np.testing.assert_array_equal(loce.fit_transform(table), expected)
+    assert ask_workers() == before  # they weren't started anew, which takes seconds
     assert not np.array_equal(make(model=TorchModel(build_scaled)).fit_transform(table), expected)
 
 
