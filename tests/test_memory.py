@@ -557,7 +557,7 @@ def count_rows(store):
 def test_killed_runs_lose_at_most_a_batch_each(tmp_path):
     """Twenty times SIGKILL at a random moment of one run of 300 rows at two layers."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["sklearn_loce._transformer", "tests.counting"])
+    context.set_forkserver_preload([__name__])
     rng = np.random.default_rng(0)
     store, log, result = tmp_path / "store", tmp_path / "log", tmp_path / "matrix.npy"
     n_kills = 0
