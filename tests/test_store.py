@@ -15,7 +15,7 @@ import tempfile
 import time
 import warnings
 from concurrent.futures import ThreadPoolExecutor, wait
-from contextlib import closing
+from contextlib import closing, contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -534,22 +534,27 @@ def test_a_file_that_cant_be_read_costs_no_result(world_folder, as_mortal):
         store.info()
 
 
-@pytest.fixture
+@contextmanager
 def full_disk():
-    """Let no file grow beyond 100 kB."""
+    """Let no file grow beyond 100 kB.
+
+    It is no fixture: before these end, pytest writes, and perhaps to a file that is longer.
+    """
     resource = pytest.importorskip("resource")
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, before[1]))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
-def test_a_full_disk_costs_no_result(filled, full_disk):
+def test_a_full_disk_costs_no_result(filled):
     def fill():
         for start in range(100, 1000, 100):
             filled.save(make_context(), make_rows(range(start, start + 100), n_channels=200))
 
-    with pytest.warns(UserWarning, match="can't be written"):
+    with full_disk(), pytest.warns(UserWarning, match="can't be written"):
         fill()
     found = filled.load(make_context(), [sample(n) for n in range(1000)])
     assert len(found) % 100 == 20
