@@ -2,10 +2,12 @@
 
 import gc
 import io
+import itertools
 import multiprocessing
 import os
 import resource
 import signal
+import threading
 import time
 import warnings
 import weakref
@@ -523,15 +525,22 @@ def test_an_error_of_the_store_leaves_no_trace_on_the_module():
     assert len(clone(loce).set_params(memory=False).fit_transform(draw_table(2))) == 4
 
 
-N_IMAGES, BATCH_SIZE, LONG_LAYERS = 100, 10, ["body.0", "body.2"]
+N_IMAGES, BATCH_SIZE, LONG_LAYERS = 100, 5, ["body.0", "body.2"]
+N_KILLS, MOST_SOLVED = 20, 4  # batches of one layer, in a run that is to be killed
 
 
-def long_run(store, log, result):
-    """Embed 300 rows at two layers, and log how many rows are optimised."""
+def long_run(store, log, result, waits=None):
+    """Embed 300 rows at two layers, and log how many rows are optimised.
+
+    A run that is to be killed waits for that before it has done all, and sets the event ``waits``.
+    """
     torch.set_num_threads(1)
-    plain = _embedding.solve_rows
+    plain, n_solved = _embedding.solve_rows, itertools.count()
 
     def logging(activations, *args, **kwargs):
+        if waits is not None and next(n_solved) == MOST_SOLVED:
+            waits.set()
+            threading.Event().wait()
         with open(log, "a") as file:
             file.write(f"{len(activations)}\n")
         return plain(activations, *args, **kwargs)
@@ -541,13 +550,13 @@ def long_run(store, log, result):
     np.save(result, loce.fit_transform(draw_table(N_IMAGES, n_concepts=3)))
 
 
-def kill_when_rows_are_there(process, store, n_rows):
-    """Kill a process with SIGKILL when the store has as many rows; say whether it still lived."""
-    while process.is_alive() and count_rows(store) < n_rows:
+def kill_when_rows_are_there(process, store, n_rows, waits):
+    """Kill a process with SIGKILL when the store has as many rows, or it waits for that."""
+    while process.is_alive() and count_rows(store) < n_rows and not waits.is_set():
         time.sleep(0.002)
     process.kill()
     process.join()
-    return process.exitcode == -signal.SIGKILL
+    assert process.exitcode == -signal.SIGKILL
 
 
 def count_rows(store):
@@ -558,25 +567,23 @@ def test_killed_runs_lose_at_most_a_batch_each(tmp_path):
     """Twenty times SIGKILL at a random moment of one run of 300 rows at two layers."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([__name__])
-    rng = np.random.default_rng(0)
     store, log, result = tmp_path / "store", tmp_path / "log", tmp_path / "matrix.npy"
-    n_kills = 0
-    while not result.exists():
-        process = context.Process(target=long_run, args=(store, log, result))
+    for n_more in np.random.default_rng(0).integers(0, MOST_SOLVED * BATCH_SIZE, N_KILLS):
+        waits = context.Event()
+        process = context.Process(target=long_run, args=(store, log, result, waits))
+        n_rows = count_rows(store) + n_more
         process.start()
-        if n_kills == 20:
-            process.join()
-            assert process.exitcode == 0
-        else:
-            n_rows = count_rows(store) + rng.integers(0, 30)
-            n_kills += kill_when_rows_are_there(process, store, n_rows)
+        kill_when_rows_are_there(process, store, n_rows, waits)
         if count_rows(store):
             assert len(RowStore(store).verify()) == 0
-    assert n_kills == 20
+    process = context.Process(target=long_run, args=(store, log, result))
+    process.start()
+    process.join()
+    assert process.exitcode == 0
     table = draw_table(N_IMAGES, n_concepts=3)
     np.testing.assert_array_equal(np.load(result), computed(table, layer=LONG_LAYERS))
     n_solved = sum(map(int, log.read_text().split()))
-    assert n_solved <= 2 * (len(table) + 20 * BATCH_SIZE)
+    assert n_solved <= 2 * (len(table) + N_KILLS * BATCH_SIZE)
 
 
 def fill(store, seed):
