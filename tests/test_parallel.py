@@ -145,16 +145,23 @@ def build_scaled():
     return Scaled().eval()
 
 
-def ask_workers():
+def ask_workers(folder):
     """Give the process numbers of joblib's two workers."""
+    folder.mkdir()
     asked = joblib.Parallel(2, batch_size=1, pre_dispatch="all")(
-        joblib.delayed(slow_pid)() for _ in range(10)
+        joblib.delayed(meet_another)(folder) for _ in range(2)
     )
     return set(asked)
 
 
-def slow_pid():
-    time.sleep(0.05)
+def meet_another(folder):
+    """Give the number of this process once another, which may be starting yet, is there too."""
+    (folder / str(os.getpid())).touch()
+    late = time.monotonic() + 300
+    while len(list(folder.iterdir())) < 2:
+        if time.monotonic() > late:
+            raise TimeoutError("no other worker came")
+        time.sleep(0.01)
     return os.getpid()
 
 
@@ -163,10 +170,10 @@ def test_a_network_that_was_changed_since_it_was_built_travels_itself(on_disk, t
     model = TorchModel(build_scaled)
     model.module.scale = 3.0
     expected = make(model=model, n_jobs=None).fit_transform(table)
-    loce = make(model=model, memory=tmp_path if on_disk else False)
-    before = ask_workers()
+    loce = make(model=model, memory=tmp_path / "store" if on_disk else False)
+    before = ask_workers(tmp_path / "before")
     np.testing.assert_array_equal(loce.fit_transform(table), expected)
-    assert ask_workers() == before  # they weren't started anew, which takes seconds
+    assert ask_workers(tmp_path / "after") == before  # they weren't started anew, which takes seconds
     assert not np.array_equal(make(model=TorchModel(build_scaled)).fit_transform(table), expected)
 
 
