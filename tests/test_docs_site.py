@@ -130,6 +130,8 @@ def test_a_browser_opens_it_without_complaint(page, tmp_path):
 @pytest.mark.skipif(bool(missing_browser()), reason=missing_browser())
 @pytest.mark.filterwarnings("ignore::ResourceWarning")
 def test_a_browser_draws_formulas_and_finds_names(tmp_path):
+    from selenium.webdriver.support.ui import WebDriverWait
+
     with chromium(tmp_path / "profile") as driver:
         driver.get(f"{BUILT.as_uri()}/how_it_works.html")
         wide = "return [...document.querySelectorAll('math[display=block]')].map(m => m.clientWidth"
@@ -138,5 +140,4 @@ def test_a_browser_draws_formulas_and_finds_names(tmp_path):
         assert min(widths) > 100
         driver.get(f"{BUILT.as_uri()}/search.html?q=overlap_ratio")
         results = "return document.querySelectorAll('ul.search li').length"
-        driver.execute_async_script("setTimeout(arguments[0], 1500)")
-        assert driver.execute_script(results) > 0
+        WebDriverWait(driver, 60).until(lambda driver: driver.execute_script(results))
