@@ -39,13 +39,13 @@ def _little_memory_and_time():
     soft, hard = resource.getrlimit(resource.RLIMIT_AS)
     with open("/proc/self/statm") as file:
         size = int(file.read().split()[0]) * resource.getpagesize()
-    start = time.perf_counter()
+    start = time.process_time()  # whatever else the machine does
     resource.setrlimit(resource.RLIMIT_AS, (size + MEGABYTES * 2**20, hard))
     try:
         yield
     finally:
         resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
-    assert time.perf_counter() - start < SECONDS
+    assert time.process_time() - start < SECONDS
 
 
 def test_the_limit_holds():
