@@ -36,7 +36,11 @@ def expected(table):
 @pytest.fixture(scope="module")
 def client():
     cluster = distributed.LocalCluster(
-        n_workers=2, threads_per_worker=1, processes=True, dashboard_address=":0"
+        n_workers=2,
+        threads_per_worker=1,
+        processes=True,
+        dashboard_address=":0",
+        memory_limit=None,  # else their share of a machine with many cores may be too little
     )
     with cluster, distributed.Client(cluster) as client:
         yield client
@@ -173,7 +177,8 @@ def test_a_network_that_was_changed_since_it_was_built_travels_itself(on_disk, t
     loce = make(model=model, memory=tmp_path / "store" if on_disk else False)
     before = ask_workers(tmp_path / "before")
     np.testing.assert_array_equal(loce.fit_transform(table), expected)
-    assert ask_workers(tmp_path / "after") == before  # they weren't started anew, which takes seconds
+    # They weren't started anew, which takes seconds.
+    assert ask_workers(tmp_path / "after") == before
     assert not np.array_equal(make(model=TorchModel(build_scaled)).fit_transform(table), expected)
 
 
