@@ -8,6 +8,9 @@ HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE), str(HERE / "_ext")]
 
 os.environ.setdefault("TQDM_DISABLE", "1")  # progress bars don't belong on a page
+# On a machine under load, workers that import torch don't answer for longer than Dask's 30 s. It
+# drops them then, and the example of a cluster would wait for others for ever.
+os.environ.setdefault("DASK_DISTRIBUTED__COMM__TIMEOUTS__TCP", "300s")
 
 import sklearn_loce
 

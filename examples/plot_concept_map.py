@@ -88,9 +88,9 @@ Embedded(page)
 # On paper
 # --------
 # ``ConceptMapDisplay`` draws such a map for a page, with the ellipses of Gaussian mixtures that are
-# fitted to each concept in the plane. Where sub-concepts were planted, as near and far cars, a
-# concept may fall into islands; the mixture's number of components is chosen by a criterion, and
-# need not be the number of kinds.
+# fitted to each concept in the plane. Where sub-concepts were planted, a concept may fall into
+# islands, as brick and plaster houses do; the mixture's number of components is chosen by a
+# criterion, and need not be the number of kinds.
 
 from sklearn_loce.plotting import ConceptMapDisplay
 

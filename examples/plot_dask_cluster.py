@@ -75,9 +75,8 @@ print(f"equal to the last bit: {np.array_equal(on_cluster, expected)}")
 # Who did what
 # ------------
 # Dask's record of tasks tells when each worker computed. A task is a handful of images with all
-# their rows. Work on the first 20 scenes is missing: those rows came from the store. The first
-# task of a worker is long, because the worker imports torch and builds the network in it; a second
-# call would find both there.
+# their rows. Work on the first 20 scenes is missing: those rows came from the store. The workers
+# imported torch and built the network in the first call; this one found both there.
 
 import matplotlib.pyplot as plt
 import pandas as pd

@@ -147,11 +147,13 @@ preprocess = v2.Compose(
 # ``patches`` puts out a grid (n_images, n_channels, height, width) and needs no more. Tokens are
 # read as a grid where it is plain how, but not if images come second. The error says so.
 
+from textwrap import fill
+
 loce = LoCETransformer(model, "blocks.1", preprocess=preprocess)
 try:
     loce.fit(data)
 except ValueError as error:
-    print(f"{type(error).__name__}: {error}")
+    print(fill(f"{type(error).__name__}: {error}", width=96))
 
 # %%
 # ``reshape_transform`` gets the raw output and makes a grid of it: here without the class token,
@@ -192,7 +194,8 @@ for what, (layer, table) in broken.items():
     try:
         LoCETransformer(model, layer, preprocess=preprocess).fit_transform(table)
     except (ValueError, FileNotFoundError) as error:
-        print(f"{what}\n    {type(error).__name__}: {str(error).replace(str(folder), 'folder')}")
+        told = f"{type(error).__name__}: {str(error).replace(str(folder), 'folder')}"
+        print(what, fill(told, 96, initial_indent="    ", subsequent_indent="    "), sep="\n")
 
 # %%
 # What the LoCEs redraw

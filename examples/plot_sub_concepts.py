@@ -12,8 +12,9 @@ can ask: which clusterings find them, in which layer, and does the objective mat
 # %%
 # LoCEs by two objectives
 # -----------------------
-# "net2vec" is the paper's objective, 50 steps of AdamW. "logistic" is a ridge regression of the
-# mask's pixels, solved to its single optimum. All layers of the network are embedded in one pass.
+# "net2vec" is the paper's objective, 50 steps of AdamW. "logistic" is a logistic regression of
+# the mask's pixels with a ridge, solved to its single optimum. All layers of the network are
+# embedded in one pass.
 
 import numpy as np
 from sklearn.preprocessing import normalize

@@ -2,6 +2,7 @@
 
 import warnings
 from collections import Counter
+from collections.abc import Iterable
 from contextlib import ExitStack, contextmanager
 from difflib import get_close_matches
 from typing import NoReturn
@@ -352,7 +353,7 @@ def list_layers(model, input_size):
     1    1     ReLU  (1, 8, 14, 14)        1
     2    2  Flatten       (1, 1568)        1
     """
-    size = tuple(input_size)
+    size = tuple(input_size) if isinstance(input_size, Iterable) else (input_size,)
     if len(size) not in (2, 3) or any(int(n) != n or n < 1 for n in size):
         raise ValueError(f"input_size must be (height, width), got {input_size!r}.")
     size = (3, *size) if len(size) == 2 else size

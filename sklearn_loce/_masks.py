@@ -177,6 +177,12 @@ def open_image(path):
         yield image
 
 
+def _looks_like_polygons(mask):
+    """Tell COCO's lists of x, y, x, y, ... from the rows of an array."""
+    rows = [row for row in mask if isinstance(row, list)]
+    return len(rows) == len(mask) > 0 and (len(rows) == 1 or len({len(row) for row in rows}) > 1)
+
+
 def read_mask(mask):
     """Read a mask from whatever the table of samples may hold.
 
@@ -196,11 +202,18 @@ def read_mask(mask):
     if isinstance(mask, str | os.PathLike):
         with open_image(mask) as image:
             return read_mask(image)
+    if isinstance(mask, list) and _looks_like_polygons(mask):
+        raise ValueError(
+            "polygons are no mask; load_coco reads annotations that have them, and merge and "
+            "frPyObjects of pycocotools.mask make a mask of one object's"
+        )
     array = np.asarray(mask)
     if array.ndim != 2 or array.dtype.kind not in "biuf":
+        is_coloured = isinstance(mask, Image.Image) and array.ndim == 3
+        hint = " Save it with one, as by image.convert('L')." if is_coloured else ""
         raise ValueError(
             "A mask must be a COCO RLE dict, a 2-D array or the path of an image with one channel, "
-            f"got {type(mask).__name__} of shape {array.shape} and dtype {array.dtype}."
+            f"got {type(mask).__name__} of shape {array.shape} and dtype {array.dtype}.{hint}"
         )
     foreground = array != 0
     values = array[foreground]

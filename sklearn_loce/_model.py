@@ -226,20 +226,31 @@ def dtype_of(module):
     return torch.float32
 
 
+def _device_named(device):
+    try:
+        return torch.device(device)
+    except RuntimeError as error:
+        raise ValueError(
+            f"device={device!r} is no device of torch. Pass None to leave the network where it is, "
+            "or a name such as 'cpu', 'cuda', 'cuda:1' or 'mps'."
+        ) from error
+
+
 def resolve_device(device, module):
     """Turn the parameter ``device`` into a device that is there.
 
     ``None`` leaves the module where it is; so does, with a warning, a device that is not
-    available here. The meta device, which has no numbers, is a ``ValueError``.
+    available here. A name that torch does not know is a ``ValueError``, and so is the meta device,
+    which has no numbers.
     """
-    if "meta" in (device_of(module).type, torch.device("cpu" if device is None else device).type):
+    device = None if device is None else _device_named(device)
+    if "meta" in (device_of(module).type, "cpu" if device is None else device.type):
         raise ValueError(
             "The meta device holds no numbers, so nothing can be computed there. Build the network "
             "with its weights on another device, and pass that or device=None."
         )
     if device is None:
         return device_of(module)
-    device = torch.device(device)
     try:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError, NotImplementedError) as error:

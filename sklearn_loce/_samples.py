@@ -49,7 +49,10 @@ def as_samples(X):
 
 def _frame_of_pairs(pairs):
     if isinstance(pairs, str | bytes) or not isinstance(pairs, Sequence | np.ndarray):
-        hint = " Did you mean its attribute data?" if isinstance(pairs, dict) else ""
+        hint = ""
+        if isinstance(pairs, dict):
+            is_table = {"image", "mask"} <= pairs.keys()
+            hint = f" Did you mean {'pandas.DataFrame(X)' if is_table else 'its attribute data'}?"
         raise TypeError(
             "X must be a pandas DataFrame with the columns 'image' and 'mask', or a list of "
             f"(image, mask) pairs, got {type(pairs).__name__}.{hint}"
@@ -57,9 +60,11 @@ def _frame_of_pairs(pairs):
     for i, pair in enumerate(pairs):
         is_row = isinstance(pair, np.ndarray) and pair.dtype == object
         if not (isinstance(pair, tuple | list) or is_row) or len(pair) != 2:
+            length = f" of length {len(pair)}" if isinstance(pair, tuple | list) else ""
             raise TypeError(
-                f"Row {i} of X must be an (image, mask) pair, got {type(pair).__name__}; a table "
-                "needs the columns 'image' and 'mask'."
+                f"Row {i} of X must be an (image, mask) pair, got {type(pair).__name__}{length}. "
+                "Pass [(image, mask)] for one pair, list(zip(images, masks)) for several, or a "
+                "DataFrame with the columns 'image' and 'mask'."
             )
     images, masks = [pair[0] for pair in pairs], [pair[1] for pair in pairs]
     return pd.DataFrame({"image": object_array(images), "mask": object_array(masks)})
@@ -74,7 +79,7 @@ def object_array(values):
 
 def row_name(samples, i):
     """Name a row by position, and by index label where that differs."""
-    label = samples.index[i]
+    (label,) = samples.index[i : i + 1].tolist()  # numbers of Python's, not of NumPy's
     i = int(samples[POSITION].iloc[i]) if POSITION in samples else i
     is_position = isinstance(label, Integral) and label == i
     return f"row {i}" if is_position else f"row {i} (index {label!r})"
@@ -147,7 +152,9 @@ def _array_to_rgb(array):
     if array.ndim == 2:
         array = array[:, :, None]
     if array.ndim != 3 or array.shape[2] not in (1, 3, 4) or 0 in array.shape:
-        raise ValueError(f"an image must be of shape (height, width, 3), got {array.shape}")
+        channels_first = array.ndim == 3 and array.shape[0] in (1, 3, 4)
+        hint = "; pass image.transpose(1, 2, 0)" if channels_first else ""
+        raise ValueError(f"an image must be of shape (height, width, 3), got {array.shape}{hint}")
     return np.repeat(array, 3, axis=2) if array.shape[2] == 1 else array[:, :, :3]
 
 
@@ -172,9 +179,10 @@ def read_image(image):
         return _pil_to_rgb(image)
     if isinstance(image, np.ndarray):
         return _array_to_rgb(image)
+    hint = "; of a tensor, pass image.permute(1, 2, 0).numpy()" if hasattr(image, "permute") else ""
     raise ValueError(
         "an image must be a path, a PIL image or an array of shape (height, width, 3), got "
-        f"{type(image).__name__}"
+        f"{type(image).__name__}{hint}"
     )
 
 
@@ -200,7 +208,7 @@ def _mask_size(mask):
             return opened.size[::-1]
     if isinstance(mask, Image.Image):
         return mask.size[::-1]
-    shape = np.shape(mask)
+    shape = () if isinstance(mask, list) else np.shape(mask)
     return shape if len(shape) == 2 else read_mask(mask).shape
 
 

@@ -29,10 +29,10 @@ class LoCETransformer(TransformerMixin, ProjectingEmbedder):
     Parameters
     ----------
     model : torch.nn.Module or TorchModel
-        The network. Wrap it in a ``TorchModel`` where the estimator is cloned, as in a grid
+        The network. Wrap it in a :class:`TorchModel` where the estimator is cloned, as in a grid
         search: clones then share the weights instead of copying them.
     layer : str or list of str
-        Dotted name of a layer, as ``list_layers`` gives it. The LoCEs of several layers are
+        Dotted name of a layer, as :func:`list_layers` gives it. The LoCEs of several layers are
         optimised per layer and concatenated.
     preprocess : None, torchvision Weights, their ``.transforms()``, Hugging Face image processor, \
             or callable, default=None

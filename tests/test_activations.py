@@ -214,7 +214,7 @@ def test_list_layers_counts_calls():
     assert table.loc["relu", "n_calls"] == 2
 
 
-@pytest.mark.parametrize("size", [(8,), (0, 8), (1, 3, 8, 8), (8.5, 8)])
+@pytest.mark.parametrize("size", [8, (8,), (0, 8), (1, 3, 8, 8), (8.5, 8)])
 def test_list_layers_wants_height_and_width(small_network, size):
     with pytest.raises(ValueError, match=r"\(height, width\)"):
         list_layers(small_network, size)

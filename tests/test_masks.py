@@ -106,7 +106,9 @@ def test_every_form_of_a_mask_reads_the_same(tmp_path):
         (np.array([[0.2, 0.3], [0, 1]]), "Threshold a soft mask"),
         (np.full((2, 2), np.nan), "Threshold a soft mask"),
         (np.zeros((2, 2, 3), dtype=bool), r"shape \(2, 2, 3\)"),
-        ([["a"]], "dtype"),
+        ([["a"], ["b"]], "dtype"),
+        ([[1, 2, 3, 4, 5, 6]], "polygons are no mask"),
+        (Image.new("RGB", (2, 2)), r"image\.convert\('L'\)"),
     ],
 )
 def test_bad_masks_are_named(mask, match):

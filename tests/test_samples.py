@@ -3,6 +3,7 @@ import io
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from PIL import Image
 
 from sklearn_loce._samples import (
@@ -135,7 +136,9 @@ def test_pairs_and_tables_are_the_same():
         (pd.DataFrame({"image": [], "mask": []}), ValueError, r"0 sample\(s\)"),
         ([], ValueError, r"0 sample\(s\)"),
         ([RGB], TypeError, "Row 0 of X must be an"),
-        ([(RGB, _mask(), "car")], TypeError, "Row 0"),
+        ([(RGB, _mask(), "car")], TypeError, r"Row 0 .* got tuple of length 3\. Pass"),
+        ((RGB, _mask()), TypeError, r"got ndarray\. Pass \[\(image, mask\)\] for one pair"),
+        ({"image": [RGB], "mask": [_mask()]}, TypeError, r"Did you mean pandas\.DataFrame\(X\)"),
         ("table.csv", TypeError, "got str"),
         (3, TypeError, "got int"),
         ({"data": 1}, TypeError, "got dict. Did you mean its attribute data"),
@@ -186,6 +189,29 @@ def test_a_missing_file_is_named_with_its_row(tmp_path):
 def test_rows_are_named_by_their_label_too(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"row 1 \(index 'b'\)"):
         _problems([(RGB, _mask()), (str(tmp_path / "gone"), _mask())], index=["a", "b"])
+
+
+def test_labels_are_named_as_numbers_of_python():
+    with pytest.raises(ValueError, match=r"row 1 \(index 7\): the image"):
+        _problems([(RGB, _mask()), (RGB.astype(float), _mask())], index=[7, 7])
+
+
+@pytest.mark.parametrize(
+    ("image", "match"),
+    [
+        (RGB.transpose(2, 0, 1), r"got \(3, \d+, \d+\); pass image.transpose\(1, 2, 0\)"),
+        (torch.zeros(3, 6, 8), r"got Tensor; of a tensor, pass image\.permute\(1, 2, 0\)\.numpy"),
+    ],
+)
+def test_images_with_channels_first_are_told_the_way_out(image, match):
+    with pytest.raises(ValueError, match=match):
+        _problems([(image, _mask())])
+
+
+@pytest.mark.parametrize("polygons", [[[1, 2, 3, 4, 5, 6]], [[1, 2, 3, 4, 5, 6], [1, 2] * 4]])
+def test_polygons_are_told_from_masks(polygons):
+    with pytest.raises(ValueError, match="row 0: the mask can't be read: polygons are no mask"):
+        _problems([(RGB, polygons)])
 
 
 def test_rows_of_a_multi_index_are_named_too(tmp_path):

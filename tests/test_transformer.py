@@ -306,6 +306,11 @@ def test_missing_device_falls_back(boxes):
         loce.fit(boxes)
 
 
+def test_an_unknown_device_is_an_error(boxes):
+    with pytest.raises(ValueError, match=r"device=.gpu. is no device of torch\. Pass None"):
+        LoCETransformer(MODEL, "2", max_iter=1, device="gpu").fit(boxes)
+
+
 def test_progress_is_shown_when_asked(boxes, capsys):
     LoCETransformer(MODEL, "2", max_iter=1).fit(boxes).transform(boxes)
     assert capsys.readouterr().err == ""
