@@ -6,7 +6,7 @@ from sklearn.preprocessing import normalize
 from sklearn.utils import check_array, check_consistent_length
 
 from ._rows import embed, finite_rows, last_step
-from ._style import COLOURS, GREY, merge_style, open_axes
+from ._style import COLOURS, GREY, literal, merge_style, open_axes
 
 _POSITIVE, _NEGATIVE = COLOURS[0], COLOURS[1]
 # Inches: the distribution of all weights, what is between, one channel.
@@ -132,7 +132,7 @@ class ChannelDisplay:
         check_consistent_length(weights.T, names, self.reference)
         if n_channels < 1:
             raise ValueError(f"n_channels={n_channels} shows none; pass 1 or more.")
-        return weights, np.array([str(name) for name in names])
+        return weights, np.array([literal(name) for name in names])
 
     def _split(self, ax, height):
         """Give the distribution the upper part of the axes."""
@@ -154,7 +154,7 @@ class ChannelDisplay:
         steps = ax.stairs(counts / weights.size, edges, **style)
         n_rows, n_features = weights.shape
         rows = f"{n_rows} {'row' if n_rows == 1 else 'rows'}"
-        title = "" if self.name is None else f"{self.name}: "
+        title = "" if self.name is None else f"{literal(self.name)}: "
         ax.set_title(f"{title}{rows}, {n_features} channels", loc="left")
         ax.set(yticks=[], xlim=(edges[0], edges[-1]))
         ax.set_ylabel("share")
