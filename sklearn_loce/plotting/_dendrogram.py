@@ -8,6 +8,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from ..cluster import ConceptAgglomerative
 from ..metrics import cluster_composition
+from ._names import fit_names
 from ._rows import finite_rows, last_step
 from ._style import (
     COLOURS,
@@ -224,8 +225,8 @@ class DendrogramDisplay:
         floor, kind = self._purity_floor, "cluster" if self.y is None else "purity"
         rows = {floor + _PURITY / 2 * self._inch: kind}
         rows |= {
-            floor - self._inch * (_GAP + (i + 0.58) * _CONCEPT): literal(name)
-            for i, name in enumerate(self.strip_)
+            floor - self._inch * (_GAP + (i + 0.58) * _CONCEPT): name
+            for i, name in enumerate(fit_names(self.ax_, self.strip_))
         }
         names = [f"{height:g}" for height in heights]
         self.ax_.set_yticks([*heights, *rows], [*names, *rows.values()])

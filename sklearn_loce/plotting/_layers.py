@@ -6,7 +6,8 @@ import numpy as np
 import pandas as pd
 from sklearn.utils.validation import check_is_fitted
 
-from ._style import add_legend, concept_styles, literal, merge_style, open_axes
+from ._names import fit_names
+from ._style import add_legend, concept_styles, merge_style, open_axes
 
 _COLUMNS = ("model", "layer", "mean", "std")
 # Share of the distance between two layers over which the models' points are spread.
@@ -137,7 +138,7 @@ class LayerComparisonDisplay:
         return self.ax_.errorbar(places, rows["mean"], yerr=rows["std"].to_numpy(), **style)
 
     def _name_layers(self, layers):
-        names = [literal(layer) for layer in layers]
+        names = fit_names(self.ax_, layers)
         slanted = sum(map(len, names)) > _MOST_CHARACTERS
         turn = {"rotation": 40, "ha": "right", "rotation_mode": "anchor"} if slanted else {}
         self.ax_.set_xticks(range(len(names)), names, **turn)

@@ -218,7 +218,8 @@ class ConceptMapDisplay:
         from matplotlib.patheffects import withStroke
 
         halo = [withStroke(linewidth=2, foreground="white")]
-        look = {"fontsize": SMALL_FONT_SIZE, "fontweight": "bold", "path_effects": halo}
+        look = {"fontsize": SMALL_FONT_SIZE, "fontweight": "bold", "color": "black"}
+        look["path_effects"] = halo
         return self.ax_.text(*place, str(number), ha="center", va="center", zorder=4, **look)
 
     def _draw_regions(self, im_kw):

@@ -136,9 +136,10 @@ class PrecisionAtKDisplay:
         return lines
 
     def _draw_mean(self, precision, k, mean_kw):
+        from matplotlib import rcParams
         from matplotlib.lines import Line2D
 
-        defaults = {"color": "black", "linewidth": 2.2, "label": "mean", "zorder": 3}
+        defaults = {"color": rcParams["text.color"], "linewidth": 2.2, "label": "mean", "zorder": 3}
         return self.ax_.plot(k, precision.mean(axis=0), **merge_style(Line2D, defaults, mean_kw))[0]
 
     def _draw_chance(self, chance, chance_kw):

@@ -301,13 +301,13 @@ def add_legend(ax, handles=None, **kwargs):
     from matplotlib.transforms import ScaledTranslation
 
     handles = ax.get_legend_handles_labels()[0] if handles is None else handles
-    names = [str(handle.get_label()) for handle in handles]
-    longest = max(map(len, names), default=1)
     width, below = _room(ax)
     # In points, as the axes become smaller with the legend, and their names do not.
     shift = ScaledTranslation(0, -below / 72, ax.figure.dpi_scale_trans)
     # Axes of the user's may have another font size than those of paper_style.
     font_size = FontProperties(size=rcParams["legend.fontsize"]).get_size_in_points()
+    names = _legend_names(handles, width / font_size)
+    longest = max(map(len, names), default=1)
     # A name's characters, its marker and the gap to the next.
     columns = int(width / (font_size * (0.58 * longest + 3.6)))
     style = {"frameon": False, "handlelength": 1.6, "handletextpad": 0.5, "columnspacing": 1.2}
@@ -325,6 +325,13 @@ def add_legend(ax, handles=None, **kwargs):
     for text, name in zip(legend.get_texts(), names, strict=True):
         text.set_text(name)
     return legend
+
+
+def _legend_names(handles, n_ems):
+    from ._names import shorten
+
+    names = [str(handle.get_label()).replace(r"\$", "$") for handle in handles]
+    return [literal(name) for name in shorten(names, max(12, int((n_ems - 7) / 0.6)))]
 
 
 def _room(ax):
