@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from sklearn_loce.plotting import to_html
+
 from .browser import (
     chromium,
     console_errors,
@@ -16,7 +18,7 @@ from .browser import (
     open_quietly,
     requested,
 )
-from .concept_maps import COLUMNS, HOSTILE, write_hostile_map
+from .concept_maps import COLUMNS, HOSTILE, grid_coordinates, hostile_table, write_hostile_map
 
 pytestmark = pytest.mark.skipif(bool(missing_browser()), reason=missing_browser() or "is there")
 
@@ -206,6 +208,57 @@ def test_selecting_lists_the_neighbours(page, written):
     page.point_at_row(7, beside=40, click=True)
     page.wait("return selected === null")
     assert page.texts(".near") == []
+
+
+def test_neighbours_that_are_filtered_out_are_painted_no_more(page, written):
+    page.point_at_row(7, click=True)
+    page.wait("return selected === 7")
+    page.driver.find_elements("css selector", "#concepts legend button")[1].click()  # none
+    assert page.painted() == [row == 7 for row in range(N_ROWS)]
+    assert page.run("return find('links').data.x0.length") == 0
+    assert len(page.texts(".near")) == 4  # the list is of the embeddings
+
+
+def test_the_ends_of_the_iou_part_again_by_mouse(page):
+    page.find("#iou-from").send_keys("\ue010")  # End: both lie on the right
+    box = "const b = document.getElementById('iou-to').getBoundingClientRect();"
+    left, top, width, height = page.run(f"{box} return [b.left, b.top, b.width, b.height]")
+    y = round(top + height / 2)
+
+    def drag(chain):
+        pointer = chain.w3c_actions.pointer_action
+        pointer.move_to_location(round(left + width - 8), y).pointer_down()
+        pointer.move_to_location(round(left + width / 2), y).pointer_up()
+
+    page.act(drag)
+    low, high = map(float, page.find("#iou-range").text.split(" to "))
+    assert high == 1
+    assert low == pytest.approx(0.5, abs=0.05)
+
+
+@pytest.mark.parametrize("how", ["Clear", "Escape"])
+def test_the_focus_stays_when_the_selection_goes(page, how):
+    page.run("select(7)")
+    page.run("document.querySelector(arguments[0]).focus()", "#selected button")
+    page.press("ENTER" if how == "Clear" else "ESCAPE")
+    assert page.selected() is None
+    assert page.run("return document.activeElement.id") == "map"
+
+
+def test_long_names_leave_the_card_inside_the_map(driver, tmp_path):
+    long = " ".join(["a very long name"] * 200)
+    table = hostile_table(6).assign(concept=long, image_id=long)
+    how = {"coordinates": grid_coordinates(6), "clusters": [long] * 6}
+    path = to_html(np.eye(6), table, tmp_path / "map.html", **how)
+    page = MapPage(driver)
+    assert open_quietly(driver, path.as_uri()) == ([], [])
+    page.wait(_READY)
+    inside = """
+    point(arguments[0]);
+    const [card, stage] = ["card", "stage"].map((id) => byId(id).getBoundingClientRect());
+    return card.top >= stage.top && card.bottom <= stage.bottom;
+    """
+    assert [page.run(inside, row) for row in range(6)] == [True] * 6
 
 
 def test_search_goes_through_the_rows_of_an_image(page, written):

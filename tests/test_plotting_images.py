@@ -489,3 +489,14 @@ def test_displays_draw_into_given_axes(kind, samples, embeddings, projector):
     with pytest.raises(ValueError, match="used by another display"):
         display.plot(ax=ax)
     assert len(plt.get_fignums()) == 2
+
+
+def test_lines_of_tiles_leave_room_for_texts_without_a_layout(samples, embeddings):
+    _, ax = plt.subplots(figsize=(8, 8))
+    names = np.arange(26) % 8
+    display = OutlierDisplay.from_embeddings(embeddings, samples, names, ax=ax, n_most=1)
+    display.figure_.canvas.draw()
+    for above, below in zip(display.axes_[:-1, 0], display.axes_[1:, 0], strict=True):
+        (heading,) = below.texts
+        score = above.xaxis.label.get_window_extent()
+        assert heading.get_window_extent().y1 < score.y0

@@ -2,15 +2,20 @@
 
 import io
 from types import SimpleNamespace
+from xml.etree import ElementTree
 
 import matplotlib.pyplot as plt
 import numpy as np
+import pandas as pd
 import pytest
 from skimage.color import deltaE_ciede2000, rgb2lab
 
 from sklearn_loce.plotting import (
+    ChannelDisplay,
     ConceptMapDisplay,
     DendrogramDisplay,
+    LayerComparisonDisplay,
+    PrecisionAtKDisplay,
     SeparationDisplay,
     _style,
 )
@@ -104,4 +109,32 @@ def test_displays_draw_into_a_part_of_a_figure(display):
     part = plt.figure(layout="constrained").subfigures(1, 2)[0]
     shown = display.from_embeddings(X, ["bus", "car", "sky"] * 4, ax=part.subplots())
     assert shown.figure_ is part
+    plt.close("all")
+
+
+# Mathematics that is none, a name that legends would leave out, and signs of LaTeX.
+SIGNS = ["$x_$", "_background_", "50 % & {$a$}"]
+
+
+@pytest.mark.parametrize(
+    "display", [DendrogramDisplay, SeparationDisplay, ConceptMapDisplay, PrecisionAtKDisplay]
+)
+def test_names_are_written_as_they_are(display):
+    X = np.random.default_rng(0).normal(size=(12, 2))
+    shown, file = display.from_embeddings(X, SIGNS * 4), io.StringIO()
+    shown.figure_.savefig(file, format="svg")
+    texts = [text.strip() for text in ElementTree.fromstring(file.getvalue()).itertext()]
+    assert set(SIGNS) <= set(texts)
+    plt.close("all")
+
+
+def test_layers_and_channels_are_named_as_they_are():
+    table = pd.DataFrame({"model": SIGNS[1], "layer": SIGNS, "mean": 0.5, "std": 0.1})
+    table = pd.concat([table, table.assign(model="_other")])
+    layers = LayerComparisonDisplay(table).plot()
+    channels = ChannelDisplay.from_embeddings(np.eye(3), feature_names=SIGNS)
+    for figure, names in ((layers.figure_, [*SIGNS, "_other"]), (channels.figure_, SIGNS)):
+        figure.savefig(file := io.StringIO(), format="svg")
+        texts = [text.strip() for text in ElementTree.fromstring(file.getvalue()).itertext()]
+        assert set(names) <= set(texts)
     plt.close("all")

@@ -5,6 +5,7 @@ import pandas as pd
 from sklearn.preprocessing import normalize
 from sklearn.utils import check_array, check_consistent_length
 
+from ._names import fit_names
 from ._rows import embed, finite_rows, last_step
 from ._style import COLOURS, GREY, merge_style, open_axes
 
@@ -121,7 +122,9 @@ class ChannelDisplay:
             self.boxes_ = self._draw_boxes(weights, names, box_kw)
             self.reference_ = self._draw_reference(reference_kw)
             others = "" if self.reference is None else " (grey: median of all other rows)"
-            ax.set(xlabel=f"weight{others}", ylim=(len(self.channels_) - 0.4, -0.6))
+            # From the right, as beside long names the axes are narrower than it.
+            ax.set_xlabel(f"weight{others}", loc="right")
+            ax.set_ylim(len(self.channels_) - 0.4, -0.6)
             ax.axvline(0, color=GREY, linewidth=0.6, zorder=0)
         return self
 
@@ -154,8 +157,8 @@ class ChannelDisplay:
         steps = ax.stairs(counts / weights.size, edges, **style)
         n_rows, n_features = weights.shape
         rows = f"{n_rows} {'row' if n_rows == 1 else 'rows'}"
-        title = "" if self.name is None else f"{self.name}: "
-        ax.set_title(f"{title}{rows}, {n_features} channels", loc="left")
+        title = "" if self.name is None else f"{fit_names(ax, [self.name])[0]}: "
+        ax.set_title(f"{title}{rows}, {n_features} channels", loc="right")
         ax.set(yticks=[], xlim=(edges[0], edges[-1]))
         ax.set_ylabel("share")
         ax.axvline(0, color=GREY, linewidth=0.6, zorder=0)
@@ -174,7 +177,7 @@ class ChannelDisplay:
         for box, median in zip(boxes["boxes"], quantiles[2], strict=True):
             box.set_facecolor(_POSITIVE if median >= 0 else _NEGATIVE)
             box.set_alpha(0.55)
-        self.ax_.set_yticks(range(len(stats)), names[self.channels_])
+        self.ax_.set_yticks(range(len(stats)), fit_names(self.ax_, names[self.channels_]))
         self.ax_.tick_params(axis="y", length=0)
         self.ax_.spines[["top", "right", "left"]].set_visible(False)
         return boxes

@@ -8,8 +8,17 @@ from sklearn.utils.validation import check_is_fitted
 
 from ..cluster import ConceptAgglomerative
 from ..metrics import cluster_composition
+from ._names import fit_names
 from ._rows import finite_rows, last_step
-from ._style import COLOURS, GREY, SMALL_FONT_SIZE, concept_styles, merge_style, open_axes
+from ._style import (
+    COLOURS,
+    GREY,
+    SMALL_FONT_SIZE,
+    concept_styles,
+    literal,
+    merge_style,
+    open_axes,
+)
 from ._tree import find_runs, link_clusters, link_positions
 
 # Inches from top to bottom: the tree, a line of numbers, the purity, a gap, one concept.
@@ -216,8 +225,8 @@ class DendrogramDisplay:
         floor, kind = self._purity_floor, "cluster" if self.y is None else "purity"
         rows = {floor + _PURITY / 2 * self._inch: kind}
         rows |= {
-            floor - self._inch * (_GAP + (i + 0.58) * _CONCEPT): str(name)
-            for i, name in enumerate(self.strip_)
+            floor - self._inch * (_GAP + (i + 0.58) * _CONCEPT): name
+            for i, name in enumerate(fit_names(self.ax_, self.strip_))
         }
         names = [f"{height:g}" for height in heights]
         self.ax_.set_yticks([*heights, *rows], [*names, *rows.values()])
@@ -267,7 +276,7 @@ class DendrogramDisplay:
         look = {"ha": "center", "va": "center", "fontsize": SMALL_FONT_SIZE}
         style = merge_style(Text, look, text_kw)
         height = -self._inch * (0.03 + (line + 0.5) * _NUMBERS)
-        return self.ax_.text(middle, height, str(cluster), **style)
+        return self.ax_.text(middle, height, literal(cluster), **style)
 
     @classmethod
     def from_estimator(cls, estimator, X, y=None, **kwargs):

@@ -5,7 +5,7 @@ from textwrap import wrap
 
 import numpy as np
 
-from ._style import COLOURS, FONT_SIZE, SMALL_FONT_SIZE, merge_style
+from ._style import COLOURS, FONT_SIZE, SMALL_FONT_SIZE, literal, merge_style
 from ._tiles import trace_outline
 
 RIGHT = {"edgecolor": COLOURS[0], "linestyle": "-", "linewidth": 1.8}
@@ -112,7 +112,7 @@ def fit_text(ax, text, *, size=SMALL_FONT_SIZE, n_lines=2, n_tiles=1):
     lines = wrap(breakable, n_letters, replace_whitespace=False)
     if len(lines) > n_lines:
         lines = [*lines[: n_lines - 1], lines[n_lines - 1][: n_letters - 1].rstrip() + "…"]
-    return "\n".join(lines).replace("\v", "")
+    return literal("\n".join(lines).replace("\v", ""))
 
 
 def write_heading(ax, heading):

@@ -20,6 +20,8 @@ _WIDEST_TILE = 1.65  # inches
 _GAP = 0.12  # tiles, between groups of columns
 _MOST_PASSES = 4  # that a layout takes to settle
 _PAD = 0.025  # inches
+_TEXTS = 27  # points between two lines of tiles, for a text below and one above
+_MOST_BETWEEN = 3  # lines of tiles, where there is hardly any room
 
 
 @dataclass(frozen=True)
@@ -163,7 +165,10 @@ def _add_tiles(figure, spec, layout):
     n_above = int(bool(layout.headings))
     heights = [0.001] * n_above + [1.0] * layout.n_lines
     shape = len(heights), len(widths)
-    space = {"wspace": _space_of(figure, 0.1), "hspace": _space_of(figure, 0.8)}
+    space = {
+        "wspace": _space_of(figure, 0.1),
+        "hspace": _space_of(figure, _between(figure, spec, len(heights))),
+    }
     grid = spec.subgridspec(*shape, width_ratios=widths, height_ratios=heights, **space)
     if n_above:
         for (heading, _), group in zip(layout.groups, columns, strict=True):
@@ -182,6 +187,12 @@ def _add_tiles(figure, spec, layout):
 def _space_of(figure, without_layout):
     """Give what keeps texts off the tiles above, where no layout engine does."""
     return 0 if figure.get_layout_engine() else without_layout
+
+
+def _between(figure, spec, n_lines):
+    """Give the room for the texts between two lines of tiles, as a share of a line."""
+    points = spec.get_position(figure).height * figure.bbox.height * 72 / figure.dpi
+    return min(_TEXTS * n_lines / max(points - _TEXTS * (n_lines - 1), _TEXTS), _MOST_BETWEEN)
 
 
 def _add_heading(ax, heading):

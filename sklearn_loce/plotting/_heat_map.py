@@ -5,6 +5,7 @@ from itertools import permutations
 import numpy as np
 from sklearn.utils import check_array
 
+from ._names import fit_names
 from ._style import COLUMN_WIDTH, SMALL_FONT_SIZE, merge_style, open_axes
 
 # Inches; where values have no room in a column, the figure is as wide as the page.
@@ -121,7 +122,7 @@ class HeatMap:
 
     def _name_axes(self, rotation):
         """Write the concepts at the axes, and give the size of a cell in points."""
-        numbers, names = np.arange(len(self.concepts)), [str(name) for name in self.concepts]
+        numbers, names = np.arange(len(self.concepts)), fit_names(self.ax_, self.concepts)
         self.ax_.set_xticks(numbers, names)
         self.ax_.set_yticks(numbers, names)
         self.ax_.set(xlabel=self._labels[0], ylabel=self._labels[1])

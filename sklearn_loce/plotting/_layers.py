@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 from sklearn.utils.validation import check_is_fitted
 
+from ._names import fit_names
 from ._style import add_legend, concept_styles, merge_style, open_axes
 
 _COLUMNS = ("model", "layer", "mean", "std")
@@ -107,7 +108,7 @@ class LayerComparisonDisplay:
             ]
             self._name_layers(layers)
             if legend and len(models) > 1:
-                add_legend(ax)
+                add_legend(ax, self.errorbar_)
         return self
 
     def _check(self):
@@ -137,7 +138,7 @@ class LayerComparisonDisplay:
         return self.ax_.errorbar(places, rows["mean"], yerr=rows["std"].to_numpy(), **style)
 
     def _name_layers(self, layers):
-        names = [str(layer) for layer in layers]
+        names = fit_names(self.ax_, layers)
         slanted = sum(map(len, names)) > _MOST_CHARACTERS
         turn = {"rotation": 40, "ha": "right", "rotation_mode": "anchor"} if slanted else {}
         self.ax_.set_xticks(range(len(names)), names, **turn)

@@ -7,7 +7,15 @@ from sklearn.utils import check_consistent_length, column_or_1d
 from ._map_mixture import FittedMixture, check_labels, fit_gaussians
 from ._map_parts import check_coordinates, find_coordinates, find_extent
 from ._rows import embed, finite_rows, last_step
-from ._style import GREY, SMALL_FONT_SIZE, add_legend, concept_styles, merge_style, open_axes
+from ._style import (
+    GREY,
+    SMALL_FONT_SIZE,
+    add_legend,
+    concept_styles,
+    literal,
+    merge_style,
+    open_axes,
+)
 
 _MOST_VECTORS = 2000
 
@@ -150,8 +158,9 @@ class ConceptMapDisplay:
             self._draw_gaussians(n_std, ellipse_kw)
             self._frame(coordinates)
             if legend and self.y is not None:
-                sizes = next(iter(self.scatter_.values())).get_sizes()
-                add_legend(ax, markerscale=(22 / sizes[0]) ** 0.5, handlelength=0.9)
+                points = list(self.scatter_.values())
+                scale = (22 / points[0].get_sizes()[0]) ** 0.5
+                add_legend(ax, points, markerscale=scale, handlelength=0.9)
         return self
 
     def _check(self):
@@ -173,7 +182,7 @@ class ConceptMapDisplay:
         points = {}
         for name, (colour, marker) in self._styles.items():
             x = coordinates if name is None else coordinates[y == name]
-            own = {"facecolors": colour, "marker": marker, "label": str(name)}
+            own = {"facecolors": colour, "marker": marker, "label": literal(name)}
             style = merge_style(PathCollection, look | dense | own, scatter_kw)
             style["s"] = style.pop("sizes") if "s" not in style else style["s"]
             points[name] = self.ax_.scatter(*x.T, **style)
@@ -209,7 +218,8 @@ class ConceptMapDisplay:
         from matplotlib.patheffects import withStroke
 
         halo = [withStroke(linewidth=2, foreground="white")]
-        look = {"fontsize": SMALL_FONT_SIZE, "fontweight": "bold", "path_effects": halo}
+        look = {"fontsize": SMALL_FONT_SIZE, "fontweight": "bold", "color": "black"}
+        look["path_effects"] = halo
         return self.ax_.text(*place, str(number), ha="center", va="center", zorder=4, **look)
 
     def _draw_regions(self, im_kw):

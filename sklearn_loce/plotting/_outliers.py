@@ -322,12 +322,13 @@ class OutlierDisplay:
 
     def _plot_scores(self, ax, scatter_kw):
         """Draw a strip of dots per concept with its threshold."""
+        ink = ax.xaxis.label.get_color()
         for line, members in enumerate(self.members):
             heights = line + _SPREAD * ((np.arange(len(members)) * _GOLDEN) % 1 - 0.5)
             outlying = self._is_outlier(line, members)
             for which, defaults in ((~outlying, _DOTS), (outlying, _CROSSES)):
                 _scatter(ax, self.scores[members[which]], heights[which], defaults, scatter_kw)
-            ax.vlines(self.thresholds[line], line - 0.42, line + 0.42, colors="black", lw=1.2)
+            ax.vlines(self.thresholds[line], line - 0.42, line + 0.42, colors=ink, lw=1.2)
         names = ["" if concept is None else concept for concept in self.concepts]
         names = [fit_text(ax, name, n_lines=1, n_tiles=_LABEL_WIDTH) for name in names]
         ax.set_yticks(range(len(names)), names)

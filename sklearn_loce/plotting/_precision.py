@@ -5,7 +5,7 @@ from sklearn.utils import check_array, check_consistent_length, column_or_1d
 
 from ..metrics import precision_at_k
 from ._rows import embed, finite_rows
-from ._style import GREY, add_legend, concept_styles, merge_style, open_axes
+from ._style import GREY, add_legend, concept_styles, literal, merge_style, open_axes
 
 # Those that the paper reports.
 PAPER_K = (1, 5, 10, 20, 30, 40)
@@ -112,7 +112,8 @@ class PrecisionAtKDisplay:
             ax.set(xlabel="nearest rows k", ylabel="precision at k", ylim=(-0.02, 1.04))
             ax.set_xticks(k)
             if legend:
-                add_legend(ax)
+                mean = [self.mean_line_] if self.mean_line_ else []
+                add_legend(ax, [*self.line_, *mean, self.chance_line_])
         return self
 
     def _check(self):
@@ -129,15 +130,16 @@ class PrecisionAtKDisplay:
         lines = []
         styles = concept_styles(list(self.concepts))
         for values, (name, (colour, marker)) in zip(precision, styles.items(), strict=True):
-            own = {"color": colour, "marker": marker, "label": str(name)}
+            own = {"color": colour, "marker": marker, "label": literal(name)}
             defaults = {"linewidth": 0.9, "markersize": 3.2, "markeredgewidth": 0, **own}
             lines += self.ax_.plot(k, values, **merge_style(Line2D, defaults, line_kw))
         return lines
 
     def _draw_mean(self, precision, k, mean_kw):
+        from matplotlib import rcParams
         from matplotlib.lines import Line2D
 
-        defaults = {"color": "black", "linewidth": 2.2, "label": "mean", "zorder": 3}
+        defaults = {"color": rcParams["text.color"], "linewidth": 2.2, "label": "mean", "zorder": 3}
         return self.ax_.plot(k, precision.mean(axis=0), **merge_style(Line2D, defaults, mean_kw))[0]
 
     def _draw_chance(self, chance, chance_kw):

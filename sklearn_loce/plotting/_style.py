@@ -248,6 +248,28 @@ def merge_style(artist, defaults, given=None):
     return ours | theirs
 
 
+def literal(name):
+    r"""Write a name so that matplotlib draws it as it is.
+
+    Parameters
+    ----------
+    name : object
+        Of a concept, a layer or a feature. Matplotlib would read what lies between two dollar
+        signs as mathematics, and fail where it is none.
+
+    Returns
+    -------
+    str
+
+    Examples
+    --------
+    >>> from sklearn_loce.plotting._style import literal
+    >>> literal("$bus_$")
+    '\\$bus_\\$'
+    """
+    return str(name).replace("$", r"\$")
+
+
 def add_legend(ax, handles=None, **kwargs):
     """Put a legend below axes, in as many columns as have room.
 
@@ -256,7 +278,7 @@ def add_legend(ax, handles=None, **kwargs):
     ax : matplotlib Axes
         Axes with labelled artists.
     handles : list of artists, default=None
-        What to name; None means all artists of `ax` that have a label.
+        What to name; None means all artists of `ax` that have a label without a leading "_".
     **kwargs : dict
         Passed to :meth:`matplotlib.axes.Axes.legend`.
 
@@ -279,17 +301,20 @@ def add_legend(ax, handles=None, **kwargs):
     from matplotlib.transforms import ScaledTranslation
 
     handles = ax.get_legend_handles_labels()[0] if handles is None else handles
-    longest = max((len(str(handle.get_label())) for handle in handles), default=1)
     width, below = _room(ax)
     # In points, as the axes become smaller with the legend, and their names do not.
     shift = ScaledTranslation(0, -below / 72, ax.figure.dpi_scale_trans)
     # Axes of the user's may have another font size than those of paper_style.
     font_size = FontProperties(size=rcParams["legend.fontsize"]).get_size_in_points()
+    names = _legend_names(handles, width / font_size)
+    longest = max(map(len, names), default=1)
     # A name's characters, its marker and the gap to the next.
     columns = int(width / (font_size * (0.58 * longest + 3.6)))
     style = {"frameon": False, "handlelength": 1.6, "handletextpad": 0.5, "columnspacing": 1.2}
-    return ax.legend(
-        handles=handles,
+    legend = ax.legend(
+        handles,
+        # Matplotlib leaves names out that begin with "_", as some data sets' do.
+        [name.lstrip("_") or "-" for name in names],
         loc="upper center",
         bbox_to_anchor=(0.5, 0),
         bbox_transform=ax.transAxes + shift,
@@ -297,6 +322,16 @@ def add_legend(ax, handles=None, **kwargs):
         borderaxespad=0.3,
         **(style | kwargs),
     )
+    for text, name in zip(legend.get_texts(), names, strict=True):
+        text.set_text(name)
+    return legend
+
+
+def _legend_names(handles, n_ems):
+    from ._names import shorten
+
+    names = [str(handle.get_label()).replace(r"\$", "$") for handle in handles]
+    return [literal(name) for name in shorten(names, max(12, int((n_ems - 7) / 0.6)))]
 
 
 def _room(ax):

@@ -105,17 +105,20 @@ function listenToPointer() {
 // ---- Selecting ----
 
 function select(i) {
+  const leavesFocus = i === null && byId("details").contains(document.activeElement);
   selected = i;
   find("points").selected.indices = i === null ? [] : [i];
   mark(i);
   describe(i);
+  if (leavesFocus) byId("map").focus({ preventScroll: true }); // what had it is gone
   if (i === null) return;
   bringIntoView(i);
   byId("said").textContent = sentence(i);
 }
 
 function mark(i) {
-  const near = i === null ? [] : [...data.neighbours[i], i];
+  // What is selected shows even where filters hide it; its neighbours do not.
+  const near = i === null ? [] : [...data.neighbours[i].filter((k) => isShown[k]), i];
   const { colour, marker, size: sizes } = find("points").data;
   const at = (values) => near.map((k) => values[k]);
   find("near").data = {
@@ -176,7 +179,10 @@ function applyFilters() {
   }
   find("shown").indices = indices;
   point(null);
+  mark(selected);
   byId("shown").textContent = `${number.format(indices.length)} of ${number.format(nRows)} points shown`;
+  // Where both ends meet, the one that has room to move lies on top.
+  byId("iou-from").style.zIndex = low > 0.5 ? 1 : 0;
   byId("iou-range").textContent = `${low.toFixed(2)} to ${high.toFixed(2)}`;
   drawHistogram(low, high);
 }
