@@ -8,14 +8,13 @@ from sklearn.utils.validation import check_is_fitted
 
 from ..cluster import ConceptAgglomerative
 from ..metrics import cluster_composition
-from ._names import fit_names
+from ._names import fit_names, literal
 from ._rows import finite_rows, last_step
 from ._style import (
     COLOURS,
     GREY,
     SMALL_FONT_SIZE,
     concept_styles,
-    literal,
     merge_style,
     open_axes,
 )

@@ -5,7 +5,8 @@ from textwrap import wrap
 
 import numpy as np
 
-from ._style import COLOURS, FONT_SIZE, SMALL_FONT_SIZE, literal, merge_style
+from ._names import literal
+from ._style import COLOURS, FONT_SIZE, SMALL_FONT_SIZE, merge_style
 from ._tiles import trace_outline
 
 RIGHT = {"edgecolor": COLOURS[0], "linestyle": "-", "linewidth": 1.8}

@@ -6,8 +6,9 @@ import numpy as np
 import pandas as pd
 from sklearn.utils.validation import check_is_fitted
 
+from ._legend import add_legend
 from ._names import fit_names
-from ._style import add_legend, concept_styles, merge_style, open_axes
+from ._style import concept_styles, merge_style, open_axes
 
 _COLUMNS = ("model", "layer", "mean", "std")
 # Share of the distance between two layers over which the models' points are spread.

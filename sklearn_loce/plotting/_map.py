@@ -4,15 +4,15 @@ import numpy as np
 import pandas as pd
 from sklearn.utils import check_consistent_length, column_or_1d
 
+from ._legend import add_legend
 from ._map_mixture import FittedMixture, check_labels, fit_gaussians
 from ._map_parts import check_coordinates, find_coordinates, find_extent
+from ._names import literal
 from ._rows import embed, finite_rows, last_step
 from ._style import (
     GREY,
     SMALL_FONT_SIZE,
-    add_legend,
     concept_styles,
-    literal,
     merge_style,
     open_axes,
 )

@@ -2,11 +2,33 @@
 
 import os
 
-from ._style import SMALL_FONT_SIZE, literal
+from ._style import SMALL_FONT_SIZE
 
 _EM = 0.56  # mean width of a letter over the font's size
 _SHARE = 0.5  # of the axes' width, that the names beside them may take
 _FEWEST = 12  # letters, however narrow the axes are
+
+
+def literal(name):
+    r"""Write a name so that matplotlib draws it as it is.
+
+    Parameters
+    ----------
+    name : object
+        Of a concept, a layer or a feature. Matplotlib would read what lies between two dollar
+        signs as mathematics, and fail where it is none.
+
+    Returns
+    -------
+    str
+
+    Examples
+    --------
+    >>> from sklearn_loce.plotting._names import literal
+    >>> literal("$bus_$")
+    '\\$bus_\\$'
+    """
+    return str(name).replace("$", r"\$")
 
 
 def fit_names(ax, names):

@@ -4,8 +4,10 @@ import numpy as np
 from sklearn.utils import check_array, check_consistent_length, column_or_1d
 
 from ..metrics import precision_at_k
+from ._legend import add_legend
+from ._names import literal
 from ._rows import embed, finite_rows
-from ._style import GREY, add_legend, concept_styles, literal, merge_style, open_axes
+from ._style import GREY, concept_styles, merge_style, open_axes
 
 # Those that the paper reports.
 PAPER_K = (1, 5, 10, 20, 30, 40)
@@ -111,6 +113,8 @@ class PrecisionAtKDisplay:
             self.chance_line_ = self._draw_chance(chance, chance_kw)
             ax.set(xlabel="nearest rows k", ylabel="precision at k", ylim=(-0.02, 1.04))
             ax.set_xticks(k)
+            # Chosen by matplotlib, they may become wider when the legend has taken its room.
+            ax.set_yticks([0, 0.25, 0.5, 0.75, 1])
             if legend:
                 mean = [self.mean_line_] if self.mean_line_ else []
                 add_legend(ax, [*self.line_, *mean, self.chance_line_])
