@@ -36,6 +36,7 @@ _LEAST_UNIT = _F(LEAST_UNIT)
 _LEAST, _MOST, _FARTHER = _F(0.1), _F(0.9), _F(4)
 
 _BLOCK = 4096  # numbers whose squares are summed as float32
+_FAINT = 1e-30  # sum of squares some of which may be too small for float32
 
 # Records of a row: where it stands, its gradient, its direction, a trial; then the pairs of L-BFGS,
 # a step and the gradient's change by it.
@@ -314,6 +315,10 @@ def root_mean_square(grid):
         squares += total(products)
         for i in range(whole, stop):
             squares += flat[i] * flat[i]
+    if not _FAINT < squares < np.inf:  # squares of float32 have left its range, or are all zero
+        squares = 0.0
+        for x in flat:
+            squares += np.float64(x) * np.float64(x)
     return np.sqrt(squares / grid[0].size) if squares > 0 else 1.0
 
 
