@@ -117,11 +117,13 @@ def _search(problem, room, k):
     t, low, low_slope, high = _ONE, _ZERO, start, _F(np.inf)
     if not start < 0:
         return _ZERO
-    for _ in range(MAX_TRIALS):
+    for trials in range(MAX_TRIALS + 1):
         _combine(records, point + n_channels, t, map_, trial, problem.stride)
         loss = look(problem, room, k, trial, k * N_NUMBERS)
         slope = linear + t * square + _dot(room.slopes, at, records, map_, problem.n_pixels)
         rise = loss - before + t * (linear + _HALF * t * square)
+        if trials == MAX_TRIALS:  # none was right: slopes and loss are those of the step to be made
+            break
         if slope > -_LONG * start or (problem.kind != LOGISTIC and rise > _RISE):
             high = t
         elif slope < _SHORT * start:
@@ -187,6 +189,8 @@ def _remember(problem, room, k):
         numbers[n + _INVERSES + slot] = _ONE / product
         numbers[n + _SCALE] = product / _dot(records, change, records, change, n_channels)
         numbers[n + _STORED] += _ONE
+    else:  # has taken the place of the oldest pair, which must not count any more
+        numbers[n + _INVERSES + slot] = _ZERO
 
 
 @jit
