@@ -16,7 +16,7 @@ from ._fingerprint import digest
 from ._optimization import warn_unconverged
 from ._preprocessing import make_transform, make_view
 from ._run import Run, identify, noting_pass, settle_failures
-from ._samples import as_samples, check_rows, group_by_image, read_rows
+from ._samples import as_samples, check_rows, examine_rows, group_by_image, read_rows
 from ._stream import Failure, Preview, pass_network
 from .exceptions import LayoutError
 
@@ -68,9 +68,10 @@ class RowEmbedder(BaseEstimator):
         """Give View and Preview of the first image; of the first that works, if rows may fail."""
         transform, errors = make_transform(self.preprocess, self.model), []
         for rows in group_by_image(samples):
+            first = self._first_of(samples, rows)
             try:
-                check_rows(samples, [rows[:1]])
-                view = make_view(*read_rows(samples, rows[:1]), transform, self._seed)
+                check_rows(samples, [first])
+                view = make_view(*read_rows(samples, first), transform, self._seed)
                 if not needs_pass:
                     return view, None
                 activations = pass_network(view, extract)
@@ -81,6 +82,12 @@ class RowEmbedder(BaseEstimator):
             else:
                 return view, Preview(frozenset(map(int, rows)), activations)
         raise errors[0]
+
+    def _first_of(self, samples, rows):
+        """Give the first row of an image; the first without a fault, if rows may fail."""
+        problems = examine_rows(samples, [rows])[1] if self._may_fail() else {}
+        k = next((k for k, i in enumerate(rows) if int(i) not in problems), 0)
+        return rows[k : k + 1]
 
     def _keyed_seed(self):
         """Give the seed on which vectors may depend, which then belongs to their keys.
@@ -114,7 +121,8 @@ class RowEmbedder(BaseEstimator):
         return [identity.context(layer, settings) for layer, settings in layers]
 
     def _scales(self):
-        return list(zip(self.mean_, self.scale_, strict=True)) if self.standardize else None
+        # What the fit learned, whatever the parameter was set to since.
+        return None if self.mean_ is None else list(zip(self.mean_, self.scale_, strict=True))
 
     def _worker(self, *, standardizes=True):
         """Give what works on rows with the parameters and the fit of now."""
@@ -153,8 +161,8 @@ class RowEmbedder(BaseEstimator):
 
     def _first_rows(self, samples, groups, preview):
         """Yield the first Row of every image; leave those out that fail, if rows may fail."""
-        first, progress = [rows[:1] for rows in groups], bool(self.verbose)
-        how = {"preview": preview, "progress": progress}
+        first = [self._first_of(samples, rows) for rows in groups]
+        how = {"preview": preview, "progress": bool(self.verbose)}
         job = Job.of_passes(samples, first, len(self.layers_), **how)
         failures = []
         with closing(self._worker(standardizes=False).stream(job)) as stream:
@@ -198,7 +206,7 @@ class RowEmbedder(BaseEstimator):
             return
         parts = recipe.split(result.vectors)
         norms = np.column_stack([part[:, -1] for part in parts])
-        warn_unconverged(norms, settings, stacklevel=5)
+        warn_unconverged(norms, settings, stacklevel=6)
         widths = zip(parts, self._widths_out(), strict=True)
         result.vectors = np.hstack([part[:, :width] for part, width in widths])
 

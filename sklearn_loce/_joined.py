@@ -8,14 +8,13 @@ from ._activations import ActivationExtractor, check_layers
 from ._families import Grid
 from ._fingerprint import digest, model_digest
 from ._introspection import forward_hooks
+from ._lbfgs_torch import root_mean_squares
 from ._model import TorchModel, WrappedNetwork, as_module, device_of, evaluating
 
 
 def _scaled(grid):
     """Divide each image's grid by the root of the mean squared norm of its cells."""
-    mean_square = grid.square().mean((2, 3)).sum(1)
-    mean_square = torch.where(mean_square > 0, mean_square, 1)
-    return grid / mean_square.sqrt()[:, None, None, None]
+    return grid / root_mean_squares(grid)[:, None, None, None]
 
 
 def _resized(grid, size):

@@ -36,6 +36,7 @@ _LEAST_UNIT = _F(LEAST_UNIT)
 _LEAST, _MOST, _FARTHER = _F(0.1), _F(0.9), _F(4)
 
 _BLOCK = 4096  # numbers whose squares are summed as float32
+_FAINT = 1e-30  # sum of squares some of which may be too small for float32
 
 # Records of a row: where it stands, its gradient, its direction, a trial; then the pairs of L-BFGS,
 # a step and the gradient's change by it.
@@ -116,11 +117,13 @@ def _search(problem, room, k):
     t, low, low_slope, high = _ONE, _ZERO, start, _F(np.inf)
     if not start < 0:
         return _ZERO
-    for _ in range(MAX_TRIALS):
+    for trials in range(MAX_TRIALS + 1):
         _combine(records, point + n_channels, t, map_, trial, problem.stride)
         loss = look(problem, room, k, trial, k * N_NUMBERS)
         slope = linear + t * square + _dot(room.slopes, at, records, map_, problem.n_pixels)
         rise = loss - before + t * (linear + _HALF * t * square)
+        if trials == MAX_TRIALS:  # none was right: slopes and loss are those of the step to be made
+            break
         if slope > -_LONG * start or (problem.kind != LOGISTIC and rise > _RISE):
             high = t
         elif slope < _SHORT * start:
@@ -186,6 +189,8 @@ def _remember(problem, room, k):
         numbers[n + _INVERSES + slot] = _ONE / product
         numbers[n + _SCALE] = product / _dot(records, change, records, change, n_channels)
         numbers[n + _STORED] += _ONE
+    else:  # has taken the place of the oldest pair, which must not count any more
+        numbers[n + _INVERSES + slot] = _ZERO
 
 
 @jit
@@ -314,6 +319,10 @@ def root_mean_square(grid):
         squares += total(products)
         for i in range(whole, stop):
             squares += flat[i] * flat[i]
+    if not _FAINT < squares < np.inf:  # squares of float32 have left its range, or are all zero
+        squares = 0.0
+        for x in flat:
+            squares += np.float64(x) * np.float64(x)
     return np.sqrt(squares / grid[0].size) if squares > 0 else 1.0
 
 

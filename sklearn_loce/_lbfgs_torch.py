@@ -81,6 +81,25 @@ class Pixels:
         return 1 - (2 if self.kind == DICE else 1) * shared / whole
 
 
+def root_mean_squares(grids):
+    """Give the root of the mean over cells of the squared norm of their activations; 1 for 0.
+
+    Parameters
+    ----------
+    grids : Tensor of shape (n_rows, n_channels, height, width)
+
+    Returns
+    -------
+    Tensor of shape (n_rows,)
+    """
+    # Squares of large or small numbers leave the range of their dtype.
+    largest = grids.abs().amax((1, 2, 3))
+    largest = torch.where(largest > 0, largest, 1)
+    shares = grids / largest[:, None, None, None]
+    roots = largest * shares.square().mean((2, 3)).sum(1).sqrt()
+    return torch.where(roots > 0, roots, 1)
+
+
 class Scaled:
     """A chunk of activations in the coordinates of the solver.
 
@@ -96,8 +115,7 @@ class Scaled:
         self.rows = bilinear_matrix(self.height, mask_size[0], **like)
         self.columns = bilinear_matrix(self.width, mask_size[1], **like)
         cells = activations.flatten(2)
-        self.root = ((cells**2).sum((1, 2)) / cells.shape[2]).sqrt()
-        self.root = _column(torch.where(self.root > 0, self.root, 1))
+        self.root = _column(root_mean_squares(activations))
         self.mean = cells.mean(2) / self.root
         cells = cells / self.root[:, None] - self.mean[..., None]
         self.channels = torch.cat([cells, torch.ones_like(cells[:, :1])], dim=1)

@@ -84,8 +84,8 @@ class ProjectingEmbedder(RowEmbedder):
             - ``iou``: intersection over union of projection > 0.5 and mask, at the image's own
               size; NaN for an empty mask;
             - ``loss``: the objective's value, at ``mask_size``, with the intercept that makes it
-              least, or with ``append_bias=True`` that which the vectors hold; NaN for a vector of
-              NaN;
+              least, or with ``append_bias=True`` that which the vectors hold; NaN for an empty
+              mask and for a vector of NaN;
             - ``foreground_cells``: area of the mask in cells of the layer, which may be below 1;
             - ``failed``: whether the IoU is 0 or there is none;
             - ``n_iter``, ``gradient_norm``: of the optimisation, the norm as ``tol`` bounds it; NaN

@@ -354,7 +354,7 @@ def settle_failures(samples, result, on_error):
         f"{len(failures)} of {len(samples)} rows failed: {enumerate_messages(failures.values())}."
     )
     if on_error == "nan":
-        warnings.warn(f"{what} Their vectors are NaN.", stacklevel=4)
+        warnings.warn(f"{what} Their vectors are NaN.", stacklevel=5)
         return
     causes = {"position": list(failures), "cause": [str(failure) for failure in failures.values()]}
     frame = pd.DataFrame(causes, index=samples.index[list(failures)])

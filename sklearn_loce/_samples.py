@@ -230,6 +230,8 @@ def _explain(error):
     return f"can't be read: {error or type(error).__name__}"
 
 
+_NAN_FOR_EMPTY = ", or set on_empty='nan' to get vectors of NaN for them, which score ignores"
+
 # What Pillow raises of damaged files; its decoders have found each of these.
 READ_ERRORS = (
     OSError,
@@ -310,14 +312,13 @@ def raise_problems(problems):
         raise type(first)(f"{enumerate_messages(problems.values())}.") from first
 
 
-def raise_empty(samples, rows):
-    """Raise if there are rows whose masks are empty."""
+def raise_empty(samples, rows, remedy=_NAN_FOR_EMPTY):
+    """Raise if there are rows whose masks are empty; ``remedy`` is another than to omit them."""
     if len(rows):
         more = f" and {len(rows) - _SHOWN} more" if len(rows) > _SHOWN else ""
         names = ", ".join(row_name(samples, i) for i in rows[:_SHOWN])
         raise ValueError(
-            f"The masks of {names}{more} have no foreground. Leave these rows out, or set "
-            "on_empty='nan' to get vectors of NaN for them, which score ignores."
+            f"The masks of {names}{more} have no foreground. Leave these rows out{remedy}."
         )
 
 

@@ -193,6 +193,39 @@ def test_standardised_vectors_do_not_depend_on_the_units_of_channels(boxes):
     np.testing.assert_allclose(second, first, atol=1e-3 * np.abs(first).max())
 
 
+def test_a_fit_keeps_its_scales_until_the_next(boxes):
+    plain, standardised = (
+        LoCETransformer(MODEL, "2", standardize=s).fit(boxes) for s in (False, True)
+    )
+    for loce in (plain, standardised):
+        before = loce.transform(boxes)
+        loce.set_params(standardize=not loce.standardize)
+        np.testing.assert_array_equal(loce.transform(boxes), before)
+
+
+@pytest.mark.parametrize("embedder", [LoCETransformer, MaskedMeanTransformer])
+@pytest.mark.parametrize("standardize", [False, True])
+def test_a_first_row_at_fault_leaves_the_others_of_its_image(boxes, embedder, standardize):
+    one_image = boxes[[image is boxes["image"].iloc[0] for image in boxes["image"]]]
+    faulty = pd.concat([one_image[:1].assign(mask=[np.ones((3, 3), bool)]), one_image])
+    how = {"standardize": standardize, "on_error": "nan"}
+    expected = embedder(MODEL, "2", **how).fit_transform(one_image)
+    loce = embedder(MODEL, "2", **how).fit(faulty)
+    with pytest.warns(UserWarning, match="the mask is 3 x 3"):
+        vectors = loce.transform(faulty)
+    assert np.isnan(vectors[0]).all()
+    np.testing.assert_array_equal(vectors[1:], expected)
+
+
+def test_warnings_point_at_the_call(boxes):
+    loce = LoCETransformer(MODEL, "2", objective="logistic", max_iter=1, on_error="nan").fit(boxes)
+    faulty = boxes.assign(mask=[np.ones((3, 3), bool), *boxes["mask"][1:]])
+    for call in (loce.transform, loce.evaluate, loce.project):
+        with pytest.warns(ConvergenceWarning) as caught, pytest.warns(UserWarning, match="failed"):
+            call(faulty)
+        assert {warning.filename for warning in caught} == {__file__}
+
+
 def test_a_constant_channel_has_scale_one(boxes):
     network = make_small_network()
     with torch.no_grad():

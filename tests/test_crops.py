@@ -183,7 +183,9 @@ def test_vectors_of_files_and_arrays_agree(boxes, tmp_path):
 
 def test_empty_masks_are_named(image):
     X = pd.DataFrame({"image": [image] * 2, "mask": [_mask(1, 2, 1, 2), _mask(0, 0, 0, 0)]})
-    with pytest.raises(ValueError, match=r"The masks of row 1 .*no foreground"):
+    with pytest.raises(
+        ValueError, match=r"The masks of row 1 have no foreground. Leave these rows out\.$"
+    ):
         crop_samples(X)
 
 

@@ -8,7 +8,7 @@ from sklearn.linear_model import LogisticRegression
 from torch.nn import functional
 
 from sklearn_loce import LoCETransformer, optimize_loces, project_loces
-from sklearn_loce._lbfgs_torch import Pixels
+from sklearn_loce._lbfgs_torch import Pixels, root_mean_squares
 from sklearn_loce._masks import resize_masks
 from sklearn_loce._measure import _logits, best_intercept
 from sklearn_loce._objectives import make_settings
@@ -142,9 +142,11 @@ def test_logistic_is_logistic_regression_on_pixels(dtype, alpha, class_weight):
 
 
 @pytest.mark.parametrize("objective", sorted(KINDS))
-@pytest.mark.parametrize("factor", [1000.0, 1e-4])
-def test_scale_of_activations_does_not_matter(objective, factor):
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("factor", [1000.0, 1e-4, 1e25, 1e-25])
+def test_scale_of_activations_does_not_matter(objective, factor, dtype):
     activations, masks = _planted(3, 10, 9, 11)
+    activations = activations.to(dtype)
     drawn = []
     for grids in (activations, activations * factor):
         vectors, info = optimize_loces(
@@ -152,6 +154,14 @@ def test_scale_of_activations_does_not_matter(objective, factor):
         )
         drawn.append(project_loces(grids, vectors, SIZE, bias=info.intercept))
     torch.testing.assert_close(drawn[0], drawn[1], atol=1e-3, rtol=0)
+
+
+def test_batched_float32_knows_squares_beyond_its_range():
+    activations, _ = _planted(3, 10, 9, 11)
+    expected = activations.double().square().mean((2, 3)).sum(1).sqrt()
+    for factor in (1e25, 1e-25):
+        found = root_mean_squares(activations * factor).double() / factor
+        torch.testing.assert_close(found, expected, rtol=1e-6, atol=0)
 
 
 def test_rotated_channels_give_the_rotated_vector():

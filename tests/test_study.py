@@ -253,6 +253,30 @@ def test_page_shows_the_committed_results():
         assert f"<!-- begin {name} -->\n{table}\n<!-- end {name} -->" in text
 
 
+def test_committed_results_bear_out_the_words_of_the_page():
+    results = json.loads(study.RESULTS.read_text(encoding="utf-8"))
+    quality, scenes = results["quality"], results["scenes"]
+    kinds = [name for name in quality if name.startswith("logistic")]
+    for layer in study.LAYERS:
+        spaces = {name: found[layer]["quality"] for name, found in quality.items()}
+        paper, mean, ours = (
+            spaces[name] for name in (study.PAPER, study.MASKED_MEAN, study_page.RECOMMENDED)
+        )
+        assert ours["IoU"] > paper["IoU"] + 0.15
+        assert ours["P@10"] > max(paper["P@10"], mean["P@10"]) - 0.01
+        measures = [name for name in paper if name != "clusters"]
+        assert all(spaces[kind][name] > paper[name] for kind in kinds for name in measures)
+        noise = {
+            name: found[layer]["stability"]["noise of 5 %"][0] for name, found in quality.items()
+        }
+        assert min(noise, key=noise.get) == study.PAPER
+        assert results["cost"][layer][study_page.RECOMMENDED] < 2
+    directions, standardised = (pd.DataFrame(scenes[name]) for name in study.make_clusterers())
+    assert directions[kinds].gt(directions[study.PAPER], axis=0).all(axis=None)
+    higher = standardised.mean() > standardised.mean()[study.PAPER]
+    assert [kind for kind in kinds if not higher[kind]] == ["logistic, 1e-3"]
+
+
 def test_parts_run_on_some_frames(tmp_path, camvid, camvid_network, monkeypatch):
     """Measure three settings and three ways on two frames; the numbers make sense."""
     chosen = {name: study.SETTINGS[name] for name in (study.PAPER, study.MASKED_MEAN, "logistic")}

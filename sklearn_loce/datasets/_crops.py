@@ -157,7 +157,7 @@ def crop_samples(samples, *, margin=1.0, min_size=64, aspect_ratio=None, folder=
             "images, or rename them."
         )
     groups = group_by_image(samples)
-    raise_empty(samples, np.flatnonzero(~check_rows(samples, groups)))
+    raise_empty(samples, np.flatnonzero(~check_rows(samples, groups)), remedy="")
     if folder is not None:
         Path(folder).mkdir(parents=True, exist_ok=True)
     cut = [None] * len(samples)
