@@ -5,7 +5,7 @@ from copy import copy, deepcopy
 from numbers import Integral
 
 import numpy as np
-from sklearn.base import BaseEstimator, _fit_context
+from sklearn.base import BaseEstimator, _fit_context, clone
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_array, check_is_fitted
@@ -15,6 +15,7 @@ from ._embedding import Job, Recipe, Worker
 from ._fingerprint import digest
 from ._optimization import warn_unconverged
 from ._preprocessing import make_transform, make_view
+from ._ridge import GRADIENT_NORM, N_ITER
 from ._run import Run, identify, noting_pass, settle_failures
 from ._samples import as_samples, check_rows, examine_rows, group_by_image, read_rows
 from ._stream import Failure, Preview, pass_network
@@ -205,7 +206,8 @@ class RowEmbedder(BaseEstimator):
         if not settings.n_facts or not len(result.vectors):
             return
         parts = recipe.split(result.vectors)
-        norms = np.column_stack([part[:, -1] for part in parts])
+        result.n_iter = np.array([np.fmax.reduce(part[:, N_ITER]) for part in parts])
+        norms = np.column_stack([part[:, GRADIENT_NORM] for part in parts])
         warn_unconverged(norms, settings, stacklevel=6)
         widths = zip(parts, self._widths_out(), strict=True)
         result.vectors = np.hstack([part[:, :width] for part, width in widths])
@@ -236,6 +238,55 @@ class RowEmbedder(BaseEstimator):
                 f"{embeddings.shape}."
             )
         return embeddings
+
+    def precompute(self, X, layers):
+        """Fill the store for many layers in one forward pass per image.
+
+        A search over layers that follows, such as a ``GridSearchCV``, finds every vector there.
+
+        Parameters
+        ----------
+        X : DataFrame or list of (image, mask) pairs
+            The table of samples.
+        layers : str or list of str
+            Dotted names. The parameter ``layer`` is left alone, and so is a fit.
+
+        Returns
+        -------
+        self : object
+            The transformer itself.
+
+        Raises
+        ------
+        ValueError
+            If there is no store to fill, see ``memory``, or ``preprocess`` is random and
+            ``random_state`` no integer; and as ``fit`` and ``transform``.
+
+        Examples
+        --------
+        >>> from sklearn_loce import LoCETransformer, TorchModel
+        >>> from sklearn_loce.datasets import load_scene_model, make_scenes
+        >>> X = make_scenes(2, random_state=0).data
+        >>> loce = LoCETransformer(TorchModel(load_scene_model), "features.2")
+        >>> loce = loce.precompute(X, ["features.2", "features.4"])
+        >>> loce.fit_transform(X).shape[0] == len(X)  # no forward pass
+        True
+        """
+        worker = clone(self).set_params(layer=layers)
+        preview, identity = worker._look_up_layers(X)
+        if identity is None:
+            raise ValueError(
+                f"There is no store to fill with memory={self.memory!r} and a model of type "
+                f"{type(self.model).__name__}. Set memory to a folder, or wrap the module in a "
+                "TorchModel."
+            )
+        if worker._is_random and worker._keyed_seed() is None:
+            raise ValueError(
+                f"preprocess={self.preprocess!r} draws random numbers, so that with "
+                f"random_state={self.random_state!r} no vector can be found again. Set an integer."
+            )
+        worker._run_over(as_samples(X), identity, preview=preview, keep=False)
+        return self
 
     def get_feature_names_out(self, input_features=None):
         """Name the components of a vector.

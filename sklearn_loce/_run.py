@@ -152,11 +152,14 @@ class Result:
         What ``finish`` gave for each row; ``None`` where it failed.
     failures : dict of {int: Failure}
         By row.
+    n_iter : ndarray of shape (n_layers,), float32, or None
+        Most iterations of a row, where a solver tells them; NaN if none was optimised.
     """
 
     vectors: np.ndarray
     finished: list
     failures: dict
+    n_iter: np.ndarray | None = None
 
 
 class Run:

@@ -12,10 +12,17 @@ os.environ.setdefault("NUMBA_CACHE_DIR", cache_folder())
 import numpy as np
 import pytest
 import torch
+from hypothesis import HealthCheck, settings
 from torch import nn
 
 from sklearn_loce import TorchModel, _run
 from sklearn_loce.datasets import load_coco
+
+# The same examples in every run, however slow the machine: who changes code should see what it did.
+settings.register_profile(
+    "repeatable", derandomize=True, deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.load_profile("repeatable")
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 

@@ -68,6 +68,29 @@ def test_evaluate_tells_iterations_and_knows_the_bias(boxes, objective):
     assert facts["iou"].mean() - own["iou"].mean() > least
 
 
+@pytest.mark.parametrize("objective", ["logistic", "jaccard", "dice"])
+def test_iterations_are_the_most_of_a_row_also_from_the_store(boxes, tmp_path, objective):
+    loce = LoCETransformer(MODEL, ["2", "5"], objective=objective, memory=tmp_path / "rows")
+    for _ in range(2):
+        loce.fit_transform(boxes)
+        rows = clone(loce).set_params(memory=False).fit(boxes).evaluate(boxes)
+        assert loce.n_iter_.tolist() == rows.groupby("layer")["n_iter"].max()[["2", "5"]].tolist()
+    assert not hasattr(loce.fit(boxes), "n_iter_")
+
+
+def test_iterations_of_adamw_are_those_asked_for(boxes):
+    loce = LoCETransformer(MODEL, ["2", "5"], max_iter=3)
+    loce.fit_transform(boxes)
+    assert loce.n_iter_.tolist() == [3, 3]
+
+
+def test_rows_that_fail_took_no_iterations(boxes):
+    empty = boxes.assign(mask=[np.zeros_like(read_mask(mask)) for mask in boxes["mask"]])
+    loce = LoCETransformer(MODEL, "2", objective="logistic", on_empty="nan")
+    assert np.isnan(loce.fit_transform(empty)).all()
+    assert loce.n_iter_.tolist() == [0]
+
+
 def test_project_is_the_plain_projection_with_the_bias(boxes):
     loce = LoCETransformer(MODEL, "0", objective="logistic", append_bias=True).fit(boxes)
     vectors = torch.from_numpy(loce.transform(boxes))

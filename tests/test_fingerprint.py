@@ -39,7 +39,7 @@ from . import fingerprinted
 from .conftest import make_small_network
 from .fingerprinted import Ring, Scaled, adder, hex_digests, make_scaled
 
-FEW = settings(max_examples=60, deadline=None)
+FEW = settings(max_examples=60)
 
 atoms = (
     st.none()

@@ -26,7 +26,7 @@ from sklearn.neighbors import KNeighborsClassifier
 from sklearn.pipeline import make_pipeline
 from torchvision.transforms import v2
 
-from sklearn_loce import RowStore, TorchModel, _embedding, _run, _stream
+from sklearn_loce import MaskedMeanTransformer, RowStore, TorchModel, _embedding, _run, _stream
 from sklearn_loce._activations import ActivationExtractor
 from sklearn_loce._cache import MemoryStore
 from sklearn_loce._samples import object_array
@@ -113,6 +113,16 @@ def test_a_grid_search_after_precompute_costs_one_pass_per_image(table, tmp_path
     np.testing.assert_array_equal(
         found.cv_results_["mean_test_score"], slow.cv_results_["mean_test_score"]
     )
+
+
+def test_averages_after_precompute_need_no_pass(table, tmp_path):
+    means = MaskedMeanTransformer(TorchModel(build_counting), "body.2", memory=tmp_path)
+    assert means.precompute(table, LAYERS) is means
+    assert n_passes(means) == 6
+    found = means.fit_transform(table)
+    assert n_passes(means) == 6
+    means = MaskedMeanTransformer(TorchModel(build_counting), "body.2", memory=False)
+    np.testing.assert_array_equal(means.fit_transform(table), found)
 
 
 @pytest.mark.parametrize("on_disk", [True, False])
@@ -300,7 +310,7 @@ MODULE = build_counting()
 
 
 @given(SETTINGS, SETTINGS)
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_settings_that_differ_have_keys_that_differ(tmp_path_factory, first, second):
     folder = tmp_path_factory.getbasetemp()
     with pytest.MonkeyPatch.context() as patch:
@@ -309,9 +319,7 @@ def test_settings_that_differ_have_keys_that_differ(tmp_path_factory, first, sec
 
 
 @given(st.lists(st.integers(0, 7), min_size=1, max_size=12))
-@settings(
-    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_any_choice_of_rows_gives_each_row_its_vector(tmp_path, chosen):
     table = draw_table(4)
     expected = make_loce(memory=tmp_path).fit_transform(table)

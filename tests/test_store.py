@@ -86,7 +86,7 @@ setting_values = (
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(st.dictionaries(st.sampled_from("abc"), setting_values), min_size=2, max_size=20))
 def test_settings_that_differ_have_other_keys(several):
     def form(facts):
