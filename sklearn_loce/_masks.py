@@ -179,8 +179,11 @@ def open_image(path):
 
 def _looks_like_polygons(mask):
     """Tell COCO's lists of x, y, x, y, ... from the rows of an array."""
-    rows = [row for row in mask if isinstance(row, list)]
-    return len(rows) == len(mask) > 0 and (len(rows) == 1 or len({len(row) for row in rows}) > 1)
+    if not mask or not all(isinstance(row, list) for row in mask):
+        return False
+    if len(mask) == 1:
+        return any(value not in (0, 1) for value in mask[0])
+    return len({len(row) for row in mask}) > 1
 
 
 def read_mask(mask):

@@ -6,6 +6,7 @@ import pytest
 import torch
 from PIL import Image
 
+from sklearn_loce._masks import read_mask
 from sklearn_loce._samples import (
     as_samples,
     check_rows,
@@ -206,6 +207,13 @@ def test_labels_are_named_as_numbers_of_python():
 def test_images_with_channels_first_are_told_the_way_out(image, match):
     with pytest.raises(ValueError, match=match):
         _problems([(image, _mask())])
+
+
+@pytest.mark.parametrize("mask", [[[0, 1, 1, 0]], [[True, False]], [[0, 1], [1, 0]]])
+def test_lists_of_rows_are_masks(mask):
+    samples = as_samples([(np.zeros((*np.shape(mask), 3), dtype=np.uint8), mask)])
+    assert check_rows(samples, group_by_image(samples)).all()  # has foreground
+    np.testing.assert_array_equal(read_mask(mask), mask)
 
 
 @pytest.mark.parametrize("polygons", [[[1, 2, 3, 4, 5, 6]], [[1, 2, 3, 4, 5, 6], [1, 2] * 4]])
