@@ -8,6 +8,7 @@ that come with the package give the planted truth. ``--only`` measures some part
 import argparse
 import json
 import time
+import warnings
 from functools import partial
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from PIL import Image
 from pycocotools.mask import decode
 from scipy.ndimage import binary_dilation
 from sklearn.cluster import KMeans
+from sklearn.exceptions import ConvergenceWarning
 from sklearn.metrics import adjusted_rand_score, silhouette_score
 from sklearn.metrics.pairwise import paired_cosine_distances
 from sklearn.pipeline import make_pipeline
@@ -25,8 +27,13 @@ from torchvision.transforms import v2
 
 from benchmarks.measure import in_turn, median_ratio, threads
 from benchmarks.segmentation import NORMALIZE, SHARED, WEIGHTS, load_network, sequence_of
-from benchmarks.study_page import MASKED_MEAN, PAGE, PAPER, fill_page
-from benchmarks.study_small import mean_of_concepts, measure_small, precision_of_rows
+from benchmarks.study_page import MASKED_MEAN, PAGE, PAPER, RECOMMENDED, fill_page
+from benchmarks.study_small import (
+    mean_of_concepts,
+    measure_masks,
+    measure_small,
+    precision_of_rows,
+)
 from sklearn_loce import (
     ActivationExtractor,
     LoCETransformer,
@@ -58,6 +65,8 @@ SETTINGS = {
 NOISE = 5  # percent
 DILATION = 2  # pixels
 RESIZERS = ("area", "bilinear", "nearest")
+TOLERANCES = (1e-4, 1e-6)  # the default first
+OPTIMUM = 1e-10  # the tolerance to which optima are solved
 K = 10
 N_DRAWS = 3
 RESULTS = Path(__file__).with_suffix(".json")
@@ -162,20 +171,31 @@ def measure_quality(options, samples, model):
     return {name: measure_setting(name, model, layers, samples) for name in SETTINGS}
 
 
+def thin_out(samples, n_images):
+    """Give the rows of images at equal steps, ``n_images`` or some more."""
+    images = samples["image"].unique()
+    return samples[samples["image"].isin(images[:: max(1, len(images) // n_images)])]
+
+
+def load_work(samples, model, layers):
+    """Give what is to be optimised at each layer: activations and masks, image by image."""
+    extract = ActivationExtractor(model, list(layers))
+    work = {layer: [] for layer in layers}
+    for path, rows in samples.groupby("image", sort=False):
+        pixels = NORMALIZE(v2.functional.to_image(Image.open(path).convert("RGB")))[None]
+        masks = [decode(mask) for mask in rows["mask"]]
+        for layer, grid in extract(pixels).items():
+            work[layer].append((grid.expand(len(masks), -1, -1, -1), masks))
+    return work
+
+
 def measure_cost(options, samples, model):
     """Give each setting's seconds over those of the paper's 50 steps, at the same layer.
 
     The optimisation alone, resizing of masks included, on one thread, in seconds of the processor;
     runs in turn, and of the ratios of single runs the median.
     """
-    images = samples["image"].unique()[:: max(1, samples["image"].nunique() // options.images)]
-    extract = ActivationExtractor(model, list(options.layers))
-    work = {layer: [] for layer in options.layers}
-    for path in images:
-        pixels = NORMALIZE(v2.functional.to_image(Image.open(path).convert("RGB")))[None]
-        masks = [decode(mask) for mask in samples.loc[samples["image"] == path, "mask"]]
-        for layer, grid in extract(pixels).items():
-            work[layer].append((grid.expand(len(masks), -1, -1, -1), masks))
+    work = load_work(thin_out(samples, options.images), model, options.layers)
     with threads(1):
         return {layer: compare_cost(batches, options.repeats) for layer, batches in work.items()}
 
@@ -196,6 +216,64 @@ def compare_cost(batches, repeats):
     n_rows = sum(len(masks) for _, masks in batches)
     ratios = {name: median_ratio(took, times[PAPER]) for name, took in times.items()}
     return {"ms per row": 1000 * float(np.median(times[PAPER])) / n_rows, **ratios}
+
+
+def measure_convergence(options, samples, model):
+    """Say how far the vectors are from the optimum, and which rows do not converge, by layer.
+
+    Distances are measured on some images, rows that do not converge are counted on all.
+    """
+    some = thin_out(samples, options.images)
+    with threads(1):
+        near, work = (load_work(rows, model, options.layers) for rows in (some, samples))
+        layers = {
+            layer: measure_distances(near[layer]) | {"unconverged": count_by_setting(work[layer])}
+            for layer in options.layers
+        }
+    counts = {"frames": samples, "compared frames": some}
+    facts = {name: rows["image"].nunique() for name, rows in counts.items()}
+    return facts | {"rows": len(samples), "compared rows": len(some), "layers": layers}
+
+
+def measure_distances(batches):
+    """Compare the recommended setting's vectors with the optimum, which is solved in float64.
+
+    Distances are relative to the optimum's length: by tolerance the median and the largest. With
+    them the largest gradient norm of an optimum, by which one sees that it is one.
+    """
+    solve = partial(optimize_loces, **SETTINGS[RECOMMENDED])
+    distances, norms = {tol: [] for tol in TOLERANCES}, []
+    for grid, masks in batches:
+        optimum, info = solve(grid.double(), masks, tol=OPTIMUM, return_info=True)
+        norms += info.gradient_norm.tolist()
+        for tol, found in distances.items():
+            away = (solve(grid, masks, tol=tol) - optimum).norm(dim=1)
+            found += (away / optimum.norm(dim=1)).tolist()
+    spread = {
+        np.format_float_scientific(tol, trim="-", exp_digits=1): [np.median(found), np.max(found)]
+        for tol, found in distances.items()
+    }
+    return {"distance": spread, "gradient norm": max(norms)}
+
+
+def count_by_setting(batches):
+    """Count the rows that do not converge, by setting of those that are solved to the end."""
+    return {
+        name: count_unconverged(batches, parameters)
+        for name, parameters in SETTINGS.items()
+        if parameters and "standardize" not in parameters
+    }
+
+
+def count_unconverged(batches, parameters):
+    """Count the rows whose gradient is larger at the end than the default tolerance."""
+    n_rows = 0
+    with warnings.catch_warnings(action="ignore", category=ConvergenceWarning):  # they are counted
+        for grid, masks in batches:
+            how = {**parameters, "tol": TOLERANCES[0], "return_info": True}
+            _, info = optimize_loces(grid, masks, **how)
+            n_rows += int((info.gradient_norm > TOLERANCES[0]).sum())
+    return n_rows
 
 
 def make_clusterers():
@@ -242,8 +320,10 @@ def measure_scenes(options, samples, model):
 PARTS = {
     "quality": measure_quality,
     "cost": measure_cost,
+    "convergence": measure_convergence,
     "scenes": measure_scenes,
     "small": measure_small,
+    "masks": measure_masks,
 }
 
 
@@ -258,7 +338,7 @@ def read_options(arguments=None):
     parser.add_argument("--weights", type=Path, default=WEIGHTS)
     parser.add_argument("--layers", nargs="+", default=list(LAYERS))
     parser.add_argument("--frames", type=int, help="of all sequences together; default all")
-    parser.add_argument("--images", type=int, default=10, help="on which settings are timed")
+    parser.add_argument("--images", type=int, default=10, help="that are timed and have optima")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--scenes", type=int, default=120)
     parser.add_argument("--only", nargs="+", choices=list(PARTS), default=list(PARTS))

@@ -40,17 +40,24 @@ def make_tables(results):
             tables[kind] = _by_layer(quality, kind)
         tables["stability"] = _stability(quality)
     if "cost" in results:
-        tables["cost"] = _cost(results["cost"])
+        tables["cost"] = _wide(results["cost"])
+    if "convergence" in results:
+        layers = results["convergence"]["layers"]
+        tables["convergence"] = _distances(layers)
+        counts = {layer: found["unconverged"] for layer, found in layers.items()}
+        tables["unconverged"] = _wide(counts, digits=0)
     for name, found in results.get("scenes", {}).items():
         tables[f"scenes, {name}"] = _scenes(found)
     if "small" in results:
         tables["small"] = _small(results["small"]["ways"])
+    if "masks" in results:
+        tables["masks"] = _masks(results["masks"])
     return tables
 
 
-def _write(head, names, rows):
+def _write(head, names, rows, digits=3):
     columns = [{"name": name, "digits": 0} for name in head]
-    columns += [{"name": name, "digits": _DIGITS.get(name, 3)} for name in names]
+    columns += [{"name": name, "digits": _DIGITS.get(name, digits)} for name in names]
     return write_table(columns, rows)
 
 
@@ -101,10 +108,24 @@ def _write_cosine(found):
     return f"{median:.3f}, {tenth:.3f}" + (f" ({n_lost} lost)" if n_lost else "")
 
 
-def _cost(cost):
-    names = list(next(iter(cost.values())))
-    rows = [[f"`{layer}`", *map(found.get, names)] for layer, found in cost.items()]
-    return _write(["layer"], names, rows)
+def _wide(found, digits=3):
+    """Write a row for each layer, a column for each of its values."""
+    names = list(next(iter(found.values())))
+    rows = [[f"`{layer}`", *map(values.get, names)] for layer, values in found.items()]
+    return _write(["layer"], names, rows, digits)
+
+
+def _distances(layers):
+    """Write the median and the largest distance from the optimum, in percent, by tolerance."""
+    percents = {
+        layer: {
+            f"`tol={tol}`, {name}": 100 * value
+            for tol, spread in found["distance"].items()
+            for name, value in zip(("median", "worst"), spread, strict=True)
+        }
+        for layer, found in layers.items()
+    }
+    return _wide(percents)
 
 
 def _scenes(found):
@@ -120,7 +141,20 @@ def _small(ways):
     names = list(dict.fromkeys(name for way in ways for name in way["quality"]))
     rows = []
     for way in ways:
-        layers = " + ".join(f"`{layer}`" for layer in way["layers"])
         setting = PAPER if way["objective"] == "net2vec" else way["objective"]
-        rows.append([setting, layers, way["shown"], *map(way["quality"].get, names)])
+        values = map(way["quality"].get, names)
+        rows.append([setting, _join(way["layers"]), way["shown"], *values])
     return _write(["setting", "layer", "the network sees"], names, rows)
+
+
+def _masks(found):
+    names = list(found[0]["quality"])
+    rows = [
+        [_join(one["layers"]), "{} x {}".format(*one["mask_size"]), *one["quality"].values()]
+        for one in found
+    ]
+    return _write(["layer", "masks"], names, rows)
+
+
+def _join(layers):
+    return " + ".join(f"`{layer}`" for layer in layers)

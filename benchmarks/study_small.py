@@ -23,6 +23,8 @@ from sklearn_loce.datasets import crop_samples
 CONCEPTS = ("bicyclist", "pedestrian", "pole", "sign")
 LAYER = "backbone.13"  # whose cells count
 MOST_CELLS = 4
+MASK_LAYERS = ((LAYER,), ("backbone.4", LAYER))
+MASK_SIZES = ((100, 100), (200, 200))  # the default first
 ENLARGED = 2
 K = 10
 WHOLE, LARGE, CROP = "whole image", "whole image, twice as large", "crop, as large as the image"
@@ -45,8 +47,8 @@ class Way:
     layers: tuple
     shown: str = WHOLE
 
-    def embedder(self, model, size):
-        """Make the transformer, for images of ``size``."""
+    def embedder(self, model, size, **others):
+        """Make the transformer, for images of ``size``; with other parameters, if given."""
         layer, preprocess = self.layers[0], NORMALIZE
         if len(self.layers) > 1:
             model, layer = TorchModel(JoinedLayers(model, self.layers)), "joined"
@@ -55,7 +57,7 @@ class Way:
             resize = v2.Resize([scale * n for n in size])
             preprocess = v2.Compose([resize, *NORMALIZE.transforms])
         how = {"objective": self.objective, "preprocess": preprocess, "memory": False}
-        return LoCETransformer(model, layer, **how)
+        return LoCETransformer(model, layer, **how, **others)
 
 
 def list_ways():
@@ -132,7 +134,7 @@ def redraw(embedder, samples):
     return X, embedder.evaluate(samples, X)["iou"].to_numpy(), 1000 * took / len(samples)
 
 
-def measure_way(way, model, size, samples, small, moved):
+def measure_way(way, model, size, samples, small, moved, **others):
     """Measure a way on small objects and, where it sees whole images, on all rows.
 
     The moved masks are rows of one table with the others, which share the images' passes.
@@ -140,7 +142,8 @@ def measure_way(way, model, size, samples, small, moved):
     sees_all = way.shown != CROP
     shown = samples if sees_all else small
     table = pd.concat([shown, moved], ignore_index=True)
-    X, iou, took = redraw(way.embedder(model, size), table if sees_all else crop_samples(table))
+    embedder = way.embedder(model, size, **others)
+    X, iou, took = redraw(embedder, table if sees_all else crop_samples(table))
     drawn, control = pd.Series(iou[: len(shown)], shown.index), iou[len(shown) :]
     found = {
         "IoU": drawn[small.index].mean(),
@@ -171,12 +174,17 @@ def find_small(samples, model, size):
     return samples[is_small & samples["concept"].isin(CONCEPTS)]
 
 
-def measure_small(options, samples, model):
-    """Measure all ways; a list of dicts."""
+def load_rows(samples, model):
+    """Give the size of the images, all rows, those of small objects, and these moved."""
     samples = samples.reset_index(drop=True)
     size = samples["mask"][0]["size"]
     small = find_small(samples, model, size)
-    moved = move_masks(small)
+    return size, samples, small, move_masks(small)
+
+
+def measure_small(options, samples, model):
+    """Measure all ways; a list of dicts."""
+    size, samples, small, moved = load_rows(samples, model)
     facts = {"rows": len(samples), "small": len(small), "moved": len(moved)}
     with threads(1):
         ways = [
@@ -184,3 +192,16 @@ def measure_small(options, samples, model):
             for way in list_ways()
         ]
     return facts | {"ways": ways}
+
+
+def measure_masks(options, samples, model):
+    """Measure finer masks, up to the image's own size, on one layer and on two; a list of dicts."""
+    size, *rows = load_rows(samples, model)
+    found = []
+    with threads(1):
+        for layers in MASK_LAYERS:
+            for mask_size in (*MASK_SIZES, tuple(size)):
+                way = Way("logistic", layers)
+                quality = measure_way(way, model, size, *rows, mask_size=mask_size)
+                found.append({"layers": layers, "mask_size": mask_size, "quality": quality})
+    return found

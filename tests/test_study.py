@@ -9,15 +9,29 @@ import pandas as pd
 import pytest
 import torch
 from pycocotools.mask import decode, encode
+from scipy.optimize import minimize
 from sklearn.cluster import KMeans
+from torch.nn.functional import binary_cross_entropy_with_logits, interpolate
 from torchvision.models.segmentation import lraspp_mobilenet_v3_large
 
 from benchmarks import study, study_page, study_small
+from sklearn_loce import optimize_loces
 from sklearn_loce.metrics import precision_at_k
 
 from .conftest import SHARED
 
-TABLES = ["bars", "quality", "concepts", "stability", "cost", "scenes, directions", "small"]
+TABLES = [
+    "bars",
+    "quality",
+    "concepts",
+    "stability",
+    "cost",
+    "convergence",
+    "unconverged",
+    "scenes, directions",
+    "small",
+    "masks",
+]
 
 
 @pytest.fixture
@@ -155,6 +169,69 @@ def test_every_way_is_a_transformer_of_its_layers():
     assert len(set(seen)) == len(seen)
 
 
+def _batch():
+    """Activations of one image, and three masks that they half explain."""
+    rng = np.random.default_rng(0)
+    grid = torch.tensor(rng.normal(size=(1, 4, 5, 6)), dtype=torch.float32)
+    level = interpolate(grid, (100, 100), mode="bilinear")[0, :3].numpy()
+    masks = level + 0.5 * rng.normal(size=level.shape) > 0.6
+    return grid.expand(3, -1, -1, -1), list(masks.astype(np.uint8))
+
+
+def solve_by_definition(grid, mask, alpha=1e-4):
+    """The vector with the least balanced logistic loss and ridge, in float64 by SciPy's BFGS."""
+    grid, target = grid.double(), torch.tensor(mask).double()
+    share, ridge = target.mean(), alpha * grid.square().sum(0).mean()
+    weight = torch.where(target > 0, share**-0.5, (1 - share) ** -0.5)
+
+    def loss(values):
+        point = torch.tensor(values, requires_grad=True)
+        low = torch.einsum("c,chw->hw", point[:-1], grid)[None, None]
+        logits = interpolate(low, mask.shape, mode="bilinear")[0, 0] + point[-1]
+        fit = binary_cross_entropy_with_logits(logits, target, weight, reduction="sum")
+        total = fit / weight.sum() + ridge / 2 * point[:-1].square().sum()
+        total.backward()
+        return total.item(), point.grad.numpy()
+
+    start = np.zeros(len(grid) + 1)
+    return minimize(loss, start, jac=True, method="BFGS", options={"gtol": 1e-9}).x[:-1]
+
+
+def test_distances_are_those_from_the_optimum_of_the_definition(monkeypatch):
+    monkeypatch.setattr(study, "TOLERANCES", (1e-1, 1e-2))
+    grid, masks = _batch()
+    found = study.measure_distances([(grid, masks)])
+    assert found["gradient norm"] <= study.OPTIMUM
+    optima = [solve_by_definition(grid[0], mask) for mask in masks]
+    for name, tol in {"1e-1": 1e-1, "1e-2": 1e-2}.items():
+        vectors = optimize_loces(grid, masks, objective="logistic", tol=tol).numpy()
+        away = [
+            np.linalg.norm(vector - optimum) / np.linalg.norm(optimum)
+            for vector, optimum in zip(vectors, optima, strict=True)
+        ]
+        expected = [sorted(away)[1], max(away)]
+        assert found["distance"][name] == pytest.approx(expected, rel=1e-3)
+    assert found["distance"]["1e-1"][0] > found["distance"]["1e-2"][0] > 1e-5
+
+
+def test_rows_that_do_not_converge_are_counted():
+    grid, masks = _batch()
+    logistic = {"objective": "logistic"}
+    batches = [(grid, masks), (grid[:2], masks[:2])]
+    assert study.count_unconverged(batches, logistic) == 0
+    assert study.count_unconverged(batches, logistic | {"max_iter": 1}) == 5
+    counts = study.count_by_setting(batches[:1])
+    assert "jaccard" in counts
+    assert not {study.PAPER, study.MASKED_MEAN, "logistic, standardised"} & set(counts)
+
+
+@pytest.mark.parametrize(("n_images", "kept"), [(1, [7]), (2, [7, 1, 5]), (5, [7, 3, 1, 4, 5])])
+def test_images_are_thinned_out_with_all_their_rows(n_images, kept):
+    samples = pd.DataFrame({"image": np.repeat([7, 3, 1, 4, 5], 2)}, index=range(10, 20))
+    expected = samples[samples["image"].isin(kept)]
+    pd.testing.assert_frame_equal(study.thin_out(samples, n_images), expected)
+
+
 def _made_up():
     """Results of all parts, whose numbers tell what they are of."""
     spaces = ["P@10", "silhouette", "clusters"]
@@ -176,8 +253,17 @@ def _made_up():
     return {
         "quality": quality,
         "cost": {"first": {"ms per row": 1.5, "paper": 1.0}},
+        "convergence": {
+            "layers": {
+                "first": {
+                    "distance": {"1e-4": [0.005, 0.0425], "1e-6": [5e-5, 3e-4]},
+                    "unconverged": {"logistic": 0, "jaccard": 12},
+                }
+            }
+        },
         "scenes": {"directions": {"paper": {"features.1": 0.25, "features.2": 0.75}}},
         "small": {"ways": ways},
+        "masks": [{"layers": ["a", "b"], "mask_size": [20, 30], "quality": {"IoU": 0.5}}],
     }
 
 
@@ -203,6 +289,11 @@ def test_tables_hold_the_results():
         [study.PAPER, "`a`", "all", "0.125", "n/a"],
         ["dice", "`a` + `b`", "all", "n/a", "0.500"],
     ]
+    assert _cells(tables["masks"])[2] == ["`a` + `b`", "20 x 30", "0.500"]
+    head, _, distances = _cells(tables["convergence"])
+    assert head[2:4] == ["`tol=1e-4`, worst", "`tol=1e-6`, median"]
+    assert distances == ["`first`", "0.500", "4.250", "0.005", "0.030"]  # percent
+    assert _cells(tables["unconverged"])[2] == ["`first`", "0", "12"]
 
 
 def test_tables_are_made_of_the_parts_that_were_measured():
@@ -233,7 +324,7 @@ def test_page_without_a_place_is_an_error_and_left_alone(tmp_path):
     page = tmp_path / "page.md"
     _write_page(page, TABLES[:-1])
     before = page.read_text(encoding="utf-8")
-    with pytest.raises(ValueError, match="no place <!-- begin small -->"):
+    with pytest.raises(ValueError, match="no place <!-- begin masks -->"):
         study_page.fill_page(page, _made_up())
     assert page.read_text(encoding="utf-8") == before
 
@@ -277,6 +368,32 @@ def test_committed_results_bear_out_the_words_of_the_page():
     assert [kind for kind in kinds if not higher[kind]] == ["logistic, 1e-3"]
 
 
+def test_committed_distances_bear_out_the_words_of_the_page():
+    found = json.loads(study.RESULTS.read_text(encoding="utf-8"))["convergence"]
+    text = " ".join(study.PAGE.read_text(encoding="utf-8").split())
+    assert f"{found['frames']} frames of three driving sequences" in text
+    assert f"{found['rows']} image-concept pairs" in text
+    assert f"for the {found['compared rows']} rows of every ninth frame" in text
+    assert found["compared frames"] == len(range(0, found["frames"], 9))
+    for near in found["layers"].values():
+        (median, worst), (_, closest) = (near["distance"][tol] for tol in ("1e-4", "1e-6"))
+        assert near["gradient norm"] <= study.OPTIMUM
+        assert median < 0.005
+        assert worst < 0.05
+        assert closest < 4e-4
+        for setting, n_rows in near["unconverged"].items():
+            assert n_rows <= (0 if setting.startswith("logistic") else 5)
+
+
+def test_committed_finer_masks_bear_out_the_words_of_the_page():
+    found = json.loads(study.RESULTS.read_text(encoding="utf-8"))["masks"]
+    for layers in study_small.MASK_LAYERS:
+        coarse, *_, finest = (one["quality"] for one in found if tuple(one["layers"]) == layers)
+        rise = finest["IoU"] - coarse["IoU"]
+        assert 0 < rise < 0.05
+        assert finest["IoU, moved"] - coarse["IoU, moved"] > rise / 2
+
+
 def test_parts_run_on_some_frames(tmp_path, camvid, camvid_network, monkeypatch):
     """Measure three settings and three ways on two frames; the numbers make sense."""
     chosen = {name: study.SETTINGS[name] for name in (study.PAPER, study.MASKED_MEAN, "logistic")}
@@ -284,18 +401,29 @@ def test_parts_run_on_some_frames(tmp_path, camvid, camvid_network, monkeypatch)
     ways = [way for way in study_small.list_ways() if way.objective == "logistic"]
     ways = [ways[0], ways[2], ways[-1]]
     monkeypatch.setattr(study_small, "list_ways", lambda: ways)
+    monkeypatch.setattr(study_small, "MASK_LAYERS", [ways[0].layers])
+    monkeypatch.setattr(study_small, "MASK_SIZES", [(100, 100)])
     page, results = tmp_path / "page.md", tmp_path / "results.json"
     _write_page(page, [name for name in TABLES if not name.startswith("scenes")])
     files = ["--page", str(page), "--results", str(results), "--camvid", str(SHARED / "camvid")]
     few = ["--frames", "2", "--layers", "backbone.13", "--images", "1", "--repeats", "1"]
-    study.main([*files, *few, "--only", "quality", "cost", "small"])
+    study.main([*files, *few, "--only", "quality", "cost", "convergence", "small", "masks"])
     found = json.loads(results.read_text(encoding="utf-8"))
     paper, logistic = (found["quality"][name]["backbone.13"] for name in (study.PAPER, "logistic"))
     assert logistic["quality"]["IoU"] > paper["quality"]["IoU"] + 0.1
     assert logistic["stability"]["resize by area"][0] > 0.99
     assert found["cost"]["backbone.13"]["paper"] == 1
+    assert (found["convergence"]["frames"], found["convergence"]["compared frames"]) == (2, 1)
+    near = found["convergence"]["layers"]["backbone.13"]
+    assert near["gradient norm"] <= study.OPTIMUM
+    assert near["distance"]["1e-6"][1] < near["distance"]["1e-4"][0] < 0.05
+    assert near["unconverged"] == {"logistic": 0}
     one, joined, crop = (way["quality"] for way in found["small"]["ways"])
     assert one["IoU, all"] == pytest.approx(logistic["quality"]["IoU"])
     assert joined["IoU"] > one["IoU"]
     assert "P@10" not in crop
+    coarse, fine = found["masks"]
+    assert coarse["quality"]["IoU"] == pytest.approx(one["IoU"])
+    assert fine["mask_size"] == [360, 480]
+    assert fine["quality"]["IoU"] > one["IoU"]
     assert "old" not in page.read_text(encoding="utf-8")
