@@ -314,9 +314,23 @@ def test_keys_and_buttons_zoom(page):
     assert page.run(width) == pytest.approx(whole)
 
 
+def test_the_first_tab_stop_leads_to_the_map(page):
+    top = "return document.querySelector('.skip').getBoundingClientRect().bottom"
+    assert page.run(top) < 0
+    page.press("TAB")
+    assert page.run("return document.activeElement.textContent") == "Skip to the map"
+    assert page.run(top) > 0
+    page.press("ENTER")
+    page.wait("return document.activeElement.id === 'map'")
+    assert page.run("return getComputedStyle(document.activeElement).outlineStyle") == "solid"
+    assert page.run(top) < 0
+    page.press("ARROW_RIGHT")
+    assert page.selected() is not None
+
+
 def test_tab_stops_have_names(page):
     unnamed = """
-    const stops = [...document.querySelectorAll("button, input, [tabindex]")];
+    const stops = [...document.querySelectorAll("a, button, input, [tabindex]")];
     const inside = document.querySelector("#map").firstElementChild?.shadowRoot;
     const lost = inside ? [...inside.querySelectorAll("[tabindex]")] : [];
     return [...stops.filter((stop) => !(stop.ariaLabel || stop.textContent.trim()
