@@ -340,6 +340,19 @@ def test_tab_stops_have_names(page):
     assert page.run(unnamed) == []
 
 
+def test_a_concept_without_a_name_is_filtered_and_read_out(driver, tmp_path):
+    table = hostile_table(6).assign(concept=["", "car"] * 3)
+    path = to_html(np.eye(6), table, tmp_path / "map.html", coordinates=grid_coordinates(6))
+    page = MapPage(driver)
+    assert open_quietly(driver, path.as_uri()) == ([], [])
+    page.wait(_READY)
+    box = page.find("#concepts .choice:nth-of-type(1) input")
+    assert "(no name)" in box.accessible_name
+    page.run("select(0); point(0)")
+    for place in ("#card .name", "#selected .name", ".near .name", "#said"):
+        assert any("(no name)" in text for text in page.texts(place))
+
+
 def test_colours_by_cluster(page):
     before = page.pixels()
     page.find("#colour-by label:nth-of-type(2)").click()

@@ -413,6 +413,14 @@ def test_clusters_may_be_numbers_and_a_dataframe_s_index_plays_no_part(plain):
     assert page.names("concepts") == samples["concept"].tolist()
 
 
+def test_blank_texts_get_a_name(plain):
+    samples = hostile_table(4).assign(concept=["", "car", " ", ""], image_id=["", "a", "b", "c"])
+    page = plain(samples=samples, clusters=["", "0", "1", "0"])
+    assert page.names("concepts") == ["(no name)", "car", "(no name)", "(no name)"]
+    assert page.names("clusters") == ["(no name)", "0", "1", "0"]
+    assert page.names("ids") == ["(no name)", "a", "b", "c"]
+
+
 # ---- Errors ----
 
 

@@ -24,6 +24,7 @@ from ._html_rows import draw_rows
 from ._map_parts import find_coordinates
 from ._style import concept_styles
 
+_BLANK = "(no name)"
 _PARAMETERS = {
     "embeddings": ["array-like"],
     "path": [str, os.PathLike],
@@ -253,8 +254,13 @@ def _image_ids(samples):
 
 
 def _codes_and_names(labels):
+    """Give the codes of labels and their texts, none of them blank: they name controls."""
     codes, names = pd.factorize(np.asarray(labels), sort=True, use_na_sentinel=False)
-    return {"codes": codes.tolist(), "names": [as_text(name) for name in names]}
+    return {"codes": codes.tolist(), "names": [_visible(as_text(name)) for name in names]}
+
+
+def _visible(text):
+    return text if text.strip() else _BLANK
 
 
 def _describe_groups(labels):
