@@ -314,9 +314,23 @@ def test_keys_and_buttons_zoom(page):
     assert page.run(width) == pytest.approx(whole)
 
 
+def test_the_first_tab_stop_leads_to_the_map(page):
+    top = "return document.querySelector('.skip').getBoundingClientRect().bottom"
+    assert page.run(top) < 0
+    page.press("TAB")
+    assert page.run("return document.activeElement.textContent") == "Skip to the map"
+    assert page.run(top) > 0
+    page.press("ENTER")
+    page.wait("return document.activeElement.id === 'map'")
+    assert page.run("return getComputedStyle(document.activeElement).outlineStyle") == "solid"
+    assert page.run(top) < 0
+    page.press("ARROW_RIGHT")
+    assert page.selected() is not None
+
+
 def test_tab_stops_have_names(page):
     unnamed = """
-    const stops = [...document.querySelectorAll("button, input, [tabindex]")];
+    const stops = [...document.querySelectorAll("a, button, input, [tabindex]")];
     const inside = document.querySelector("#map").firstElementChild?.shadowRoot;
     const lost = inside ? [...inside.querySelectorAll("[tabindex]")] : [];
     return [...stops.filter((stop) => !(stop.ariaLabel || stop.textContent.trim()
@@ -324,6 +338,19 @@ def test_tab_stops_have_names(page):
     """
     page.run("select(0)")
     assert page.run(unnamed) == []
+
+
+def test_a_concept_without_a_name_is_filtered_and_read_out(driver, tmp_path):
+    table = hostile_table(6).assign(concept=["", "car"] * 3)
+    path = to_html(np.eye(6), table, tmp_path / "map.html", coordinates=grid_coordinates(6))
+    page = MapPage(driver)
+    assert open_quietly(driver, path.as_uri()) == ([], [])
+    page.wait(_READY)
+    box = page.find("#concepts .choice:nth-of-type(1) input")
+    assert "(no name)" in box.accessible_name
+    page.run("select(0); point(0)")
+    for place in ("#card .name", "#selected .name", ".near .name", "#said"):
+        assert any("(no name)" in text for text in page.texts(place))
 
 
 def test_colours_by_cluster(page):

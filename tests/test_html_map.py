@@ -5,6 +5,7 @@ import re
 import sys
 from importlib import resources
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
@@ -109,7 +110,7 @@ def test_nothing_is_linked(hostile):
         for name, value in attributes.items()
         if name in ("src", "href", "srcset", "action", "data")
     }
-    assert links == {"data:,"}
+    assert links == {"data:,", "#map"}
     assert "url(" not in page.style
     assert "@import" not in page.style
 
@@ -205,6 +206,21 @@ def test_umap_separates_planted_groups_and_is_the_same_again(tmp_path):
     spread = np.linalg.norm(groups - centres[:, None], axis=2).max()
     apart = min(np.linalg.norm(centres[i] - centres[j]) for i, j in ((0, 1), (0, 2), (1, 2)))
     assert apart > 2 * spread
+
+
+@pytest.mark.parametrize("how", ["umap", "pca"])
+@pytest.mark.parametrize("n_features", [3, 40])
+def test_page_and_figure_show_the_same_map(plain, how, n_features):
+    X = np.random.default_rng(0).normal(size=(24, n_features))
+    X[5] = np.nan
+    page = plain(24, embeddings=X, coordinates=how, random_state=0)
+    shown = plotting.ConceptMapDisplay.from_embeddings(
+        X, embedding=how, mixture=None, random_state=0
+    )
+    plt.close(shown.figure_)
+    for axis, column in zip("xy", shown.coordinates.T, strict=True):
+        np.testing.assert_array_equal(plot_column(page, axis), column)
+    assert page.payload["caption"] == f"Axes: {', '.join(shown.axis_names)}"
 
 
 def test_rows_without_a_place_are_left_out_and_counted(plain):
@@ -397,6 +413,14 @@ def test_clusters_may_be_numbers_and_a_dataframe_s_index_plays_no_part(plain):
     assert page.names("concepts") == samples["concept"].tolist()
 
 
+def test_blank_texts_get_a_name(plain):
+    samples = hostile_table(4).assign(concept=["", "car", " ", ""], image_id=["", "a", "b", "c"])
+    page = plain(samples=samples, clusters=["", "0", "1", "0"])
+    assert page.names("concepts") == ["(no name)", "car", "(no name)", "(no name)"]
+    assert page.names("clusters") == ["(no name)", "0", "1", "0"]
+    assert page.names("ids") == ["(no name)", "a", "b", "c"]
+
+
 # ---- Errors ----
 
 
@@ -425,8 +449,10 @@ def test_bad_input_is_named(plain, how, message):
 
 
 def test_umap_says_how_many_rows_it_needs(plain):
-    with pytest.raises(ValueError, match="'umap' needs at least 5 finite rows"):
-        plain(4, coordinates="umap")
+    with pytest.raises(
+        ValueError, match="'umap' needs at least 3 finite rows and 1 feature, got 2"
+    ):
+        plain(2, coordinates="umap")
 
 
 def test_missing_folder_is_named(tmp_path):

@@ -500,3 +500,17 @@ def test_lines_of_tiles_leave_room_for_texts_without_a_layout(samples, embedding
         (heading,) = below.texts
         score = above.xaxis.label.get_window_extent()
         assert heading.get_window_extent().y1 < score.y0
+
+
+@pytest.mark.parametrize("height", [4, 14])
+def test_the_gap_below_the_chart_is_as_high_as_its_texts_without_a_layout(
+    samples, embeddings, height
+):
+    figure, ax = plt.subplots(figsize=(7, height))
+    display = OutlierDisplay.from_embeddings(embeddings, samples, ax=ax)
+    figure.canvas.draw()
+    label = display.chart_ax_.xaxis.label.get_window_extent()
+    headings = [ax.title for ax in figure.axes if ax.get_title() == "most outlying"]
+    (top,) = (heading.get_window_extent().y1 for heading in headings)
+    points = (label.y0 - top) * 72 / figure.dpi
+    assert 0 < points < 15

@@ -155,6 +155,34 @@ def test_umap_comes_back_with_its_seed(rows):
 
 
 @pytest.mark.parametrize(
+    ("X", "embedding", "message"),
+    [
+        (
+            [[1.0, 2.0, 3.0]],
+            "pca",
+            "'pca' needs at least 2 finite rows and 2 features, got 1 and 3",
+        ),
+        ([[1.0], [2.0], [3.0]], "pca", "'pca' needs .*, got 3 and 1; give more, or coordinates"),
+        ([[1.0, 2.0, 3.0]], None, "'umap' needs at least 3 finite rows and 1 feature, got 1 and 3"),
+        ([[1.0, 2.0]] * 2, "umap", "'umap' needs .*, got 2 and 2; give more, or coordinates"),
+        ([[1.0, 2.0]] * 6, "pca", "'pca' finds no direction in which the 6 finite rows differ"),
+        ([[1.0, 2.0, 3.0]] * 6, "umap", "'umap' finds no direction .* give others, or coordinates"),
+    ],
+)
+def test_rows_that_make_no_map_are_refused(X, embedding, message):
+    with pytest.raises(ValueError, match=message):
+        ConceptMapDisplay.from_embeddings(X, embedding=embedding, mixture=None)
+
+
+@pytest.mark.parametrize(("n_rows", "embedding"), [(2, "pca"), (3, "umap")])
+def test_the_fewest_rows_make_a_map(n_rows, embedding):
+    X = np.random.default_rng(0).normal(size=(n_rows, 4))
+    shown = ConceptMapDisplay.from_embeddings(X, embedding=embedding, mixture=None, random_state=0)
+    assert shown.coordinates.shape == (n_rows, 2)
+    assert np.isfinite(shown.coordinates).all()
+
+
+@pytest.mark.parametrize(
     ("given", "message"),
     [
         ({"embedding": "tsne"}, "embedding='tsne' is none"),

@@ -8,6 +8,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib.colors import to_rgb
 from skimage.color import deltaE_ciede2000, rgb2lab
 
 from sklearn_loce.plotting import (
@@ -19,7 +20,7 @@ from sklearn_loce.plotting import (
     SeparationDisplay,
     _style,
 )
-from sklearn_loce.plotting._style import concept_styles, open_axes
+from sklearn_loce.plotting._style import concept_styles, open_axes, rim
 
 # Machado, Oliveira and Fernandes, 2009, severity 1.0; they apply to linear RGB.
 SEEN_AS = {
@@ -52,6 +53,49 @@ def test_colours_are_told_apart(eyes):
     first, second = np.triu_indices(len(lab), 1)
     # About 2 is just noticeable; 10 is told apart at a glance.
     assert deltaE_ciede2000(lab[first], lab[second]).min() > 10
+
+
+def contrast(first, second):
+    """Give the contrast ratio of WCAG 2, for which 3 is enough for a line."""
+    rgb = np.array([to_rgb(first), to_rgb(second)])
+    linear = np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
+    low, high = sorted(linear @ [0.2126, 0.7152, 0.0722])
+    return (high + 0.05) / (low + 0.05)
+
+
+def best_contrast(line):
+    """Paint a line, and give the best contrast to the background across its middle."""
+    figure, ax = line.figure, line.axes
+    figure.set_dpi(300)
+    figure.canvas.draw()
+    painted = np.asarray(figure.canvas.buffer_rgba())[::-1, :, :3] / 255
+    x, y = np.rint(ax.transData.transform(line.get_xydata().mean(axis=0))).astype(int)
+    return max(contrast(colour, ax.get_facecolor()) for colour in painted[y - 5 : y + 6, x])
+
+
+def test_lines_are_seen_on_a_dark_background():
+    names = [f"m{i}" for i in range(len(_style.COLOURS))]
+    values = np.linspace(0.1, 0.9, len(names))
+    table = [(m, k, value, 0.0) for m, value in zip(names, values, strict=True) for k in "ab"]
+    table = pd.DataFrame(table, columns=["model", "layer", "mean", "std"])
+    precision = np.repeat(values[:, None], 2, axis=1)
+    with plt.style.context("dark_background"):
+        layers = LayerComparisonDisplay(table).plot()
+        curves = PrecisionAtKDisplay(precision, k=[1, 5], chance=[0.0] * 10, concepts=names).plot()
+    for lines in ([bar[0] for bar in layers.errorbar_], curves.line_):
+        assert [line.get_color() for line in lines] == list(_style.COLOURS)
+        assert min(map(best_contrast, lines)) > 3
+    plt.close("all")
+
+
+def test_a_rim_is_of_the_background_that_is_seen():
+    figure, ax = plt.subplots()
+    ax.set_facecolor("none")
+    assert not rim(ax, "black", 1.0)
+    figure.set_facecolor("#101010")
+    assert rim(ax, "black", 1.0)
+    assert not rim(ax, "white", 1.0)
+    plt.close(figure)
 
 
 @pytest.mark.parametrize("n_concepts", [1, 10, 20, 110])

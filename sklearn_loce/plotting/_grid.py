@@ -21,6 +21,7 @@ _GAP = 0.12  # tiles, between groups of columns
 _MOST_PASSES = 4  # that a layout takes to settle
 _PAD = 0.025  # inches
 _TEXTS = 27  # points between two lines of tiles, for a text below and one above
+_CHART_TEXTS = 44  # points between a chart and tiles, for its numbers and label and for headings
 _MOST_BETWEEN = 3  # lines of tiles, where there is hardly any room
 
 
@@ -153,9 +154,9 @@ def _divide(bounds, layout):
     bounds.set_axis_off()
     figure, spec, chart = bounds.figure, bounds.get_subplotspec(), None
     if layout.chart_height:
-        upper, spec = spec.subgridspec(
-            2, 1, height_ratios=[layout.chart_height, layout.n_lines], hspace=_space_of(figure, 0.5)
-        )
+        space = _space_of(figure, _between(figure, spec, 2, _CHART_TEXTS))
+        heights = [layout.chart_height, layout.n_lines]
+        upper, spec = spec.subgridspec(2, 1, height_ratios=heights, hspace=space)
         chart = figure.add_subplot(upper)
     return chart, _add_tiles(figure, spec, layout)
 
@@ -167,7 +168,7 @@ def _add_tiles(figure, spec, layout):
     shape = len(heights), len(widths)
     space = {
         "wspace": _space_of(figure, 0.1),
-        "hspace": _space_of(figure, _between(figure, spec, len(heights))),
+        "hspace": _space_of(figure, _between(figure, spec, len(heights), _TEXTS)),
     }
     grid = spec.subgridspec(*shape, width_ratios=widths, height_ratios=heights, **space)
     if n_above:
@@ -189,10 +190,10 @@ def _space_of(figure, without_layout):
     return 0 if figure.get_layout_engine() else without_layout
 
 
-def _between(figure, spec, n_lines):
-    """Give the room for the texts between two lines of tiles, as a share of a line."""
+def _between(figure, spec, n_lines, texts):
+    """Give the room for the texts between two lines, as a share of a line's mean height."""
     points = spec.get_position(figure).height * figure.bbox.height * 72 / figure.dpi
-    return min(_TEXTS * n_lines / max(points - _TEXTS * (n_lines - 1), _TEXTS), _MOST_BETWEEN)
+    return min(texts * n_lines / max(points - texts * (n_lines - 1), texts), _MOST_BETWEEN)
 
 
 def _add_heading(ax, heading):

@@ -6,7 +6,7 @@ import numpy as np
 from sklearn.utils import check_array
 
 from ._names import fit_names
-from ._style import COLUMN_WIDTH, SMALL_FONT_SIZE, merge_style, open_axes
+from ._style import COLUMN_WIDTH, SMALL_FONT_SIZE, grey_level, merge_style, open_axes
 
 # Inches; where values have no room in a column, the figure is as wide as the page.
 _PAGE_WIDTH = 6.9
@@ -160,8 +160,7 @@ class HeatMap:
     def _write_value(self, i, j, text, text_kw):
         from matplotlib.text import Text
 
-        red, green, blue, _ = self.im_.to_rgba(self.im_.get_array()[i, j : j + 1])[0]
-        dark = 0.299 * red + 0.587 * green + 0.114 * blue < 0.5
+        dark = grey_level(self.im_.to_rgba(self.im_.get_array()[i, j : j + 1])[0]) < 0.5
         defaults = {"fontsize": SMALL_FONT_SIZE, "color": "white" if dark else "black"}
         style = merge_style(Text, {"ha": "center", "va": "center", **defaults}, text_kw)
         return self.ax_.text(j, i, text, **style)

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from sklearn.decomposition import PCA
 from sklearn.neighbors import NearestNeighbors
 from sklearn.utils import check_array, column_or_1d
 from sklearn.utils._param_validation import HasMethods, Interval, StrOptions, validate_params
@@ -22,9 +21,10 @@ from ._html_page import (
     write_whole,
 )
 from ._html_rows import draw_rows
+from ._map_parts import find_coordinates
 from ._style import concept_styles
 
-_LEAST_FOR_SPECTRAL = 10  # rows
+_BLANK = "(no name)"
 _PARAMETERS = {
     "embeddings": ["array-like"],
     "path": [str, os.PathLike],
@@ -76,8 +76,8 @@ def to_html(
     path : str or path
         The file to write. It is replaced as a whole, or left alone where something fails.
     coordinates : {"umap", "pca"} or array-like of shape (n_samples, 2), default="umap"
-        Where the points lie: after UMAP, on the first two principal components, or as given. Rows
-        whose coordinates are not finite are left out.
+        Where the points lie: after UMAP, on the first two principal components, both as of
+        :class:`ConceptMapDisplay`, or as given. Rows whose coordinates are not finite are left out.
     transformer : LoCETransformer, default=None
         Fitted; its ``project`` draws the projections. ``None`` draws none.
     layer : str, default=None
@@ -110,11 +110,12 @@ def to_html(
     FileNotFoundError
         If the folder of `path`, an image or a mask file does not exist.
     ValueError
-        If lengths differ, no row is finite, UMAP or PCA has too few rows or features, or an image
-        or a mask can't be read.
+        If lengths differ, no row is finite, UMAP or PCA has too few rows or features or all rows
+        are the same, or an image or a mask can't be read.
 
     See Also
     --------
+    ConceptMapDisplay : The same map as a figure.
     LoCETransformer.project : The projections.
     sklearn_loce.utils.UnsupervisedUMAP : The UMAP that is used.
 
@@ -217,44 +218,8 @@ def _place(embeddings, coordinates, kept, random_state):
     """Give the points' places, shape (n_kept, 2), and what they are called."""
     if not isinstance(coordinates, str):
         return coordinates[kept], "Coordinates as given"
-    place, least = _MAPS[coordinates]
-    X = embeddings[kept]
-    if X.shape[0] < least[0] or X.shape[1] < least[1]:
-        raise ValueError(
-            f"coordinates={coordinates!r} needs at least {least[0]} finite rows and {least[1]} "
-            f"features, got {X.shape[0]} and {X.shape[1]}; give coordinates of your own."
-        )
-    return place(X, random_state)
-
-
-def _umap(X, random_state):
-    # Imported here: numba compiles for seconds.
-    from ..utils import UnsupervisedUMAP
-
-    reducer = UnsupervisedUMAP(
-        n_neighbors=min(15, len(X) - 1),
-        # The spectral start needs more rows than it has components.
-        init="spectral" if len(X) > _LEAST_FOR_SPECTRAL else "random",
-        random_state=random_state,
-        n_jobs=1 if random_state is not None else -1,
-    )
-    return reducer.fit_transform(X).astype(np.float64), "UMAP"
-
-
-def _pca(X, random_state):
-    if not np.ptp(X, axis=0).any():
-        raise ValueError(
-            f"coordinates='pca' finds no direction in which the {len(X)} finite rows differ; give "
-            "coordinates of your own."
-        )
-    # The exact solver, which draws nothing.
-    pca = PCA(n_components=2, svd_solver="full").fit(X)
-    first, second = 100 * pca.explained_variance_ratio_
-    return pca.transform(X), f"PCA, {first:.0f} % and {second:.0f} % of the variance"
-
-
-# How to place points, and the least numbers of rows and features for that.
-_MAPS = {"umap": (_umap, (5, 1)), "pca": (_pca, (2, 2))}
+    places, names = find_coordinates(embeddings[kept], coordinates, random_state)
+    return places, f"Axes: {', '.join(names)}"
 
 
 def _projector(transformer, layer, embeddings):
@@ -289,8 +254,13 @@ def _image_ids(samples):
 
 
 def _codes_and_names(labels):
+    """Give the codes of labels and their texts, none of them blank: they name controls."""
     codes, names = pd.factorize(np.asarray(labels), sort=True, use_na_sentinel=False)
-    return {"codes": codes.tolist(), "names": [as_text(name) for name in names]}
+    return {"codes": codes.tolist(), "names": [_visible(as_text(name)) for name in names]}
+
+
+def _visible(text):
+    return text if text.strip() else _BLANK
 
 
 def _describe_groups(labels):

@@ -8,7 +8,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from ._legend import add_legend
 from ._names import fit_names
-from ._style import concept_styles, merge_style, open_axes
+from ._style import concept_styles, merge_style, open_axes, rim
 
 _COLUMNS = ("model", "layer", "mean", "std")
 # Share of the distance between two layers over which the models' points are spread.
@@ -135,6 +135,7 @@ class LayerComparisonDisplay:
         look = {"color": colour, "marker": marker, "markersize": 4, "linewidth": 1.0}
         bars = {"capsize": 2, "elinewidth": 0.9, "label": str(rows["model"].iloc[0])}
         style = merge_style(Line2D, look | bars, errorbar_kw)
+        style.setdefault("path_effects", rim(self.ax_, style["color"], style["linewidth"]))
         places = np.array([layers.index(layer) for layer in rows["layer"]]) + offset
         return self.ax_.errorbar(places, rows["mean"], yerr=rows["std"].to_numpy(), **style)
 

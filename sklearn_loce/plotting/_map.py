@@ -353,8 +353,9 @@ class ConceptMapDisplay:
         Raises
         ------
         ValueError
-            If no row is finite, X and y do not fit, coordinates are not two per row, the mixture
-            has no Gaussians, or regions of labels are asked for.
+            If no row is finite, X and y do not fit, coordinates are not two per row, there are too
+            few rows or features for UMAP or PCA, or all rows are the same, the mixture has no
+            Gaussians, or regions of labels are asked for.
 
         Examples
         --------

@@ -7,6 +7,7 @@ from sklearn.utils import check_array
 
 # Room around the points, and least height by width, as shares of the longer side.
 _ROOM, _LEAST = 0.06, 0.6
+_FEWEST = {"umap": (3, 1), "pca": (2, 2)}  # rows and features
 
 
 def find_coordinates(X, embedding, random_state):
@@ -28,7 +29,8 @@ def find_coordinates(X, embedding, random_state):
     Raises
     ------
     ValueError
-        If the name is unknown, or the estimator gives other than two columns.
+        If the name is unknown, there are too few rows or features for it, all rows are the same,
+        or the estimator gives other than two columns.
 
     Examples
     --------
@@ -40,7 +42,7 @@ def find_coordinates(X, embedding, random_state):
     X = np.asarray(X)
     if embedding is None and X.shape[1] == 2:
         return X, ("feature 1", "feature 2")
-    model = _choose_embedding(embedding or "umap", X.shape, random_state)
+    model = _choose_embedding(embedding or "umap", X, random_state)
     coordinates = check_coordinates(model.fit_transform(X), len(X))
     last = model.steps[-1][1] if hasattr(model, "steps") else model
     name = type(last).__name__
@@ -52,29 +54,47 @@ def find_coordinates(X, embedding, random_state):
     return coordinates, tuple(f"{name} {i + 1}{notes[i]}" for i in range(2))
 
 
-def _choose_embedding(embedding, shape, random_state):
+def _choose_embedding(embedding, X, random_state):
     """Build the estimator that a name stands for, or clone the one that is given."""
     if hasattr(embedding, "fit_transform"):
         return clone(embedding)
-    if embedding == "pca":
-        return PCA(2, random_state=random_state)
-    if embedding != "umap":
+    if embedding not in _FEWEST:
         raise ValueError(
             f'embedding={embedding!r} is none; choose "umap", "pca", an estimator with '
             "fit_transform, or coordinates of shape (n_samples, 2)."
         )
-    n_samples, n_features = shape
+    _check_spread(embedding, X)
+    n_samples, n_features = X.shape
+    if embedding == "pca":
+        # The solvers that draw nothing: the same map without a random_state.
+        return PCA(2, svd_solver="covariance_eigh" if n_samples > n_features else "full")
     # Importing UMAP takes seconds.
     from ..utils import UnsupervisedUMAP
 
     # From a PCA, and with room between points, islands don't drift apart until they are specks.
     return UnsupervisedUMAP(
-        n_neighbors=max(2, min(15, n_samples - 1)),
+        n_neighbors=min(15, n_samples - 1),
         min_dist=0.5,
         init="pca" if min(n_samples - 1, n_features) > 2 else "random",
         random_state=random_state,
         n_jobs=-1 if random_state is None else 1,
     )
+
+
+def _check_spread(embedding, X):
+    """Refuse rows that a named embedding can't tell apart."""
+    n_rows, n_features = _FEWEST[embedding]
+    if X.shape[0] < n_rows or X.shape[1] < n_features:
+        raise ValueError(
+            f"A map by {embedding!r} needs at least {n_rows} finite rows and {n_features} "
+            f"feature{'s' * (n_features > 1)}, got {X.shape[0]} and {X.shape[1]}; give more, or "
+            "coordinates of shape (n_samples, 2) in its place."
+        )
+    if not np.ptp(X, axis=0).any():
+        raise ValueError(
+            f"A map by {embedding!r} finds no direction in which the {len(X)} finite rows differ; "
+            "give others, or coordinates of shape (n_samples, 2) in its place."
+        )
 
 
 def check_coordinates(coordinates, n_samples):

@@ -194,11 +194,11 @@ class OutlierDisplay:
         contamination : float in (0, 0.5], default=0.05
             Share of each concept's rows to call outliers.
         **kwargs : dict
-            ``concepts``, the concepts to show in this order, by default all, sorted; ``n_most=4``
-            and ``n_least=2``, how many of the most and of the least outlying rows of each to show;
-            ``crop=False``, whether only the surroundings of the mask are shown;
-            ``tile_size=256``, longest side of the stored thumbnails in pixels; and what
-            :meth:`plot` takes.
+            ``concepts``, the concepts to show in this order, by default all, sorted, each in a line
+            of tiles about an inch high: choose some for a page; ``n_most=4`` and ``n_least=2``,
+            how many of the most and of the least outlying rows of each to show; ``crop=False``,
+            whether only the surroundings of the mask are shown; ``tile_size=256``, longest side of
+            the stored thumbnails in pixels; and what :meth:`plot` takes.
 
         Returns
         -------

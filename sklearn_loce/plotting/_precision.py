@@ -7,7 +7,7 @@ from ..metrics import precision_at_k
 from ._legend import add_legend
 from ._names import literal
 from ._rows import embed, finite_rows
-from ._style import GREY, concept_styles, merge_style, open_axes
+from ._style import GREY, concept_styles, merge_style, open_axes, rim
 
 # Those that the paper reports.
 PAPER_K = (1, 5, 10, 20, 30, 40)
@@ -133,10 +133,12 @@ class PrecisionAtKDisplay:
 
         lines = []
         styles = concept_styles(list(self.concepts))
+        look = {"linewidth": 0.9, "markersize": 3.2, "markeredgewidth": 0}
         for values, (name, (colour, marker)) in zip(precision, styles.items(), strict=True):
             own = {"color": colour, "marker": marker, "label": literal(name)}
-            defaults = {"linewidth": 0.9, "markersize": 3.2, "markeredgewidth": 0, **own}
-            lines += self.ax_.plot(k, values, **merge_style(Line2D, defaults, line_kw))
+            style = merge_style(Line2D, look | own, line_kw)
+            style.setdefault("path_effects", rim(self.ax_, style["color"], style["linewidth"]))
+            lines += self.ax_.plot(k, values, **style)
         return lines
 
     def _draw_mean(self, precision, k, mean_kw):

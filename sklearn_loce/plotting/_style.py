@@ -44,6 +44,10 @@ _COLOUR_KEYWORDS = _WHOLE_COLOURS | {"edgecolor", "facecolor"}
 # For what no concept is meant by: a hidden row, a chance level, a frame.
 GREY = "#767676"
 
+# Grey levels: backgrounds above the first are light; colours so much above a dark one stand out.
+_LIGHT, _APART = 0.5, 0.25
+_RIM, _RIM_COLOUR = 0.8, "#b4b4b4"  # points, and less bright than the lines of dark styles
+
 
 def concept_styles(names):
     """Give every concept a colour and a marker.
@@ -76,6 +80,68 @@ def concept_styles(names):
         name: (COLOURS[i % len(COLOURS)], MARKERS[i % len(MARKERS)])
         for i, name in enumerate(dict.fromkeys(names))
     }
+
+
+def grey_level(colour):
+    """Tell how light a colour is.
+
+    Parameters
+    ----------
+    colour : color
+        As matplotlib takes it.
+
+    Returns
+    -------
+    float
+        From 0, black, to 1, white: the luma of Rec. 601.
+
+    Examples
+    --------
+    >>> from sklearn_loce.plotting._style import grey_level
+    >>> round(float(grey_level("#00ff00")), 3)
+    0.587
+    """
+    from matplotlib.colors import to_rgb
+
+    red, green, blue = to_rgb(colour)
+    return 0.299 * red + 0.587 * green + 0.114 * blue
+
+
+def rim(ax, colour, linewidth):
+    """Give a line a light rim where its colour is lost on a dark background.
+
+    Parameters
+    ----------
+    ax : matplotlib Axes
+        Axes that the line is drawn into.
+    colour : color
+        Of the line.
+    linewidth : float
+        Of the line, in points.
+
+    Returns
+    -------
+    list of matplotlib AbstractPathEffect
+        Empty where the line is seen without.
+
+    Examples
+    --------
+    >>> import matplotlib.pyplot as plt
+    >>> from sklearn_loce.plotting._style import rim
+    >>> figure, (light, dark) = plt.subplots(2)
+    >>> dark.set_facecolor("black")
+    >>> [len(rim(ax, "#333333", 1.0)) for ax in (light, dark)]
+    [0, 1]
+    >>> plt.close(figure)
+    """
+    from matplotlib.colors import to_rgba
+    from matplotlib.patheffects import withStroke
+
+    grounds = [part.get_facecolor() for part in (ax, ax.figure)]
+    ground = grey_level(next((colour for colour in grounds if to_rgba(colour)[3] > 0), "white"))
+    if ground > _LIGHT or grey_level(colour) - ground > _APART:
+        return []
+    return [withStroke(linewidth=linewidth + _RIM, foreground=_RIM_COLOUR)]
 
 
 @contextmanager
