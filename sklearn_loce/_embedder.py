@@ -206,7 +206,9 @@ class RowEmbedder(BaseEstimator):
         if not settings.n_facts or not len(result.vectors):
             return
         parts = recipe.split(result.vectors)
-        result.n_iter = np.array([np.fmax.reduce(part[:, N_ITER]) for part in parts])
+        result.n_iter = np.array(
+            [np.fmax.reduce(part[:, N_ITER], initial=0) for part in parts], int
+        )
         norms = np.column_stack([part[:, GRADIENT_NORM] for part in parts])
         warn_unconverged(norms, settings, stacklevel=6)
         widths = zip(parts, self._widths_out(), strict=True)

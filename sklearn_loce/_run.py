@@ -152,8 +152,8 @@ class Result:
         What ``finish`` gave for each row; ``None`` where it failed.
     failures : dict of {int: Failure}
         By row.
-    n_iter : ndarray of shape (n_layers,), float32, or None
-        Most iterations of a row, where a solver tells them; NaN if none was optimised.
+    n_iter : ndarray of shape (n_layers,), int, or None
+        Most iterations of a row, where a solver tells them.
     """
 
     vectors: np.ndarray

@@ -298,13 +298,10 @@ class LoCETransformer(TransformerMixin, ProjectingEmbedder):
         """
         preview, identity = self._look_up_layers(X)
         result = self._run_over(as_samples(X), identity, preview=preview)
-        self.n_iter_ = self._most_iterations(result)
+        self.n_iter_ = result.n_iter
+        if self.n_iter_ is None:  # AdamW makes as many as it is told
+            self.n_iter_ = np.full(len(self.layers_), self._method()["settings"].max_iter)
         return result.vectors
-
-    def _most_iterations(self, result):
-        if result.n_iter is None:  # AdamW makes as many as it is told
-            return np.full(len(self.layers_), self._method()["settings"].max_iter)
-        return np.nan_to_num(result.n_iter).astype(int)
 
     def transform(self, X):
         """Optimise one LoCE per row, or take it from the store.

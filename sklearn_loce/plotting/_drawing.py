@@ -5,7 +5,7 @@ from textwrap import wrap
 
 import numpy as np
 
-from ._names import literal
+from ._names import count_letters, literal
 from ._style import COLOURS, FONT_SIZE, SMALL_FONT_SIZE, merge_style
 from ._tiles import trace_outline
 
@@ -15,7 +15,6 @@ NEUTRAL = {"edgecolor": "#333333", "linestyle": "-", "linewidth": 1.8}
 MARKS = {True: "✓", False: "✗", None: ""}
 
 _OUTLINE, _RIM = 0.65, 0.75  # points
-_EM = 0.56  # mean width of a letter over the font's size
 
 
 def show_tile(ax, picture, **image_kw):
@@ -106,8 +105,7 @@ def fit_text(ax, text, *, size=SMALL_FONT_SIZE, n_lines=2, n_tiles=1):
     -------
     str
     """
-    points = ax.get_window_extent().width / ax.figure.dpi * 72
-    n_letters = max(4, int(n_tiles * points / (_EM * size)))
+    n_letters = max(4, int(n_tiles * count_letters(ax, size)))
     # Long names seldom have spaces; behind these signs they may be broken.
     breakable = re.sub(r"([_/])", "\\1\v", str(text))
     lines = wrap(breakable, n_letters, replace_whitespace=False)

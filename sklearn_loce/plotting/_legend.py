@@ -3,15 +3,15 @@
 from ._names import literal, shorten
 
 
-def add_legend(ax, handles=None, **kwargs):
+def add_legend(ax, handles, **kwargs):
     """Put a legend below axes, in as many columns as have room.
 
     Parameters
     ----------
     ax : matplotlib Axes
         Axes with labelled artists.
-    handles : list of artists, default=None
-        What to name; None means all artists of `ax` that have a label without a leading "_".
+    handles : list of artists
+        What to name, by their labels.
     **kwargs : dict
         Passed to :meth:`matplotlib.axes.Axes.legend`.
 
@@ -24,8 +24,8 @@ def add_legend(ax, handles=None, **kwargs):
     >>> import matplotlib.pyplot as plt
     >>> from sklearn_loce.plotting._legend import add_legend
     >>> figure, ax = plt.subplots()
-    >>> _ = ax.plot([0, 1], label="car")
-    >>> [text.get_text() for text in add_legend(ax).get_texts()]
+    >>> lines = ax.plot([0, 1], label="car")
+    >>> [text.get_text() for text in add_legend(ax, lines).get_texts()]
     ['car']
     >>> plt.close(figure)
     """
@@ -33,7 +33,6 @@ def add_legend(ax, handles=None, **kwargs):
     from matplotlib.font_manager import FontProperties
     from matplotlib.transforms import ScaledTranslation
 
-    handles = ax.get_legend_handles_labels()[0] if handles is None else handles
     width, below = _room(ax)
     # In points, as the axes become smaller with the legend, and their names do not.
     shift = ScaledTranslation(0, -below / 72, ax.figure.dpi_scale_trans)

@@ -31,6 +31,22 @@ def literal(name):
     return str(name).replace("$", r"\$")
 
 
+def count_letters(ax, size):
+    """Tell how many letters axes are wide.
+
+    Parameters
+    ----------
+    ax : matplotlib Axes
+    size : float
+        Of the font, in points.
+
+    Returns
+    -------
+    float
+    """
+    return ax.get_window_extent().width * 72 / ax.figure.dpi / (_EM * size)
+
+
 def fit_names(ax, names):
     """Write names so that what they name keeps its room.
 
@@ -45,8 +61,7 @@ def fit_names(ax, names):
     list of str
         As matplotlib is to draw them; see :func:`shorten` for what is left out.
     """
-    points = ax.get_window_extent().width * 72 / ax.figure.dpi
-    most = max(_FEWEST, int(_SHARE * points / (_EM * SMALL_FONT_SIZE)))
+    most = max(_FEWEST, int(_SHARE * count_letters(ax, SMALL_FONT_SIZE)))
     return [literal(name) for name in shorten(names, most)]
 
 
