@@ -7,7 +7,8 @@ from functools import wraps
 from threading import Lock
 from unittest.mock import patch
 
-from sklearn_loce import _embedding, _stream
+from sklearn_loce._embedding import stream as _stream
+from sklearn_loce._embedding import worker as _embedding
 
 # What is timed: the name of the part, and the function where its caller looks it up.
 PARTS = (

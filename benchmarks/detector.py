@@ -13,7 +13,7 @@ import torch
 from torchvision.models.detection import fasterrcnn_resnet50_fpn
 
 from sklearn_loce import LoCETransformer, TorchModel
-from sklearn_loce._stream import one_thread
+from sklearn_loce._embedding.stream import one_thread
 
 LAYERS = ("backbone.body.layer1", "backbone.body.layer3", "backbone.fpn.layer_blocks.0")
 SIZE = (480, 640)

@@ -10,7 +10,7 @@ from torch.nn import functional
 from benchmarks.inputs import MASK_SIZE, N_STEPS, SETTINGS, draw, targets_of, zeros
 from benchmarks.measure import in_turn, threads
 from benchmarks.report import Column, Section, Table
-from sklearn_loce._optimization import solve_rows
+from sklearn_loce._solvers.optimize import solve_rows
 
 _TEXT = """\
 The floor is what no solver of this kind can leave out: 50 times, for every sample, one sigmoid

@@ -9,8 +9,8 @@ from benchmarks.inputs import MASK_SIZE, N_STEPS, SETTINGS, draw, targets_of, ze
 from benchmarks.measure import in_turn, seconds
 from benchmarks.report import Column, Section, Table
 from sklearn_loce import optimize_loces
-from sklearn_loce._adamw_torch import Recorder
-from sklearn_loce._optimization import solve_rows
+from sklearn_loce._solvers.adamw import Recorder
+from sklearn_loce._solvers.optimize import solve_rows
 
 _TITLE = "GPU"
 _TEXT = """\

@@ -15,7 +15,7 @@ from benchmarks.inputs import SETTINGS, draw, targets_of, zeros
 from benchmarks.measure import has_memory_counters, in_own_process, in_turn, peak_memory, slope
 from benchmarks.report import Column, Section, Table
 from sklearn_loce import LoCETransformer, TorchModel
-from sklearn_loce._optimization import solve_rows
+from sklearn_loce._solvers.optimize import solve_rows
 
 SIZE = (240, 320)
 _N_FILES = 16  # of different content; the others are links to them

@@ -8,8 +8,8 @@ import torch
 from torch.nn import functional
 
 from benchmarks.segmentation import SHARED, WEIGHTS
-from sklearn_loce._masks import resize_masks
-from sklearn_loce._optimization import OBJECTIVES, Settings
+from sklearn_loce._samples.masks import resize_masks
+from sklearn_loce._solvers.optimize import OBJECTIVES, Settings
 
 MASK_SIZE = (100, 100)
 N_STEPS = 50

@@ -27,9 +27,9 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision.models import mobilenet_v3_large
 
 from sklearn_loce import LoCETransformer, TorchModel
-from sklearn_loce._embedding import Job
-from sklearn_loce._samples import group_by_image, read_rows
-from sklearn_loce._stream import _read_ahead
+from sklearn_loce._embedding.stream import _read_ahead
+from sklearn_loce._embedding.worker import Job
+from sklearn_loce._samples.table import group_by_image, read_rows
 
 LAYERS = ["features.4", "features.7", "features.10", "features.13"]
 SETTINGS = {"n_neighbors": [1, 3, 5]}

@@ -11,7 +11,7 @@ from benchmarks.measure import in_turn, median_ratio
 from benchmarks.plain import plain_loces
 from benchmarks.report import Column, Section, Table
 from sklearn_loce import optimize_loces
-from sklearn_loce._optimization import solve_rows
+from sklearn_loce._solvers.optimize import solve_rows
 
 CONCEPTS_PER_IMAGE = 11
 _CHECKED = 4  # samples that are compared with the plain formulation in float64

@@ -10,15 +10,15 @@ from importlib import import_module
 __version__ = "0.1.0.dev0"
 
 _HOMES = {
-    "ActivationExtractor": "_activations",
-    "JoinedLayers": "_joined",
+    "ActivationExtractor": "_network.extract",
+    "JoinedLayers": "_network.joined",
     "LoCETransformer": "_transformer",
     "MaskedMeanTransformer": "_mean_transformer",
-    "RowStore": "_row_store",
-    "TorchModel": "_model",
-    "list_layers": "_activations",
-    "optimize_loces": "_optimization",
-    "project_loces": "_optimization",
+    "RowStore": "_store.sqlite",
+    "TorchModel": "_network.handle",
+    "list_layers": "_network.extract",
+    "optimize_loces": "_solvers.optimize",
+    "project_loces": "_solvers.optimize",
 }
 _SUBMODULES = (
     "cluster",

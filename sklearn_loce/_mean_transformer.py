@@ -10,11 +10,11 @@ from sklearn.utils.validation import check_is_fitted
 from torch import nn
 from torchvision.models import WeightsEnum
 
-from ._cache import MemoryStore, RowStore
-from ._embedder import RowEmbedder
-from ._masked_mean import MaskedMean
-from ._model import TorchModel
-from ._samples import as_samples
+from ._base import RowEmbedder
+from ._network.handle import TorchModel
+from ._samples.table import as_samples
+from ._solvers.masked_mean import MaskedMean
+from ._store.memory import MemoryStore, RowStore
 
 
 class MaskedMeanTransformer(TransformerMixin, RowEmbedder):

@@ -4,13 +4,13 @@ import numpy as np
 import pandas as pd
 from sklearn.utils.validation import check_is_fitted
 
-from ._embedder import RowEmbedder
-from ._masks import check_mask_size
-from ._measure import Draw, Measure
-from ._objectives import make_settings
-from ._optimization import initial_vector
-from ._ridge import FACTS, KINDS, N_ITER
-from ._samples import as_samples
+from ._base import RowEmbedder
+from ._embedding.measure import Draw, Measure
+from ._samples.masks import check_mask_size
+from ._samples.table import as_samples
+from ._solvers.objectives import make_settings
+from ._solvers.optimize import initial_vector
+from ._solvers.ridge import FACTS, KINDS, N_ITER
 
 
 class ProjectingEmbedder(RowEmbedder):

@@ -11,13 +11,13 @@ from sklearn.utils.validation import check_is_fitted
 from torch import nn
 from torchvision.models import WeightsEnum
 
-from ._cache import MemoryStore, RowStore
-from ._masks import MASK_RESIZE
-from ._model import TorchModel
-from ._objectives import ALL_OBJECTIVES, SOLVERS
-from ._optimization import INITS
+from ._network.handle import TorchModel
 from ._projecting import ProjectingEmbedder
-from ._samples import as_samples
+from ._samples.masks import MASK_RESIZE
+from ._samples.table import as_samples
+from ._solvers.objectives import ALL_OBJECTIVES, SOLVERS
+from ._solvers.optimize import INITS
+from ._store.memory import MemoryStore, RowStore
 
 
 class LoCETransformer(TransformerMixin, ProjectingEmbedder):

@@ -13,8 +13,8 @@ from sklearn.utils import check_consistent_length
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from .metrics._distances import RESOLUTION, unit_rows
-from .metrics._validation import check_range, encode_concepts
+from ._distances import RESOLUTION, unit_rows
+from ._validation import check_range, encode_concepts
 
 __all__ = ["ConceptAgglomerative"]
 

@@ -12,7 +12,7 @@ from sklearn.utils import check_consistent_length
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from .metrics._validation import check_range, encode_concepts
+from ._validation import check_range, encode_concepts
 
 __all__ = ["ConceptGaussianMixture"]
 

@@ -34,8 +34,8 @@ from sklearn.utils import check_consistent_length
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from .metrics._distances import RowDistances, sums_within_concept
-from .metrics._validation import encode_concepts
+from ._distances import RowDistances, sums_within_concept
+from ._validation import encode_concepts
 
 __all__ = ["ConceptOutlierDetector"]
 

@@ -15,7 +15,8 @@ import torch
 from hypothesis import HealthCheck, settings
 from torch import nn
 
-from sklearn_loce import TorchModel, _run
+from sklearn_loce import TorchModel
+from sklearn_loce._embedding import run as _run
 from sklearn_loce.datasets import load_coco
 
 # The same examples in every run, however slow the machine: who changes code should see what it did.

@@ -17,7 +17,7 @@ from torchvision.models import ResNet18_Weights
 from torchvision.transforms import v2
 
 from sklearn_loce import TorchModel
-from sklearn_loce._fingerprint import digest, model_digest
+from sklearn_loce._store.fingerprint import digest, model_digest
 
 MEAN = [0.4, 0.5, 0.6]
 LOCK = threading.Lock()

@@ -3,7 +3,7 @@
 import numpy as np
 
 from sklearn_loce import RowStore
-from sklearn_loce._cache import Context, source_digest
+from sklearn_loce._store.memory import Context, source_digest
 
 SETTINGS = {
     "objective": "net2vec",

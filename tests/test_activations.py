@@ -3,7 +3,7 @@ import torch
 from torch import nn
 
 from sklearn_loce import ActivationExtractor, TorchModel, list_layers
-from sklearn_loce._trace import Trace
+from sklearn_loce._network.trace import Trace
 from sklearn_loce.exceptions import LayoutError
 
 from .conftest import make_small_network

@@ -9,9 +9,9 @@ from torchvision import models
 from torchvision.models import detection
 
 from sklearn_loce import ActivationExtractor, LoCETransformer, TorchModel, list_layers
-from sklearn_loce._adapters import adapter_of
-from sklearn_loce._families import only_size, trained_size
-from sklearn_loce._preprocessing import View, make_transform, make_view
+from sklearn_loce._network.adapters import adapter_of
+from sklearn_loce._network.families import only_size, trained_size
+from sklearn_loce._network.preprocess import View, make_transform, make_view
 from sklearn_loce.exceptions import LayoutError
 
 from .conftest import make_small_network

@@ -7,7 +7,7 @@ from PIL import Image, ImageDraw
 from pycocotools import mask as coco_mask
 from sklearn.utils import Bunch
 
-from sklearn_loce._masks import read_mask
+from sklearn_loce._samples.masks import read_mask
 from sklearn_loce.datasets import load_coco
 
 SIZE = 40, 60

@@ -15,8 +15,8 @@ from sklearn_loce import (
     optimize_loces,
     project_loces,
 )
-from sklearn_loce._masked_mean import cover
-from sklearn_loce._masks import read_mask
+from sklearn_loce._samples.masks import read_mask
+from sklearn_loce._solvers.masked_mean import cover
 from sklearn_loce.datasets import load_scene_model, make_scenes
 from sklearn_loce.segmentation import ConceptSegmenter, Net2VecSegmenter
 

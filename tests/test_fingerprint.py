@@ -26,8 +26,10 @@ from pycocotools import mask as coco_mask
 from torch import nn
 from torchvision.transforms import v2
 
-from sklearn_loce import TorchModel, _canonical, _fingerprint
-from sklearn_loce._fingerprint import (
+from sklearn_loce import TorchModel
+from sklearn_loce._store import canonical as _canonical
+from sklearn_loce._store import fingerprint as _fingerprint
+from sklearn_loce._store.fingerprint import (
     digest,
     file_digest,
     image_digest,

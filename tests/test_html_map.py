@@ -13,8 +13,9 @@ from matplotlib.path import Path as Outline
 from PIL import Image
 from scipy import ndimage
 
-from sklearn_loce import LoCETransformer, TorchModel, _samples, plotting
-from sklearn_loce._masks import read_mask
+from sklearn_loce import LoCETransformer, TorchModel, plotting
+from sklearn_loce._samples import table as _samples
+from sklearn_loce._samples.masks import read_mask
 from sklearn_loce.datasets import load_scene_model, make_scenes
 from sklearn_loce.plotting import to_html
 from sklearn_loce.plotting._html_page import SCRIPTS

@@ -25,8 +25,8 @@ from sklearn_loce import (
     list_layers,
     optimize_loces,
 )
-from sklearn_loce._fingerprint import digest, model_digest
-from sklearn_loce._preprocessing import make_transform, make_view
+from sklearn_loce._network.preprocess import make_transform, make_view
+from sklearn_loce._store.fingerprint import digest, model_digest
 from sklearn_loce.exceptions import LayoutError
 
 from .conftest import make_small_network

@@ -5,9 +5,9 @@ from torchvision import models, ops
 from torchvision.models import maxvit
 
 from sklearn_loce import ActivationExtractor, list_layers
-from sklearn_loce._families import layer_facts
-from sklearn_loce._layouts import find_reading, token_grids
-from sklearn_loce._trace import Trace
+from sklearn_loce._network.families import layer_facts
+from sklearn_loce._network.grids import find_reading, token_grids
+from sklearn_loce._network.trace import Trace
 from sklearn_loce.exceptions import LayoutError
 
 SIZES = (

@@ -6,7 +6,12 @@ from pycocotools import mask as coco_mask
 from skimage.transform import resize as skimage_resize
 from torch.nn import functional
 
-from sklearn_loce._masks import compress_rle, intersection_over_union, read_mask, resize_masks
+from sklearn_loce._samples.masks import (
+    compress_rle,
+    intersection_over_union,
+    read_mask,
+    resize_masks,
+)
 
 RNG = np.random.default_rng(0)
 

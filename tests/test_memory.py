@@ -26,10 +26,13 @@ from sklearn.neighbors import KNeighborsClassifier
 from sklearn.pipeline import make_pipeline
 from torchvision.transforms import v2
 
-from sklearn_loce import MaskedMeanTransformer, RowStore, TorchModel, _embedding, _run, _stream
-from sklearn_loce._activations import ActivationExtractor
-from sklearn_loce._cache import MemoryStore
-from sklearn_loce._samples import object_array
+from sklearn_loce import MaskedMeanTransformer, RowStore, TorchModel
+from sklearn_loce._embedding import run as _run
+from sklearn_loce._embedding import stream as _stream
+from sklearn_loce._embedding import worker as _embedding
+from sklearn_loce._network.extract import ActivationExtractor
+from sklearn_loce._samples.table import object_array
+from sklearn_loce._store.memory import MemoryStore
 from sklearn_loce.exceptions import FailedRowsError, StoreError
 
 from .counting import LAYERS, Counting, build_counting, draw_table, make_loce, write_images

@@ -7,7 +7,7 @@ from sklearn.base import clone
 from torch import nn
 
 from sklearn_loce import TorchModel
-from sklearn_loce._model import evaluating, resolve_device
+from sklearn_loce._network.handle import evaluating, resolve_device
 
 from .conftest import make_small_network
 

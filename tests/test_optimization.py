@@ -6,11 +6,11 @@ from torch.nn import functional
 
 from benchmarks.plain import plain_loces, plain_loss
 from sklearn_loce import ActivationExtractor, optimize_loces, project_loces
-from sklearn_loce._bilinear import bilinear_matrix
-from sklearn_loce._masks import resize_masks
-from sklearn_loce._optimization import OBJECTIVES, Settings, losses, solve_rows
-from sklearn_loce._preprocessing import make_transform, make_view
-from sklearn_loce._samples import read_rows
+from sklearn_loce._network.preprocess import make_transform, make_view
+from sklearn_loce._samples.masks import resize_masks
+from sklearn_loce._samples.table import read_rows
+from sklearn_loce._solvers.bilinear import bilinear_matrix
+from sklearn_loce._solvers.optimize import OBJECTIVES, Settings, losses, solve_rows
 
 
 def _planted(n_samples, n_channels, height, width, seed=0):

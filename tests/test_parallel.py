@@ -14,7 +14,8 @@ from sklearn.base import clone
 from torch import nn
 from torchvision.models import mobilenet_v3_large
 
-from sklearn_loce import RowStore, TorchModel, _parallel
+from sklearn_loce import RowStore, TorchModel
+from sklearn_loce._embedding import parallel as _parallel
 from sklearn_loce.exceptions import FailedRowsError
 
 from .counting import Counting, build_counting, draw_table, make_loce, write_images
@@ -324,8 +325,8 @@ def test_errors_that_do_not_travel_become_plain_ones():
         def __init__(self, a, b):
             super().__init__("odd")
 
-    from sklearn_loce._embedding import Outcome
-    from sklearn_loce._stream import Failure
+    from sklearn_loce._embedding.stream import Failure
+    from sklearn_loce._embedding.worker import Outcome
 
     outcome = _parallel._portable(Outcome(0, failure=Failure(0, "row 0", OddError(1, 2))))
     assert type(outcome.failure.error) is RuntimeError

@@ -10,7 +10,7 @@ from torchvision import models
 from torchvision.models import detection, segmentation
 from torchvision.transforms import v2
 
-from sklearn_loce import _preprocessing
+from sklearn_loce._network import preprocess as _preprocessing
 
 from .planted import (
     NORMALIZE,

@@ -7,8 +7,8 @@ import torch
 from torchvision.transforms import v2
 
 from sklearn_loce import ActivationExtractor
-from sklearn_loce._families import layer_facts
-from sklearn_loce._preprocessing import make_transform, make_view
+from sklearn_loce._network.families import layer_facts
+from sklearn_loce._network.preprocess import make_transform, make_view
 from sklearn_loce.exceptions import LayoutError
 
 from .planted import (

@@ -12,7 +12,7 @@ from matplotlib.colors import to_hex
 from PIL import Image
 from pycocotools import mask as coco_mask
 
-from sklearn_loce import _samples
+from sklearn_loce._samples import table as _samples
 from sklearn_loce.plotting import _drawing
 from sklearn_loce.plotting._drawing import draw_frame, draw_outline, fit_text, format_number
 from sklearn_loce.plotting._grid import Layout, open_grid

@@ -5,7 +5,7 @@ from torch import nn
 from torchvision import models, transforms, tv_tensors
 from torchvision.transforms import v2
 
-from sklearn_loce._preprocessing import JointTransform, make_transform, make_view
+from sklearn_loce._network.preprocess import JointTransform, make_transform, make_view
 
 
 def _scene(height, width, top, left, size=12):

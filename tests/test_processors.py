@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from sklearn_loce._preprocessing import make_transform, make_view
-from sklearn_loce._processors import ProcessorTransform
+from sklearn_loce._network.preprocess import make_transform, make_view
+from sklearn_loce._network.processors import ProcessorTransform
 
 from .planted import PLACES, plant
 

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import torch
 
-from sklearn_loce import _adamw_torch
-from sklearn_loce._adamw_torch import _CHUNK, Recorder, Recording
-from sklearn_loce._bilinear import bilinear_matrix
-from sklearn_loce._optimization import OBJECTIVES, Settings, solve_rows
+from sklearn_loce._solvers import adamw as _adamw_torch
+from sklearn_loce._solvers.adamw import _CHUNK, Recorder, Recording
+from sklearn_loce._solvers.bilinear import bilinear_matrix
+from sklearn_loce._solvers.optimize import OBJECTIVES, Settings, solve_rows
 
 
 class Stream:

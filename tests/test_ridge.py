@@ -8,12 +8,12 @@ from sklearn.linear_model import LogisticRegression
 from torch.nn import functional
 
 from sklearn_loce import LoCETransformer, optimize_loces, project_loces
-from sklearn_loce._lbfgs_torch import Pixels, root_mean_squares
-from sklearn_loce._masks import resize_masks
-from sklearn_loce._measure import _logits, best_intercept
-from sklearn_loce._objectives import make_settings
-from sklearn_loce._optimization import solve_rows
-from sklearn_loce._ridge import KINDS, redrawing_bias
+from sklearn_loce._embedding.measure import _logits, best_intercept
+from sklearn_loce._samples.masks import resize_masks
+from sklearn_loce._solvers.lbfgs import Pixels, root_mean_squares
+from sklearn_loce._solvers.objectives import make_settings
+from sklearn_loce._solvers.optimize import solve_rows
+from sklearn_loce._solvers.ridge import KINDS, redrawing_bias
 
 SIZE = (100, 100)
 

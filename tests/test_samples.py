@@ -6,8 +6,8 @@ import pytest
 import torch
 from PIL import Image
 
-from sklearn_loce._masks import read_mask
-from sklearn_loce._samples import (
+from sklearn_loce._samples.masks import read_mask
+from sklearn_loce._samples.table import (
     as_samples,
     check_rows,
     group_by_image,

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from numba import njit
 
-from sklearn_loce import _simd
-from sklearn_loce._adamw_steps import _exp_minus_abs, _sign
-from sklearn_loce._simd import (
+from sklearn_loce._solvers.compiled import simd as _simd
+from sklearn_loce._solvers.compiled.adamw_steps import _exp_minus_abs, _sign
+from sklearn_loce._solvers.compiled.simd import (
     LANES,
     aligned_zeros,
     floor,
@@ -109,8 +109,8 @@ _ON_ANOTHER_PROCESSOR = """
 import numpy as np, torch
 from benchmarks.plain import plain_loces
 from sklearn_loce import optimize_loces
-from sklearn_loce._masks import resize_masks
-from sklearn_loce._simd import LANES
+from sklearn_loce._samples.masks import resize_masks
+from sklearn_loce._solvers.compiled.simd import LANES
 
 generator = torch.Generator().manual_seed(0)
 activations = torch.randn(2, 21, 9, 13, generator=generator)

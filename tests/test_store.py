@@ -28,9 +28,11 @@ from sklearn.base import clone
 from torch import nn
 
 import sklearn_loce
-from sklearn_loce import LoCETransformer, RowStore, TorchModel, _row_store, _rows_file
-from sklearn_loce._cache import Context, MemoryStore, source_digest
-from sklearn_loce._fingerprint import model_digest
+from sklearn_loce import LoCETransformer, RowStore, TorchModel
+from sklearn_loce._store import file as _rows_file
+from sklearn_loce._store import sqlite as _row_store
+from sklearn_loce._store.fingerprint import model_digest
+from sklearn_loce._store.memory import Context, MemoryStore, source_digest
 from sklearn_loce.exceptions import StoreError
 
 from .rows import SETTINGS, make_context, make_rows, sample, vector_of, write_rows

@@ -8,7 +8,7 @@ import numpy as np
 from pycocotools import mask as coco_mask
 from sklearn.utils._param_validation import StrOptions, validate_params
 
-from .._masks import check_n_pixels, compress_rle, rle_size
+from .._samples.masks import check_n_pixels, compress_rle, rle_size
 from ._shapes import SHAPES
 from ._table import TABLE_CONSTRAINTS, as_bunch, choose, locate, make_frame, make_row
 

@@ -10,7 +10,7 @@ from PIL import Image
 from sklearn.utils._param_validation import Interval, validate_params
 from xxhash import xxh3_128
 
-from .._samples import (
+from .._samples.table import (
     as_samples,
     check_rows,
     group_by_image,

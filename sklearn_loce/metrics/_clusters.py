@@ -6,7 +6,7 @@ from sklearn.metrics.cluster import contingency_matrix
 from sklearn.utils import check_consistent_length, get_tags
 from sklearn.utils._param_validation import validate_params
 
-from ._validation import encode_concepts
+from .._validation import encode_concepts
 
 # What clusterers and mixtures of scikit-learn and of this package call a row without a cluster.
 NOISE = -1

@@ -9,10 +9,10 @@ import pandas as pd
 from sklearn.utils import check_array, check_consistent_length, check_random_state
 from sklearn.utils._param_validation import HasMethods, Interval, validate_params
 
+from .._validation import encode_concepts
 from ._clusters import fit_clusters, purity_score
 from ._retrieval import precision_at_k
 from ._scorers import finite_separation, n_clusters
-from ._validation import encode_concepts
 
 
 @validate_params(

@@ -9,10 +9,10 @@ from sklearn.base import clone
 from sklearn.utils import check_consistent_length
 from sklearn.utils._param_validation import HasMethods, Interval, validate_params
 
+from .._distances import sums_within_concept
+from .._validation import check_embeddings, encode_concepts, uniform_labels
 from ._clusters import NOISE, count_concepts, fit_clusters
-from ._distances import sums_within_concept
 from ._separation import overlap_ratio, pairwise_separation, pairwise_silhouette
-from ._validation import check_embeddings, encode_concepts, uniform_labels
 
 _LABELS = ["array-like", HasMethods("fit_predict")]
 

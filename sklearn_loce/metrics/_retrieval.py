@@ -5,8 +5,8 @@ from numbers import Integral
 import numpy as np
 from sklearn.utils._param_validation import Interval, StrOptions, validate_params
 
-from ._distances import RowDistances, nearest_rows
-from ._validation import average_concepts, check_embeddings
+from .._distances import RowDistances, nearest_rows
+from .._validation import average_concepts, check_embeddings
 
 _PARAMETERS = {
     "X": ["array-like"],

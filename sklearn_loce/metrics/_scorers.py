@@ -7,10 +7,10 @@ import numpy as np
 from sklearn.base import is_clusterer
 from sklearn.metrics import silhouette_score
 
+from .._validation import check_embeddings
 from ._clusters import NOISE, penalized_purity_score, purity_score
 from ._retrieval import mean_average_precision_at_k, precision_at_k, r_precision
 from ._separation import category_separation
-from ._validation import check_embeddings
 
 
 class ConceptScorer:

@@ -6,15 +6,15 @@ from numbers import Real
 import numpy as np
 from sklearn.utils._param_validation import Interval, StrOptions, validate_params
 
-from ._distances import (
+from .._distances import (
     RowDistances,
     extremes_by_concept,
     sums_by_concept,
     sums_within_concept,
     tie_tolerance,
 )
+from .._validation import average_concepts, check_embeddings
 from ._quantiles import quantile_between, quantile_within
-from ._validation import average_concepts, check_embeddings
 
 # The reference divides by the largest distance plus this, so that duplicates divide by no zero.
 REFERENCE_EPSILON = 1e-6

@@ -6,8 +6,8 @@ import numpy as np
 from sklearn.utils._param_validation import Interval, validate_params
 from sklearn.utils.validation import check_is_fitted
 
+from .._validation import uniform_labels
 from ..metrics import cluster_composition
-from ..metrics._validation import uniform_labels
 from ..outliers import ConceptOutlierDetector
 from ._drawing import draw_outline, fit_text, show_tile, write_heading
 from ._grid import Layout, open_grid

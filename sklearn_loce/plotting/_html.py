@@ -10,7 +10,7 @@ from sklearn.neighbors import NearestNeighbors
 from sklearn.utils import check_array, column_or_1d
 from sklearn.utils._param_validation import HasMethods, Interval, StrOptions, validate_params
 
-from .._samples import as_samples, image_key
+from .._samples.table import as_samples, image_key
 from ._html_page import (
     BOKEH_MARKERS,
     as_text,

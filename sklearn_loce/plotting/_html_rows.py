@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 import numpy as np
 from PIL import Image
 
-from .._masks import intersection_over_union
-from .._samples import group_by_image, part_of, read_rows
+from .._samples.masks import intersection_over_union
+from .._samples.table import group_by_image, part_of, read_rows
 from ._tiles import make_tile, trace_outline
 
 QUALITY = 70  # of WebP, where artefacts begin to show at twice the size

@@ -3,8 +3,8 @@
 import numpy as np
 from sklearn.utils.validation import check_array
 
-from .._samples import as_samples
-from ..metrics._validation import uniform_labels
+from .._samples.table import as_samples
+from .._validation import uniform_labels
 
 
 def check_inputs(embeddings, samples, y):

@@ -3,7 +3,7 @@
 import numpy as np
 from sklearn.utils._param_validation import StrOptions, validate_params
 
-from .._samples import as_samples, part_of, read_rows
+from .._samples.table import as_samples, part_of, read_rows
 from ..metrics import mask_iou
 from ._drawing import draw_outline, fit_text, show_tile
 from ._grid import Layout, open_grid

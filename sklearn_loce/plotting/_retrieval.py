@@ -5,7 +5,7 @@ from numbers import Integral
 import numpy as np
 from sklearn.utils._param_validation import Interval, validate_params
 
-from ..metrics._distances import RowDistances, tie_tolerance
+from .._distances import RowDistances, tie_tolerance
 from ._drawing import (
     MARKS,
     NEUTRAL,

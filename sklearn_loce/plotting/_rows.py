@@ -3,8 +3,8 @@
 import numpy as np
 from sklearn.utils import check_array, check_consistent_length
 
+from .._validation import uniform_labels
 from ..metrics._scorers import Responses
-from ..metrics._validation import uniform_labels
 
 
 def embed(estimator, X):

@@ -6,7 +6,7 @@ from numbers import Integral
 import numpy as np
 from PIL import Image
 
-from .._samples import as_samples, group_by_image, part_of, read_rows
+from .._samples.table import as_samples, group_by_image, part_of, read_rows
 
 # Pixels of a tile's longer side: 1.1 inches at 233 dots per inch.
 TILE_SIZE = 256

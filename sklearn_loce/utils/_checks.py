@@ -12,8 +12,8 @@ from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
 from torch import nn
 
-from .._model import TorchModel, as_module, device_of, fingerprint
-from .._samples import object_array, read_image
+from .._network.handle import TorchModel, as_module, device_of, fingerprint
+from .._samples.table import object_array, read_image
 
 
 def fit_clone(estimator, samples):

@@ -13,7 +13,7 @@ import pandas as pd
 from sklearn.base import clone
 from sklearn.utils._param_validation import StrOptions, validate_params
 
-from .._samples import as_samples
+from .._samples.table import as_samples
 from ._checks import COMMON_CHECKS, TRANSFORMER_CHECKS, inner_prefix
 from ._segmenter_checks import SEGMENTER_CHECKS
 

@@ -1,0 +1,1 @@
+"""The network: its handle, its layers, and what it sees of an image."""

@@ -1,0 +1,323 @@
+"""Joint geometry of image and masks: from pixels to what the network sees, and back."""
+
+from collections.abc import Callable
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn import functional
+from torchvision import tv_tensors
+from torchvision.models import WeightsEnum
+from torchvision.transforms import v2
+from xxhash import xxh3_64
+
+from .families import only_size
+from .handle import as_module, innermost
+from .processors import ProcessorError, ProcessorTransform, is_image_processor
+
+_SCALE = v2.ToDtype(torch.float32, scale=True)
+# Transforms that treat every pixel alike and draw nothing: places need not be measured.
+_POINTWISE = (v2.Identity, v2.ToImage, v2.ToDtype, v2.Normalize)
+
+
+@dataclass(frozen=True)
+class View:
+    """An image and its masks as the network sees them.
+
+    Parameters
+    ----------
+    image : Tensor of shape (3, height, width), float32
+    masks : ndarray of shape (n_masks, mask_height, mask_width), bool
+        Over the same field of view, but not necessarily with as many pixels.
+    original_size : tuple of int
+        (height, width) of the image before preprocessing.
+    full_frame : bool
+        Whether ``image`` shows the original from edge to edge, upright.
+    affine : ndarray of shape (2, 3) or None
+        Takes a position (row, column) in the original to one in ``image``, both as shares of the
+        side. ``None`` where it is not needed, or where no affine map does that.
+    shown : Tensor of shape (height, width), bool, or None
+        Which pixels of ``image`` are image and not padding; ``None`` where all are.
+    random : bool
+        Whether the transform drew random numbers.
+    """
+
+    image: torch.Tensor
+    masks: np.ndarray
+    original_size: tuple
+    full_frame: bool = True
+    affine: np.ndarray | None = None
+    shown: torch.Tensor | None = None
+    random: bool = False
+
+    def within(self, frame):
+        """Give the view of a network that pads the image, below and on the right, inside.
+
+        Parameters
+        ----------
+        frame : Frame
+
+        Returns
+        -------
+        View
+            Its masks and ``affine`` are over the whole frame; a network that only resizes leaves
+            both as they are, for they count in shares of the sides.
+        """
+        if frame.content == frame.size:
+            return self
+        share = np.divide(frame.content, frame.size)
+        missing = np.rint(self.masks.shape[1:] / share).astype(int) - self.masks.shape[1:]
+        masks = np.pad(self.masks, [(0, 0), *((0, n) for n in missing)])
+        affine = np.eye(2, 3) if self.full_frame else self.affine
+        affine = None if affine is None else share[:, None] * affine
+        return replace(self, masks=masks, full_frame=False, affine=affine)
+
+    def to_original(self, maps):
+        """Bring maps over the network's view, (n, H, W), to the original image's pixels."""
+        if self.full_frame:
+            size = self.original_size
+            return functional.interpolate(maps[None], size=size, mode="bilinear")[0]
+        if self.affine is None:
+            raise ValueError(
+                "preprocess moves pixels in a way that is not affine, so projections can't be "
+                "brought back to the image."
+            )
+        grid = torch.from_numpy(self._sampling_grid()).to(maps)
+        how = {"padding_mode": "border", "align_corners": False}
+        inside = (grid.abs() <= 1).all(-1)
+        return functional.grid_sample(maps[None], grid[None], **how)[0] * inside
+
+    def _sampling_grid(self):
+        rows, columns = ((np.arange(n) + 0.5) / n for n in self.original_size)
+        positions = np.stack(np.meshgrid(rows, columns, indexing="ij"), axis=-1)
+        seen = positions @ self.affine[:, :2].T + self.affine[:, 2]
+        # torch counts (x, y) from -1 to 1.
+        return 2 * seen[..., ::-1].astype(np.float32) - 1
+
+
+@dataclass(frozen=True)
+class JointTransform:
+    """What the parameter ``preprocess`` stands for.
+
+    Parameters
+    ----------
+    apply : callable
+        Takes and returns (image, masks); masks are two, the positions of pixels.
+    full_frame : bool
+        Whether it is known to keep the whole frame; otherwise that is measured.
+    """
+
+    apply: Callable
+    full_frame: bool
+
+
+def _call_class(preprocess):
+    """Make the preset that ``weights.transforms`` without parentheses stands for."""
+    kind = getattr(preprocess, "func", preprocess)
+    if issubclass(kind, WeightsEnum):
+        raise TypeError(f"preprocess={kind.__name__} must be a member of it, such as DEFAULT.")
+    return preprocess()
+
+
+def _without_crop(preset, size):
+    """Rebuild a torchvision preset with its size, mean and std, and without its centre crop."""
+    steps = [_SCALE]
+    size = preset.resize_size if size is None else size
+    if size is not None:
+        how = {"interpolation": preset.interpolation, "antialias": preset.antialias}
+        steps.insert(0, v2.Resize(size, **how))
+    return v2.Compose([*steps, v2.Normalize(preset.mean, preset.std)])
+
+
+def _only_size(model):
+    return None if model is None else only_size(innermost(as_module(model)))
+
+
+def _is_pointwise(preprocess):
+    """Say whether a transform is one of those, not a subclass, or composed of them."""
+    if type(preprocess) in (v2.Compose, nn.Sequential):
+        steps = getattr(preprocess, "transforms", preprocess)
+        return all(_is_pointwise(step) for step in steps)
+    return type(preprocess) in _POINTWISE
+
+
+def make_transform(preprocess, model=None):
+    """Turn the parameter ``preprocess`` into a joint transform of an image and its masks.
+
+    Parameters
+    ----------
+    preprocess : None, WeightsEnum, torchvision preset, Hugging Face image processor or callable
+    model : torch.nn.Module or TorchModel, default=None
+        For networks that take images of one size, presets and processors squash images to that.
+
+    Returns
+    -------
+    JointTransform
+
+    Raises
+    ------
+    ValueError
+        If a torchvision preset is for another task than single images.
+    """
+    if preprocess is None:
+        return JointTransform(_SCALE, full_frame=True)
+    if isinstance(preprocess, WeightsEnum):
+        preprocess = preprocess.transforms
+    if isinstance(getattr(preprocess, "func", preprocess), type):
+        preprocess = _call_class(preprocess)
+    if is_image_processor(preprocess):
+        return JointTransform(ProcessorTransform(preprocess, _only_size(model)), full_frame=False)
+    if not type(preprocess).__module__.startswith("torchvision.transforms._presets"):
+        return JointTransform(preprocess, full_frame=_is_pointwise(preprocess))
+    kind = type(preprocess).__name__
+    if kind == "ObjectDetection":
+        return JointTransform(_SCALE, full_frame=True)
+    if kind in ("ImageClassification", "SemanticSegmentation"):
+        return JointTransform(_without_crop(preprocess, _only_size(model)), full_frame=True)
+    raise ValueError(f"preprocess={kind} is not for single images; pass a transforms.v2 transform.")
+
+
+# Positions are counted from here, for what padding fills in is less. float32 has them exactly.
+_FIRST = 2**16
+_WIDE = (torch.float32, torch.float64, torch.int32, torch.int64)
+
+
+def _positions(height, width):
+    """Give every pixel its own (row, column), counted from ``_FIRST``."""
+    rows, columns = (torch.arange(_FIRST, _FIRST + n).float() for n in (height, width))
+    return torch.stack(torch.meshgrid(rows, columns, indexing="ij"))
+
+
+def _shown(positions):
+    """Say which pixels show the image; the others were filled in."""
+    return (positions > _FIRST - 0.5).all(0)
+
+
+def _fit_affine(positions, original_size):
+    """Fit the map from original to seen positions; ``None`` where no affine map does it."""
+    seen_size = positions.shape[1:]
+    inside = _shown(positions)
+    seen = (torch.nonzero(inside).double().numpy() + 0.5) / seen_size
+    original = (positions[:, inside].T.double().numpy() - _FIRST + 0.5) / original_size
+    design = np.column_stack([original, np.ones(len(original))])
+    solution, _, rank, _ = np.linalg.lstsq(design, seen, rcond=None)
+    error = np.abs(design @ solution - seen).max(0, initial=0) * seen_size
+    # Nearest-neighbour sampling puts a pixel at most one source pixel off, seen at its new size.
+    allowed = 1.5 + 1.5 * np.divide(seen_size, original_size)
+    return solution.T if rank == 3 and (error <= allowed).all() else None
+
+
+def _is_full_frame(positions, original_size):
+    """Say whether the positions are where a mere resize puts them, exactly."""
+    start, size = _positions(*original_size), positions.shape[1:]
+    if size == original_size:
+        return torch.equal(start, positions)
+    return any(
+        torch.equal(functional.interpolate(start[None], size=size, mode=mode)[0], positions)
+        for mode in ("nearest", "nearest-exact")
+    )
+
+
+def _call(transform, *parts):
+    """Call a transform, with an error that says whose fault it is."""
+    try:
+        return transform(*parts)
+    except ProcessorError:
+        raise
+    except Exception as error:
+        raise ValueError(
+            f"preprocess={transform!r} failed on an image with its masks: {error}. It must be a "
+            "torchvision.transforms.v2 transform, which moves images and masks together."
+        ) from error
+
+
+def _apply(transform, image, positions):
+    """Move image and positions together, as image and mask, and check that this happened."""
+    moved = _call(transform, tv_tensors.Image(image), tv_tensors.Mask(positions))
+    is_pair = isinstance(moved, tuple | list) and len(moved) == 2
+    if not is_pair or not all(isinstance(part, torch.Tensor) for part in moved):
+        raise ValueError(
+            f"preprocess={transform!r} must return the two tensors (image, masks), as the "
+            "transforms of torchvision.transforms.v2 do."
+        )
+    image, positions = (part.as_subclass(torch.Tensor) for part in moved)
+    if image.shape[0] != 3 or positions.shape != (2, *image.shape[-2:]):
+        raise ValueError(
+            f"preprocess={transform!r} must keep three channels, and image and masks at one size, "
+            f"but returned the shapes {tuple(image.shape)} and {tuple(positions.shape)}."
+        )
+    if positions.dtype not in _WIDE:
+        raise ValueError(
+            f"preprocess={transform!r} turns masks into {positions.dtype}, which can't hold the "
+            "positions of pixels that are sent through it as a mask. Leave the dtype of masks out."
+        )
+    return image, positions.float()
+
+
+def _look_up(masks, positions):
+    """Give the masks at the positions that pixels came from; what was filled in is no concept."""
+    shown = _shown(positions)
+    rows, columns = torch.where(shown, positions.round().long() - _FIRST, 0).numpy()
+    return masks[:, rows, columns] & shown.numpy()
+
+
+@contextmanager
+def _own_randomness(image, seed):
+    """Let random transforms depend on the image and a seed, not on what came before."""
+    digest = xxh3_64(str(seed).encode())
+    digest.update(np.ascontiguousarray(image))
+    before = torch.get_rng_state()
+    # Not torch.manual_seed, which would leave the generators of other devices seeded as well.
+    torch.default_generator.manual_seed(digest.intdigest())
+    try:
+        yield
+    finally:
+        torch.set_rng_state(before)
+
+
+def make_view(image, masks, transform, seed=0):
+    """Preprocess one image together with its masks.
+
+    A transform that keeps the whole frame leaves the masks at their own resolution: they are
+    resampled once, to the size at which LoCEs are optimised.
+
+    Parameters
+    ----------
+    image : ndarray of shape (height, width, 3), uint8
+    masks : ndarray of shape (n_masks, height, width), bool
+    transform : JointTransform
+    seed : int, default=0
+        With the image's content, determines what random transforms of torchvision do.
+
+    Returns
+    -------
+    View
+
+    Raises
+    ------
+    ValueError
+        If the transform fails or does not return an image and its masks.
+    """
+    size = image.shape[:2]
+    pixels = torch.from_numpy(np.array(image.transpose(2, 0, 1), order="C"))
+    if transform.full_frame:
+        return View(_as_float(_call(transform.apply, tv_tensors.Image(pixels))), masks, size)
+    # Positions travel as a mask, so that the geometry is measured and not guessed.
+    with _own_randomness(image, seed):
+        start = torch.get_rng_state()
+        pixels, positions = _apply(transform.apply, pixels, _positions(*size))
+        random = not torch.equal(start, torch.get_rng_state())
+    pixels = _as_float(pixels)
+    if _is_full_frame(positions, size):
+        return View(pixels, masks, size, random=random)
+    affine, shown = _fit_affine(positions, size), _shown(positions)
+    return View(pixels, _look_up(masks, positions), size, False, affine, shown, random)
+
+
+def _as_float(image):
+    """Scale integers to [0, 1]; leave floats as they are."""
+    if not image.is_floating_point():
+        image = _SCALE(tv_tensors.Image(image))
+    return image.as_subclass(torch.Tensor).float()

@@ -1,0 +1,323 @@
+"""Concept masks: reading them, and bringing them to the size at which a LoCE is optimised."""
+
+import os
+from contextlib import contextmanager
+from functools import lru_cache
+from numbers import Integral
+
+import numpy as np
+from PIL import Image
+from pycocotools import mask as coco_mask
+from scipy import ndimage, sparse
+
+MASK_RESIZE = ("gaussian", "area", "nearest", "bilinear")
+_LONGEST_SIDE = 1 << 15  # pixels; beyond, the blur takes minutes
+_TRUNCATE = 4.0  # standard deviations, where SciPy and scikit-image cut the blur off
+_BLOCK = 1 << 20  # numbers held at a time
+_COUNT_LIMIT = 1 << 32  # pycocotools counts pixels in 32 bits
+_LONGEST_NUMBER = 7  # characters of such a count in a compressed RLE
+_PROGRAMS = ("EPS",)  # formats that Pillow reads by running an interpreter on them
+
+
+def check_mask_size(size):
+    """Raise unless ``size`` is two positive integers."""
+    if len(size) != 2 or any(not isinstance(n, Integral) or n < 1 for n in size):
+        raise ValueError(
+            f"mask_size must be two positive integers (n_rows, n_columns), got {size}."
+        )
+
+
+def _decode_counts(text):
+    """Read the run lengths of a compressed RLE, of which pycocotools believes anything.
+
+    A number is written in groups of five bits, lowest first, one character each; the sixth bit says
+    that more follow. From the fourth on, a number is the difference to the last but one.
+    """
+    characters = np.frombuffer(text, dtype=np.uint8).astype(np.int64) - 48
+    ends = np.flatnonzero((characters & 32) == 0)
+    is_foreign = len(characters) == 0 or characters.min() < 0 or characters.max() > 63
+    if is_foreign or len(ends) == 0 or ends[-1] != len(characters) - 1:
+        raise ValueError("a compressed mask RLE is cut off or holds foreign characters")
+    starts = np.r_[0, ends[:-1] + 1]
+    place = np.arange(len(characters)) - np.repeat(starts, ends - starts + 1)
+    if place.max() > 10:
+        raise ValueError("a compressed mask RLE holds a number that is too large")
+    numbers = np.add.reduceat((characters & 31) << (5 * place), starts)
+    negative = (characters[ends] & 16) != 0
+    numbers -= np.where(negative, 1 << (5 * (place[ends] + 1)), 0)
+    numbers[1::2] = np.cumsum(numbers[1::2])
+    numbers[2::2] = np.cumsum(numbers[2::2])
+    return numbers
+
+
+def rle_size(rle):
+    """Give the size that a COCO run-length encoding claims, decoding nothing.
+
+    Parameters
+    ----------
+    rle : dict
+
+    Returns
+    -------
+    tuple of int
+        (height, width).
+
+    Raises
+    ------
+    ValueError
+        If a key is missing, or the size is not two positive integers or larger than an image that
+        Pillow would open.
+    """
+    if not {"size", "counts"} <= rle.keys():
+        raise ValueError(f"A mask RLE needs the keys 'size' and 'counts', got {sorted(rle)}.")
+    try:
+        size = tuple(int(n) for n in rle["size"])
+        is_whole = len(size) == 2 and size == tuple(rle["size"]) and min(size) >= 1
+    except (TypeError, ValueError, OverflowError):
+        is_whole = False
+    if not is_whole:
+        raise ValueError(
+            f"the size of a mask RLE must be two positive integers, got {rle['size']!r}"
+        )
+    check_n_pixels(size)
+    return size
+
+
+def check_n_pixels(size):
+    """Raise where a claimed (height, width) is larger than an image that Pillow would open."""
+    limit = _COUNT_LIMIT - 1
+    if Image.MAX_IMAGE_PIXELS is not None:
+        limit = min(limit, 2 * Image.MAX_IMAGE_PIXELS)
+    if size[0] * size[1] > limit:
+        raise ValueError(
+            f"a mask of {size[0]} x {size[1]} pixels is larger than the limit of {limit} pixels, "
+            "which PIL.Image.MAX_IMAGE_PIXELS sets (twice its value, as for images)"
+        )
+
+
+def compress_rle(rle):
+    """Bring a COCO run-length encoding to its compressed form, ``counts`` as bytes.
+
+    Parameters
+    ----------
+    rle : dict
+        With ``size`` (height, width) and ``counts``: run lengths, or their compressed form as str
+        or bytes.
+
+    Returns
+    -------
+    dict
+
+    Raises
+    ------
+    ValueError
+        If a key is missing, the size is absurd, or the runs don't fill the size exactly.
+    """
+    size, counts = list(rle_size(rle)), rle["counts"]
+    _check_length(counts, size)
+    if isinstance(counts, str | bytes):
+        counts = counts.encode("ascii") if isinstance(counts, str) else counts
+        _check_counts(counts, tuple(size))
+        return {"size": size, "counts": counts}
+    runs = np.asarray(counts)
+    _check_runs(runs, size)
+    return coco_mask.frPyObjects({"size": size, "counts": runs.tolist()}, *size)
+
+
+@lru_cache(maxsize=2**14)
+def _check_counts(counts, size):
+    """Check compressed runs; once for the masks of a table that is gone through again and again."""
+    _check_runs(_decode_counts(counts), size)
+
+
+def _check_length(counts, size):
+    """Refuse more runs than pixels before they are read."""
+    longest = size[0] * size[1] + 1  # the first run is background and may be empty
+    if isinstance(counts, str | bytes):
+        longest *= _LONGEST_NUMBER
+    if hasattr(counts, "__len__") and len(counts) > longest:
+        raise ValueError(
+            f"a mask RLE of size {size[0]} x {size[1]} can't have counts of length {len(counts)}"
+        )
+
+
+def _check_runs(runs, size):
+    if runs.ndim != 1 or runs.dtype.kind not in "iu" or runs.min(initial=0) < 0:
+        raise ValueError("the counts of a mask RLE must be integers of at least 0")
+    n_pixels, longest = size[0] * size[1], runs.max(initial=0)
+    # Runs that are too long for themselves could let the sum overflow to what is expected.
+    if longest > n_pixels or runs.sum() != n_pixels:
+        total = f"a run of {longest}" if longest > n_pixels else runs.sum()
+        raise ValueError(
+            f"the counts of a mask RLE of size {size[0]} x {size[1]} must sum to "
+            f"{n_pixels}, got {total}"
+        )
+
+
+@contextmanager
+def open_image(path):
+    """Open an image file; its pixels are decoded when they are asked for.
+
+    Parameters
+    ----------
+    path : str or path
+
+    Yields
+    ------
+    PIL.Image.Image
+
+    Raises
+    ------
+    ValueError
+        If the file is a program that would have to be run, PostScript.
+    """
+    with Image.open(path) as image:
+        if image.format in _PROGRAMS:
+            raise ValueError("PostScript is a program, not pixels; save it as PNG")
+        yield image
+
+
+def _looks_like_polygons(mask):
+    """Tell COCO's lists of x, y, x, y, ... from the rows of an array."""
+    if not mask or not all(isinstance(row, list) for row in mask):
+        return False
+    if len(mask) == 1:
+        return any(value not in (0, 1) for value in mask[0])
+    return len({len(row) for row in mask}) > 1
+
+
+def read_mask(mask):
+    """Read a mask from whatever the table of samples may hold.
+
+    Parameters
+    ----------
+    mask : dict, ndarray of shape (height, width), PIL image, str or path
+        COCO RLE (compressed or not), an array or image whose non-zero pixels are the concept, or
+        the file of such an image. No more than one value besides 0 may occur; of palette images
+        the index counts, so that index 0 is the background.
+
+    Returns
+    -------
+    ndarray of shape (height, width), bool
+    """
+    if isinstance(mask, dict):
+        return coco_mask.decode(compress_rle(mask)).astype(bool)
+    if isinstance(mask, str | os.PathLike):
+        with open_image(mask) as image:
+            return read_mask(image)
+    if isinstance(mask, list) and _looks_like_polygons(mask):
+        raise ValueError(
+            "polygons are no mask; load_coco reads annotations that have them, and merge and "
+            "frPyObjects of pycocotools.mask make a mask of one object's"
+        )
+    array = np.asarray(mask)
+    if array.ndim != 2 or array.dtype.kind not in "biuf":
+        is_coloured = isinstance(mask, Image.Image) and array.ndim == 3
+        hint = " Save it with one, as by image.convert('L')." if is_coloured else ""
+        raise ValueError(
+            "A mask must be a COCO RLE dict, a 2-D array or the path of an image with one channel, "
+            f"got {type(mask).__name__} of shape {array.shape} and dtype {array.dtype}.{hint}"
+        )
+    foreground = array != 0
+    values = array[foreground]
+    if values.size and (values != values[0]).any():
+        raise ValueError(
+            "A mask may hold one value besides 0, this has more. Threshold a soft mask first, as "
+            "in mask > 0.5; of an image of labels take one, as in labels == 3."
+        )
+    return foreground
+
+
+@lru_cache(maxsize=64)
+def _gaussian_matrix(size_in, size_out):
+    """Give blur and interpolation along one axis, a sparse array of shape (size_out, size_in)."""
+    if size_in > _LONGEST_SIDE:
+        raise ValueError(
+            f"a mask with a side of {size_in} pixels can't be resized by method 'gaussian', "
+            f"which takes up to {_LONGEST_SIDE}; shrink the image first, or choose 'area'"
+        )
+    sigma = max(0.0, (size_in / size_out - 1) / 2)
+    step = max(1, _BLOCK // size_in)
+    zoom = (size_out / size_in, 1)
+    blocks = []
+    for start in range(0, size_in, step):
+        lines = _blurred_lines(size_in, start, min(start + step, size_in), sigma)
+        block = ndimage.zoom(lines, zoom, order=1, mode="mirror", grid_mode=True)
+        blocks.append(sparse.csc_array(block))
+    return sparse.hstack(blocks, format="csr")
+
+
+def _blurred_lines(size, start, stop, sigma):
+    """Blur the columns ``start`` to ``stop`` of a unit matrix; they are zero but for a window."""
+    reach = int(_TRUNCATE * sigma + 0.5) + 1
+    first, last = max(0, start - reach), min(size, stop + reach)
+    lines = np.zeros((size, stop - start))
+    lines[np.arange(start, stop), np.arange(stop - start)] = 1
+    if sigma > 0:
+        lines[first:last] = ndimage.gaussian_filter1d(
+            lines[first:last], sigma, axis=0, mode="mirror", truncate=_TRUNCATE
+        )
+    return lines
+
+
+def _resize_gaussian(mask, size):
+    # Imported here: tables of samples are read without numba.
+    from .._solvers.compiled.jit import write_transposed_product
+
+    rows = _gaussian_matrix(mask.shape[0], size[0])
+    columns = _gaussian_matrix(mask.shape[1], size[1])
+    turned, resized = np.empty((mask.shape[1], size[0])), np.empty(size)
+    dense = mask if mask.dtype in (bool, np.uint8, np.float32) else mask.astype(np.float64)
+    dense = np.ascontiguousarray(dense)
+    for matrix, out in ((rows, turned), (columns, resized)):
+        write_transposed_product(matrix.indptr, matrix.indices, matrix.data, dense, out)
+        dense = out
+    return np.clip(resized, mask.min(), mask.max(), out=resized)
+
+
+def _resize_torch(mask, size, **how):
+    # Imported here: tables of samples are read without torch.
+    import torch
+    from torch.nn import functional
+
+    stack = torch.from_numpy(mask.astype(np.float64))[None, None]
+    return functional.interpolate(stack, size=size, **how)[0, 0].numpy()
+
+
+_RESIZERS = {
+    "gaussian": (_resize_gaussian, {}),
+    "area": (_resize_torch, {"mode": "area"}),
+    "nearest": (_resize_torch, {"mode": "nearest-exact"}),
+    "bilinear": (_resize_torch, {"mode": "bilinear", "antialias": True}),
+}
+
+
+def resize_masks(masks, size, method="gaussian"):
+    """Resample masks to the size at which LoCEs are optimised.
+
+    Parameters
+    ----------
+    masks : sequence of array-like of shape (height, width)
+        Values in [0, 1]; the sizes may differ.
+    size : tuple of int
+        (n_rows, n_columns) of the result.
+    method : {"gaussian", "area", "nearest", "bilinear"}, default="gaussian"
+        "gaussian" is what ``skimage.transform.resize`` does to a float image, the published
+        method's choice; "bilinear" is torch's, with antialiasing.
+
+    Returns
+    -------
+    ndarray of shape (n_masks, n_rows, n_columns), float32
+        Soft masks in [0, 1].
+    """
+    resize, how = _RESIZERS[method]
+    resized = np.empty((len(masks), *size), dtype=np.float32)
+    for mask, out in zip(masks, resized, strict=True):
+        out[:] = resize(np.asarray(mask), tuple(size), **how)
+    return resized
+
+
+def intersection_over_union(first, second):
+    """Give the IoU of two boolean masks; 0 where both are empty."""
+    union = np.count_nonzero(first | second)
+    return np.count_nonzero(first & second) / union if union else 0.0

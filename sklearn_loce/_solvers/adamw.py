@@ -1,0 +1,250 @@
+"""The exact AdamW solver as batched torch operations, for any device and dtype.
+
+Tensors have two axes of rows: images, and the rows of one image, which share its activations.
+"""
+
+import warnings
+from collections import OrderedDict
+from dataclasses import dataclass
+from threading import Lock
+
+import numpy as np
+import torch
+
+from .bilinear import bilinear_matrix
+
+# Bounds the maps at mask size that are held at once; beyond it, a larger batch is no faster.
+_CHUNK = 256
+
+
+def _matrices(activations, mask_size):
+    """Give the matrices that resample the two axes of a grid to a mask's."""
+    like = {"dtype": activations.dtype, "device": activations.device}
+    sizes = zip(activations.shape[-2:], mask_size, strict=True)
+    return [bilinear_matrix(*pair, **like) for pair in sizes]
+
+
+class _Grid:
+    """Activations, and the linear maps between vectors and maps at mask size."""
+
+    def __init__(self, activations, rows, columns):
+        self.channels = activations.flatten(2)
+        self.height, self.width = activations.shape[2:]
+        self.rows, self.columns = rows, columns
+
+    def upsampled(self, weights):
+        """Give sum_c v_c A_c, computed at the layer's resolution, at mask size."""
+        grid = torch.bmm(weights, self.channels).unflatten(2, (self.height, self.width))
+        return self.rows @ grid @ self.columns.T
+
+    def gradient(self, slope):
+        """Give the adjoint: slopes (n_images, n_rows, H, W) to gradients of the weights."""
+        grid = (self.rows.T @ slope @ self.columns).flatten(2)
+        return torch.bmm(grid, self.channels.mT)
+
+
+def project(activations, weights, mask_size, bias=None):
+    """Give the projections sigmoid(upsample(sum_c v_c A_c) + b), (n, H, W)."""
+    grid = _Grid(activations, *_matrices(activations, mask_size))
+    logits = grid.upsampled(weights.unsqueeze(1)).squeeze(1)
+    if bias is not None:
+        logits += bias[:, None, None]
+    return logits.sigmoid_()
+
+
+def _pixel_slopes(objective, projections, held):
+    if objective.slope == "constant":
+        return held
+    difference = projections - held
+    if objective.slope == "sign":
+        difference = difference.sign()
+    return difference * (objective.slope_scale / held[0, 0].numel())
+
+
+def _penalty_slope(objective, weights):
+    norms = weights.norm(dim=-1, keepdim=True)
+    # The norm's subgradient at the origin is 0, as in torch.
+    direction = weights / torch.where(norms > 0, norms, 1)
+    return (weights.sign() + direction) * (objective.penalty / weights.shape[-1])
+
+
+def _gradient(grid, weights, projections, held, objective):
+    slopes = _pixel_slopes(objective, projections, held)
+    gradient = grid.gradient(slopes * (projections - projections**2))
+    if objective.penalty:
+        gradient += _penalty_slope(objective, weights)
+    return gradient
+
+
+def project_and_differentiate(activations, weights, held, objective):
+    """Give the projections (n, H, W), and each row's gradient of its own loss (n, n_channels).
+
+    Parameters
+    ----------
+    activations : Tensor of shape (n_rows, n_channels, height, width)
+    weights : Tensor of shape (n_rows, n_channels)
+    held : Tensor of shape (n_rows, H, W)
+        What the objective's slope needs to know of every mask pixel.
+    objective : Objective
+    """
+    grid = _Grid(activations, *_matrices(activations, held.shape[1:]))
+    weights = weights.unsqueeze(1)
+    projections = grid.upsampled(weights).sigmoid_()
+    gradient = _gradient(grid, weights, projections, held.unsqueeze(1), objective)
+    return projections.squeeze(1), gradient.squeeze(1)
+
+
+@dataclass(frozen=True)
+class _Steps:
+    """Every step for images of one size; it holds all tensors that are not inputs."""
+
+    start: torch.Tensor
+    rows: torch.Tensor
+    columns: torch.Tensor
+    settings: object
+
+    def __call__(self, activations, held):
+        """Solve for activations (n_images, C, h, w) and held (n_images, n_rows, H, W)."""
+        settings, grid = self.settings, _Grid(activations, self.rows, self.columns)
+        weights = self.start.expand(*held.shape[:2], -1).clone()
+        mean, square = torch.zeros_like(weights), torch.zeros_like(weights)
+        beta1, beta2 = settings.betas
+        for k in range(1, settings.max_iter + 1):
+            projections = grid.upsampled(weights).sigmoid_()
+            gradient = _gradient(grid, weights, projections, held, settings.objective)
+            mean.lerp_(gradient, 1 - beta1)
+            square.mul_(beta2).addcmul_(gradient, gradient, value=1 - beta2)
+            scale = (square.sqrt() / (1 - beta2**k) ** 0.5).add_(settings.eps)
+            weights.mul_(1 - settings.learning_rate * settings.weight_decay)
+            weights.addcdiv_(mean, scale, value=-settings.learning_rate / (1 - beta1**k))
+        return weights
+
+
+def _is_on_gpu(tensor):
+    return tensor.device.type == "cuda"
+
+
+class Recording:
+    """Every operation of a function on tensors, launched by a GPU as one.
+
+    Parameters
+    ----------
+    function : callable
+        Of tensors, whose first axes may be shorter when the recording is played. It is kept, for
+        a GPU goes on to read the tensors that it holds.
+    inputs : sequence of Tensor
+    """
+
+    _one_at_a_time = Lock()
+
+    def __init__(self, function, inputs):
+        self.function, self.inputs = function, [tensor.clone() for tensor in inputs]
+        self.device = inputs[0].device
+        with torch.cuda.device(self.device), self._one_at_a_time:
+            aside = torch.cuda.Stream()
+            aside.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(aside):
+                function(*self.inputs)  # what is only set up once may not be recorded
+            torch.cuda.current_stream().wait_stream(aside)
+            self.graph = torch.cuda.CUDAGraph()
+            # The network may run on the same device, from another thread.
+            how = {"stream": aside, "capture_error_mode": "thread_local"}
+            with torch.cuda.graph(self.graph, **how):
+                self.output = function(*self.inputs)
+
+    def play(self, inputs):
+        """Run what was recorded on inputs that are no longer than those of the recording."""
+        with torch.cuda.device(self.device):
+            for mine, theirs in zip(self.inputs, inputs, strict=True):
+                mine[: len(theirs)].copy_(theirs)
+            self.graph.replay()
+            return self.output[: len(inputs[0])].clone()
+
+
+class Recorder:
+    """Runs functions on tensors; on a GPU from the second time on as one launch.
+
+    A step is a dozen small operations, and their launches take longer than they do. What can't be
+    recorded runs as it is. Of recordings, each of which has memory of its own, the latest are kept.
+    """
+
+    MOST = 8
+
+    def __init__(self):
+        self._seen, self._refused = set(), set()
+        self._recordings = OrderedDict()
+
+    def run(self, key, function, inputs):
+        """Run a function that ``key`` stands for, together with the inputs' shapes per image."""
+        first = inputs[0]
+        key = key, first.dtype, first.device, *(tensor.shape[1:] for tensor in inputs)
+        if not _is_on_gpu(first) or key in self._refused:
+            return function(*inputs)
+        if key not in self._seen:
+            self._seen.add(key)
+            return function(*inputs)
+        recording = self._recordings.get(key)
+        if recording is None or len(recording.inputs[0]) < len(first):
+            recording = self._record(key, function, inputs)
+        return function(*inputs) if recording is None else recording.play(inputs)
+
+    def _record(self, key, function, inputs):
+        self._recordings.pop(key, None)
+        while len(self._recordings) >= self.MOST:
+            self._recordings.popitem(last=False)
+        try:
+            self._recordings[key] = Recording(function, inputs)
+        except torch.OutOfMemoryError:
+            raise
+        except RuntimeError as error:
+            self._refused.add(key)
+            warnings.warn(
+                f"The steps can't be recorded on {inputs[0].device}, and are launched one by one, "
+                f"which is slower: {error}",
+                stacklevel=2,
+            )
+        return self._recordings.get(key)
+
+
+@torch.no_grad()
+def solve_with_torch(activations, images, targets, start, settings, recorder):
+    """Optimise the samples, those of images of one size and one number of rows together.
+
+    Parameters
+    ----------
+    activations : sequence of Tensor of shape (n_channels, height, width)
+        One per sample, all of one dtype and on one device.
+    images : list of ndarray of int
+        The samples that share activations.
+    targets : ndarray of shape (n_samples, n_rows, n_columns), float32
+    start : ndarray of shape (n_channels,)
+    settings : Settings
+    recorder : Recorder
+
+    Returns
+    -------
+    Tensor of shape (n_samples, n_channels)
+        On the CPU.
+    """
+    like = {"dtype": activations[0].dtype, "device": activations[0].device}
+    key, start = (settings, start.tobytes()), torch.as_tensor(start, **like)
+    embeddings = torch.empty(len(activations), len(start), dtype=like["dtype"])
+
+    for rows in _chunks(activations, images):
+        stack = torch.stack([activations[some[0]] for some in rows])
+        held = settings.objective.hold(targets[rows.ravel()].astype(np.float64))
+        held = torch.as_tensor(held, **like).unflatten(0, rows.shape)
+        steps = _Steps(start, *_matrices(stack, targets.shape[1:]), settings)
+        embeddings[rows.ravel()] = recorder.run(key, steps, (stack, held)).flatten(0, 1).cpu()
+    return embeddings
+
+
+def _chunks(activations, images):
+    """Yield the rows of images that can be stacked, as arrays (n_images, n_rows)."""
+    alike = {}
+    for rows in images:
+        for part in np.split(rows, range(_CHUNK, len(rows), _CHUNK)):
+            alike.setdefault((activations[rows[0]].shape, len(part)), []).append(part)
+    for (_, n_rows), parts in alike.items():
+        stack, most = np.stack(parts), _CHUNK // n_rows
+        yield from np.split(stack, range(most, len(stack), most))

@@ -1,0 +1,1 @@
+"""The solvers for float32 on the CPU, compiled."""

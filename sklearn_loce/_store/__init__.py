@@ -1,0 +1,1 @@
+"""What tells one vector from another, and where vectors are kept."""

@@ -1,0 +1,349 @@
+"""Segmenting unseen images with one vector, or a few, per concept.
+
+:class:`ConceptSegmenter` generalises Local Concept Embeddings: the centroid of a concept's LoCEs is
+its global vector (GloCE). :class:`Net2VecSegmenter` optimises one vector per concept over all
+training images at once, the method that the paper compares with.
+"""
+
+from numbers import Integral, Real
+
+import numpy as np
+import torch
+from sklearn.base import _fit_context, clone
+from sklearn.preprocessing import normalize
+from sklearn.utils import check_random_state
+from sklearn.utils._param_validation import HasMethods, Interval
+from sklearn.utils.validation import check_consistent_length, column_or_1d
+
+from .._network.handle import as_module, resolve_device
+from .._samples.table import as_samples
+from .._solvers.optimize import OBJECTIVES, Settings
+from .._transformer import LoCETransformer
+from ._net2vec import ConceptVectors, ImageStream, optimize_net2vec
+from ._projector import ConceptProjector
+
+__all__ = ["ConceptSegmenter", "Net2VecSegmenter"]
+
+
+class ConceptSegmenter(ConceptProjector):
+    """Segment concepts in unseen images with the centroids of their LoCEs (GloCE).
+
+    ``fit`` computes one LoCE per training row and averages them: one centroid per concept, or one
+    per cluster inside a concept. ``predict`` projects a concept's centroids onto new images.
+
+    Parameters
+    ----------
+    loce : LoCETransformer
+        Computes the LoCEs, on one layer. ``fit`` clones it: hold the network by a ``TorchModel``,
+        so that the clone shares its weights.
+    clusterer : estimator with ``fit_predict``, default=None
+        Finds clusters or mixture components among the LoCEs of one concept; a clone is fitted to
+        each concept with two LoCEs or more. Rows that it labels -1 are left out as outliers.
+        ``None`` makes one centroid per concept.
+    threshold : float in [0, 1), default=0.5
+        Pixels whose probability is above it belong to the concept.
+
+    Attributes
+    ----------
+    loce_ : LoCETransformer
+        The fitted clone of ``loce``.
+    concepts_ : ndarray of shape (n_concepts,)
+        The concepts, sorted.
+    centroids_ : ndarray of shape (n_vectors, n_features), float64
+        Means of L2-normalised LoCEs.
+    embeddings_ : ndarray of shape (n_vectors, n_features), float32
+        What is projected: each centroid times the mean L2 norm of its LoCEs.
+    embedding_concepts_ : ndarray of shape (n_vectors,)
+        The concept of each vector; the vectors of one concept stand together.
+    weights_ : ndarray of shape (n_vectors,), float32
+        The share of its concept's LoCEs that went into each vector.
+    labels_ : ndarray of shape (n_samples,), int64
+        The vector that each training row went into; -1 for rows left out.
+
+    See Also
+    --------
+    Net2VecSegmenter : One vector per concept, optimised over all images.
+    LoCETransformer : The LoCEs.
+
+    Notes
+    -----
+    A projection is ``sigmoid(upsample(sum_c v_c A_c))``, so that the length of ``v`` decides how
+    steep the probabilities are, and next to nothing about which are above 0.5. A centroid has at
+    most length 1; times the mean norm of its LoCEs, it is as steep as these where they agree and
+    flatter where they don't, and the centroid of a single LoCE is that LoCE.
+
+    Where a concept has several vectors, its probabilities are the mean of theirs, weighted by
+    ``weights_``, as in a mixture. The union of what they draw would be too large: outside the
+    images that it comes from, a vector draws much else.
+
+    References
+    ----------
+    .. [1] G. Mikriukov, G. Schwalbe and K. Bade, "Local Concept Embeddings for Analysis of Concept
+       Distributions in Vision DNN Feature Spaces", IJCV, 2025.
+
+    Examples
+    --------
+    >>> from sklearn_loce import LoCETransformer, TorchModel
+    >>> from sklearn_loce.datasets import load_scene_model, make_scenes
+    >>> from sklearn_loce.segmentation import ConceptSegmenter
+    >>> train, test = make_scenes(8, random_state=0), make_scenes(2, random_state=1)
+    >>> loce = LoCETransformer(TorchModel(load_scene_model), "features.5")
+    >>> segmenter = ConceptSegmenter(loce).fit(train.data)
+    >>> masks = segmenter.predict(test.data[["image", "concept"]])
+    >>> masks[0].shape
+    (120, 160)
+    >>> segmenter.score(test.data) > 0.5
+    True
+    """
+
+    _parameter_constraints = {  # noqa: RUF012 - the name and form are scikit-learn's
+        "loce": [LoCETransformer],
+        "clusterer": [None, HasMethods("fit_predict")],
+        "threshold": [Interval(Real, 0, 1, closed="left")],
+    }
+
+    def __init__(self, loce, *, clusterer=None, threshold=0.5):
+        self.loce = loce
+        self.clusterer = clusterer
+        self.threshold = threshold
+
+    @_fit_context(prefer_skip_nested_validation=False)
+    def fit(self, X, y=None, *, embeddings=None, cluster_labels=None):
+        """Compute the LoCEs of the training rows and their centroids.
+
+        Parameters
+        ----------
+        X : DataFrame or list of (image, mask) pairs
+            The table of samples.
+        y : array-like of shape (n_samples,), default=None
+            Concepts; ``None`` takes the column ``concept``.
+        embeddings : array-like of shape (n_samples, n_features), default=None
+            LoCEs of these rows, as ``loce`` gave them; then one image passes the network and
+            nothing is optimised. ``None`` computes them. Rows with NaN are left out.
+        cluster_labels : array-like of shape (n_samples,), default=None
+            Clusters or mixture components found elsewhere: every pair of concept and label gets a
+            centroid. Rows labelled -1 are left out. Not together with ``clusterer``.
+
+        Returns
+        -------
+        self : ConceptSegmenter
+
+        Raises
+        ------
+        FileNotFoundError
+            If an image or a mask file is missing. The message names the rows.
+        ValueError
+            If parameters are out of range, ``loce`` has several layers, concepts are missing, no
+            LoCE of a concept is left, the clusterer fails, or shapes don't fit.
+        """
+        if self.clusterer is not None and cluster_labels is not None:
+            raise ValueError("Pass cluster_labels, or set clusterer, but not both.")
+        samples = as_samples(X)
+        codes = self._fit_concepts(samples, y)
+        if embeddings is None:
+            embeddings = np.asarray(self.loce_.transform(samples))
+        embeddings = self.loce_._check_embeddings(embeddings, samples).astype(np.float64)
+        kept = np.isfinite(embeddings).all(axis=1)
+        if cluster_labels is not None:
+            clusters = _encode_clusters(cluster_labels, samples)
+        else:
+            clusters = self._cluster(embeddings, np.where(kept, codes, -1))
+        self._average(embeddings, codes, clusters, kept & (clusters != -1))
+        return self
+
+    def _cluster(self, embeddings, codes):
+        """Label the clusters inside each concept; rows of code -1 are not looked at."""
+        labels = np.zeros(len(codes), dtype=np.int64)
+        for code, concept in enumerate(self.concepts_.tolist()):
+            rows = np.flatnonzero(codes == code)
+            if self.clusterer is None or len(rows) < 2:
+                continue
+            try:
+                labels[rows] = clone(self.clusterer).fit_predict(embeddings[rows])
+            except ValueError as error:
+                raise ValueError(
+                    f"clusterer={self.clusterer!r} failed on the {len(rows)} LoCEs of the concept "
+                    f"{concept!r}: {error}"
+                ) from error
+        return labels
+
+    def _average(self, embeddings, codes, clusters, kept):
+        """Set one vector per pair of concept and cluster."""
+        empty = np.setdiff1d(np.arange(len(self.concepts_)), codes[kept])
+        if len(empty):
+            raise ValueError(
+                f"No LoCE is left of the concepts {self.concepts_[empty].tolist()}: their rows "
+                "hold NaN, which stands for an empty mask, or are labelled -1, for an outlier."
+            )
+        pairs = np.column_stack([codes, clusters])[kept]
+        groups, members = np.unique(pairs, axis=0, return_inverse=True)
+        self.labels_ = np.full(len(codes), -1, dtype=np.int64)
+        self.labels_[kept] = members.ravel()
+        self.embedding_concepts_ = self.concepts_[groups[:, 0]]
+        sizes = np.bincount(members.ravel())
+        self.weights_ = (sizes / np.bincount(groups[:, 0], sizes)[groups[:, 0]]).astype(np.float32)
+        means = (self.labels_ == np.arange(len(groups))[:, None]) / sizes[:, None]
+        embeddings = np.where(kept[:, None], embeddings, 0)
+        self.centroids_ = means @ normalize(embeddings)
+        norms = means @ np.linalg.norm(embeddings, axis=1)
+        self.embeddings_ = (self.centroids_ * norms[:, None]).astype(np.float32)
+
+    def _components(self, code):
+        vectors = self.embedding_concepts_ == self.concepts_[code]
+        return self.weights_[vectors], self.embeddings_[vectors]
+
+
+def _encode_clusters(cluster_labels, samples):
+    """Give each label a number from 0; -1 stays what it is."""
+    labels = column_or_1d(cluster_labels)
+    check_consistent_length(samples, labels)
+    is_outlier = labels == -1
+    _, codes = np.unique(labels, return_inverse=True)
+    return np.where(is_outlier, -1, codes)
+
+
+class Net2VecSegmenter(ConceptProjector):
+    """Segment concepts in unseen images with one vector per concept, as Net2Vec does.
+
+    The vector of a concept is optimised over all its training rows at once, with the objective of
+    the LoCEs and AdamW in minibatches. One image is worked on at a time, so that the memory is that
+    of one image and of the cache, whatever the number of images.
+
+    Parameters
+    ----------
+    loce : LoCETransformer
+        Says what is optimised where: model, one layer, preprocessing, mask size, objective, start
+        and device are taken from it; its learning rate and number of steps are not. ``fit`` clones
+        it: hold the network by a ``TorchModel``, so that the clone shares its weights.
+    learning_rate : float, default=0.1
+    max_iter : int, default=20
+        Number of epochs, that is passes over the training images.
+    batch_size : int, default=16
+        Number of images with a concept after which its vector takes a step, with the mean gradient
+        of its rows in them. What is left at the end of an epoch makes a step of its own.
+    shuffle : bool, default=True
+        Whether the images come in a new random order in each epoch.
+    cache_size : float, default=200
+        Size in megabytes of the cache for activations and masks. Images beyond it are read and pass
+        the network in each epoch again; the result is the same.
+    threshold : float in [0, 1), default=0.5
+        Pixels whose probability is above it belong to the concept.
+    random_state : int, RandomState instance or None, default=None
+        Determines the order of the images.
+
+    Attributes
+    ----------
+    loce_ : LoCETransformer
+        The fitted clone of ``loce``.
+    concepts_ : ndarray of shape (n_concepts,)
+        The concepts, sorted.
+    embeddings_ : ndarray of shape (n_concepts, n_features), float32
+        The vectors.
+    loss_curve_ : ndarray of shape (max_iter, n_concepts), float64
+        Mean loss of each concept's rows during each epoch.
+
+    See Also
+    --------
+    ConceptSegmenter : Centroids of LoCEs, which need one pass.
+
+    References
+    ----------
+    .. [1] R. Fong and A. Vedaldi, "Net2Vec: Quantifying and Explaining how Concepts are Encoded by
+       Filters in Deep Neural Networks", CVPR, 2018.
+    .. [2] G. Mikriukov, G. Schwalbe and K. Bade, "Local Concept Embeddings for Analysis of Concept
+       Distributions in Vision DNN Feature Spaces", IJCV, 2025: the comparison.
+
+    Examples
+    --------
+    >>> from sklearn_loce import LoCETransformer, TorchModel
+    >>> from sklearn_loce.datasets import load_scene_model, make_scenes
+    >>> from sklearn_loce.segmentation import Net2VecSegmenter
+    >>> train, test = make_scenes(8, random_state=0), make_scenes(2, random_state=1)
+    >>> loce = LoCETransformer(TorchModel(load_scene_model), "features.5")
+    >>> segmenter = Net2VecSegmenter(loce, batch_size=4, random_state=0).fit(train.data)
+    >>> segmenter.embeddings_.shape
+    (8, 96)
+    >>> segmenter.score(test.data) > 0.5
+    True
+    """
+
+    _parameter_constraints = {  # noqa: RUF012 - the name and form are scikit-learn's
+        "loce": [LoCETransformer],
+        "learning_rate": [Interval(Real, 0, None, closed="neither")],
+        "max_iter": [Interval(Integral, 1, None, closed="left")],
+        "batch_size": [Interval(Integral, 1, None, closed="left")],
+        "shuffle": ["boolean"],
+        "cache_size": [Interval(Real, 0, None, closed="left")],
+        "threshold": [Interval(Real, 0, 1, closed="left")],
+        "random_state": ["random_state"],
+    }
+
+    def __init__(
+        self,
+        loce,
+        *,
+        learning_rate=0.1,
+        max_iter=20,
+        batch_size=16,
+        shuffle=True,
+        cache_size=200,
+        threshold=0.5,
+        random_state=None,
+    ):
+        self.loce = loce
+        self.learning_rate = learning_rate
+        self.max_iter = max_iter
+        self.batch_size = batch_size
+        self.shuffle = shuffle
+        self.cache_size = cache_size
+        self.threshold = threshold
+        self.random_state = random_state
+
+    @_fit_context(prefer_skip_nested_validation=False)
+    def fit(self, X, y=None):
+        """Optimise one vector per concept.
+
+        Parameters
+        ----------
+        X : DataFrame or list of (image, mask) pairs
+            The table of samples.
+        y : array-like of shape (n_samples,), default=None
+            Concepts; ``None`` takes the column ``concept``.
+
+        Returns
+        -------
+        self : Net2VecSegmenter
+
+        Raises
+        ------
+        FileNotFoundError
+            If an image or a mask file is missing. The message names the rows.
+        ValueError
+            If parameters are out of range, ``loce`` has several layers, concepts are missing, a
+            mask is empty and ``loce`` has ``on_empty="raise"``, or all masks of a concept are
+            empty.
+        """
+        samples = as_samples(X)
+        if self.loce.objective not in OBJECTIVES:
+            raise ValueError(
+                f"Net2VecSegmenter optimises one of {sorted(OBJECTIVES)}, but its loce has "
+                f"objective={self.loce.objective!r}."
+            )
+        codes = self._fit_concepts(samples, y)
+        images = ImageStream(self.loce_, samples, self.cache_size)
+        objective = OBJECTIVES[self.loce_.objective]
+        settings = Settings(objective, self.learning_rate, self.max_iter)
+        device = resolve_device(self.loce_.device, as_module(self.loce_.model))
+        start = torch.as_tensor(self.loce_.inits_[0], dtype=torch.float32, device=device)
+        vectors = ConceptVectors(len(self.concepts_), start, settings, self.batch_size)
+        self.loss_curve_ = optimize_net2vec(images, codes, vectors, self._orders(len(images)))
+        untouched = self.concepts_[np.isnan(self.loss_curve_[0])]
+        if len(untouched):
+            raise ValueError(f"All masks of the concepts {untouched.tolist()} are empty.")
+        self.embeddings_ = vectors.numpy()
+        return self
+
+    def _orders(self, n_images):
+        rng = check_random_state(self.random_state)
+        for _ in range(self.max_iter):
+            yield rng.permutation(n_images) if self.shuffle else np.arange(n_images)

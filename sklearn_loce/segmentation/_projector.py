@@ -1,0 +1,252 @@
+"""What all segmenters share: from one or more vectors per concept to masks on unseen images."""
+
+import numpy as np
+import pandas as pd
+from sklearn.base import BaseEstimator, clone
+from sklearn.utils.validation import check_consistent_length, check_is_fitted, column_or_1d
+
+from .._embedding.measure import project_row
+from .._samples.masks import intersection_over_union
+from .._samples.table import (
+    as_samples,
+    blank_masks,
+    check_rows,
+    group_by_image,
+    object_array,
+    row_name,
+)
+from .._solvers.ridge import KINDS
+
+_SHOWN = 5
+
+
+class ConceptProjector(BaseEstimator):
+    """Base of estimators that draw concepts with vectors that are the same for all images.
+
+    ``fit`` sets ``loce_`` and ``concepts_`` by ``_fit_concepts``, and then ``embeddings_``: one
+    vector per concept, unless ``_components`` tells otherwise.
+    """
+
+    def predict(self, X):
+        """Draw the mask of each row's concept on its image.
+
+        Parameters
+        ----------
+        X : DataFrame
+            The columns ``image`` (as for ``LoCETransformer``) and ``concept`` are read; no masks
+            are needed. One forward pass per image serves all its rows.
+
+        Returns
+        -------
+        list of ndarray of shape (height, width), bool
+            One mask per row, at the size of its image.
+
+        Raises
+        ------
+        FileNotFoundError
+            If an image is missing. The message names the row.
+        TypeError, ValueError
+            If X is no table, lacks a column, names a concept that was not in ``fit``, or an image
+            can't be read.
+        """
+        return self._draw(X, self.threshold)
+
+    def predict_proba(self, X):
+        """Give the probability of each pixel to show the row's concept.
+
+        Parameters
+        ----------
+        X : DataFrame
+            As for ``predict``.
+
+        Returns
+        -------
+        list of ndarray of shape (height, width), float32
+            One map per row, at the size of its image. Parts of the image that ``preprocess`` cut
+            off have probability 0.
+
+        Raises
+        ------
+        FileNotFoundError, TypeError, ValueError
+            As ``predict``.
+        """
+        return self._draw(X, None)
+
+    def segment(self, image):
+        """Draw the masks of all concepts on one image.
+
+        Parameters
+        ----------
+        image : str, path, PIL image or ndarray of shape (height, width, 3), uint8
+
+        Returns
+        -------
+        dict of {concept: ndarray of shape (height, width), bool}
+            In the order of ``concepts_``. Masks may overlap, for each concept is asked alone.
+
+        Raises
+        ------
+        FileNotFoundError, ValueError
+            If the image is missing or can't be read.
+        """
+        check_is_fitted(self)
+        images = object_array([image] * len(self.concepts_))
+        table = pd.DataFrame({"image": images, "concept": self.concepts_})
+        return dict(zip(self.concepts_.tolist(), self.predict(table), strict=True))
+
+    def evaluate(self, X, y=None):
+        """Compare the predicted masks with those of new samples.
+
+        Parameters
+        ----------
+        X : DataFrame or list of (image, mask) pairs
+            The table of samples.
+        y : array-like of shape (n_samples,), default=None
+            Concepts; ``None`` takes the column ``concept``.
+
+        Returns
+        -------
+        DataFrame
+            One row per sample with the index of X:
+
+            - ``concept``;
+            - ``iou``: intersection over union of predicted and given mask, at the image's own size;
+              NaN for an empty mask;
+            - ``failed``: whether the IoU is 0 or there is none.
+
+        Raises
+        ------
+        FileNotFoundError
+            If an image or a mask file is missing. The message names the rows.
+        ValueError
+            If a concept was not in ``fit``, concepts are missing, or an image or mask can't be
+            read.
+        """
+        check_is_fitted(self)
+        samples = as_samples(X)
+        codes = self._encode(samples, y)
+        iou = np.full(len(samples), np.nan)
+        for row, probabilities in self._projections(samples, codes):
+            if row.mask.any():
+                drawn = probabilities > self.threshold
+                iou[row.position] = intersection_over_union(drawn, row.mask)
+        facts = {"concept": self.concepts_[codes], "iou": iou, "failed": ~(iou > 0)}
+        return pd.DataFrame(facts, index=samples.index)
+
+    def score(self, X, y=None):
+        """Give the mean IoU of the predicted masks with those of new samples.
+
+        Parameters
+        ----------
+        X : DataFrame or list of (image, mask) pairs
+            The table of samples.
+        y : array-like of shape (n_samples,), default=None
+            Concepts; ``None`` takes the column ``concept``.
+
+        Returns
+        -------
+        float
+            Mean over the rows; those with an empty mask are left out.
+        """
+        return float(self.evaluate(X, y)["iou"].mean())
+
+    def _fit_concepts(self, samples, y):
+        """Fit ``loce_``, set ``concepts_`` and give the code of each row's concept."""
+        labels = _concept_labels(samples, y)
+        self.concepts_, codes = np.unique(labels, return_inverse=True)
+        self.loce_ = clone(self.loce)
+        if self.loce_.objective in KINDS:
+            # No mask is there to choose a bias by where one is drawn. And on unseen images the mean
+            # of the optima's biases draws better than that of the biases that fit single masks.
+            self.loce_.append_bias = True
+        self.loce_.fit(samples)
+        if len(self.loce_.layers_) > 1:
+            raise ValueError(
+                "A segmenter projects on one layer, but its loce has "
+                f"layer={self.loce_.layers_}. Fit one per layer."
+            )
+        return codes
+
+    def _encode(self, samples, y):
+        """Give the code of each row's concept."""
+        labels = _concept_labels(samples, y)
+        codes = pd.Index(self.concepts_).get_indexer(labels)
+        unknown = np.flatnonzero(codes < 0)
+        if len(unknown):
+            known = ", ".join(map(repr, self.concepts_.tolist()))
+            raise ValueError(
+                f"{_enumerate(samples, unknown, labels)} not in fit. The known ones are {known}."
+            )
+        return codes
+
+    def _draw(self, X, threshold):
+        """Give the masks of the rows, or without a threshold the probabilities."""
+        check_is_fitted(self)
+        images = _as_images(X)
+        codes = self._encode(images, None)
+        samples = as_samples(images.assign(mask=blank_masks(images)))
+        drawn = [None] * len(samples)
+        for row, maps in self._projections(samples, codes):
+            drawn[row.position] = maps if threshold is None else maps > threshold
+        return drawn
+
+    def _projections(self, samples, codes):
+        """Yield each row with its probabilities at image size."""
+        components = [self._components(code) for code in range(len(self.concepts_))]
+        groups = group_by_image(samples)
+        check_rows(samples, groups)
+        progress = bool(self.loce_.verbose)
+        for row in self.loce_._worker().rows(samples, groups, progress=progress):
+            weights, vectors = components[codes[row.position]]
+            size, grid = self.loce_.mask_size, row.activations[0]
+            maps = [project_row(row, grid, vector, size) for vector in vectors]
+            yield row, np.tensordot(weights, maps, axes=1)
+
+    def _components(self, code):
+        """Give the weights and the vectors whose projections make up the concept's."""
+        return np.ones(1, dtype=np.float32), self.embeddings_[[code]]
+
+    def __sklearn_tags__(self):
+        tags = super().__sklearn_tags__()
+        tags.input_tags.two_d_array = False
+        return tags
+
+
+def _as_images(X):
+    """Check a table of which only images and concepts are read."""
+    if not isinstance(X, pd.DataFrame):
+        raise TypeError(
+            "X must be a DataFrame with the columns 'image' and 'concept', got "
+            f"{type(X).__name__}. For all concepts on one image there is segment(image)."
+        )
+    if "image" not in X:
+        raise ValueError(f"X lacks the column 'image'; it has {list(X.columns)}.")
+    if len(X) == 0:
+        raise ValueError("Found a table with 0 sample(s) while a minimum of 1 is required.")
+    return X
+
+
+def _concept_labels(samples, y):
+    """Give y, or the column ``concept``, as an array without missing values."""
+    if y is None:
+        if "concept" not in samples:
+            raise ValueError(
+                f"There are no concepts: the table has the columns {list(samples.columns)}. Add "
+                "the column 'concept', or pass y where a method takes it."
+            )
+        y = samples["concept"]
+    labels = column_or_1d(y)
+    check_consistent_length(samples, labels)
+    missing = np.flatnonzero(pd.isna(labels))
+    if len(missing):
+        rows = ", ".join(row_name(samples, i) for i in missing[:_SHOWN])
+        raise ValueError(f"The concept is missing in {len(missing)} row(s): {rows}.")
+    return labels
+
+
+def _enumerate(samples, rows, labels):
+    """Say which rows have an unknown concept, five at most."""
+    names = labels[rows[:_SHOWN]].tolist()
+    shown = [f"{name!r} of {row_name(samples, i)}" for name, i in zip(names, rows, strict=False)]
+    more = f" and of {len(rows) - _SHOWN} more rows" if len(rows) > _SHOWN else ""
+    return f"The concept {', '.join(shown)}{more} was"
