@@ -1,29 +1,39 @@
-"""Jobs on joblib's workers: processes of this machine, or of a cluster."""
+"""Images on joblib's workers: processes of this machine, or of a cluster."""
 
 import hashlib
+import os
 import pickle
-import warnings
 from collections import OrderedDict
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import replace
-from itertools import islice, takewhile
-from threading import Event, Lock
+from contextlib import contextmanager
+from copy import copy
+from dataclasses import dataclass, replace
+from itertools import islice
+from threading import Lock
 
 import cloudpickle
 import numpy as np
+import torch
 from joblib import Parallel, delayed, effective_n_jobs
+from joblib.externals.loky import get_reusable_executor
 from joblib.parallel import get_active_backend
-from tqdm.auto import tqdm
 
 from .._network.handle import TorchModel
-from .._samples.table import part_of, row_name
-from .._store.fingerprint import model_digest
-from .worker import BatchSize, Job, Worker
+from .._samples.table import absolute_paths, part_of, row_name
+from .._warnings import warn_user
+from .embed import Failure, Task, embed
+from .images import compare_network
+from .threads import autocast_as, autocast_settings
 
-_ATTEMPTS = 3  # in a row
+_ROWS = 16  # of a part, which goes to a worker at once
 _LARGE = 2**20  # bytes from which a payload is spread once, and not sent with every task
-_MODELS, _MODELS_LOCK = OrderedDict(), Lock()
-_MAX_MODELS = 2
+_MOST_DEATHS = 2  # of workers by an image that is alone with them: then it fails
+_MOST_LOSSES = 3  # images in a row, before anything came back: then workers can't work at all
+_MOST_LOADED = 2
+_LOADED, _LOADING = OrderedDict(), [Lock()]
+if hasattr(os, "register_at_fork"):
+    # A thread that was not forked with the child may have held the lock.
+    os.register_at_fork(after_in_child=lambda: _LOADING.append(Lock()))
 
 
 def _is_cluster(backend):
@@ -31,113 +41,222 @@ def _is_cluster(backend):
 
 
 def runs_here(n_jobs):
-    """Say whether joblib, as it is configured, would use this process alone.
-
-    Threads count as that: they take turns on the module.
-    """
+    """Say whether joblib, as it is configured, would use this process alone; threads count so."""
     backend, _ = get_active_backend()
     if _is_cluster(backend):
         return False
     return getattr(backend, "supports_sharedmem", False) or effective_n_jobs(n_jobs) == 1
 
 
-def _load_model(key, payload, expected):
-    """Give the model of this process, unpickled or built once; None if it isn't the caller's."""
-    with _MODELS_LOCK:
-        if key not in _MODELS:
-            model = pickle.loads(payload.tobytes())
-            _MODELS[key] = model if _is_expected(model, expected) else None
-        _MODELS.move_to_end(key)
-        while len(_MODELS) > _MAX_MODELS:
-            _MODELS.popitem(last=False)
-        return _MODELS[key]
+@dataclass(frozen=True)
+class Payload:
+    """What travels once to each worker.
+
+    Parameters
+    ----------
+    estimator : ndarray of uint8
+        The fitted estimator with its model, pickled.
+    key : str
+        Digest of that.
+    records : dict
+        What its network gives for the probe in the caller's process.
+    fingerprint : bytes
+        Digest of the network.
+    settings : tuple
+        Of autocast, and the default dtype of torch.
+    """
+
+    estimator: np.ndarray
+    key: str
+    records: dict
+    fingerprint: bytes
+    settings: tuple
 
 
-def _is_expected(model, expected):
-    """Say whether a builder made the network with this digest; None is met by all."""
+def _pack(loce, task):
+    lean = copy(loce)
+    lean.memory, lean.n_jobs = False, None
+    raw = np.frombuffer(cloudpickle.dumps(lean), dtype=np.uint8)
+    settings = autocast_settings(), torch.get_default_dtype()
+    key = hashlib.sha256(raw).hexdigest()
+    return Payload(raw, key, task.records, task.fingerprint, settings)
+
+
+def _spread(payload):
+    """Bring a large estimator to every worker of a cluster; joblib maps it into local ones."""
+    backend, _ = get_active_backend()
+    if _is_cluster(backend) and payload.estimator.nbytes >= _LARGE:
+        # By its hash it would have the name of the last call's, whose release may be under way.
+        spread = backend.client.scatter(payload.estimator, broadcast=True, hash=False)
+        return replace(payload, estimator=None), spread
+    return replace(payload, estimator=None), payload.estimator
+
+
+def _load(payload, raw):
+    """Give the estimator of this process, unpickled and compared once; or why it is refused."""
+    checked = payload.key, payload.fingerprint, repr(payload.settings), _hash_records(payload)
+    with _LOADING[-1]:
+        if checked not in _LOADED:
+            _LOADED[checked] = _unpickle(payload, raw)
+        _LOADED.move_to_end(checked)
+        while len(_LOADED) > _MOST_LOADED:
+            _LOADED.popitem(last=False)
+        return _LOADED[checked]
+
+
+def _hash_records(payload):
+    return hashlib.sha256(b"".join(r.tobytes() for r in payload.records.values())).digest()
+
+
+def _unpickle(payload, raw):
+    loce = pickle.loads(raw.tobytes())
     try:
-        return expected is None or model_digest(model) == expected
-    except ValueError:  # the handle has found other weights itself
-        return False
+        compare_network(loce, payload.fingerprint, payload.records)
+    except (ValueError, RuntimeError) as error:  # another builder, class or setting
+        return str(error)
+    return loce
 
 
-def _has_builder(model):
-    return isinstance(model, TorchModel) and model.has_builder
+@contextmanager
+def _settings_as(settings):
+    autocast, dtype = settings
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        with autocast_as(autocast):
+            yield
+    finally:
+        torch.set_default_dtype(before)
 
 
-def _pack(model, identity):
-    """Pickle a model for the workers: (payload, its key, digest that a builder must meet)."""
-    expected = None
-    if _has_builder(model):
-        expected = model_digest(model) if identity is None else identity.model
-    payload = np.frombuffer(cloudpickle.dumps(model), dtype=np.uint8)
-    return payload, hashlib.sha256(payload).hexdigest(), expected
+def _embed_part(number, payload, raw, task):
+    """Give the number of a part and what came of it, or a str that says why it is refused.
+
+    An exception would not do: joblib ends its workers after one, and new ones take seconds.
+    """
+    with _settings_as(payload.settings):
+        loce = _load(payload, raw)
+        if isinstance(loce, str):
+            return number, loce
+        batches = embed(loce, task, n_threads=1)
+        return number, [_portable(outcome) for _, outcomes in batches for outcome in outcomes]
 
 
 def _portable(outcome):
     """Make a failure's error one that another process can unpickle."""
-    if outcome.failure is None:
+    if not isinstance(outcome, Failure):
         return outcome
     try:
-        pickle.loads(pickle.dumps(outcome.failure.error))
+        pickle.loads(pickle.dumps(outcome.error))
     except Exception as error:  # an __init__ or __reduce__ may raise anything
-        original = outcome.failure.error
-        plain = RuntimeError(f"{type(original).__name__}: {original}")
+        plain = RuntimeError(f"{type(outcome.error).__name__}: {outcome.error}")
         plain.__cause__ = error
-        return replace(outcome, failure=replace(outcome.failure, error=plain))
+        return replace(outcome, error=plain)
     return outcome
 
 
-def _work_apart(number, payload, key, expected, recipe, job):
-    """Give the number of a part and its Outcomes; None for these where the builder fails.
-
-    An exception would not do: joblib ends its workers after one, and new ones take seconds.
-    """
-    model = _load_model(key, payload, expected)
-    if model is None:
-        return number, None
-    batches = Worker(model, recipe).run(job)
-    return number, [_portable(outcome) for batch in batches for outcome in batch]
-
-
-def _cut(groups, size):
+def _cut(images, size):
     """Cut images into parts with ``size`` rows or little more."""
-    parts, part, n_rows = [], [], 0
-    for rows in groups:
-        part.append(rows)
-        n_rows += len(rows)
+    parts, n_rows = [], size
+    for rows in images:
         if n_rows >= size:
-            parts.append(part)
-            part, n_rows = [], 0
-    return [*parts, part] if part else parts
+            parts.append([])
+            n_rows = 0
+        parts[-1].append(rows)
+        n_rows += len(rows)
+    return parts
 
 
-def _job_of(part, job):
-    """Make a job of its own of some images; it counts its rows from 0."""
-    rows = np.concatenate(part)
-    groups = np.split(np.arange(len(rows)), np.cumsum([len(group) for group in part])[:-1])
-    samples = part_of(job.samples, rows)
-    vectors = job.vectors[rows] if job.finish else job.vectors[:0]
-    keys = None if job.keys is None else job.keys[rows]
-    return Job(samples, groups, vectors, job.needed[rows], job.finish, keys=keys)
+def _task_of(images, task):
+    """Make a task of its own of some images; it counts its rows from 0."""
+    rows = np.concatenate(images)
+    own = np.split(np.arange(len(rows)), np.cumsum([len(group) for group in images])[:-1])
+    return Task(
+        samples=absolute_paths(part_of(task.samples, rows)),
+        images=own,
+        asked=task.asked[rows],
+        known=task.known and [solution[rows] for solution in task.known],
+        finish=task.finish,
+        digests=task.digests[rows],
+    )
 
 
-def _placed(outcomes, part):
+def _place(outcomes, images):
     """Give outcomes their rows in the whole table."""
-    rows = np.concatenate(part)
-    for outcome in outcomes:
-        position = int(rows[outcome.position])
-        failure = outcome.failure and replace(outcome.failure, position=position)
-        yield replace(outcome, position=position, failure=failure)
+    rows = np.concatenate(images)
+    return [replace(outcome, position=int(rows[outcome.position])) for outcome in outcomes]
 
 
-def _spread(payload):
-    """Bring a large payload to every worker of a cluster; joblib maps it into local ones itself."""
-    backend, _ = get_active_backend()
-    if _is_cluster(backend) and payload.nbytes >= _LARGE:
-        # By its hash it would have the name of the last call's, whose release may be under way.
-        return backend.client.scatter(payload, broadcast=True, hash=False)
-    return payload
+def embed_apart(loce, task):
+    """Embed images in joblib's workers; see :func:`embed`.
+
+    The estimator travels once to each worker, which compares its network with the caller's before
+    it works. Where a worker dies, the images that may be to blame are tried one at a time.
+
+    Raises
+    ------
+    RuntimeError
+        If workers have another network, or die whatever they work on.
+    """
+    left = dict(enumerate(_cut(task.images, _ROWS)))
+    payload, n_losses = _pack(loce, task), 0
+    while left:
+        begun, refusal = [], []
+        try:
+            for number, outcomes in _in_parallel(loce, payload, task, left, begun, refusal):
+                images = left.pop(number)
+                n_losses = 0
+                yield len(images), _place(outcomes, images)
+        except Exception as error:
+            if not _is_lost_worker(error):
+                raise
+            warn_user(
+                f"A worker was lost ({type(error).__name__}); its images are tried one at a time."
+            )
+            for images in [left.pop(number) for number in begun if number in left]:
+                for rows in images:
+                    outcomes = _embed_alone(loce, payload, task, rows)
+                    n_losses = n_losses + 1 if outcomes is None else -len(task.images)
+                    _check_losses(n_losses, task)
+                    yield 1, _fail_alone(task, rows) if outcomes is None else outcomes
+        if refusal:
+            payload = _repack(loce, task, refusal[0])
+
+
+def _repack(loce, task, reason):
+    """Send the network itself where a builder makes another one; raise where it went already."""
+    if not (isinstance(loce.model, TorchModel) and loce.model.has_builder):
+        raise RuntimeError(reason)
+    loce.model = TorchModel(loce.model.module, forward=loce.model.forward)
+    return _pack(loce, task)
+
+
+def _check_losses(n_losses, task):
+    if n_losses >= _MOST_LOSSES:
+        raise RuntimeError(
+            f"Workers died with {n_losses} images one after the other, and gave no result. Too "
+            "little memory is the usual cause: lower n_jobs or batch_size."
+        )
+
+
+def _embed_alone(loce, payload, task, rows):
+    """Embed one image in a worker; ``None`` where its worker dies each time."""
+    for _ in range(_MOST_DEATHS):
+        try:
+            for _, outcomes in _in_parallel(loce, payload, task, {0: [rows]}, [], []):
+                return _place(outcomes, [rows])
+        except Exception as error:
+            if not _is_lost_worker(error):
+                raise
+    return None
+
+
+def _fail_alone(task, rows):
+    error = RuntimeError(
+        f"{row_name(task.samples, rows[0])}: the worker died on this image, {_MOST_DEATHS} times; "
+        "it may need more memory than there is, or crash a library"
+    )
+    return [Failure(int(i), row_name(task.samples, i), error) for i in rows]
 
 
 def _is_lost_worker(error):
@@ -145,82 +264,31 @@ def _is_lost_worker(error):
     return isinstance(error, kinds) or type(error).__module__.startswith("distributed")
 
 
-def run_apart(worker, job, n_jobs, identity=None):
-    """Work on a job in parts, each in a worker.
+def _in_parallel(loce, payload, task, parts, begun, refusal):
+    """Yield (number of the part, what came of it) as they come back.
 
-    The model travels once to each worker and stays there; by its builder, where that makes the
-    network that is here. Where a worker dies, the parts that were not back are started again.
-
-    Parameters
-    ----------
-    worker : Worker
-    job : Job
-    n_jobs : int or None
-        As in joblib.
-    identity : Identity, default=None
-
-    Yields
-    ------
-    list of Outcome
-        For each part.
-
-    Raises
-    ------
-    RuntimeError
-        If workers keep dying.
+    The numbers of parts that went to workers are put into ``begun``; no more go there once one is
+    refused, whose reason is put into ``refusal``.
     """
-    parts = dict(enumerate(_cut(job.groups, BatchSize(worker.recipe.batch_size).enough)))
-    packed, n_losses = _pack(worker.model, identity), 0
-    with tqdm(desc="LoCE", unit="image", total=len(job.groups), disable=not job.progress) as bar:
-        while parts:
-            refusal = Event()
-            jobs = ((number, _job_of(part, job)) for number, part in list(parts.items()))
-            try:
-                for number, outcomes in _in_parallel(packed, worker.recipe, jobs, n_jobs, refusal):
-                    part = parts.pop(number)
-                    n_losses = 0
-                    bar.update(len(part))
-                    yield list(_placed(outcomes, part))
-            except Exception as error:
-                if not _is_lost_worker(error):
-                    raise
-                n_losses += 1
-                _settle_loss(error, n_losses, parts, job)
-            if refusal.is_set():  # changed since it was built, or random: it travels itself
-                model = TorchModel(worker.model.module, forward=worker.model.forward)
-                packed = _pack(model, identity)
+    lean, raw = _spread(payload)
 
+    def tasks():
+        for number, images in list(parts.items()):
+            if refusal:
+                return
+            begun.append(number)
+            yield delayed(_embed_part)(number, lean, raw, _task_of(images, task))
 
-def _settle_loss(error, n_losses, parts, job):
-    rows = sorted(int(i) for part in parts.values() for group in part for i in group)
-    if n_losses >= _ATTEMPTS:
-        first, last = row_name(job.samples, rows[0]), row_name(job.samples, rows[-1])
-        raise RuntimeError(
-            f"Workers died {n_losses} times without giving a result; {len(rows)} rows, of {first} "
-            f"to {last}, are left. What came back before is in the store, if there is one. Too "
-            "little memory is the usual cause: lower n_jobs or batch_size."
-        ) from error
-    warnings.warn(
-        f"A worker was lost ({type(error).__name__}); starting its rows again.", stacklevel=3
-    )
-
-
-def _in_parallel(packed, recipe, jobs, n_jobs, refusal):
-    """Yield (number of the part, its Outcomes) as they come back.
-
-    Where a worker's builder makes another network, ``refusal`` is set and no more are begun.
-    """
-    payload, key, expected = packed
-    payload = _spread(payload)
-    begun = takewhile(lambda _: not refusal.is_set(), jobs)
-    tasks = (
-        delayed(_work_apart)(number, payload, key, expected, recipe, job) for number, job in begun
-    )
-    for number, outcomes in _returned(tasks, n_jobs):
-        if outcomes is None:
-            refusal.set()
-        else:
-            yield number, outcomes
+    try:
+        for number, outcomes in _returned(tasks(), loce.n_jobs):
+            if isinstance(outcomes, str):
+                refusal.append(outcomes)
+            else:
+                yield number, outcomes
+    except KeyboardInterrupt:
+        if type(get_active_backend()[0]).__name__ == "LokyBackend":
+            get_reusable_executor().shutdown(wait=False, kill_workers=True)
+        raise
 
 
 def _returned(tasks, n_jobs):

@@ -3,18 +3,20 @@
 import warnings
 from collections import Counter
 from collections.abc import Iterable
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from difflib import get_close_matches
+from threading import get_ident
 from typing import NoReturn
 
 import pandas as pd
 import torch
+from torch.overrides import TorchFunctionMode
 
 from ..exceptions import LayoutError
 from .adapters import adapter_of, explain_failure
-from .families import layer_facts
+from .families import is_detector, layer_facts
 from .grids import check_reshaped, describe, find_reading
-from .handle import as_module, device_of, dtype_of, evaluating, resolve_device
+from .handle import as_module, dtype_of, lend, replicate, resolve_device
 from .trace import Trace, watching
 
 
@@ -68,17 +70,12 @@ class ActivationExtractor:
         called with the output alone. ``None`` finds the grid, see the notes.
     device : str or torch.device, default=None
         Where to compute; ``None`` means where the model is.
-    n_calls : dict of {str: int}, default=None
-        How often each layer runs in one forward pass. With ``None`` the first call runs the whole
-        network and counts.
     readings : dict of {str: tuple}, default=None
         How the outputs of layers are read as grids, as another extractor found it. ``None`` finds
-        it on the first image.
+        it on the first images.
 
     Attributes
     ----------
-    n_calls : dict of {str: int}
-        As given or counted.
     readings : dict of {str: tuple}
         As given or found.
 
@@ -90,6 +87,8 @@ class ActivationExtractor:
     LayoutError
         If a layer's output holds no grid, can be read as more than one, or a layer did not run in
         the forward pass.
+    RuntimeError
+        If another thread ran a module that can't be copied.
 
     Notes
     -----
@@ -102,11 +101,15 @@ class ActivationExtractor:
     possibilities; what has no places, such as a pooled vector or the weights of an attention, is
     one that says why.
 
+    The network is not touched: a copy of it runs, with hooks and modes of its own, whose weights
+    lie in the same memory. A module that can't be copied is lent instead, and is as before when the
+    call or the ``with`` block ends; a pass of another thread through it is an error meanwhile.
+
     Of a layer that runs several times in one pass, such as a shared ReLU, the last output counts,
-    as for any forward hook; with such a layer the pass is not stopped early. How
-    often layers run is seen on the first image. Outputs are cloned, because a later in-place
-    operation would change them. Hooks and modes are as before when the call or the ``with`` block
-    ends, whatever happens; until then other threads wait for the module.
+    as for any forward hook. How often layers run is seen on the first images of each size, which
+    pass the whole network. Later ones stop at the deepest of the layers, where each runs once and
+    the network reads no number out of a tensor, by which it could decide what runs. Outputs are
+    cloned, because a later in-place operation would change them.
 
     Examples
     --------
@@ -120,30 +123,40 @@ class ActivationExtractor:
     {'0': (1, 8, 14, 14), '1': (1, 8, 14, 14)}
     """
 
-    def __init__(
-        self, model, layers, *, reshape_transform=None, device=None, n_calls=None, readings=None
-    ):
+    def __init__(self, model, layers, *, reshape_transform=None, device=None, readings=None):
         self.module = as_module(model)
         self.adapter = adapter_of(model)
         self.layers = check_layers(self.module, layers)
         self.reshape_transform = reshape_transform
         self.device = resolve_device(device, self.module)
-        self.n_calls = n_calls
         self.readings = dict(readings or {})
+        self._is_first = readings is None  # whose images settle how all are read
         self._facts = {layer: layer_facts(self.module, layer) for layer in self.layers}
-        self._modes = None
-        self._known = {}
-        self._taken, self._seen = {}, Counter()
+        self._network = self._exits = self._pass = self._thread = None
+        self._known, self._runs_once, self._has_warned = {}, False, False
 
     def __enter__(self):
-        modes = evaluating(self.module, self.device)
-        modes.__enter__()
-        self._modes = modes
+        network = self.module
+        if not getattr(network, "_is_replica", False):
+            network = replicate(network, self.device, self.adapter.forward)
+        self._open(network)
         return self
 
+    def _open(self, network):
+        """Put hooks on a replica, or on the module itself where there is none."""
+        with ExitStack() as exits:
+            if network is None:
+                network = exits.enter_context(lend(self.module, self.device))
+                exits.enter_context(torch.no_grad())
+            self._thread, self._is_disturbed = get_ident(), False
+            for layer in self.layers:
+                hook = self._make_hook(layer)
+                exits.callback(network.get_submodule(layer).register_forward_hook(hook).remove)
+            self._network, self._exits = network, exits.pop_all()
+
     def __exit__(self, *exc_info):
-        modes, self._modes = self._modes, None
-        return modes.__exit__(*exc_info)
+        self._network = None
+        return self._exits.__exit__(*exc_info)
 
     def __call__(self, images, shown=None):
         """Run the network on images as far as the layers need.
@@ -160,27 +173,20 @@ class ActivationExtractor:
         dict of {str: Tensor of shape (n_images, n_channels, height, width)}
             Activations per layer, float32, detached, on the device of the computation.
         """
-        if self._modes is None:
+        if self._network is None:
             with self:
                 return self(images, shown)
         size = self.frame(images.shape[-2:]).size
-        # A copy, because the first layer may work in place.
-        own = images.to(device=self.device, dtype=dtype_of(self.module), copy=True)
-        self._taken, self._seen = {}, Counter()
+        key = len(images), size, images.shape[1]
         try:
-            with self._hooks(len(images), size, images.shape[1]) as trace, torch.no_grad():
-                self._forward(own, shown, trace)
+            taken = self._run(images, shown, key, self._known.get(key))
         except _ReadOtherwise as stop:
             self._pass_on(stop)
-            self._known.clear()
-            return self(images, shown)
-        self._check_taken(len(images))
-        self.n_calls = self.n_calls or dict(self._seen)
-        taken, self._taken = self._taken, {}  # not kept alive by the extractor
+            taken = self._run(images, shown, key, None)
         return {layer: taken[layer] for layer in self.layers}
 
     def frame(self, size):
-        """Tell what the network makes of an image of ``size`` before its first layer.
+        """Give what the network makes of an image of ``size`` before its first layer.
 
         Parameters
         ----------
@@ -191,19 +197,54 @@ class ActivationExtractor:
         -------
         Frame
         """
-        if self._modes is None:
+        if self._network is None:
             with self:
                 return self.frame(size)
-        return self.adapter.frame(self.module, tuple(size))
+        return self.adapter.frame(self._network, tuple(size))
 
-    def _check_taken(self, n_images):
-        missing = [layer for layer in self.layers if layer not in self._taken]
+    def _run(self, images, shown, key, known):
+        """Pass images; with ``known``, how layers are read, no further than the deepest layer."""
+        n_images, size, n_channels = key
+        # A copy, because the first layer may work in place.
+        own = images.to(device=self.device, dtype=dtype_of(self._network), copy=True)
+        trace = Trace(n_images, size, n_channels) if known is None else None
+        current = self._pass = _Pass(trace, known or {})
+        try:
+            with ExitStack() as exits:
+                if trace is not None:
+                    exits.enter_context(watching(self._network, trace))
+                    exits.enter_context(current.reads)
+                self._forward(own, shown, current)
+        finally:
+            self._pass = None
+        self._check_pass(current, n_images)
+        if trace is not None:
+            self._learn(key, current)
+        return current.taken
+
+    def _learn(self, key, current):
+        """Note how layers are read, and whether later passes of this size may stop early."""
+        is_fixed = is_detector(self._network) or not current.reads.seen
+        once = is_fixed and set(current.n_calls.values()) == {1}
+        # The flow of a detector does not depend on the size, and its heads take long.
+        self._runs_once = once and is_detector(self._network)
+        if once and len(current.known) == len(self.layers):
+            self._known[key] = current.known
+
+    def _check_pass(self, current, n_images):
+        if self._is_disturbed:
+            raise RuntimeError(
+                f"Another thread ran {type(self.module).__name__} while it was lent. It can't be "
+                "copied, so that only one thread may use it at a time. Pass a network that "
+                "copy.deepcopy copies, or keep other threads from it."
+            )
+        missing = [layer for layer in self.layers if layer not in current.taken]
         if missing:
             raise LayoutError(
                 f"The layers {missing} did not run in the forward pass. Choose layers that "
                 "list_layers(model, input_size) shows."
             )
-        for layer, grid in self._taken.items():
+        for layer, grid in current.taken.items():
             if len(grid) != n_images:
                 raise LayoutError(
                     f"reshape_transform made a batch of {len(grid)} for {n_images} image(s) of the "
@@ -215,77 +256,88 @@ class ActivationExtractor:
         if stop.args[0] is not self:
             raise stop
 
-    def _forward(self, images, shown, trace):
+    def _forward(self, images, shown, current):
         try:
-            self.adapter(self.module, images, shown)
+            self.adapter(self._network, images, shown)
         except _ReachedDeepestLayer as stop:
             self._pass_on(stop)
         except Exception as error:
             if isinstance(error, LayoutError):
                 raise
-            if self.n_calls or len(self._taken) < len(self.layers):
-                began = trace is None or trace.began
+            if len(current.taken) < len(self.layers):
+                began = current.trace is None or current.trace.began
                 _raise_clear(self.module, images.shape[-2:], error, began=began)
-            warnings.warn(
-                f"The network failed behind the layers {self.layers}, whose activations are not "
-                f"affected: {error}",
-                stacklevel=4,
-            )
+            if self._is_first and not self._has_warned:
+                self._has_warned = True
+                warnings.warn(
+                    f"The network failed behind the layers {self.layers}, whose activations are "
+                    f"not affected: {error}",
+                    stacklevel=4,
+                )
 
-    @contextmanager
-    def _hooks(self, n_images, size, n_channels):
-        """Put hooks on the layers, and at first on all others, which tell how to read them.
-
-        That follows from the input's size, so the next pass of this size goes untraced: hooks on
-        every layer take as much time as small layers do.
-        """
-        known = self._known.setdefault((n_images, size, n_channels), {})
-        is_known = len(known) == len(self.layers) and self._run_once
-        trace = None if is_known else Trace(n_images, size, n_channels)
-        with ExitStack() as stack:
-            if trace is not None:
-                # It comes first, so that it knows of a layer what the layer's own hook asks.
-                stack.enter_context(watching(self.module, trace))
-            for layer in self.layers:
-                hook = self._make_hook(layer, trace, known)
-                handle = self.module.get_submodule(layer).register_forward_hook(hook)
-                stack.callback(handle.remove)
-            yield trace
-
-    @property
-    def _run_once(self):
-        """Whether every layer is known to run once in a pass."""
-        return bool(self.n_calls) and set(self.n_calls.values()) == {1}
-
-    def _make_hook(self, layer, trace, known):
+    def _make_hook(self, layer):
         def hook(module, args, output):
-            self._seen[layer] += 1
-            grid = self._read(layer, output, trace, known)
-            # A copy even where the cast makes one, for grids that a reshape_transform expands.
-            grid = grid.detach().float()
-            self._taken[layer] = grid.clone(memory_format=torch.contiguous_format)
-            # A layer that runs more than once may do so more often for another image.
-            if self._run_once and len(self._taken) == len(self.layers):
-                raise _ReachedDeepestLayer(self)
+            if get_ident() != self._thread:
+                self._is_disturbed = True
+            elif self._pass is not None:
+                self._take(layer, output, self._pass)
 
         return hook
 
-    def _read(self, layer, output, trace, known):
+    def _take(self, layer, output, current):
+        """Keep a layer's output as a grid; end the pass if there is nothing more to see."""
+        current.n_calls[layer] += 1
+        grid = self._read(layer, output, current).detach().float()
+        # A copy even where the cast makes one, for grids that a reshape_transform expands.
+        current.taken[layer] = grid.clone(memory_format=torch.contiguous_format)
+        may_stop = current.trace is None or self._runs_once
+        if may_stop and len(current.taken) == len(self.layers):
+            raise _ReachedDeepestLayer(self)
+
+    def _read(self, layer, output, current):
         """Read a layer's output as a grid, and note how, for the next pass of this size."""
         shape = output.shape if isinstance(output, torch.Tensor) else None
         if self.reshape_transform is not None:
-            known[layer] = shape, None
+            current.known[layer] = shape, None
             return check_reshaped(self.reshape_transform(output), output, layer)
-        if trace is None:
-            expected, read = known[layer]
+        if current.trace is None:
+            expected, read = current.known[layer]
             if shape != expected:
                 raise _ReadOtherwise(self)
             return read(output)
-        reading = find_reading(output, self._facts[layer], trace, self.readings.get(layer))
-        self.readings[layer] = reading.key
+        settled = self.readings.get(layer)
+        reading = find_reading(output, self._facts[layer], current.trace, settled)
+        if self._is_first:
+            self.readings[layer] = reading.key
         if shape is not None:
-            known[layer] = shape, reading.make
+            current.known[layer] = shape, reading.make
         return reading.grid()
+
+
+class _PixelReads(TorchFunctionMode):
+    """Sees whether a network reads numbers out of tensors, by which it may decide what runs."""
+
+    _READS = {  # noqa: RUF012 - never changed
+        *("__bool__", "__contains__", "__float__", "__index__", "__int__"),
+        *("allclose", "equal", "is_nonzero", "item", "numpy", "tolist"),
+    }
+
+    def __init__(self):
+        super().__init__()
+        self.seen = False
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        self.seen |= getattr(function, "__name__", "") in self._READS
+        return function(*args, **(kwargs or {}))
+
+
+class _Pass:
+    """One forward pass: how layers are read in it, and what hooks have seen."""
+
+    def __init__(self, trace, known):
+        self.trace, self.known = trace, known
+        self.taken, self.n_calls = {}, Counter()
+        self.reads = _PixelReads()
 
 
 def _raise_clear(module, size, error, *, began) -> NoReturn:
@@ -358,11 +410,13 @@ def list_layers(model, input_size):
         raise ValueError(f"input_size must be (height, width), got {input_size!r}.")
     size = (3, *size) if len(size) == 2 else size
     module = as_module(model)
-    device, dtype = device_of(module), dtype_of(module)
-    image = torch.zeros(1, *size, device=device, dtype=dtype)
-    with evaluating(module, device), _recording(module) as records, torch.no_grad():
+    device = resolve_device(None, module)
+    image = torch.zeros(1, *size, device=device, dtype=dtype_of(module))
+    replica = replicate(module, runner=adapter_of(model).forward)
+    borrowed = lend(module, device) if replica is None else nullcontext(replica)
+    with borrowed as network, _recording(network) as records, torch.no_grad():
         try:
-            adapter_of(model)(module, image)
+            adapter_of(model)(network, image)
         except Exception as error:
             if not records:
                 _raise_clear(module, size[1:], error, began=False)

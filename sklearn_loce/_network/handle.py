@@ -1,13 +1,17 @@
-"""The handle by which an estimator holds a torch module."""
+"""The handle by which an estimator holds a network, and the replica that a run works on."""
 
-import hashlib
+import copy
+import functools
+import os
 import threading
+import types
 import warnings
 from contextlib import contextmanager
-from weakref import WeakKeyDictionary
 
 import torch
 from torch import nn
+
+from .identity import digest_network
 
 
 class TorchModel:
@@ -112,14 +116,23 @@ class TorchModel:
         return self._cell.builder is not None
 
     def fingerprint(self):
-        """Hash the architecture and the weights as they are now.
+        """Hash the network as it is now.
 
         Returns
         -------
         str
-            Hexadecimal digest, equal in every process.
+            Hexadecimal digest of the bytes of weights and buffers, the classes of all modules,
+            their plain attributes, hooks, the compiled code of your own classes, and ``forward``;
+            equal in every process with the same version of Python.
         """
-        return fingerprint(self.module)
+        return digest_network(self.module, self.forward).hex()
+
+    def shared_store(self, make):
+        """Give the vectors in memory that the clones of this handle share; ``make`` makes them."""
+        if self._cell.rows is None:
+            with _BUILDING[-1]:
+                self._cell.rows = make() if self._cell.rows is None else self._cell.rows
+        return self._cell.rows
 
     def __sklearn_clone__(self):
         clone = type(self).__new__(type(self))
@@ -143,7 +156,8 @@ class _Cell:
 
     def module(self):
         if self.built is None:
-            self.built = self._build()
+            with _BUILDING[-1]:
+                self.built = self.built or self._build()
         return self.built
 
     def _build(self):
@@ -152,11 +166,11 @@ class _Cell:
             raise TypeError(
                 f"The builder {_name(self.builder)} must return a torch.nn.Module, got {module!r}."
             )
-        if self.expected is not None and fingerprint(module) != self.expected:
+        if self.expected is not None and digest_network(module) != self.expected:
             raise ValueError(
-                f"The builder {_name(self.builder)} gives other weights than the module that was "
-                "pickled. Let the builder load the weights, or wrap the module itself: "
-                "TorchModel(module)."
+                f"The builder {_name(self.builder)} gives another network than the one that was "
+                "pickled: weights, classes or attributes differ. Let the builder make all of it, "
+                "or wrap the module itself: TorchModel(module)."
             )
         return module
 
@@ -169,8 +183,15 @@ class _Cell:
     def __getstate__(self):
         if self.builder is None:
             return self.__dict__ | {"rows": None}
-        expected = self.expected if self.built is None else fingerprint(self.built)
+        expected = self.expected if self.built is None else digest_network(self.built)
         return {"builder": self.builder, "built": None, "expected": expected, "rows": None}
+
+
+# Threads that share a handle build its module once. The last lock counts: a child process takes a
+# new one, since a thread that was not forked with it may have held the other.
+_BUILDING = [threading.RLock()]
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=lambda: _BUILDING.append(threading.RLock()))
 
 
 def _name(builder):
@@ -178,23 +199,10 @@ def _name(builder):
     return getattr(builder, "__qualname__", type(builder).__name__)
 
 
-def fingerprint(module):
-    """Hash a module's architecture and weights, equal in every process."""
-    digest = hashlib.sha256(repr(module).encode())
-    for name, value in sorted(module.state_dict().items()):
-        if isinstance(value, torch.Tensor):
-            raw = value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
-            digest.update(f"{name}:{value.dtype}:{tuple(value.shape)}:".encode())
-            digest.update(raw.tobytes())
-        else:
-            digest.update(f"{name}:{value!r}:".encode())
-    return digest.hexdigest()
-
-
 class WrappedNetwork(nn.Module):
-    """A module that runs another one, its ``network``, and calls it as that wants it.
+    """A module that runs another one, its ``network``, and calls it as that requires.
 
-    It has a ``forward(images, shown=None)``, and a method ``frame(size)`` that tells what its
+    It has a ``forward(images, shown=None)``, and a method ``frame(size)`` that gives what its
     network makes of an image of ``size``; see :class:`PlainAdapter`.
     """
 
@@ -207,8 +215,9 @@ def innermost(module):
 
 
 def as_module(model):
-    """Give the module of a handle, or the module itself."""
-    return model.module if isinstance(model, TorchModel) else model
+    """Give the module of a handle, or the module itself; that inside where it is compiled."""
+    module = model.module if isinstance(model, TorchModel) else model
+    return getattr(module, "_orig_mod", module)
 
 
 def device_of(module):
@@ -264,28 +273,142 @@ def resolve_device(device, module):
     return device
 
 
-_LOCKS = WeakKeyDictionary()
-_LOCKS_LOCK = threading.Lock()
+# Buffers up to this many elements are copied: a network may count its passes in one.
+_LARGE_BUFFER = 2**20
 
 
-def _lock_of(module):
-    # Wrapped or not, a network is one: its hooks would see the passes of another thread.
-    module = innermost(module)
-    with _LOCKS_LOCK:
-        return _LOCKS.setdefault(module, threading.RLock())
+def replicate(module, device=None, runner=None):
+    """Copy a network for a run; the weights stay in the memory where they are.
+
+    Modules, modes, hooks and plain attributes are the replica's own: nothing that happens in a pass
+    reaches the user's module, nor the pass of another thread. A replica's modules have a mark,
+    ``_is_replica``, and need not be copied again.
+
+    Parameters
+    ----------
+    module : torch.nn.Module
+    device : torch.device, default=None
+        Where the replica shall be; ``None`` leaves it where the module is.
+    runner : callable, default=None
+        What calls the module, if that is code of the user's.
+
+    Returns
+    -------
+    torch.nn.Module or None
+        In evaluation mode. ``None`` where the module can't be copied, or where its own code would
+        run the original.
+    """
+    originals = list(module.modules())
+    functions = [runner, *_added_functions(originals)]
+    if any(_reaches(function, originals) for function in functions):
+        return None
+    # Where evaluation mode is more than a flag, such as merged weights, it needs weights to change.
+    is_plain = not any(map(_has_own_modes, originals)) or not any(m.training for m in originals)
+    memo = {}
+    pairs = [(tensor, _alias(tensor, share=is_plain)) for tensor in _tensors_of(originals)]
+    memo.update({id(tensor): twin for tensor, twin in pairs})
+    try:
+        replica = copy.deepcopy(module, memo)
+    except Exception:  # a __deepcopy__ or __reduce__ may raise anything
+        return None
+    copies = list(replica.modules())
+    if len(copies) != len(originals) or {*map(id, copies)} & {*map(id, originals)}:
+        return None
+    _run_eagerly(copies, memo)
+    for child in copies:
+        child._is_replica = True
+    if any(child.training for child in copies):
+        replica.eval()
+    if not is_plain:
+        _share_equal(pairs)
+    return replica if device is None else replica.to(device)
+
+
+def _tensors_of(modules):
+    """Give the weights, the buffers, and the tensors among plain attributes."""
+    held = [part for child in modules for part in vars(child).values()]
+    tensors = []
+    while held:
+        value = held.pop()
+        if isinstance(value, torch.Tensor):
+            tensors.append(value)
+        elif type(value) is dict or isinstance(value, list | tuple):
+            held += value.values() if isinstance(value, dict) else value
+    return list({id(tensor): tensor for tensor in tensors}.values())
+
+
+def _alias(tensor, *, share):
+    """Give a tensor of its own for the replica, over the same memory if that may be shared."""
+    if type(tensor) not in (torch.Tensor, nn.Parameter):
+        return tensor  # a subclass, such as a quantized weight, may not survive a detach
+    is_counter = not isinstance(tensor, nn.Parameter) and tensor.numel() <= _LARGE_BUFFER
+    values = tensor.detach()
+    values = values.clone() if is_counter or not share else values
+    is_weight = isinstance(tensor, nn.Parameter)
+    return nn.Parameter(values, requires_grad=False) if is_weight else values
+
+
+def _share_equal(pairs):
+    """Let weights that evaluation mode left as they were lie where the original's lie."""
+    for original, twin in pairs:
+        if isinstance(twin, nn.Parameter) and twin is not original and torch.equal(original, twin):
+            twin.data = original.detach()
+
+
+def _has_own_modes(module):
+    kind = type(module)
+    return kind.train is not nn.Module.train or kind.eval is not nn.Module.eval
+
+
+def _run_eagerly(modules, memo):
+    """Leave compiled code out: hooks inside of it do not run."""
+    for child in modules:
+        if hasattr(child, "_orig_mod"):
+            child.forward = child._orig_mod.__call__
+        elif (plain := _uncompiled(vars(child).get("forward"))) is not None:
+            child.forward = copy.deepcopy(plain, memo)
+
+
+def _uncompiled(function):
+    return getattr(function, "_torchdynamo_orig_callable", None)
+
+
+def _added_functions(modules):
+    """Yield the functions that were put on modules: hooks, and methods of single instances."""
+    for child in modules:
+        for hooks in (child._forward_pre_hooks, child._forward_hooks):
+            yield from hooks.values()
+        for name, value in vars(child).items():
+            is_compiled = hasattr(child, "_orig_mod") or _uncompiled(value) is not None
+            if callable(value) and not is_compiled and name != "_compiled_call_impl":
+                yield value
+
+
+def _reaches(function, modules, depth=3):
+    """Say whether a function holds one of the modules where no copy can replace it."""
+    while isinstance(function, functools.partial | types.MethodType):
+        function = function.func if isinstance(function, functools.partial) else function.__func__
+    if not isinstance(function, types.FunctionType) or not depth:
+        return False
+    held = [cell.cell_contents for cell in function.__closure__ or () if _is_filled(cell)]
+    names = function.__code__.co_names
+    held += [function.__globals__[name] for name in names if name in function.__globals__]
+    owners = {id(getattr(value, "__self__", value)) for value in held}
+    if owners & {*map(id, modules)}:
+        return True
+    return any(_reaches(value, modules, depth - 1) for value in held if callable(value))
+
+
+def _is_filled(cell):
+    try:
+        return cell.cell_contents is not cell
+    except ValueError:
+        return False
 
 
 @contextmanager
-def evaluating(module, device):
-    """Lend out a module in evaluation mode on a device; give it back as it was.
-
-    One thread has it at a time: clones share the module, and hooks and modes belong to it.
-    """
-    with _lock_of(module):
-        yield from _lend(module, device)
-
-
-def _lend(module, device):
+def lend(module, device):
+    """Lend out a module that can't be copied, in evaluation mode; give it back as it was."""
     home = device_of(module)
     modes = {child: child.training for child in module.modules()}
     try:
@@ -296,5 +419,6 @@ def _lend(module, device):
     finally:
         if device != home:
             module.to(home)
+        module.train(modes[module])  # for modules whose train() does more than set a flag
         for child, training in modes.items():
             child.training = training

@@ -5,11 +5,9 @@ from torch import nn
 from torch.nn import functional
 
 from .._solvers.lbfgs import root_mean_squares
-from .._store.fingerprint import digest, model_digest
-from .._store.introspection import forward_hooks
 from .extract import ActivationExtractor, check_layers
 from .families import Grid
-from .handle import TorchModel, WrappedNetwork, as_module, device_of, evaluating
+from .handle import TorchModel, WrappedNetwork, as_module
 
 
 def _scaled(grid):
@@ -71,8 +69,8 @@ class JoinedLayers(WrappedNetwork):
     everywhere they are zero. This is not the vectors of several layers side by side, which
     ``layer=["features.1", "features.4"]`` gives: each of those redraws the mask alone.
 
-    The network runs in evaluation mode, no further than the deepest of the layers, and is given
-    back as it was. What comes out has no gradient.
+    A copy of the network runs, in evaluation mode, which shares the weights. What comes out has no
+    gradient.
 
     Examples
     --------
@@ -99,7 +97,7 @@ class JoinedLayers(WrappedNetwork):
         self.reshape_transform = reshape_transform
         self.joined = Grid()
         self._how = model.forward if isinstance(model, TorchModel) else None
-        self._known = None, None
+        self._extract = None
 
     def forward(self, images, shown=None):
         """Compute the joined activations.
@@ -121,12 +119,9 @@ class JoinedLayers(WrappedNetwork):
         ValueError, LayoutError
             As :class:`ActivationExtractor`.
         """
-        with evaluating(self, device_of(self)):
-            grids = list(self._extractor()(images, shown).values())
-            size = torch.Size(
-                max(sides) for sides in zip(*(g.shape[2:] for g in grids), strict=True)
-            )
-            return self.joined(torch.cat([_resized(_scaled(g), size) for g in grids], 1))
+        grids = list(self._extractor()(images, shown).values())
+        size = torch.Size(max(sides) for sides in zip(*(g.shape[2:] for g in grids), strict=True))
+        return self.joined(torch.cat([_resized(_scaled(g), size) for g in grids], 1))
 
     def frame(self, size):
         """Tell what the network makes of an image of ``size`` before its first layer.
@@ -142,24 +137,6 @@ class JoinedLayers(WrappedNetwork):
         """
         return self._extractor().frame(size)
 
-    def fingerprint(self):
-        """Hash all that the joined activations depend on, as it is now.
-
-        Returns
-        -------
-        str
-            Hexadecimal digest, equal in every process, of the network, the layers in their order,
-            ``reshape_transform``, and forward hooks.
-
-        Raises
-        ------
-        TypeError
-            If something can't be told from others by its content.
-        """
-        kind = f"{type(self).__module__}.{type(self).__qualname__}"
-        own = [kind, self.layers, self.reshape_transform, *map(forward_hooks, [self, self.joined])]
-        return digest(model_digest(self._handle()), *own).hex()
-
     def extra_repr(self):
         """Name the layers.
 
@@ -173,15 +150,11 @@ class JoinedLayers(WrappedNetwork):
         return TorchModel(self.network, forward=self._how)
 
     def _extractor(self):
-        """Give the extractor of earlier passes, which knows how to read the layers."""
-        asked = self.network, self.layers, self.reshape_transform
-        known, extract = self._known
-        if known != asked:
-            how = {"reshape_transform": self.reshape_transform}
-            extract = ActivationExtractor(self._handle(), self.layers, **how)
-            self._known = asked, extract
-        extract.device = device_of(self.network)
+        """Give what takes the layers; in a replica, that of the passes before."""
+        if self._extract is not None:
+            return self._extract
+        how = {"reshape_transform": self.reshape_transform, "readings": {}}
+        extract = ActivationExtractor(self._handle(), self.layers, **how)
+        if getattr(self, "_is_replica", False):
+            self._extract = extract.__enter__()  # its hooks end with the replica
         return extract
-
-    def __getstate__(self):
-        return {**self.__dict__, "_known": (None, None)}

@@ -1,5 +1,7 @@
 """Joint geometry of image and masks: from pixels to what the network sees, and back."""
 
+import os
+import threading
 from collections.abc import Callable
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -24,13 +26,11 @@ _POINTWISE = (v2.Identity, v2.ToImage, v2.ToDtype, v2.Normalize)
 
 @dataclass(frozen=True)
 class View:
-    """An image and its masks as the network sees them.
+    """An image as the network sees it.
 
     Parameters
     ----------
     image : Tensor of shape (3, height, width), float32
-    masks : ndarray of shape (n_masks, mask_height, mask_width), bool
-        Over the same field of view, but not necessarily with as many pixels.
     original_size : tuple of int
         (height, width) of the image before preprocessing.
     full_frame : bool
@@ -42,15 +42,42 @@ class View:
         Which pixels of ``image`` are image and not padding; ``None`` where all are.
     random : bool
         Whether the transform drew random numbers.
+    sources : tuple of ndarray of shape (height, width), int64, or None
+        The row and the column of the original that each pixel shows; ``None`` for all of it.
+    share : ndarray of shape (2,) or None
+        Which part of each side of the frame the image takes that the network pads inside.
     """
 
     image: torch.Tensor
-    masks: np.ndarray
     original_size: tuple
     full_frame: bool = True
     affine: np.ndarray | None = None
     shown: torch.Tensor | None = None
     random: bool = False
+    sources: tuple | None = None
+    share: np.ndarray | None = None
+
+    def see(self, mask):
+        """Give a mask over the network's field of view.
+
+        Parameters
+        ----------
+        mask : ndarray of shape (height, width), bool
+            At the size of the original image.
+
+        Returns
+        -------
+        ndarray of shape (mask_height, mask_width), bool
+            Not necessarily with as many pixels as ``image``: where the whole frame is kept, a mask
+            is resampled once, to the size at which LoCEs are optimized.
+        """
+        if self.sources is not None:
+            mask = mask[self.sources]  # what was filled in is no concept
+            mask = mask if self.shown is None else mask & self.shown.numpy()
+        if self.share is None:
+            return mask
+        missing = np.rint(mask.shape / self.share).astype(int) - mask.shape
+        return np.pad(mask, [(0, n) for n in missing])
 
     def within(self, frame):
         """Give the view of a network that pads the image, below and on the right, inside.
@@ -62,17 +89,15 @@ class View:
         Returns
         -------
         View
-            Its masks and ``affine`` are over the whole frame; a network that only resizes leaves
-            both as they are, for they count in shares of the sides.
+            Its ``affine`` is over the whole frame; a network that only resizes leaves it as it is,
+            for it counts in shares of the sides.
         """
         if frame.content == frame.size:
             return self
         share = np.divide(frame.content, frame.size)
-        missing = np.rint(self.masks.shape[1:] / share).astype(int) - self.masks.shape[1:]
-        masks = np.pad(self.masks, [(0, 0), *((0, n) for n in missing)])
         affine = np.eye(2, 3) if self.full_frame else self.affine
         affine = None if affine is None else share[:, None] * affine
-        return replace(self, masks=masks, full_frame=False, affine=affine)
+        return replace(self, full_frame=False, affine=affine, share=share)
 
     def to_original(self, maps):
         """Bring maps over the network's view, (n, H, W), to the original image's pixels."""
@@ -111,6 +136,11 @@ class JointTransform:
 
     apply: Callable
     full_frame: bool
+
+    @property
+    def is_plain(self):
+        """Whether pixels are scaled to [0, 1], and nothing else happens."""
+        return self.apply is _SCALE
 
 
 def _call_class(preprocess):
@@ -256,11 +286,16 @@ def _apply(transform, image, positions):
     return image, positions.float()
 
 
-def _look_up(masks, positions):
-    """Give the masks at the positions that pixels came from; what was filled in is no concept."""
-    shown = _shown(positions)
-    rows, columns = torch.where(shown, positions.round().long() - _FIRST, 0).numpy()
-    return masks[:, rows, columns] & shown.numpy()
+def _sources(positions):
+    """Give the original's row and column of every pixel; (0, 0) for what was filled in."""
+    return tuple(torch.where(_shown(positions), positions.round().long() - _FIRST, 0).numpy())
+
+
+# All threads draw from one generator. A child process takes a lock of its own, since a thread that
+# was not forked with it may have held this one.
+_DRAWING = [threading.Lock()]
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=lambda: _DRAWING.append(threading.Lock()))
 
 
 @contextmanager
@@ -268,25 +303,22 @@ def _own_randomness(image, seed):
     """Let random transforms depend on the image and a seed, not on what came before."""
     digest = xxh3_64(str(seed).encode())
     digest.update(np.ascontiguousarray(image))
-    before = torch.get_rng_state()
-    # Not torch.manual_seed, which would leave the generators of other devices seeded as well.
-    torch.default_generator.manual_seed(digest.intdigest())
-    try:
-        yield
-    finally:
-        torch.set_rng_state(before)
+    with _DRAWING[-1]:
+        before = torch.get_rng_state()
+        # Not torch.manual_seed, which would leave the generators of other devices seeded as well.
+        torch.default_generator.manual_seed(digest.intdigest())
+        try:
+            yield
+        finally:
+            torch.set_rng_state(before)
 
 
-def make_view(image, masks, transform, seed=0):
-    """Preprocess one image together with its masks.
-
-    A transform that keeps the whole frame leaves the masks at their own resolution: they are
-    resampled once, to the size at which LoCEs are optimised.
+def make_view(image, transform, seed=0):
+    """Preprocess one image.
 
     Parameters
     ----------
     image : ndarray of shape (height, width, 3), uint8
-    masks : ndarray of shape (n_masks, height, width), bool
     transform : JointTransform
     seed : int, default=0
         With the image's content, determines what random transforms of torchvision do.
@@ -303,7 +335,7 @@ def make_view(image, masks, transform, seed=0):
     size = image.shape[:2]
     pixels = torch.from_numpy(np.array(image.transpose(2, 0, 1), order="C"))
     if transform.full_frame:
-        return View(_as_float(_call(transform.apply, tv_tensors.Image(pixels))), masks, size)
+        return View(_as_float(_call(transform.apply, tv_tensors.Image(pixels))), size)
     # Positions travel as a mask, so that the geometry is measured and not guessed.
     with _own_randomness(image, seed):
         start = torch.get_rng_state()
@@ -311,9 +343,9 @@ def make_view(image, masks, transform, seed=0):
         random = not torch.equal(start, torch.get_rng_state())
     pixels = _as_float(pixels)
     if _is_full_frame(positions, size):
-        return View(pixels, masks, size, random=random)
+        return View(pixels, size, random=random)
     affine, shown = _fit_affine(positions, size), _shown(positions)
-    return View(pixels, _look_up(masks, positions), size, False, affine, shown, random)
+    return View(pixels, size, False, affine, shown, random, _sources(positions))
 
 
 def _as_float(image):

@@ -1,0 +1,301 @@
+"""From rows to vectors: what one thread does with an image, and all threads with a table."""
+
+import re
+import warnings
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+
+from .._network.handle import as_module, resolve_device
+from .._samples.table import read_sample_mask, row_name
+from .._solvers.solution import Solution
+from .._store.keys import sample_digests
+from .images import Activations, open_network
+from .threads import count_threads, map_in_threads
+
+# Rows of one image that are solved at once, so that their number does not set the memory; and rows
+# of many images on a GPU, whose operations take as long for one row as for some dozens.
+_MOST_ROWS = 64
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One row while it is worked on.
+
+    Parameters
+    ----------
+    position : int
+        Its place in the table.
+    mask : ndarray of shape (height, width), bool
+        At the size of the original image.
+    view_mask : ndarray, bool
+        The mask over the network's field of view.
+    activations : Activations
+        Shared by the rows of one image.
+    """
+
+    position: int
+    mask: np.ndarray
+    view_mask: np.ndarray
+    activations: Activations
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A row that could not be read, or whose image could not pass the network.
+
+    Parameters
+    ----------
+    position : int
+    name : str
+        The row as messages name it.
+    error : Exception
+    """
+
+    position: int
+    name: str
+    error: Exception
+
+    def __post_init__(self):
+        # Their frames hold images and activations, as long as the run lasts.
+        error = self.error
+        while error is not None:
+            error.__traceback__ = None
+            error = error.__cause__ or error.__context__
+
+    def __str__(self):
+        text = str(self.error).rstrip(".") or type(self.error).__name__
+        # What is said of an image names its first row.
+        return text if re.search(r"\brow \d", text) else f"{self.name}: {text}"
+
+
+@dataclass(frozen=True)
+class Task:
+    """What is asked of a table.
+
+    Parameters
+    ----------
+    samples : DataFrame
+    images : list of ndarray of int
+        Positions of the rows of each image.
+    asked : ndarray of shape (n_rows, n_layers), bool
+        What is to be optimized.
+    known : list of Solution, or None
+        The vectors of all rows that are known already, by layer; read where there is a ``finish``.
+    finish : callable or None
+        Called as ``finish(loce, sample, solutions)`` with one Solution per layer, for what is to be
+        known of each row besides; it then needs the activations of all layers.
+    digests : ndarray of shape (n_rows,), object, or None
+        Of the rows' images and masks, which must be the same when these are read.
+    records : dict or None
+        What workers compare their network with; see :func:`open_network`.
+    fingerprint : bytes or None
+        Digest of the network, which those of other processes compare too.
+    """
+
+    samples: object
+    images: list
+    asked: np.ndarray
+    known: list | None = None
+    finish: object = None
+    digests: np.ndarray | None = None
+    records: dict | None = None
+    fingerprint: bytes | None = None
+
+    def layers(self, loce):
+        """List the layers whose activations are needed."""
+        needed = self.asked.any(0) | (self.finish is not None)
+        return [layer for layer, is_needed in zip(loce.layers_, needed, strict=True) if is_needed]
+
+
+@dataclass(frozen=True)
+class Embedded:
+    """What came of a row.
+
+    Parameters
+    ----------
+    position : int
+    solutions : dict of {int: Solution}
+        The newly optimized vectors by number of the layer; NaN for an empty mask.
+    value : object
+        What ``finish`` gave.
+    is_random : bool
+        Whether the preprocessing drew random numbers.
+    """
+
+    position: int
+    solutions: dict = field(default_factory=dict)
+    value: object = None
+    is_random: bool = False
+
+
+def embed(loce, task, n_threads=None):
+    """Yield the number of images, and what came of their rows, in the order of the images.
+
+    Parameters
+    ----------
+    loce : estimator
+        Fitted.
+    task : Task
+    n_threads : int, default=None
+        ``None`` means as many as torch has. The result is the same.
+
+    Yields
+    ------
+    n_images : int
+    outcomes : list of Embedded and Failure
+    """
+    on_gpu = resolve_device(loce.device, as_module(loce.model)).type != "cpu"
+    n_threads = 1 if on_gpu else n_threads or count_threads()
+    size = (loce.batch_size or _MOST_ROWS) if on_gpu else 1
+    batches = _batch_images(task.images, size)
+    # A thread alone takes the caller's place: there is nobody to differ from.
+    records = task.records if min(n_threads, len(batches)) > 1 else None
+
+    @contextmanager
+    def open_worker():
+        with open_network(loce, task.layers(loce), records) as pass_image:
+            yield lambda images: (len(images), embed_images(loce, task, pass_image, images))
+
+    return map_in_threads(open_worker, batches, n_threads)
+
+
+def _batch_images(images, size):
+    """Put images together until they have so many rows."""
+    batches, n_rows = [], size
+    for rows in images:
+        if n_rows >= size:
+            batches.append([])
+            n_rows = 0
+        batches[-1].append(rows)
+        n_rows += len(rows)
+    return batches
+
+
+def embed_images(loce, task, pass_image, images):
+    """Read a few images, pass them, and embed their rows."""
+    outcomes, parts = [], []
+    for rows in images:
+        try:
+            activations = pass_image(task.samples, int(rows[0]))
+        except Exception as error:
+            outcomes += _fail_all(task.samples, rows, error)
+            continue
+        parts += [(int(i), activations) for i in rows]
+    size = loce.batch_size or _MOST_ROWS
+    for start in range(0, len(parts), size):
+        outcomes += _embed_rows(loce, task, parts[start : start + size])
+    return _check_unchanged(task, images, outcomes)
+
+
+def _fail_all(samples, rows, error):
+    return [Failure(int(i), row_name(samples, i), error) for i in rows]
+
+
+def _check_unchanged(task, images, outcomes):
+    """Let rows fail whose files are no longer those that were hashed before."""
+    if task.digests is None:
+        return outcomes
+    for rows in images:
+        try:
+            is_same = sample_digests(task.samples, rows) == [task.digests[i] for i in rows]
+        except Exception:  # whatever is wrong with it now, it was read, or failed, before
+            is_same = False
+        if not is_same:
+            error = ValueError(
+                f"{row_name(task.samples, rows[0])}: the image or a mask changed while the table "
+                "was worked on; run it again"
+            )
+            outcomes = [o for o in outcomes if o.position not in rows]
+            outcomes += _fail_all(task.samples, rows, error)
+    return outcomes
+
+
+def _embed_rows(loce, task, parts):
+    """Optimize rows whose images have passed, layer by layer, and finish them."""
+    outcomes, samples, targets = [], [], []
+    for i, activations in parts:
+        try:
+            mask = read_sample_mask(task.samples, i, activations.view.original_size)
+            view_mask = activations.view.see(mask)
+            targets.append(loce._objective.targets([view_mask])[0])
+        except Exception as error:
+            outcomes += _fail_all(task.samples, [i], error)
+            continue
+        # Masks are large: they are kept only where they are needed again.
+        kept = (mask, view_mask) if task.finish is not None else (None, None)
+        samples.append(Sample(i, *kept, activations))
+    solved = _solve(loce, task, samples, targets)
+    return outcomes + [
+        _finish(loce, task, sample, bool((target > 0).any()), solutions)
+        for sample, target, solutions in zip(samples, targets, solved, strict=True)
+    ]
+
+
+def _solve(loce, task, samples, targets):
+    """Give {number of the layer: Solution} for each row."""
+    solved = [{} for _ in samples]
+    for k, layer in enumerate(loce.layers_):
+        rows = [j for j, s in enumerate(samples) if task.asked[s.position, k]]
+        full = [j for j in rows if (targets[j] > 0).any()]
+        solved_here = {}
+        if full:
+            grids = [samples[j].activations.grids[layer] for j in full]
+            own = [targets[j] for j in full]
+            solutions = _solve_in_memory(loce._objective, grids, own, loce._starts[k])
+            solved_here = dict(zip(full, solutions, strict=True))
+        for j in rows:
+            empty = Solution.unknown(1, loce.n_channels_[k], has_facts=loce._objective.has_bias)[0]
+            solved[j][k] = solved_here[j] if j in full else empty
+    return solved
+
+
+def _solve_in_memory(objective, grids, targets, start):
+    """Optimize rows at once, or in halves where a device runs out of memory."""
+    try:
+        solution = objective.solve(grids, np.stack(targets), start)
+        return [solution[j] for j in range(len(grids))]
+    except torch.OutOfMemoryError as error:
+        if len(grids) == 1:
+            raise MemoryError(
+                "Not even one row fits into the device's memory; use device='cpu'."
+            ) from error
+    half = len(grids) // 2
+    warnings.warn(
+        f"The device ran out of memory with {len(grids)} rows at once; going on with {half}. Set "
+        "batch_size to that to spare the attempt.",
+        stacklevel=2,
+    )
+    return [
+        solution
+        for part in (slice(half), slice(half, None))
+        for solution in _solve_in_memory(objective, grids[part], targets[part], start)
+    ]
+
+
+def _finish(loce, task, sample, has_foreground, solutions):
+    name, i = row_name(task.samples, sample.position), sample.position
+    failure = None
+    if not has_foreground and solutions and loce.on_empty == "raise":
+        failure = f"the mask of {name} {explain_empty(loce)}"
+    elif has_foreground and not all(np.isfinite(s.vectors).all() for s in solutions.values()):
+        failure = f"the LoCE of {name} did not stay finite; {loce._objective.advice}"
+    if failure is not None:
+        return Failure(i, name, ValueError(failure))
+    value = None
+    if task.finish is not None:
+        known = {k: solution[i] for k, solution in enumerate(task.known)}
+        try:
+            value = task.finish(loce, sample, {**known, **solutions})
+        except Exception as error:
+            return Failure(i, name, error)
+    return Embedded(i, solutions, value, sample.activations.view.random)
+
+
+def explain_empty(loce):
+    """Say how a mask that has foreground can lose it."""
+    if loce._objective.mask_size is None:
+        return "lies where preprocess cuts the image off"
+    return f"loses its foreground at mask_size={tuple(loce._objective.mask_size)}"

@@ -1,0 +1,129 @@
+"""An image with its activations, from its file to what a layer gives."""
+
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+
+from .._network.extract import ActivationExtractor
+from .._network.handle import TorchModel, as_module
+from .._network.identity import digest_network
+from .._network.preprocess import View, make_transform, make_view
+from .._network.probe import agree, probe
+from .._samples.table import read_sample_image, row_name
+from ..exceptions import LayoutError
+
+
+@dataclass(frozen=True)
+class Activations:
+    """What a network makes of one image.
+
+    Parameters
+    ----------
+    view : View
+        The image as the network saw it.
+    grids : dict of {str: Tensor of shape (n_channels, height, width)}
+        By layer.
+    """
+
+    view: View
+    grids: dict
+
+
+@contextmanager
+def open_network(loce, layers=None, records=None):
+    """Lend a function that passes an image, ``(samples, i) -> Activations``, for one thread.
+
+    Parameters
+    ----------
+    loce : estimator
+        Fitted.
+    layers : list of str, default=None
+        Those that are needed; ``None`` means all.
+    records : dict of {str: ndarray}, default=None
+        What the caller's network gave for the probe, which this one must give as well.
+
+    Raises
+    ------
+    RuntimeError
+        If it gives something else.
+    """
+    extract = make_extractor(loce, layers)
+    transform = make_transform(loce.preprocess, loce.model)
+    with extract:
+        if records is not None:
+            _compare_records(probe(extract, transform, loce._probe_size, loce._seed)[0], records)
+
+        def pass_image(samples, i):
+            image = read_sample_image(samples, i)
+            view = make_view(image, transform, loce._seed)
+            shown = None if view.shown is None else view.shown[None]
+            grids = extract(view.image[None], shown)
+            _check_grids(loce, grids, row_name(samples, i))
+            view = view.within(extract.frame(view.image.shape[-2:]))
+            return Activations(view, {k: _standardize(loce, k, g[0]) for k, g in grids.items()})
+
+        yield pass_image
+
+
+def make_extractor(loce, layers=None):
+    """Give what takes the activations of layers, all of them with ``None``."""
+    how = {"reshape_transform": loce.reshape_transform, "device": loce.device}
+    layers = loce.layers_ if layers is None else layers
+    return ActivationExtractor(loce.model, layers, readings=loce._readings, **how)
+
+
+def compare_network(loce, fingerprint, records):
+    """Raise unless the network of a worker is its caller's, by its digest and by the probe."""
+    forward = loce.model.forward if isinstance(loce.model, TorchModel) else None
+    if digest_network(as_module(loce.model), forward) != fingerprint:
+        raise RuntimeError(
+            "A worker has another network than its caller: weights, classes or attributes differ. "
+            "Let workers import the same code, or set n_jobs=None."
+        )
+    transform = make_transform(loce.preprocess, loce.model)
+    with make_extractor(loce) as extract:
+        _compare_records(probe(extract, transform, loce._probe_size, loce._seed)[0], records)
+
+
+def _compare_records(found, expected):
+    wrong = [layer for layer, record in found.items() if not agree(record, expected[layer])]
+    if wrong:
+        raise RuntimeError(
+            f"A worker has another network than its caller: the activations of {wrong} differ for "
+            "the same image. Something outside of the module decides what it computes, such as a "
+            "class or a setting that was changed after import, or a value that belongs to one "
+            "thread. Change it where workers import it, or set n_jobs=None."
+        )
+
+
+def _check_grids(loce, grids, name):
+    n_channels = dict(zip(loce.layers_, loce.n_channels_, strict=True))
+    for layer, grid in grids.items():
+        if grid.shape[1] != n_channels[layer]:
+            raise LayoutError(
+                f"{name}: layer {layer!r} has {grid.shape[1]} channels here, but had "
+                f"{n_channels[layer]} in fit. Its channels may not come first; a "
+                "reshape_transform can move them."
+            )
+        if not is_finite(grid):
+            raise ValueError(
+                f"{name}: the activations of layer {layer!r} hold NaN or infinity. Check the "
+                "weights, the preprocessing, and whether half precision overflows."
+            )
+
+
+def is_finite(tensor):
+    """Say whether a tensor holds neither NaN nor infinity."""
+    # A sum is ten times as fast as isfinite and needs no copy; it may overflow: then look again.
+    return bool(torch.isfinite(tensor.sum()) or torch.isfinite(tensor).all())
+
+
+def _standardize(loce, layer, grid):
+    """Bring channels to the mean 0 and the variance 1 that they had in fit."""
+    if loce.mean_ is None:
+        return grid
+    k = loce.layers_.index(layer)
+    mean, scale = (torch.as_tensor(facts[k])[:, None, None] for facts in (loce.mean_, loce.scale_))
+    dtype = torch.promote_types(grid.dtype, torch.float32)
+    return ((grid.double() - mean.to(grid.device)) / scale.to(grid.device)).to(dtype)

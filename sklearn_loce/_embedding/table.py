@@ -1,0 +1,260 @@
+"""From a table of samples to vectors: look up what is known, embed the rest, keep it."""
+
+from contextlib import closing, nullcontext
+from dataclasses import dataclass, field
+
+import numpy as np
+import pandas as pd
+from tqdm.auto import tqdm
+
+from .._network.handle import TorchModel
+from .._samples.images import READ_ERRORS
+from .._samples.table import (
+    enumerate_messages,
+    examine_rows,
+    group_by_image,
+    raise_empty,
+    raise_problems,
+    row_name,
+)
+from .._solvers.solution import Solution
+from .._store.keys import sample_digests
+from .._store.memory import MemoryStore
+from .._store.sqlite import RowStore
+from .._warnings import warn_user
+from ..exceptions import FailedRowsError
+from .embed import Failure, Task, embed, explain_empty
+from .parallel import embed_apart, runs_here
+
+_LOOKUP = 1000  # rows that are looked up at once, which bounds the memory that it takes
+
+
+def find_store(memory, model):
+    """Give the store that the parameter ``memory`` stands for, or ``None``."""
+    if memory is False:
+        return None
+    if memory is None:
+        return model.shared_store(MemoryStore) if isinstance(model, TorchModel) else None
+    return memory if isinstance(memory, RowStore | MemoryStore) else RowStore(memory)
+
+
+def may_fail(loce):
+    """Say whether rows that are wrong wait for the others, which are computed and kept."""
+    return loce.on_error == "nan" or not (loce.memory is None or loce.memory is False)
+
+
+@dataclass
+class Table:
+    """What is known of the rows of a table.
+
+    Parameters
+    ----------
+    samples : DataFrame
+    solutions : list of Solution
+        By layer; NaN in rows that are not known.
+    values : dict of {int: object}
+        What ``finish`` gave, by row.
+    failures : dict of {int: Failure}
+        By row.
+    """
+
+    samples: pd.DataFrame
+    solutions: list
+    values: dict = field(default_factory=dict)
+    failures: dict = field(default_factory=dict)
+
+    def enter(self, loce, outcomes):
+        """Enter what came of some rows."""
+        for outcome in outcomes:
+            if isinstance(outcome, Failure):
+                self.failures[outcome.position] = outcome
+            else:
+                self.values[outcome.position] = outcome.value
+                self.put(loce, outcome.position, outcome.solutions)
+
+    def put(self, loce, i, solutions):
+        """Enter the vectors of a row; vectors of NaN stand for an empty mask."""
+        is_empty = any(np.isnan(solution.vectors).any() for solution in solutions.values())
+        if is_empty and loce.on_empty == "raise":
+            self.fail(i, f"the mask of {row_name(self.samples, i)} {explain_empty(loce)}")
+        elif len(self.solutions[0]):
+            for k, solution in solutions.items():
+                self.solutions[k].put(i, solution)
+
+    def fail(self, i, error):
+        """Note that a row fails, of an exception or a reason."""
+        error = ValueError(error) if isinstance(error, str) else error
+        self.failures[i] = Failure(i, row_name(self.samples, i), error)
+
+    def copy_rows(self, equal):
+        """Copy what came of rows to those that are equal to them, {row: first row}."""
+        for i, first in equal.items():
+            if first in self.failures:
+                self.fail(i, self.failures[first].error)
+            elif len(self.solutions[0]):
+                for solution in self.solutions:
+                    solution.put(i, solution[first])
+
+    def matrix(self, append_bias):
+        """Give the vectors, (n_rows, n_features), float32; NaN in rows that failed."""
+        parts = []
+        for solution in self.solutions:
+            parts += [solution.vectors, *[solution.intercept[:, None]] * append_bias]
+        vectors = np.hstack(parts).astype(np.float32, copy=False)
+        vectors[list(self.failures)] = np.nan
+        return vectors
+
+
+def embed_table(loce, samples, keys, *, given=None, finish=None, keeps=True):
+    """Embed the rows of a table, or finish rows with vectors that are given.
+
+    Parameters
+    ----------
+    loce : estimator
+        Fitted.
+    samples : DataFrame
+    keys : Keys
+        What tells the vectors from others, and where they are kept.
+    given : list of Solution, default=None
+        Vectors to take as they are, by layer. ``None`` optimizes them.
+    finish : callable, default=None
+        See Task.
+    keeps : bool, default=True
+        Whether to give the vectors, and not only store them.
+
+    Returns
+    -------
+    Table
+    """
+    table = Table(samples, given or unknown_solutions(loce, len(samples) * keeps))
+    images = examine(loce, table, solves=given is None)
+    asked = np.full((len(samples), len(loce.layers_)), given is None)
+    store = keys.store if given is None else None
+    digests = None
+    if store is not None or not runs_here(loce.n_jobs):
+        digests = hash_rows(table, images)
+    asked[list(table.failures)] = False
+    with nullcontext() if store is None else store.session() as session:
+        if session is not None:
+            look_up(loce, table, session, keys, digests, asked)
+        # Equal rows are optimized once, but each may be finished.
+        equal = find_equal_rows(digests, asked) if session is not None and not finish else {}
+        images = _without(images, table.failures)
+        images = [rows for rows in images if finish or asked[rows].any()]
+        known = table.solutions if finish else None
+        task = Task(
+            samples, images, asked, known, finish, digests, keys.records, keys.fingerprint
+        )
+        with closing(run(loce, task)) as batches:
+            for outcomes in batches:
+                if session is not None:
+                    save(session, keys, digests, outcomes)
+                table.enter(loce, outcomes)
+    table.copy_rows(equal)
+    return table
+
+
+def run(loce, task):
+    """Yield what comes of the rows of each image, from threads or from joblib's workers."""
+    bar = tqdm(desc="LoCE", unit="image", total=len(task.images), disable=not loce.verbose)
+    with bar:
+        apart = not runs_here(loce.n_jobs)
+        for n_images, outcomes in embed_apart(loce, task) if apart else embed(loce, task):
+            bar.update(n_images)
+            yield outcomes
+
+
+def unknown_solutions(loce, n_rows):
+    """Give a Solution of NaN for each layer."""
+    has_facts = loce._objective.has_bias
+    return [Solution.unknown(n_rows, n, has_facts=has_facts) for n in loce.n_channels_]
+
+
+def examine(loce, table, *, solves):
+    """Note, or raise, what is wrong with rows before any image is decoded; group the others."""
+    groups = group_by_image(table.samples)
+    has_foreground, problems = examine_rows(table.samples, groups)
+    empty = []
+    if solves and loce.on_empty == "raise":
+        empty = [int(i) for i in np.flatnonzero(~has_foreground) if i not in problems]
+    if not may_fail(loce):
+        raise_problems(problems)
+        raise_empty(table.samples, empty)
+    for i, error in problems.items():
+        table.fail(i, error)
+    for i in empty:
+        table.fail(i, f"the mask of {row_name(table.samples, i)} has no foreground")
+    return _without(groups, table.failures)
+
+
+def _without(groups, failures):
+    """Leave failed rows out of the groups of rows."""
+    kept = (np.array([i for i in rows if int(i) not in failures], dtype=int) for rows in groups)
+    return [rows for rows in kept if len(rows)]
+
+
+def hash_rows(table, images):
+    """Give the digest of image and mask of every row that can be read."""
+    digests = np.empty(len(table.samples), dtype=object)
+    for rows in images:
+        try:
+            digests[rows] = sample_digests(table.samples, rows)
+        except READ_ERRORS as error:  # the file changed since it was examined
+            for i in rows:
+                table.fail(int(i), error)
+    return digests
+
+
+def look_up(loce, table, session, keys, digests, asked):
+    """Enter the vectors that the store has, and ask for them no more."""
+    rows = np.flatnonzero(asked.any(1))
+    for some in np.split(rows, range(_LOOKUP, len(rows), _LOOKUP)):
+        for k, key in enumerate(keys.keys):
+            found = session.load(key, [digests[i] for i in some])
+            for i in some:
+                if digests[i] in found:
+                    asked[i, k] = False
+                    table.put(loce, int(i), {k: found[digests[i]]})
+
+
+def find_equal_rows(digests, asked):
+    """Let equal rows be optimized once: give {row: first row equal to it}, and ask for no more."""
+    first, equal = {}, {}
+    for i in np.flatnonzero(asked.any(1)):
+        k = first.setdefault(digests[i], int(i))
+        if k != i:
+            equal[int(i)] = k
+            asked[i] = False
+    return equal
+
+
+def save(session, keys, digests, outcomes):
+    """Keep the vectors of some rows, all layers of each."""
+    done = [o for o in outcomes if not isinstance(o, Failure)]
+    done = [o for o in done if keys.keeps_random or not o.is_random]
+    for k, key in enumerate(keys.keys):
+        own = {digests[o.position]: o.solutions[k] for o in done if k in o.solutions}
+        if own:
+            session.save(key, own)
+
+
+def report_failures(loce, table):
+    """Raise what failed, or warn of it."""
+    failures, samples = dict(sorted(table.failures.items())), table.samples
+    if not failures:
+        return
+    what = (
+        f"{len(failures)} of {len(samples)} rows failed: {enumerate_messages(failures.values())}."
+    )
+    if loce.on_error == "nan":
+        warn_user(f"{what} Their vectors are NaN.")
+        return
+    causes = {"position": list(failures), "cause": [str(failure) for failure in failures.values()]}
+    frame = pd.DataFrame(causes, index=samples.index[list(failures)])
+    raise FailedRowsError(
+        f"{what} The others were computed: they are in the store, if there is one, and in the "
+        "attribute embeddings of this error. Leave the failed rows out, or set on_error='nan' (for "
+        "empty masks on_empty='nan').",
+        frame,
+        table.matrix(loce._appends_bias()),
+    ) from next(iter(failures.values())).error

@@ -1,0 +1,143 @@
+"""Work on images in threads, each of which has all that it needs to itself."""
+
+import contextvars
+import os
+import queue
+import threading
+from contextlib import ExitStack, contextmanager
+
+import torch
+
+
+class _OneThread:
+    """Lets torch compute on one thread in threads of ours: the last bits depend on the number.
+
+    torch keeps the number per thread, but takes the latest one for threads to come. So the last
+    thread of ours that ends puts that back, and the user's threads, which alone are interrupted by
+    Ctrl-C, never change it.
+    """
+
+    def __init__(self):
+        self._lock, self._n_users, self._before = threading.Lock(), 0, None
+
+    @contextmanager
+    def __call__(self, before):
+        with self._lock:
+            self._before = before if self._n_users == 0 else self._before
+            self._n_users += 1
+            torch.set_num_threads(1)
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._n_users -= 1
+                if self._n_users == 0:
+                    torch.set_num_threads(self._before)
+
+    @property
+    def n_threads(self):
+        """How many threads the user lets torch have."""
+        with self._lock:
+            return self._before if self._n_users else torch.get_num_threads()
+
+
+_ONE_THREAD = [_OneThread()]
+if hasattr(os, "register_at_fork"):
+    # In a child process, no thread of ours runs that would put the number back.
+    os.register_at_fork(after_in_child=lambda: _ONE_THREAD.append(_OneThread()))
+
+
+def count_threads():
+    """Give the number of threads that the user lets torch have."""
+    return _ONE_THREAD[-1].n_threads
+
+
+def autocast_settings():
+    """List what autocast does in this thread: (device type, dtype, whether it is enabled)."""
+    devices = ["cpu", *["cuda"] * torch.cuda.is_available()]
+    return [(d, torch.get_autocast_dtype(d), torch.is_autocast_enabled(d)) for d in devices]
+
+
+@contextmanager
+def autocast_as(settings):
+    """Compute with the autocast of another thread or process."""
+    with ExitStack() as exits:
+        for device, dtype, enabled in settings:
+            if enabled or torch.is_autocast_enabled(device):
+                exits.enter_context(torch.autocast(device, dtype=dtype, enabled=enabled))
+        yield
+
+
+class _Threads:
+    """Threads that take items from one list, each with a function of its own."""
+
+    def __init__(self, open_worker, items, n_threads, n_ahead):
+        self._open_worker, self._items = open_worker, iter(enumerate(items))
+        self._lock, self._stops = threading.Lock(), threading.Event()
+        self._free = threading.Semaphore(n_ahead)
+        self.results = queue.SimpleQueue()
+        self._before, self._autocast = count_threads(), autocast_settings()
+        self._threads = [
+            threading.Thread(target=contextvars.copy_context().run, args=(self._serve,))
+            for _ in range(n_threads)
+        ]
+
+    def start(self):
+        for thread in self._threads:
+            thread.start()
+
+    def stop(self):
+        self._stops.set()
+        for _ in self._threads:
+            self._free.release()
+        for thread in self._threads:
+            if thread.ident is not None:
+                thread.join()
+
+    def release(self):
+        """Let one more item be worked on."""
+        self._free.release()
+
+    def _serve(self):
+        try:
+            with _ONE_THREAD[-1](self._before), torch.no_grad(), autocast_as(self._autocast):
+                with self._open_worker() as work:
+                    while (item := self._next()) is not None:
+                        self.results.put((item[0], work(item[1]), None))
+        except BaseException as error:  # raised again in the caller's thread
+            self.results.put((None, None, error))
+
+    def _next(self):
+        self._free.acquire()
+        with self._lock:
+            return None if self._stops.is_set() else next(self._items, None)
+
+
+def map_in_threads(open_worker, items, n_threads):
+    """Yield ``work(item)`` in the order of the items.
+
+    Parameters
+    ----------
+    open_worker : callable
+        Called in each thread; gives a context manager of its function ``work``.
+    items : sequence
+    n_threads : int
+        Each with one thread of torch, without gradients, and with the autocast and the context
+        variables of the caller.
+    """
+    n_threads = max(1, min(n_threads, len(items)))
+    # Finished results wait for those before them; two per thread bound the memory.
+    threads = _Threads(open_worker, items, n_threads, 2 * n_threads)
+    waiting = {}
+    try:
+        threads.start()
+        for number in range(len(items)):
+            while number not in waiting:
+                done, result, error = threads.results.get()
+                if error is not None:
+                    raise error
+                waiting[done] = result
+            yield waiting.pop(number)
+            threads.release()
+    finally:
+        threads.stop()

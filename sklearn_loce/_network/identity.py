@@ -1,0 +1,214 @@
+"""What tells one network from another exactly: weights, classes, plain attributes, own code.
+
+What code finds elsewhere, such as globals, settings modules and context variables, is left to the
+probe of :mod:`.probe`, which sees what it does.
+"""
+
+import functools
+import hashlib
+import types
+from enum import Enum
+from pathlib import PurePath
+
+import numpy as np
+import torch
+import xxhash
+from torch import nn
+
+# Classes and functions of these count by their names. Their behavior is the probe's to see.
+_LIBRARIES = {
+    *("builtins", "PIL", "numpy", "sklearn", "sklearn_loce", "timm", "torch", "torchvision"),
+    *("transformers", "functools", "collections", "torchao", "peft", "accelerate"),
+}
+_ATOMS = (type(None), bool, int, float, complex, str, bytes)
+_NAMED = (torch.dtype, torch.device, torch.layout, torch.memory_format, np.dtype)
+_CODE = (types.FunctionType, property, staticmethod, classmethod, functools.cached_property)
+_HOOKS = ("_forward_pre_hooks", "_forward_hooks")
+_STATE = ("_parameters", "_buffers", "_modules")
+# A run has modes of its own, and leaves compiled calls out.
+_BOOKKEEPING = {*vars(nn.Module()), "_compiled_call_impl", "_is_hf_initialized"}
+
+
+def digest(*values):
+    """Hash values by content.
+
+    Parameters
+    ----------
+    *values : object
+        Numbers, strings, containers, arrays, tensors, functions, classes, modules and instances
+        of any class. Of anything else the type counts.
+
+    Returns
+    -------
+    bytes of length 32
+        Equal in every process for equal content.
+
+    Examples
+    --------
+    >>> from sklearn_loce._network.identity import digest
+    >>> digest(1) == digest(1.0)
+    False
+    >>> digest([1, "a"]) == digest([1, "a"])
+    True
+    """
+    writer = _Writer()
+    for value in values:
+        writer.write(value)
+    return writer.state.digest()
+
+
+def digest_network(module, forward=None):
+    """Hash a network with what runs it, ``forward``; see :func:`digest`."""
+    return digest("network", module, forward)
+
+
+def array_bytes(array):
+    """Give the bytes of an array in C order, without a copy where it is in that order."""
+    return memoryview(np.ascontiguousarray(array).reshape(-1).view(np.uint8))
+
+
+def _is_library(kind):
+    return (getattr(kind, "__module__", None) or "builtins").partition(".")[0] in _LIBRARIES
+
+
+class _Writer:
+    """Writes values into a hash; of an object that holds others, the hash of these, once."""
+
+    def __init__(self):
+        self.state = hashlib.sha256()
+        # By id, with the objects: an id may be used again after an object's end.
+        self._done = {}
+
+    def put(self, tag, payload=b""):
+        payload = payload.encode("utf-8", "surrogatepass") if isinstance(payload, str) else payload
+        self.state.update(b"%s:%d:" % (tag.encode(), len(payload)))
+        self.state.update(payload)
+
+    def write(self, value):
+        if isinstance(value, Enum):
+            self.put("enum", f"{type(value).__qualname__}.{value.name}")
+        elif isinstance(value, _ATOMS):
+            self.put(type(value).__name__, value if isinstance(value, bytes) else repr(value))
+        elif isinstance(value, (*_NAMED, PurePath)):
+            self.put("named", str(value))
+        elif isinstance(value, torch.Tensor):
+            self._write_tensor(value)
+        elif isinstance(value, np.ndarray | np.generic):
+            self._write_array(np.asarray(value))
+        else:
+            self._nest(value)
+
+    def _nest(self, value):
+        """Write the hash of what an object holds; a cycle ends where it began."""
+        known, _ = self._done.get(id(value), (None, None))
+        if known is None:
+            self._done[id(value)] = b"cycle", value
+            outer, self.state = self.state, hashlib.sha256()
+            self._write_parts(value)
+            known, self.state = self.state.digest(), outer
+            self._done[id(value)] = known, value
+        self.put("nested", known)
+
+    def _write_parts(self, value):
+        if isinstance(value, dict):
+            self._write_all(type(value).__name__, [part for item in value.items() for part in item])
+        elif isinstance(value, list | tuple):
+            self._write_all(type(value).__name__, value)
+        elif isinstance(value, set | frozenset):  # their order says nothing
+            self._write_all("set", sorted(digest(element) for element in value))
+        elif isinstance(value, nn.Module):
+            self._write_module(getattr(value, "_orig_mod", value))  # as torch.compile wraps it
+        elif isinstance(value, types.CodeType):
+            self._write_code(value)
+        elif isinstance(value, type):
+            self._write_class(value)
+        else:
+            self._write_object(value)
+
+    def _write_all(self, tag, values):
+        self.put(tag, str(len(values)))
+        for value in values:
+            self.write(value)
+
+    def _write_module(self, module):
+        self.write(type(module))
+        for part in (*_STATE, *_HOOKS):
+            items = vars(module)[part]
+            self._write_all(part, [*items] if part in _STATE else [])
+            self._write_all(part, [*items.values()])
+        self._write_attributes({n: v for n, v in vars(module).items() if n not in _BOOKKEEPING})
+
+    def _write_attributes(self, attributes):
+        for name in sorted(attributes):  # the order in which they were set says nothing
+            self.put("attribute", name)
+            self.write(attributes[name])
+
+    def _write_tensor(self, tensor):
+        kind = "" if type(tensor) in (torch.Tensor, nn.Parameter) else type(tensor).__qualname__
+        self.put("tensor", f"{kind}:{tensor.dtype}:{tuple(tensor.shape)}")
+        try:
+            self._write_content(tensor)
+        except (RuntimeError, TypeError, NotImplementedError, AttributeError):
+            self.put("opaque")  # such as one on the meta device
+
+    def _write_content(self, tensor):
+        if hasattr(tensor, "__tensor_flatten__"):  # as torchao's quantized weights
+            names, facts = tensor.__tensor_flatten__()
+            self.write([repr(facts), *(getattr(tensor, name) for name in names)])
+        elif tensor.is_quantized:
+            self.write([repr(tensor.qscheme()), tensor.int_repr(), tensor.dequantize()])
+        elif tensor.layout != torch.strided:
+            self.write(tensor.to_dense())
+        else:
+            plain = tensor.detach().resolve_conj().resolve_neg().cpu().contiguous().reshape(-1)
+            raw = plain.view(torch.uint8).numpy() if plain.numel() else b""
+            self.put("bytes", xxhash.xxh3_128(raw).digest())
+
+    def _write_array(self, array):
+        self.put("array", f"{array.dtype.str}:{array.shape}")
+        if array.dtype.hasobject:
+            self.write(array.tolist())
+        else:
+            self.put("bytes", xxhash.xxh3_128(array_bytes(array)).digest())
+
+    def _write_class(self, kind):
+        self.put("class", f"{kind.__module__}.{kind.__qualname__}")
+        if _is_library(kind):
+            return
+        own = {n: v for n, v in vars(kind).items() if isinstance(v, (*_CODE, *_ATOMS, tuple))}
+        names = [n for n in own if not n.startswith("__") or isinstance(own[n], _CODE)]
+        self._write_attributes({name: own[name] for name in names})
+        self._write_all("bases", kind.__bases__)
+
+    def _write_code(self, code):
+        # What Python compiled, and not the file's text: that may have changed since.
+        self.write([code.co_code, code.co_names, code.co_consts, code.co_freevars])
+
+    def _write_object(self, value):
+        if isinstance(value, types.FunctionType):
+            self.put("function", f"{value.__module__}.{value.__qualname__}")
+            if not _is_library(value):
+                cells = [_content(cell) for cell in value.__closure__ or ()]
+                self.write([value.__code__, value.__defaults__, value.__kwdefaults__, cells])
+        elif isinstance(value, types.MethodType):
+            self.write([value.__func__, value.__self__])
+        elif isinstance(value, functools.partial):
+            self.write([value.func, value.args, value.keywords])
+        elif isinstance(value, property):
+            self.write([value.fget, value.fset])
+        elif isinstance(value, staticmethod | classmethod):
+            self.write(value.__func__)
+        elif isinstance(value, torch.ScriptObject) and hasattr(value, "__getstate__"):
+            self.write(value.__getstate__())  # the packed weights of quantized layers
+        elif isinstance(value, types.ModuleType | types.BuiltinFunctionType):
+            self.put("name", value.__name__)
+        else:
+            self.write(type(value))
+            self._write_attributes(getattr(value, "__dict__", {}))
+
+
+def _content(cell):
+    try:
+        return cell.cell_contents
+    except ValueError:  # not filled yet
+        return None
