@@ -159,7 +159,7 @@ def test_recorded_steps_are_the_steps(graphs, objective):
     assert graphs.n_replays > 0
 
 
-def test_rows_that_share_activations_are_stacked_once():
+def test_rows_that_share_activations_are_stacked_once(graphs):
     grids = torch.rand(4, 3, 5, 6, dtype=torch.float64)
     rows = [grids[0], grids[1], grids[0], grids[2], grids[1], grids[3], grids[2]]
     shapes = []
@@ -178,7 +178,7 @@ def test_rows_that_share_activations_are_stacked_once():
 
 
 @pytest.mark.parametrize("n_rows", [1, 3, 2 * _CHUNK + 5])
-def test_no_batch_is_longer_than_a_chunk(n_rows):
+def test_no_batch_is_longer_than_a_chunk(graphs, n_rows):
     n_images = 2 * _CHUNK // n_rows + 3
     grids = torch.rand(n_images, 2, 3, 3, dtype=torch.float64)
     rows = [grid for grid in grids for _ in range(n_rows)]

@@ -311,5 +311,5 @@ def test_all_rows_of_real_scenes_converge(camvid, camvid_network, layer, objecti
     rows = camvid.data[np.isin(camvid.groups, np.unique(camvid.groups)[[0, 60]])]
     loce = LoCETransformer(camvid_network, layer, objective=objective, on_empty="nan").fit(rows)
     facts = loce.evaluate(rows)  # a ConvergenceWarning would be an error
-    assert facts["n_iter"].max() < 100
+    assert facts["n_iter"].max() < 200
     assert (facts["gradient_norm"] <= 1e-4).all()

@@ -241,10 +241,13 @@ def solve_with_torch(activations, images, targets, start, settings, recorder):
 
 def _chunks(activations, images):
     """Yield the rows of images that can be stacked, as arrays (n_images, n_rows)."""
+    # On the CPU one row at a time: MKL picks its kernel by the alignment of each matrix of a batch,
+    # and torch computes the last few numbers of a tensor by another sigmoid than the others.
+    chunk = _CHUNK if _is_on_gpu(activations[0]) else 1
     alike = {}
     for rows in images:
-        for part in np.split(rows, range(_CHUNK, len(rows), _CHUNK)):
+        for part in np.split(rows, range(chunk, len(rows), chunk)):
             alike.setdefault((activations[rows[0]].shape, len(part)), []).append(part)
     for (_, n_rows), parts in alike.items():
-        stack, most = np.stack(parts), _CHUNK // n_rows
+        stack, most = np.stack(parts), chunk // n_rows
         yield from np.split(stack, range(most, len(stack), most))

@@ -18,7 +18,7 @@ from .ridge import (
     balance,
 )
 
-_CHUNK = 64
+_CHUNK = 64  # rows
 
 
 def _dot(a, b):
@@ -272,9 +272,11 @@ def solve_ridge_with_torch(activations, targets, start, settings):
     """
     solved = torch.empty(len(activations), len(start) + N_FACTS, dtype=activations[0].dtype)
     shapes = np.array([tuple(sample.shape) for sample in activations])
+    # On the CPU one row at a time: see ``_chunks`` of the other solver.
+    most = _CHUNK if activations[0].device.type == "cuda" else 1
     for shape in np.unique(shapes, axis=0):
         rows = np.flatnonzero((shapes == shape).all(1))
-        for chunk in np.split(rows, range(_CHUNK, len(rows), _CHUNK)):
+        for chunk in np.split(rows, range(most, len(rows), most)):
             stack = torch.stack([activations[i] for i in chunk])
             solved[chunk] = _solve_chunk(stack, targets[chunk], start, settings).cpu()
     return solved

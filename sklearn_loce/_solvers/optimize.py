@@ -197,7 +197,8 @@ def optimize_loces(
     concept's mask. The sum is taken at the layer's own resolution and one map is upsampled, which
     is the same function as upsampling every channel; the gradient is written out, so that no
     autograd graph is built. Each sample's loss stands alone: its vector does not depend on the
-    samples beside it, to the last bit for float32 on the CPU, and to rounding elsewhere.
+    samples beside it, to the last bit on the CPU and to rounding elsewhere. In float64 the last
+    bits may depend on the number of threads that torch uses.
 
     Parameters
     ----------
