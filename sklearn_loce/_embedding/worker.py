@@ -16,10 +16,9 @@ import torch
 from .._network.extract import ActivationExtractor
 from .._network.handle import as_module, device_of
 from .._network.preprocess import make_transform
-from .._samples.masks import resize_masks
 from .._solvers.adamw import Recorder
-from .._solvers.masked_mean import MaskedMean, masked_mean
-from .._solvers.optimize import solve_rows
+from .._solvers.glued import n_facts, solve_rows
+from .._solvers.masked_mean import MaskedMean
 from .stream import Failure, Preview, Row, RowStream, one_thread
 
 
@@ -66,7 +65,7 @@ class Recipe:
     @property
     def widths(self):
         """How long each layer's part of a vector is."""
-        return [n + self.settings.n_facts for n in self.n_channels]
+        return [n + n_facts(self.settings) for n in self.n_channels]
 
     @property
     def ends(self):
@@ -337,7 +336,7 @@ class Worker:
             empty = np.array([not mask.any() for mask in masks])
 
             def embed(grids, asked, layer):
-                return [masked_mean(grid, masks[i]) for grid, i in zip(grids, asked, strict=True)]
+                return self.recipe.settings.solve(grids, [masks[i] for i in asked]).vectors
         else:
             targets = self.targets(rows)
             empty = ~(targets > 0).any((1, 2))
@@ -376,4 +375,4 @@ class Worker:
     def targets(self, rows):
         """Give the masks of rows at mask size, (n_rows, H, W)."""
         masks = [row.view_mask for row in rows]
-        return resize_masks(masks, self.recipe.mask_size, self.recipe.mask_resize)
+        return self.recipe.settings.targets(masks)
