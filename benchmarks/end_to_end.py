@@ -18,7 +18,8 @@ from benchmarks.plain import plain_loces
 from benchmarks.report import Column, Section, Table
 from benchmarks.segmentation import NORMALIZE, load_network
 from sklearn_loce import LoCETransformer
-from sklearn_loce._samples.masks import read_mask, resize_masks
+from sklearn_loce._samples.masks import read_mask
+from sklearn_loce._solvers.resize import resize_masks
 from sklearn_loce.datasets import load_coco
 
 _TITLE = "End to end"

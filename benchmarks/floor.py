@@ -7,10 +7,9 @@ from functools import partial
 import torch
 from torch.nn import functional
 
-from benchmarks.inputs import MASK_SIZE, N_STEPS, SETTINGS, draw, targets_of, zeros
+from benchmarks.inputs import MASK_SIZE, N_STEPS, OBJECTIVE, draw, targets_of, zeros
 from benchmarks.measure import in_turn, threads
 from benchmarks.report import Column, Section, Table
-from sklearn_loce._solvers.optimize import solve_rows
 
 _TEXT = """\
 The floor is what no solver of this kind can leave out: 50 times, for every sample, one sigmoid
@@ -82,7 +81,7 @@ def compare(name, shape, options):
     activations, masks = draw(shape, options.samples)
     targets = targets_of(masks)
     ways = ways_to_run(activations)
-    ours = partial(solve_rows, list(activations), targets, zeros(shape), SETTINGS)
+    ours = partial(OBJECTIVE.solve, list(activations), targets, zeros(shape), n_threads=None)
     sides = {**ways, "ours": ours, "resize": partial(targets_of, masks)}
     for warm_up in (sides["ours"], sides["resize"]):
         warm_up()

@@ -5,12 +5,11 @@ from functools import partial
 
 import torch
 
-from benchmarks.inputs import MASK_SIZE, N_STEPS, SETTINGS, draw, targets_of, zeros
+from benchmarks.inputs import MASK_SIZE, N_STEPS, OBJECTIVE, draw, targets_of, zeros
 from benchmarks.measure import in_turn, seconds
 from benchmarks.report import Column, Section, Table
 from sklearn_loce import optimize_loces
 from sklearn_loce._solvers.adamw import Recorder
-from sklearn_loce._solvers.optimize import solve_rows
 
 _TITLE = "GPU"
 _TEXT = """\
@@ -76,10 +75,10 @@ def compare(name, shape, options, rates):
     activations, masks = draw(shape, options.samples)
     activations = activations.cuda()
     grids, targets = list(activations), targets_of(masks)
-    solve = partial(solve_rows, recorder=Recorder())  # kept, as from batch to batch
+    solve = partial(OBJECTIVE.solve, recorder=Recorder())  # kept, as from batch to batch
     sides = {
         "all": synchronized(partial(optimize_loces, activations, masks)),
-        "ours": synchronized(partial(solve, grids, targets, zeros(shape), SETTINGS)),
+        "ours": synchronized(partial(solve, grids, targets, zeros(shape))),
     }
     for _ in range(_WARM_UPS):
         in_turn(sides, 1)

@@ -8,12 +8,12 @@ import torch
 from torch.nn import functional
 
 from benchmarks.segmentation import SHARED, WEIGHTS
-from sklearn_loce._samples.masks import resize_masks
-from sklearn_loce._solvers.optimize import OBJECTIVES, Settings
+from sklearn_loce._solvers.objectives import make_objective
+from sklearn_loce._solvers.resize import resize_masks
 
 MASK_SIZE = (100, 100)
 N_STEPS = 50
-SETTINGS = Settings(OBJECTIVES["net2vec"], learning_rate=0.1, max_iter=N_STEPS)
+OBJECTIVE = make_objective("net2vec", max_iter=N_STEPS)
 
 # Layers of the networks that the paper examines, on images of their usual sizes.
 SHAPES = {

@@ -6,12 +6,11 @@ from functools import partial
 import torch
 from torch.nn.functional import cosine_similarity
 
-from benchmarks.inputs import SETTINGS, draw, targets_of, zeros
+from benchmarks.inputs import OBJECTIVE, draw, targets_of, zeros
 from benchmarks.measure import in_turn, median_ratio
 from benchmarks.plain import plain_loces
 from benchmarks.report import Column, Section, Table
 from sklearn_loce import optimize_loces
-from sklearn_loce._solvers.optimize import solve_rows
 
 CONCEPTS_PER_IMAGE = 11
 _CHECKED = 4  # samples that are compared with the plain formulation in float64
@@ -74,7 +73,7 @@ def compare_shared(name, shape, options):
     targets, own = targets_of(masks), list(activations)
     shared = [own[i // CONCEPTS_PER_IMAGE] for i in range(len(own))]
     sides = {
-        name: partial(solve_rows, grids, targets, zeros(shape), SETTINGS)
+        name: partial(OBJECTIVE.solve, grids, targets, zeros(shape), n_threads=None)
         for name, grids in (("own", own), ("shared", shared))
     }
     sides["own"]()

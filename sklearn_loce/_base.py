@@ -16,8 +16,8 @@ from ._embedding.worker import Job, Recipe, Worker
 from ._network.extract import ActivationExtractor
 from ._network.preprocess import make_transform, make_view
 from ._samples.table import as_samples, check_rows, examine_rows, group_by_image, read_rows
+from ._solvers.glued import GRADIENT_NORM, N_ITER, n_facts
 from ._solvers.optimize import warn_unconverged
-from ._solvers.ridge import GRADIENT_NORM, N_ITER
 from ._store.fingerprint import digest
 from .exceptions import LayoutError
 
@@ -203,14 +203,14 @@ class RowEmbedder(BaseEstimator):
     def _settle_facts(self, result, recipe):
         """Warn of what the solver says of vectors, and take it off them."""
         settings = recipe.settings
-        if not settings.n_facts or not len(result.vectors):
+        if not n_facts(settings) or not len(result.vectors):
             return
         parts = recipe.split(result.vectors)
         result.n_iter = np.array(
             [np.fmax.reduce(part[:, N_ITER], initial=0) for part in parts], int
         )
         norms = np.column_stack([part[:, GRADIENT_NORM] for part in parts])
-        warn_unconverged(norms, settings, stacklevel=6)
+        warn_unconverged(norms, settings)
         widths = zip(parts, self._widths_out(), strict=True)
         result.vectors = np.hstack([part[:, :width] for part, width in widths])
 
@@ -223,11 +223,11 @@ class RowEmbedder(BaseEstimator):
 
     def _completed(self, embeddings):
         """Put NaN where the solver's facts of given vectors would be."""
-        n_facts = self._method()["settings"].n_facts
+        n_added = n_facts(self._method()["settings"])
         parts = np.split(embeddings, np.cumsum(self._widths_out())[:-1], axis=1)
         full = []
         for part, n in zip(parts, self.n_channels_, strict=True):
-            missing = np.full((len(part), n + n_facts - part.shape[1]), np.nan, dtype=np.float32)
+            missing = np.full((len(part), n + n_added - part.shape[1]), np.nan, dtype=np.float32)
             full += [part, missing]
         return np.hstack(full)
 

@@ -6,11 +6,11 @@ from sklearn.utils.validation import check_is_fitted
 
 from ._base import RowEmbedder
 from ._embedding.measure import Draw, Measure
-from ._samples.masks import check_mask_size
 from ._samples.table import as_samples
-from ._solvers.objectives import make_settings
+from ._solvers.glued import FACTS, N_ITER, n_facts
+from ._solvers.objectives import LBFGS_OBJECTIVES, make_objective
 from ._solvers.optimize import initial_vector
-from ._solvers.ridge import FACTS, KINDS, N_ITER
+from ._solvers.resize import check_mask_size
 
 
 class ProjectingEmbedder(RowEmbedder):
@@ -19,9 +19,9 @@ class ProjectingEmbedder(RowEmbedder):
     def _check_method(self):
         check_mask_size(self.mask_size)
         self._settings()
-        if self.append_bias and self.objective not in KINDS:
+        if self.append_bias and self.objective not in LBFGS_OBJECTIVES:
             raise ValueError(
-                f"append_bias=True needs an objective with a bias, {sorted(KINDS)}, got "
+                f"append_bias=True needs an objective with a bias, {sorted(LBFGS_OBJECTIVES)}, got "
                 f"objective={self.objective!r}."
             )
 
@@ -29,14 +29,16 @@ class ProjectingEmbedder(RowEmbedder):
         self.inits_ = [initial_vector(self.init, n, seed) for n in self.n_channels_]
 
     def _settings(self):
-        return make_settings(
+        return make_objective(
             self.objective,
-            self.solver,
+            solver=self.solver,
             learning_rate=self.learning_rate,
             max_iter=self.max_iter,
             alpha=self.alpha,
             tol=self.tol,
             class_weight=self.class_weight,
+            mask_size=self.mask_size,
+            mask_resize=self.mask_resize,
         )
 
     def _method(self):
@@ -48,18 +50,7 @@ class ProjectingEmbedder(RowEmbedder):
         }
 
     def _method_facts(self):
-        settings = self._settings()
-        facts = {
-            "objective": self.objective,
-            "max_iter": int(settings.max_iter),
-            "mask_size": [int(n) for n in self.mask_size],
-            "mask_resize": self.mask_resize,
-        }
-        if self.objective in KINDS:
-            constants = {"alpha": float(settings.alpha), "tol": float(settings.tol)}
-            weights = {"class_weight": settings.class_weight}
-            return facts | constants | weights | {"solver": "lbfgs"}
-        return facts | {"learning_rate": float(self.learning_rate), "solver": "adamw"}
+        return self._settings().key()
 
     def _appends_bias(self):
         return self.append_bias
@@ -102,7 +93,7 @@ class ProjectingEmbedder(RowEmbedder):
         settings = self._settings()
         measure = Measure(settings, tuple(self.mask_size), self.mask_resize, self.append_bias)
         rows = self._finish_over(samples, embeddings, measure)
-        columns = ["iou", "loss", "foreground_cells", *FACTS[N_ITER:][: settings.n_facts]]
+        columns = ["iou", "loss", "foreground_cells", *FACTS[N_ITER:][: n_facts(settings)]]
         unknown = np.full((len(self.layers_), len(columns)), np.nan)
         facts = np.concatenate([unknown if row is None else row for row in rows])
         frame = pd.DataFrame(facts, columns=columns)

@@ -13,10 +13,10 @@ from torchvision.models import WeightsEnum
 
 from ._network.handle import TorchModel
 from ._projecting import ProjectingEmbedder
-from ._samples.masks import MASK_RESIZE
 from ._samples.table import as_samples
-from ._solvers.objectives import ALL_OBJECTIVES, SOLVERS
+from ._solvers.objectives import OBJECTIVES, SOLVERS
 from ._solvers.optimize import INITS
+from ._solvers.resize import MASK_RESIZE
 from ._store.memory import MemoryStore, RowStore
 
 
@@ -172,7 +172,7 @@ class LoCETransformer(TransformerMixin, ProjectingEmbedder):
         "layer": [str, list, tuple],
         "preprocess": [None, WeightsEnum, callable],
         "reshape_transform": [None, callable],
-        "objective": [StrOptions(set(ALL_OBJECTIVES))],
+        "objective": [StrOptions(set(OBJECTIVES))],
         "solver": [StrOptions(set(SOLVERS))],
         "learning_rate": [Interval(Real, 0, None, closed="neither")],
         "max_iter": [Interval(Integral, 1, None, closed="left"), None],

@@ -10,8 +10,8 @@ from sklearn_loce._samples.masks import (
     compress_rle,
     intersection_over_union,
     read_mask,
-    resize_masks,
 )
+from sklearn_loce._solvers.resize import resize_masks
 
 RNG = np.random.default_rng(0)
 

@@ -4,13 +4,16 @@ import torch
 from numba.core import config
 from torch.nn import functional
 
+from benchmarks.measure import threads
 from benchmarks.plain import plain_loces, plain_loss
 from sklearn_loce import ActivationExtractor, optimize_loces, project_loces
 from sklearn_loce._network.preprocess import make_transform, make_view
-from sklearn_loce._samples.masks import resize_masks
 from sklearn_loce._samples.table import read_rows
 from sklearn_loce._solvers.bilinear import bilinear_matrix
-from sklearn_loce._solvers.optimize import OBJECTIVES, Settings, losses, solve_rows
+from sklearn_loce._solvers.objectives import make_objective
+from sklearn_loce._solvers.resize import resize_masks
+
+OBJECTIVES = ["net2vec", "mse", "mae"]
 
 
 def _planted(n_samples, n_channels, height, width, seed=0):
@@ -91,39 +94,28 @@ def test_equals_plain_formulation_on_camvid(camvid_activations, layer, objective
         assert functional.cosine_similarity(embeddings[[i]], expected).item() >= least
 
 
-@pytest.mark.parametrize("objective", sorted(OBJECTIVES))
-def test_compiled_and_batched_solver_agree(objective):
-    activations, masks = _planted(4, 10, 9, 11)
-    targets, start = _targets(masks).numpy(), np.linspace(-1, 1, 10)
-    settings = Settings(OBJECTIVES[objective], learning_rate=0.05, max_iter=30)
-    compiled = solve_rows(list(activations), targets, start, settings)
-    batched = solve_rows(list(activations.double()), targets, start, settings)
-    torch.testing.assert_close(compiled.double(), batched, atol=2e-5, rtol=1e-5)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_rows_of_other_sizes_and_strides_do_not_mix(dtype):
+    """Only images of a run differ in size, so that no public function takes such rows at once."""
+    (grid,), _ = _planted(1, 4, 6, 6)
+    targets = np.random.default_rng(0).random((4, 100, 100)).astype(np.float32)
+    grid, (small,) = grid.to(dtype), _planted(1, 4, 3, 5)[0].to(dtype)
+    rows = [grid, small, grid.mT, grid[:, :3]]
+    together = make_objective("net2vec").solve(rows, targets, np.zeros(4)).vectors
+    for row, target, vector in zip(rows, targets, together, strict=True):
+        alone = optimize_loces(row[None], target[None])
+        np.testing.assert_array_equal(alone[0], vector)
 
 
-def test_batched_solver_takes_rows_of_different_sizes():
-    large, large_masks = _planted(2, 4, 9, 11)
-    small, small_masks = _planted(1, 4, 5, 6)
-    targets = torch.cat([_targets(large_masks), _targets(small_masks)]).numpy()
-    settings = Settings(OBJECTIVES["net2vec"], 0.1, 50)
-    mixed = [large[0].double(), small[0].double(), large[1].double()]
-    embeddings = solve_rows(mixed, targets[[0, 2, 1]], np.zeros(4), settings)
-    expected = torch.cat(
-        [optimize_loces(large.double(), large_masks), optimize_loces(small.double(), small_masks)]
-    )
-    torch.testing.assert_close(embeddings, expected[[0, 2, 1]])
-
-
-@pytest.mark.parametrize("objective", sorted(OBJECTIVES))
+@pytest.mark.parametrize("objective", [*OBJECTIVES, "logistic", "jaccard", "dice"])
 @pytest.mark.parametrize("n_threads", [1, 2, 3])
 def test_rows_that_share_activations_get_the_bits_they_get_alone(objective, n_threads):
     (sample,), _ = _planted(1, 19, 9, 11)
-    other, masks = _planted(20, 19, 9, 11, seed=1)
-    targets, start = _targets(masks).numpy(), np.linspace(-1, 1, 19)
-    settings = Settings(OBJECTIVES[objective], 0.1, 50)
-    rows = [sample] * 19 + [other[7]]
-    together = solve_rows(rows, targets, start, settings, n_threads=n_threads)
-    alone = [solve_rows([rows[i].clone()], targets[[i]], start, settings) for i in range(len(rows))]
+    _, masks = _planted(20, 19, 9, 11, seed=1)
+    how = {"objective": objective, "init": "normal", "random_state": 0}
+    alone = [optimize_loces(sample[None].clone(), masks[[i]], **how) for i in range(20)]
+    with threads(n_threads):
+        together = optimize_loces(sample.expand(20, -1, -1, -1), masks, **how)
     assert torch.equal(together, torch.cat(alone))
     assert len(torch.unique(together, dim=0)) == 20
 
@@ -134,22 +126,8 @@ def test_mask_sizes_beside_grid_sizes(shape, mask_size):
     activations, _ = _planted(2, *shape)
     targets = torch.rand(2, *mask_size, generator=torch.Generator().manual_seed(0))
     expected = plain_loces(activations.double(), targets.double(), objective="mse")
-    settings = Settings(OBJECTIVES["mse"], 0.1, 50)
-    embeddings = solve_rows(list(activations), targets.numpy(), np.zeros(shape[0]), settings)
+    embeddings = optimize_loces(activations, targets, objective="mse", mask_size=mask_size)
     torch.testing.assert_close(embeddings.double(), expected, atol=2e-5, rtol=1e-5)
-
-
-def test_a_grid_and_its_transpose_do_not_share_a_walk():
-    grid = torch.rand(3, 6, 6, generator=torch.Generator().manual_seed(0))
-    targets = np.random.default_rng(0).random((3, 20, 20)).astype(np.float32)
-    settings = Settings(OBJECTIVES["net2vec"], 0.1, 50)
-    rows = [grid, grid.mT, grid[:, :3]]
-    together = solve_rows(rows, targets, np.zeros(3), settings)
-    alone = [
-        solve_rows([row.contiguous()], targets[[i]], np.zeros(3), settings)
-        for i, row in enumerate(rows)
-    ]
-    assert torch.equal(together, torch.cat(alone))
 
 
 def test_gradients_beside_epsilon_count():
@@ -232,17 +210,18 @@ def test_planted_direction_and_iou_of_one():
     assert functional.cosine_similarity(embedding[0], mixture, dim=0) > 0.98
 
 
+@pytest.mark.parametrize("objective", ["net2vec", "mae", "logistic", "dice"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_a_row_does_not_depend_on_its_batch(dtype):
+def test_a_row_does_not_depend_on_its_batch(dtype, objective):
     activations, masks = _planted(9, 33, 13, 17)
     activations = activations.to(dtype)
-    together = optimize_loces(activations, masks)
+    together = optimize_loces(activations, masks, objective=objective)
     order = torch.randperm(9, generator=torch.Generator().manual_seed(0))
-    shuffled = optimize_loces(activations[order], masks[order])
+    shuffled = optimize_loces(activations[order], masks[order], objective=objective)
     assert torch.equal(shuffled, together[order])
-    if dtype == torch.float32:
-        alone = torch.cat([optimize_loces(activations[[i]], masks[[i]]) for i in range(9)])
-        assert torch.equal(alone, together)
+    for i in range(9):
+        alone = optimize_loces(activations[[i]], masks[[i]], objective=objective)
+        assert torch.equal(alone[0], together[i])
 
 
 # At 1000 every sigmoid is saturated, and float32 itself, in the plain formulation as well, moves
@@ -301,16 +280,16 @@ def test_upsampling_is_torchs(size_in):
     torch.testing.assert_close(matrix @ line[0, 0], expected, atol=1e-12, rtol=0)
 
 
-@pytest.mark.parametrize("objective", sorted(OBJECTIVES))
+@pytest.mark.parametrize("objective", OBJECTIVES)
 def test_losses_are_the_definitions(objective):
     activations, masks = _planted(3, 6, 8, 9)
     targets = _targets(masks)
     embeddings = torch.randn(3, 6, generator=torch.Generator().manual_seed(1))
     upsampled = functional.interpolate(activations.double(), size=(100, 100), mode="bilinear")
     expected = plain_loss(embeddings.double(), upsampled, targets.double(), objective)
-    projections = project_loces(activations.double(), embeddings.double())
-    measured = losses(projections, targets.numpy(), embeddings, OBJECTIVES[objective])
-    torch.testing.assert_close(measured, expected)
+    rows = zip(activations, embeddings.numpy(), targets.numpy(), strict=True)
+    measured = [make_objective(objective).loss(*row) for row in rows]
+    np.testing.assert_allclose(measured, expected, rtol=1e-6)
 
 
 def test_a_mask_without_background_stays_at_the_start():

@@ -22,7 +22,7 @@ from torchvision.transforms import v2
 from benchmarks.plain import plain_loss
 from benchmarks.segmentation import NORMALIZE, sequence_of
 from sklearn_loce import ActivationExtractor, LoCETransformer, TorchModel
-from sklearn_loce._samples.masks import resize_masks
+from sklearn_loce._solvers.resize import resize_masks
 from sklearn_loce.datasets import load_scene_model, make_scenes
 from sklearn_loce.segmentation import ConceptSegmenter, Net2VecSegmenter
 from sklearn_loce.utils.estimator_checks import loce_checks, parametrize_with_loce_checks

@@ -109,7 +109,7 @@ _ON_ANOTHER_PROCESSOR = """
 import numpy as np, torch
 from benchmarks.plain import plain_loces
 from sklearn_loce import optimize_loces
-from sklearn_loce._samples.masks import resize_masks
+from sklearn_loce._solvers.resize import resize_masks
 from sklearn_loce._solvers.compiled.simd import LANES
 
 generator = torch.Generator().manual_seed(0)

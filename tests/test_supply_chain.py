@@ -15,7 +15,8 @@ import pytest
 from PIL import Image
 
 from sklearn_loce import LoCETransformer, TorchModel
-from sklearn_loce._samples.masks import read_mask, resize_masks
+from sklearn_loce._samples.masks import read_mask
+from sklearn_loce._solvers.resize import resize_masks
 from sklearn_loce.datasets import from_detections, load_coco, load_masks, load_voc
 from sklearn_loce.segmentation import ConceptSegmenter, Net2VecSegmenter
 

@@ -1,30 +1,16 @@
-"""Concept masks: reading them, and bringing them to the size at which a LoCE is optimised."""
+"""Concept masks: reading and checking them."""
 
 import os
 from contextlib import contextmanager
 from functools import lru_cache
-from numbers import Integral
 
 import numpy as np
 from PIL import Image
 from pycocotools import mask as coco_mask
-from scipy import ndimage, sparse
 
-MASK_RESIZE = ("gaussian", "area", "nearest", "bilinear")
-_LONGEST_SIDE = 1 << 15  # pixels; beyond, the blur takes minutes
-_TRUNCATE = 4.0  # standard deviations, where SciPy and scikit-image cut the blur off
-_BLOCK = 1 << 20  # numbers held at a time
 _COUNT_LIMIT = 1 << 32  # pycocotools counts pixels in 32 bits
 _LONGEST_NUMBER = 7  # characters of such a count in a compressed RLE
 _PROGRAMS = ("EPS",)  # formats that Pillow reads by running an interpreter on them
-
-
-def check_mask_size(size):
-    """Raise unless ``size`` is two positive integers."""
-    if len(size) != 2 or any(not isinstance(n, Integral) or n < 1 for n in size):
-        raise ValueError(
-            f"mask_size must be two positive integers (n_rows, n_columns), got {size}."
-        )
 
 
 def _decode_counts(text):
@@ -226,95 +212,6 @@ def read_mask(mask):
             "in mask > 0.5; of an image of labels take one, as in labels == 3."
         )
     return foreground
-
-
-@lru_cache(maxsize=64)
-def _gaussian_matrix(size_in, size_out):
-    """Give blur and interpolation along one axis, a sparse array of shape (size_out, size_in)."""
-    if size_in > _LONGEST_SIDE:
-        raise ValueError(
-            f"a mask with a side of {size_in} pixels can't be resized by method 'gaussian', "
-            f"which takes up to {_LONGEST_SIDE}; shrink the image first, or choose 'area'"
-        )
-    sigma = max(0.0, (size_in / size_out - 1) / 2)
-    step = max(1, _BLOCK // size_in)
-    zoom = (size_out / size_in, 1)
-    blocks = []
-    for start in range(0, size_in, step):
-        lines = _blurred_lines(size_in, start, min(start + step, size_in), sigma)
-        block = ndimage.zoom(lines, zoom, order=1, mode="mirror", grid_mode=True)
-        blocks.append(sparse.csc_array(block))
-    return sparse.hstack(blocks, format="csr")
-
-
-def _blurred_lines(size, start, stop, sigma):
-    """Blur the columns ``start`` to ``stop`` of a unit matrix; they are zero but for a window."""
-    reach = int(_TRUNCATE * sigma + 0.5) + 1
-    first, last = max(0, start - reach), min(size, stop + reach)
-    lines = np.zeros((size, stop - start))
-    lines[np.arange(start, stop), np.arange(stop - start)] = 1
-    if sigma > 0:
-        lines[first:last] = ndimage.gaussian_filter1d(
-            lines[first:last], sigma, axis=0, mode="mirror", truncate=_TRUNCATE
-        )
-    return lines
-
-
-def _resize_gaussian(mask, size):
-    # Imported here: tables of samples are read without numba.
-    from .._solvers.compiled.jit import write_transposed_product
-
-    rows = _gaussian_matrix(mask.shape[0], size[0])
-    columns = _gaussian_matrix(mask.shape[1], size[1])
-    turned, resized = np.empty((mask.shape[1], size[0])), np.empty(size)
-    dense = mask if mask.dtype in (bool, np.uint8, np.float32) else mask.astype(np.float64)
-    dense = np.ascontiguousarray(dense)
-    for matrix, out in ((rows, turned), (columns, resized)):
-        write_transposed_product(matrix.indptr, matrix.indices, matrix.data, dense, out)
-        dense = out
-    return np.clip(resized, mask.min(), mask.max(), out=resized)
-
-
-def _resize_torch(mask, size, **how):
-    # Imported here: tables of samples are read without torch.
-    import torch
-    from torch.nn import functional
-
-    stack = torch.from_numpy(mask.astype(np.float64))[None, None]
-    return functional.interpolate(stack, size=size, **how)[0, 0].numpy()
-
-
-_RESIZERS = {
-    "gaussian": (_resize_gaussian, {}),
-    "area": (_resize_torch, {"mode": "area"}),
-    "nearest": (_resize_torch, {"mode": "nearest-exact"}),
-    "bilinear": (_resize_torch, {"mode": "bilinear", "antialias": True}),
-}
-
-
-def resize_masks(masks, size, method="gaussian"):
-    """Resample masks to the size at which LoCEs are optimised.
-
-    Parameters
-    ----------
-    masks : sequence of array-like of shape (height, width)
-        Values in [0, 1]; the sizes may differ.
-    size : tuple of int
-        (n_rows, n_columns) of the result.
-    method : {"gaussian", "area", "nearest", "bilinear"}, default="gaussian"
-        "gaussian" is what ``skimage.transform.resize`` does to a float image, the published
-        method's choice; "bilinear" is torch's, with antialiasing.
-
-    Returns
-    -------
-    ndarray of shape (n_masks, n_rows, n_columns), float32
-        Soft masks in [0, 1].
-    """
-    resize, how = _RESIZERS[method]
-    resized = np.empty((len(masks), *size), dtype=np.float32)
-    for mask, out in zip(masks, resized, strict=True):
-        out[:] = resize(np.asarray(mask), tuple(size), **how)
-    return resized
 
 
 def intersection_over_union(first, second):

@@ -3,7 +3,6 @@
 Tensors have two axes of rows: images, and the rows of one image, which share its activations.
 """
 
-import warnings
 from collections import OrderedDict
 from dataclasses import dataclass
 from threading import Lock
@@ -11,17 +10,12 @@ from threading import Lock
 import numpy as np
 import torch
 
-from .bilinear import bilinear_matrix
+from .._warnings import warn_user
+from .project import resampling_matrices
 
+BETAS, EPS, WEIGHT_DECAY = (0.9, 0.999), 1e-8, 0.01
 # Bounds the maps at mask size that are held at once; beyond it, a larger batch is no faster.
 _CHUNK = 256
-
-
-def _matrices(activations, mask_size):
-    """Give the matrices that resample the two axes of a grid to a mask's."""
-    like = {"dtype": activations.dtype, "device": activations.device}
-    sizes = zip(activations.shape[-2:], mask_size, strict=True)
-    return [bilinear_matrix(*pair, **like) for pair in sizes]
 
 
 class _Grid:
@@ -32,10 +26,10 @@ class _Grid:
         self.height, self.width = activations.shape[2:]
         self.rows, self.columns = rows, columns
 
-    def upsampled(self, weights):
-        """Give sum_c v_c A_c, computed at the layer's resolution, at mask size."""
+    def project(self, weights):
+        """Give sigmoid(upsample(sum_c v_c A_c)), summed up at the layer's resolution."""
         grid = torch.bmm(weights, self.channels).unflatten(2, (self.height, self.width))
-        return self.rows @ grid @ self.columns.T
+        return (self.rows @ grid @ self.columns.T).sigmoid_()
 
     def gradient(self, slope):
         """Give the adjoint: slopes (n_images, n_rows, H, W) to gradients of the weights."""
@@ -43,54 +37,35 @@ class _Grid:
         return torch.bmm(grid, self.channels.mT)
 
 
-def project(activations, weights, mask_size, bias=None):
-    """Give the projections sigmoid(upsample(sum_c v_c A_c) + b), (n, H, W)."""
-    grid = _Grid(activations, *_matrices(activations, mask_size))
-    logits = grid.upsampled(weights.unsqueeze(1)).squeeze(1)
-    if bias is not None:
-        logits += bias[:, None, None]
-    return logits.sigmoid_()
-
-
-def _pixel_slopes(objective, projections, held):
-    if objective.slope == "constant":
-        return held
-    difference = projections - held
-    if objective.slope == "sign":
-        difference = difference.sign()
-    return difference * (objective.slope_scale / held[0, 0].numel())
-
-
-def _penalty_slope(objective, weights):
+def _penalty_slope(weights):
     norms = weights.norm(dim=-1, keepdim=True)
     # The norm's subgradient at the origin is 0, as in torch.
-    direction = weights / torch.where(norms > 0, norms, 1)
-    return (weights.sign() + direction) * (objective.penalty / weights.shape[-1])
+    return (weights.sign() + weights / torch.where(norms > 0, norms, 1)) / weights.shape[-1]
 
 
-def _gradient(grid, weights, projections, held, objective):
-    slopes = _pixel_slopes(objective, projections, held)
+def _gradient(grid, weights, projections, terms, objective):
+    slopes = objective.pixel_slopes(projections, terms)
     gradient = grid.gradient(slopes * (projections - projections**2))
     if objective.penalty:
-        gradient += _penalty_slope(objective, weights)
+        gradient += objective.penalty * _penalty_slope(weights)
     return gradient
 
 
-def project_and_differentiate(activations, weights, held, objective):
+def project_and_differentiate(activations, weights, terms, objective):
     """Give the projections (n, H, W), and each row's gradient of its own loss (n, n_channels).
 
     Parameters
     ----------
     activations : Tensor of shape (n_rows, n_channels, height, width)
     weights : Tensor of shape (n_rows, n_channels)
-    held : Tensor of shape (n_rows, H, W)
-        What the objective's slope needs to know of every mask pixel.
-    objective : Objective
+    terms : Tensor of shape (n_rows, H, W)
+        The objective's ``slope_terms``.
+    objective : AdamWObjective
     """
-    grid = _Grid(activations, *_matrices(activations, held.shape[1:]))
+    grid = _Grid(activations, *resampling_matrices(activations, terms.shape[1:]))
     weights = weights.unsqueeze(1)
-    projections = grid.upsampled(weights).sigmoid_()
-    gradient = _gradient(grid, weights, projections, held.unsqueeze(1), objective)
+    projections = grid.project(weights)
+    gradient = _gradient(grid, weights, projections, terms.unsqueeze(1), objective)
     return projections.squeeze(1), gradient.squeeze(1)
 
 
@@ -101,22 +76,22 @@ class _Steps:
     start: torch.Tensor
     rows: torch.Tensor
     columns: torch.Tensor
-    settings: object
+    objective: object
 
-    def __call__(self, activations, held):
-        """Solve for activations (n_images, C, h, w) and held (n_images, n_rows, H, W)."""
-        settings, grid = self.settings, _Grid(activations, self.rows, self.columns)
-        weights = self.start.expand(*held.shape[:2], -1).clone()
+    def __call__(self, activations, terms):
+        """Solve for activations (n_images, C, h, w) and terms (n_images, n_rows, H, W)."""
+        grid, rate = _Grid(activations, self.rows, self.columns), self.objective.learning_rate
+        weights = self.start.expand(*terms.shape[:2], -1).clone()
         mean, square = torch.zeros_like(weights), torch.zeros_like(weights)
-        beta1, beta2 = settings.betas
-        for k in range(1, settings.max_iter + 1):
-            projections = grid.upsampled(weights).sigmoid_()
-            gradient = _gradient(grid, weights, projections, held, settings.objective)
+        beta1, beta2 = BETAS
+        for k in range(1, self.objective.max_iter + 1):
+            projections = grid.project(weights)
+            gradient = _gradient(grid, weights, projections, terms, self.objective)
             mean.lerp_(gradient, 1 - beta1)
             square.mul_(beta2).addcmul_(gradient, gradient, value=1 - beta2)
-            scale = (square.sqrt() / (1 - beta2**k) ** 0.5).add_(settings.eps)
-            weights.mul_(1 - settings.learning_rate * settings.weight_decay)
-            weights.addcdiv_(mean, scale, value=-settings.learning_rate / (1 - beta1**k))
+            scale = (square.sqrt() / (1 - beta2**k) ** 0.5).add_(EPS)
+            weights.mul_(1 - rate * WEIGHT_DECAY)
+            weights.addcdiv_(mean, scale, value=-rate / (1 - beta1**k))
         return weights
 
 
@@ -198,53 +173,54 @@ class Recorder:
             raise
         except RuntimeError as error:
             self._refused.add(key)
-            warnings.warn(
+            warn_user(
                 f"The steps can't be recorded on {inputs[0].device}, and are launched one by one, "
-                f"which is slower: {error}",
-                stacklevel=2,
+                f"which is slower: {error}"
             )
         return self._recordings.get(key)
 
 
 @torch.no_grad()
-def solve_with_torch(activations, images, targets, start, settings, recorder):
-    """Optimise the samples, those of images of one size and one number of rows together.
+def solve_with_torch(activations, images, targets, start, objective, recorder=None):
+    """Optimize the rows, those of images of one size and one number of rows together.
 
     Parameters
     ----------
     activations : sequence of Tensor of shape (n_channels, height, width)
-        One per sample, all of one dtype and on one device.
+        One per row, all of one dtype and on one device.
     images : list of ndarray of int
-        The samples that share activations.
-    targets : ndarray of shape (n_samples, n_rows, n_columns), float32
+        The rows that share activations.
+    targets : ndarray of shape (n_rows, H, W), float32
     start : ndarray of shape (n_channels,)
-    settings : Settings
-    recorder : Recorder
+    objective : AdamWObjective
+    recorder : Recorder, default=None
 
     Returns
     -------
-    Tensor of shape (n_samples, n_channels)
-        On the CPU.
+    ndarray of shape (n_rows, n_channels)
     """
     like = {"dtype": activations[0].dtype, "device": activations[0].device}
-    key, start = (settings, start.tobytes()), torch.as_tensor(start, **like)
-    embeddings = torch.empty(len(activations), len(start), dtype=like["dtype"])
-
+    recorder, key = recorder or Recorder(), (objective, start.tobytes())
+    start = torch.as_tensor(start, **like)
+    vectors = torch.empty(len(activations), len(start), dtype=like["dtype"])
     for rows in _chunks(activations, images):
         stack = torch.stack([activations[some[0]] for some in rows])
-        held = settings.objective.hold(targets[rows.ravel()].astype(np.float64))
-        held = torch.as_tensor(held, **like).unflatten(0, rows.shape)
-        steps = _Steps(start, *_matrices(stack, targets.shape[1:]), settings)
-        embeddings[rows.ravel()] = recorder.run(key, steps, (stack, held)).flatten(0, 1).cpu()
-    return embeddings
+        terms = objective.slope_terms(targets[rows.ravel()].astype(np.float64))
+        terms = torch.as_tensor(terms, **like).unflatten(0, rows.shape)
+        steps = _Steps(start, *resampling_matrices(stack, targets.shape[1:]), objective)
+        vectors[rows.ravel()] = recorder.run(key, steps, (stack, terms)).flatten(0, 1).cpu()
+    return vectors.numpy()
 
 
 def _chunks(activations, images):
     """Yield the rows of images that can be stacked, as arrays (n_images, n_rows)."""
+    # On the CPU one row at a time: MKL picks its kernel by the alignment of each matrix of a batch,
+    # and torch computes the last few numbers of a tensor by another sigmoid than the others.
+    chunk = _CHUNK if _is_on_gpu(activations[0]) else 1
     alike = {}
     for rows in images:
-        for part in np.split(rows, range(_CHUNK, len(rows), _CHUNK)):
+        for part in np.split(rows, range(chunk, len(rows), chunk)):
             alike.setdefault((activations[rows[0]].shape, len(part)), []).append(part)
     for (_, n_rows), parts in alike.items():
-        stack, most = np.stack(parts), _CHUNK // n_rows
+        stack, most = np.stack(parts), chunk // n_rows
         yield from np.split(stack, range(most, len(stack), most))

@@ -1,24 +1,65 @@
-"""L-BFGS for the objectives with a ridge as batched torch operations, for any device and dtype."""
+"""L-BFGS for the objectives with a ridge, as batched torch operations, for any device and dtype.
+
+The solver works in coordinates in which a few steps do: activations less their mean over cells,
+divided by the root of s, and as a further channel, free of the ridge, ones, whose weight is the
+bias. The optimum is the same, for the mean only moves the bias. But all directions then curve
+alike, by alpha to alpha + 1/4 with the logistic loss.
+"""
 
 import numpy as np
 import torch
+from scipy.optimize import brentq, minimize_scalar
+from torch.nn.functional import softplus
 
-from .bilinear import bilinear_matrix
-from .ridge import (
-    DICE,
-    JACCARD,
-    LEAST_UNIT,
-    LOGISTIC,
-    LONG,
-    MAX_TRIALS,
-    MEMORY,
-    N_FACTS,
-    RISE,
-    SHORT,
-    balance,
-)
+from .project import resampling_matrices
 
-_CHUNK = 64
+OVERLAPS = ("jaccard", "dice")  # losses that are not convex
+
+# How the weight of all pixels of a class together grows with their number.
+CLASS_WEIGHTS = {"balanced": 0.0, "sqrt": 0.5, None: 1.0}
+
+# Pairs of steps and gradient differences that L-BFGS remembers.
+MEMORY = 8
+# A step is long enough if it leaves at most this share of the slope, or turns it round to at most
+# that one: the approximate Wolfe conditions of Hager and Zhang (SIAM J. Optim. 16, 2005), which ask
+# for slopes where differences of losses drown in rounding.
+SHORT, LONG = 0.9, 0.8
+# Where the loss is not convex, it may not rise by more than rounding, either.
+RISE = 1e-6
+MAX_TRIALS = 20
+# What a logistic gradient counts by at least. Its weights sum to 1 and its channels have norm 1, so
+# that it is about 0.2 at zero; where mask and activations have nothing in common, and both classes
+# weigh the same, there is nothing at zero but rounding, a share of which is never reached.
+LEAST_UNIT = 0.01
+
+_CHUNK = 64  # rows that are solved together on a GPU
+_BEYOND, _FAR = 10.0, 40.0  # logits
+
+
+def balance(targets, class_weight):
+    """Weigh the pixels of concept and background, so that all weights sum to 1.
+
+    A class of the share q gets in total ``q^p / (q^p + (1 - q)^p)``, with p = 0 for "balanced", 1/2
+    for "sqrt" and 1 for ``None``; a pixel of a soft mask belongs to both classes in part. Where a
+    mask leaves nothing to one of them, the loss has no minimum: both factors are then 0, and the
+    LoCE is zero.
+
+    Parameters
+    ----------
+    targets : array-like of shape (n_rows, H, W)
+    class_weight : {"sqrt", "balanced"} or None
+
+    Returns
+    -------
+    ndarray of shape (2, n_rows)
+        Factors of the concept's and of the background's part in the logistic loss.
+    """
+    inside = np.asarray(targets, dtype=np.float64).mean((1, 2))
+    shares = np.stack([inside, 1 - inside])
+    has_both = (shares > 0).all(0)
+    totals = shares ** CLASS_WEIGHTS[class_weight]
+    areas = np.where(has_both, shares, 1) * np.size(targets[0])
+    return np.where(has_both, totals / totals.sum(0) / areas, 0)
 
 
 def _dot(a, b):
@@ -29,31 +70,29 @@ def _column(values):
     return values[:, None]
 
 
-class Pixels:
-    """What a loss needs of every mask pixel.
+class PixelLoss:
+    """The loss without the ridge, as a function of the logits of every mask pixel.
 
     Parameters
     ----------
-    settings : RidgeSettings
+    objective : LBFGSObjective
     targets : ndarray of shape (n_rows, H, W)
     dtype, device
         Of the computation.
     """
 
-    def __init__(self, settings, targets, dtype, device):
-        self.kind = kind = settings.kind
+    def __init__(self, objective, targets, dtype, device):
+        self.name, self.is_convex = objective.name, objective.is_convex
         like = {"dtype": dtype, "device": device}
         self.targets = torch.as_tensor(targets, **like).flatten(1)
-        if kind == LOGISTIC:
-            shares = balance(targets, settings.class_weight)
-            concept, background = (_column(torch.as_tensor(part, **like)) for part in shares)
-            self.positive = concept * self.targets
-            self.negative = background * (1 - self.targets)
+        if self.is_convex:
+            concept, background = torch.as_tensor(balance(targets, objective.class_weight), **like)
+            self.positive = _column(concept) * self.targets
+            self.negative = _column(background) * (1 - self.targets)
 
     def losses(self, logits):
         """Give the losses (n_rows,) without the ridge, for logits (n_rows, n_pixels)."""
-        if self.kind == LOGISTIC:
-            softplus = torch.nn.functional.softplus
+        if self.is_convex:
             positive = _dot(self.positive, softplus(-logits))
             return positive + _dot(self.negative, softplus(logits))
         return self._overlap_losses(logits.sigmoid())
@@ -61,12 +100,13 @@ class Pixels:
     def slopes(self, logits):
         """Give the losses' slopes dL/dz, (n_rows, n_pixels)."""
         projections = logits.sigmoid()
-        if self.kind == LOGISTIC:
+        if self.is_convex:
             return (self.positive + self.negative) * projections - self.positive
         shared, whole = self._overlap(projections)
-        # From (whole - shared) / whole, or from 1 - 2 shared / whole.
-        inner = shared + whole if self.kind == JACCARD else 2 * whole
-        outer = shared if self.kind == JACCARD else 2 * shared
+        # Differentiated by P: 1 - shared / whole with whole = sum(t) + sum(P) - shared, and
+        # 1 - 2 shared / whole with whole = sum(t) + sum(P).
+        inner = shared + whole if self.name == "jaccard" else 2 * whole
+        outer = shared if self.name == "jaccard" else 2 * shared
         slopes = (_column(outer) - self.targets * _column(inner)) / _column(whole**2)
         return slopes * projections * (1 - projections)
 
@@ -74,11 +114,11 @@ class Pixels:
         """Give the soft intersection, and the soft union or the sum of both areas."""
         shared = _dot(self.targets, projections)
         whole = self.targets.sum(1) + projections.sum(1)
-        return shared, whole - shared if self.kind == JACCARD else whole
+        return shared, whole - shared if self.name == "jaccard" else whole
 
     def _overlap_losses(self, projections):
         shared, whole = self._overlap(projections)
-        return 1 - (2 if self.kind == DICE else 1) * shared / whole
+        return 1 - (2 if self.name == "dice" else 1) * shared / whole
 
 
 def root_mean_squares(grids):
@@ -100,7 +140,7 @@ def root_mean_squares(grids):
     return torch.where(roots > 0, roots, 1)
 
 
-class Scaled:
+class _Scaled:
     """A chunk of activations in the coordinates of the solver.
 
     Parameters
@@ -111,9 +151,7 @@ class Scaled:
 
     def __init__(self, activations, mask_size):
         self.height, self.width = activations.shape[2:]
-        like = {"dtype": activations.dtype, "device": activations.device}
-        self.rows = bilinear_matrix(self.height, mask_size[0], **like)
-        self.columns = bilinear_matrix(self.width, mask_size[1], **like)
+        self.rows, self.columns = resampling_matrices(activations, mask_size)
         cells = activations.flatten(2)
         self.root = _column(root_mean_squares(activations))
         self.mean = cells.mean(2) / self.root
@@ -150,10 +188,12 @@ class _Memory:
 
     def add(self, step, change):
         product = _dot(step, change)
+        # Without positive curvature along the step the estimate would not stay positive definite.
         moved = product > 0
         inverse = torch.where(moved, 1 / torch.where(moved, product, 1), 0)
         self.pairs = [*self.pairs[1 - MEMORY :], (step, change, inverse)]
         size = _dot(change, change)
+        # The curvature along the latest step is the scale of the inverse Hessian's first estimate.
         scale = torch.where(moved, product / torch.where(moved, size, 1), 0)
         previous = getattr(self, "scale", scale)
         self.scale = torch.where(moved, scale, previous)
@@ -176,15 +216,16 @@ class _Line:
     """The loss of each row along its direction."""
 
     def __init__(self, pixels, ridge, point, direction, logits, towards):
+        # The map is linear in the weights, so that a trial costs a pass over pixels, not channels.
         self.pixels, self.logits, self.towards = pixels, logits, towards
         self.linear = _dot(ridge * point, direction)
         self.square = _dot(ridge * direction, direction)
 
-    def look(self, t):
+    def evaluate(self, t):
         """Give the slopes along the line, and by how much the loss has changed."""
         logits = self.logits + _column(t) * self.towards
         slope = _dot(self.pixels.slopes(logits), self.towards) + self.linear + t * self.square
-        if self.pixels.kind == LOGISTIC:  # convex, so that slopes say it all
+        if self.pixels.is_convex:  # slopes are enough
             return slope, torch.zeros_like(slope)
         return slope, self.pixels.losses(logits) + t * (self.linear + t * self.square / 2)
 
@@ -192,14 +233,14 @@ class _Line:
         """Give for each row a step that is neither too short nor too long."""
         low, high = torch.zeros_like(slope), torch.full_like(slope, torch.inf)
         low_slope, t = slope, torch.ones_like(slope)
-        _, before = self.look(low)
-        open_ = slope < 0
+        _, before = self.evaluate(low)
+        is_open = slope < 0
         for _ in range(MAX_TRIALS):
-            now, value = self.look(t)
-            too_long = open_ & ((now > -LONG * slope) | (value > before + RISE))
-            too_short = open_ & ~too_long & (now < SHORT * slope)
-            open_ = too_long | too_short
-            if not open_.any():
+            now, value = self.evaluate(t)
+            too_long = is_open & ((now > -LONG * slope) | (value > before + RISE))
+            too_short = is_open & ~too_long & (now < SHORT * slope)
+            is_open = too_long | too_short
+            if not is_open.any():
                 break
             high = torch.where(too_long, t, high)
             # Where the slope has turned round, its zero lies between, about where a line says.
@@ -213,22 +254,23 @@ class _Line:
         return torch.where(slope < 0, t, 0)
 
 
-def _minimise(scaled, pixels, weights, settings):
+def _minimize(scaled, pixels, weights, objective):
     """Give the weights of each row, its number of iterations, and its relative gradient norm."""
-    ridge = torch.full_like(weights, settings.alpha)
+    ridge = torch.full_like(weights, objective.alpha)
     ridge[:, -1] = 0
     logits, memory = scaled.logits(weights), _Memory()
+    # Gradients count by that at zero, whatever the start.
     unit = scaled.gradient(pixels.slopes(torch.zeros_like(logits))).norm(dim=1)
-    if settings.kind == LOGISTIC:
+    if pixels.is_convex:
         unit = unit.clamp(min=LEAST_UNIT)
     unit = torch.where(unit > 0, unit, 1)
     gradient = scaled.gradient(pixels.slopes(logits)) + ridge * weights
     n_iter = torch.zeros_like(unit)
-    for _ in range(settings.max_iter):
+    for _ in range(objective.max_iter):
         norm = gradient.norm(dim=1)
         # Where losses are not convex, gradients at zero are as small as the mask, and may grow.
-        unit = unit if settings.kind == LOGISTIC else torch.maximum(unit, norm)
-        active = norm > settings.tol * unit
+        unit = unit if pixels.is_convex else torch.maximum(unit, norm)
+        active = norm > objective.tol * unit
         if not active.any():
             break
         n_iter += active
@@ -243,38 +285,80 @@ def _minimise(scaled, pixels, weights, settings):
     return weights, n_iter, gradient.norm(dim=1) / unit
 
 
-def _solve_chunk(activations, targets, start, settings):
+def _solve_chunk(activations, targets, start, objective):
     like = {"dtype": activations.dtype, "device": activations.device}
-    scaled = Scaled(activations, targets.shape[1:])
-    pixels = Pixels(settings, targets, **like)
+    scaled = _Scaled(activations, targets.shape[1:])
+    pixels = PixelLoss(objective, targets, **like)
     start = torch.as_tensor(start, **like).expand(len(activations), -1)
     weights = scaled.scale(start, torch.zeros(len(start), **like))
-    weights, n_iter, norm = _minimise(scaled, pixels, weights, settings)
+    weights, n_iter, norm = _minimize(scaled, pixels, weights, objective)
     vectors, intercept = scaled.unscale(weights)
-    return torch.cat([vectors, torch.stack([intercept, n_iter, norm], dim=1)], dim=1)
+    return vectors, torch.stack([intercept, n_iter, norm])
 
 
 @torch.no_grad()
-def solve_ridge_with_torch(activations, targets, start, settings):
-    """Optimise the samples, those of one size together.
+def solve_ridge_with_torch(activations, targets, start, objective):
+    """Optimize the rows, those of one size together.
 
     Parameters
     ----------
     activations : sequence of Tensor of shape (n_channels, height, width)
     targets : ndarray of shape (n_rows, H, W), float32
     start : ndarray of shape (n_channels,)
-    settings : RidgeSettings
+    objective : LBFGSObjective
 
     Returns
     -------
-    Tensor of shape (n_rows, n_channels + N_FACTS)
-        Vectors, and what is known of them in the order of FACTS; on the CPU.
+    vectors : ndarray of shape (n_rows, n_channels)
+    intercept, n_iter, gradient_norm : ndarray of shape (n_rows,)
     """
-    solved = torch.empty(len(activations), len(start) + N_FACTS, dtype=activations[0].dtype)
-    shapes = np.array([tuple(sample.shape) for sample in activations])
+    dtype = activations[0].dtype
+    vectors = torch.empty(len(activations), len(start), dtype=dtype)
+    facts = torch.empty(3, len(activations), dtype=dtype)
+    shapes = np.array([tuple(grid.shape) for grid in activations])
+    # On the CPU one row at a time: see ``_chunks`` of the other solver.
+    most = _CHUNK if activations[0].device.type == "cuda" else 1
     for shape in np.unique(shapes, axis=0):
         rows = np.flatnonzero((shapes == shape).all(1))
-        for chunk in np.split(rows, range(_CHUNK, len(rows), _CHUNK)):
+        for chunk in np.split(rows, range(most, len(rows), most)):
             stack = torch.stack([activations[i] for i in chunk])
-            solved[chunk] = _solve_chunk(stack, targets[chunk], start, settings).cpu()
-    return solved
+            solved = _solve_chunk(stack, targets[chunk], start, objective)
+            vectors[chunk], facts[:, chunk] = (part.cpu() for part in solved)
+    return vectors.numpy(), *facts.numpy()
+
+
+def best_intercept(pixels, logits):
+    """Find the intercept with which a vector's loss is least.
+
+    Parameters
+    ----------
+    pixels : PixelLoss
+        Of one row, float64 on the CPU.
+    logits : Tensor of shape (1, n_pixels), float64
+        The vector's map, without an intercept.
+
+    Returns
+    -------
+    float
+        0 for an empty mask, whose loss does not depend on it or sinks for ever.
+    """
+    if not pixels.targets.any():
+        return 0.0
+    if pixels.is_convex:
+        ends = -logits.max().item() - _FAR, _FAR - logits.min().item()
+        return brentq(lambda b: pixels.slopes(logits + b).sum().item(), *ends, xtol=1e-6)
+    return _best_of_minima(pixels, logits)
+
+
+def _best_of_minima(pixels, logits):
+    """Try thresholds between the pixels' values, and a little beyond; refine the best."""
+
+    def loss(intercept):
+        return pixels.losses(logits + intercept).item()
+
+    quantiles = np.quantile(logits.numpy(), np.linspace(0, 1, 33))
+    ends = [quantiles[0] - _BEYOND, quantiles[-1] + _BEYOND]
+    tried = -np.unique([*quantiles, *ends])[::-1]
+    best = int(np.argmin([loss(intercept) for intercept in tried]))
+    bounds = tried[max(best - 1, 0)], tried[min(best + 1, len(tried) - 1)]
+    return minimize_scalar(loss, bounds=bounds, method="bounded", options={"xatol": 1e-6}).x

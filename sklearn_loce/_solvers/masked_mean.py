@@ -2,16 +2,11 @@
 
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import ClassVar
 
 import numpy as np
 
-
-@dataclass(frozen=True)
-class MaskedMean:
-    """Stands where objectives have their settings; there is nothing to set."""
-
-    n_facts = 0
-    advice = "bring the activations to a smaller scale"
+from .solution import Solution
 
 
 @lru_cache(maxsize=64)
@@ -39,19 +34,46 @@ def cover(mask, size):
     return _coverage(mask.shape[0], size[0]) @ mask @ _coverage(mask.shape[1], size[1]).T
 
 
-def masked_mean(grid, mask):
-    """Average the activations of one image under a mask that is not empty.
-
-    Parameters
-    ----------
-    grid : Tensor of shape (n_channels, height, width)
-    mask : ndarray of shape (mask_height, mask_width)
-
-    Returns
-    -------
-    ndarray of shape (n_channels,), float32
-    """
+def _average(grid, mask):
+    """Average the activations of one image under a mask that is not empty."""
     weights = cover(np.asarray(mask, dtype=np.float64), grid.shape[1:])
     cells = grid.detach().double().cpu().flatten(1).numpy()
     # Not by a product of matrices, whose sums may run in another order with another batch.
     return ((cells * (weights.ravel() / weights.sum())).sum(1)).astype(np.float32)
+
+
+@dataclass(frozen=True)
+class MaskedMean:
+    """An average of activations, with the protocol of an objective; there is nothing to set."""
+
+    name: ClassVar[str] = "masked_mean"
+    has_bias: ClassVar[bool] = False
+    mask_size: ClassVar[None] = None
+    advice: ClassVar[str] = "bring the activations to a smaller scale"
+
+    def targets(self, masks):
+        """Give the masks as they are."""
+        return masks
+
+    def solve(self, activations, masks, start=None, **_):
+        """Average each row's activations.
+
+        Parameters
+        ----------
+        activations : sequence of Tensor of shape (n_channels, height, width)
+            One per row.
+        masks : sequence of ndarray of shape (mask_height, mask_width)
+            None is empty.
+        start : None
+            As all else, without effect; here for the protocol.
+
+        Returns
+        -------
+        Solution
+        """
+        pairs = zip(activations, masks, strict=True)
+        return Solution(np.stack([_average(grid, mask) for grid, mask in pairs]))
+
+    def key(self):
+        """Give what tells the vectors from those of objectives."""
+        return {"method": "masked mean"}

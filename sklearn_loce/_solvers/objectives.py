@@ -1,83 +1,106 @@
-"""What a LoCE minimises, and the constants of the solver that minimises it."""
+"""What a LoCE minimizes. An objective resizes masks, solves rows, and gives a vector's loss."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import ClassVar
 
 import numpy as np
 import torch
 
-from .ridge import DEFAULT_MAX_ITER, KINDS, RidgeSettings
+from .adamw import solve_with_torch
+from .compiled import adamw as compiled_adamw
+from .compiled import lbfgs as compiled_lbfgs
+from .lbfgs import OVERLAPS, PixelLoss, best_intercept, solve_ridge_with_torch
+from .project import compute_logits
+from .resize import resize_masks
+from .solution import Solution
+
+ADAMW_OBJECTIVES = ("net2vec", "mse", "mae")  # by AdamW, which stops where its steps end
+LBFGS_OBJECTIVES = ("logistic", *OVERLAPS)  # by L-BFGS
+OBJECTIVES = (*ADAMW_OBJECTIVES, *LBFGS_OBJECTIVES)
+SOLVERS = ("auto", "adamw", "lbfgs")
+
+
+def make_objective(
+    name,
+    *,
+    solver="auto",
+    learning_rate=0.1,
+    max_iter=None,
+    alpha=1e-4,
+    tol=1e-4,
+    class_weight="sqrt",
+    mask_size=(100, 100),
+    mask_resize="gaussian",
+):
+    """Give the objective of this name; the parameters are those of ``optimize_loces``.
+
+    Returns
+    -------
+    AdamWObjective or LBFGSObjective
+
+    Raises
+    ------
+    ValueError
+        If the solver is not the objective's.
+    """
+    fitting = "lbfgs" if name in LBFGS_OBJECTIVES else "adamw"
+    if solver not in ("auto", fitting):
+        raise ValueError(
+            f"objective={name!r} is solved by {fitting!r}, not by solver={solver!r}. Leave "
+            "solver='auto', or choose an objective of "
+            f"{sorted(ADAMW_OBJECTIVES if solver == 'adamw' else LBFGS_OBJECTIVES)}."
+        )
+    size = tuple(int(n) for n in mask_size)
+    if name in ADAMW_OBJECTIVES:
+        max_iter = 50 if max_iter is None else int(max_iter)
+        return AdamWObjective(name, max_iter, size, mask_resize, float(learning_rate))
+    weights = class_weight if name == "logistic" else None
+    max_iter = 500 if max_iter is None else int(max_iter)
+    return LBFGSObjective(name, max_iter, size, mask_resize, float(alpha), float(tol), weights)
+
+
+def _group_by_grid(activations):
+    """Group the rows that share activations; list of arrays of int."""
+    groups = {}
+    for i, grid in enumerate(activations):
+        groups.setdefault((grid.data_ptr(), grid.shape, grid.stride()), []).append(i)
+    return [np.array(rows) for rows in groups.values()]
+
+
+def _is_compiled_for(grid):
+    return grid.device.type == "cpu" and grid.dtype == torch.float32
+
+
+def _as_arrays(activations):
+    return [grid.detach().numpy() for grid in activations]
 
 
 @dataclass(frozen=True)
-class Objective:
-    """What a LoCE minimises: a sum over mask pixels, plus a penalty on the vector.
+class AdamWObjective:
+    """The published losses, a sum over mask pixels plus a penalty, by a fixed number of steps.
+
+    With the projection P = sigmoid(up(sum_c v_c A_c)), the mask t, and the share a of pixels with
+    t = 0, it minimizes
+
+    - "net2vec": ``-sum(a t P + (1 - a) (1 - t) (1 - P))``;
+    - "mse", "mae": the mean of ``(P - t)^2`` or ``|P - t|``, plus (||v||_1 + ||v||_2) / n_channels.
 
     Parameters
     ----------
-    slope : {"constant", "difference", "sign"}
-        dL/dP of one pixel is what is held of it, or its difference to that, or the sign of it.
-    slope_scale : float
-        Factor of the last two, to be divided by the number of pixels.
-    hold : callable
-        Targets (n, H, W) to what the slope needs of every pixel.
-    pixel_loss : callable
-        (projections, targets, held), each (n, H, W), to the loss of each pixel.
-    penalty : float
-        Factor of ``(||v||_1 + ||v||_2) / n_channels``.
+    name : {"net2vec", "mse", "mae"}
+    max_iter : int
+    mask_size : tuple of int
+    mask_resize : str
+    learning_rate : float
     """
 
-    slope: str
-    slope_scale: float
-    hold: Callable
-    pixel_loss: Callable
-    penalty: float
-
-
-def _balanced_weight(target):
-    """Give dL/dP of Net2Vec's pseudo-BCE, which does not depend on P.
-
-    With a the background's share it is (1 - a) (1 - t) - a t, and that is (1 - a) - t.
-    """
-    return (target > 0).mean((1, 2), dtype=np.float64, keepdims=True) - target
-
-
-def _pseudo_bce(projection, target, held):
-    background = 1 - (target > 0).double().mean((1, 2), keepdim=True)
-    return held * projection - (1 - background) * (1 - target)
-
-
-def _squared_error(projection, target, held):
-    return (projection - held) ** 2 / target[0].numel()
-
-
-def _absolute_error(projection, target, held):
-    return (projection - held).abs() / target[0].numel()
-
-
-def _unchanged(target):
-    return target
-
-
-OBJECTIVES = {
-    "net2vec": Objective("constant", 1.0, _balanced_weight, _pseudo_bce, penalty=0.0),
-    "mse": Objective("difference", 2.0, _unchanged, _squared_error, penalty=1.0),
-    "mae": Objective("sign", 1.0, _unchanged, _absolute_error, penalty=1.0),
-}
-
-
-@dataclass(frozen=True)
-class Settings:
-    """What the solver needs to know: the objective and AdamW's constants."""
-
-    objective: Objective
-    learning_rate: float
+    name: str
     max_iter: int
-    betas: tuple = (0.9, 0.999)
-    weight_decay: float = 0.01
-    eps: float = 1e-8
+    mask_size: tuple
+    mask_resize: str
+    learning_rate: float
 
-    n_facts = 0
+    has_bias: ClassVar[bool] = False
 
     @property
     def advice(self):
@@ -87,37 +110,187 @@ class Settings:
             "activations to a smaller scale"
         )
 
+    @property
+    def penalty(self):
+        """Factor of (||v||_1 + ||v||_2) / n_channels."""
+        return 0.0 if self.name == "net2vec" else 1.0
 
-SOLVERS = ("auto", "adamw", "lbfgs")
-ALL_OBJECTIVES = (*OBJECTIVES, *KINDS)
+    def targets(self, masks):
+        """Resize masks; (n_rows, H, W), float32."""
+        return resize_masks(masks, self.mask_size, self.mask_resize)
+
+    def solve(self, activations, targets, start, *, n_threads=1, recorder=None):
+        """Optimize one vector per row.
+
+        Parameters
+        ----------
+        activations : sequence of Tensor of shape (n_channels, height, width)
+            One per row, all of one dtype and on one device; rows of one image may share theirs.
+        targets : ndarray of shape (n_rows, H, W), float32
+        start : ndarray of shape (n_channels,)
+        n_threads : int or None, default=1
+            For float32 on the CPU; ``None`` means as many as torch has. The result is the same.
+        recorder : Recorder, default=None
+            For a GPU, to be kept from batch to batch.
+
+        Returns
+        -------
+        Solution
+        """
+        images = _group_by_grid(activations)
+        if _is_compiled_for(activations[0]):
+            arrays = _as_arrays(activations)
+            return Solution(compiled_adamw.solve(arrays, images, targets, start, self, n_threads))
+        return Solution(solve_with_torch(activations, images, targets, start, self, recorder))
+
+    def slope_terms(self, targets):
+        """Give what dL/dP of a pixel depends on besides P, (n_rows, H, W).
+
+        For "net2vec" that is dL/dP itself, (1 - a) (1 - t) - a t, which is (1 - a) - t.
+        """
+        if self.name != "net2vec":
+            return targets
+        return (targets > 0).mean((1, 2), dtype=np.float64, keepdims=True) - targets
+
+    def pixel_slopes(self, projections, terms):
+        """Give dL/dP of tensors (..., H, W), from ``slope_terms``."""
+        if self.name == "net2vec":
+            return terms
+        n_pixels = terms.shape[-2] * terms.shape[-1]
+        difference = projections - terms
+        return difference.sign() / n_pixels if self.name == "mae" else difference * (2 / n_pixels)
+
+    def losses(self, projections, targets, vectors):
+        """Give the loss of each row.
+
+        Parameters
+        ----------
+        projections : Tensor of shape (n_rows, H, W)
+        targets : ndarray of shape (n_rows, H, W)
+        vectors : Tensor of shape (n_rows, n_channels)
+
+        Returns
+        -------
+        Tensor of shape (n_rows,), float64
+        """
+        targets, projections = torch.from_numpy(targets).double(), projections.double()
+        if self.name == "net2vec":
+            background = (targets <= 0).double().mean((1, 2), keepdim=True)
+            hit = background * targets * projections
+            loss = -(hit + (1 - background) * (1 - targets) * (1 - projections)).sum((1, 2))
+        else:
+            difference = projections - targets
+            errors = difference.abs() if self.name == "mae" else difference**2
+            loss = errors.mean((1, 2))
+        norms = vectors.double().abs().sum(1) + vectors.double().norm(dim=1)
+        return loss + self.penalty * norms / vectors.shape[1]
+
+    def loss(self, grid, vector, target, intercept=None):
+        """Give the value of one vector on one row.
+
+        Parameters
+        ----------
+        grid : Tensor of shape (n_channels, height, width)
+        vector : ndarray of shape (n_channels,)
+        target : ndarray of shape (H, W)
+        intercept : None
+            There is none; here for the protocol.
+
+        Returns
+        -------
+        float
+        """
+        projection = compute_logits(grid, vector, target.shape).sigmoid()
+        vectors = torch.from_numpy(np.asarray(vector, dtype=np.float64))[None]
+        return self.losses(projection[None], target[None], vectors).item()
+
+    def key(self):
+        """Give what tells the vectors from those of other objectives; plain values."""
+        return _key(self, solver="adamw")
 
 
-def make_settings(objective, solver, *, learning_rate, max_iter, alpha, tol, class_weight):
-    """Give Settings or RidgeSettings, whichever the objective is solved with.
+@dataclass(frozen=True)
+class LBFGSObjective:
+    """A loss with a bias and a ridge, whose LoCE is an optimum.
 
-    Raises
-    ------
-    ValueError
-        If the solver is not the objective's.
+    With z = up(sum_c v_c A_c) + b, P = sigmoid(z), the mask t, and ||A_i|| the norm of the
+    activations in cell i of the n cells, it minimizes
+
+        loss(z, t) + alpha / 2 * s * ||v||^2,        s = 1 / n sum_i ||A_i||^2,
+
+    over v and the intercept b. The scale s is the image's own, so that a row depends on that row
+    alone. With it the projection is the same for activations of any scale, and one alpha asks for
+    the same smoothness of layers of any size: ``s ||v||^2 / n_channels`` is about the variance of
+    the logits.
+
+    Parameters
+    ----------
+    name : {"logistic", "jaccard", "dice"}
+    max_iter : int
+    mask_size : tuple of int
+    mask_resize : str
+    alpha : float
+        Strength of the ridge.
+    tol : float
+        Of the gradient's norm, relative to that at v = 0, b = 0, or ``lbfgs.LEAST_UNIT``.
+    class_weight : {"sqrt", "balanced"} or None
+        Of the logistic loss.
     """
-    fitting = "lbfgs" if objective in KINDS else "adamw"
-    if solver not in ("auto", fitting):
-        raise ValueError(
-            f"objective={objective!r} is solved by {fitting!r}, not by solver={solver!r}. Leave "
-            "solver='auto', or choose an objective of "
-            f"{sorted(OBJECTIVES if solver == 'adamw' else KINDS)}."
-        )
-    if objective in OBJECTIVES:
-        return Settings(OBJECTIVES[objective], learning_rate, 50 if max_iter is None else max_iter)
-    weights = class_weight if objective == "logistic" else None
-    return RidgeSettings(objective, alpha, tol, max_iter or DEFAULT_MAX_ITER, weights)
+
+    name: str
+    max_iter: int
+    mask_size: tuple
+    mask_resize: str
+    alpha: float
+    tol: float
+    class_weight: str | None
+
+    has_bias: ClassVar[bool] = True
+    advice: ClassVar[str] = "bring the activations to a smaller scale"
+
+    @property
+    def is_convex(self):
+        """Whether there is one optimum."""
+        return self.name not in OVERLAPS
+
+    targets = AdamWObjective.targets
+
+    def solve(self, activations, targets, start, *, n_threads=1, recorder=None):
+        """Optimize one vector per row; as ``AdamWObjective.solve``, ``recorder`` is not used."""
+        if _is_compiled_for(activations[0]):
+            images, arrays = _group_by_grid(activations), _as_arrays(activations)
+            return Solution(*compiled_lbfgs.solve(arrays, images, targets, start, self, n_threads))
+        return Solution(*solve_ridge_with_torch(activations, targets, start, self))
+
+    def loss(self, grid, vector, target, intercept=None):
+        """Give the value of one vector on one row.
+
+        Parameters
+        ----------
+        grid : Tensor of shape (n_channels, height, width)
+        vector : ndarray of shape (n_channels,)
+        target : ndarray of shape (H, W)
+        intercept : float, default=None
+            ``None`` means the one that makes the loss least.
+
+        Returns
+        -------
+        float
+        """
+        pixels = PixelLoss(self, target[None], torch.float64, "cpu")
+        logits = compute_logits(grid, vector, target.shape).reshape(1, -1)
+        if intercept is None:
+            intercept = best_intercept(pixels, logits)
+        loss = pixels.losses(logits + float(intercept)).item()
+        scale = grid.detach().double().square().sum().item() / grid[0].numel()
+        return loss + self.alpha / 2 * scale * float((np.asarray(vector, np.float64) ** 2).sum())
+
+    def key(self):
+        """Give what tells the vectors from those of other objectives; plain values."""
+        return _key(self, solver="lbfgs")
 
 
-def losses(projections, targets, embeddings, objective):
-    """Give the loss of each row, as a float64 tensor of shape (n_rows,)."""
-    targets, projections = torch.from_numpy(targets).double(), projections.double()
-    held = torch.from_numpy(objective.hold(targets.numpy()))
-    loss = objective.pixel_loss(projections, targets, held).sum((1, 2))
-    embeddings = embeddings.double()
-    norms = embeddings.abs().sum(1) + embeddings.norm(dim=1)
-    return loss + objective.penalty * norms / embeddings.shape[1]
+def _key(objective, solver):
+    facts = asdict(objective)
+    facts["objective"] = facts.pop("name")
+    return facts | {"mask_size": list(objective.mask_size), "solver": solver}

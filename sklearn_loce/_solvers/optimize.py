@@ -1,6 +1,5 @@
 """The optimisation of LoCEs, as pure functions on tensors."""
 
-import warnings
 from numbers import Integral, Real
 
 import numpy as np
@@ -9,39 +8,37 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import Bunch, check_random_state
 from sklearn.utils._param_validation import Interval, StrOptions, validate_params
 
-from .._samples.masks import MASK_RESIZE, check_mask_size, resize_masks
-from .adamw import Recorder, project, solve_with_torch
-from .compiled.adamw import solve_on_cpu
-from .compiled.lbfgs import solve_ridge_on_cpu
-from .lbfgs import solve_ridge_with_torch
-from .objectives import ALL_OBJECTIVES, OBJECTIVES, SOLVERS, Settings, losses, make_settings
-from .ridge import FACTS, GRADIENT_NORM, KINDS, N_FACTS, RidgeSettings, redrawing_biases
+from .._warnings import warn_user
+from .objectives import LBFGS_OBJECTIVES, OBJECTIVES, SOLVERS, make_objective
+from .project import compute_logits, project, redrawing_bias
+from .resize import MASK_RESIZE, check_mask_size
 
 __all__ = [
     "INITS",
-    "OBJECTIVES",
-    "Settings",
     "all_finite",
     "initial_vector",
-    "losses",
     "optimize_loces",
     "project_loces",
-    "solve_rows",
     "warn_unconverged",
 ]
 
 INITS = ("zeros", "ones", "uniform", "normal")
 
 
-def warn_unconverged(norms, settings, *, stacklevel):
-    """Warn of rows whose gradient is still larger than asked for, (n_rows, n_layers)."""
-    n_rows = np.count_nonzero((norms > settings.tol).any(1))
+def warn_unconverged(gradient_norm, objective):
+    """Warn the user of rows whose gradient is still larger than asked for.
+
+    Parameters
+    ----------
+    gradient_norm : ndarray of shape (n_rows, n_layers)
+    objective : LBFGSObjective
+    """
+    n_rows = np.count_nonzero((gradient_norm > objective.tol).any(1))
     if n_rows:
-        warnings.warn(
-            f"{n_rows} of {len(norms)} rows did not converge to tol={settings.tol} in "
-            f"max_iter={settings.max_iter} iterations. Raise max_iter, alpha or tol.",
+        warn_user(
+            f"{n_rows} of {len(gradient_norm)} rows did not converge to tol={objective.tol} in "
+            f"max_iter={objective.max_iter} iterations. Raise max_iter, alpha or tol.",
             ConvergenceWarning,
-            stacklevel=stacklevel,
         )
 
 
@@ -55,46 +52,6 @@ def initial_vector(init, n_channels, random_state):
         "normal": rng.standard_normal,
     }
     return draw[init](n_channels)
-
-
-def _images(activations):
-    """Group the rows that share activations."""
-    sharing = {}
-    for i, grid in enumerate(activations):
-        sharing.setdefault((grid.data_ptr(), grid.shape, grid.stride()), []).append(i)
-    return [np.array(rows) for rows in sharing.values()]
-
-
-def solve_rows(activations, targets, start, settings, *, n_threads=None, recorder=None):
-    """Optimise one LoCE per row.
-
-    Parameters
-    ----------
-    activations : sequence of Tensor of shape (n_channels, height, width)
-        One per row, all of one dtype and on one device; rows of one image may share theirs.
-    targets : ndarray of shape (n_rows, H, W), float32
-    start : ndarray of shape (n_channels,)
-    settings : Settings or RidgeSettings
-    n_threads : int, default=None
-        Of the solver for the CPU; ``None`` means as many as torch has. The result is the same.
-    recorder : Recorder, default=None
-        Of the solver for GPUs, to be kept from batch to batch.
-
-    Returns
-    -------
-    Tensor of shape (n_rows, n_channels + settings.n_facts)
-        In the activations' dtype, on the CPU.
-    """
-    has_ridge = isinstance(settings, RidgeSettings)
-    if activations[0].device.type == "cpu" and activations[0].dtype == torch.float32:
-        arrays = [sample.detach().numpy() for sample in activations]
-        solve = solve_ridge_on_cpu if has_ridge else solve_on_cpu
-        images = _images(activations)
-        return torch.from_numpy(solve(arrays, images, targets, start, settings, n_threads))
-    if has_ridge:
-        return solve_ridge_with_torch(activations, targets, start, settings)
-    recorder, images = recorder or Recorder(), _images(activations)
-    return solve_with_torch(activations, images, targets, start, settings, recorder)
 
 
 def all_finite(tensor):
@@ -130,9 +87,10 @@ def _check_targets(targets):
 
 
 def _check_has_info(objective):
-    if objective not in KINDS:
+    if not objective.has_bias:
         raise ValueError(
-            f"return_info=True needs an objective with a bias, {sorted(KINDS)}, got {objective!r}."
+            "return_info=True needs an objective with a bias, "
+            f"{sorted(LBFGS_OBJECTIVES)}, got {objective.name!r}."
         )
 
 
@@ -159,7 +117,7 @@ def _as_array(mask, i):
     {
         "activations": [torch.Tensor],
         "masks": ["array-like", torch.Tensor],
-        "objective": [StrOptions(set(ALL_OBJECTIVES))],
+        "objective": [StrOptions(set(OBJECTIVES))],
         "solver": [StrOptions(set(SOLVERS))],
         "learning_rate": [Interval(Real, 0, None, closed="neither")],
         "max_iter": [Interval(Integral, 1, None, closed="left"), None],
@@ -197,7 +155,8 @@ def optimize_loces(
     concept's mask. The sum is taken at the layer's own resolution and one map is upsampled, which
     is the same function as upsampling every channel; the gradient is written out, so that no
     autograd graph is built. Each sample's loss stands alone: its vector does not depend on the
-    samples beside it, to the last bit for float32 on the CPU, and to rounding elsewhere.
+    samples beside it, to the last bit on the CPU and to rounding elsewhere. In float64 the last
+    bits may depend on the number of threads that torch uses.
 
     Parameters
     ----------
@@ -317,38 +276,42 @@ def optimize_loces(
     >>> info.gradient_norm < 1e-4
     tensor([True])
     """
-    settings = make_settings(
+    check_mask_size(mask_size)
+    objective = make_objective(
         objective,
-        solver,
+        solver=solver,
         learning_rate=learning_rate,
         max_iter=max_iter,
         alpha=alpha,
         tol=tol,
         class_weight=class_weight,
+        mask_size=mask_size,
+        mask_resize=mask_resize,
     )
     if return_info:
         _check_has_info(objective)
     _check_activations(activations)
-    check_mask_size(mask_size)
-    arrays = _as_arrays(masks, len(activations))
-    targets = resize_masks(arrays, mask_size, mask_resize)
+    targets = objective.targets(_as_arrays(masks, len(activations)))
     _check_targets(targets)
     if activations.dtype != torch.float64:
         activations = activations.float()
+    grids = list(activations.detach())
     start = initial_vector(init, activations.shape[1], random_state)
-    solved = solve_rows(list(activations.detach()), targets, start, settings)
-    if not torch.isfinite(solved).all():
-        raise ValueError(f"LoCEs did not stay finite; {settings.advice}.")
-    solved = solved.to(activations.device)
-    if not settings.n_facts:
-        return solved
-    embeddings, facts = solved[:, :-N_FACTS], solved[:, -N_FACTS:]
-    warn_unconverged(facts[:, [GRADIENT_NORM]].cpu().numpy(), settings, stacklevel=4)
-    if not return_info:
-        return embeddings
-    maps = torch.einsum("nc,nchw->nhw", embeddings, activations).cpu().numpy()
-    bias = torch.tensor(redrawing_biases(maps, targets)).to(embeddings)
-    return embeddings, Bunch(bias=bias, **dict(zip(FACTS, facts.T, strict=True)))
+    solution = objective.solve(grids, targets, start, n_threads=None)
+    if not np.isfinite(solution.vectors).all():
+        raise ValueError(f"LoCEs did not stay finite; {objective.advice}.")
+    if objective.has_bias:
+        warn_unconverged(solution.gradient_norm[:, None], objective)
+    embeddings = torch.from_numpy(solution.vectors).to(activations.device)
+    return (embeddings, _info(solution, grids, targets)) if return_info else embeddings
+
+
+def _info(solution, grids, targets):
+    rows = zip(grids, solution.vectors, targets, strict=True)
+    bias = [redrawing_bias(compute_logits(a, v, t.shape).numpy(), t) for a, v, t in rows]
+    facts = {name: getattr(solution, name) for name in ("intercept", "n_iter", "gradient_norm")}
+    like = {"dtype": grids[0].dtype, "device": grids[0].device}
+    return Bunch(**{k: torch.as_tensor(v, **like) for k, v in {"bias": bias, **facts}.items()})
 
 
 def project_loces(activations, embeddings, mask_size=(100, 100), *, bias=None):

@@ -17,7 +17,7 @@ from sklearn.utils.validation import check_consistent_length, column_or_1d
 
 from .._network.handle import as_module, resolve_device
 from .._samples.table import as_samples
-from .._solvers.optimize import OBJECTIVES, Settings
+from .._solvers.objectives import ADAMW_OBJECTIVES, make_objective
 from .._transformer import LoCETransformer
 from ._net2vec import ConceptVectors, ImageStream, optimize_net2vec
 from ._projector import ConceptProjector
@@ -324,18 +324,18 @@ class Net2VecSegmenter(ConceptProjector):
             empty.
         """
         samples = as_samples(X)
-        if self.loce.objective not in OBJECTIVES:
+        if self.loce.objective not in ADAMW_OBJECTIVES:
             raise ValueError(
-                f"Net2VecSegmenter optimises one of {sorted(OBJECTIVES)}, but its loce has "
+                f"Net2VecSegmenter optimises one of {sorted(ADAMW_OBJECTIVES)}, but its loce has "
                 f"objective={self.loce.objective!r}."
             )
         codes = self._fit_concepts(samples, y)
         images = ImageStream(self.loce_, samples, self.cache_size)
-        objective = OBJECTIVES[self.loce_.objective]
-        settings = Settings(objective, self.learning_rate, self.max_iter)
+        how = {"learning_rate": self.learning_rate, "max_iter": self.max_iter}
+        objective = make_objective(self.loce_.objective, **how)
         device = resolve_device(self.loce_.device, as_module(self.loce_.model))
         start = torch.as_tensor(self.loce_.inits_[0], dtype=torch.float32, device=device)
-        vectors = ConceptVectors(len(self.concepts_), start, settings, self.batch_size)
+        vectors = ConceptVectors(len(self.concepts_), start, objective, self.batch_size)
         self.loss_curve_ = optimize_net2vec(images, codes, vectors, self._orders(len(images)))
         untouched = self.concepts_[np.isnan(self.loss_curve_[0])]
         if len(untouched):

@@ -9,8 +9,7 @@ import torch
 from torch.optim import AdamW
 
 from .._samples.table import check_rows, group_by_image, raise_empty
-from .._solvers.adamw import project_and_differentiate
-from .._solvers.optimize import losses
+from .._solvers.adamw import BETAS, EPS, WEIGHT_DECAY, project_and_differentiate
 
 _MEGABYTE = 2**20
 
@@ -110,20 +109,20 @@ class ConceptVectors:
     n_concepts : int
     start : Tensor of shape (n_channels,)
         Its dtype and device are those of the vectors.
-    settings : Settings
+    objective : AdamWObjective
     batch_size : int
         Number of images with a concept after which its vector takes a step.
     """
 
-    def __init__(self, n_concepts, start, settings, batch_size):
-        self._objective = settings.objective
+    def __init__(self, n_concepts, start, objective, batch_size):
+        self._objective = objective
         self._vectors = [start.clone() for _ in range(n_concepts)]
         self._optimizer = AdamW(
             self._vectors,
-            lr=settings.learning_rate,
-            betas=settings.betas,
-            eps=settings.eps,
-            weight_decay=settings.weight_decay,
+            lr=objective.learning_rate,
+            betas=BETAS,
+            eps=EPS,
+            weight_decay=WEIGHT_DECAY,
         )
         self._batch_size = batch_size
         self._sums = torch.stack(self._vectors).zero_()
@@ -146,16 +145,16 @@ class ConceptVectors:
         """
         weights = torch.stack([self._vectors[code] for code in codes])
         activations = image.activations.expand(len(codes), -1, -1, -1)
-        held = self._objective.hold(image.targets.astype(np.float64))
+        terms = self._objective.slope_terms(image.targets.astype(np.float64))
         projections, gradients = project_and_differentiate(
-            activations, weights, torch.from_numpy(held).to(weights), self._objective
+            activations, weights, torch.from_numpy(terms).to(weights), self._objective
         )
         for code, gradient in zip(codes, gradients, strict=True):
             self._sums[code] += gradient
             self._n_rows[code] += 1
         self._n_images[np.unique(codes)] += 1
         self._step(np.flatnonzero(self._n_images >= self._batch_size))
-        return losses(projections.cpu(), image.targets, weights.cpu(), self._objective).numpy()
+        return self._objective.losses(projections.cpu(), image.targets, weights.cpu()).numpy()
 
     def flush(self):
         """Let every vector take a step with what its unfinished minibatch holds."""

@@ -15,7 +15,7 @@ from .._samples.table import (
     object_array,
     row_name,
 )
-from .._solvers.ridge import KINDS
+from .._solvers.objectives import LBFGS_OBJECTIVES
 
 _SHOWN = 5
 
@@ -155,7 +155,7 @@ class ConceptProjector(BaseEstimator):
         labels = _concept_labels(samples, y)
         self.concepts_, codes = np.unique(labels, return_inverse=True)
         self.loce_ = clone(self.loce)
-        if self.loce_.objective in KINDS:
+        if self.loce_.objective in LBFGS_OBJECTIVES:
             # No mask is there to choose a bias by where one is drawn. And on unseen images the mean
             # of the optima's biases draws better than that of the biases that fit single masks.
             self.loce_.append_bias = True

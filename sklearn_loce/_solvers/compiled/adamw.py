@@ -2,18 +2,19 @@
 
 import numpy as np
 
-from .adamw_steps import SLOPE_KINDS, solve_walk
+from ..adamw import BETAS, EPS, WEIGHT_DECAY
+from .adamw_steps import KINDS, solve_walk
 from .simd import LANES
 from .walks import geometry_of, over_walks, padded, shrunk
 
 
-def _schedules(settings):
+def _schedules(objective):
     """One line per step, of the shape that ``_move`` unpacks."""
-    k = np.arange(1, settings.max_iter + 1, dtype=np.float64)[:, None]
-    beta1, beta2 = settings.betas
-    varying = [settings.learning_rate / (1 - beta1**k), 1 / np.sqrt(1 - beta2**k)]
-    decay = 1 - settings.learning_rate * settings.weight_decay
-    fixed = [decay, 1 - beta1, beta2, 1 - beta2, settings.eps]
+    k = np.arange(1, objective.max_iter + 1, dtype=np.float64)[:, None]
+    (beta1, beta2), rate = BETAS, objective.learning_rate
+    varying = [rate / (1 - beta1**k), 1 / np.sqrt(1 - beta2**k)]
+    decay = 1 - rate * WEIGHT_DECAY
+    fixed = [decay, 1 - beta1, beta2, 1 - beta2, EPS]
     return np.hstack([*varying, np.broadcast_to(fixed, (len(k), len(fixed)))]).astype(np.float32)
 
 
@@ -32,7 +33,7 @@ def _sizes(n_rows, shape, mask_size, width):
     return (n_rows, n_channels, n_pixels, stride), room
 
 
-def solve_on_cpu(activations, images, targets, start, settings, n_threads=None):
+def solve(activations, images, targets, start, objective, n_threads=None):
     """Optimise the samples; those that share activations together, in one thread.
 
     Parameters
@@ -43,7 +44,7 @@ def solve_on_cpu(activations, images, targets, start, settings, n_threads=None):
         The samples that share activations.
     targets : ndarray of shape (n_samples, n_rows, n_columns), float32
     start : ndarray of shape (n_channels,)
-    settings : Settings
+    objective : AdamWObjective
     n_threads : int, default=None
         ``None`` means as many as torch has.
 
@@ -52,12 +53,12 @@ def solve_on_cpu(activations, images, targets, start, settings, n_threads=None):
     ndarray of shape (n_samples, n_channels), float32
     """
     embeddings = np.empty((len(activations), len(start)), dtype=np.float32)
-    mask_size, objective, schedules = targets.shape[1:], settings.objective, _schedules(settings)
-    kind, start = SLOPE_KINDS[objective.slope], start.astype(np.float32)
-    scale = np.float32(objective.slope_scale / targets[0].size)
+    mask_size, schedules = targets.shape[1:], _schedules(objective)
+    kind, start = KINDS.index(objective.name), start.astype(np.float32)
+    scale = np.float32((2 if objective.name == "mse" else 1) / targets[0].size)
     penalty = np.float32(objective.penalty / len(start))
 
-    def solve(grid, rows, room):
+    def solve_image(grid, rows, room):
         grid = np.ascontiguousarray(shrunk(grid, mask_size))
         geometry = geometry_of(grid.shape[1:], mask_size)
         sizes, needed = _sizes(len(rows), grid.shape, mask_size, geometry[1].n_columns)
@@ -76,5 +77,5 @@ def solve_on_cpu(activations, images, targets, start, settings, n_threads=None):
             embeddings,
         )
 
-    over_walks(solve, activations, images, len(start), n_threads)
+    over_walks(solve_image, activations, images, len(start), n_threads)
     return embeddings

@@ -25,7 +25,7 @@ from .simd import (
     where_positive,
 )
 
-SLOPE_KINDS = {"constant": 0, "difference": 1, "sign": 2}
+KINDS = ("net2vec", "mse", "mae")
 
 
 _F = np.float32

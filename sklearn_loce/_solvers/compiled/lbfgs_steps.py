@@ -12,21 +12,10 @@ and pixels padded by zeros to whole vectors, as in ``_adamw_steps``.
 
 import numpy as np
 
-from ..ridge import (
-    GRADIENT_NORM,
-    INTERCEPT,
-    LEAST_UNIT,
-    LOGISTIC,
-    LONG,
-    MAX_TRIALS,
-    MEMORY,
-    N_ITER,
-    RISE,
-    SHORT,
-)
+from ..lbfgs import LEAST_UNIT, LONG, MAX_TRIALS, MEMORY, RISE, SHORT
 from .adamw_steps import _add_channels, _take_gradients
 from .jit import jit
-from .ridge_steps import N_CONSTANTS, look
+from .ridge_steps import LOGISTIC, N_CONSTANTS, look
 from .simd import LANES, fma, load, splat, store, total
 
 _F = np.float32
@@ -271,7 +260,7 @@ def _start(problem, room, start, n_rows):
 
 
 @jit
-def minimise_walk(problem, room, start, rows, solved):
+def minimise_walk(problem, room, start, rows, vectors, facts):
     """Minimise rows that share activations, and write weights and facts."""
     n_rows, length = len(rows), problem.n_channels + problem.stride
     _start(problem, room, start, n_rows)
@@ -289,10 +278,10 @@ def minimise_walk(problem, room, start, rows, solved):
             _remember(problem, room, k)
     for k in range(n_rows):
         point, n, width = k * N_RECORDS * length, k * N_NUMBERS, len(start) - 1
-        solved[rows[k], :width] = room.records[point : point + width]
-        solved[rows[k], INTERCEPT] = room.records[point + width]
-        solved[rows[k], N_ITER] = room.numbers[n + _N_ITER]
-        solved[rows[k], GRADIENT_NORM] = room.numbers[n + _NORM] / room.numbers[n + _UNIT]
+        vectors[rows[k]] = room.records[point : point + width]
+        facts[0, rows[k]] = room.records[point + width]
+        facts[1, rows[k]] = room.numbers[n + _N_ITER]
+        facts[2, rows[k]] = room.numbers[n + _NORM] / room.numbers[n + _UNIT]
 
 
 @jit

@@ -7,10 +7,12 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..ridge import JACCARD, LOGISTIC
 from .adamw_steps import _exp_minus_abs, _resample_lines
 from .jit import jit
 from .simd import LANES, fma, load, splat, store, total, where_positive
+
+KINDS = ("logistic", "jaccard", "dice")
+LOGISTIC, JACCARD, _ = range(3)
 
 _F = np.float32
 _ZERO, _ONE, _TWO = _F(0), _F(1), _F(2)

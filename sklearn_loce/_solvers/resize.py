@@ -1,0 +1,121 @@
+"""Bringing masks to the size at which a LoCE is optimized."""
+
+from functools import lru_cache
+from numbers import Integral
+
+import numpy as np
+import torch
+from scipy import ndimage, sparse
+from torch.nn.functional import interpolate
+
+from .compiled.jit import jit
+
+_LONGEST_SIDE = 1 << 15  # pixels; beyond, the blur takes minutes
+_TRUNCATE = 4.0  # standard deviations, where SciPy and scikit-image cut the blur off
+_BLOCK = 1 << 20  # numbers held at a time
+
+# How torch interpolates; "gaussian" is ours.
+_INTERPOLATIONS = {
+    "area": {"mode": "area"},
+    "nearest": {"mode": "nearest-exact"},
+    "bilinear": {"mode": "bilinear", "antialias": True},
+}
+MASK_RESIZE = ("gaussian", *_INTERPOLATIONS)
+
+
+def check_mask_size(size):
+    """Raise unless ``size`` is two positive integers."""
+    if len(size) != 2 or any(not isinstance(n, Integral) or n < 1 for n in size):
+        raise ValueError(
+            f"mask_size must be two positive integers (n_rows, n_columns), got {size}."
+        )
+
+
+@lru_cache(maxsize=64)
+def _gaussian_matrix(size_in, size_out):
+    """Give blur and interpolation along one axis, a sparse array of shape (size_out, size_in)."""
+    if size_in > _LONGEST_SIDE:
+        raise ValueError(
+            f"a mask with a side of {size_in} pixels can't be resized by method 'gaussian', "
+            f"which takes up to {_LONGEST_SIDE}; shrink the image first, or choose 'area'"
+        )
+    sigma = max(0.0, (size_in / size_out - 1) / 2)
+    step = max(1, _BLOCK // size_in)
+    zoom = (size_out / size_in, 1)
+    blocks = []
+    for start in range(0, size_in, step):
+        lines = _blurred_lines(size_in, start, min(start + step, size_in), sigma)
+        block = ndimage.zoom(lines, zoom, order=1, mode="mirror", grid_mode=True)
+        blocks.append(sparse.csc_array(block))
+    return sparse.hstack(blocks, format="csr")
+
+
+def _blurred_lines(size, start, stop, sigma):
+    """Blur the columns ``start`` to ``stop`` of a unit matrix; they are zero but for a window."""
+    reach = int(_TRUNCATE * sigma + 0.5) + 1
+    first, last = max(0, start - reach), min(size, stop + reach)
+    lines = np.zeros((size, stop - start))
+    lines[np.arange(start, stop), np.arange(stop - start)] = 1
+    if sigma > 0:
+        lines[first:last] = ndimage.gaussian_filter1d(
+            lines[first:last], sigma, axis=0, mode="mirror", truncate=_TRUNCATE
+        )
+    return lines
+
+
+@jit
+def _write_transposed_product(indptr, indices, data, dense, out):
+    """Write (matrix @ dense).T, for a sparse matrix (n, m) in CSR form and an array (m, k).
+
+    SciPy's product makes copies of a mask as float64 and of the result, which take longer than the
+    sums; and applied twice, a product that is transposed resamples both axes line by line.
+    """
+    line = np.empty(dense.shape[1])
+    for i in range(len(indptr) - 1):
+        line[:] = 0
+        for k in range(indptr[i], indptr[i + 1]):
+            source, weight = dense[indices[k]], data[k]
+            for j in range(len(line)):
+                line[j] += weight * source[j]
+        for j in range(len(line)):
+            out[j, i] = line[j]
+
+
+def _resize_gaussian(mask, size):
+    rows = _gaussian_matrix(mask.shape[0], size[0])
+    columns = _gaussian_matrix(mask.shape[1], size[1])
+    turned, resized = np.empty((mask.shape[1], size[0])), np.empty(size)
+    dense = mask if mask.dtype in (bool, np.uint8, np.float32) else mask.astype(np.float64)
+    dense = np.ascontiguousarray(dense)
+    for matrix, out in ((rows, turned), (columns, resized)):
+        _write_transposed_product(matrix.indptr, matrix.indices, matrix.data, dense, out)
+        dense = out
+    return np.clip(resized, mask.min(), mask.max(), out=resized)
+
+
+def resize_masks(masks, size, method="gaussian"):
+    """Resample masks to the size at which LoCEs are optimised.
+
+    Parameters
+    ----------
+    masks : sequence of array-like of shape (height, width)
+        Values in [0, 1]; the sizes may differ.
+    size : tuple of int
+        (n_rows, n_columns) of the result.
+    method : {"gaussian", "area", "nearest", "bilinear"}, default="gaussian"
+        "gaussian" is what ``skimage.transform.resize`` does to a float image, the published
+        method's choice; "bilinear" is torch's, with antialiasing.
+
+    Returns
+    -------
+    ndarray of shape (n_masks, n_rows, n_columns), float32
+        Soft masks in [0, 1].
+    """
+    resized = np.empty((len(masks), *size), dtype=np.float32)
+    for mask, out in zip(map(np.asarray, masks), resized, strict=True):
+        if method == "gaussian":
+            out[:] = _resize_gaussian(mask, tuple(size))
+        else:
+            stack = torch.from_numpy(mask.astype(np.float64))[None, None]
+            out[:] = interpolate(stack, size=tuple(size), **_INTERPOLATIONS[method])[0, 0]
+    return resized

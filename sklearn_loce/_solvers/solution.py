@@ -1,0 +1,51 @@
+"""What a solver gives."""
+
+from dataclasses import dataclass, fields
+
+import numpy as np
+
+
+@dataclass(frozen=True, eq=False)
+class Solution:
+    """The vectors of some rows, and what the solver found out about each.
+
+    Parameters
+    ----------
+    vectors : ndarray of shape (n_rows, n_channels), float32 or float64
+    intercept : ndarray of shape (n_rows,), default=None
+        The bias at the optimum; ``None`` where the objective has none, as for the next two.
+    n_iter : ndarray of shape (n_rows,), default=None
+        Number of iterations.
+    gradient_norm : ndarray of shape (n_rows,), default=None
+        What the objective's ``tol`` bounds.
+    """
+
+    vectors: np.ndarray
+    intercept: np.ndarray | None = None
+    n_iter: np.ndarray | None = None
+    gradient_norm: np.ndarray | None = None
+
+    def __len__(self):
+        return len(self.vectors)
+
+    def __getitem__(self, rows):
+        """Give the Solution of some rows; that of one row has fields without the axis of rows."""
+        return Solution(*(None if field is None else field[rows] for field in self._values()))
+
+    def _values(self):
+        return [getattr(self, field.name) for field in fields(self)]
+
+    @staticmethod
+    def concatenate(solutions):
+        """Join Solutions of one objective.
+
+        Parameters
+        ----------
+        solutions : sequence of Solution
+
+        Returns
+        -------
+        Solution
+        """
+        columns = zip(*(solution._values() for solution in solutions), strict=True)
+        return Solution(*(None if some[0] is None else np.concatenate(some) for some in columns))

@@ -1,0 +1,25 @@
+"""Warnings that point at the user's line."""
+
+import sys
+import warnings
+
+# Frames of these stand between a user's line and ours: decorators, searches, pools.
+_PASSED_OVER = {__name__.partition(".")[0], "sklearn", "joblib", "torch", "contextlib"}
+
+
+def warn_user(message, category=UserWarning):
+    """Warn at the innermost line outside of this package and of those that call it for the user.
+
+    Parameters
+    ----------
+    message : str
+    category : type, default=UserWarning
+    """
+    frame, stacklevel = sys._getframe(1), 2
+    while frame.f_back is not None and _is_passed_over(frame):
+        frame, stacklevel = frame.f_back, stacklevel + 1
+    warnings.warn(message, category, stacklevel=stacklevel)
+
+
+def _is_passed_over(frame):
+    return frame.f_globals.get("__name__", "").partition(".")[0] in _PASSED_OVER
