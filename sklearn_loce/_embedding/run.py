@@ -13,8 +13,8 @@ import pandas as pd
 import torch
 
 from .._network.handle import TorchModel, as_module
+from .._samples.images import READ_ERRORS
 from .._samples.table import (
-    READ_ERRORS,
     enumerate_messages,
     examine_rows,
     group_by_image,

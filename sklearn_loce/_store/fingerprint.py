@@ -11,8 +11,8 @@ import numpy as np
 from torch import nn
 
 from .._network.handle import TorchModel, as_module
+from .._samples.images import read_image
 from .._samples.masks import compress_rle
-from .._samples.table import read_image
 from .canonical import Encoder, digest
 from .introspection import array_bytes, hooks_of_all_modules, new_bulk_hash
 
