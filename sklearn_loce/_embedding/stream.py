@@ -5,7 +5,6 @@ from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
-from hashlib import sha256
 
 import numpy as np
 import torch
@@ -14,7 +13,7 @@ from tqdm.auto import tqdm
 from .._network.preprocess import View, make_view
 from .._samples.table import read_rows, row_name
 from .._solvers.optimize import all_finite
-from .._store.fingerprint import image_digest, mask_digest
+from .._store.keys import sample_digests
 from ..exceptions import LayoutError
 
 _AHEAD = 2  # images that are decoded while one passes the network
@@ -143,13 +142,6 @@ def pass_network(view, extract):
     """
     with one_thread():
         return extract(view.image[None], None if view.shown is None else view.shown[None])
-
-
-def sample_digests(samples, rows):
-    """Hash the content of the rows of one image; list of bytes."""
-    image = image_digest(samples["image"].iloc[rows[0]])
-    masks = samples["mask"].iloc[rows].tolist()
-    return [sha256(image + b":" + mask_digest(mask)).digest() for mask in masks]
 
 
 def _read(samples, rows, keys):

@@ -144,9 +144,13 @@ def _file_of(value):
     return f" {os.fspath(value)!r}" if isinstance(value, PATH) else ""
 
 
-def read_sample_image(samples, i, read=read_image):
+def read_sample_image(samples, i):
     """Read the image of row ``i``; an error names the row and the file."""
-    return _read_cell(read, samples["image"].iloc[i], "image", samples, i)
+    return _read_cell(read_image, samples["image"].iloc[i], "image", samples, i)
+
+
+def _size_of_sample_image(samples, i):
+    return _read_cell(size_of_image, samples["image"].iloc[i], "image", samples, i)
 
 
 def read_sample_mask(samples, i, image_size, read=read_mask):
@@ -182,7 +186,7 @@ def examine_rows(samples, groups):
     problems, found = {}, np.zeros(len(samples), dtype=bool)
     for rows in groups:
         try:
-            size = read_sample_image(samples, rows[0], size_of_image)
+            size = _size_of_sample_image(samples, rows[0])
         except (OSError, ValueError) as error:
             problems.update(dict.fromkeys(map(int, rows), error))
             continue
@@ -250,6 +254,6 @@ def blank_masks(samples):
     """
     masks = np.empty(len(samples), dtype=object)
     for rows in group_by_image(samples):
-        size = read_sample_image(samples, rows[0], size_of_image)
+        size = _size_of_sample_image(samples, rows[0])
         masks[rows] = compress_rle({"size": size, "counts": [size[0] * size[1]]})
     return masks
