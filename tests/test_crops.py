@@ -9,7 +9,7 @@ from torchvision.transforms import v2
 
 from benchmarks.segmentation import NORMALIZE
 from sklearn_loce import LoCETransformer, TorchModel
-from sklearn_loce._samples.table import read_image
+from sklearn_loce._samples.images import read_image
 from sklearn_loce.datasets import crop_samples, load_scene_model, make_scenes, paste_crops
 
 from .conftest import make_small_network

@@ -6,7 +6,7 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 from scipy import ndimage
 
-from sklearn_loce._samples.table import read_image
+from sklearn_loce._samples.images import read_image
 from sklearn_loce.datasets import load_masks
 
 from .dataset_trees import save_palette_png

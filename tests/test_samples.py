@@ -6,13 +6,13 @@ import pytest
 import torch
 from PIL import Image
 
+from sklearn_loce._samples.images import read_image
 from sklearn_loce._samples.masks import read_mask
 from sklearn_loce._samples.table import (
     as_samples,
     check_rows,
     group_by_image,
     image_key,
-    read_image,
     read_rows,
 )
 

@@ -1,43 +1,19 @@
 """Concept masks: reading and checking them."""
 
-import os
-from contextlib import contextmanager
 from functools import lru_cache
 
 import numpy as np
 from PIL import Image
 from pycocotools import mask as coco_mask
 
+from .images import PATH, open_image
+
 _COUNT_LIMIT = 1 << 32  # pycocotools counts pixels in 32 bits
 _LONGEST_NUMBER = 7  # characters of such a count in a compressed RLE
-_PROGRAMS = ("EPS",)  # formats that Pillow reads by running an interpreter on them
-
-
-def _decode_counts(text):
-    """Read the run lengths of a compressed RLE, of which pycocotools believes anything.
-
-    A number is written in groups of five bits, lowest first, one character each; the sixth bit says
-    that more follow. From the fourth on, a number is the difference to the last but one.
-    """
-    characters = np.frombuffer(text, dtype=np.uint8).astype(np.int64) - 48
-    ends = np.flatnonzero((characters & 32) == 0)
-    is_foreign = len(characters) == 0 or characters.min() < 0 or characters.max() > 63
-    if is_foreign or len(ends) == 0 or ends[-1] != len(characters) - 1:
-        raise ValueError("a compressed mask RLE is cut off or holds foreign characters")
-    starts = np.r_[0, ends[:-1] + 1]
-    place = np.arange(len(characters)) - np.repeat(starts, ends - starts + 1)
-    if place.max() > 10:
-        raise ValueError("a compressed mask RLE holds a number that is too large")
-    numbers = np.add.reduceat((characters & 31) << (5 * place), starts)
-    negative = (characters[ends] & 16) != 0
-    numbers -= np.where(negative, 1 << (5 * (place[ends] + 1)), 0)
-    numbers[1::2] = np.cumsum(numbers[1::2])
-    numbers[2::2] = np.cumsum(numbers[2::2])
-    return numbers
 
 
 def rle_size(rle):
-    """Give the size that a COCO run-length encoding claims, decoding nothing.
+    """Give the size that a COCO run-length encoding claims, without decoding it.
 
     Parameters
     ----------
@@ -57,7 +33,7 @@ def rle_size(rle):
     if not {"size", "counts"} <= rle.keys():
         raise ValueError(f"A mask RLE needs the keys 'size' and 'counts', got {sorted(rle)}.")
     try:
-        size = tuple(int(n) for n in rle["size"])
+        size = tuple(map(int, rle["size"]))
         is_whole = len(size) == 2 and size == tuple(rle["size"]) and min(size) >= 1
     except (TypeError, ValueError, OverflowError):
         is_whole = False
@@ -99,39 +75,52 @@ def compress_rle(rle):
     ValueError
         If a key is missing, the size is absurd, or the runs don't fill the size exactly.
     """
-    size, counts = list(rle_size(rle)), rle["counts"]
-    _check_length(counts, size)
-    if isinstance(counts, str | bytes):
-        counts = counts.encode("ascii") if isinstance(counts, str) else counts
-        _check_counts(counts, tuple(size))
-        return {"size": size, "counts": counts}
-    runs = np.asarray(counts)
-    _check_runs(runs, size)
-    return coco_mask.frPyObjects({"size": size, "counts": runs.tolist()}, *size)
-
-
-@lru_cache(maxsize=2**14)
-def _check_counts(counts, size):
-    """Check compressed runs; once for the masks of a table that is gone through again and again."""
-    _check_runs(_decode_counts(counts), size)
-
-
-def _check_length(counts, size):
-    """Refuse more runs than pixels before they are read."""
-    longest = size[0] * size[1] + 1  # the first run is background and may be empty
-    if isinstance(counts, str | bytes):
-        longest *= _LONGEST_NUMBER
+    size, counts = rle_size(rle), rle["counts"]
+    is_text = isinstance(counts, str | bytes)
+    # Before they are read: no mask has more runs than pixels, and an empty first run of background.
+    longest = (size[0] * size[1] + 1) * (_LONGEST_NUMBER if is_text else 1)
     if hasattr(counts, "__len__") and len(counts) > longest:
         raise ValueError(
             f"a mask RLE of size {size[0]} x {size[1]} can't have counts of length {len(counts)}"
         )
+    if is_text:
+        counts = counts.encode("ascii") if isinstance(counts, str) else counts
+        _check_text(counts, size)
+        return {"size": list(size), "counts": counts}
+    runs = np.asarray(counts)
+    _check_runs(runs, size)
+    return coco_mask.frPyObjects({"size": list(size), "counts": runs.tolist()}, *size)
+
+
+@lru_cache(maxsize=2**14)
+def _check_text(text, size):
+    """Check compressed run lengths; pycocotools reads out of bounds where they are wrong.
+
+    A number is written in groups of five bits, lowest first, one character each; the sixth bit says
+    that more follow. From the fourth on, a number is the difference to the last but one.
+    """
+    characters = np.frombuffer(text, dtype=np.uint8).astype(np.int64) - 48
+    ends = np.flatnonzero((characters & 32) == 0)
+    is_foreign = len(characters) == 0 or characters.min() < 0 or characters.max() > 63
+    if is_foreign or len(ends) == 0 or ends[-1] != len(characters) - 1:
+        raise ValueError("a compressed mask RLE is cut off or holds foreign characters")
+    starts = np.r_[0, ends[:-1] + 1]
+    place = np.arange(len(characters)) - np.repeat(starts, ends - starts + 1)
+    if place.max() > 10:
+        raise ValueError("a compressed mask RLE holds a number that is too large")
+    runs = np.add.reduceat((characters & 31) << (5 * place), starts)
+    negative = (characters[ends] & 16) != 0
+    runs -= np.where(negative, 1 << (5 * (place[ends] + 1)), 0)
+    runs[1::2] = np.cumsum(runs[1::2])
+    runs[2::2] = np.cumsum(runs[2::2])
+    _check_runs(runs, size)
 
 
 def _check_runs(runs, size):
     if runs.ndim != 1 or runs.dtype.kind not in "iu" or runs.min(initial=0) < 0:
         raise ValueError("the counts of a mask RLE must be integers of at least 0")
     n_pixels, longest = size[0] * size[1], runs.max(initial=0)
-    # Runs that are too long for themselves could let the sum overflow to what is expected.
+    # A sum of longer runs could overflow to the right number.
     if longest > n_pixels or runs.sum() != n_pixels:
         total = f"a run of {longest}" if longest > n_pixels else runs.sum()
         raise ValueError(
@@ -140,40 +129,28 @@ def _check_runs(runs, size):
         )
 
 
-@contextmanager
-def open_image(path):
-    """Open an image file; its pixels are decoded when they are asked for.
-
-    Parameters
-    ----------
-    path : str or path
-
-    Yields
-    ------
-    PIL.Image.Image
-
-    Raises
-    ------
-    ValueError
-        If the file is a program that would have to be run, PostScript.
-    """
-    with Image.open(path) as image:
-        if image.format in _PROGRAMS:
-            raise ValueError("PostScript is a program, not pixels; save it as PNG")
-        yield image
+def size_of_mask(mask):
+    """Give (height, width) of a mask; run-length encodings and files stay undecoded."""
+    if isinstance(mask, dict):
+        return rle_size(mask)
+    if isinstance(mask, PATH):
+        with open_image(mask) as opened:
+            return opened.size[::-1]
+    if isinstance(mask, Image.Image):
+        return mask.size[::-1]
+    shape = () if isinstance(mask, list) else np.shape(mask)
+    return shape if len(shape) == 2 else read_mask(mask).shape
 
 
-def _looks_like_polygons(mask):
-    """Tell COCO's lists of x, y, x, y, ... from the rows of an array."""
-    if not mask or not all(isinstance(row, list) for row in mask):
-        return False
-    if len(mask) == 1:
-        return any(value not in (0, 1) for value in mask[0])
-    return len({len(row) for row in mask}) > 1
+def has_foreground(mask):
+    """Say whether a mask has a pixel of foreground; run-length encodings stay undecoded."""
+    if isinstance(mask, dict):
+        return bool(coco_mask.area(compress_rle(mask)) > 0)
+    return bool(read_mask(mask).any())
 
 
 def read_mask(mask):
-    """Read a mask from whatever the table of samples may hold.
+    """Read a mask in any form that the table of samples may hold.
 
     Parameters
     ----------
@@ -187,19 +164,19 @@ def read_mask(mask):
     ndarray of shape (height, width), bool
     """
     if isinstance(mask, dict):
-        return coco_mask.decode(compress_rle(mask)).astype(bool)
-    if isinstance(mask, str | os.PathLike):
+        return coco_mask.decode(compress_rle(mask)).view(bool)
+    if isinstance(mask, PATH):
         with open_image(mask) as image:
             return read_mask(image)
-    if isinstance(mask, list) and _looks_like_polygons(mask):
+    if isinstance(mask, list) and _has_polygons(mask):
         raise ValueError(
             "polygons are no mask; load_coco reads annotations that have them, and merge and "
             "frPyObjects of pycocotools.mask make a mask of one object's"
         )
     array = np.asarray(mask)
     if array.ndim != 2 or array.dtype.kind not in "biuf":
-        is_coloured = isinstance(mask, Image.Image) and array.ndim == 3
-        hint = " Save it with one, as by image.convert('L')." if is_coloured else ""
+        is_colored = isinstance(mask, Image.Image) and array.ndim == 3
+        hint = " Save it with one, as by image.convert('L')." if is_colored else ""
         raise ValueError(
             "A mask must be a COCO RLE dict, a 2-D array or the path of an image with one channel, "
             f"got {type(mask).__name__} of shape {array.shape} and dtype {array.dtype}.{hint}"
@@ -212,6 +189,15 @@ def read_mask(mask):
             "in mask > 0.5; of an image of labels take one, as in labels == 3."
         )
     return foreground
+
+
+def _has_polygons(mask):
+    """Tell COCO's lists of x, y, x, y, ... from the rows of an array."""
+    if not mask or not all(isinstance(row, list) for row in mask):
+        return False
+    if len(mask) == 1:
+        return any(value not in (0, 1) for value in mask[0])
+    return len({len(row) for row in mask}) > 1
 
 
 def intersection_over_union(first, second):

@@ -1,98 +1,19 @@
-"""Where computed LoCEs are kept: what tells one from another, and the store in memory."""
+"""MemoryStore: LoCEs in this process."""
 
-import hashlib
-import json
 import threading
 from collections import OrderedDict
-from dataclasses import dataclass
+from contextlib import nullcontext
+from dataclasses import replace
 from numbers import Integral
 
 import numpy as np
 
-from .file import FORMAT_VERSION
-from .sqlite import RowStore
+from .keys import Key as Context  # noqa: F401  until _embedding is rebuilt
+from .keys import source_digest  # noqa: F401  until _embedding is rebuilt
+from .solution import Solution
+from .sqlite import RowStore  # noqa: F401  until _embedding is rebuilt
 
-__all__ = ["Context", "MemoryStore", "RowStore", "source_digest"]
-
-_ROW_OVERHEAD = 300  # bytes of the keys and objects that hold one vector, measured
-
-
-def _as_plain(value):
-    if isinstance(value, np.generic):
-        return value.item()
-    raise TypeError(f"Settings must be numbers, strings, lists or None, got {value!r}.")
-
-
-def _as_json(facts):
-    return json.dumps(facts, sort_keys=True, default=_as_plain)
-
-
-def _hash(*facts):
-    return hashlib.sha256(_as_json(facts).encode()).digest()
-
-
-def source_digest(model, preprocess, reshape_transform, layer):
-    """Hash what the activations of a layer depend on.
-
-    Parameters
-    ----------
-    model, preprocess, reshape_transform : bytes
-        Their digests.
-    layer : str
-
-    Returns
-    -------
-    bytes of length 32
-        Of these and the version of the format, which counts up when the method's results change.
-    """
-    digests = [part.hex() for part in (model, preprocess, reshape_transform)]
-    return _hash("source", FORMAT_VERSION, digests, layer)
-
-
-@dataclass(frozen=True)
-class Context:
-    """What the LoCEs of a layer depend on, besides image and mask.
-
-    Parameters
-    ----------
-    source : bytes of length 32
-        What the activations depend on, as :func:`source_digest` hashes it.
-    settings : dict of {str: number, str, list or None}
-        What the optimisation depends on.
-    layer : str
-        Name of the layer.
-    model, preprocess : str
-        Digests in hexadecimal, by which a store can be searched.
-
-    Examples
-    --------
-    >>> from sklearn_loce._store.memory import Context
-    >>> first = Context(bytes(32), {"max_iter": 50}, "features.2", "ab", "cd")
-    >>> second = Context(bytes(32), {"max_iter": 51}, "features.2", "ab", "cd")
-    >>> first.digest == second.digest
-    False
-    """
-
-    source: bytes
-    settings: dict
-    layer: str
-    model: str
-    preprocess: str
-
-    @property
-    def digest(self):
-        """Hash of source and settings."""
-        return _hash("context", self.source.hex(), self.settings)
-
-    def describe(self):
-        """Write down in JSON what the context is.
-
-        Returns
-        -------
-        str
-        """
-        names = "layer", "model", "preprocess", "settings"
-        return _as_json({name: getattr(self, name) for name in names})
+_ROW_OVERHEAD = 500  # bytes of the keys and objects that hold one vector, measured
 
 
 class MemoryStore:
@@ -116,11 +37,14 @@ class MemoryStore:
     Examples
     --------
     >>> import numpy as np
-    >>> from sklearn_loce._store.memory import Context, MemoryStore
-    >>> store, context = MemoryStore(), Context(bytes(32), {}, "features.2", "ab", "cd")
-    >>> store.save(context, {bytes(32): np.ones(3)})
-    >>> store.load(context, [bytes(32)])
-    {b'...': array([1., 1., 1.], dtype=float32)}
+    >>> from sklearn_loce._store.keys import Key
+    >>> from sklearn_loce._store.memory import MemoryStore
+    >>> from sklearn_loce._store.solution import Solution
+    >>> store, key = MemoryStore(), Key(bytes(32), {}, "features.2", "ab", "cd")
+    >>> with store.open() as session:
+    ...     session.save(key, {bytes(32): Solution(np.ones(3))})
+    ...     session.load(key, [bytes(32)])[bytes(32)].vectors
+    array([1., 1., 1.], dtype=float32)
     """
 
     def __init__(self, max_bytes=2**27):
@@ -129,66 +53,60 @@ class MemoryStore:
         self.max_bytes = max_bytes
         self._rows = OrderedDict()
         self._n_bytes = 0
-        self._n_channels = {}
+        self._probes = {}
         self._lock = threading.Lock()
 
-    def load(self, context, samples):
-        """Give the vectors that are there.
+    def open(self):
+        """Give the store itself for a ``with`` block, as a RowStore gives a Session."""
+        return nullcontext(self)
 
-        Parameters
-        ----------
-        context : Context
-        samples : sequence of bytes
-            Digests of samples.
-
-        Returns
-        -------
-        dict of {bytes: ndarray of shape (n_channels,), float32}
-            Read-only.
-        """
-        of_context, found = context.digest, {}
+    def load(self, key, samples):
+        """Give the Solutions that are there, by digest of the sample; vectors are read-only."""
+        of_key, found = key.digest, {}
         with self._lock:
             for sample in samples:
-                raw = self._rows.get((of_context, sample))
-                if raw is not None:
-                    self._rows.move_to_end((of_context, sample))
-                    # bytes can't change, nor can an array over them
-                    found[sample] = np.frombuffer(raw, dtype=np.float32)
+                if (of_key, sample) in self._rows:
+                    self._rows.move_to_end((of_key, sample))
+                    found[sample] = self._rows[of_key, sample]
         return found
 
-    def save(self, context, vectors):
-        """Keep vectors; those of the same keys are replaced.
-
-        Parameters
-        ----------
-        context : Context
-        vectors : dict of {bytes: ndarray of shape (n_channels,)}
-            By digests of samples.
-        """
-        of_context = context.digest
+    def save(self, key, solutions):
+        """Keep Solutions of one row each, by digest of the sample; equal keys are replaced."""
+        of_key = key.digest
         with self._lock:
-            for sample, vector in vectors.items():
-                self._put((of_context, sample), np.asarray(vector, dtype=np.float32).tobytes())
+            for sample, solution in solutions.items():
+                if isinstance(solution, np.ndarray):  # until _embedding is rebuilt
+                    solution = Solution(solution)
+                self._put((of_key, sample), solution)
 
-    def _put(self, key, raw):
-        self._n_bytes += len(raw) + _ROW_OVERHEAD - self._size_of(self._rows.pop(key, None))
-        self._rows[key] = raw
+    def _put(self, place, solution):
+        # Nobody can write to an array over bytes.
+        raw = np.asarray(solution.vectors, dtype=np.float32).tobytes()
+        if place in self._rows:
+            self._n_bytes -= _size_of(self._rows.pop(place))
+        self._rows[place] = replace(solution, vectors=np.frombuffer(raw, dtype=np.float32))
+        self._n_bytes += _size_of(self._rows[place])
         while self._n_bytes > self.max_bytes:
-            self._n_bytes -= self._size_of(self._rows.popitem(last=False)[1])
+            self._n_bytes -= _size_of(self._rows.popitem(last=False)[1])
 
-    @staticmethod
-    def _size_of(raw):
-        return 0 if raw is None else len(raw) + _ROW_OVERHEAD
-
-    def n_channels(self, source):
-        """Give the number of channels of a layer; ``None`` where it is not known."""
+    def probes(self, source):
+        """Give the probes of a source as (id, record, n_channels), the oldest first."""
         with self._lock:
-            return self._n_channels.get(source)
+            return [(probe, *facts) for probe, facts in self._probes.get(source, {}).items()]
 
-    def save_n_channels(self, source, n):
+    def save_probe(self, source, probe, record, n_channels):
+        """Keep what a network gives for the probe image; an equal probe is replaced."""
+        record = np.frombuffer(np.asarray(record, dtype=np.float64).tobytes())
+        with self._lock:
+            self._probes.setdefault(source, {})[probe] = record, int(n_channels)
+
+    def n_channels(self, source):  # until _embedding is rebuilt
+        """Give the number of channels of a layer."""
+        return next((n for _, _, n in self.probes(source)), None)
+
+    def save_n_channels(self, source, n):  # until _embedding is rebuilt
         """Keep the number of channels of a layer."""
-        with self._lock:
-            self._n_channels[source] = int(n)
+        self.save_probe(source, b"", [], n)
 
     def __len__(self):
         return len(self._rows)
@@ -204,3 +122,7 @@ class MemoryStore:
 
     def __repr__(self):
         return f"MemoryStore(max_bytes={self.max_bytes})"
+
+
+def _size_of(solution):
+    return solution.vectors.nbytes + _ROW_OVERHEAD

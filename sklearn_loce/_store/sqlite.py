@@ -2,10 +2,10 @@
 
 import os
 import re
+import threading
 import time
-import warnings
+from contextlib import closing
 from datetime import datetime, timedelta
-from functools import partial
 from numbers import Integral
 from pathlib import Path
 
@@ -13,28 +13,21 @@ import numpy as np
 import pandas as pd
 from sklearn.utils import Bunch
 
-from . import query as query
-from .file import (
-    FORMAT_VERSION,
-    as_folder,
-    check_integrity,
-    compact,
-    n_bytes,
-    obstacles_raised,
-    reading,
-    writing,
-)
+from .._warnings import warn_user
+from . import database
+from .database import connect_to_write, obstacles_raised, reading, transaction
+from .keys import FORMAT_VERSION
+from .solution import Solution
 
 _FILE = "loces.sqlite"
-_WARNED = set()
 
 
 class RowStore:
     """Keep computed LoCEs in a folder.
 
-    Each row has a key that tells everything apart its vector depends on: weights and code of the
-    model, preprocessing, layer, settings of the optimisation, contents of image and mask, version
-    of the format. What is changed is computed anew; what is not is read.
+    Each row has a key that holds everything its vector depends on: weights and code of the model,
+    preprocessing, layer, settings of the optimization, contents of image and mask, version of the
+    format. A row with another key is computed anew; one with the same key is read.
 
     Parameters
     ----------
@@ -62,167 +55,93 @@ class RowStore:
     processes and threads of one machine may use it at once. Network file systems won't do, for the
     log needs shared memory: give the workers of a cluster no store, but let their caller have it.
 
-    Every vector has a checksum, over its key too. One that was damaged counts as missing, with a
-    warning: it is computed again and replaced. A folder that can't be written costs no result
-    either: what is there is read, what is not is computed, and one warning tells that it could not
-    be saved.
+    Every vector has a checksum, over its key too. A damaged one counts as missing, with a warning:
+    it is computed again and replaced. A folder that can't be written costs no result either: known
+    rows are read, the others are computed, and one warning per call says that they were not saved.
+    A lock that another program holds is waited for, up to 30 seconds, once per call.
 
-    Vectors computed on a GPU and on a CPU agree to rounding, and share a key. Code counts by what
-    Python compiled it to, so another version of Python or of a library may find nothing: that
-    costs a computation, and never gives a wrong vector.
+    Vectors computed on a GPU and on a CPU agree to rounding, and share a key.
 
     Stores of the same path are equal. Clones of an estimator share it, and a pickle holds the path.
 
     Examples
     --------
     >>> import tempfile
-    >>> import numpy as np
-    >>> from sklearn_loce import RowStore
-    >>> from sklearn_loce._store.memory import Context
-    >>> context = Context(bytes(32), {"max_iter": 50}, "features.2", "ab", "cd")
+    >>> from sklearn_loce import LoCETransformer, RowStore, TorchModel
+    >>> from sklearn_loce.datasets import load_scene_model, make_scenes
+    >>> X = make_scenes(2, random_state=0).data
+    >>> model = TorchModel(load_scene_model())
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     store = RowStore(folder)
-    ...     store.save(context, {bytes(32): np.arange(3)})
-    ...     print(store.load(context, [bytes(32)])[bytes(32)])
-    ...     print(store.info().n_rows, len(store.verify()))
-    ...     print(store.to_frame()[["layer", "max_iter", "n_channels"]])
-    ...     print(store.prune(layer="features.2"))
-    [0. 1. 2.]
-    1 0
-            layer  max_iter  n_channels
-    0  features.2        50           3
-    1
+    ...     _ = LoCETransformer(model, "features.2", memory=store).fit_transform(X)
+    ...     print(store.info().n_rows == len(X), len(store.verify()))
+    ...     print(set(store.to_frame()["layer"]))
+    ...     print(store.prune(layer="features.2") == len(X))
+    True 0
+    {'features.2'}
+    True
     """
 
     def __init__(self, path):
-        self.path = as_folder(path)
+        self.path = database.as_folder(path)
 
     @property
     def _file(self):
         return Path(self.path) / _FILE
 
-    def load(self, context, samples):
-        """Give the vectors that are there.
-
-        Parameters
-        ----------
-        context : Context
-        samples : sequence of bytes
-            Digests of samples.
+    def open(self):
+        """Open the store for the loads and saves of one run.
 
         Returns
         -------
-        dict of {bytes: ndarray of shape (n_channels,), float32}
-            Read-only. Rows that are missing or damaged are absent.
-
-        Raises
-        ------
-        StoreError
-            If the file is no store, of another version, or malformed.
+        Session
+            For a ``with`` block.
         """
-        try:
-            with reading(self._file) as connection:
-                rows = query.look_up(connection, context.digest, samples) if connection else []
-        except OSError as error:
-            self._warn_once("read", error)
-            return {}
-        found = {sample: vector for sample, vector in rows if vector is not None}
-        if len(found) < len(rows):
-            warnings.warn(
-                f"{str(self._file)!r} holds damaged rows. They are computed again and replaced; "
-                "verify() lists what is damaged.",
-                stacklevel=2,
-            )
-        return found
+        return Session(self)
 
-    def save(self, context, vectors):
-        """Keep vectors, all or none; those of the same keys are replaced.
+    def load(self, key, samples):  # until _embedding is rebuilt
+        """Load in a session of its own."""
+        with self.open() as session:
+            return session.load(key, samples)
 
-        Parameters
-        ----------
-        context : Context
-        vectors : dict of {bytes: ndarray of shape (n_channels,)}
-            By digests of samples.
+    def save(self, key, solutions):  # until _embedding is rebuilt
+        """Save in a session of its own."""
+        with self.open() as session:
+            session.save(key, {s: Solution(np.asarray(v)) for s, v in solutions.items()})
 
-        Raises
-        ------
-        StoreError
-            If the file is no store, of another version, or malformed.
-        """
-        try:
-            with writing(self._file) as connection:
-                query.put_rows(connection, context, vectors, time.time_ns())
-        except OSError as error:
-            self._warn_once("written", error)
+    def n_channels(self, source):  # until _embedding is rebuilt
+        """Give the number of channels of a layer."""
+        with self.open() as session:
+            return next((n for _, _, n in session.probes(source)), None)
 
-    def n_channels(self, source):
-        """Give the number of channels of a layer.
-
-        Parameters
-        ----------
-        source : bytes
-            As of a context.
-
-        Returns
-        -------
-        int or None
-            ``None`` where it is not known.
-        """
-        try:
-            with reading(self._file) as connection:
-                return query.look_up_n_channels(connection, source) if connection else None
-        except OSError as error:
-            self._warn_once("read", error)
-            return None
-
-    def save_n_channels(self, source, n):
-        """Keep the number of channels of a layer.
-
-        Parameters
-        ----------
-        source : bytes
-            As of a context.
-        n : int
-        """
-        try:
-            with writing(self._file) as connection:
-                query.put_n_channels(connection, source, int(n))
-        except OSError as error:
-            self._warn_once("written", error)
-
-    def _warn_once(self, what, error):
-        key = os.getpid(), self.path, what
-        if key not in _WARNED:
-            _WARNED.add(key)
-            warnings.warn(
-                f"The store {self.path!r} can't be {what} ({error}). LoCEs are computed all the "
-                "same, and not kept.",
-                stacklevel=3,
-            )
+    def save_n_channels(self, source, n):  # until _embedding is rebuilt
+        """Keep the number of channels of a layer."""
+        with self.open() as session:
+            session.save_probe(source, b"", [], n)
 
     def info(self):
-        """Tell what is in the store.
+        """Count what is in the store.
 
         Returns
         -------
         Bunch
             ``path``; ``format_version``; ``n_rows``, the number of vectors; ``n_bytes`` of the
-            file; ``n_contexts``, how many combinations of model, layer and settings; ``layers``.
+            file; ``n_keys``, how many combinations of model, layer and settings; ``layers``.
 
         Raises
         ------
         StoreError
             If the file can't be read, is no store, of another version, or malformed.
         """
-        facts = Bunch(path=self.path, format_version=FORMAT_VERSION)
-        facts.update(n_rows=0, n_bytes=0, n_contexts=0, layers=[])
+        info = Bunch(path=self.path, format_version=FORMAT_VERSION)
+        info.update(n_rows=0, n_bytes=0, n_keys=0, layers=[])
         with obstacles_raised(), reading(self._file) as connection:
             if connection:
-                contexts = query.contexts(connection)
-                facts.n_rows = connection.execute("SELECT count(*) FROM loces").fetchone()[0]
-                facts.n_bytes, facts.n_contexts = n_bytes(connection), len(contexts)
-                facts.layers = sorted({c["layer"] for _, c in contexts.values() if c is not None})
-        return facts
+                keys = database.all_keys(connection)
+                info.n_rows = connection.execute("SELECT count(*) FROM loces").fetchone()[0]
+                info.n_bytes, info.n_keys = database.n_bytes(connection), len(keys)
+                info.layers = sorted({facts["layer"] for _, facts in keys.values() if facts})
+        return info
 
     def to_frame(self, vectors=False):
         """List the rows of the store.
@@ -245,17 +164,17 @@ class RowStore:
         StoreError
             If the file can't be read, is no store, of another version, or malformed.
         """
-        known, rows = {}, []
+        keys, rows = {}, []
         with obstacles_raised(), reading(self._file) as connection:
             if connection:
-                known = query.contexts(connection)
-                sound = (record for record in query.records(connection) if not record.problem)
-                rows = [_as_row(record, vectors) for record in sound]
+                keys = database.all_keys(connection)
+                sound = (row for row in database.all_rows(connection) if not row.problem)
+                rows = [_list_row(row, vectors) for row in sound]
         columns = ["sample", "created", "n_channels"] + ["vector"] * vectors
-        frame = query.as_frame(rows, columns=["context", *columns])
+        frame = _as_frame(rows, columns=["key", *columns])
         frame["created"] = pd.to_datetime(frame["created"], unit="ns", utc=True)
-        facts = _tabulate({number: facts for number, (_, facts) in known.items() if facts})
-        return frame.join(facts, on="context")[[*facts.columns, *columns]]
+        facts = _list_keys({number: facts for number, (_, facts) in keys.items() if facts})
+        return frame.join(facts, on="key")[[*facts.columns, *columns]]
 
     def verify(self):
         """Read everything and compare it with its checksums.
@@ -274,9 +193,9 @@ class RowStore:
         problems = []
         with obstacles_raised(), reading(self._file) as connection:
             if connection:
-                check_integrity(connection, self._file)
-                problems = list(query.problems(connection))
-        return query.as_frame(problems, columns=["table", "id", "layer", "sample", "problem"])
+                database.check_integrity(connection, self._file)
+                problems = list(database.problems(connection))
+        return _as_frame(problems, columns=["table", "id", "layer", "sample", "problem"])
 
     def prune(self, *, layer=None, model=None, older_than=None, damaged=False, max_bytes=None):
         """Remove rows that meet all criteria given, and give their space back to the disk.
@@ -302,35 +221,43 @@ class RowStore:
         Raises
         ------
         TypeError, ValueError
-            If no criterion is given, or one is nothing of its kind.
+            If no criterion is given, or one is of another kind.
         StoreError
             If the file can't be written, is no store, of another version, or malformed.
         """
-        criteria = _as_criteria(layer, model, older_than, damaged)
-        if not criteria and max_bytes is None:
+        if not isinstance(layer, str | None):
+            raise TypeError(f"layer must be the name of a layer, got {layer!r}.")
+        if not isinstance(damaged, bool | np.bool_):
+            raise TypeError(f"damaged must be a bool, got {damaged!r}.")
+        if max_bytes is not None and (not isinstance(max_bytes, Integral) or max_bytes < 0):
+            raise ValueError(f"max_bytes must be an integer of at least 0, got {max_bytes!r}.")
+        criteria = layer, _as_hex(model), _as_nanoseconds(older_than), damaged
+        has_criteria = damaged or any(value is not None for value in criteria[:3])
+        if not has_criteria and max_bytes is None:
             raise ValueError(
                 "prune needs a criterion: layer, model, older_than, damaged or max_bytes. To "
                 f"remove all rows, remove the folder {self.path!r}."
             )
-        if max_bytes is not None and (not isinstance(max_bytes, Integral) or max_bytes < 0):
-            raise ValueError(f"max_bytes must be an integer of at least 0, got {max_bytes!r}.")
         with obstacles_raised():
             if not self._file.exists():
                 return 0
-            n_removed = self._remove(criteria.choose) if criteria else 0
-            size = compact(self._file)
+            n_removed = self._remove(database.choose_rows, *criteria) if has_criteria else 0
+            size = database.compact(self._file)
             while max_bytes is not None and size > max_bytes:
-                n_oldest = self._remove(partial(query.oldest, share=1 - max_bytes / size))
-                n_removed, size = n_removed + n_oldest, compact(self._file)
+                n_oldest = self._remove(database.oldest_rows, 1 - max_bytes / size)
+                n_removed, size = n_removed + n_oldest, database.compact(self._file)
                 if not n_oldest:
                     break
         return n_removed
 
-    def _remove(self, choose):
-        """Remove the rows that a function of the connection chooses; give their number."""
-        with writing(self._file) as connection:
-            ids = choose(connection)
-            query.remove(connection, ids)
+    def _remove(self, choose, *criteria):
+        """Remove the rows that ``choose(connection, *criteria)`` gives; give their number."""
+        with (
+            closing(connect_to_write(self._file)) as connection,
+            transaction(connection, self._file),
+        ):
+            ids = choose(connection, *criteria)
+            database.remove_rows(connection, ids)
         return len(ids)
 
     def __eq__(self, other):
@@ -346,36 +273,183 @@ class RowStore:
         return f"RowStore({self.path!r})"
 
 
-def _as_row(record, vectors):
-    vector = np.frombuffer(record.vector, dtype=query.DTYPE)
-    own = record.context, record.sample.hex(), record.created, len(vector)
+class Session:
+    """Loads and saves LoCEs of a RowStore in one run, from any of its threads.
+
+    After the first load or save that fails, the session leaves out all others of its kind: a lock
+    that another program holds costs one wait. A warning at the end of the ``with`` block says so.
+
+    Parameters
+    ----------
+    store : RowStore
+    """
+
+    def __init__(self, store):
+        self._file = store._file
+        self._lock = threading.Lock()
+        # To write; kept open, since closing folds the log into the file, which takes 2 ms and more.
+        self._connection = self._place = None
+        self._warnings = {}
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *raised):
+        if self._connection is not None:
+            self._connection.close()
+        for message in self._warnings.values():
+            warn_user(message)
+
+    def load(self, key, samples):
+        """Give the Solutions that are there.
+
+        Parameters
+        ----------
+        key : Key
+        samples : sequence of bytes
+            Digests of samples.
+
+        Returns
+        -------
+        dict of {bytes: Solution}
+            Of one row each, with vectors of shape (n_channels,). Missing and damaged rows are
+            absent.
+
+        Raises
+        ------
+        StoreError
+            If the file is no store, of another version, or malformed.
+        """
+        return dict(self._find(database.find_rows, key.digest, list(samples)))
+
+    def save(self, key, solutions):
+        """Keep Solutions, all or none; those of the same keys are replaced.
+
+        Parameters
+        ----------
+        key : Key
+        solutions : dict of {bytes: Solution}
+            Of one row each, by digest of the sample.
+
+        Raises
+        ------
+        StoreError
+            If the file is no store, of another version, or malformed.
+        """
+        self._write(database.put_rows, key, solutions, time.time_ns())
+
+    def probes(self, source):
+        """Give what is known of a source by probe images.
+
+        Parameters
+        ----------
+        source : bytes
+
+        Returns
+        -------
+        list of (bytes, ndarray of float64, int)
+            Id, record and number of channels, the oldest first.
+        """
+        return [probe for _, probe in self._find(database.find_probes, source)]
+
+    def save_probe(self, source, probe, record, n_channels):
+        """Keep what a network gives for the probe image; an equal probe is replaced.
+
+        Parameters
+        ----------
+        source, probe : bytes
+            Digest of the source, and the id of the probe.
+        record : ndarray of float64
+            One-dimensional.
+        n_channels : int
+        """
+        self._write(database.put_probe, source, probe, record, n_channels)
+
+    def _find(self, find, *args):
+        """Give the sound ones of the pairs that ``find(connection, *args)`` gives."""
+        if "read" in self._warnings:
+            return []
+        try:
+            with reading(self._file) as connection:
+                pairs = find(connection, *args) if connection else []
+        except OSError as error:
+            self._fail("read", error)
+            return []
+        sound = [pair for pair in pairs if pair[1] is not None]
+        if len(sound) < len(pairs):
+            self._warnings["damaged"] = (
+                f"{str(self._file)!r} holds damaged rows. They are computed again and replaced; "
+                "verify() lists what is damaged."
+            )
+        return sound
+
+    def _write(self, put, *args):
+        with self._lock:
+            if "written" in self._warnings:
+                return
+            try:
+                self._connect()
+                with transaction(self._connection, self._file):
+                    put(self._connection, *args)
+            except OSError as error:
+                self._fail("written", error)
+
+    def _connect(self):
+        """Open the file, and again where somebody has removed or replaced it."""
+        if self._connection is not None:
+            if _place_of(self._file) == self._place:
+                return
+            self._connection.close()
+        self._connection = connect_to_write(self._file)
+        self._place = _place_of(self._file)
+
+    def _fail(self, what, error):
+        self._warnings[what] = (
+            f"The store {str(self._file.parent)!r} can't be {what} ({error}). LoCEs are computed "
+            "all the same, and not kept."
+        )
+
+
+def _place_of(file):
+    status = os.stat(file) if file.exists() else None
+    return status and (status.st_dev, status.st_ino)
+
+
+def _list_row(row, vectors):
+    vector = np.frombuffer(row.vector, dtype=np.float32)
+    own = row.key_id, row.sample.hex(), row.created, len(vector)
     return (*own, vector) if vectors else own
 
 
-def _tabulate(contexts):
-    """Make a table of contexts, a dict of {int: facts}, with a column per setting."""
+def _list_keys(keys):
+    """Make a table of keys, a dict of {int: facts}, with a column per setting."""
     names = ["layer", "model", "preprocess"]
     rows = [
         {name: facts[name] for name in names}
         | {n: tuple(v) if isinstance(v, list) else v for n, v in facts["settings"].items()}
-        for facts in contexts.values()
+        for facts in keys.values()
     ]
-    return query.as_frame(rows, index=list(contexts), columns=None if rows else names)
+    return _as_frame(rows, index=list(keys), columns=None if rows else names)
 
 
-def _as_criteria(layer, model, older_than, damaged):
-    if not isinstance(layer, str | None):
-        raise TypeError(f"layer must be the name of a layer, got {layer!r}.")
-    if not isinstance(damaged, bool | np.bool_):
-        raise TypeError(f"damaged must be a bool, got {damaged!r}.")
-    return query.Criteria(layer, _as_hex(model), _as_nanoseconds(older_than), bool(damaged))
+def _as_frame(rows, **names):
+    """Make a table in which text is of dtype object.
+
+    pandas keeps text as UTF-8 where it can, which can't hold each str that may name a layer.
+    """
+    frame = pd.DataFrame(rows, dtype=object, **names)
+    return frame.apply(lambda column: column if _has_text(column) else column.infer_objects())
+
+
+def _has_text(column):
+    return any(isinstance(value, str) for value in column)
 
 
 def _as_hex(model):
     if model is None or (isinstance(model, str) and re.fullmatch("[0-9a-f]{64}", model)):
         return model
-    # Imported here: a store is looked into without torch.
-    from .._embedding.run import _current_digest
+    # Imported here: torch is not needed for the other methods.
+    from .._embedding.run import _current_digest as model_digest  # until _embedding is rebuilt
     from .fingerprint import is_model
 
     if not is_model(model):
@@ -383,7 +457,7 @@ def _as_hex(model):
             "model must be a module, a TorchModel, or 64 hexadecimal digits as in the column "
             f"'model' of to_frame(), got {model!r}."
         )
-    return _current_digest(model).hex()
+    return model_digest(model).hex()
 
 
 def _as_nanoseconds(older_than):

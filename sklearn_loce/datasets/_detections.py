@@ -8,8 +8,8 @@ import numpy as np
 from pycocotools import mask as coco_mask
 from sklearn.utils._param_validation import Interval, validate_params
 
+from .._samples.images import size_of_image
 from .._samples.masks import compress_rle, rle_size
-from .._samples.table import size_of_image
 from ._shapes import SHAPES
 from ._table import TABLE_CONSTRAINTS, as_bunch, choose, encode, make_frame, make_row
 

@@ -7,8 +7,7 @@ import numpy as np
 import pandas as pd
 from scipy import ndimage
 
-from .._samples.masks import open_image
-from .._samples.table import READ_ERRORS
+from .._samples.images import READ_ERRORS, open_image
 from ._shapes import SHAPES
 from ._table import choose, encode, make_row
 

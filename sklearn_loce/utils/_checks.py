@@ -13,7 +13,8 @@ from sklearn.exceptions import NotFittedError
 from torch import nn
 
 from .._network.handle import TorchModel, as_module, device_of, fingerprint
-from .._samples.table import object_array, read_image
+from .._samples.images import read_image
+from .._samples.table import object_array
 
 
 def fit_clone(estimator, samples):

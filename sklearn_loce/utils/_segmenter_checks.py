@@ -4,8 +4,8 @@ import numpy as np
 import pandas as pd
 from sklearn.base import clone
 
+from .._samples.images import read_image
 from .._samples.masks import read_mask
-from .._samples.table import read_image
 from ._checks import assert_raises, assert_same_rows, fit_clone, fit_result, require
 
 

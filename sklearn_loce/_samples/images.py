@@ -1,0 +1,104 @@
+"""Images of the table of samples: files, PIL images and arrays, read as RGB."""
+
+import os
+from contextlib import contextmanager
+
+import numpy as np
+from PIL import Image, ImageOps
+
+PATH = (str, os.PathLike)
+# What Pillow raises for damaged files; its decoders have found each of these.
+READ_ERRORS = (
+    OSError,
+    ValueError,
+    TypeError,
+    AssertionError,  # Pillow's, of a closed image
+    OverflowError,
+    RuntimeError,  # AVIF
+    SyntaxError,
+    Image.DecompressionBombError,
+    Image.DecompressionBombWarning,  # where the user has made warnings errors
+)
+_ORIENTATION = 0x0112  # the EXIF tag
+_TURNED = (5, 6, 7, 8)  # its values that swap width and height
+_PROGRAMS = ("EPS",)  # formats that Pillow reads by running an interpreter on them
+
+
+@contextmanager
+def open_image(path):
+    """Open an image file as a PIL image; Pillow decodes the pixels on demand."""
+    with Image.open(path) as image:
+        if image.format in _PROGRAMS:
+            raise ValueError("PostScript is a program, not pixels; save it as PNG")
+        yield image
+
+
+def read_image(image):
+    """Read an image as RGB.
+
+    Grey images get three equal channels, an alpha channel is dropped, 16-bit values are scaled to
+    8 bits, and an EXIF orientation is applied.
+
+    Parameters
+    ----------
+    image : str, path, PIL image or ndarray of shape (height, width[, n_channels])
+
+    Returns
+    -------
+    ndarray of shape (height, width, 3), uint8
+    """
+    if isinstance(image, PATH):
+        with open_image(image) as opened:
+            return _pil_to_rgb(opened)
+    if isinstance(image, Image.Image):
+        return _pil_to_rgb(image)
+    if isinstance(image, np.ndarray):
+        return _array_to_rgb(image)
+    hint = "; of a tensor, pass image.permute(1, 2, 0).numpy()" if hasattr(image, "permute") else ""
+    raise ValueError(
+        "an image must be a path, a PIL image or an array of shape (height, width, 3), got "
+        f"{type(image).__name__}{hint}"
+    )
+
+
+def _pil_to_rgb(image):
+    image = ImageOps.exif_transpose(image)
+    if image.mode == "F":
+        raise ValueError("floating-point pixels have no known scale; save the image as 8 or 16 bit")
+    if image.mode.startswith("I"):
+        array = np.asarray(image)
+        if array.min() < 0 or array.max() > 65535:
+            raise ValueError("integer pixels must be in [0, 65535]")
+        return _array_to_rgb(array.astype(np.uint16))
+    if "transparency" in image.info:
+        image = image.convert("RGBA")
+    return np.asarray(image.convert("RGB"))
+
+
+def _array_to_rgb(array):
+    if array.dtype.kind == "u" and array.dtype.itemsize == 2:
+        # 65535 becomes 255, and halves are rounded up.
+        array = ((array.astype(np.uint32) + 128) // 257).astype(np.uint8)
+    if array.dtype != np.uint8:
+        raise ValueError(
+            f"pixels must be uint8 or uint16, got {array.dtype}; scale them first, as "
+            "in (255 * image).round().astype('uint8')"
+        )
+    if array.ndim == 2:
+        array = array[:, :, None]
+    if array.ndim != 3 or array.shape[2] not in (1, 3, 4) or 0 in array.shape:
+        channels_first = array.ndim == 3 and array.shape[0] in (1, 3, 4)
+        hint = "; pass image.transpose(1, 2, 0)" if channels_first else ""
+        raise ValueError(f"an image must be of shape (height, width, 3), got {array.shape}{hint}")
+    return np.repeat(array, 3, axis=2) if array.shape[2] == 1 else array[:, :, :3]
+
+
+def size_of_image(image):
+    """Give (height, width) of an image; the pixels of most files stay undecoded."""
+    if isinstance(image, PATH):
+        with open_image(image) as opened:
+            return size_of_image(opened)
+    if isinstance(image, Image.Image) and image.getexif().get(_ORIENTATION) not in _TURNED:
+        return image.size[::-1]
+    # Pillow turns the size of some turned formats itself, so only the pixels are reliable.
+    return read_image(image).shape[:2]
