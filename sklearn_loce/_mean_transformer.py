@@ -4,20 +4,18 @@ import os
 from numbers import Integral
 
 import torch
-from sklearn.base import TransformerMixin
 from sklearn.utils._param_validation import Interval, Options, StrOptions
-from sklearn.utils.validation import check_is_fitted
 from torch import nn
 from torchvision.models import WeightsEnum
 
-from ._base import RowEmbedder
+from ._base import SampleTransformer
 from ._network.handle import TorchModel
-from ._samples.table import as_samples
 from ._solvers.masked_mean import MaskedMean
-from ._store.memory import MemoryStore, RowStore
+from ._store.memory import MemoryStore
+from ._store.sqlite import RowStore
 
 
-class MaskedMeanTransformer(TransformerMixin, RowEmbedder):
+class MaskedMeanTransformer(SampleTransformer):
     """Turn image-concept pairs into averages of activations under the mask.
 
     The common practice that LoCEs are compared with: nothing is optimised, and what lies outside of
@@ -146,74 +144,5 @@ class MaskedMeanTransformer(TransformerMixin, RowEmbedder):
         self.random_state = random_state
         self.verbose = verbose
 
-    def fit(self, X, y=None):
-        """Check the parameters and the table, and look the layers up.
-
-        Parameters
-        ----------
-        X : DataFrame or list of (image, mask) pairs
-            The table of samples.
-        y : object
-            Ignored; here for scikit-learn's API.
-
-        Returns
-        -------
-        self : MaskedMeanTransformer
-
-        Raises
-        ------
-        ValueError, FileNotFoundError, TypeError, StoreError
-            As :meth:`LoCETransformer.fit`.
-        """
-        self._look_up_layers(X)
-        return self
-
-    def fit_transform(self, X, y=None):
-        """Fit, and transform the same table.
-
-        Parameters
-        ----------
-        X : DataFrame or list of (image, mask) pairs
-            The table of samples.
-        y : object
-            Ignored; here for scikit-learn's API.
-
-        Returns
-        -------
-        ndarray of shape (n_samples, n_features), float32
-            As of ``transform``.
-
-        Raises
-        ------
-        ValueError, FileNotFoundError, TypeError, StoreError
-            As ``fit`` and ``transform``.
-        """
-        preview, identity = self._look_up_layers(X)
-        return self._run_over(as_samples(X), identity, preview=preview).vectors
-
-    def transform(self, X):
-        """Average the activations under each row's mask, or take the vector from the store.
-
-        Parameters
-        ----------
-        X : DataFrame or list of (image, mask) pairs
-            The table of samples.
-
-        Returns
-        -------
-        ndarray of shape (n_samples, n_features), float32
-            The averages; several layers side by side, in the order of ``layers_``.
-
-        Raises
-        ------
-        ValueError, FileNotFoundError, TypeError, StoreError
-            As :meth:`LoCETransformer.transform`.
-        """
-        check_is_fitted(self)
-        return self._run_over(as_samples(X), self._identify()).vectors
-
-    def _method(self):
-        return {"settings": MaskedMean()}
-
-    def _method_facts(self):
-        return {"method": "masked mean"}
+    def _make_objective(self):
+        return MaskedMean()

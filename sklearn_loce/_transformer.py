@@ -1,26 +1,29 @@
 """LoCETransformer: from a table of images and masks to an array of LoCEs."""
 
 import os
+from functools import partial
 from numbers import Integral, Real
 
 import numpy as np
+import pandas as pd
 import torch
-from sklearn.base import TransformerMixin
 from sklearn.utils._param_validation import Interval, Options, StrOptions
 from sklearn.utils.validation import check_is_fitted
 from torch import nn
 from torchvision.models import WeightsEnum
 
+from ._base import SampleTransformer
+from ._embedding.measure import draw_sample, measure_sample
 from ._network.handle import TorchModel
-from ._projecting import ProjectingEmbedder
 from ._samples.table import as_samples
-from ._solvers.objectives import OBJECTIVES, SOLVERS
-from ._solvers.optimize import INITS
-from ._solvers.resize import MASK_RESIZE
-from ._store.memory import MemoryStore, RowStore
+from ._solvers.objectives import LBFGS_OBJECTIVES, OBJECTIVES, SOLVERS, make_objective
+from ._solvers.optimize import INITS, initial_vector
+from ._solvers.resize import MASK_RESIZE, check_mask_size
+from ._store.memory import MemoryStore
+from ._store.sqlite import RowStore
 
 
-class LoCETransformer(TransformerMixin, ProjectingEmbedder):
+class LoCETransformer(SampleTransformer):
     """Turn image-concept pairs into Local Concept Embeddings.
 
     A LoCE is the 1x1 filter that, put on a layer's activations of one image, best redraws the mask
@@ -247,88 +250,138 @@ class LoCETransformer(TransformerMixin, ProjectingEmbedder):
         self.random_state = random_state
         self.verbose = verbose
 
-    def fit(self, X, y=None):
-        """Check the parameters and the table, and look the layers up.
+    def _make_objective(self):
+        check_mask_size(self.mask_size)
+        if self.append_bias and self.objective not in LBFGS_OBJECTIVES:
+            raise ValueError(
+                f"append_bias=True needs an objective with a bias, {sorted(LBFGS_OBJECTIVES)}, got "
+                f"objective={self.objective!r}."
+            )
+        return make_objective(
+            self.objective,
+            solver=self.solver,
+            learning_rate=self.learning_rate,
+            max_iter=self.max_iter,
+            alpha=self.alpha,
+            tol=self.tol,
+            class_weight=self.class_weight,
+            mask_size=self.mask_size,
+            mask_resize=self.mask_resize,
+        )
 
-        One image is read and passed through the network. Nothing is learned from the rest, unless
-        ``standardize=True``, which all images are passed for.
+    def _make_starts(self, seed):
+        self.inits_ = [initial_vector(self.init, n, seed) for n in self.n_channels_]
+        return self.inits_
+
+    def _appends_bias(self):
+        return self.append_bias
+
+    def _set_n_iter(self, table):
+        n_iter = [self._objective.max_iter] * len(self.layers_)  # AdamW makes all of its steps
+        if self._objective.has_bias:
+            n_iter = [np.fmax.reduce(s.n_iter, initial=0) for s in table.solutions]
+        self.n_iter_ = np.array(n_iter, dtype=int)
+
+    def evaluate(self, X, embeddings=None):
+        """Measure how well each LoCE redraws its mask.
 
         Parameters
         ----------
         X : DataFrame or list of (image, mask) pairs
             The table of samples.
-        y : object
-            Ignored; here for scikit-learn's API.
+        embeddings : array-like of shape (n_samples, n_features), default=None
+            LoCEs of these rows, as ``transform`` gave them. ``None`` optimises them. Biases are
+            chosen as by ``project``.
 
         Returns
         -------
-        self : LoCETransformer
+        DataFrame
+            One row per sample and layer, samples in order, with the index of X repeated:
 
-        Raises
-        ------
-        ValueError
-            If a parameter is out of range, the model lacks a layer, a layer's output is no grid, or
-            the table lacks a column.
-        TypeError, StoreError
-            As ``transform``, of the store.
-        """
-        self._look_up_layers(X)
-        vars(self).pop("n_iter_", None)  # of the last fit_transform
-        return self
-
-    def fit_transform(self, X, y=None):
-        """Fit, and transform the same table; one forward pass per image serves both.
-
-        Parameters
-        ----------
-        X : DataFrame or list of (image, mask) pairs
-            The table of samples.
-        y : object
-            Ignored; here for scikit-learn's API.
-
-        Returns
-        -------
-        ndarray of shape (n_samples, n_features), float32
-            As of ``transform``.
+            - ``layer``: its name;
+            - ``iou``: intersection over union of projection > 0.5 and mask, at the image's own
+              size; NaN for an empty mask;
+            - ``loss``: the objective's value, at ``mask_size``, with the intercept that makes it
+              least, or with ``append_bias=True`` that which the vectors hold; NaN for an empty
+              mask and for a vector of NaN;
+            - ``foreground_cells``: area of the mask in cells of the layer, which may be below 1;
+            - ``failed``: whether the IoU is 0 or there is none;
+            - ``n_iter``, ``gradient_norm``: of the optimisation, the norm as ``tol`` bounds it; NaN
+              for ``embeddings`` that were given. These two only for "logistic", "jaccard" and
+              "dice".
 
         Raises
         ------
         ValueError, FileNotFoundError, TypeError, StoreError
-            As ``fit`` and ``transform``.
+            As ``transform``; and if ``embeddings`` do not have one row per sample.
         """
-        preview, identity = self._look_up_layers(X)
-        result = self._run_over(as_samples(X), identity, preview=preview)
-        self.n_iter_ = result.n_iter
-        if self.n_iter_ is None:  # AdamW makes as many as it is told
-            self.n_iter_ = np.full(len(self.layers_), self._method()["settings"].max_iter)
-        return result.vectors
+        check_is_fitted(self)
+        samples = as_samples(X)
+        rows = self._finish(samples, embeddings, measure_sample)
+        columns = ["iou", "loss", "foreground_cells"]
+        columns += ["n_iter", "gradient_norm"] if self._objective.has_bias else []
+        unknown = np.full((len(self.layers_), len(columns)), np.nan)
+        facts = np.concatenate([unknown if row is None else row for row in rows])
+        frame = pd.DataFrame(facts, columns=columns)
+        frame.insert(0, "layer", self.layers_ * len(samples))
+        frame.insert(4, "failed", ~(frame["iou"] > 0))
+        return frame.set_index(samples.index.repeat(len(self.layers_)))
 
-    def transform(self, X):
-        """Optimise one LoCE per row, or take it from the store.
+    def score(self, X, y=None):
+        """Give the mean IoU of the projections with the masks.
 
         Parameters
         ----------
         X : DataFrame or list of (image, mask) pairs
             The table of samples.
+        y : object
+            Ignored; here for scikit-learn's API.
 
         Returns
         -------
-        ndarray of shape (n_samples, n_features), float32
-            The LoCEs; several layers side by side, in the order of ``layers_``.
+        float
+            Mean over samples and layers; rows with an empty mask are left out.
+        """
+        return float(self.evaluate(X)["iou"].mean())
+
+    def project(self, X, embeddings=None, *, layer=None, threshold=0.5):
+        """Redraw the masks: put each LoCE on its image's activations.
+
+        Parameters
+        ----------
+        X : DataFrame or list of (image, mask) pairs
+            The table of samples.
+        embeddings : array-like of shape (n_samples, n_features), default=None
+            One vector per row, such as LoCEs or centroids of clusters. ``None`` optimises LoCEs.
+            With an objective that has a bias, the one is taken that redraws the row's mask best,
+            at the largest Jaccard index at ``mask_size``; with ``append_bias=True`` the one that
+            the vectors hold.
+        layer : str, default=None
+            Which layer to project; may be left out where there is one.
+        threshold : float or None, default=0.5
+            Pixels above it belong to the concept; ``None`` gives the probabilities.
+
+        Returns
+        -------
+        list of ndarray of shape (height, width)
+            One projection per row at the size of its image: bool, or float32 probabilities. Parts
+            of the image that ``preprocess`` cut off have probability 0. A vector of NaN, which
+            stands for an empty mask, gives False and NaN; a row that failed with
+            ``on_error="nan"`` gives ``None``.
 
         Raises
         ------
-        FileNotFoundError
-            If an image or a mask file is missing. The message names the rows.
-        ValueError
-            If an image or mask can't be read, their sizes differ, a mask is empty and
-            ``on_empty="raise"``, or activations hold NaN or infinity. Where other rows have been
-            computed, it is a :class:`~sklearn_loce.exceptions.FailedRowsError` and has them.
-        TypeError
-            If a store was asked for, but ``model``, ``preprocess`` or ``reshape_transform`` can't
-            be hashed.
-        StoreError
-            If the store is damaged, of another format, or another program's.
+        ValueError, FileNotFoundError, TypeError, StoreError
+            As ``transform``; and if ``layer`` is missing or unknown, or ``embeddings`` do not have
+            one row per sample.
         """
         check_is_fitted(self)
-        return self._run_over(as_samples(X), self._identify()).vectors
+        draw = partial(draw_sample, layer=self._check_layer(layer), threshold=threshold)
+        return self._finish(as_samples(X), embeddings, draw)
+
+    def _check_layer(self, layer):
+        if layer is None and len(self.layers_) == 1:
+            return self.layers_[0]
+        if layer not in self.layers_:
+            raise ValueError(f"layer must be one of {self.layers_}, got {layer!r}.")
+        return layer

@@ -2,18 +2,20 @@
 
 import re
 import warnings
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 
 import numpy as np
 import torch
+from tqdm.auto import tqdm
 
 from .._network.handle import as_module, resolve_device
 from .._samples.table import read_sample_mask, row_name
 from .._solvers.solution import Solution
 from .._store.keys import sample_digests
+from .identify import probe_network
 from .images import Activations, open_network
-from .threads import count_threads, map_in_threads
+from .threads import count_threads, map_in_threads, works_alone
 
 # Rows of one image that are solved at once, so that their number does not set the memory; and rows
 # of many images on a GPU, whose operations take as long for one row as for some dozens.
@@ -162,6 +164,55 @@ def embed(loce, task, n_threads=None):
     return map_in_threads(open_worker, batches, n_threads)
 
 
+def pass_images(loce, samples, images, records=None):
+    """Yield the rows of each image, its Activations, and the exception where it failed.
+
+    Parameters
+    ----------
+    loce : estimator
+        Fitted.
+    samples : DataFrame
+    images : list of ndarray of int
+        Positions of the rows of each image.
+    records : dict of {str: ndarray}, default=None
+        As of Task.
+    """
+
+    @contextmanager
+    def open_worker():
+        with open_network(loce, records=records) as pass_image:
+            yield lambda rows: (rows, *_try(pass_image, samples, int(rows[0])))
+
+    on_gpu = resolve_device(loce.device, as_module(loce.model)).type != "cpu"
+    return map_in_threads(open_worker, images, 1 if on_gpu else count_threads())
+
+
+def read_images(loce, samples, images):
+    """Yield the rows of each image with its Activations; a failure raises.
+
+    Parameters
+    ----------
+    loce : estimator
+        Fitted.
+    samples : DataFrame
+    images : list of ndarray of int
+    """
+    records = None if works_alone(loce.n_jobs, len(images)) else probe_network(loce, loce._records)
+    with closing(pass_images(loce, samples, images, records)) as passed:
+        for rows, activations, error in tqdm(passed, total=len(images), disable=not loce.verbose):
+            if error is not None:
+                failure = Failure(int(rows[0]), row_name(samples, rows[0]), error)
+                raise ValueError(f"{failure}.") from error
+            yield rows, activations
+
+
+def _try(function, *arguments):
+    try:
+        return function(*arguments), None
+    except Exception as error:
+        return None, error
+
+
 def _batch_images(images, size):
     """Put images together until they have so many rows."""
     batches, n_rows = [], size
@@ -255,7 +306,8 @@ def _solve(loce, task, samples, targets):
 def _solve_in_memory(objective, grids, targets, start):
     """Optimize rows at once, or in halves where a device runs out of memory."""
     try:
-        solution = objective.solve(grids, np.stack(targets), start)
+        stack = targets if objective.mask_size is None else np.stack(targets)
+        solution = objective.solve(grids, stack, start)
         return [solution[j] for j in range(len(grids))]
     except torch.OutOfMemoryError as error:
         if len(grids) == 1:

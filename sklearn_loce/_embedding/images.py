@@ -81,6 +81,8 @@ def compare_network(loce, fingerprint, records):
             "A worker has another network than its caller: weights, classes or attributes differ. "
             "Let workers import the same code, or set n_jobs=None."
         )
+    if records is None:
+        return
     transform = make_transform(loce.preprocess, loce.model)
     with make_extractor(loce) as extract:
         _compare_records(probe(extract, transform, loce._probe_size, loce._seed)[0], records)

@@ -23,7 +23,7 @@ from .._samples.table import absolute_paths, part_of, row_name
 from .._warnings import warn_user
 from .embed import Failure, Task, embed
 from .images import compare_network
-from .threads import autocast_as, autocast_settings
+from .threads import autocast_as, autocast_settings, is_cluster
 
 _ROWS = 16  # of a part, which goes to a worker at once
 _LARGE = 2**20  # bytes from which a payload is spread once, and not sent with every task
@@ -34,18 +34,6 @@ _LOADED, _LOADING = OrderedDict(), [Lock()]
 if hasattr(os, "register_at_fork"):
     # A thread that was not forked with the child may have held the lock.
     os.register_at_fork(after_in_child=lambda: _LOADING.append(Lock()))
-
-
-def _is_cluster(backend):
-    return hasattr(backend, "client")
-
-
-def runs_here(n_jobs):
-    """Say whether joblib, as it is configured, would use this process alone; threads count so."""
-    backend, _ = get_active_backend()
-    if _is_cluster(backend):
-        return False
-    return getattr(backend, "supports_sharedmem", False) or effective_n_jobs(n_jobs) == 1
 
 
 @dataclass(frozen=True)
@@ -85,7 +73,7 @@ def _pack(loce, task):
 def _spread(payload):
     """Bring a large estimator to every worker of a cluster; joblib maps it into local ones."""
     backend, _ = get_active_backend()
-    if _is_cluster(backend) and payload.estimator.nbytes >= _LARGE:
+    if is_cluster(backend) and payload.estimator.nbytes >= _LARGE:
         # By its hash it would have the name of the last call's, whose release may be under way.
         spread = backend.client.scatter(payload.estimator, broadcast=True, hash=False)
         return replace(payload, estimator=None), spread
@@ -105,7 +93,8 @@ def _load(payload, raw):
 
 
 def _hash_records(payload):
-    return hashlib.sha256(b"".join(r.tobytes() for r in payload.records.values())).digest()
+    records = payload.records or {}
+    return hashlib.sha256(b"".join(record.tobytes() for record in records.values())).digest()
 
 
 def _unpickle(payload, raw):
@@ -198,6 +187,7 @@ def embed_apart(loce, task):
     RuntimeError
         If workers have another network, or die whatever they work on.
     """
+    loce = copy(loce)  # whose model may be packed otherwise
     left = dict(enumerate(_cut(task.images, _ROWS)))
     payload, n_losses = _pack(loce, task), 0
     while left:

@@ -2,6 +2,7 @@
 
 from contextlib import closing, nullcontext
 from dataclasses import dataclass, field
+from numbers import Integral
 
 import numpy as np
 import pandas as pd
@@ -23,8 +24,10 @@ from .._store.memory import MemoryStore
 from .._store.sqlite import RowStore
 from .._warnings import warn_user
 from ..exceptions import FailedRowsError
-from .embed import Failure, Task, embed, explain_empty
-from .parallel import embed_apart, runs_here
+from .embed import Embedded, Failure, Task, embed, explain_empty
+from .identify import digest_model, find_keys, probe_network
+from .parallel import embed_apart
+from .threads import runs_here, works_alone
 
 _LOOKUP = 1000  # rows that are looked up at once, which bounds the memory that it takes
 
@@ -99,13 +102,13 @@ class Table:
         """Give the vectors, (n_rows, n_features), float32; NaN in rows that failed."""
         parts = []
         for solution in self.solutions:
-            parts += [solution.vectors, *[solution.intercept[:, None]] * append_bias]
+            parts += [solution.vectors] + ([solution.intercept[:, None]] if append_bias else [])
         vectors = np.hstack(parts).astype(np.float32, copy=False)
         vectors[list(self.failures)] = np.nan
         return vectors
 
 
-def embed_table(loce, samples, keys, *, given=None, finish=None, keeps=True):
+def embed_table(loce, samples, *, records=None, given=None, finish=None, keeps=True):
     """Embed the rows of a table, or finish rows with vectors that are given.
 
     Parameters
@@ -113,8 +116,8 @@ def embed_table(loce, samples, keys, *, given=None, finish=None, keeps=True):
     loce : estimator
         Fitted.
     samples : DataFrame
-    keys : Keys
-        What tells the vectors from others, and where they are kept.
+    records : dict of {str: ndarray}, default=None
+        What the network gives for the probe now, if that is known.
     given : list of Solution, default=None
         Vectors to take as they are, by layer. ``None`` optimizes them.
     finish : callable, default=None
@@ -128,27 +131,32 @@ def embed_table(loce, samples, keys, *, given=None, finish=None, keeps=True):
     """
     table = Table(samples, given or unknown_solutions(loce, len(samples) * keeps))
     images = examine(loce, table, solves=given is None)
-    asked = np.full((len(samples), len(loce.layers_)), given is None)
-    store = keys.store if given is None else None
-    digests = None
-    if store is not None or not runs_here(loce.n_jobs):
-        digests = hash_rows(table, images)
-    asked[list(table.failures)] = False
-    with nullcontext() if store is None else store.session() as session:
+    store = find_store(loce.memory, loce.model) if given is None else None
+    fingerprint = None
+    if store is not None or not works_alone(loce.n_jobs, len(images)):
+        records = records or probe_network(loce, loce._records)
+        fingerprint = digest_model(loce)
+    if records is None:  # where it draws random numbers, nothing can be found again
+        store = None
+    with nullcontext() if store is None else store.open() as session:
+        keys, digests = [], None
+        if session is not None:
+            keys = find_keys(loce, session, fingerprint, records)
+        if session is not None or not runs_here(loce.n_jobs):
+            digests = hash_rows(table, images)
+        asked = np.full((len(samples), len(loce.layers_)), given is None)
+        asked[list(table.failures)] = False
         if session is not None:
             look_up(loce, table, session, keys, digests, asked)
         # Equal rows are optimized once, but each may be finished.
-        equal = find_equal_rows(digests, asked) if session is not None and not finish else {}
+        equal = find_equal_rows(digests, asked) if keys and not finish else {}
         images = _without(images, table.failures)
         images = [rows for rows in images if finish or asked[rows].any()]
         known = table.solutions if finish else None
-        task = Task(
-            samples, images, asked, known, finish, digests, keys.records, keys.fingerprint
-        )
+        task = Task(samples, images, asked, known, finish, digests, records, fingerprint)
         with closing(run(loce, task)) as batches:
             for outcomes in batches:
-                if session is not None:
-                    save(session, keys, digests, outcomes)
+                save(loce, session, keys, digests, outcomes)
                 table.enter(loce, outcomes)
     table.copy_rows(equal)
     return table
@@ -209,7 +217,7 @@ def look_up(loce, table, session, keys, digests, asked):
     """Enter the vectors that the store has, and ask for them no more."""
     rows = np.flatnonzero(asked.any(1))
     for some in np.split(rows, range(_LOOKUP, len(rows), _LOOKUP)):
-        for k, key in enumerate(keys.keys):
+        for k, key in enumerate(keys):
             found = session.load(key, [digests[i] for i in some])
             for i in some:
                 if digests[i] in found:
@@ -228,11 +236,11 @@ def find_equal_rows(digests, asked):
     return equal
 
 
-def save(session, keys, digests, outcomes):
-    """Keep the vectors of some rows, all layers of each."""
-    done = [o for o in outcomes if not isinstance(o, Failure)]
-    done = [o for o in done if keys.keeps_random or not o.is_random]
-    for k, key in enumerate(keys.keys):
+def save(loce, session, keys, digests, outcomes):
+    """Keep the vectors of some rows, all layers of each, unless they are random."""
+    is_seeded = isinstance(loce.random_state, Integral)
+    done = [o for o in outcomes if isinstance(o, Embedded) and (is_seeded or not o.is_random)]
+    for k, key in enumerate(keys):
         own = {digests[o.position]: o.solutions[k] for o in done if k in o.solutions}
         if own:
             session.save(key, own)

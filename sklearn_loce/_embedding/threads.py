@@ -7,6 +7,8 @@ import threading
 from contextlib import ExitStack, contextmanager
 
 import torch
+from joblib import effective_n_jobs
+from joblib.parallel import get_active_backend
 
 
 class _OneThread:
@@ -50,6 +52,24 @@ if hasattr(os, "register_at_fork"):
 def count_threads():
     """Give the number of threads that the user lets torch have."""
     return _ONE_THREAD[-1].n_threads
+
+
+def is_cluster(backend):
+    """Say whether a backend of joblib is a cluster."""
+    return hasattr(backend, "client")
+
+
+def runs_here(n_jobs):
+    """Say whether joblib, as it is configured, would use this process alone; threads count so."""
+    backend, _ = get_active_backend()
+    if is_cluster(backend):
+        return False
+    return getattr(backend, "supports_sharedmem", False) or effective_n_jobs(n_jobs) == 1
+
+
+def works_alone(n_jobs, n_images):
+    """Say whether one thread of this process does all the work."""
+    return runs_here(n_jobs) and (n_images < 2 or count_threads() < 2)
 
 
 def autocast_settings():
@@ -100,10 +120,14 @@ class _Threads:
 
     def _serve(self):
         try:
-            with _ONE_THREAD[-1](self._before), torch.no_grad(), autocast_as(self._autocast):
-                with self._open_worker() as work:
-                    while (item := self._next()) is not None:
-                        self.results.put((item[0], work(item[1]), None))
+            with (
+                _ONE_THREAD[-1](self._before),
+                torch.no_grad(),
+                autocast_as(self._autocast),
+                self._open_worker() as work,
+            ):
+                while (item := self._next()) is not None:
+                    self.results.put((item[0], work(item[1]), None))
         except BaseException as error:  # raised again in the caller's thread
             self.results.put((None, None, error))
 

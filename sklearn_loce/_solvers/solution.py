@@ -25,6 +25,29 @@ class Solution:
     n_iter: np.ndarray | None = None
     gradient_norm: np.ndarray | None = None
 
+    @classmethod
+    def unknown(cls, n_rows, n_channels, *, has_facts):
+        """Give a Solution of NaN, to be filled row by row.
+
+        Parameters
+        ----------
+        n_rows, n_channels : int
+        has_facts : bool
+            Whether the objective has an intercept, and what belongs to it.
+
+        Returns
+        -------
+        Solution
+        """
+        facts = [np.full(n_rows, np.nan) for _ in range(3 * has_facts)]
+        return cls(np.full((n_rows, n_channels), np.nan, dtype=np.float32), *facts)
+
+    def put(self, i, solution):
+        """Enter the Solution of one row."""
+        for mine, its in zip(self._values(), solution._values(), strict=True):
+            if mine is not None and its is not None:
+                mine[i] = its
+
     def __len__(self):
         return len(self.vectors)
 

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import numpy as np
 
+from .._solvers.solution import Solution
 from ..exceptions import StoreError
 from .keys import FORMAT_VERSION
-from .solution import Solution
 
 TIMEOUT = 30.0  # seconds to wait for a lock of another process
 

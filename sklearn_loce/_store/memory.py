@@ -8,11 +8,6 @@ from numbers import Integral
 
 import numpy as np
 
-from .keys import Key as Context  # noqa: F401  until _embedding is rebuilt
-from .keys import source_digest  # noqa: F401  until _embedding is rebuilt
-from .solution import Solution
-from .sqlite import RowStore  # noqa: F401  until _embedding is rebuilt
-
 _ROW_OVERHEAD = 500  # bytes of the keys and objects that hold one vector, measured
 
 
@@ -39,7 +34,7 @@ class MemoryStore:
     >>> import numpy as np
     >>> from sklearn_loce._store.keys import Key
     >>> from sklearn_loce._store.memory import MemoryStore
-    >>> from sklearn_loce._store.solution import Solution
+    >>> from sklearn_loce._solvers.solution import Solution
     >>> store, key = MemoryStore(), Key(bytes(32), {}, "features.2", "ab", "cd")
     >>> with store.open() as session:
     ...     session.save(key, {bytes(32): Solution(np.ones(3))})
@@ -75,8 +70,6 @@ class MemoryStore:
         of_key = key.digest
         with self._lock:
             for sample, solution in solutions.items():
-                if isinstance(solution, np.ndarray):  # until _embedding is rebuilt
-                    solution = Solution(solution)
                 self._put((of_key, sample), solution)
 
     def _put(self, place, solution):
@@ -99,14 +92,6 @@ class MemoryStore:
         record = np.frombuffer(np.asarray(record, dtype=np.float64).tobytes())
         with self._lock:
             self._probes.setdefault(source, {})[probe] = record, int(n_channels)
-
-    def n_channels(self, source):  # until _embedding is rebuilt
-        """Give the number of channels of a layer."""
-        return next((n for _, _, n in self.probes(source)), None)
-
-    def save_n_channels(self, source, n):  # until _embedding is rebuilt
-        """Keep the number of channels of a layer."""
-        self.save_probe(source, b"", [], n)
 
     def __len__(self):
         return len(self._rows)

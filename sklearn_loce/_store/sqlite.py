@@ -17,7 +17,6 @@ from .._warnings import warn_user
 from . import database
 from .database import connect_to_write, obstacles_raised, reading, transaction
 from .keys import FORMAT_VERSION
-from .solution import Solution
 
 _FILE = "loces.sqlite"
 
@@ -98,26 +97,6 @@ class RowStore:
             For a ``with`` block.
         """
         return Session(self)
-
-    def load(self, key, samples):  # until _embedding is rebuilt
-        """Load in a session of its own."""
-        with self.open() as session:
-            return session.load(key, samples)
-
-    def save(self, key, solutions):  # until _embedding is rebuilt
-        """Save in a session of its own."""
-        with self.open() as session:
-            session.save(key, {s: Solution(np.asarray(v)) for s, v in solutions.items()})
-
-    def n_channels(self, source):  # until _embedding is rebuilt
-        """Give the number of channels of a layer."""
-        with self.open() as session:
-            return next((n for _, _, n in session.probes(source)), None)
-
-    def save_n_channels(self, source, n):  # until _embedding is rebuilt
-        """Keep the number of channels of a layer."""
-        with self.open() as session:
-            session.save_probe(source, b"", [], n)
 
     def info(self):
         """Count what is in the store.
@@ -449,15 +428,17 @@ def _as_hex(model):
     if model is None or (isinstance(model, str) and re.fullmatch("[0-9a-f]{64}", model)):
         return model
     # Imported here: torch is not needed for the other methods.
-    from .._embedding.run import _current_digest as model_digest  # until _embedding is rebuilt
-    from .fingerprint import is_model
+    from .._network.handle import TorchModel, as_module
+    from .._network.identity import digest_network
 
-    if not is_model(model):
+    module = as_module(model)
+    if not hasattr(module, "named_modules"):
         raise TypeError(
             "model must be a module, a TorchModel, or 64 hexadecimal digits as in the column "
             f"'model' of to_frame(), got {model!r}."
         )
-    return model_digest(model).hex()
+    forward = model.forward if isinstance(model, TorchModel) else None
+    return digest_network(module, forward).hex()
 
 
 def _as_nanoseconds(older_than):

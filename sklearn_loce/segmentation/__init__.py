@@ -190,7 +190,7 @@ class ConceptSegmenter(ConceptProjector):
 
     def _components(self, code):
         vectors = self.embedding_concepts_ == self.concepts_[code]
-        return self.weights_[vectors], self.embeddings_[vectors]
+        return self._with_biases(self.weights_[vectors], self.embeddings_[vectors])
 
 
 def _encode_clusters(cluster_labels, samples):

@@ -2,13 +2,13 @@
 
 from contextlib import closing
 from dataclasses import dataclass
-from itertools import islice
 
 import numpy as np
 import torch
 from torch.optim import AdamW
 
-from .._samples.table import check_rows, group_by_image, raise_empty
+from .._embedding.embed import read_images
+from .._samples.table import check_rows, group_by_image, raise_empty, read_sample_mask
 from .._solvers.adamw import BETAS, EPS, WEIGHT_DECAY, project_and_differentiate
 
 _MEGABYTE = 2**20
@@ -57,8 +57,7 @@ class ImageStream:
     """
 
     def __init__(self, loce, samples, cache_size):
-        self._worker, self._samples = loce._worker(), samples
-        self._progress = bool(loce.verbose)
+        self._loce, self._samples = loce, samples
         self._groups = group_by_image(samples)
         has_foreground = check_rows(samples, self._groups)
         if loce.on_empty == "raise":
@@ -80,21 +79,20 @@ class ImageStream:
         ImageRows
         """
         missing = [self._groups[i] for i in order if i not in self._kept]
-        # Closed at once where the caller stops early, for the stream holds hooks on the network.
-        stream = self._worker.rows(self._samples, missing, progress=self._progress)
-        with closing(stream) as rows:
+        # Closed at once where the caller stops early, for threads read ahead.
+        with closing(read_images(self._loce, self._samples, missing)) as images:
             for i in order:
-                yield self._kept[i] if i in self._kept else self._read(i, rows)
+                yield self._kept[i] if i in self._kept else self._read(i, *next(images))
 
-    def _read(self, i, stream):
-        rows = list(islice(stream, len(self._groups[i])))
-        targets = self._worker.targets(rows)
-        kept = np.flatnonzero((targets > 0).any((1, 2)))
-        if len(kept) < len(rows) and self._worker.recipe.on_empty == "raise":
-            lost = [row.position for k, row in enumerate(rows) if k not in kept]
-            raise_empty(self._samples, lost)
-        positions = np.array([rows[k].position for k in kept], dtype=int)
-        image = ImageRows(positions, rows[0].activations[0], targets[kept])
+    def _read(self, i, rows, activations):
+        view, objective = activations.view, self._loce._objective
+        masks = [read_sample_mask(self._samples, k, view.original_size) for k in rows]
+        targets = objective.targets([view.see(mask) for mask in masks])
+        kept = (targets > 0).any((1, 2))
+        if self._loce.on_empty == "raise":
+            raise_empty(self._samples, rows[~kept])
+        (grid,) = activations.grids.values()
+        image = ImageRows(rows[kept], grid, targets[kept])
         if image.n_bytes <= self._free:
             self._free -= image.n_bytes
             self._kept[i] = image

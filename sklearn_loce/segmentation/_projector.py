@@ -5,7 +5,8 @@ import pandas as pd
 from sklearn.base import BaseEstimator, clone
 from sklearn.utils.validation import check_consistent_length, check_is_fitted, column_or_1d
 
-from .._embedding.measure import project_row
+from .._embedding.embed import read_images
+from .._embedding.measure import draw
 from .._samples.masks import intersection_over_union
 from .._samples.table import (
     as_samples,
@@ -13,6 +14,7 @@ from .._samples.table import (
     check_rows,
     group_by_image,
     object_array,
+    read_sample_mask,
     row_name,
 )
 from .._solvers.objectives import LBFGS_OBJECTIVES
@@ -126,10 +128,10 @@ class ConceptProjector(BaseEstimator):
         samples = as_samples(X)
         codes = self._encode(samples, y)
         iou = np.full(len(samples), np.nan)
-        for row, probabilities in self._projections(samples, codes):
-            if row.mask.any():
-                drawn = probabilities > self.threshold
-                iou[row.position] = intersection_over_union(drawn, row.mask)
+        for i, probabilities in self._projections(samples, codes):
+            mask = read_sample_mask(samples, i, probabilities.shape)
+            if mask.any():
+                iou[i] = intersection_over_union(probabilities > self.threshold, mask)
         facts = {"concept": self.concepts_[codes], "iou": iou, "failed": ~(iou > 0)}
         return pd.DataFrame(facts, index=samples.index)
 
@@ -186,25 +188,31 @@ class ConceptProjector(BaseEstimator):
         codes = self._encode(images, None)
         samples = as_samples(images.assign(mask=blank_masks(images)))
         drawn = [None] * len(samples)
-        for row, maps in self._projections(samples, codes):
-            drawn[row.position] = maps if threshold is None else maps > threshold
+        for i, maps in self._projections(samples, codes):
+            drawn[i] = maps if threshold is None else maps > threshold
         return drawn
 
     def _projections(self, samples, codes):
-        """Yield each row with its probabilities at image size."""
+        """Yield each row's number with its probabilities at image size."""
         components = [self._components(code) for code in range(len(self.concepts_))]
-        groups = group_by_image(samples)
-        check_rows(samples, groups)
-        progress = bool(self.loce_.verbose)
-        for row in self.loce_._worker().rows(samples, groups, progress=progress):
-            weights, vectors = components[codes[row.position]]
-            size, grid = self.loce_.mask_size, row.activations[0]
-            maps = [project_row(row, grid, vector, size) for vector in vectors]
-            yield row, np.tensordot(weights, maps, axes=1)
+        images = group_by_image(samples)
+        check_rows(samples, images)
+        (layer,), size = self.loce_.layers_, self.loce_.mask_size
+        for rows, activations in read_images(self.loce_, samples, images):
+            for i in rows:
+                weights, vectors, biases = components[codes[i]]
+                pairs = zip(vectors, biases, strict=True)
+                maps = [draw(activations, layer, vector, bias, size) for vector, bias in pairs]
+                yield i, np.tensordot(weights, maps, axes=1)
 
     def _components(self, code):
-        """Give the weights and the vectors whose projections make up the concept's."""
-        return np.ones(1, dtype=np.float32), self.embeddings_[[code]]
+        """Give weights, vectors and biases whose projections make up the concept's."""
+        return self._with_biases(np.ones(1, dtype=np.float32), self.embeddings_[[code]])
+
+    def _with_biases(self, weights, embeddings):
+        if self.loce_._appends_bias():
+            return weights, embeddings[:, :-1], embeddings[:, -1]
+        return weights, embeddings, [None] * len(embeddings)
 
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()

@@ -12,7 +12,8 @@ from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
 from torch import nn
 
-from .._network.handle import TorchModel, as_module, device_of, fingerprint
+from .._network.handle import TorchModel, as_module, device_of
+from .._network.identity import digest_network
 from .._samples.images import read_image
 from .._samples.table import object_array
 
@@ -121,7 +122,7 @@ def check_table_untouched(estimator, samples):
 
 def _module_state(module):
     return {
-        "weights": fingerprint(module),
+        "weights": digest_network(module),
         "modes": [child.training for child in module.modules()],
         "hooks": [len(child._forward_hooks) for child in module.modules()],
         "requires_grad": [p.requires_grad for p in module.parameters()],

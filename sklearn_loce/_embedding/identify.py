@@ -1,0 +1,122 @@
+"""What tells the vectors of an estimator from those of others."""
+
+from numbers import Integral
+
+from .._network.extract import ActivationExtractor
+from .._network.handle import TorchModel, as_module
+from .._network.identity import digest, digest_network
+from .._network.preprocess import make_transform
+from .._network.probe import agree, probe, probe_sizes
+from .._store.keys import Key, find_source
+from .._warnings import warn_user
+
+
+def look_up_layers(loce, image_size):
+    """Set names, channels and readings of the layers by a probe; give what that shows.
+
+    Parameters
+    ----------
+    loce : estimator
+    image_size : tuple of int
+        (height, width) of an image of the table, for networks that take no other probe.
+
+    Returns
+    -------
+    dict of {str: ndarray} or None
+        By layer; ``None`` where two passes differ.
+    """
+    transform = make_transform(loce.preprocess, loce.model)
+    for size in [*probe_sizes(as_module(loce.model)), image_size]:
+        how = {"reshape_transform": loce.reshape_transform, "device": loce.device}
+        extract = ActivationExtractor(loce.model, loce.layer, **how)
+        loce.layers_, loce._probe_size = extract.layers, size
+        try:
+            with extract:
+                records, n_channels = probe(extract, transform, size, loce._seed)
+                again, _ = probe(extract, transform, size, loce._seed)
+        except Exception:
+            if size == image_size:
+                raise
+            continue  # too small, or of a size that the network does not take
+        break
+    loce.n_channels_, loce._readings = [*n_channels.values()], extract.readings
+    return records if _are_steady(records, again) else None
+
+
+def _are_steady(first, second):
+    """Warn of a network that draws random numbers."""
+    if all(agree(first[layer], second[layer]) for layer in first):
+        return True
+    warn_user(
+        "Two passes of one image give different activations: the network draws random numbers in "
+        "evaluation mode, or counts its passes. Its vectors can't be found again, and are not kept."
+    )
+    return False
+
+
+def probe_network(loce, known):
+    """Give what the network gives for the probe now; ``None`` where two passes differ.
+
+    Parameters
+    ----------
+    loce : estimator
+        Fitted.
+    known : dict of {str: ndarray} or None
+        What it gave in fit, which saves the second pass.
+    """
+    transform = make_transform(loce.preprocess, loce.model)
+    how = {"reshape_transform": loce.reshape_transform, "device": loce.device}
+    with ActivationExtractor(loce.model, loce.layers_, readings=loce._readings, **how) as extract:
+        records, _ = probe(extract, transform, loce._probe_size, loce._seed)
+        if known is not None and all(agree(records[x], known[x]) for x in records):
+            return records
+        again, _ = probe(extract, transform, loce._probe_size, loce._seed)
+    return records if _are_steady(records, again) else None
+
+
+def digest_model(loce):
+    """Hash the network with what runs it."""
+    forward = loce.model.forward if isinstance(loce.model, TorchModel) else None
+    return digest_network(as_module(loce.model), forward)
+
+
+def find_keys(loce, session, fingerprint, records):
+    """Give the Key of each layer.
+
+    Parameters
+    ----------
+    loce : estimator
+        Fitted.
+    session : Session or MemoryStore
+    fingerprint : bytes
+        Digest of the network.
+    records : dict of {str: ndarray}
+        What it gives for the probe.
+
+    Returns
+    -------
+    list of Key
+    """
+    seed = keyed_seed(loce)
+    preprocess = digest(loce.preprocess)
+    network = digest(fingerprint, preprocess, loce.reshape_transform, seed, loce._probe_size)
+    keys = []
+    for k, layer in enumerate(loce.layers_):
+        source = find_source(session, network, layer, records[layer], loce.n_channels_[k])
+        settings = loce._objective.key() | {"seed": seed}
+        if loce._starts[k] is not None:
+            settings["init"] = digest(loce._starts[k]).hex()
+        if loce.mean_ is not None:
+            settings["standardize"] = digest(loce.mean_[k], loce.scale_[k]).hex()
+        keys.append(Key(source, settings, layer, fingerprint.hex(), preprocess.hex()))
+    return keys
+
+
+def keyed_seed(loce):
+    """Give the seed on which vectors may depend, which then belongs to their keys.
+
+    Without a fixed one, vectors that depend on random numbers are not kept.
+    """
+    is_fixed = isinstance(loce.random_state, Integral)
+    may_draw = not make_transform(loce.preprocess, loce.model).full_frame
+    return loce._seed if is_fixed and may_draw else None
