@@ -16,7 +16,6 @@ from hypothesis import HealthCheck, settings
 from torch import nn
 
 from sklearn_loce import TorchModel
-from sklearn_loce._embedding import run as _run
 from sklearn_loce.datasets import load_coco
 
 # The same examples in every run, however slow the machine: who changes code should see what it did.
@@ -90,19 +89,3 @@ def boxes():
     from sklearn_loce.utils.estimator_checks import _default_samples
 
     return _default_samples()
-
-
-@pytest.fixture(autouse=True)
-def _without_shared_store(request, monkeypatch):
-    """Compute in every test; with ``memory=None``, a second result would only be a copy."""
-    if "shared_store" not in request.fixturenames:
-        monkeypatch.setattr(_run, "_shared_store", no_store)
-
-
-@pytest.fixture
-def shared_store():
-    """Let clones of a TorchModel share vectors in memory, as they do for users."""
-
-
-def no_store(model):
-    return None
