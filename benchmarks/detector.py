@@ -12,8 +12,8 @@ import numpy as np
 import torch
 from torchvision.models.detection import fasterrcnn_resnet50_fpn
 
+from benchmarks.measure import threads
 from sklearn_loce import LoCETransformer, TorchModel
-from sklearn_loce._embedding.stream import one_thread
 
 LAYERS = ("backbone.body.layer1", "backbone.body.layer3", "backbone.fpn.layer_blocks.0")
 SIZE = (480, 640)
@@ -32,7 +32,7 @@ def run_full(network, samples):
 
     On one thread, as ``transform`` runs the network, so that the ratio is that of the work.
     """
-    with torch.no_grad(), one_thread():
+    with torch.no_grad(), threads(1):
         for image, _ in samples:
             network([torch.from_numpy(image).permute(2, 0, 1) / 255])
 

@@ -1,15 +1,15 @@
 """The optimisation against the least that its steps need, done by torch's fastest calls."""
 
 import statistics
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
 import torch
 from torch.nn import functional
 
-from benchmarks.inputs import MASK_SIZE, N_STEPS, OBJECTIVE, draw, targets_of, zeros
-from benchmarks.measure import in_turn, threads
+from benchmarks.inputs import MASK_SIZE, N_STEPS, draw, targets_of
+from benchmarks.measure import in_turn, one_thread_each
 from benchmarks.report import Column, Section, Table
+from sklearn_loce import optimize_loces
 
 _TEXT = """\
 The floor is what no solver of this kind can leave out: 50 times, for every sample, one sigmoid
@@ -17,8 +17,7 @@ of 100 x 100 pixels, the two separable upsampling products and their adjoints, a
 over the activations. These are torch calls on tensors that are allocated beforehand; no loss, no
 AdamW, no autograd. It is run with one sample at a time, with eight, and with all {samples}, on
 all threads of torch and spread over as many threads of one each, and the fastest of these
-counts. Ours is the optimisation alone, on masks that are ready; the resizing of masks from 200 x
-300 pixels is the last column."""
+counts. Ours is `optimize_loces` on masks that are ready, with its checks of what it is given."""
 
 
 def _upsampling(size_in, size_out):
@@ -58,9 +57,7 @@ def _run_all(functions):
 
 
 def _spread(functions, n_threads):
-    """Run functions on threads of their own, each with one thread of torch."""
-    settle = partial(torch.set_num_threads, 1)
-    with threads(1), ThreadPoolExecutor(n_threads, initializer=settle) as pool:
+    with one_thread_each(n_threads) as pool:
         list(pool.map(lambda function: function(), functions))
 
 
@@ -79,12 +76,9 @@ def ways_to_run(activations):
 def compare(name, shape, options):
     """Give the row of a layer."""
     activations, masks = draw(shape, options.samples)
-    targets = targets_of(masks)
     ways = ways_to_run(activations)
-    ours = partial(OBJECTIVE.solve, list(activations), targets, zeros(shape), n_threads=None)
-    sides = {**ways, "ours": ours, "resize": partial(targets_of, masks)}
-    for warm_up in (sides["ours"], sides["resize"]):
-        warm_up()
+    sides = {**ways, "ours": partial(optimize_loces, activations, targets_of(masks))}
+    sides["ours"]()
     times = in_turn(sides, options.repeats)
     medians = {side: statistics.median(runs) for side, runs in times.items()}
     best = min(ways, key=medians.get)
@@ -92,10 +86,8 @@ def compare(name, shape, options):
         ours / min(floors)
         for ours, *floors in zip(times["ours"], *(times[way] for way in ways), strict=True)
     )
-    floor, ours, resize = (
-        medians[side] / options.samples * 1e3 for side in (best, "ours", "resize")
-    )
-    return [name, str(shape), floor, best, ours, ratio, resize]
+    floor, ours = (medians[side] / options.samples * 1e3 for side in (best, "ours"))
+    return [name, str(shape), floor, best, ours, ratio]
 
 
 def run(options):
@@ -107,7 +99,6 @@ def run(options):
         Column("samples at once"),
         Column("ours, ms/LoCE", 3),
         Column("ours / floor", 2, better="lower"),
-        Column("mask resize, ms/LoCE", 3),
     ]
     rows = [compare(name, shape, options) for name, shape in options.shapes.items()]
     text = _TEXT.format(samples=options.samples)

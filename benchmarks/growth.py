@@ -11,10 +11,10 @@ import torch
 from PIL import Image
 from torch import nn
 
-from benchmarks.inputs import OBJECTIVE, draw, targets_of, zeros
+from benchmarks.inputs import draw, targets_of
 from benchmarks.measure import has_memory_counters, in_own_process, in_turn, peak_memory, slope
 from benchmarks.report import Column, Section, Table
-from sklearn_loce import LoCETransformer, TorchModel
+from sklearn_loce import LoCETransformer, TorchModel, optimize_loces
 
 SIZE = (240, 320)
 _N_FILES = 16  # of different content; the others are links to them
@@ -75,9 +75,7 @@ def of_layers(n_layers, options):
 
 def of_grid(shape, options):
     activations, masks = draw(shape, options.samples)
-    return partial(
-        OBJECTIVE.solve, list(activations), targets_of(masks), zeros(shape), n_threads=None
-    )
+    return partial(optimize_loces, activations, targets_of(masks))
 
 
 def of_channels(n_channels, options):

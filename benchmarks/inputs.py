@@ -5,15 +5,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from skimage.transform import resize
 from torch.nn import functional
 
 from benchmarks.segmentation import SHARED, WEIGHTS
-from sklearn_loce._solvers.objectives import make_objective
-from sklearn_loce._solvers.resize import resize_masks
 
 MASK_SIZE = (100, 100)
 N_STEPS = 50
-OBJECTIVE = make_objective("net2vec", max_iter=N_STEPS)
 
 # Layers of the networks that the paper examines, on images of their usual sizes.
 SHAPES = {
@@ -65,7 +63,7 @@ class Options:
     memory_shape: tuple = (960, 23, 30)
     sizes: dict = field(default_factory=SIZES.copy)
     plain_rows: int = 6
-    batch_sizes: tuple = (1, 2, 4, 8, 16)
+    batch_sizes: tuple = (1, 4, 8, 16)
     layers: tuple = ("backbone.13", "backbone.16")
     camvid: Path = SHARED / "camvid"
     weights: Path = WEIGHTS
@@ -81,10 +79,6 @@ def draw(shape, n_samples, seed=0):
 
 
 def targets_of(masks):
-    """Bring masks to the size at which they are compared; float32 array (n, 100, 100)."""
-    return resize_masks(masks.numpy(), MASK_SIZE)
-
-
-def zeros(shape):
-    """Give the usual start."""
-    return np.zeros(shape[0])
+    """Resize masks to the size at which they are compared, as the published code does."""
+    small = [resize(np.asarray(mask, dtype=np.float64), MASK_SIZE) for mask in masks]
+    return torch.from_numpy(np.stack(small).astype(np.float32))

@@ -4,8 +4,9 @@ import ctypes
 import multiprocessing
 import statistics
 import time
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -64,6 +65,14 @@ def threads(n):
         yield
     finally:
         torch.set_num_threads(before)
+
+
+@contextmanager
+def one_thread_each(n):
+    """Give a pool of so many threads, in each of which torch uses one."""
+    start = partial(torch.set_num_threads, 1)
+    with threads(1), ThreadPoolExecutor(n, initializer=start) as pool:
+        yield pool
 
 
 def has_memory_counters():

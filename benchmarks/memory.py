@@ -1,11 +1,9 @@
 """Peak memory of the optimisation over its inputs, in a process of its own for each side."""
 
-from functools import partial
-
 from benchmarks.inputs import draw
 from benchmarks.measure import has_memory_counters, in_own_process, memory_growth
 from benchmarks.report import Column, Section, Table
-from benchmarks.solver import SIDES
+from benchmarks.solver import sides_of
 
 _TITLE = "Memory"
 _TEXT = """\
@@ -17,9 +15,8 @@ _LEAST = 0.1  # MB, below which growth is noise
 
 def grow(side, shape, n_samples):
     """Give the MB by which a side's peak grows over its inputs; for a process of its own."""
-    data = draw(shape, n_samples)
-    SIDES[side](*draw((4, 3, 3), 2), max_iter=2)  # loads what is loaded once
-    return memory_growth(partial(SIDES[side], *data, max_iter=2))
+    sides_of(*draw((4, 3, 3), 2), max_iter=2)[side]()  # loads what is loaded once
+    return memory_growth(sides_of(*draw(shape, n_samples), max_iter=2)[side])
 
 
 def run(options):
@@ -28,7 +25,8 @@ def run(options):
     if not has_memory_counters():
         return Section(_TITLE, text, skipped="this system has no /proc/self/status.")
     shape = options.memory_shape
-    grown = {side: in_own_process(grow, side, shape, options.samples) for side in SIDES}
+    sides = ("product", "matmul", "ours")
+    grown = {side: in_own_process(grow, side, shape, options.samples) for side in sides}
     ours = max(grown["ours"], _LEAST)
     columns = [
         Column("shape"),
@@ -38,6 +36,6 @@ def run(options):
         Column("product / ours", 0, better="higher"),
         Column("matmul / ours", 0, better="higher"),
     ]
-    ratios = [grown[side] / ours for side in ("product", "matmul")]
-    row = [str(shape), *(grown[side] for side in SIDES), *ratios]
+    ratios = [grown[side] / ours for side in sides[:2]]
+    row = [str(shape), *grown.values(), *ratios]
     return Section(_TITLE, text, [Table("Peak over the inputs", columns, [row])])

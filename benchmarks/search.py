@@ -1,4 +1,4 @@
-"""What stores, read-ahead and workers cost and save, end to end.
+"""What stores and workers cost and save, end to end.
 
 Run ``python -m benchmarks.search``. A MobileNetV3-Large with random weights sees noise of 360 x 480
 pixels in JPEG files, each with four masks. All that is compared runs in one process, in turn; the
@@ -12,7 +12,6 @@ import resource
 import statistics
 import tempfile
 import time
-from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -23,13 +22,9 @@ from pycocotools import mask as coco_mask
 from sklearn.model_selection import GridSearchCV, GroupKFold
 from sklearn.neighbors import KNeighborsClassifier
 from sklearn.pipeline import make_pipeline
-from torch.utils.data import DataLoader, Dataset
 from torchvision.models import mobilenet_v3_large
 
 from sklearn_loce import LoCETransformer, TorchModel
-from sklearn_loce._embedding.stream import _read_ahead
-from sklearn_loce._embedding.worker import Job
-from sklearn_loce._samples.table import group_by_image, read_rows
 
 LAYERS = ["features.4", "features.7", "features.10", "features.13"]
 SETTINGS = {"n_neighbors": [1, 3, 5]}
@@ -113,48 +108,6 @@ def compare_calls(table, first, second, repeats):
     return statistics.median(one), statistics.median(other), ratio
 
 
-class Reading(Dataset):
-    """Images and masks of a table, read by the workers of a DataLoader."""
-
-    def __init__(self, table):
-        self.table, self.groups = table, group_by_image(table)
-
-    def __len__(self):
-        return len(self.groups)
-
-    def __getitem__(self, i):
-        return read_rows(self.table, self.groups[i])
-
-
-def read_by_loader(table, network, n_workers):
-    loader = DataLoader(Reading(table), batch_size=None, num_workers=n_workers)
-    with torch.no_grad():
-        for image, _ in loader:
-            network(torch.as_tensor(image).permute(2, 0, 1)[None] / 255)
-
-
-def read_by_thread(table, network):
-    job = Job(table, group_by_image(table), np.empty((0, 0)), np.empty((0, 0)))
-    with torch.no_grad(), closing(_read_ahead(job)) as images:
-        for _, content in images:
-            network(torch.from_numpy(content.result()[0]).permute(2, 0, 1)[None] / 255)
-
-
-def compare_reading(table, repeats):
-    """Give the seconds of reading and passing all images, by how they are read."""
-    network, threads = build_network().features, torch.get_num_threads()
-    torch.set_num_threads(1)
-    ways = {
-        "in turn": lambda: read_by_loader(table, network, 0),
-        "one thread ahead": lambda: read_by_thread(table, network),
-        "DataLoader, 1 worker": lambda: read_by_loader(table, network, 1),
-        "DataLoader, 2 workers": lambda: read_by_loader(table, network, 2),
-    }
-    runs = [{way: seconds(read) for way, read in ways.items()} for _ in range(repeats)]
-    torch.set_num_threads(threads)
-    return {way: statistics.median(run[way] for run in runs) for way in ways}
-
-
 def _peak(folder, n_images, queue):
     table = write_table(folder, n_images)
     make(layer="features.7", memory=False).fit(table).transform(table)
@@ -194,9 +147,6 @@ def main():
         ):
             one, other, ratio = compare_calls(table, first, second, repeats)
             print(f"{name}: {one:.2f} s to {other:.2f} s; ratio {ratio:.2f}")
-        print("\n| images read | seconds |\n|---|---|")
-        for way, time_taken in compare_reading(table, repeats).items():
-            print(f"| {way} | {time_taken:.2f} |")
 
 
 if __name__ == "__main__":

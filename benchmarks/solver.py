@@ -6,7 +6,7 @@ from functools import partial
 import torch
 from torch.nn.functional import cosine_similarity
 
-from benchmarks.inputs import OBJECTIVE, draw, targets_of, zeros
+from benchmarks.inputs import draw, targets_of
 from benchmarks.measure import in_turn, median_ratio
 from benchmarks.plain import plain_loces
 from benchmarks.report import Column, Section, Table
@@ -17,33 +17,31 @@ _CHECKED = 4  # samples that are compared with the plain formulation in float64
 _LARGE = 4 * 10**8  # bytes of upsampled channels, beyond which the plain product takes minutes
 _TEXT = """\
 `optimize_loces`, the resizing of its masks from 200 x 300 pixels included, against the plain
-formulation: every channel upsampled to 100 x 100, autograd, `torch.optim.AdamW`, 50 steps, all
-{samples} samples in one batch. *Product* weighs and sums the upsampled channels as the published
-implementation does, `(upsampled * weights).sum(1)`; *matmul* is the best that can be written
-plainly, one `einsum`. Cosine is the worst of {checked} samples to the plain formulation in
-float64. Ratios are plain / ours. Plain sides run at most three times, and product once where its
-channels take more than 0.4 GB.
+formulation, which gets its masks ready: every channel upsampled to 100 x 100, autograd,
+`torch.optim.AdamW`, 50 steps, all {samples} samples in one batch. *Product* weighs and sums the
+upsampled channels as the published implementation does, `(upsampled * weights).sum(1)`; *matmul*
+is the best that can be written plainly, one `einsum`. Cosine is the worst of {checked} samples to
+the plain formulation in float64. Ratios are plain / ours. Plain sides run at most three times, and
+product once where its channels take more than 0.4 GB.
 
 In the second table {concepts} samples share the activations of one image, as its concepts do;
-the optimisation alone, on masks that are ready."""
+their masks are ready, too."""
 
 
-def run_plain(activations, masks, *, form, max_iter=50):
-    return plain_loces(
-        activations, torch.from_numpy(targets_of(masks)), form=form, max_iter=max_iter
-    )
-
-
-SIDES = {
-    "product": partial(run_plain, form="product"),
-    "matmul": partial(run_plain, form="matmul"),
-    "ours": optimize_loces,
-}
+def sides_of(activations, masks, **how):
+    """Give {side: function} of the ways to optimise these samples."""
+    targets = targets_of(masks)
+    plain = partial(plain_loces, activations, targets, **how)
+    return {
+        "product": partial(plain, form="product"),
+        "matmul": partial(plain, form="matmul"),
+        "ours": partial(optimize_loces, activations, masks, **how),
+    }
 
 
 def worst_cosine(activations, masks, embeddings, n_samples=_CHECKED):
     """Compare the first vectors with those of the plain formulation in float64, one at a time."""
-    targets = torch.from_numpy(targets_of(masks[:n_samples])).double()
+    targets = targets_of(masks[:n_samples]).double()
     expected = [
         plain_loces(activations[[i]].double(), targets[[i]])[0] for i in range(len(targets))
     ]
@@ -60,21 +58,26 @@ def compare(name, shape, options):
     """Give the row of a layer in the first table."""
     data = draw(shape, options.samples)
     cosine = worst_cosine(*data, optimize_loces(*data))  # compiles, too
-    sides = {name: partial(side, *data) for name, side in SIDES.items()}
+    sides = sides_of(*data)
     times = in_turn(sides, options.repeats, _at_most(shape, options.samples))
-    per_loce = [statistics.median(times[side]) / options.samples * 1e3 for side in SIDES]
+    per_loce = [statistics.median(times[side]) / options.samples * 1e3 for side in sides]
     ratios = [median_ratio(times[side], times["ours"]) for side in ("product", "matmul")]
     return [name, str(shape), *per_loce, *ratios, cosine]
+
+
+def _optimize_images(images, targets):
+    for activations, masks in zip(images, targets, strict=True):
+        optimize_loces(activations, masks)
 
 
 def compare_shared(name, shape, options):
     """Give the row of a layer in the second table."""
     activations, masks = draw(shape, options.samples)
-    targets, own = targets_of(masks), list(activations)
-    shared = [own[i // CONCEPTS_PER_IMAGE] for i in range(len(own))]
+    own, targets = (data.split(CONCEPTS_PER_IMAGE) for data in (activations, targets_of(masks)))
+    shared = [image[:1].expand_as(image) for image in own]
     sides = {
-        name: partial(OBJECTIVE.solve, grids, targets, zeros(shape), n_threads=None)
-        for name, grids in (("own", own), ("shared", shared))
+        name: partial(_optimize_images, images, targets)
+        for name, images in (("own", own), ("shared", shared))
     }
     sides["own"]()
     times = in_turn(sides, options.repeats)

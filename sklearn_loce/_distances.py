@@ -15,6 +15,7 @@ from sklearn import get_config
 from sklearn.metrics import pairwise_distances_chunked
 from sklearn.metrics.pairwise import PAIRWISE_BOOLEAN_FUNCTIONS
 from sklearn.preprocessing import normalize
+from tqdm.auto import tqdm
 
 from ._validation import check_range
 
@@ -32,35 +33,35 @@ _TERM_PRECISION = 1e-7
 _MAX_DIFFERENCES = 2**19
 
 
+def find_chunk_memory():
+    """Find the megabytes of distances that are held at once."""
+    return min(get_config()["working_memory"], CHUNK_MEMORY)
+
+
+def show_rows(n_rows, verbose):
+    """Open a progress bar over rows, which shows nothing where `verbose` is false."""
+    return tqdm(total=n_rows, unit="row", disable=not verbose)
+
+
 @dataclass
 class RowDistances:
-    """Distances between the rows of one matrix.
+    """Distances between the rows of one matrix, float64, in chunks.
 
     Chunks hold squared Euclidean distances for the Euclidean metric, and those of unit rows for
-    the cosine one, which is half of them: neither needs a root to be ranked.
-
-    Parameters
-    ----------
-    X : ndarray of shape (n_samples, n_features), dtype float64
-        Rows.
-    metric : str or callable
-        Any metric of :func:`sklearn.metrics.pairwise_distances` but "precomputed", those for
-        booleans, and "seuclidean" and "mahalanobis", which change with the rows they are given.
-
-    Raises
-    ------
-    ValueError
-        If the metric is one of those, gives no finite number, or squares overflow.
+    the cosine one, which is half of them: neither needs a root to be ranked. `bar` is a progress
+    bar over rows.
     """
 
     X: np.ndarray
     metric: object
+    bar: object = None
     _product: str | None = field(init=False)
     _rows: np.ndarray = field(init=False, repr=False)
     _scale: np.ndarray = field(init=False, repr=False)
     _zero: np.ndarray = field(init=False, repr=False)
 
     def __post_init__(self):
+        self.bar = show_rows(0, False) if self.bar is None else self.bar
         name = self.metric if isinstance(self.metric, str) else None
         _check_metric(name)
         self._product = _SYNONYMS.get(name, name)
@@ -81,29 +82,21 @@ class RowDistances:
         every = np.arange(len(self.X))
 
         def reduce_checked(D, start):
-            self._settle(D, every[start : start + len(D)], every)
-            return reduce(D, start)
+            self._correct(D, every[start : start + len(D)], every)
+            reduced = reduce(D, start)
+            self.bar.update(len(D))
+            return reduced
 
         return self._chunk(self._rows, None, reduce_func=reduce_checked)
 
     def blocks(self, rows, columns):
-        """Yield row numbers and their finished distances to `columns`, chunk by chunk.
-
-        Parameters
-        ----------
-        rows, columns : ndarray of shape (n_rows,) and (n_columns,), dtype intp
-            Row numbers.
-
-        Yields
-        ------
-        chunk_rows : ndarray of shape (n_chunk,), dtype intp
-        distances : ndarray of shape (n_chunk, n_columns), dtype float64
-        """
+        """Yield row numbers and their finished distances to `columns`, chunk by chunk."""
         done = 0
         for D in self._chunk(self._rows[rows], self._rows[columns]):
             held = rows[done : done + len(D)]
             done += len(D)
-            self._settle(D, held, columns)
+            self._correct(D, held, columns)
+            self.bar.update(len(D))
             yield held, self.finish(D, held, columns)
 
     def _chunk(self, X, Y, **kwargs):
@@ -113,11 +106,11 @@ class RowDistances:
             X,
             Y,
             metric="euclidean" if self._product else self.metric,
-            working_memory=min(get_config()["working_memory"], CHUNK_MEMORY),
+            working_memory=find_chunk_memory(),
             **kwargs,
         )
 
-    def _settle(self, D, rows, columns):
+    def _correct(self, D, rows, columns):
         """Give rows without a direction distance 1 from every row; refuse what is no distance."""
         if self._product:
             D[:, self._zero[columns]] = 2.0
@@ -133,16 +126,7 @@ class RowDistances:
     def noise(self, rows, distances):
         """Bound the rounding noise in differences of two distances as the chunks hold them.
 
-        Parameters
-        ----------
-        rows : ndarray of shape (n_rows,), dtype intp
-            Row numbers.
-        distances : ndarray of shape (n_rows,) or float
-            The distances of each row to which the bound applies are no larger than this.
-
-        Returns
-        -------
-        ndarray of shape (n_rows,)
+        The bound of each row applies to its distances that are no larger than `distances`.
         """
         if self._product is None:
             return np.zeros(len(rows))
@@ -167,18 +151,9 @@ class RowDistances:
         return np.sqrt(D, out=D) if self._product == "euclidean" else D
 
     def between(self, first, second, chunk_values):
-        """Distances of rows paired by index, free of the noise of the matrix product.
+        """Compute distances of rows paired by index, free of the noise of the matrix product.
 
-        Parameters
-        ----------
-        first, second : ndarray of shape (n_pairs,), dtype intp
-            Row numbers.
-        chunk_values : ndarray of shape (n_pairs,)
-            The same distances as a chunk held them, which are exact for all other metrics.
-
-        Returns
-        -------
-        ndarray of shape (n_pairs,)
+        `chunk_values` are the same distances as a chunk held them, exact for all other metrics.
         """
         return self._rescale(self._squared(first, second)) if self._product else chunk_values
 
@@ -215,64 +190,30 @@ def _check_metric(name):
 
 
 def unit_rows(X):
-    """Divide rows by their lengths, however short or long; rows of zeros stay.
-
-    Parameters
-    ----------
-    X : ndarray of shape (n_samples, n_features), dtype float64
-
-    Returns
-    -------
-    ndarray of shape (n_samples, n_features), dtype float64
-    """
+    """Divide rows by their lengths, however short or long; rows of zeros stay."""
     # scikit-learn takes rows for zeros where they are only short.
     largest = np.abs(X).max(axis=1, keepdims=True)
     return normalize(X / np.where(largest > 0, largest, 1.0))
 
 
 def tie_tolerance(distances, metric):
-    """Find the difference up to which distances of these sizes are ties.
-
-    Parameters
-    ----------
-    distances : ndarray of any shape
-    metric : str or callable
-
-    Returns
-    -------
-    ndarray of the same shape
-    """
+    """Find the difference up to which distances of these sizes are ties."""
     if isinstance(metric, str) and metric == "cosine":
         # A cosine distance is half the square of the angle, where it is small.
         return RESOLUTION * (distances + np.sqrt(2 * distances))
     return RESOLUTION * np.abs(distances)
 
 
-def extremes_by_concept(X, codes, n_concepts, metric, *, farthest=False):
-    """Distance of every row to the nearest, and to the farthest, row of every concept.
+def extremes_by_concept(X, codes, n_concepts, metric, *, farthest=False, bar=None):
+    """Find the distance of every row to the nearest row of every concept: (n_rows, n_concepts).
 
-    The row itself is left out by its index, so that a duplicate still counts.
-
-    Parameters
-    ----------
-    X : ndarray of shape (n_samples, n_features), dtype float64
-    codes : ndarray of shape (n_samples,), dtype intp
-        Concept number of each row; every number below `n_concepts` occurs.
-    n_concepts : int
-    metric : str or callable
-    farthest : bool, default=False
-        Whether to look for the farthest rows too.
-
-    Returns
-    -------
-    nearest : ndarray of shape (n_samples, n_concepts), dtype float64
-        Infinite where a concept has no row but the row itself.
-    farthest : ndarray of shape (n_samples, n_concepts), dtype float64
-        Minus infinite there; only where asked for.
+    The row itself is left out by its index, so that a duplicate still counts. The distance is
+    infinite where a concept has no row but the row itself. `farthest` adds a second matrix, of
+    the farthest rows, with minus infinity there.
     """
     order = np.argsort(codes, kind="stable")
     bounds = np.searchsorted(codes[order], np.arange(n_concepts + 1))
-    space = RowDistances(X[order], metric)
+    space = RowDistances(X[order], metric, bar)
     signs = (1, -1)[: 1 + farthest]
 
     def reduce(D, start):
@@ -300,24 +241,11 @@ def _search_concepts(space, D, start, bounds, sign):
     return values
 
 
-def sums_by_concept(X, codes, n_concepts, metric):
-    """Sum of every row's distances to the rows of every concept.
-
-    Parameters
-    ----------
-    X : ndarray of shape (n_samples, n_features), dtype float64
-    codes : ndarray of shape (n_samples,), dtype intp
-        Concept number of each row; every number below `n_concepts` occurs.
-    n_concepts : int
-    metric : str or callable
-
-    Returns
-    -------
-    ndarray of shape (n_samples, n_concepts), dtype float64
-    """
+def sums_by_concept(X, codes, n_concepts, metric, *, bar=None):
+    """Sum every row's distances to the rows of every concept: (n_rows, n_concepts)."""
     order = np.argsort(codes, kind="stable")
     starts = np.searchsorted(codes[order], np.arange(n_concepts))
-    space = RowDistances(X[order], metric)
+    space = RowDistances(X[order], metric, bar)
 
     def reduce(D, start):
         rows = np.arange(start, start + len(D))
@@ -329,46 +257,20 @@ def sums_by_concept(X, codes, n_concepts, metric):
     return result
 
 
-def sums_within_concept(X, codes, n_concepts, metric):
-    """Sum of every row's distances to the rows of its own concept.
-
-    Parameters
-    ----------
-    X : ndarray of shape (n_samples, n_features), dtype float64
-    codes : ndarray of shape (n_samples,), dtype intp
-        Concept number of each row; every number below `n_concepts` occurs.
-    n_concepts : int
-    metric : str or callable
-
-    Returns
-    -------
-    ndarray of shape (n_samples,), dtype float64
-    """
+def sums_within_concept(X, codes, n_concepts, metric, *, bar=None):
+    """Sum every row's distances to the rows of its own concept."""
     sums = np.empty(len(X))
     for concept in range(n_concepts):
         rows = np.flatnonzero(codes == concept)
         alike = np.zeros(len(rows), dtype=np.intp)
-        sums[rows] = sums_by_concept(X[rows], alike, 1, metric)[:, 0]
+        sums[rows] = sums_by_concept(X[rows], alike, 1, metric, bar=bar)[:, 0]
     return sums
 
 
 def nearest_rows(space, D, rows, k):
-    """Rank the `k` nearest columns of every row; ties go to the lower column.
+    """Rank the `k` nearest columns of every row of a chunk: (n_rows, k), nearest first.
 
-    Parameters
-    ----------
-    space : RowDistances
-    D : ndarray of shape (n_rows, n_samples)
-        Distances as its chunks hold them; infinite where a column is no candidate.
-    rows : ndarray of shape (n_rows,), dtype intp
-        Row numbers.
-    k : int
-        At most the number of candidates of a row.
-
-    Returns
-    -------
-    ndarray of shape (n_rows, k), dtype intp
-        Columns, nearest first.
+    `D` is infinite where a column is no candidate; ties go to the lower column.
     """
     bound = _bound_kth(D, k)
     # Ties with the k-th are candidates too, for the lower column is to win.

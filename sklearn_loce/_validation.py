@@ -6,52 +6,21 @@ import numpy as np
 import pandas as pd
 from sklearn.utils import check_array, check_consistent_length, column_or_1d
 
+# Sums of squares of larger numbers overflow.
+_LARGEST = 1e150
+
 
 def encode_concepts(y, name="y"):
-    """Sort the distinct labels and number the rows by them.
+    """Return the sorted distinct labels, and each row's position among them.
 
-    Parameters
-    ----------
-    y : array-like of shape (n_samples,)
-        Labels, all strings or all numbers.
-    name : str, default="y"
-        How error messages call them.
-
-    Returns
-    -------
-    concepts : ndarray of shape (n_concepts,)
-        Distinct labels, sorted.
-    codes : ndarray of shape (n_samples,), dtype intp
-        Position of each row's label in `concepts`.
-
-    Raises
-    ------
-    ValueError
-        If labels are missing or mix types.
+    Labels are all strings or all numbers; `name` is what error messages call them.
     """
     concepts, codes = np.unique(uniform_labels(y, name), return_inverse=True)
     return concepts, codes.reshape(-1)
 
 
 def uniform_labels(y, name="y"):
-    """Give labels the one type that all of them share.
-
-    Parameters
-    ----------
-    y : array-like of shape (n_samples,)
-        Labels, all strings or all numbers.
-    name : str, default="y"
-        How error messages call them.
-
-    Returns
-    -------
-    ndarray of shape (n_samples,)
-
-    Raises
-    ------
-    ValueError
-        If labels are missing or mix types.
-    """
+    """Return labels as an array of the one type that all of them share."""
     # Without the object type, NumPy would turn ["car", 1] into strings before anyone can object.
     y = y if hasattr(y, "dtype") else np.asarray(y, dtype=object)
     y = column_or_1d(y)
@@ -81,23 +50,7 @@ def _uniform(y, name):
 
 
 def check_embeddings(X, y, *, min_concepts=1):
-    """Validate embeddings with their labels, in float64.
-
-    Parameters
-    ----------
-    X : array-like of shape (n_samples, n_features)
-        Embeddings, finite.
-    y : array-like of shape (n_samples,)
-        Concept of each row.
-    min_concepts : int, default=1
-        Fewest concepts that the caller can work with.
-
-    Returns
-    -------
-    X : ndarray of shape (n_samples, n_features), dtype float64
-    concepts : ndarray of shape (n_concepts,)
-    codes : ndarray of shape (n_samples,), dtype intp
-    """
+    """Validate embeddings and labels: X in float64, the sorted concepts, each row's number."""
     X = check_array(X, dtype=np.float64, input_name="X")
     concepts, codes = encode_concepts(y)
     check_consistent_length(X, codes)
@@ -109,22 +62,8 @@ def check_embeddings(X, y, *, min_concepts=1):
     return X, concepts, codes
 
 
-# Sums of squares of larger numbers overflow.
-_LARGEST = 1e150
-
-
 def check_range(X):
-    """Refuse numbers whose squares overflow.
-
-    Parameters
-    ----------
-    X : ndarray of any shape, dtype float64
-
-    Raises
-    ------
-    ValueError
-        If a number is too large.
-    """
+    """Refuse numbers whose squares overflow."""
     largest = max(X.max(), -X.min())
     if largest > _LARGEST:
         raise ValueError(
@@ -134,19 +73,44 @@ def check_range(X):
 
 
 def average_concepts(values, average):
-    """Average a value per concept; concepts whose value is NaN are left out.
-
-    Parameters
-    ----------
-    values : ndarray of shape (n_concepts,)
-    average : {"macro", None}
-
-    Returns
-    -------
-    float or ndarray of shape (n_concepts,)
-        NaN where no concept has a value.
-    """
+    """Average a value per concept, NaN left out, unless `average` is None."""
     if average is None:
         return values
     defined = values[~np.isnan(values)]
     return float(defined.mean()) if defined.size else float("nan")
+
+
+class ConceptLabelsMixin:
+    """Estimators that `fit` gives labels, in `labels_`, and that get concepts in y."""
+
+    def fit_predict(self, X, y=None):
+        """Fit, and return the labels of the training rows.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            Embeddings, at least two.
+        y : array-like of shape (n_samples,), default=None
+            Concept of each row, as in `fit`.
+
+        Returns
+        -------
+        ndarray of shape (n_samples,), dtype int64
+            `labels_`.
+
+        Raises
+        ------
+        ValueError
+            As `fit` does.
+        """
+        return self.fit(X, y).labels_
+
+    def _encode(self, X, y, learned):
+        """Encode the concepts of y, all 0 without y, and delete what an earlier fit learned."""
+        for name in ("concepts_", *learned):
+            self.__dict__.pop(name, None)
+        if y is None:
+            return np.zeros(len(X), dtype=np.intp)
+        self.concepts_, codes = encode_concepts(y)
+        check_consistent_length(X, codes)
+        return codes

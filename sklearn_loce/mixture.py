@@ -8,11 +8,10 @@ from sklearn import config_context
 from sklearn.base import BaseEstimator, DensityMixin, _fit_context
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.mixture import GaussianMixture
-from sklearn.utils import check_consistent_length
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from ._validation import check_range, encode_concepts
+from ._validation import ConceptLabelsMixin, check_range
 
 __all__ = ["ConceptGaussianMixture"]
 
@@ -21,7 +20,7 @@ _ROWS_PER_MOMENT = 3
 _COMPONENT_ATTRIBUTES = ("weights_", "means_", "covariances_", "precisions_cholesky_")
 
 
-class ConceptGaussianMixture(DensityMixin, BaseEstimator):
+class ConceptGaussianMixture(ConceptLabelsMixin, DensityMixin, BaseEstimator):
     """Gaussian mixture per concept, with components chosen by BIC and light ones dropped.
 
     With labels, every concept gets a mixture of its own: its components are the sub-concepts.
@@ -161,7 +160,7 @@ class ConceptGaussianMixture(DensityMixin, BaseEstimator):
         """
         X = validate_data(self, X, dtype=np.float64, ensure_min_samples=2)
         check_range(X)
-        codes = self._encode(X, y)
+        codes = self._encode(X, y if self.per_concept else None, learned=("component_concepts_",))
         self.concept_weights_ = np.bincount(codes) / len(codes)
         # X is NumPy's by now, and GaussianMixture refuses its k-means start under dispatch.
         with config_context(array_api_dispatch=False):
@@ -173,29 +172,6 @@ class ConceptGaussianMixture(DensityMixin, BaseEstimator):
         for code, (mixture, new) in enumerate(zip(self.mixtures_, self._new_labels, strict=True)):
             self.labels_[codes == code] = new[mixture.predict(X[codes == code])]
         return self
-
-    def fit_predict(self, X, y=None):
-        """Fit, and return the components of the training rows.
-
-        Parameters
-        ----------
-        X : array-like of shape (n_samples, n_features)
-            Embeddings, at least two.
-        y : array-like of shape (n_samples,), default=None
-            Concept of each row.
-
-        Returns
-        -------
-        ndarray of shape (n_samples,), dtype int64
-            `labels_`.
-
-        Raises
-        ------
-        ValueError
-            If X is not finite, has fewer than two rows or does not fit y, or if labels are missing
-            or mix types.
-        """
-        return self.fit(X, y).labels_
 
     def predict(self, X):
         """Find the most probable component of each row, over all concepts.
@@ -341,16 +317,6 @@ class ConceptGaussianMixture(DensityMixin, BaseEstimator):
     def _validate(self, X):
         check_is_fitted(self)
         return validate_data(self, X, dtype=np.float64, reset=False)
-
-    def _encode(self, X, y):
-        """Encode y, and forget the concepts of an earlier fit."""
-        for name in ("concepts_", "component_concepts_"):
-            self.__dict__.pop(name, None)
-        if y is None or not self.per_concept:
-            return np.zeros(len(X), dtype=np.intp)
-        self.concepts_, codes = encode_concepts(y)
-        check_consistent_length(X, codes)
-        return codes
 
     def _choose(self, X):
         """Fit 1 to `max_components` components, and take the lowest BIC."""

@@ -34,8 +34,8 @@ from sklearn.utils import check_consistent_length
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from ._distances import RowDistances, sums_within_concept
-from ._validation import encode_concepts
+from ._distances import RowDistances, show_rows, sums_within_concept
+from ._validation import ConceptLabelsMixin, encode_concepts
 
 __all__ = ["ConceptOutlierDetector"]
 
@@ -43,7 +43,7 @@ __all__ = ["ConceptOutlierDetector"]
 _SCORE_NOISE = 3e-7
 
 
-class ConceptOutlierDetector(OutlierMixin, BaseEstimator):
+class ConceptOutlierDetector(ConceptLabelsMixin, OutlierMixin, BaseEstimator):
     """Find the rows that lie farthest from the other rows of their own concept.
 
     Parameters
@@ -57,6 +57,8 @@ class ConceptOutlierDetector(OutlierMixin, BaseEstimator):
         booleans, and "seuclidean" and "mahalanobis", which change with the rows compared.
     contamination : float in (0, 0.5], default=0.05
         Share of each concept's rows to call outliers.
+    verbose : int, default=0
+        With 1 or more, a progress bar over the rows.
 
     Attributes
     ----------
@@ -99,12 +101,14 @@ class ConceptOutlierDetector(OutlierMixin, BaseEstimator):
         "aggregate": [StrOptions({"sum", "mean"})],
         "metric": [str, callable],
         "contamination": [Interval(Real, 0, 0.5, closed="right")],
+        "verbose": ["verbose"],
     }
 
-    def __init__(self, *, aggregate="sum", metric="cosine", contamination=0.05):
+    def __init__(self, *, aggregate="sum", metric="cosine", contamination=0.05, verbose=0):
         self.aggregate = aggregate
         self.metric = metric
         self.contamination = contamination
+        self.verbose = verbose
 
     @_fit_context(prefer_skip_nested_validation=True)
     def fit(self, X, y=None):
@@ -129,38 +133,16 @@ class ConceptOutlierDetector(OutlierMixin, BaseEstimator):
             or mix types.
         """
         X = validate_data(self, X, dtype=np.float64, ensure_min_samples=2)
-        self._rows, self._codes = X.copy(), self._encode(X, y)
+        self._rows, self._codes = X.copy(), self._encode(X, y, learned=())
         counts = np.bincount(self._codes)
-        sums = sums_within_concept(X, self._codes, len(counts), self.metric)
+        with show_rows(len(X), self.verbose) as bar:
+            sums = sums_within_concept(X, self._codes, len(counts), self.metric, bar=bar)
         self.training_scores_ = -sums / self._divisors(self._codes)
         offsets = np.array([self._threshold(code) for code in range(len(counts))])
         self.offset_ = float(offsets[0]) if y is None else offsets
         is_outlier = self.training_scores_ < offsets[self._codes]
         self.labels_ = np.where(is_outlier, -1, 1)
         return self
-
-    def fit_predict(self, X, y=None):
-        """Fit, and tell outliers among the training rows.
-
-        Parameters
-        ----------
-        X : array-like of shape (n_samples, n_features)
-            Embeddings, at least two.
-        y : array-like of shape (n_samples,), default=None
-            Concept of each row.
-
-        Returns
-        -------
-        ndarray of shape (n_samples,), dtype int64
-            `labels_`.
-
-        Raises
-        ------
-        ValueError
-            If X is not finite, has fewer than two rows or does not fit y, or if labels are missing
-            or mix types.
-        """
-        return self.fit(X, y).labels_
 
     def predict(self, X, y=None):
         """Tell outliers among new rows.
@@ -243,15 +225,6 @@ class ConceptOutlierDetector(OutlierMixin, BaseEstimator):
         """
         return self._score(X, y)[0]
 
-    def _encode(self, X, y):
-        """Encode y, and forget the concepts of an earlier fit."""
-        self.__dict__.pop("concepts_", None)
-        if y is None:
-            return np.zeros(len(X), dtype=np.intp)
-        self.concepts_, codes = encode_concepts(y)
-        check_consistent_length(X, codes)
-        return codes
-
     def _divisors(self, codes):
         """Return what each row's sum of distances is divided by."""
         if self.aggregate == "sum":
@@ -285,8 +258,10 @@ class ConceptOutlierDetector(OutlierMixin, BaseEstimator):
         columns = trained[np.argsort(self._codes, kind="stable")]
         starts = np.searchsorted(self._codes[columns], np.arange(n_concepts))
         # Numbered as the training row that it equals, a row finds itself at distance 0.
-        blocks = RowDistances(rows, self.metric).blocks(first[which[len(trained) :]], columns)
-        sums = np.concatenate([np.add.reduceat(D, starts, axis=1) for _, D in blocks])
+        with show_rows(len(X), self.verbose) as bar:
+            space = RowDistances(rows, self.metric, bar)
+            blocks = space.blocks(first[which[len(trained) :]], columns)
+            sums = np.concatenate([np.add.reduceat(D, starts, axis=1) for _, D in blocks])
         known = np.zeros((len(first), n_concepts), dtype=bool)
         known[which[: len(trained)], self._codes] = True
         counts = np.bincount(self._codes)

@@ -1,21 +1,16 @@
-import tracemalloc
-
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
+from scipy.spatial.distance import pdist
+from sklearn import config_context
 from sklearn.datasets import make_blobs
 from sklearn.metrics import silhouette_score
 
 from sklearn_loce.metrics import (
-    _distances,
-    _quantiles,
     category_separation,
-    mean_average_precision_at_k,
     overlap_ratio,
     pairwise_separation,
     pairwise_silhouette,
-    precision_at_k,
-    r_precision,
 )
 
 from . import brute_force
@@ -31,8 +26,9 @@ def case(request):
 
 
 @pytest.fixture(params=[1e-3, 128], ids=["a few rows at a time", "all rows at once"])
-def chunk(request, monkeypatch):
-    monkeypatch.setattr(_distances, "CHUNK_MEMORY", request.param)
+def chunk(request):
+    with config_context(working_memory=request.param):
+        yield
 
 
 @pytest.mark.usefixtures("chunk")
@@ -57,7 +53,8 @@ class TestDefinitions:
         assert_allclose(pairwise_silhouette(*case, metric=metric), expected, rtol=1e-7, atol=1e-8)
 
 
-@pytest.mark.parametrize("quantile", [0.05, 0.3, 0.5])
+@pytest.mark.usefixtures("chunk")
+@pytest.mark.parametrize("quantile", [0.05, 0.5])
 @pytest.mark.parametrize("metric", METRICS)
 @pytest.mark.parametrize("name", [name for name in CASES if name != "one row in a concept"])
 def test_quantiles_follow_their_definition(name, metric, quantile):
@@ -89,24 +86,26 @@ def test_one_outlier_decides_the_minimum_and_not_the_quantile():
     assert robust == pytest.approx(clean, abs=0.1)
 
 
-STREAMS = {
-    "continuous": np.random.RandomState(0).exponential(size=3000),
-    "ties": np.random.RandomState(0).randint(5, size=3000).astype(float),
-    "constant": np.full(3000, 0.1),
-    "far outlier": np.append(np.random.RandomState(0).rand(2999), 1e12),
-    "two large ties": np.repeat([0.0, 1.0], 1500),
-    "close ties": np.repeat([1.0, np.nextafter(1.0, 2.0)], 1500),
-    "zeros of both signs": np.append(np.repeat([-0.0, 0.0], 1000), np.linspace(-1e-300, 2, 1000)),
+GAPS = {
+    "continuous": np.random.RandomState(0).exponential(size=400),
+    "ties": np.random.RandomState(0).randint(5, size=400).astype(float),
+    "far outlier": np.append(np.random.RandomState(0).rand(399), 1e12),
+    "close ties": np.repeat([1.0, np.nextafter(1.0, 2.0)], 200),
+    "zeros and tiny": np.append(np.zeros(200), np.linspace(1e-300, 2, 200)),
 }
 
 
-@pytest.mark.parametrize("quantile", [0.0, 0.05, 0.5, 0.77, 1.0])
-@pytest.mark.parametrize("kind", STREAMS)
-def test_quantiles_of_a_stream_are_exact(quantile, kind, monkeypatch):
-    monkeypatch.setattr(_quantiles, "MAX_HELD", 100)
-    values = STREAMS[kind]
-    found = _quantiles.stream_quantile(lambda: np.array_split(values, 7), 3000, quantile)
-    assert found == pytest.approx(np.quantile(values, quantile), rel=1e-15)
+@pytest.mark.parametrize("quantile", [0.05, 0.5, 0.77])
+@pytest.mark.parametrize("kind", GAPS)
+def test_quantiles_of_more_distances_than_are_held_are_exact(quantile, kind):
+    gaps = GAPS[kind]
+    X, y = np.r_[0.0, 0.0, gaps][:, np.newaxis], np.repeat(["here", "there"], [2, 400])
+    widest = np.quantile(pdist(X, "cityblock"), 1 - quantile)
+    # The distances of one row fit into so little memory, and no more.
+    with config_context(working_memory=402 * 8 / 2**20):
+        found = pairwise_separation(X, y, metric="cityblock", quantile=quantile)
+    expected = np.quantile(np.tile(gaps, 2), quantile) / (widest + 1e-6)
+    assert found[0, 1] == pytest.approx(expected, rel=1e-14)
 
 
 def test_rows_of_one_direction_coincide_under_cosine():
@@ -134,16 +133,6 @@ def test_silhouette_of_a_pair_is_that_of_scikit_learn():
 
 
 @pytest.mark.parametrize("function", FUNCTIONS)
-def test_a_metric_may_be_a_callable(function):
-    X, y = CASES["random"]()
-
-    def by_hand(a, b):
-        return np.abs(a - b).sum()
-
-    assert_allclose(function(X, y, metric=by_hand), function(X, y, metric="cityblock"))
-
-
-@pytest.mark.parametrize("function", FUNCTIONS)
 def test_rows_may_come_in_any_order(function):
     X, y = CASES["random"]()
     order = np.random.RandomState(0).permutation(len(X))
@@ -163,57 +152,9 @@ def test_every_concept_with_one_row_has_no_separation():
 
 
 @pytest.mark.parametrize("function", FUNCTIONS)
-class TestBadInput:
-    def test_nan(self, function):
-        with pytest.raises(ValueError, match="NaN"):
-            function([[0.0], [np.nan], [1.0]], [0, 0, 1])
-
-    def test_one_concept(self, function):
-        with pytest.raises(ValueError, match=r"At least 2 concepts .* holds 1 \('car'\)"):
-            function([[0.0], [1.0]], ["car", "car"])
-
-    def test_lengths(self, function):
-        with pytest.raises(ValueError, match="inconsistent numbers of samples"):
-            function([[0.0], [1.0]], ["car", "bus", "car"])
-
-    def test_mixed_labels(self, function):
-        with pytest.raises(ValueError, match="mixes types"):
-            function([[0.0], [1.0]], ["car", 1])
-
-    @pytest.mark.parametrize("missing", [None, np.nan])
-    def test_missing_label(self, function, missing):
-        with pytest.raises(ValueError, match="no label in row 1"):
-            function([[0.0], [1.0]], ["car", missing])
-
-    def test_unknown_metric(self, function):
-        with pytest.raises(ValueError, match="euclidian"):
-            function([[0.0], [1.0]], ["car", "bus"], metric="euclidian")
-
-    def test_precomputed(self, function):
-        with pytest.raises(ValueError, match="precomputed"):
-            function([[0.0, 1.0], [1.0, 0.0]], ["car", "bus"], metric="precomputed")
-
-    @pytest.mark.parametrize("metric", ["seuclidean", "mahalanobis"])
-    def test_metric_of_the_data(self, function, metric):
-        with pytest.raises(ValueError, match=f"'{metric}' is not supported.*StandardScaler"):
-            function([[0.0], [1.0], [2.0]], ["car", "bus", "bus"], metric=metric)
-
-    @pytest.mark.parametrize("metric", ["jaccard", "dice", "yule"])
-    def test_boolean_metric(self, function, metric):
-        with pytest.raises(ValueError, match=f"metric='{metric}' compares booleans"):
-            function([[0.0], [1.0], [2.0]], ["car", "bus", "bus"], metric=metric)
-
-    @pytest.mark.parametrize("value", [np.nan, np.inf])
-    def test_metric_that_gives_no_number(self, function, value):
-        def broken(a, b):
-            return value if a[0] + b[0] == 3 else abs(a[0] - b[0])
-
-        with pytest.raises(ValueError, match=rf"broken.* gives {value} for two rows"):
-            function([[0.0], [1.0], [2.0]], ["car", "bus", "bus"], metric=broken)
-
-    def test_overflow(self, function):
-        with pytest.raises(ValueError, match=r"as large as 2e\+160, whose squares overflow"):
-            function([[0.0], [1e160], [-2e160]], ["car", "bus", "bus"])
+def test_one_concept_is_too_few(function):
+    with pytest.raises(ValueError, match=r"At least 2 concepts .* holds 1 \('car'\)"):
+        function([[0.0], [1.0]], ["car", "car"])
 
 
 @pytest.mark.parametrize("function", [category_separation, pairwise_separation])
@@ -221,20 +162,3 @@ class TestBadInput:
 def test_quantile_out_of_range(function, quantile):
     with pytest.raises(ValueError, match="quantile"):
         function([[0.0], [1.0]], ["car", "bus"], quantile=quantile)
-
-
-@pytest.mark.parametrize(
-    "function",
-    [*FUNCTIONS, precision_at_k, mean_average_precision_at_k, r_precision],
-    ids=lambda function: function.__name__,
-)
-def test_memory_grows_with_the_rows_and_not_with_their_square(function, monkeypatch):
-    monkeypatch.setattr(_distances, "CHUNK_MEMORY", 4)
-    rng = np.random.RandomState(0)
-    X, y = rng.normal(size=(4000, 8)), rng.randint(5, size=4000)
-    tracemalloc.start()
-    function(X, y)
-    _, peak = tracemalloc.get_traced_memory()
-    tracemalloc.stop()
-    # All distances at once would take 128 MB.
-    assert peak < 32e6

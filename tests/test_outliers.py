@@ -1,31 +1,11 @@
 import numpy as np
-import pandas as pd
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
-from sklearn.utils.estimator_checks import check_estimator, parametrize_with_checks
 
 from sklearn_loce.outliers import ConceptOutlierDetector
 
 from . import brute_force
 from .embeddings import CASES, planted_parts
-
-INSTANCES = [
-    ConceptOutlierDetector(),
-    ConceptOutlierDetector(aggregate="mean"),
-    ConceptOutlierDetector(metric="euclidean"),
-]
-
-
-@parametrize_with_checks(INSTANCES)
-def test_scikit_learn_compatibility(estimator, check):
-    check(estimator)
-
-
-@pytest.mark.parametrize("estimator", INSTANCES, ids=str)
-def test_all_checks_ran(estimator):
-    logs = check_estimator(estimator, on_skip=None)
-    assert len(logs) >= 40
-    assert pd.Series([log["status"] for log in logs]).eq("passed").all()
 
 
 @pytest.mark.parametrize("metric", ["cosine", "euclidean", "cityblock"])

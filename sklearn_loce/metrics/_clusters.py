@@ -142,21 +142,10 @@ def cluster_composition(y, labels, *, normalize=True):
 
 
 def fit_clusters(clusterer, X, y):
-    """Cluster rows with a clone that learns of concepts only where it can't do without.
+    """Cluster rows with a clone that gets the concepts only where it requires them.
 
     A mixture per concept, or whatever else takes concepts it does not need, would be pure by
     construction, on noise too.
-
-    Parameters
-    ----------
-    clusterer : estimator with `fit_predict`
-        Unfitted clusterer, mixture, or Pipeline that ends in one.
-    X : ndarray of shape (n_samples, n_features)
-    y : array-like of shape (n_samples,)
-
-    Returns
-    -------
-    ndarray of shape (n_samples,)
     """
     clusterer = clone(clusterer)
     last = clusterer.steps[-1][1] if hasattr(clusterer, "steps") else clusterer
@@ -166,20 +155,9 @@ def fit_clusters(clusterer, X, y):
 
 
 def count_concepts(y, labels, name="labels"):
-    """Count the rows of every concept in every cluster; noise is no cluster.
+    """Return the concepts, the clusters, and the rows of each concept in each cluster.
 
-    Parameters
-    ----------
-    y : array-like of shape (n_samples,)
-    labels : array-like of shape (n_samples,)
-    name : str, default="labels"
-        How error messages call them.
-
-    Returns
-    -------
-    concepts : ndarray of shape (n_concepts,)
-    clusters : ndarray of shape (n_clusters,)
-    counts : ndarray of shape (n_clusters, n_concepts), dtype int64
+    Noise is no cluster; `name` is what error messages call the labels.
     """
     concepts, codes = encode_concepts(y)
     clusters, cluster_codes = encode_concepts(labels, name=name)

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 from sklearn.utils import check_array, check_consistent_length, check_random_state
 from sklearn.utils._param_validation import HasMethods, Interval, validate_params
+from tqdm.auto import tqdm
 
 from .._validation import encode_concepts
 from ._clusters import fit_clusters, purity_score
@@ -29,6 +30,7 @@ from ._scorers import finite_separation, n_clusters
             Interval(Real, 0, 1, closed="neither"),
         ],
         "random_state": ["random_state"],
+        "verbose": ["verbose"],
     },
     prefer_skip_nested_validation=True,
 )
@@ -43,6 +45,7 @@ def compare_layers(
     n_repeats=50,
     rows_per_concept=0.8,
     random_state=None,
+    verbose=0,
 ):
     """Compare embeddings of the same rows from several layers or models.
 
@@ -75,6 +78,8 @@ def compare_layers(
         smallest concept, at least 2.
     random_state : int, RandomState instance or None, default=None
         Seeds the draws; a clusterer has its own.
+    verbose : int, default=0
+        With 1 or more, a progress bar over the layers of all draws.
 
     Returns
     -------
@@ -118,16 +123,16 @@ def compare_layers(
     rows = _align(layers, y, groups, iou)
     clusterer = _default_clusterer() if clusterer is None else clusterer
     finite, every = np.flatnonzero(rows.finite), np.arange(len(rows.codes))
+    seeds = check_random_state(random_state).randint(np.iinfo(np.int32).max, size=n_repeats)
+    runs = [(seed, name) for seed in seeds for name in rows.layers]
     records = []
-    for seed in check_random_state(random_state).randint(np.iinfo(np.int32).max, size=n_repeats):
-        drawn = _draw(rows, finite, rows_per_concept, seed)
-        for name, X in rows.layers.items():
-            values = _measure(X[drawn], rows.codes[drawn], clusterer, k)
-            records += [(name, metric, value, len(drawn)) for metric, value in values.items()]
-        drawn = _draw(rows, every, rows_per_concept, seed)
-        for name in rows.layers:
-            values = _measure_failures(rows, name, drawn)
-            records += [(name, metric, value, len(drawn)) for metric, value in values.items()]
+    for seed, name in tqdm(runs, unit="layer", disable=not verbose):
+        measured = _draw(rows, finite, rows_per_concept, seed)
+        values = _measure(rows.layers[name][measured], rows.codes[measured], clusterer, k)
+        records += [(name, metric, value, len(measured)) for metric, value in values.items()]
+        counted = _draw(rows, every, rows_per_concept, seed)
+        values = _measure_failures(rows, name, counted)
+        records += [(name, metric, value, len(counted)) for metric, value in values.items()]
     return _summarise(records)
 
 

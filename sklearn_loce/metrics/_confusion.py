@@ -25,10 +25,13 @@ _LABELS = ["array-like", HasMethods("fit_predict")]
         "components": [*_LABELS, None],
         "metric": [str, callable],
         "min_share": [Interval(Real, 0, 0.5, closed="right")],
+        "verbose": ["verbose"],
     },
     prefer_skip_nested_validation=True,
 )
-def confused_concepts(X, y, *, clusters=None, components=None, metric="euclidean", min_share=0.1):
+def confused_concepts(
+    X, y, *, clusters=None, components=None, metric="euclidean", min_share=0.1, verbose=0
+):
     """Rank pairs of concepts by how much they are confused.
 
     Parameters
@@ -48,6 +51,8 @@ def confused_concepts(X, y, *, clusters=None, components=None, metric="euclidean
     min_share : float in (0, 0.5], default=0.1
         A cluster or component mixes two concepts where each of them holds at least this share
         of its rows.
+    verbose : int, default=0
+        With 1 or more, a progress bar over the rows for each of overlap, separation and silhouette.
 
     Returns
     -------
@@ -87,21 +92,18 @@ def confused_concepts(X, y, *, clusters=None, components=None, metric="euclidean
     """
     X, concepts, _ = check_embeddings(X, y, min_concepts=2)
     a, b = np.array(list(combinations(range(len(concepts)), 2))).T
-    overlap = overlap_ratio(X, y, metric=metric)
+    overlap = overlap_ratio(X, y, metric=metric, verbose=verbose)
     both = pd.DataFrame({"overlap_a": overlap[a, b], "overlap_b": overlap[b, a]})
     pairs = pd.DataFrame({"concept_a": concepts[a], "concept_b": concepts[b]})
     pairs["overlap"] = both.mean(axis=1)
     pairs[["overlap_a", "overlap_b"]] = both
-    pairs["separation"] = pairwise_separation(X, y, metric=metric)[a, b]
-    pairs["silhouette"] = pairwise_silhouette(X, y, metric=metric)[a, b]
-    if clusters is not None:
-        labels = _labels(clusters, X, y, fit_clusters)
-        counts = count_concepts(y, labels, "clusters")[2]
-        _add_mixed(pairs, "cluster", counts, (a, b), min_share)
-    if components is not None:
-        labels = _labels(components, X, y, fit_clusters)
-        counts = count_concepts(y, labels, "components")[2]
-        _add_mixed(pairs, "component", counts, (a, b), min_share)
+    separation = pairwise_separation(X, y, metric=metric, verbose=verbose)
+    silhouette = pairwise_silhouette(X, y, metric=metric, verbose=verbose)
+    pairs["separation"], pairs["silhouette"] = separation[a, b], silhouette[a, b]
+    for name, grouping in (("cluster", clusters), ("component", components)):
+        if grouping is not None:
+            counts = count_concepts(y, _labels(grouping, X, y, fit_clusters), f"{name}s")[2]
+            _add_mixed(pairs, name, counts, (a, b), min_share)
     return _rank_pairs(pairs, y)
 
 

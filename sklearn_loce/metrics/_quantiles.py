@@ -2,71 +2,36 @@
 
 import numpy as np
 
-# Distances held at once (128 MB); more are counted in passes, by their bits.
-MAX_HELD = 2**24
+from .._distances import find_chunk_memory
+
 _BITS = 16
 _SIGN = np.uint64(2**63)
 
 
 def quantile_between(space, rows, columns, quantile):
-    """Find a quantile of the distances of all pairs of `rows` and `columns`.
-
-    Parameters
-    ----------
-    space : RowDistances
-    rows, columns : ndarray of shape (n_rows,) and (n_columns,), dtype intp
-        Disjoint row numbers.
-    quantile : float in [0, 1]
-
-    Returns
-    -------
-    float
-    """
+    """Find a quantile of the distances of all pairs of `rows` and `columns`, which are disjoint."""
 
     def read():
         return (D.ravel() for _, D in space.blocks(rows, columns))
 
-    return stream_quantile(read, len(rows) * len(columns), quantile)
+    return _stream_quantile(read, len(rows) * len(columns), quantile)
 
 
 def quantile_within(space, rows, quantile):
-    """Find a quantile of the distances of all pairs of two of these rows.
-
-    Parameters
-    ----------
-    space : RowDistances
-    rows : ndarray of shape (n_rows,), dtype intp
-        Row numbers, ascending, at least two.
-    quantile : float in [0, 1]
-
-    Returns
-    -------
-    float
-    """
+    """Find a quantile of the distances of all pairs of two of these rows, in ascending order."""
 
     def read():
         return (D[rows > held[:, np.newaxis]] for held, D in space.blocks(rows, rows))
 
-    return stream_quantile(read, len(rows) * (len(rows) - 1) // 2, quantile)
+    return _stream_quantile(read, len(rows) * (len(rows) - 1) // 2, quantile)
 
 
-def stream_quantile(read, count, quantile):
-    """Find the linearly interpolated quantile of values that come in chunks.
+def _stream_quantile(read, count, quantile):
+    """Find the quantile, as ``np.quantile`` does, of so many values that `read()` yields in chunks.
 
-    Parameters
-    ----------
-    read : callable
-        Returns an iterator over chunks, 1-D arrays; called once per pass.
-    count : int
-        Number of values in all chunks together.
-    quantile : float in [0, 1]
-
-    Returns
-    -------
-    float
-        As ``np.quantile`` of all values.
+    Values that are too many to be held are counted in passes, by their bits.
     """
-    if count <= MAX_HELD:
+    if count <= _most_held():
         return float(np.quantile(np.concatenate(list(read())), quantile))
     position = quantile * (count - 1)
     rank = int(np.floor(position))
@@ -77,6 +42,10 @@ def stream_quantile(read, count, quantile):
     counts, above = zip(*((np.sum(v <= first), _least(v[v > first])) for v in read()), strict=True)
     second = first if sum(counts) > rank + 1 else min(above)
     return float(first + (second - first) * share)
+
+
+def _most_held():
+    return find_chunk_memory() * 2**20 / 8
 
 
 def _least(values):
@@ -92,7 +61,7 @@ def _select(read, rank):
         digit = int(np.searchsorted(totals, rank, side="right"))
         n_below = int(totals[digit] - counts[digit])
         prefix = (prefix << _BITS) | digit
-        if counts[digit] <= MAX_HELD:
+        if counts[digit] <= _most_held():
             break
     else:
         return float(_unsort(np.array([prefix], dtype=np.uint64))[0])

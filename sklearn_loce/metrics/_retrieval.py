@@ -5,7 +5,7 @@ from numbers import Integral
 import numpy as np
 from sklearn.utils._param_validation import Interval, StrOptions, validate_params
 
-from .._distances import RowDistances, nearest_rows
+from .._distances import RowDistances, nearest_rows, show_rows
 from .._validation import average_concepts, check_embeddings
 
 _PARAMETERS = {
@@ -13,12 +13,13 @@ _PARAMETERS = {
     "y": ["array-like"],
     "metric": [str, callable],
     "average": [StrOptions({"macro", "micro"}), None],
+    "verbose": ["verbose"],
 }
 _PARAMETERS_AT_K = {**_PARAMETERS, "k": [Interval(Integral, 1, None, closed="left")]}
 
 
 @validate_params(_PARAMETERS_AT_K, prefer_skip_nested_validation=True)
-def precision_at_k(X, y, k=10, *, metric="cosine", average="macro"):
+def precision_at_k(X, y, k=10, *, metric="cosine", average="macro", verbose=0):
     """Share of a query's k nearest rows that show its concept.
 
     Every row is the query once, and is left out of its own ranking by index, so that its
@@ -40,6 +41,8 @@ def precision_at_k(X, y, k=10, *, metric="cosine", average="macro"):
     average : {"macro", "micro", None}, default="macro"
         "macro": mean over concepts of the mean over their queries; "micro": mean over all
         queries; None: one value per concept.
+    verbose : int, default=0
+        With 1 or more, a progress bar over the rows.
 
     Returns
     -------
@@ -63,11 +66,11 @@ def precision_at_k(X, y, k=10, *, metric="cosine", average="macro"):
     >>> precision_at_k(X, ["car", "car", "tree", "tree"], k=1)
     1.0
     """
-    return _retrieve(X, y, metric, average, _precision, k)
+    return _retrieve(X, y, metric, average, _precision, k, verbose)
 
 
 @validate_params(_PARAMETERS_AT_K, prefer_skip_nested_validation=True)
-def mean_average_precision_at_k(X, y, k=10, *, metric="cosine", average="macro"):
+def mean_average_precision_at_k(X, y, k=10, *, metric="cosine", average="macro", verbose=0):
     """Mean average precision over the k nearest rows of each query (the standard definition).
 
     A query's average precision is the sum, over the ranks r <= k that hold a relevant row, of the
@@ -89,6 +92,8 @@ def mean_average_precision_at_k(X, y, k=10, *, metric="cosine", average="macro")
     average : {"macro", "micro", None}, default="macro"
         "macro": mean over concepts of the mean over their queries; "micro": mean over all
         queries; None: one value per concept.
+    verbose : int, default=0
+        With 1 or more, a progress bar over the rows.
 
     Returns
     -------
@@ -112,11 +117,11 @@ def mean_average_precision_at_k(X, y, k=10, *, metric="cosine", average="macro")
     >>> mean_average_precision_at_k(X, ["car", "tree", "car", "tree"], k=3, average=None)
     array([0.5       , 0.41666667])
     """
-    return _retrieve(X, y, metric, average, _average_precision, k)
+    return _retrieve(X, y, metric, average, _average_precision, k, verbose)
 
 
 @validate_params(_PARAMETERS, prefer_skip_nested_validation=True)
-def r_precision(X, y, *, metric="cosine", average="macro"):
+def r_precision(X, y, *, metric="cosine", average="macro", verbose=0):
     """Share of a query's R nearest rows that show its concept, with R relevant rows in all.
 
     Every query is judged at the depth at which a perfect ranking would be complete, so concepts
@@ -135,6 +140,8 @@ def r_precision(X, y, *, metric="cosine", average="macro"):
     average : {"macro", "micro", None}, default="macro"
         "macro": mean over concepts of the mean over their queries; "micro": mean over all
         queries; None: one value per concept.
+    verbose : int, default=0
+        With 1 or more, a progress bar over the rows.
 
     Returns
     -------
@@ -158,7 +165,7 @@ def r_precision(X, y, *, metric="cosine", average="macro"):
     >>> r_precision(X, ["car", "tree", "car", "tree"])
     0.0
     """
-    return _retrieve(X, y, metric, average, _precision, None)
+    return _retrieve(X, y, metric, average, _precision, None, verbose)
 
 
 def _precision(relevant, n_relevant):
@@ -175,7 +182,7 @@ def _average_precision(relevant, n_relevant):
     return (precisions * relevant).sum(axis=1) / min(n_relevant, k)
 
 
-def _retrieve(X, y, metric, average, judge, k):
+def _retrieve(X, y, metric, average, judge, k, verbose):
     """Average a judgement of every query's ranking, at depth `k` or at its relevant rows."""
     X, concepts, codes = check_embeddings(X, y)
     if len(X) < 2:
@@ -185,7 +192,8 @@ def _retrieve(X, y, metric, average, judge, k):
             f"k={k} neighbours of a query need at least {k + 1} rows, and X has {len(X)}; choose "
             "a smaller k or pass more rows."
         )
-    values = _judge_queries(RowDistances(X, metric), codes, judge, k)
+    with show_rows(len(X), verbose) as bar:
+        values = _judge_queries(RowDistances(X, metric, bar), codes, judge, k)
     if average == "micro":
         return average_concepts(values, "macro")
     means = [

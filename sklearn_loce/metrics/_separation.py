@@ -5,10 +5,12 @@ from numbers import Real
 
 import numpy as np
 from sklearn.utils._param_validation import Interval, StrOptions, validate_params
+from tqdm.auto import tqdm
 
 from .._distances import (
     RowDistances,
     extremes_by_concept,
+    show_rows,
     sums_by_concept,
     sums_within_concept,
     tie_tolerance,
@@ -19,21 +21,20 @@ from ._quantiles import quantile_between, quantile_within
 # The reference divides by the largest distance plus this, so that duplicates divide by no zero.
 REFERENCE_EPSILON = 1e-6
 
-_METRIC = [str, callable]
-_QUANTILE = [Interval(Real, 0, 1, closed="left")]
+_PARAMETERS = {
+    "X": ["array-like"],
+    "y": ["array-like"],
+    "metric": [str, callable],
+    "verbose": ["verbose"],
+}
+_QUANTILE = {"quantile": [Interval(Real, 0, 1, closed="left")]}
 
 
 @validate_params(
-    {
-        "X": ["array-like"],
-        "y": ["array-like"],
-        "metric": _METRIC,
-        "quantile": _QUANTILE,
-        "average": [StrOptions({"macro"}), None],
-    },
+    {**_PARAMETERS, **_QUANTILE, "average": [StrOptions({"macro"}), None]},
     prefer_skip_nested_validation=True,
 )
-def category_separation(X, y, *, metric="euclidean", quantile=0.0, average="macro"):
+def category_separation(X, y, *, metric="euclidean", quantile=0.0, average="macro", verbose=0):
     """Distance from a concept to the nearest other one, relative to the concept's own spread.
 
     For each concept: the smallest distance from one of its rows to a row of any other concept,
@@ -55,6 +56,8 @@ def category_separation(X, y, *, metric="euclidean", quantile=0.0, average="macr
         to about one row in twenty does not.
     average : {"macro", None}, default="macro"
         Mean over concepts, or with None one value per concept.
+    verbose : int, default=0
+        With 1 or more, a progress bar over the rows, or with a `quantile` over the concepts.
 
     Returns
     -------
@@ -81,9 +84,11 @@ def category_separation(X, y, *, metric="euclidean", quantile=0.0, average="macr
     3.0
     """
     X, concepts, codes = check_embeddings(X, y, min_concepts=2)
-    spread = _mean_within(X, codes, len(concepts), metric)
+    with show_rows(len(X), verbose) as bar:
+        spread = _mean_within(X, codes, len(concepts), metric, bar)
     if quantile == 0:
-        nearest = extremes_by_concept(X, codes, len(concepts), metric)
+        with show_rows(len(X), verbose) as bar:
+            nearest = extremes_by_concept(X, codes, len(concepts), metric, bar=bar)
         nearest[np.arange(len(X)), codes] = np.inf
         gaps = [nearest[codes == code].min() for code in range(len(concepts))]
     else:
@@ -92,15 +97,16 @@ def category_separation(X, y, *, metric="euclidean", quantile=0.0, average="macr
             quantile_between(
                 space, np.flatnonzero(codes == a), np.flatnonzero(codes != a), quantile
             )
-            for a in range(len(concepts))
+            for a in tqdm(range(len(concepts)), unit="concept", disable=not verbose)
         ]
     return average_concepts(_ratio(np.array(gaps), spread), average)
 
 
-def _mean_within(X, codes, n_concepts, metric):
+def _mean_within(X, codes, n_concepts, metric, bar):
     """Mean distance between two rows of a concept, NaN for a concept with one row."""
     counts = np.bincount(codes)
-    totals = np.bincount(codes, weights=sums_within_concept(X, codes, n_concepts, metric))
+    sums = sums_within_concept(X, codes, n_concepts, metric, bar=bar)
+    totals = np.bincount(codes, weights=sums)
     pairs = np.where(counts > 1, counts * (counts - 1), 1)
     return np.where(counts > 1, totals / pairs, np.nan)
 
@@ -111,11 +117,8 @@ def _ratio(above, below):
     return np.divide(above, below, out=limits, where=below != 0)
 
 
-@validate_params(
-    {"X": ["array-like"], "y": ["array-like"], "metric": _METRIC, "quantile": _QUANTILE},
-    prefer_skip_nested_validation=True,
-)
-def pairwise_separation(X, y, *, metric="euclidean", quantile=0.0):
+@validate_params({**_PARAMETERS, **_QUANTILE}, prefer_skip_nested_validation=True)
+def pairwise_separation(X, y, *, metric="euclidean", quantile=0.0, verbose=0):
     """Smallest distance between two concepts, relative to the largest distance in their union.
 
     ``min d(i in A, j in B) / (max d(i, j in A and B together) + 1e-6)`` for concepts A and B.
@@ -133,6 +136,9 @@ def pairwise_separation(X, y, *, metric="euclidean", quantile=0.0):
         This quantile of the distances between A and B is divided by the ``1 - quantile`` quantile
         of all distances in the union. With 0.0, the reference's minimum and maximum, one outlier
         decides; with 0.05, up to about one row in twenty does not.
+    verbose : int, default=0
+        With 1 or more, a progress bar over the rows, or with a `quantile` over pairs of
+        concepts.
 
     Returns
     -------
@@ -159,17 +165,20 @@ def pairwise_separation(X, y, *, metric="euclidean", quantile=0.0):
     """
     X, concepts, codes = check_embeddings(X, y, min_concepts=2)
     if quantile == 0:
-        gaps, widths = _extremes(X, codes, len(concepts), metric)
+        gaps, widths = _extremes(X, codes, len(concepts), metric, verbose)
     else:
-        gaps, widths = _quantiles(X, codes, len(concepts), metric, quantile)
+        gaps, widths = _quantiles(X, codes, len(concepts), metric, quantile, verbose)
     matrix = gaps / (widths + REFERENCE_EPSILON)
     np.fill_diagonal(matrix, 0.0)
     return matrix
 
 
-def _extremes(X, codes, n_concepts, metric):
+def _extremes(X, codes, n_concepts, metric, verbose):
     """Smallest distance between two concepts, and largest in their union."""
-    nearest, farthest = extremes_by_concept(X, codes, n_concepts, metric, farthest=True)
+    with show_rows(len(X), verbose) as bar:
+        nearest, farthest = extremes_by_concept(
+            X, codes, n_concepts, metric, farthest=True, bar=bar
+        )
     gaps, widths = np.full((2, n_concepts, n_concepts), np.inf)
     np.minimum.at(gaps, codes, nearest)
     widths *= -1
@@ -180,11 +189,12 @@ def _extremes(X, codes, n_concepts, metric):
     return gaps, np.maximum(widths, np.maximum.outer(inside, inside))
 
 
-def _quantiles(X, codes, n_concepts, metric, quantile):
+def _quantiles(X, codes, n_concepts, metric, quantile, verbose):
     """Quantile of the distances between two concepts, and upper one of those in their union."""
     space = RowDistances(X, metric)
     gaps, widths = np.zeros((2, n_concepts, n_concepts))
-    for a, b in combinations(range(n_concepts), 2):
+    pairs = list(combinations(range(n_concepts), 2))
+    for a, b in tqdm(pairs, unit="pair", disable=not verbose):
         rows = [np.flatnonzero(codes == code) for code in (a, b)]
         gaps[a, b] = gaps[b, a] = quantile_between(space, *rows, quantile)
         union = np.sort(np.concatenate(rows))
@@ -192,11 +202,8 @@ def _quantiles(X, codes, n_concepts, metric, quantile):
     return gaps, widths
 
 
-@validate_params(
-    {"X": ["array-like"], "y": ["array-like"], "metric": _METRIC},
-    prefer_skip_nested_validation=True,
-)
-def overlap_ratio(X, y, *, metric="euclidean"):
+@validate_params(_PARAMETERS, prefer_skip_nested_validation=True)
+def overlap_ratio(X, y, *, metric="euclidean", verbose=0):
     """Share of a concept's rows whose nearest neighbour in another concept beats its own kin.
 
     Entry (A, B): the share of A's rows whose nearest row of B is strictly closer than their
@@ -211,6 +218,8 @@ def overlap_ratio(X, y, *, metric="euclidean"):
     metric : str or callable, default="euclidean"
         Any metric of :func:`sklearn.metrics.pairwise_distances` but "precomputed", those for
         booleans, and "seuclidean" and "mahalanobis", which change with the rows compared.
+    verbose : int, default=0
+        With 1 or more, a progress bar over the rows.
 
     Returns
     -------
@@ -237,7 +246,8 @@ def overlap_ratio(X, y, *, metric="euclidean"):
            [1.   , 0.   ]])
     """
     X, concepts, codes = check_embeddings(X, y, min_concepts=2)
-    nearest = extremes_by_concept(X, codes, len(concepts), metric)
+    with show_rows(len(X), verbose) as bar:
+        nearest = extremes_by_concept(X, codes, len(concepts), metric, bar=bar)
     kin = nearest[np.arange(len(X)), codes]
     counts = np.bincount(codes)
     beaten = np.zeros((len(concepts), len(concepts)))
@@ -249,11 +259,8 @@ def overlap_ratio(X, y, *, metric="euclidean"):
     return matrix
 
 
-@validate_params(
-    {"X": ["array-like"], "y": ["array-like"], "metric": _METRIC},
-    prefer_skip_nested_validation=True,
-)
-def pairwise_silhouette(X, y, *, metric="euclidean"):
+@validate_params(_PARAMETERS, prefer_skip_nested_validation=True)
+def pairwise_silhouette(X, y, *, metric="euclidean", verbose=0):
     """Mean silhouette of each pair of concepts, as if there were no others.
 
     A separation in which every row has the same say, where :func:`pairwise_separation` is decided
@@ -268,6 +275,8 @@ def pairwise_silhouette(X, y, *, metric="euclidean"):
     metric : str or callable, default="euclidean"
         Any metric of :func:`sklearn.metrics.pairwise_distances` but "precomputed", those for
         booleans, and "seuclidean" and "mahalanobis", which change with the rows compared.
+    verbose : int, default=0
+        With 1 or more, a progress bar over the rows.
 
     Returns
     -------
@@ -298,7 +307,8 @@ def pairwise_silhouette(X, y, *, metric="euclidean"):
            [0.746, 0.   ]])
     """
     X, concepts, codes = check_embeddings(X, y, min_concepts=2)
-    sums = sums_by_concept(X, codes, len(concepts), metric)
+    with show_rows(len(X), verbose) as bar:
+        sums = sums_by_concept(X, codes, len(concepts), metric, bar=bar)
     counts = np.bincount(codes)
     own = sums[np.arange(len(X)), codes] / np.maximum(counts[codes] - 1, 1)
     means = sums / counts
