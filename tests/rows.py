@@ -1,9 +1,15 @@
-"""Rows to put into stores, told apart by number; imports no torch."""
+"""Rows to put into stores, told apart by number; imports no torch.
+
+Stores are filled through private names, since a transformer takes seconds for a thousand rows.
+"""
+
+import hashlib
 
 import numpy as np
 
 from sklearn_loce import RowStore
-from sklearn_loce._store.memory import Context, source_digest
+from sklearn_loce._store.keys import Key
+from sklearn_loce._store.solution import Solution
 
 SETTINGS = {
     "objective": "net2vec",
@@ -17,30 +23,58 @@ SETTINGS = {
 }
 
 
-def make_context(layer="features.2", model="a" * 64, **changes):
-    source = source_digest(model.encode(), b"p", b"r", layer)
-    return Context(source, SETTINGS | changes, layer, model, "b" * 64)
+def make_key(layer="features.2", model="a" * 64, **changes):
+    source = hashlib.sha256(repr((layer, model)).encode()).digest()
+    return Key(source, SETTINGS | changes, layer, model, "b" * 64)
 
 
 def sample(number):
     return number.to_bytes(32, "big")
 
 
-def vector_of(number, n_channels=8):
-    return np.random.default_rng(number).normal(size=n_channels).astype(np.float32)
+def solution_of(number, n_channels=8):
+    """Draw a Solution; odd ones have what a solver with a bias reports."""
+    rng = np.random.default_rng(number)
+    vector = rng.normal(size=n_channels).astype(np.float32)
+    facts = rng.normal(size=3).astype(np.float32).tolist() if number % 2 else [None] * 3
+    return Solution(vector, *facts)
 
 
 def make_rows(numbers, n_channels=8):
-    return {sample(number): vector_of(number, n_channels) for number in numbers}
+    return {sample(number): solution_of(number, n_channels) for number in numbers}
+
+
+def save(store, rows, key=None):
+    with store.open() as session:
+        session.save(key or make_key(), rows)
+
+
+def load(store, numbers, key=None):
+    """Give what a store has, by number."""
+    with store.open() as session:
+        found = session.load(key or make_key(), [sample(number) for number in numbers])
+    return {int.from_bytes(digest, "big"): solution for digest, solution in found.items()}
+
+
+def assert_right(found):
+    for number, solution in found.items():
+        assert_same(solution, solution_of(number))
+
+
+def assert_same(found, expected):
+    np.testing.assert_array_equal(found.vectors, expected.vectors)
+    assert found.vectors.dtype == np.float32
+    for name in ("intercept", "n_iter", "gradient_norm"):
+        assert getattr(found, name) == getattr(expected, name)
 
 
 def write_rows(path, start, barrier):
-    """Save 64 rows from a number on in batches of eight, and some of a context of one's own."""
-    store = RowStore(path)
+    """Save 64 rows from a number on in batches of eight, and some of a key of one's own."""
     barrier.wait()
-    for first in range(start, start + 64, 8):
-        store.save(make_context(), make_rows(range(first, first + 8)))
-        store.save(make_context(max_iter=start), make_rows([first]))
-        store.save_n_channels(make_context().source, 8)
-        keys = [sample(number) for number in range(first, first + 8)]
-        assert len(store.load(make_context(), keys)) == 8
+    with RowStore(path).open() as session:
+        for first in range(start, start + 64, 8):
+            session.save(make_key(), make_rows(range(first, first + 8)))
+            session.save(make_key(max_iter=start), make_rows([first]))
+            session.save_probe(make_key().source, b"", np.ones(3), 8)
+            keys = [sample(number) for number in range(first, first + 8)]
+            assert len(session.load(make_key(), keys)) == 8

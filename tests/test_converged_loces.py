@@ -117,7 +117,7 @@ def test_store_tells_settings_apart(boxes, tmp_path):
     store = RowStore(tmp_path / "rows")
     loce = LoCETransformer(MODEL, "2", objective="logistic", memory=store)
     first = loce.fit_transform(boxes)
-    assert store.info()["n_contexts"] == 1
+    assert store.info()["n_keys"] == 1
     for n, changed in enumerate(
         (
             {"alpha": 0.2},
@@ -130,13 +130,13 @@ def test_store_tells_settings_apart(boxes, tmp_path):
     ):
         other = clone(loce).set_params(**changed).fit_transform(boxes)
         assert not np.array_equal(other, first), changed
-        assert store.info()["n_contexts"] == n
+        assert store.info()["n_keys"] == n
     for same in ({"alpha": 1e-4}, {"learning_rate": 0.2}, {"solver": "lbfgs"}, {"max_iter": 500}):
         np.testing.assert_array_equal(clone(loce).set_params(**same).fit_transform(boxes), first)
-        assert store.info()["n_contexts"] == n
+        assert store.info()["n_keys"] == n
     biased = clone(loce).set_params(append_bias=True).fit_transform(boxes)
     np.testing.assert_array_equal(biased[:, :-1], first)
-    assert store.info()["n_contexts"] == n
+    assert store.info()["n_keys"] == n
 
 
 def test_settings_of_the_paper_keep_their_keys(boxes):

@@ -9,7 +9,6 @@ import re
 import subprocess
 import sys
 import threading
-import time
 import types
 import weakref
 from concurrent.futures import ThreadPoolExecutor
@@ -22,18 +21,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 from PIL import Image
-from pycocotools import mask as coco_mask
 from torch import nn
 from torchvision.transforms import v2
 
 from sklearn_loce import TorchModel
 from sklearn_loce._store import canonical as _canonical
-from sklearn_loce._store import fingerprint as _fingerprint
 from sklearn_loce._store.fingerprint import (
     digest,
-    file_digest,
-    image_digest,
-    mask_digest,
     model_digest,
 )
 
@@ -615,122 +609,3 @@ def test_hugging_face_processors_count_by_their_settings():
     processor(Image.new("RGB", (20, 10)))
     assert digest(processor) == key == digest(transformers.ViTImageProcessor())
     assert digest(transformers.ViTImageProcessor(image_mean=[0.4, 0.5, 0.5])) != key
-
-
-# Files, images, masks
-
-
-def test_a_file_counts_by_its_content(tmp_path):
-    first, second = tmp_path / "a", tmp_path / "b"
-    for path in (first, second):
-        path.write_bytes(b"abc")
-    assert file_digest(first) == file_digest(second) == file_digest(str(first))
-    # At once, with the same size and the times as they were.
-    status = first.stat()
-    first.write_bytes(b"abd")
-    os.utime(first, ns=(status.st_atime_ns, status.st_mtime_ns))
-    assert file_digest(first) != file_digest(second)
-    with pytest.raises(FileNotFoundError):
-        file_digest(tmp_path / "c")
-
-
-def _count_readings(monkeypatch):
-    readings = []
-    hash_file = _fingerprint.hashlib.file_digest
-
-    def counted(file, kind):
-        readings.append(file.name)
-        return hash_file(file, kind)
-
-    monkeypatch.setattr(_fingerprint.hashlib, "file_digest", counted)
-    return readings
-
-
-def test_a_settled_file_is_read_once_and_a_racy_one_each_time(tmp_path, monkeypatch):
-    path = tmp_path / "a"
-    path.write_bytes(b"abc")
-    readings = _count_readings(monkeypatch)
-    keys = {file_digest(path) for _ in range(2)}
-    assert len(readings) == 2
-    later = time.time_ns() + 10 * 10**9
-    monkeypatch.setattr(_fingerprint.time, "time_ns", lambda: later)
-    keys |= {file_digest(path) for _ in range(3)}
-    assert len(readings) == 3
-    path.write_bytes(b"abcd")
-    assert len({*keys, file_digest(path)}) == 2
-
-
-def test_the_memo_is_bounded():
-    memo = _fingerprint._Memo()
-    for number in range(_fingerprint._MAX_REMEMBERED + 10):
-        memo.put(number, b"")
-        memo.get(0)
-    assert len(memo._digests) == _fingerprint._MAX_REMEMBERED
-    assert memo.get(0) == b""
-    assert memo.get(1) is None
-
-
-@pytest.fixture
-def picture():
-    return np.random.default_rng(0).integers(0, 256, (6, 5, 3), dtype=np.uint8)
-
-
-def test_images_count_by_what_is_read(picture, tmp_path):
-    key = image_digest(picture)
-    assert image_digest(Image.fromarray(picture)) == key
-    assert image_digest(np.asfortranarray(picture)) == key
-    turned = Image.fromarray(picture)
-    turned.getexif()[0x0112] = 6
-    others = [turned, Image.fromarray(picture).convert("L"), picture[::-1], picture[:, :, :1]]
-    changed = picture.copy()
-    changed[3, 2, 1] ^= 1
-    assert len({key, *map(image_digest, [*others, changed])}) == 6
-
-
-def test_palette_and_transparency_count(picture):
-    image = Image.fromarray(picture[:, :, 0] % 3).convert("P")
-    images = [image.copy() for _ in range(3)]
-    images[0].putpalette([0, 0, 0, 9, 9, 9, 5, 5, 5])
-    images[1].putpalette([0, 0, 0, 9, 9, 9, 5, 5, 6])
-    assert len(set(map(image_digest, images))) == 3
-
-
-def test_image_files_are_not_decoded(tmp_path, picture, monkeypatch):
-    first, second = tmp_path / "a.png", tmp_path / "b.png"
-    Image.fromarray(picture).save(first)
-    second.write_bytes(first.read_bytes())
-    monkeypatch.setattr(Image, "open", lambda path: pytest.fail("decoded"))
-    assert image_digest(first) == image_digest(str(second))
-    assert mask_digest(first) == mask_digest(str(second))
-    assert mask_digest(first) != image_digest(first)
-
-
-@pytest.mark.parametrize("cell", [3, None, [1, 2]])
-def test_what_is_no_image_is_named(cell):
-    with pytest.raises(ValueError, match="an image must be a path"):
-        image_digest(cell)
-
-
-@FEW
-@given(npst.arrays(bool, st.tuples(st.integers(1, 6), st.integers(1, 6))))
-def test_run_lengths_agree_in_all_their_forms(mask):
-    text = coco_mask.encode(np.asfortranarray(mask.astype(np.uint8)))["counts"]
-    flat = mask.ravel(order="F")
-    edges = np.flatnonzero(np.diff(np.r_[False, flat]))
-    runs = np.diff(np.r_[0, edges, flat.size])
-    size = list(mask.shape)
-    forms = [runs.tolist(), runs, text, text.decode()]
-    assert len({mask_digest({"size": size, "counts": counts}) for counts in forms}) == 1
-    changed = mask.copy()
-    changed[0, 0] ^= True
-    assert mask_digest(changed) != mask_digest(mask)
-
-
-def test_masks_of_other_values_shapes_and_sizes_differ():
-    mask = np.zeros((4, 6), dtype=bool)
-    runs = [{"size": size, "counts": [24]} for size in ([4, 6], [6, 4])]
-    cells = [mask, ~mask, mask.T, mask.reshape(3, 8), mask.astype(np.uint8), *runs]
-    assert len(set(map(mask_digest, cells))) == len(cells)
-    assert mask_digest(Image.fromarray(mask.astype(np.uint8))) == mask_digest(cells[4])
-    with pytest.raises(ValueError, match="must sum to"):
-        mask_digest({"size": [2, 2], "counts": [3]})

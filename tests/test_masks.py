@@ -6,12 +6,8 @@ from pycocotools import mask as coco_mask
 from skimage.transform import resize as skimage_resize
 from torch.nn import functional
 
-from sklearn_loce._samples.masks import (
-    compress_rle,
-    intersection_over_union,
-    read_mask,
-)
 from sklearn_loce._solvers.resize import resize_masks
+from sklearn_loce.datasets import crop_samples
 
 RNG = np.random.default_rng(0)
 
@@ -72,6 +68,13 @@ def test_resize_takes_masks_of_different_sizes():
     assert resize_masks([_blobs(20, 30), _blobs(50, 40)], (10, 12)).shape == (2, 10, 12)
 
 
+def read_mask(mask, size=None):
+    """Read a mask as a crop of the whole image has it."""
+    image = np.zeros((*(np.shape(mask) if size is None else size), 3), dtype=np.uint8)
+    crop = crop_samples([(image, mask)], min_size=1000)["mask"].iloc[0]
+    return coco_mask.decode(crop).astype(bool)
+
+
 def test_every_form_of_a_mask_reads_the_same(tmp_path):
     mask = _blobs(23, 31)
     compressed = coco_mask.encode(np.asfortranarray(mask.astype(np.uint8)))
@@ -79,21 +82,27 @@ def test_every_form_of_a_mask_reads_the_same(tmp_path):
     counts = [int(n) for n in ([0, *runs] if mask[0, 0] else runs)]
     Image.fromarray(mask).save(tmp_path / "one_bit.png")
     Image.fromarray((mask * 255).astype(np.uint8)).save(tmp_path / "grey.png")
+    plain = {"size": [23, 31], "counts": counts}
     forms = [
         mask,
+        mask.tolist(),
         mask.astype(np.uint8) * 7,
         mask.astype(np.float32),
         compressed,
         {**compressed, "counts": compressed["counts"].decode()},
-        {"size": [23, 31], "counts": counts},
+        plain,
         tmp_path / "one_bit.png",
         str(tmp_path / "grey.png"),
         Image.fromarray(mask),
     ]
     for form in forms:
-        read = read_mask(form)
-        assert read.dtype == bool
-        np.testing.assert_array_equal(read, mask)
+        np.testing.assert_array_equal(read_mask(form, mask.shape), mask)
+    assert plain == {"size": [23, 31], "counts": counts}  # the user's own is left alone
+
+
+@pytest.mark.parametrize("mask", [[[0, 1, 1, 0]], [[True, False]], [[0, 1], [1, 0]]])
+def test_lists_of_rows_are_masks(mask):
+    np.testing.assert_array_equal(read_mask(mask), mask)
 
 
 @pytest.mark.parametrize(
@@ -111,14 +120,15 @@ def test_every_form_of_a_mask_reads_the_same(tmp_path):
         (np.array([[0.2, 0.3], [0, 1]]), "Threshold a soft mask"),
         (np.full((2, 2), np.nan), "Threshold a soft mask"),
         (np.zeros((2, 2, 3), dtype=bool), r"shape \(2, 2, 3\)"),
-        ([["a"], ["b"]], "dtype"),
+        ([["a", "b"], ["c", "d"]], "dtype"),
         ([[1, 2, 3, 4, 5, 6]], "polygons are no mask"),
+        ([[1, 2, 3, 4, 5, 6], [1, 2] * 4], "polygons are no mask"),
         (Image.new("RGB", (2, 2)), r"image\.convert\('L'\)"),
     ],
 )
 def test_bad_masks_are_named(mask, match):
-    with pytest.raises(ValueError, match=match):
-        read_mask(mask)
+    with pytest.raises(ValueError, match=f"row 0: the mask can't be read: .*{match}"):
+        read_mask(mask, (2, 2))
 
 
 @pytest.mark.parametrize("seed", range(20))
@@ -126,21 +136,9 @@ def test_runs_of_compressed_rles_are_checked(seed):
     """Of pycocotools' own encodings none is refused; of those cut off or extended, each is."""
     rng = np.random.default_rng(seed)
     mask = rng.random((rng.integers(1, 90), rng.integers(1, 90))) < rng.random() ** 3
+    mask[0, 0] = True
     rle = coco_mask.encode(np.asfortranarray(mask.astype(np.uint8)))
-    np.testing.assert_array_equal(read_mask(rle), mask)
+    np.testing.assert_array_equal(read_mask(rle, mask.shape), mask)
     for counts in (rle["counts"][:-1], rle["counts"] + b"1", rle["counts"] * 2):
         with pytest.raises(ValueError, match="mask RLE"):
-            read_mask({**rle, "counts": counts})
-
-
-def test_compressing_leaves_the_users_rle_alone():
-    rle = {"size": [2, 2], "counts": [1, 3]}
-    compress_rle(rle)
-    assert rle == {"size": [2, 2], "counts": [1, 3]}
-
-
-def test_iou_counts_pixels():
-    first, second = np.zeros((4, 4), bool), np.zeros((4, 4), bool)
-    assert intersection_over_union(first, second) == 0
-    first[:2], second[1:3] = True, True
-    assert intersection_over_union(first, second) == pytest.approx(4 / 12)
+            read_mask({**rle, "counts": counts}, mask.shape)

@@ -1,4 +1,10 @@
+"""What a table of samples may hold, and how a fault in it is named.
+
+``crop_samples`` with a large crop gives the images and masks as they are read.
+"""
+
 import io
+import pickle
 
 import numpy as np
 import pandas as pd
@@ -6,24 +12,31 @@ import pytest
 import torch
 from PIL import Image
 
-from sklearn_loce._samples.images import read_image
-from sklearn_loce._samples.masks import read_mask
-from sklearn_loce._samples.table import (
-    as_samples,
-    check_rows,
-    group_by_image,
-    image_key,
-    read_rows,
-)
+from sklearn_loce import LoCETransformer
+from sklearn_loce._samples.table import absolute_paths, group_by_image  # no public name has these
+from sklearn_loce.datasets import crop_samples
 
 RNG = np.random.default_rng(0)
 RGB = RNG.integers(0, 256, (6, 8, 3), dtype=np.uint8)
 GREY = RNG.integers(0, 256, (6, 8), dtype=np.uint8)
 DEEP = RNG.integers(0, 65536, (6, 8), dtype=np.uint16)
+MASK = np.zeros((6, 8), dtype=bool)
+MASK[1:3, 2:5] = True
+
+
+def read(samples):
+    return crop_samples(samples, min_size=1000)
+
+
+def read_image(image, size=(6, 8)):
+    return read([(image, np.ones(size, dtype=bool))])["image"].iloc[0]
 
 
 def _three(grey):
     return np.stack([grey] * 3, axis=2)
+
+
+EIGHT = _three(np.round(DEEP / 257).astype(np.uint8))
 
 
 @pytest.mark.parametrize(
@@ -33,69 +46,56 @@ def _three(grey):
         (GREY, _three(GREY)),
         (GREY[:, :, None], _three(GREY)),
         (np.dstack([RGB, GREY]), RGB),
-        (DEEP, _three(np.round(DEEP / 257).astype(np.uint8))),
-        (DEEP.astype(">u2"), _three(np.round(DEEP / 257).astype(np.uint8))),
+        (DEEP, EIGHT),
+        (DEEP.astype(">u2"), EIGHT),
         (Image.fromarray(RGB), RGB),
         (Image.fromarray(GREY), _three(GREY)),
         (Image.fromarray(np.dstack([RGB, GREY])), RGB),
-        (Image.fromarray(DEEP), _three(np.round(DEEP / 257).astype(np.uint8))),
-        (Image.fromarray(DEEP.astype(np.int32)), _three(np.round(DEEP / 257).astype(np.uint8))),
+        (Image.fromarray(GREY > 127), _three((GREY > 127) * np.uint8(255))),
+        (Image.fromarray(DEEP), EIGHT),
+        (Image.fromarray(DEEP.astype(np.int32)), EIGHT),
     ],
 )
-def test_every_kind_of_pixels_becomes_rgb(image, expected):
-    read = read_image(image)
-    assert read.dtype == np.uint8
-    np.testing.assert_array_equal(read, expected)
+def test_every_kind_of_pixels_becomes_rgb(image, expected, tmp_path):
+    np.testing.assert_array_equal(read_image(image), expected)
+    if isinstance(image, Image.Image) and image.mode != "I":  # which PNG has not
+        image.save(tmp_path / "image.png")
+        for path in (tmp_path / "image.png", str(tmp_path / "image.png")):
+            np.testing.assert_array_equal(read_image(path), expected)
 
 
-@pytest.mark.parametrize(
-    ("mode", "pixels", "expected"),
-    [
-        ("RGB", RGB, RGB),
-        ("L", GREY, _three(GREY)),
-        ("RGBA", np.dstack([RGB, GREY]), RGB),
-        ("I;16", DEEP, _three(np.round(DEEP / 257).astype(np.uint8))),
-        ("1", GREY > 127, _three((GREY > 127) * np.uint8(255))),
-    ],
-)
-def test_png_files_of_every_mode(tmp_path, mode, pixels, expected):
-    picture = Image.fromarray(pixels)
-    assert picture.mode == mode
-    picture.save(tmp_path / "image.png")
-    np.testing.assert_array_equal(read_image(tmp_path / "image.png"), expected)
-
-
-def test_palette_images_show_their_colours(tmp_path):
+def test_palette_images_show_their_colors(tmp_path):
     flat = np.zeros((6, 8, 3), np.uint8)
     flat[:3] = [200, 10, 30]
-    Image.fromarray(flat).quantize(4).save(tmp_path / "palette.png")
-    with Image.open(tmp_path / "palette.png") as saved:
-        assert saved.mode == "P"
+    palette = Image.fromarray(flat).quantize(4)
+    assert palette.mode == "P"
+    palette.save(tmp_path / "palette.png")
     np.testing.assert_array_equal(read_image(tmp_path / "palette.png"), flat)
 
 
-@pytest.mark.parametrize("orientation", range(1, 9))
-def test_exif_orientation_is_applied(orientation):
-    picture = Image.fromarray(RGB)
-    upright = {
-        1: RGB,
-        2: RGB[:, ::-1],
-        3: RGB[::-1, ::-1],
-        4: RGB[::-1],
-        5: RGB.transpose(1, 0, 2),
-        6: np.rot90(RGB, -1),
-        7: RGB[::-1, ::-1].transpose(1, 0, 2),
-        8: np.rot90(RGB, 1),
-    }[orientation]
-    exif = Image.Exif()
+UPRIGHT = {
+    1: RGB,
+    2: RGB[:, ::-1],
+    3: RGB[::-1, ::-1],
+    4: RGB[::-1],
+    5: RGB.transpose(1, 0, 2),
+    6: np.rot90(RGB, -1),
+    7: RGB[::-1, ::-1].transpose(1, 0, 2),
+    8: np.rot90(RGB, 1),
+}
+
+
+@pytest.mark.parametrize("kind", ["PNG", "TIFF"])
+@pytest.mark.parametrize("orientation", UPRIGHT)
+def test_exif_orientation_is_applied(orientation, kind):
+    exif, buffer, upright = Image.Exif(), io.BytesIO(), UPRIGHT[orientation]
     exif[0x0112] = orientation
-    buffer = io.BytesIO()
-    picture.save(buffer, format="PNG", exif=exif)
-    opened = Image.open(buffer)
-    np.testing.assert_array_equal(read_image(opened), upright)
-    mask = np.ones(upright.shape[:2], dtype=bool)
-    samples = as_samples([(Image.open(buffer), mask)])
-    assert check_rows(samples, group_by_image(samples)).all()
+    Image.fromarray(RGB).save(buffer, format=kind, exif=exif)
+    size = upright.shape[:2]
+    np.testing.assert_array_equal(read_image(Image.open(buffer), size), upright)
+    if size == (8, 6):
+        with pytest.raises(ValueError, match="the mask is 6 x 8, but the image is 8 x 6"):
+            read_image(Image.open(buffer), (6, 8))
 
 
 @pytest.mark.parametrize(
@@ -106,28 +106,18 @@ def test_exif_orientation_is_applied(orientation):
         (RGB[None], r"\(1, 6, 8, 3\)"),
         (RGB[:, :, :2], r"\(6, 8, 2\)"),
         (RGB[:0], r"\(0, 8, 3\)"),
+        (RGB.transpose(2, 0, 1), r"got \(3, \d+, \d+\); pass image.transpose\(1, 2, 0\)"),
+        (torch.zeros(3, 6, 8), r"got Tensor; of a tensor, pass image\.permute\(1, 2, 0\)\.numpy"),
         (Image.fromarray(GREY.astype(np.float32)), "floating-point"),
-        (Image.fromarray(np.full((2, 2), -1, np.int32)), r"\[0, 65535\]"),
+        (Image.fromarray(np.full((6, 8), -1, np.int32)), r"\[0, 65535\]"),
         (3, "got int"),
         ([[1, 2]], "got list"),
+        (np.array(None), "uint8"),
     ],
 )
 def test_pixels_without_a_known_scale_are_refused(image, match):
-    with pytest.raises(ValueError, match=match):
+    with pytest.raises(ValueError, match=f"row 0: the image can't be read: .*{match}"):
         read_image(image)
-
-
-def _mask(height=6, width=8):
-    mask = np.zeros((height, width), dtype=bool)
-    mask[1:3, 2:5] = True
-    return mask
-
-
-def test_pairs_and_tables_are_the_same():
-    table = as_samples([(RGB, _mask()), (GREY, _mask())])
-    assert list(table.columns) == ["image", "mask"]
-    assert table["image"].iloc[1] is GREY
-    assert as_samples(table) is table
 
 
 @pytest.mark.parametrize(
@@ -137,9 +127,9 @@ def test_pairs_and_tables_are_the_same():
         (pd.DataFrame({"image": [], "mask": []}), ValueError, r"0 sample\(s\)"),
         ([], ValueError, r"0 sample\(s\)"),
         ([RGB], TypeError, "Row 0 of X must be an"),
-        ([(RGB, _mask(), "car")], TypeError, r"Row 0 .* got tuple of length 3\. Pass"),
-        ((RGB, _mask()), TypeError, r"got ndarray\. Pass \[\(image, mask\)\] for one pair"),
-        ({"image": [RGB], "mask": [_mask()]}, TypeError, r"Did you mean pandas\.DataFrame\(X\)"),
+        ([(RGB, MASK, "car")], TypeError, r"Row 0 .* got tuple of length 3\. Pass"),
+        ((RGB, MASK), TypeError, r"got ndarray\. Pass \[\(image, mask\)\] for one pair"),
+        ({"image": [RGB], "mask": [MASK]}, TypeError, r"Did you mean pandas\.DataFrame\(X\)"),
         ("table.csv", TypeError, "got str"),
         (3, TypeError, "got int"),
         ({"data": 1}, TypeError, "got dict. Did you mean its attribute data"),
@@ -147,136 +137,78 @@ def test_pairs_and_tables_are_the_same():
     ],
 )
 def test_bad_tables_are_named(X, kind, match):
+    loce = LoCETransformer(torch.nn.Sequential(torch.nn.Conv2d(3, 2, 1)), "0")
     with pytest.raises(kind, match=match):
-        as_samples(X)
+        loce.fit(X)
 
 
 def test_rows_of_one_image_are_found_wherever_they_stand(tmp_path):
-    path = tmp_path / "a.png"
-    images = [str(path), RGB, str(path), RGB.copy(), GREY, path]
-    samples = as_samples([(image, _mask()) for image in images])
-    groups = [list(group) for group in group_by_image(samples)]
-    assert groups == [[0, 2, 5], [1, 3], [4]]
-
-
-def test_many_path_objects_do_not_get_mixed_up():
-    names = [f"image_{i % 50}.png" for i in range(500)]
-    samples = pd.DataFrame({"image": names, "mask": [None] * 500})
-    groups = group_by_image(samples)
-    assert [list(group) for group in groups] == [list(range(i, 500, 50)) for i in range(50)]
-
-
-def test_keys_tell_pixels_apart():
-    other = RGB.copy()
+    path, other = tmp_path / "a.png", RGB.copy()
     other[0, 0, 0] ^= 1
-    assert image_key(RGB) != image_key(other)
-    assert image_key(GREY) != image_key(GREY.reshape(8, 6))
+    images = [str(path), RGB, str(path), RGB.copy(), GREY, path, other, GREY.reshape(8, 6)]
+    groups = group_by_image(pd.DataFrame({"image": images}))
+    assert [list(group) for group in groups] == [[0, 2, 5], [1, 3], [4], [6], [7]]
+    names = pd.DataFrame({"image": [f"image_{i % 50}.png" for i in range(500)]})
+    assert [list(g) for g in group_by_image(names)] == [list(range(i, 500, 50)) for i in range(50)]
 
 
-def _problems(pairs, index=None):
-    samples = as_samples(pairs)
-    if index is not None:
-        samples.index = index
-    check_rows(samples, group_by_image(samples))
-
-
-def test_a_missing_file_is_named_with_its_row(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"row 1: the image '.*gone\.png' does not exist"):
-        _problems([(RGB, _mask()), (str(tmp_path / "gone.png"), _mask())])
-    with pytest.raises(FileNotFoundError, match=r"row 0: the mask '.*gone\.png' does not exist"):
-        _problems([(RGB, str(tmp_path / "gone.png"))])
-
-
-def test_rows_are_named_by_their_label_too(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"row 1 \(index 'b'\)"):
-        _problems([(RGB, _mask()), (str(tmp_path / "gone"), _mask())], index=["a", "b"])
-
-
-def test_labels_are_named_as_numbers_of_python():
-    with pytest.raises(ValueError, match=r"row 1 \(index 7\): the image"):
-        _problems([(RGB, _mask()), (RGB.astype(float), _mask())], index=[7, 7])
+def test_absolute_paths_name_the_same_files_in_other_folders(tmp_path, monkeypatch):
+    images, masks = ["a/../b.png", tmp_path / "c.png", RGB], ["m.png", MASK, {}]
+    table = pd.DataFrame({"image": images, "mask": masks, "n": [1, 2, 3]})
+    monkeypatch.chdir(tmp_path)
+    absolute = absolute_paths(table)
+    assert list(absolute["image"][:2]) == [f"{tmp_path}/a/../b.png", f"{tmp_path}/c.png"]
+    assert absolute["image"][2] is RGB
+    assert list(absolute["mask"]) == [f"{tmp_path}/m.png", MASK, {}]
+    assert absolute["n"].tolist() == [1, 2, 3]
+    assert table["mask"][0] == "m.png"
+    pickle.loads(pickle.dumps(absolute))
 
 
 @pytest.mark.parametrize(
-    ("image", "match"),
+    ("index", "name"),
     [
-        (RGB.transpose(2, 0, 1), r"got \(3, \d+, \d+\); pass image.transpose\(1, 2, 0\)"),
-        (torch.zeros(3, 6, 8), r"got Tensor; of a tensor, pass image\.permute\(1, 2, 0\)\.numpy"),
+        ([0, 1], "row 1"),
+        (["a", "b"], r"row 1 \(index 'b'\)"),
+        ([7, 7], r"row 1 \(index 7\)"),
+        (pd.MultiIndex.from_tuples([("a", 1), ("a", 2)]), r"row 1 \(index \('a', .*2\)+"),
     ],
 )
-def test_images_with_channels_first_are_told_the_way_out(image, match):
-    with pytest.raises(ValueError, match=match):
-        _problems([(image, _mask())])
+def test_a_missing_file_is_named_with_its_row(tmp_path, index, name):
+    gone = str(tmp_path / "gone.png")
+    images = pd.DataFrame({"image": [RGB, gone], "mask": [MASK, MASK]}, index=index)
+    masks = pd.DataFrame({"image": [RGB, RGB], "mask": [MASK, gone]}, index=index)
+    for what, table in {"image": images, "mask": masks}.items():
+        match = rf"^{name}: the {what} '.*gone\.png' does not exist\.$"
+        with pytest.raises(FileNotFoundError, match=match):
+            read(table)
 
 
-@pytest.mark.parametrize("mask", [[[0, 1, 1, 0]], [[True, False]], [[0, 1], [1, 0]]])
-def test_lists_of_rows_are_masks(mask):
-    samples = as_samples([(np.zeros((*np.shape(mask), 3), dtype=np.uint8), mask)])
-    assert check_rows(samples, group_by_image(samples)).all()  # has foreground
-    np.testing.assert_array_equal(read_mask(mask), mask)
-
-
-@pytest.mark.parametrize("polygons", [[[1, 2, 3, 4, 5, 6]], [[1, 2, 3, 4, 5, 6], [1, 2] * 4]])
-def test_polygons_are_told_from_masks(polygons):
-    with pytest.raises(ValueError, match="row 0: the mask can't be read: polygons are no mask"):
-        _problems([(RGB, polygons)])
-
-
-def test_rows_of_a_multi_index_are_named_too(tmp_path):
-    index = pd.MultiIndex.from_tuples([("a", 1), ("a", 2)])
-    with pytest.raises(FileNotFoundError, match=r"row 1 \(index \('a', .*2\)+: the image"):
-        _problems([(RGB, _mask()), (str(tmp_path / "gone"), _mask())], index=index)
-
-
-def test_a_turned_tiff_is_measured_as_it_is_read(tmp_path):
-    exif = Image.Exif()
-    exif[0x0112] = 6
-    Image.fromarray(RGB).save(tmp_path / "turned.tif", exif=exif)
-    assert read_image(tmp_path / "turned.tif").shape == (8, 6, 3)
-    samples = as_samples([(tmp_path / "turned.tif", np.ones((8, 6), bool))])
-    assert check_rows(samples, group_by_image(samples)).all()
-    with pytest.raises(ValueError, match=r"the mask is 6 x 8, but the image .* is 8 x 6"):
-        _problems([(tmp_path / "turned.tif", np.ones((6, 8), bool))])
-
-
-def test_a_truncated_pil_image_is_named(tmp_path):
-    path = tmp_path / "cut.png"
-    Image.fromarray(RNG.integers(0, 256, (60, 80, 3), dtype=np.uint8)).save(path)
-    path.write_bytes(path.read_bytes()[:3000])
-    with (
-        Image.open(path) as opened,
-        pytest.raises(ValueError, match="row 1: the image can't be read"),
-    ):
-        _problems([(RGB, _mask()), (opened, _mask(60, 80))])
-
-
-def test_a_file_that_is_no_image_is_named(tmp_path):
-    path = tmp_path / "notes.png"
-    path.write_text("not an image")
-    with pytest.raises(ValueError, match=r"row 0: the image '.*notes\.png' is not an image"):
-        _problems([(path, _mask())])
-
-
-def test_a_truncated_file_is_named(tmp_path):
-    path = tmp_path / "cut.png"
-    Image.fromarray(RNG.integers(0, 256, (60, 80, 3), dtype=np.uint8)).save(path)
-    path.write_bytes(path.read_bytes()[:3000])
-    samples = as_samples([(RGB, _mask()), (path, _mask(60, 80))])
+def test_files_that_are_damaged_or_no_images_are_named(tmp_path):
+    cut, notes = tmp_path / "cut.png", tmp_path / "notes.png"
+    Image.fromarray(RNG.integers(0, 256, (60, 80, 3), dtype=np.uint8)).save(cut)
+    cut.write_bytes(cut.read_bytes()[:3000])
+    notes.write_text("not an image")
+    large = np.ones((60, 80), dtype=bool)
     with pytest.raises(ValueError, match=r"row 1: the image '.*cut\.png' can't be read"):
-        read_rows(samples, [1])
-
-
-def test_masks_of_another_size_are_named():
-    with pytest.raises(ValueError, match="row 0: the mask is 8 x 6, but the image is 6 x 8"):
-        _problems([(RGB, _mask().T)])
+        read([(RGB, MASK), (cut, large)])
+    with Image.open(cut) as opened, pytest.raises(ValueError, match="row 1: the image can't be"):
+        read([(RGB, MASK), (opened, large)])
+    with pytest.raises(ValueError, match=r"row 0: the image '.*notes\.png' is not an image"):
+        read([(notes, MASK)])
 
 
 def test_several_problems_come_in_one_message():
-    pairs = [(np.roll(RGB, i), _mask().T) for i in range(7)]
-    with pytest.raises(ValueError, match=r"row 0: .*; row 4: .*; and 2 more\.$"):
-        _problems(pairs)
+    pairs = [(np.roll(RGB, i), MASK.T) for i in range(7)]
+    with pytest.raises(
+        ValueError,
+        match=r"row 0: the mask is 8 x 6, but the image is 6 x 8.*; row "
+        r"4: .*; and 2 more\.$",
+    ):
+        read(pairs)
 
 
-def test_empty_masks_are_reported_not_raised():
-    samples = as_samples([(RGB, _mask()), (RGB, np.zeros((6, 8), bool))])
-    assert check_rows(samples, group_by_image(samples)).tolist() == [True, False]
+def test_empty_masks_are_named():
+    pairs = [(RGB, MASK), *[(RGB, ~MASK & MASK)] * 7]
+    with pytest.raises(ValueError, match=r"masks of row 1, .* row 5 and 2 more have no foreground"):
+        read(pairs)

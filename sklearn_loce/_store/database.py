@@ -251,8 +251,8 @@ def transaction(connection, file):
         As ``connect_to_write``.
     """
     with _explained(file):
-        connection.execute("BEGIN IMMEDIATE")
         try:
+            connection.execute("BEGIN IMMEDIATE")
             yield
             connection.execute("COMMIT")
         except BaseException:

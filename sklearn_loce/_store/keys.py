@@ -69,8 +69,8 @@ class Key:
 
     def describe(self):
         """Write in JSON what a store can be searched by."""
-        names = "layer", "model", "preprocess", "settings"
-        return _as_json({name: getattr(self, name) for name in names})
+        facts = {"model": self.model, "preprocess": self.preprocess, "settings": self.settings}
+        return _as_json({"layer": self.layer} | facts)
 
 
 def sample_digests(samples, rows):

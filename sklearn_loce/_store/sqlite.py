@@ -274,8 +274,9 @@ class Session:
         return self
 
     def __exit__(self, *raised):
-        if self._connection is not None:
-            self._connection.close()
+        with self._lock:  # another thread may be writing where this one was interrupted
+            if self._connection is not None:
+                self._connection.close()
         for message in self._warnings.values():
             warn_user(message)
 
