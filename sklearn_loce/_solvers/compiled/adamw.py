@@ -1,48 +1,60 @@
-"""The exact AdamW solver on the CPU: what its compiled steps read, and how they count."""
+"""AdamW for float32 on the CPU.
+
+The rows of one image share its activations, so they are solved together. A step passes the
+activations once: while a few channels lie in the first-level cache their gradients are taken, their
+weights are updated, and their share of the next projection is added, for one row after the other.
+"""
 
 import numpy as np
 
 from ..adamw import BETAS, EPS, WEIGHT_DECAY
-from .adamw_steps import KINDS, solve_walk
-from .simd import LANES
-from .walks import geometry_of, over_walks, padded, shrunk
+from .images import solve_images
+from .jit import jit
+from .kernels import (
+    AFFINE,
+    DIFFERENCE,
+    SIGN,
+    add_channels,
+    geometry_of,
+    map_length,
+    pad_targets,
+    padded,
+    pull_back,
+    resample_lines,
+    shrink,
+    sign,
+    wide_shape,
+    write_gradients,
+)
+from .simd import (
+    LANES,
+    aligned_zeros,
+    fma,
+    load,
+    magnitude,
+    root,
+    splat,
+    store,
+    total,
+    where_positive,
+)
 
-
-def _schedules(objective):
-    """One line per step, of the shape that ``_move`` unpacks."""
-    k = np.arange(1, objective.max_iter + 1, dtype=np.float64)[:, None]
-    (beta1, beta2), rate = BETAS, objective.learning_rate
-    varying = [rate / (1 - beta1**k), 1 / np.sqrt(1 - beta2**k)]
-    decay = 1 - rate * WEIGHT_DECAY
-    fixed = [decay, 1 - beta1, beta2, 1 - beta2, EPS]
-    return np.hstack([*varying, np.broadcast_to(fixed, (len(k), len(fixed)))]).astype(np.float32)
-
-
-def _sizes(n_rows, shape, mask_size, width):
-    """Give how the compiled steps count, and the room that they need."""
-    n_lines = padded(shape[1], 4)  # lines are done four at a time
-    n_channels, n_pixels = padded(shape[0]), padded(shape[1] * shape[2])
-    stride = padded(n_lines * shape[2] + LANES)
-    room = {
-        "activations": n_channels * n_pixels,
-        "held": n_rows * mask_size[0] * width,
-        **dict.fromkeys(("weights", "mean", "square"), n_rows * n_channels),
-        **dict.fromkeys(("wide", "wide_slope"), (n_lines + 1) * width),
-        **dict.fromkeys(("slopes", "projections"), n_rows * stride),
-    }
-    return (n_rows, n_channels, n_pixels, stride), room
+_F = np.float32
+_ZERO, _ONE = _F(0), _F(1)
+# The square of a smaller gradient is denormal, and lost beside AdamW's epsilon in any case.
+_NEGLIGIBLE = _F(1e-17)
 
 
 def solve(activations, images, targets, start, objective, n_threads=None):
-    """Optimise the samples; those that share activations together, in one thread.
+    """Optimize the rows; those that share activations together, in one thread.
 
     Parameters
     ----------
     activations : sequence of ndarray of shape (n_channels, height, width), float32
-        One per sample; their sizes may differ.
+        One per row; their sizes may differ.
     images : list of ndarray of int
-        The samples that share activations.
-    targets : ndarray of shape (n_samples, n_rows, n_columns), float32
+        The rows that share activations.
+    targets : ndarray of shape (n_rows, H, W), float32
     start : ndarray of shape (n_channels,)
     objective : AdamWObjective
     n_threads : int, default=None
@@ -50,32 +62,113 @@ def solve(activations, images, targets, start, objective, n_threads=None):
 
     Returns
     -------
-    ndarray of shape (n_samples, n_channels), float32
+    ndarray of shape (n_rows, n_channels), float32
     """
-    embeddings = np.empty((len(activations), len(start)), dtype=np.float32)
-    mask_size, schedules = targets.shape[1:], _schedules(objective)
-    kind, start = KINDS.index(objective.name), start.astype(np.float32)
-    scale = np.float32((2 if objective.name == "mse" else 1) / targets[0].size)
-    penalty = np.float32(objective.penalty / len(start))
+    vectors = np.empty((len(activations), len(start)), dtype=np.float32)
+    schedule, penalty = _schedule(objective), _F(objective.penalty / len(start))
 
-    def solve_image(grid, rows, room):
-        grid = np.ascontiguousarray(shrunk(grid, mask_size))
-        geometry = geometry_of(grid.shape[1:], mask_size)
-        sizes, needed = _sizes(len(rows), grid.shape, mask_size, geometry[1].n_columns)
-        solve_walk(
-            kind,
-            grid,
-            targets,
-            rows,
-            start,
-            sizes,
-            scale,
-            penalty,
-            geometry,
-            schedules,
-            room.take(needed),
-            embeddings,
+    def solve_rows(grid, rows):
+        grid = shrink(grid, targets.shape[1:])
+        geometry = geometry_of(grid.shape[1:], targets.shape[1:])
+        channels = aligned_zeros((padded(len(grid)), padded(grid[0].size)))
+        channels[: len(grid), : grid[0].size] = grid.reshape(len(grid), -1)
+        weights = aligned_zeros((len(rows), len(channels)))
+        weights[:, : len(start)] = start
+        kind, factors = _pixel_terms(objective, targets[rows])
+        masks = pad_targets(targets[rows])
+        maps = aligned_zeros((2, len(rows), map_length(*grid.shape[1:])))
+        wide = aligned_zeros((2, *wide_shape(grid.shape[1], geometry)))
+        _run_steps(
+            (kind, penalty, masks, factors, geometry, grid.shape[1:]),
+            channels,
+            (weights, aligned_zeros(weights.shape), aligned_zeros(weights.shape)),
+            (maps[0], maps[1], wide[0], wide[1]),
+            schedule,
         )
+        vectors[rows] = weights[:, : len(start)]
 
-    over_walks(solve_image, activations, images, len(start), n_threads)
-    return embeddings
+    solve_images(solve_rows, activations, images, len(start), n_threads)
+    return vectors
+
+
+def _schedule(objective):
+    """Give the constants of each step, one line per step, in the order that ``_move`` unpacks."""
+    k = np.arange(1, objective.max_iter + 1, dtype=np.float64)[:, None]
+    (beta1, beta2), rate = BETAS, objective.learning_rate
+    varying = [rate / (1 - beta1**k), 1 / np.sqrt(1 - beta2**k)]
+    fixed = [1 - rate * WEIGHT_DECAY, 1 - beta1, beta2, 1 - beta2, EPS]
+    return np.hstack([*varying, np.broadcast_to(fixed, (len(k), len(fixed)))]).astype(_F)
+
+
+def _pixel_terms(objective, targets):
+    """Give the kind of an objective's slopes, and their factors (n_rows, 2)."""
+    factors = np.zeros((len(targets), 2), dtype=_F)
+    if objective.name == "net2vec":
+        factors[:, 0], factors[:, 1] = -1, (targets > 0).mean((1, 2))
+        return AFFINE, factors
+    factors[:, 0] = (2 if objective.name == "mse" else 1) / targets[0].size
+    return (DIFFERENCE if objective.name == "mse" else SIGN), factors
+
+
+@jit
+def _inverse_norm(weights, k):
+    squares = splat(_ZERO)
+    for c in range(0, weights.shape[1], LANES):
+        squares = fma(load(weights, (k, c)), load(weights, (k, c)), squares)
+    length = total(squares)
+    return _ONE / np.sqrt(length) if length > 0 else _ZERO
+
+
+@jit
+def _move(gradient, penalty, inverse_norm, constants, state, k, c):
+    """Move ``LANES`` weights as torch's AdamW does."""
+    weights, mean, square = state
+    step, correction, decay, one_minus_beta1, beta2, one_minus_beta2, eps = constants
+    w, g = load(weights, (k, c)), load(gradient, (0, 0))
+    if penalty > 0:
+        g = fma(splat(penalty), fma(splat(inverse_norm), w, sign(w)), g)
+    m = load(mean, (k, c))
+    m = fma(splat(one_minus_beta1), g - m, m)
+    g = where_positive(magnitude(g) - splat(_NEGLIGIBLE), g, splat(_ZERO))
+    q = fma(splat(beta2), load(square, (k, c)), splat(one_minus_beta2) * g * g)
+    w = splat(decay) * w - splat(step) * m / fma(root(q), splat(correction), splat(eps))
+    store(mean, (k, c), m)
+    store(square, (k, c), q)
+    store(weights, (k, c), w)
+
+
+@jit
+def _update(penalty, channels, state, slopes, projections, constants):
+    """Make one step of every row, and project with the new weights."""
+    n_rows, gradient = len(slopes), np.empty((1, LANES), _F)
+    norms = np.zeros(n_rows, _F)
+    for k in range(n_rows):
+        if penalty > 0:
+            norms[k] = _inverse_norm(state[0], k)
+        for i in range(0, channels.shape[1], LANES):
+            store(projections, (k, i), splat(_ZERO))
+    for c in range(0, len(channels), LANES):
+        for k in range(n_rows):
+            for b in range(0, LANES, 8):
+                write_gradients(channels, c + b, slopes, k, gradient, 0, b)
+            _move(gradient, penalty, norms[k], constants, state, k, c)
+            # The other way round, since the last channels are still in the first-level cache.
+            for b in range(LANES - 8, -1, -8):
+                add_channels(channels, c + b, state[0], k, projections, k, 0)
+
+
+@jit
+def _run_steps(problem, channels, state, maps, schedule):
+    """Make every step for rows that share a grid of activations; ``state`` ends at the LoCEs."""
+    kind, penalty, targets, factors, geometry, (n_lines, n_columns) = problem
+    projections, slopes, wide, wide_slope = maps
+    width, widening, narrowing = targets.shape[2], geometry.widening, geometry.narrowing
+    for k in range(len(targets)):
+        for c in range(0, len(channels), 8):
+            add_channels(channels, c, state[0], k, projections, k, 0)
+    for i in range(len(schedule)):
+        for k in range(len(targets)):
+            resample_lines(projections, k, 0, n_columns, n_lines, widening, wide, 0, 0, width)
+            pull_back(kind, wide, targets, k, factors[k], geometry, wide_slope)
+            resample_lines(wide_slope, 0, 0, width, n_lines, narrowing, slopes, k, 0, n_columns)
+        _update(penalty, channels, state, slopes, projections, schedule[i])

@@ -1,63 +1,79 @@
-"""L-BFGS on the CPU: what its compiled steps read, and how they count."""
+"""L-BFGS for float32 on the CPU.
+
+A record is what is known of a direction: its weights, one per channel, and the map that these draw
+at the layer's resolution. All that L-BFGS does to weights is linear, so records are added whole,
+and a trial along a line costs a pass over the mask's pixels, not over the channels. The channels
+are passed once per iteration, for all rows of the image: while a few of them lie in the first-level
+cache, their gradients are taken and drawn.
+"""
+
+from typing import NamedTuple
 
 import numpy as np
 
-from ..lbfgs import balance
-from .lbfgs_steps import N_NUMBERS, N_RECORDS, minimise_walk, root_mean_square, scale_grid
-from .ridge_steps import AREA, BACKGROUND, CONCEPT, KINDS, PADDING, Problem, Room
-from .simd import LANES
-from .walks import geometry_of, over_walks, padded, shrunk
+from ..lbfgs import LEAST_UNIT, LONG, MAX_TRIALS, MEMORY, RISE, SHORT, balance
+from .images import solve_images
+from .jit import jit
+from .kernels import (
+    AFFINE,
+    LOGISTIC,
+    Geometry,
+    add_channels,
+    exp_minus_abs,
+    geometry_of,
+    map_length,
+    pad_targets,
+    padded,
+    pull_back,
+    resample_lines,
+    shrink,
+    wide_shape,
+    write_gradients,
+)
+from .simd import LANES, aligned_zeros, fma, load, splat, store, total, where_positive
+
+_KINDS = ("logistic", "jaccard", "dice")
+_JACCARD = _KINDS.index("jaccard")
+
+_F = np.float32
+_ZERO, _ONE, _TWO, _HALF = _F(0), _F(1), _F(2), _F(0.5)
+_SHORT, _LONG, _RISE = _F(SHORT), _F(LONG), _F(RISE)
+_LEAST_UNIT = _F(LEAST_UNIT)
+_LEAST, _MOST, _FARTHER = _F(0.1), _F(0.9), _F(4)
+
+_BLOCK = 4096  # numbers whose squares are summed as float32
+_FAINT = 1e-30  # sum of squares some of which may be too small for float32
+
+# Records of a row: where it stands, its gradient, its direction, a trial; then the pairs of L-BFGS,
+# a step and the gradient's change by it.
+_POINT, _GRADIENT, _DIRECTION, _TRIAL, _PAIRS = 0, 1, 2, 3, 4
+_N_RECORDS = _PAIRS + 2 * MEMORY
+# Numbers of a row: factors of concept and background, area of the mask, and what the padding of
+# lines adds to the area of projections; its loss without the ridge; pairs stored, scale of the
+# inverse Hessian, iterations, norm of the gradient now and the one it counts by; and of each pair
+# the inverse product, and its share in the direction.
+_CONCEPT, _BACKGROUND, _AREA, _PADDING = 0, 1, 2, 3
+_LOSS, _STORED, _SCALE, _N_ITER, _NORM, _UNIT, _INVERSES = range(4, 11)
+_SHARES = _INVERSES + MEMORY
+_N_NUMBERS = _SHARES + MEMORY
 
 
-def _problem(grid, mask_size, objective):
-    """Lay out how the compiled steps count."""
-    geometry = geometry_of(grid.shape[1:], mask_size)
-    n_lines = padded(grid.shape[1], 4)  # lines are done four at a time
-    return Problem(
-        kind=KINDS.index(objective.name),
-        tol=np.float32(objective.tol),
-        max_iter=objective.max_iter,
-        n_channels=padded(len(grid) + 1),
-        n_pixels=padded(grid[0].size),
-        stride=padded(n_lines * grid.shape[2] + LANES),
-        n_lines=grid.shape[1],
-        n_columns=grid.shape[2],
-        n_mask_lines=mask_size[0],
-        lines=geometry[0],
-        widening=geometry[1],
-        narrowing=geometry[2],
-    )
+class _Problem(NamedTuple):
+    """Rows that share activations, and the arrays in which they are solved."""
 
-
-def _sizes(problem, n_rows):
-    """Give the room that a walk needs."""
-    width = problem.widening.n_columns
-    wide = (padded(problem.n_lines, 4) + 1) * width
-    return {
-        "channels": problem.n_channels * problem.n_pixels,
-        "ridge": problem.n_channels,
-        "targets": n_rows * problem.n_mask_lines * width,
-        "wide": wide,
-        "wide_slope": wide,
-        "slopes": n_rows * problem.stride,
-        "records": n_rows * N_RECORDS * (problem.n_channels + problem.stride),
-        "numbers": n_rows * N_NUMBERS,
-    }
-
-
-def _lay_out(room, problem, targets, n_channels, objective):
-    """Fill in the targets, the ridge, and the constants of the objective."""
-    for array in room[1:]:
-        array[:] = 0
-    room.ridge[:n_channels] = objective.alpha
-    n_rows, height, width = targets.shape
-    padded = room.targets.reshape(n_rows, height, -1)
-    padded[:, :, :width] = targets
-    numbers = room.numbers.reshape(n_rows, N_NUMBERS)
-    numbers[:, [CONCEPT, BACKGROUND]] = balance(targets, objective.class_weight).T
-    numbers[:, AREA] = targets.sum((1, 2), dtype=np.float64)
-    # Where lines are padded, logits are 0 and projections a half.
-    numbers[:, PADDING] = height * (problem.widening.n_columns - width) / 2
+    kind: int
+    tol: np.float32
+    max_iter: int
+    size: tuple  # of the grid
+    geometry: Geometry
+    channels: np.ndarray
+    ridge: np.ndarray
+    targets: np.ndarray
+    wide: np.ndarray
+    wide_slope: np.ndarray
+    slopes: np.ndarray
+    records: np.ndarray
+    numbers: np.ndarray
 
 
 def solve(activations, images, targets, start, objective, n_threads=None):
@@ -83,24 +99,374 @@ def solve(activations, images, targets, start, objective, n_threads=None):
     vectors = np.empty((len(activations), len(start)), dtype=np.float32)
     facts = np.empty((3, len(activations)), dtype=np.float32)
 
-    def solve_image(grid, rows, memory):
-        grid = np.ascontiguousarray(grid)
-        _solve_walk(grid, targets, rows, start, objective, memory, vectors, facts)
+    def solve_rows(grid, rows):
+        root = _root_mean_square(np.ascontiguousarray(grid).reshape(1, -1), len(grid))
+        grid = shrink(grid, targets.shape[1:])
+        problem = _lay_out(grid, targets[rows], objective)
+        means = _scale_channels(problem.channels, grid.reshape(len(grid), -1), root)
+        scaled = np.append(start * root, means @ (start * root)).astype(np.float32)
+        _minimize(problem, scaled)
+        points = problem.records[_POINT::_N_RECORDS, : len(scaled)]
+        weights = points[:, :-1].astype(np.float64)
+        vectors[rows] = weights / root
+        # Sums of products one after the other: those of a matrix could depend on the rows beside.
+        facts[0, rows] = points[:, -1] - (weights * means).sum(1).astype(np.float32)
+        facts[1, rows] = problem.numbers[:, _N_ITER]
+        facts[2, rows] = problem.numbers[:, _NORM] / problem.numbers[:, _UNIT]
 
-    over_walks(solve_image, activations, images, len(start), n_threads)
+    solve_images(solve_rows, activations, images, len(start), n_threads)
     return vectors, *facts
 
 
-def _solve_walk(grid, targets, rows, start, objective, memory, vectors, facts):
-    root = root_mean_square(grid)
-    grid = np.ascontiguousarray(shrunk(grid, targets.shape[1:]))
-    problem = _problem(grid, targets.shape[1:], objective)
-    room = Room(*memory.take(_sizes(problem, len(rows))))
-    _lay_out(room, problem, targets[rows], len(grid), objective)
-    means = scale_grid(grid, root, problem.n_pixels, room.channels)
-    scaled = np.append(start * root, means @ (start * root)).astype(np.float32)
-    minimise_walk(problem, room, scaled, rows, vectors, facts)
-    solved = vectors[rows].astype(np.float64)
-    vectors[rows] = solved / root
-    # Sums of products one after the other: those of a matrix could depend on the rows beside.
-    facts[0, rows] -= (solved * means).sum(1).astype(np.float32)
+def _lay_out(grid, targets, objective):
+    """Give the problem of rows that share a grid; its channels are still zero."""
+    geometry = geometry_of(grid.shape[1:], targets.shape[1:])
+    n_rows, n_channels = len(targets), padded(len(grid) + 1)
+    length = map_length(*grid.shape[1:])
+    ridge = aligned_zeros((1, n_channels))
+    ridge[0, : len(grid)] = objective.alpha
+    masks, numbers = pad_targets(targets), aligned_zeros((n_rows, _N_NUMBERS))
+    if objective.is_convex:
+        numbers[:, :2] = balance(targets, objective.class_weight).T
+    numbers[:, _AREA] = targets.sum((1, 2), dtype=np.float64)
+    # Where lines are padded, logits are 0 and projections a half.
+    numbers[:, _PADDING] = targets.shape[1] * (masks.shape[2] - targets.shape[2]) / 2
+    return _Problem(
+        kind=_KINDS.index(objective.name),
+        tol=np.float32(objective.tol),
+        max_iter=objective.max_iter,
+        size=grid.shape[1:],
+        geometry=geometry,
+        channels=aligned_zeros((n_channels, padded(grid[0].size))),
+        ridge=ridge,
+        targets=masks,
+        wide=aligned_zeros(wide_shape(grid.shape[1], geometry)),
+        wide_slope=aligned_zeros(wide_shape(grid.shape[1], geometry)),
+        slopes=aligned_zeros((n_rows, length)),
+        records=aligned_zeros((n_rows * _N_RECORDS, n_channels + length)),
+        numbers=numbers,
+    )
+
+
+@jit
+def _root_mean_square(flat, n_channels):
+    """Give the root of the mean over cells of the squared norm of their activations; 1 for 0."""
+    size, squares = flat.size, 0.0
+    for start in range(0, size, _BLOCK):
+        stop = min(start + _BLOCK, size)
+        products, whole = splat(_ZERO), stop - (stop - start) % LANES
+        for i in range(start, whole, LANES):
+            products = fma(load(flat, (0, i)), load(flat, (0, i)), products)
+        squares += total(products)
+        for i in range(whole, stop):
+            squares += flat[0, i] * flat[0, i]
+    if not _FAINT < squares < np.inf:  # squares of float32 have left its range, or are all zero
+        squares = 0.0
+        for i in range(size):
+            squares += np.float64(flat[0, i]) * np.float64(flat[0, i])
+    return np.sqrt(squares * n_channels / size) if squares > 0 else 1.0
+
+
+@jit
+def _scale_channels(channels, cells, root):
+    """Write cells, divided by a root and centered, and a channel of ones; give the means."""
+    (n_channels, n_cells), inverse = cells.shape, _F(1 / root)
+    means = np.empty(n_channels, _F)
+    for c in range(n_channels):
+        sums = splat(_ZERO)
+        channels[c, :n_cells] = cells[c]
+        for i in range(0, channels.shape[1], LANES):
+            sums = sums + load(channels, (c, i))
+        means[c] = total(sums) / n_cells * inverse
+        for i in range(n_cells):
+            channels[c, i] = channels[c, i] * inverse - means[c]
+    channels[n_channels, :n_cells] = 1
+    return means
+
+
+@jit
+def _dot(a, row, b, other, start, size):
+    """Multiply the first ``size`` numbers of a line by those of another from ``start`` on."""
+    even = odd = splat(_ZERO)
+    for i in range(0, size - LANES, 2 * LANES):
+        even = fma(load(a, (row, i)), load(b, (other, start + i)), even)
+        odd = fma(load(a, (row, i + LANES)), load(b, (other, start + i + LANES)), odd)
+    if size // LANES % 2:
+        i = size - LANES
+        even = fma(load(a, (row, i)), load(b, (other, start + i)), even)
+    return total(even + odd)
+
+
+@jit
+def _ridge_dot(problem, row, other):
+    """Multiply the weights of two records, each by its ridge."""
+    ridge, records, products = problem.ridge, problem.records, splat(_ZERO)
+    for c in range(0, ridge.shape[1], LANES):
+        weights = load(ridge, (0, c)) * load(records, (row, c))
+        products = fma(weights, load(records, (other, c)), products)
+    return total(products)
+
+
+@jit
+def _add(factor, records, row, to):
+    f = splat(factor)
+    for i in range(0, records.shape[1], LANES):
+        store(records, (to, i), fma(f, load(records, (row, i)), load(records, (to, i))))
+
+
+@jit
+def _scale(factor, records, row, to):
+    f = splat(factor)
+    for i in range(0, records.shape[1], LANES):
+        store(records, (to, i), f * load(records, (row, i)))
+
+
+@jit
+def _write_trial(t, records, point, direction, trial, begin):
+    """Write the map at a step from a point; its weights are not needed."""
+    f = splat(t)
+    for i in range(begin, records.shape[1], LANES):
+        moved = fma(f, load(records, (direction, i)), load(records, (point, i)))
+        store(records, (trial, i), moved)
+
+
+@jit
+def _map_slope(problem, k, row):
+    """Multiply the slopes of row k by the map of a record: the loss's slope along that."""
+    n_channels, n_pixels = problem.channels.shape
+    return _dot(problem.slopes, k, problem.records, row, n_channels, n_pixels)
+
+
+@jit
+def _overlap(problem, k):
+    """Sum projections, and projections inside the mask, over all pixels."""
+    (starts, share), targets, wide = problem.geometry[:2], problem.targets, problem.wide
+    width, area, shared = targets.shape[2], splat(_ZERO), splat(_ZERO)
+    for i in range(len(starts) - 1):
+        for j in range(0, width, LANES):
+            upper = load(wide, (0, i * width + j))
+            step = load(wide, (0, i * width + j + width)) - upper
+            for r in range(starts[i], starts[i + 1]):
+                x = fma(splat(share[r]), step, upper)
+                e = exp_minus_abs(x)
+                p = where_positive(x, splat(_ONE), e) / (e + splat(_ONE))
+                area = area + p
+                shared = fma(load(targets, (k, r, j)), p, shared)
+    return total(shared), total(area)
+
+
+@jit
+def _slope_factors(problem, k):
+    """Give the kind and the factors of the pixels' slopes, and the loss where it is not convex."""
+    kind, numbers = problem.kind, problem.numbers
+    if kind == 0:
+        return LOGISTIC, (numbers[k, _CONCEPT], numbers[k, _BACKGROUND]), _ZERO
+    shared, area = _overlap(problem, k)
+    whole = numbers[k, _AREA] + (area - numbers[k, _PADDING])
+    if kind == _JACCARD:
+        whole -= shared
+        square = whole * whole
+        return AFFINE, (-(whole + shared) / square, shared / square), _ONE - shared / whole
+    return AFFINE, (-_TWO / whole, _TWO * shared / (whole * whole)), _ONE - _TWO * shared / whole
+
+
+@jit
+def _evaluate(problem, k, row):
+    """Bring the slopes at a record's map to the layer's resolution; give the loss."""
+    (n_lines, n_columns), n_channels = problem.size, len(problem.channels)
+    width, wide, slope = problem.targets.shape[2], problem.wide, problem.wide_slope
+    geometry, records, slopes = problem.geometry, problem.records, problem.slopes
+    widening, narrowing = geometry.widening, geometry.narrowing
+    resample_lines(records, row, n_channels, n_columns, n_lines, widening, wide, 0, 0, width)
+    kind, factors, loss = _slope_factors(problem, k)
+    pull_back(kind, wide, problem.targets, k, factors, geometry, slope)
+    resample_lines(slope, 0, 0, width, n_lines, narrowing, slopes, k, 0, n_columns)
+    return loss
+
+
+@jit
+def _next_step(t, trial, low, low_slope, high):
+    """Give a step beyond ``low`` and, if there is one, before ``high``."""
+    if high == np.inf:
+        return _FARTHER * t
+    share = _HALF
+    # Where the slope has turned round, its zero lies between, about where a line says.
+    if t == high and trial > 0:
+        share = min(max(low_slope / (low_slope - trial), _LEAST), _MOST)
+    return low + share * (high - low)
+
+
+@jit
+def _search(problem, k):
+    """Find a step along the direction that is neither too short nor too long."""
+    records, numbers, first = problem.records, problem.numbers, k * _N_RECORDS
+    point, direction, trial = first + _POINT, first + _DIRECTION, first + _TRIAL
+    linear = _ridge_dot(problem, point, direction)
+    square = _ridge_dot(problem, direction, direction)
+    start, before = linear + _map_slope(problem, k, direction), numbers[k, _LOSS]
+    t, low, low_slope, high = _ONE, _ZERO, start, _F(np.inf)
+    if not start < 0:
+        return _ZERO
+    for trials in range(MAX_TRIALS + 1):
+        _write_trial(t, records, point, direction, trial, len(problem.channels))
+        loss = _evaluate(problem, k, trial)
+        slope = linear + t * square + _map_slope(problem, k, direction)
+        rise = loss - before + t * (linear + _HALF * t * square)
+        if trials == MAX_TRIALS:  # none was right: slopes and loss are those of the step to be made
+            break
+        # Slopes are enough for a convex loss; they are exact where losses drown in rounding.
+        if slope > -_LONG * start or (problem.kind > 0 and rise > _RISE):
+            high = t
+        elif slope < _SHORT * start:
+            low, low_slope = t, slope
+        else:
+            break
+        t = _next_step(t, slope, low, low_slope, high)
+    numbers[k, _LOSS] = loss
+    return t
+
+
+@jit
+def _aim(problem, k):
+    """Go down the gradient by the inverse Hessian's estimate (Nocedal's two loops)."""
+    records, numbers, n_channels = problem.records, problem.numbers, len(problem.channels)
+    pairs, direction = k * _N_RECORDS + _PAIRS, k * _N_RECORDS + _DIRECTION
+    _scale(-_ONE, records, k * _N_RECORDS + _GRADIENT, direction)
+    stored = int(numbers[k, _STORED])
+    first = max(0, stored - MEMORY)
+    for i in range(stored - 1, first - 1, -1):
+        slot = i % MEMORY
+        step = pairs + 2 * slot
+        share = numbers[k, _INVERSES + slot] * _dot(
+            records, step, records, direction, 0, n_channels
+        )
+        numbers[k, _SHARES + slot] = share
+        _add(-share, records, step + 1, direction)
+    if stored > 0:
+        _scale(numbers[k, _SCALE], records, direction, direction)
+    for i in range(first, stored):
+        slot = i % MEMORY
+        step = pairs + 2 * slot
+        product = _dot(records, step + 1, records, direction, 0, n_channels)
+        share = numbers[k, _SHARES + slot] - numbers[k, _INVERSES + slot] * product
+        _add(share, records, step, direction)
+
+
+@jit
+def _latest_step(problem, k):
+    """Give the record of the step that the next pair begins with; the gradient's change follows."""
+    return k * _N_RECORDS + _PAIRS + 2 * (int(problem.numbers[k, _STORED]) % MEMORY)
+
+
+@jit
+def _move(problem, k):
+    """Move a row along its direction, and begin the pair that this gives."""
+    first, records = k * _N_RECORDS, problem.records
+    t, step = _search(problem, k), _latest_step(problem, k)
+    _scale(t, records, first + _DIRECTION, step)
+    _scale(-_ONE, records, first + _GRADIENT, step + 1)
+    _add(_ONE, records, step, first + _POINT)
+    problem.numbers[k, _N_ITER] += _ONE
+
+
+@jit
+def _remember(problem, k):
+    """End the pair, with the gradient where the row has moved to."""
+    records, numbers, n_channels = problem.records, problem.numbers, len(problem.channels)
+    step, slot = _latest_step(problem, k), int(numbers[k, _STORED]) % MEMORY
+    _add(_ONE, records, k * _N_RECORDS + _GRADIENT, step + 1)
+    product = _dot(records, step, records, step + 1, 0, n_channels)
+    # Without positive curvature along the step the estimate would not stay positive definite.
+    if product > 0:
+        numbers[k, _INVERSES + slot] = _ONE / product
+        numbers[k, _SCALE] = product / _dot(records, step + 1, records, step + 1, 0, n_channels)
+        numbers[k, _STORED] += _ONE
+    else:  # has overwritten the oldest pair, which must not count any more
+        numbers[k, _INVERSES + slot] = _ZERO
+
+
+@jit
+def _take_gradients(problem, active):
+    """Take the gradients of rows by their slopes, draw them, and note their norms."""
+    channels, records, ridge, slopes = (
+        problem.channels,
+        problem.records,
+        problem.ridge,
+        problem.slopes,
+    )
+    n_channels = len(channels)
+    for k in active:
+        for i in range(n_channels, records.shape[1], LANES):
+            store(records, (k * _N_RECORDS + _GRADIENT, i), splat(_ZERO))
+    for c in range(0, n_channels, LANES):
+        for k in active:
+            point, gradient = k * _N_RECORDS + _POINT, k * _N_RECORDS + _GRADIENT
+            for b in range(0, LANES, 8):
+                write_gradients(channels, c + b, slopes, k, records, gradient, c + b)
+            pulled = fma(
+                load(ridge, (0, c)), load(records, (point, c)), load(records, (gradient, c))
+            )
+            store(records, (gradient, c), pulled)
+            # The other way round, since the last channels are still in the first-level cache.
+            for b in range(LANES - 8, -1, -8):
+                add_channels(channels, c + b, records, gradient, records, gradient, n_channels)
+    for k in active:
+        gradient = k * _N_RECORDS + _GRADIENT
+        square = _dot(records, gradient, records, gradient, 0, n_channels)
+        problem.numbers[k, _NORM] = np.sqrt(square)
+
+
+@jit
+def _begin(problem, start):
+    """Evaluate all rows at zero, whose gradients are the unit, and at the start."""
+    channels, records, numbers = problem.channels, problem.records, problem.numbers
+    rows = np.arange(len(numbers))
+    for again in range(2):
+        for k in rows:
+            numbers[k, _LOSS] = _evaluate(problem, k, k * _N_RECORDS + _POINT)
+        _take_gradients(problem, rows)
+        for k in rows:
+            if not again:
+                norm = numbers[k, _NORM]
+                if problem.kind == 0:
+                    norm = max(norm, _LEAST_UNIT)
+                numbers[k, _UNIT] = norm if norm > 0 else _ONE
+        if again or not start.any():
+            return
+        for k in rows:
+            point = k * _N_RECORDS + _POINT
+            records[point, : len(start)] = start
+            for c in range(0, len(channels), 8):
+                add_channels(channels, c, records, point, records, point, len(channels))
+
+
+@jit
+def _unfinished(problem, active):
+    """Give those rows whose gradient is still larger than asked for."""
+    numbers, left, count = problem.numbers, np.empty(len(active), np.int64), 0
+    for k in active:
+        # Where losses are not convex, gradients at zero are as small as the mask, and may grow a
+        # hundredfold: they count by the largest on the way.
+        if problem.kind > 0:
+            numbers[k, _UNIT] = max(numbers[k, _UNIT], numbers[k, _NORM])
+        if numbers[k, _NORM] > problem.tol * numbers[k, _UNIT]:
+            left[count] = k
+            count += 1
+    return left[:count]
+
+
+@jit
+def _minimize(problem, start):
+    """Minimize rows that share activations; their points and numbers are the result."""
+    _begin(problem, start)
+    active = np.arange(len(problem.numbers))
+    for _ in range(problem.max_iter):
+        active = _unfinished(problem, active)
+        if len(active) == 0:
+            break
+        for k in active:
+            _aim(problem, k)
+            _move(problem, k)
+        _take_gradients(problem, active)
+        for k in active:
+            _remember(problem, k)

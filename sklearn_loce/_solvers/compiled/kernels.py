@@ -1,0 +1,235 @@
+"""What both compiled solvers do at every step, and how they lay out what they read.
+
+Channels, pixels and lines are padded by zeros to whole vectors, which changes no sum. The map at
+mask size is never held: it lives in registers.
+"""
+
+from functools import lru_cache
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from ..bilinear import bilinear_matrix, bilinear_taps, resample_axis
+from .jit import jit
+from .simd import (
+    LANES,
+    aligned_zeros,
+    floor,
+    fma,
+    load,
+    magnitude,
+    power_of_two,
+    splat,
+    store,
+    total,
+    where_positive,
+)
+
+# Slopes dL/dx of a pixel with the logit x, P = sigmoid(x), the mask t, and two factors f and g.
+AFFINE = 0  # (f t + g) P (1 - P)
+DIFFERENCE = 1  # f (P - t) P (1 - P)
+SIGN = 2  # f sign(P - t) P (1 - P)
+LOGISTIC = 3  # (f t + g (1 - t)) P - f t
+
+_F = np.float32
+_ZERO, _HALF, _ONE = _F(0), _F(0.5), _F(1)
+# Beyond this, exp(-|x|) and its square run into denormal numbers, which are 100 times slower.
+_SATURATED = _F(60)
+_LOG2_E = _F(1.44269504088896341)
+_LN2_HIGH, _LN2_LOW = _F(0.693359375), _F(-2.12194440e-4)
+# Minimax coefficients of exp on [-ln(2) / 2, ln(2) / 2], from the Cephes library.
+_C0, _C1, _C2 = _F(1.9875691500e-4), _F(1.3981999507e-3), _F(8.3334519073e-3)
+_C3, _C4, _C5 = _F(4.1665795894e-2), _F(1.6666665459e-1), _F(5.0000001201e-1)
+
+
+class Resampling(NamedTuple):
+    """A matrix (size_in, size_out) that acts on lines; which of its lines each vector needs."""
+
+    matrix: np.ndarray
+    first: np.ndarray
+    stop: np.ndarray
+
+
+class Geometry(NamedTuple):
+    """How a grid lies in a mask: mask lines below each grid line, their shares, and columns."""
+
+    starts: np.ndarray
+    share: np.ndarray
+    widening: Resampling
+    narrowing: Resampling
+
+
+def padded(size, multiple=LANES):
+    """Give the next multiple."""
+    return -(-size // multiple) * multiple
+
+
+def _resampling(matrix):
+    lines = aligned_zeros((len(matrix), padded(matrix.shape[1])))
+    lines[:, : matrix.shape[1]] = matrix
+    used = lines.reshape(len(matrix), -1, LANES).any(2)
+    return Resampling(lines, used.argmax(0), len(matrix) - used[::-1].argmax(0))
+
+
+@lru_cache(maxsize=64)
+def geometry_of(size, mask_size):
+    """Give the Geometry of a grid and a mask of these sizes."""
+    columns = bilinear_matrix(size[1], mask_size[1], torch.float32, "cpu").numpy()
+    upper, _, share = bilinear_taps(size[0], mask_size[0])
+    starts = np.searchsorted(upper, np.arange(size[0] + 1))
+    return Geometry(starts, share.astype(np.float32), _resampling(columns.T), _resampling(columns))
+
+
+def shrink(grid, mask_size):
+    """Resample axes that are longer than the mask's: bilinear resampling is linear."""
+    for axis, (size, target) in enumerate(zip(grid.shape[1:], mask_size, strict=True), 1):
+        if size > target:
+            grid = resample_axis(grid, axis, target)
+    return grid
+
+
+def pad_targets(targets):
+    """Pad the lines of masks (n_rows, H, W)."""
+    out = aligned_zeros((*targets.shape[:2], padded(targets.shape[2])))
+    out[:, :, : targets.shape[2]] = targets
+    return out
+
+
+def map_length(n_lines, n_columns):
+    """Give the room that a map of the layer's size needs, with what is written beyond its end."""
+    return padded(padded(n_lines, 4) * n_columns + LANES)
+
+
+def wide_shape(n_lines, geometry):
+    """Give the shape of a grid with lines as long as the mask's; one more line ends it."""
+    return 1, (padded(n_lines, 4) + 1) * geometry.widening.matrix.shape[1]
+
+
+@jit
+def exp_minus_abs(x):
+    """Give exp(-|x|), of at least exp(-60)."""
+    size = magnitude(x)
+    t = splat(_ZERO) - where_positive(size - splat(_SATURATED), splat(_SATURATED), size)
+    k = floor(fma(t, splat(_LOG2_E), splat(_HALF)))
+    # ln(2) in two parts, the first of few bits, so that the remainder loses none.
+    t = fma(k, splat(-_LN2_LOW), fma(k, splat(-_LN2_HIGH), t))
+    series = fma(splat(_C0), t, splat(_C1))
+    series = fma(series, t, splat(_C2))
+    series = fma(series, t, splat(_C3))
+    series = fma(series, t, splat(_C4))
+    series = fma(series, t, splat(_C5))
+    return fma(series, t * t, t + splat(_ONE)) * power_of_two(k)
+
+
+@jit
+def sign(x):
+    """Give the signs of a vector, 0 for 0."""
+    one, zero = splat(_ONE), splat(_ZERO)
+    return where_positive(x, one, where_positive(zero - x, zero - one, zero))
+
+
+@jit
+def pixel_slopes(kind, x, t, first, second):
+    """Give dL/dx; with e = exp(-|x|), P (1 - P) is e / (1 + e)^2 without cancellation."""
+    e = exp_minus_abs(x)
+    above = e + splat(_ONE)
+    if kind == AFFINE:
+        return fma(first, t, second) * e / (above * above)
+    p = where_positive(x, splat(_ONE), e) / above
+    if kind == LOGISTIC:
+        concept = first * t
+        return p * fma(splat(_ZERO) - second, t, concept + second) - concept
+    difference = p - t
+    if kind == SIGN:
+        difference = sign(difference)
+    return first * difference * e / (above * above)
+
+
+@jit
+def resample_lines(source, row, start, width, n_lines, resampling, target, to, begin, stride):
+    """Resample lines of a row, ``width`` numbers each, four lines at a time.
+
+    What is written may run over a line's end by zeros: they come before the next line's numbers,
+    so vectors are done from the last to the first.
+    """
+    matrix, first, stop = resampling
+    for i in range(0, n_lines, 4):
+        at = start + i * width
+        for v in range(len(first) - 1, -1, -1):
+            a = b = c = d = splat(_ZERO)
+            for k in range(first[v], stop[v]):
+                weights = load(matrix, (k, v * LANES))
+                a = fma(splat(source[row, at + k]), weights, a)
+                b = fma(splat(source[row, at + width + k]), weights, b)
+                c = fma(splat(source[row, at + 2 * width + k]), weights, c)
+                d = fma(splat(source[row, at + 3 * width + k]), weights, d)
+            out = begin + i * stride + v * LANES
+            store(target, (to, out), a)
+            store(target, (to, out + stride), b)
+            store(target, (to, out + 2 * stride), c)
+            store(target, (to, out + 3 * stride), d)
+
+
+@jit
+def pull_back(kind, wide, targets, k, factors, geometry, out):
+    """Take dL/d(widened grid) of row k; each of its lines lies above ``starts`` mask lines."""
+    starts, share, width = geometry.starts, geometry.share, targets.shape[2]
+    first, second = splat(factors[0]), splat(factors[1])
+    for j in range(0, width, LANES):
+        store(out, (0, j), splat(_ZERO))
+    for i in range(len(starts) - 1):
+        for j in range(0, width, LANES):
+            at = i * width + j
+            upper = load(wide, (0, at))
+            step = load(wide, (0, at + width)) - upper
+            above, below = load(out, (0, at)), splat(_ZERO)
+            for r in range(starts[i], starts[i + 1]):
+                f = splat(share[r])
+                t = load(targets, (k, r, j))
+                slope = pixel_slopes(kind, fma(f, step, upper), t, first, second)
+                below = fma(f, slope, below)
+                above = above + fma(splat(_ZERO) - f, slope, slope)
+            store(out, (0, at), above)
+            store(out, (0, at + width), below)
+
+
+@jit
+def write_gradients(channels, c, slopes, k, gradient, row, at):
+    """Multiply eight channels by the slopes of row k."""
+    p = q = r = s = t = u = v = w = splat(_ZERO)
+    for i in range(0, channels.shape[1], LANES):
+        x = load(slopes, (k, i))
+        p = fma(load(channels, (c, i)), x, p)
+        q = fma(load(channels, (c + 1, i)), x, q)
+        r = fma(load(channels, (c + 2, i)), x, r)
+        s = fma(load(channels, (c + 3, i)), x, s)
+        t = fma(load(channels, (c + 4, i)), x, t)
+        u = fma(load(channels, (c + 5, i)), x, u)
+        v = fma(load(channels, (c + 6, i)), x, v)
+        w = fma(load(channels, (c + 7, i)), x, w)
+    gradient[row, at], gradient[row, at + 1] = total(p), total(q)
+    gradient[row, at + 2], gradient[row, at + 3] = total(r), total(s)
+    gradient[row, at + 4], gradient[row, at + 5] = total(t), total(u)
+    gradient[row, at + 6], gradient[row, at + 7] = total(v), total(w)
+
+
+@jit
+def add_channels(channels, c, weights, row, maps, to, begin):
+    """Add the share of eight channels to a map, even and odd ones apart.
+
+    The weights of all channels begin a line of ``weights``.
+    """
+    w0, w1, w2 = splat(weights[row, c]), splat(weights[row, c + 1]), splat(weights[row, c + 2])
+    w3, w4, w5 = splat(weights[row, c + 3]), splat(weights[row, c + 4]), splat(weights[row, c + 5])
+    w6, w7 = splat(weights[row, c + 6]), splat(weights[row, c + 7])
+    for i in range(0, channels.shape[1], LANES):
+        even = fma(w0, load(channels, (c, i)), load(maps, (to, begin + i)))
+        odd = w1 * load(channels, (c + 1, i))
+        even = fma(w2, load(channels, (c + 2, i)), even)
+        odd = fma(w3, load(channels, (c + 3, i)), odd)
+        even = fma(w4, load(channels, (c + 4, i)), even)
+        odd = fma(w5, load(channels, (c + 5, i)), odd)
+        even = fma(w6, load(channels, (c + 6, i)), even)
+        odd = fma(w7, load(channels, (c + 7, i)), odd)
+        store(maps, (to, begin + i), even + odd)
