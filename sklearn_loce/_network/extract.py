@@ -15,7 +15,7 @@ from .adapters import adapter_of, explain_failure
 from .families import layer_facts
 from .grids import check_reshaped, describe, find_reading
 from .handle import as_module, device_of, dtype_of, evaluating, resolve_device
-from .trace import Trace, watching
+from .trace import Trace
 
 
 class _Stop(BaseException):
@@ -163,12 +163,12 @@ class ActivationExtractor:
         if self._modes is None:
             with self:
                 return self(images, shown)
-        size = self.frame(images.shape[-2:]).size
+        frame = self.frame(images.shape[-2:])
         # A copy, because the first layer may work in place.
         own = images.to(device=self.device, dtype=dtype_of(self.module), copy=True)
         self._taken, self._seen = {}, Counter()
         try:
-            with self._hooks(len(images), size, images.shape[1]) as trace, torch.no_grad():
+            with torch.no_grad(), self._hooks(own, frame) as trace:
                 self._forward(own, shown, trace)
         except _ReadOtherwise as stop:
             self._pass_on(stop)
@@ -233,19 +233,18 @@ class ActivationExtractor:
             )
 
     @contextmanager
-    def _hooks(self, n_images, size, n_channels):
+    def _hooks(self, images, frame):
         """Put hooks on the layers, and at first on all others, which tell how to read them.
 
         That follows from the input's size, so the next pass of this size goes untraced: hooks on
         every layer take as much time as small layers do.
         """
-        known = self._known.setdefault((n_images, size, n_channels), {})
+        known = self._known.setdefault((tuple(images.shape), frame), {})
         is_known = len(known) == len(self.layers) and self._run_once
-        trace = None if is_known else Trace(n_images, size, n_channels)
+        trace = None if is_known else Trace(images, frame)
         with ExitStack() as stack:
             if trace is not None:
-                # It comes first, so that it knows of a layer what the layer's own hook asks.
-                stack.enter_context(watching(self.module, trace))
+                stack.enter_context(trace)
             for layer in self.layers:
                 hook = self._make_hook(layer, trace, known)
                 handle = self.module.get_submodule(layer).register_forward_hook(hook)
@@ -285,7 +284,7 @@ class ActivationExtractor:
         self.readings[layer] = reading.key
         if shape is not None:
             known[layer] = shape, reading.make
-        return reading.grid()
+        return reading.make(output)
 
 
 def _raise_clear(module, size, error, *, began) -> NoReturn:
