@@ -6,8 +6,8 @@ from torchvision.models import maxvit
 
 from sklearn_loce import ActivationExtractor, list_layers
 from sklearn_loce._network.families import layer_facts
-from sklearn_loce._network.grids import find_reading, token_grids
-from sklearn_loce._network.trace import Trace
+
+
 from sklearn_loce.exceptions import LayoutError
 
 SIZES = (

@@ -10,14 +10,13 @@ from typing import NoReturn
 
 import pandas as pd
 import torch
-from torch.overrides import TorchFunctionMode
 
 from ..exceptions import LayoutError
 from .adapters import adapter_of, explain_failure
 from .families import is_detector, layer_facts
 from .grids import check_reshaped, describe, find_reading
 from .handle import as_module, dtype_of, lend, replicate, resolve_device
-from .trace import Trace, watching
+from .trace import Trace
 
 
 class _Stop(BaseException):
@@ -176,13 +175,12 @@ class ActivationExtractor:
         if self._network is None:
             with self:
                 return self(images, shown)
-        size = self.frame(images.shape[-2:]).size
-        key = len(images), size, images.shape[1]
+        frame = self.frame(images.shape[-2:])
         try:
-            taken = self._run(images, shown, key, self._known.get(key))
+            taken = self._run(images, shown, frame, self._known.get((images.shape, frame)))
         except _ReadOtherwise as stop:
             self._pass_on(stop)
-            taken = self._run(images, shown, key, None)
+            taken = self._run(images, shown, frame, None)
         return {layer: taken[layer] for layer in self.layers}
 
     def frame(self, size):
@@ -202,30 +200,25 @@ class ActivationExtractor:
                 return self.frame(size)
         return self.adapter.frame(self._network, tuple(size))
 
-    def _run(self, images, shown, key, known):
+    def _run(self, images, shown, frame, known):
         """Pass images; with ``known``, how layers are read, no further than the deepest layer."""
-        n_images, size, n_channels = key
         # A copy, because the first layer may work in place.
         own = images.to(device=self.device, dtype=dtype_of(self._network), copy=True)
-        trace = Trace(n_images, size, n_channels) if known is None else None
+        trace = Trace(own, frame) if known is None else None
         current = self._pass = _Pass(trace, known or {})
         try:
-            with ExitStack() as exits:
-                if trace is not None:
-                    exits.enter_context(watching(self._network, trace))
-                    exits.enter_context(current.reads)
+            with nullcontext() if trace is None else trace:
                 self._forward(own, shown, current)
         finally:
             self._pass = None
-        self._check_pass(current, n_images)
+        self._check_pass(current, len(images))
         if trace is not None:
-            self._learn(key, current)
+            self._learn((images.shape, frame), current)
         return current.taken
 
     def _learn(self, key, current):
         """Note how layers are read, and whether later passes of this size may stop early."""
-        is_fixed = is_detector(self._network) or not current.reads.seen
-        once = is_fixed and set(current.n_calls.values()) == {1}
+        once = not current.trace.reads_values and set(current.n_calls.values()) == {1}
         # The flow of a detector does not depend on the size, and its heads take long.
         self._runs_once = once and is_detector(self._network)
         if once and len(current.known) == len(self.layers):
@@ -311,24 +304,7 @@ class ActivationExtractor:
             self.readings[layer] = reading.key
         if shape is not None:
             current.known[layer] = shape, reading.make
-        return reading.grid()
-
-
-class _PixelReads(TorchFunctionMode):
-    """Sees whether a network reads numbers out of tensors, by which it may decide what runs."""
-
-    _READS = {  # noqa: RUF012 - never changed
-        *("__bool__", "__contains__", "__float__", "__index__", "__int__"),
-        *("allclose", "equal", "is_nonzero", "item", "numpy", "tolist"),
-    }
-
-    def __init__(self):
-        super().__init__()
-        self.seen = False
-
-    def __torch_function__(self, function, types, args=(), kwargs=None):
-        self.seen |= getattr(function, "__name__", "") in self._READS
-        return function(*args, **(kwargs or {}))
+        return reading.make(output)
 
 
 class _Pass:
@@ -337,7 +313,6 @@ class _Pass:
     def __init__(self, trace, known):
         self.trace, self.known = trace, known
         self.taken, self.n_calls = {}, Counter()
-        self.reads = _PixelReads()
 
 
 def _raise_clear(module, size, error, *, began) -> NoReturn:

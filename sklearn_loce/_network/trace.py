@@ -1,109 +1,534 @@
-"""What a forward pass shows on its way: the size it began with, and the grids that it made."""
+"""Follow a pass, operation by operation, from the images to the layers.
 
-from contextlib import contextmanager
-from weakref import ref
+What moves numbers moves their places likewise; a convolution begins a new grid; what mixes all
+places ends it. So windows, unfolded patches, merged and transposed tokens are read right whatever a
+library calls them, and learned or chosen tokens are not taken for places because their number fits.
+"""
+
+from typing import NamedTuple
 
 import torch
-from torch import nn
+from torch.nn import functional
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.weak import WeakTensorKeyDictionary
 
 from ..exceptions import LayoutError
-from .families import axes_of, decoders
+from .places import MIXED, POOLED, Atlas, Places, exact_codes
 
-# Behind these, a map of as many channels as the image has is not the image any more. Padding as a
-# layer belongs to the convolution behind it.
-_CONSUMERS = (nn.Conv2d, nn.Linear, nn.ConstantPad2d, nn.ReflectionPad2d, nn.ReplicationPad2d)
+LEARNED = (
+    "it has no places of its own: it describes learned tokens, such as queries, groups and class "
+    "tokens, or boxes, or the image as a whole"
+)
+_CHOSEN = (
+    "its tokens are chosen, merged or put in order by their values or at random, so that other "
+    "places are there in each image"
+)
+_REGIONS = "it describes regions of interest one by one, which share no grid with the image"
+_PADDED = "it comes from a map that was padded or cropped on one side, inside the network"
+_MOST_POOLED = 3  # cells on a side that a strided layer may take to one
+_LARGEST_PATCH = 64  # pixels on a side that a first layer may take to one cell
 
 
-class Trace:
-    """A record of one forward pass.
+class _Call(NamedTuple):
+    func: object
+    args: tuple
+    kwargs: dict
+    outputs: list
+
+
+class Trace(TorchDispatchMode):
+    """A record of one forward pass, on the thread that runs it.
 
     Parameters
     ----------
-    n_images : int
-    input_size : tuple of int
-        (height, width) of what the network's first layer should see.
-    n_channels : int, default=3
-        Of the images.
+    images : Tensor of shape (n_images, n_channels, height, width)
+        The very object that the network is called with.
+    frame : Frame
+        What the network is said to make of these images before its first layer.
 
     Attributes
     ----------
-    grids : list of tuple of int
-        (n_channels, height, width) of the grids that torch's own layers put out, in order.
-    behind_decoder : bool
-        Whether a decoder has begun to run.
     began : bool
-        Whether a layer has finished.
+        Whether a layer with weights has run on the images.
+    reads_values : bool
+        Whether a number that comes from the images has been read, so that the way of the pass may
+        depend on it.
     """
 
-    def __init__(self, n_images, input_size, n_channels=3):
-        self.n_images = n_images
-        self.input_size = tuple(input_size)
-        self.n_channels = n_channels
-        self.grids = []
-        self.behind_decoder = False
-        self.began = False
-        self._entered = False
-        self._latest = None
+    def __init__(self, images, frame):
+        super().__init__()
+        self.n_images, self.shape, self.frame = len(images), images.shape, frame
+        self.atlas = Atlas(self.n_images)
+        self.began = self.reads_values = False
+        self._framed = False
+        self._places = WeakTensorKeyDictionary()
+        self._places[images] = self.atlas.lay(images.shape)
 
-    def note(self, layer, args, output):
-        """Look at what a layer without layers in it got and gave."""
-        self.began = True
-        given = args[0] if args else None
-        if not self._entered and _is_map(given):
-            self._check_entrance(layer, given)
-            self._entered = isinstance(layer, _CONSUMERS)
-        if not _is_map(output) or len(output) != self.n_images:
+    def places_of(self, tensor):
+        """Give the places of a tensor; ``None`` where it does not come from the images."""
+        return self._places.get(tensor)
+
+    @property
+    def most_pooled(self):
+        """How many cells on a side may become one without pooling."""
+        return _MOST_POOLED if self.began else _LARGEST_PATCH
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        """Run an operation, and note what its results describe."""
+        kwargs = kwargs or {}
+        namespace, _, name = func._schema.name.partition("::")
+        if name == "convolution" and not self.began:
+            self._adopt(args[0])
+        given = [t for t in _tensors((*args, *kwargs.values())) if t in self._places]
+        rule = _rule_of(func, namespace, name, given)
+        if rule is None:
+            return func(*args, **kwargs)
+        if rule is _lose:
+            # Inference mode shows operations that are made of others whole.
+            with self:
+                result = func.decompose(*args, **kwargs)
+            if result is not NotImplemented:
+                return result
+        result = func(*args, **kwargs)
+        self.reads_values |= name in _READS
+        outputs = _tensors((result,))
+        if outputs:
+            found = self._follow(rule, _Call(func, args, kwargs, outputs), given)
+            for output, places in zip(outputs, found, strict=False):
+                self._places[output] = places
+        return result
+
+    def _follow(self, rule, call, given):
+        """List what the outputs of an operation describe."""
+        known = [self._places[t] for t in given]
+        if rule not in (_begin_empty, _draw, _copy) and all(p.codes is None for p in known):
+            return [_first_lost(known)] * len(call.outputs)
+        if not call.outputs[0].is_floating_point() and rule is not _draw:
+            return [Places(None, _CHOSEN)] * len(call.outputs)
+        found = rule(self, call, known)
+        if isinstance(found, str):
+            found = Places(None, found)
+        return found if type(found) is list else [found] * len(call.outputs)
+
+    def _adopt(self, given):
+        """Take what a first convolution gets for the images where those left torch before it."""
+        is_known = given in self._places or given.ndim != 4
+        if is_known or given.shape[:2] != self.shape[:2]:
             return
-        axes = axes_of(layer)
-        if axes is None and output.shape == getattr(given, "shape", None):
-            axes = self.axes_of(given)
-        if axes is not None:
-            self._latest = ref(output), axes
-            grid = output if axes == "first" else output.permute(0, 3, 1, 2)
-            self.grids.append(tuple(grid.shape[1:]))
+        if tuple(given.shape[2:]) != tuple(self.frame.size):
+            self.refuse_frame(given.shape[2:], None)
+        self._framed = True
+        self._places[given] = self.atlas.lay(given.shape)
 
-    def axes_of(self, tensor):
-        """Tell where the channels of the latest grid are, if ``tensor`` is that; or ``None``.
+    def regrid(self, places, shape, sides=(1, 1), *, convolves=False):
+        """Give the places of what a convolution, pooling or interpolation makes of a map."""
+        if places.is_map and self._framed:
+            blocks = None
+        else:
+            blocks = self._find_blocks(places.codes) if len(shape) == places.codes.ndim == 4 else []
+        if blocks == []:
+            return self._sample(places.codes, shape)
+        size = places.codes.shape[2:]
+        flaws = [self._flaw_of(block, size, sides, convolves) for block in blocks or ()]
+        if flaws and "" not in flaws:
+            return flaws[0]
+        if any(new == 1 < n > self.most_pooled for new, n in zip(shape[2:], size, strict=True)):
+            return POOLED
+        return self.atlas.lay(shape)
 
-        It must be the same object: what was done to it in between may have moved the axes.
-        """
-        if self._latest is None or self._latest[0]() is not tensor:
-            return None
-        return self._latest[1]
+    def _find_blocks(self, codes):
+        """Find the grid in a map, which may have padding around it, or other maps beside it."""
+        # Of a concatenation, one part may have been padded to the size of the other, as in U-Nets.
+        ends = [codes[:, 0], codes[:, -1]]
+        merged = self.atlas.merge(codes, 1, self.most_pooled)
+        ends += [] if isinstance(merged, str) else [merged, self.atlas.thin(merged)]
+        return [block for part in ends if (block := self.atlas.find_block(part))]
 
-    def _check_entrance(self, layer, given):
-        if given.shape[1] != self.n_channels or len(given) != self.n_images:
-            return  # patches, or space moved to depth
-        # A strided convolution may be given the cells at the lower and right rim whole.
-        stride = layer.stride if isinstance(layer, nn.Conv2d) else (1, 1)
-        size = tuple(given.shape[-2:])
-        added = [seen - n for seen, n in zip(size, self.input_size, strict=True)]
-        if any(not 0 <= n < step for n, step in zip(added, stride, strict=True)):
-            raise LayoutError(
-                f"The first layer sees {size[0]} x {size[1]} pixels of an image of "
-                f"{self.input_size[0]} x {self.input_size[1]}: the network resizes or pads inside, "
-                "so its grids can't be laid on the image. Pass TorchModel(network, forward=...) "
-                "with a method frame, which says what the first layer sees."
+    def _sample(self, codes, shape):
+        """Give each number the place at the middle of what it sees of windows or tokens."""
+        merged = self.atlas.merge(codes, 1, self.most_pooled)
+        if isinstance(merged, str):
+            return merged
+        how = {"size": tuple(shape[2:]), "mode": "nearest-exact"}
+        return Places(functional.interpolate(merged.unsqueeze(1), **how).expand(shape))
+
+    def _flaw_of(self, block, size, sides, convolves):
+        """Say why a block with what is around it does not lie over the whole image."""
+        crops = [
+            (first, n - first - seen)
+            for first, n, seen in zip(block.origin, block.size, block.shape, strict=True)
+        ]
+        # Convolutions without padding lose as much on both sides, and so may their twins in U-Nets.
+        if any(abs(before - behind) > 1 for before, behind in crops):
+            return _PADDED
+        if self._framed or not (convolves or block.shape != tuple(size)):
+            shares = (1.0, 1.0)
+        else:
+            frame = self.frame
+            shares = [n / m for n, m in zip(frame.content, frame.size, strict=True)]
+        # A convolution may see as many zeros around the image as its kernel or stride is wide.
+        is_off = any(
+            first >= side or abs(share * n - seen) >= side + (share < 1)
+            for first, seen, n, share, side in zip(
+                block.start, block.shape, size, shares, sides, strict=True
             )
+        )
+        if is_off and not self._framed:
+            self.refuse_frame(size, block.shape)
+        self._framed |= convolves or block.shape != tuple(size)
+        return _PADDED if is_off else ""
+
+    def refuse_frame(self, seen, content):
+        """Raise because the image is not where the frame says."""
+        part = "" if content is None else f" of which {content[0]} x {content[1]} are the image,"
+        raise LayoutError(
+            f"The first layer sees {seen[0]} x {seen[1]} pixels,{part} for an image of "
+            f"{self.shape[2]} x {self.shape[3]}: the network resizes or pads inside, so its grids "
+            "can't be laid on the image. Pass TorchModel(network, forward=...) with a method "
+            "frame, which says what the first layer sees."
+        )
 
 
-def _is_map(value):
-    return isinstance(value, torch.Tensor) and value.ndim == 4 and value.is_floating_point()
+def _tensors(values):
+    """List the tensors in arguments, some of which are lists of tensors."""
+    found = []
+    for value in values:
+        if isinstance(value, torch.Tensor):
+            found.append(value)
+        elif isinstance(value, tuple | list):
+            found += [part for part in value if isinstance(part, torch.Tensor)]
+    return found
 
 
-@contextmanager
-def watching(module, trace):
-    """Let a trace see what passes through a module."""
+def _first_lost(known):
+    return Places(None, next((p.lost for p in known if p.lost), LEARNED))
 
-    def enter(decoder, args):
-        trace.behind_decoder = True
 
-    leaves = [child for child in module.modules() if not any(True for _ in child.children())]
-    handles = []
-    try:
-        handles += [leaf.register_forward_hook(trace.note) for leaf in leaves]
-        handles += [child.register_forward_pre_hook(enter) for child in decoders(module)]
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
+def _places_in(trace, value):
+    return trace.places_of(value) if isinstance(value, torch.Tensor) else None
+
+
+def _codes_in(trace, value):
+    """Give the codes of a tensor, or -1 where it has none."""
+    places = trace.places_of(value)
+    if places is None or places.codes is None:
+        return torch.full((1,) * value.ndim, -1.0, dtype=torch.float64).expand(value.shape)
+    return places.codes
+
+
+def _move(trace, call, known):
+    """Do with the codes what is done with the numbers."""
+    codes = _codes_in(trace, call.args[0]).detach()  # an operation in place must not change these
+    moved = call.func(codes, *call.args[1:], **call.kwargs)
+    if isinstance(moved, torch.Tensor):
+        return Places(moved)
+    return [Places(part) for part in moved]
+
+
+def _reshape(trace, call, known):
+    # Codes may be strided otherwise than their numbers, so that no view of them does it.
+    codes, shape = _codes_in(trace, call.args[0]), call.outputs[0].shape
+    if codes.ndim and shape and codes.shape[-1] == shape[-1] and codes.stride(-1) == 0:
+        return Places(codes[..., :1].reshape(*shape[:-1], 1).expand(shape))  # one for all channels
+    return Places(codes.reshape(shape))
+
+
+def _expand(trace, call, known):
+    return Places(_codes_in(trace, call.args[0]).expand(call.outputs[0].shape))
+
+
+def _unfold(trace, call, known):
+    # It pads with zeros, which are codes too.
+    return Places(call.func(_codes_in(trace, call.args[0]) + 1, *call.args[1:]) - 1)
+
+
+def _fold(trace, call, known):
+    """Lay patches out again, if they are those of the new map or centered on its cells."""
+    codes, places = known[0].codes, trace.atlas.lay(call.outputs[0].shape)
+    patches = torch.ops.aten.im2col(places.codes + 1, *call.args[2:]) - 1
+    centers = exact_codes(codes, 1)
+    if torch.equal(patches, codes):
+        return places
+    # VOLO's patches all describe their center, which may be a cell of a coarser grid.
+    sizes = [] if centers is None else trace.atlas.sizes_in(centers[centers >= 0])
+    is_whole = len(sizes) == 1 and torch.equal(centers, trace.atlas.code(sizes[0]).flatten(1))
+    return places if is_whole else MIXED
+
+
+def _halve(trace, call, known):
+    axis = call.args[1] if len(call.args) > 1 else -1
+    return Places(known[0].codes.chunk(2, axis)[0])
+
+
+def _pad(trace, call, known):
+    # Reflected and repeated pixels lie outside of the image like zeros.
+    return Places(functional.pad(_codes_in(trace, call.args[0]), call.args[1], value=-1))
+
+
+def _join(trace, call, known):
+    axis = call.args[1] if len(call.args) > 1 else 0
+    parts = [part for part in call.args[0] if part.shape != (0,)]
+    codes = [_codes_in(trace, part) for part in parts]
+    if "stack" in call.func._schema.name:
+        return Places(torch.stack(codes, axis))
+    shape = call.outputs[0].shape
+    axis %= len(shape)
+    for n in range(len(shape)):
+        if n != axis and not any(part.stride(n) for part in codes):
+            codes = [part.narrow(n, 0, 1) for part in codes]
+    return Places(torch.cat(codes, axis).expand(shape))
+
+
+def _pick(trace, call, known):
+    """Follow an index, if it does not depend on values: those of other images would differ."""
+    source, *rest = call.args
+    chosen_by = _tensors(rest)
+    if any(trace.places_of(index) is not None for index in chosen_by):
+        return _CHOSEN
+    rest = [
+        [None if i is None else i.cpu() for i in part]
+        if isinstance(part, list | tuple)
+        else part.cpu()
+        if isinstance(part, torch.Tensor)
+        else part
+        for part in rest
+    ]
+    return Places(call.func(_codes_in(trace, source), *rest))
+
+
+def _keep(trace, call, known):
+    """Keep the places of the first input that has some, as normalizations and activations do."""
+    shape = call.outputs[0].shape
+    return next((p for p in known if p.codes is not None and p.codes.shape == shape), MIXED)
+
+
+def _combine(trace, call, known):
+    """Keep the places of what is added or multiplied; what has none there follows the other."""
+    shape = call.outputs[0].shape
+    known = [p for p in known if p.codes is not None]
+    whole = [p for p in known if p.is_map and p.codes.shape == shape]
+    if whole or (len(known) == 1 and known[0].codes.shape == shape):
+        return (whole or known)[0]
+    codes = known[0].codes.expand(shape)
+    for other in known[1:]:
+        if other.codes is not known[0].codes:
+            codes = torch.where(codes < 0, other.codes.expand(shape), codes)
+    return Places(codes)
+
+
+def _convolve(trace, call, known):
+    given, weight, _, stride, _, dilation = call.args[:6]
+    kernel, places = weight.shape[2:], trace.places_of(given)
+    if places is None or places.codes is None:
+        return _first_lost(known)
+    shape = call.outputs[0].shape
+    sides = [
+        max((n - 1) * d + 1, s)
+        for n, d, s in zip(kernel, _fill(dilation, kernel), _fill(stride, kernel), strict=True)
+    ]
+    is_pointwise = max(sides) == 1 and len(kernel) == 2 and not places.is_map
+    merged = trace.atlas.merge(places.codes, 1, trace.most_pooled) if is_pointwise else ""
+    if isinstance(merged, str):
+        found = trace.regrid(places, shape, sides, convolves=True)
+    else:
+        found = Places(merged.unsqueeze(1).expand(shape))
+    trace.began = True
+    return found
+
+
+def _fill(value, like):
+    value = list(value) if isinstance(value, tuple | list) else [value]
+    return value * len(like) if len(value) == 1 else value
+
+
+def _deform(trace, call, known):
+    kernel = call.args[1].shape[2:]
+    return trace.regrid(known[0], call.outputs[0].shape, kernel, convolves=True)
+
+
+def _resize(trace, call, known):
+    """Begin a new grid, as pooling and interpolation do."""
+    shape = call.outputs[0].shape
+    window = call.args[1] if "pool" in call.func._schema.name else 1
+    return trace.regrid(known[0], shape, _fill(window, (1, 1)))
+
+
+def _reduce(trace, call, known):
+    """Sum over axes: over channels places stay, over neighbors they become one."""
+    name = call.func._schema.name
+    position = 2 if "norm" in name else 1
+    axes = call.args[position] if len(call.args) > position else call.kwargs.get("dim")
+    codes = known[0].codes
+    if axes is None or axes == []:
+        return POOLED
+    axes = [axis % codes.ndim for axis in (axes if isinstance(axes, list | tuple) else [axes])]
+    for axis in axes:
+        codes = trace.atlas.merge(codes, axis, trace.most_pooled)
+        if isinstance(codes, str):
+            return codes
+        codes = codes.unsqueeze(axis)
+    return Places(codes.reshape(call.outputs[0].shape))
+
+
+def _multiply(trace, call, known):
+    """Follow rows of a first matrix, or columns of a second one."""
+    operands = [arg for arg in call.args if isinstance(arg, torch.Tensor)]
+    name = call.func._schema.name
+    if "add" in name:
+        operands = operands[1:]
+    operands = operands[:1] if "linear" in name else operands[:2]
+    given = [
+        (_places_in(trace, operand), axis)
+        for operand, axis in zip(operands, (-1, -2), strict=False)
+    ]
+    tracked = [(places, axis) for places, axis in given if places is not None]
+    found = why = None
+    for places, axis in tracked:
+        if places.codes is None:
+            continue
+        if len(tracked) == 1:  # by weights
+            codes = trace.atlas.merge(places.codes, axis, trace.most_pooled)
+        else:
+            # Of the weights of an attention and its values, either sum over places. Blocks would
+            # not do: the mean over a window is none of the window's places.
+            codes = exact_codes(places.codes, axis)
+        if isinstance(codes, torch.Tensor) and (codes >= 0).any():
+            found = codes.unsqueeze(axis).expand(call.outputs[0].shape)
+            break
+        why = MIXED if isinstance(codes, str) else why
+    if len(tracked) == 1:
+        if not trace._framed and trace.frame.content != trace.frame.size:
+            return _PADDED
+        trace.began = trace._framed = True
+    return (why or LEARNED) if found is None else Places(found)
+
+
+def _attend(trace, call, known):
+    """Give the places of the queries, which are those of the result."""
+    query = trace.places_of(call.args[0])
+    if query is None or query.codes is None:
+        return LEARNED
+    codes = exact_codes(query.codes, -1)
+    return MIXED if codes is None else Places(codes[..., None].expand(call.outputs[0].shape))
+
+
+def _begin_empty(trace, call, known):
+    """Give codes of its own to a tensor into which maps may be copied, as detectors do."""
+    output = call.outputs[0]
+    if output.ndim < 3 or not output.is_floating_point():
+        return []
+    return Places(torch.full(output.shape, -1.0, dtype=torch.float64))
+
+
+def _copy(trace, call, known):
+    target, source = call.args[:2]
+    codes, known = _codes_in(trace, source).expand(target.shape), trace.places_of(target)
+    if known is None or known.codes is None or known.is_map:
+        return Places(codes)
+    # A part of a tensor that began empty: its codes are a part of the whole's.
+    own = known.codes if 0 not in known.codes.stride() else known.codes.clone()
+    return Places(own.copy_(codes))
+
+
+def _draw(trace, call, known):
+    return Places(None, _CHOSEN)
+
+
+def _choose(trace, call, known):
+    return _CHOSEN
+
+
+def _find_regions(trace, call, known):
+    return _REGIONS
+
+
+def _lose(trace, call, known):
+    """Give up, except on an operation of another library that keeps the shape."""
+    namespace, _, name = call.func._schema.name.partition("::")
+    codes = known[0].codes
+    if namespace != "aten" and codes is not None and codes.shape == call.outputs[0].shape:
+        return known[0]
+    return f"it comes from the operation {namespace}.{name}, through which places can't be followed"
+
+
+_READS = frozenset(
+    ("_local_scalar_dense", "is_nonzero", "equal", "nonzero", "masked_select", "_unique2")
+)
+
+
+def _table(*rules):
+    return {name: rule for rule, names in rules for name in names.split()}
+
+
+# What the operations of torch do, under the names that its dispatcher has for them.
+_RULES = _table(
+    (
+        _move,
+        "permute transpose t unsqueeze squeeze slice select split split_with_sizes unbind roll flip "
+        "repeat unfold diagonal pixel_unshuffle channel_shuffle native_channel_shuffle "
+        "transpose_ t_ unsqueeze_ squeeze_ movedim",
+    ),
+    (_reshape, "view _unsafe_view reshape _reshape_alias _reshape_copy view_copy"),
+    (_expand, "expand expand_copy"),
+    (_unfold, "im2col"),
+    (_fold, "col2im"),
+    (_halve, "glu"),
+    (_pad, "constant_pad_nd reflection_pad1d reflection_pad2d replication_pad1d replication_pad2d"),
+    (_join, "cat stack"),
+    (_pick, "index gather index_select"),
+    (
+        _keep,
+        "clone detach alias _to_copy lift_fresh contiguous native_layer_norm layer_norm "
+        "native_group_norm group_norm native_batch_norm _native_batch_norm_legit "
+        "_native_batch_norm_legit_no_training cudnn_batch_norm miopen_batch_norm "
+        "_batch_norm_impl_index batch_norm batch_norm_no_update _batch_norm_no_update "
+        "_batch_norm_with_update _fused_rms_norm "
+        "rms_norm hardswish hardswish_ mish_ _prelu_kernel log_sigmoid_forward rrelu_with_noise _softmax _safe_softmax _log_softmax cumsum native_dropout fill_ zero_ "
+        "_native_multi_head_attention _transformer_encoder_layer_fwd detach_",
+    ),
+    (_convolve, "convolution _convolution convolution_overrideable"),
+    (_deform, "deform_conv2d"),
+    (
+        _resize,
+        "max_pool2d_with_indices max_pool2d avg_pool2d _adaptive_avg_pool2d adaptive_max_pool2d "
+        "mkldnn_max_pool2d upsample_nearest2d _upsample_nearest_exact2d upsample_bilinear2d "
+        "_upsample_bilinear2d_aa upsample_bicubic2d _upsample_bicubic2d_aa pixel_shuffle "
+        "_upsample_lanczos2d_aa",
+    ),
+    (
+        _reduce,
+        "sum mean amax amin max min var std var_mean logsumexp linalg_vector_norm norm prod",
+    ),
+    (
+        _multiply,
+        "mm bmm addmm baddbmm linear linear_dynamic linear_relu linear_relu_dynamic _int_mm mv",
+    ),
+    (
+        _attend,
+        "_scaled_dot_product_flash_attention_for_cpu _scaled_dot_product_flash_attention "
+        "_scaled_dot_product_efficient_attention _scaled_dot_product_cudnn_attention "
+        "_scaled_dot_product_fused_attention_overrideable _scaled_dot_product_attention_math "
+        "_scaled_dot_product_attention_math_for_mps",
+    ),
+    (_copy, "copy_"),
+    (
+        _choose,
+        "topk sort argsort kthvalue median masked_select scatter scatter_ scatter_add scatter_add_ scatter_reduce scatter_reduce_ index_add index_add_ index_put index_put_ masked_scatter bucketize",
+    ),
+    (_find_regions, "roi_align roi_pool ps_roi_align ps_roi_pool"),
+    (
+        _begin_empty,
+        "zeros ones full empty new_zeros new_ones new_full new_empty zeros_like ones_like "
+        "full_like empty_like",
+    ),
+)
+
+
+def _rule_of(func, namespace, name, given):
+    """Choose how to follow an operation; ``None`` where nothing comes from the images."""
+    rule = _RULES.get(name)
+    if rule is _begin_empty or (given and rule is not None):
+        return rule
+    if not given:
+        return _draw if torch.Tag.nondeterministic_seeded in func.tags else None
+    return _combine if torch.Tag.pointwise in func.tags else _lose
