@@ -11,6 +11,8 @@ from sklearn.utils.validation import check_array, check_is_fitted
 from ._embedding.embed import pass_images
 from ._embedding.identify import keyed_seed, look_up_layers
 from ._embedding.table import embed_table, find_store, may_fail, report_failures
+from ._network.extract import check_layers
+from ._network.handle import as_module
 from ._network.preprocess import make_transform, make_view
 from ._samples.table import (
     as_samples,
@@ -260,6 +262,7 @@ class SampleTransformer(TransformerMixin, BaseEstimator):
         True
         """
         samples, other = as_samples(X), clone(self).set_params(layer=layers)
+        check_layers(as_module(self.model), layers)
         if find_store(self.memory, self.model) is None:
             raise ValueError(
                 f"There is no store to fill with memory={self.memory!r} and a model of type "

@@ -12,13 +12,13 @@ import pytest
 import torch
 from sklearn.base import clone
 from torch import nn
+from torch.nn import functional
 from torchvision.models import mobilenet_v3_large
 
 from sklearn_loce import RowStore, TorchModel
-from sklearn_loce._embedding import parallel as _parallel
 from sklearn_loce.exceptions import FailedRowsError
 
-from .counting import Counting, build_counting, draw_table, make_loce, write_images
+from .counting import PROBE_SIZE, Counting, build_counting, draw_table, make_loce, write_images
 from .planted import seeded
 
 distributed = pytest.importorskip("distributed")
@@ -73,7 +73,7 @@ def test_workers_give_equal_rows(model, table, expected):
     loce = make(model=MODELS[model]())
     np.testing.assert_array_equal(loce.fit_transform(table), expected)
     module = getattr(loce.model, "module", loce.model)
-    assert module.n_images == 1  # only fit's; the others passed elsewhere
+    assert module.n_images == 0  # all passed elsewhere
 
 
 @pytest.mark.parametrize("model", MODELS)
@@ -81,7 +81,7 @@ def test_a_cluster_gives_equal_rows(model, table, expected, client):
     with joblib.parallel_config("dask"):
         loce = make(model=MODELS[model](), n_jobs=None)
         np.testing.assert_array_equal(loce.fit_transform(table), expected)
-    assert getattr(loce.model, "module", loce.model).n_images == 1
+    assert getattr(loce.model, "module", loce.model).n_images == 0
 
 
 class LateReleases:
@@ -207,7 +207,7 @@ def test_workers_that_die_every_time_are_a_clear_error(table):
     loce = make(model=TorchModel(Deadly().eval())).fit(table)
     with (
         pytest.warns(UserWarning, match="A worker was lost"),
-        pytest.raises(RuntimeError, match=r"Workers died 3 times .* 48 rows, of row 0 to row 47"),
+        pytest.raises(RuntimeError, match=r"Workers died with 3 images one after the other"),
     ):
         loce.transform(table)
 
@@ -230,8 +230,9 @@ class Watching(nn.Sequential):
         self.path = str(path)
 
     def forward(self, x):
-        with open(self.path, "a") as file:
-            file.write(f"{os.getpid()} {torch.get_num_threads()}\n")
+        if x.shape[-2:] != PROBE_SIZE:
+            with open(self.path, "a") as file:
+                file.write(f"{os.getpid()} {torch.get_num_threads()}\n")
         return super().forward(x)
 
 
@@ -240,7 +241,7 @@ def test_a_worker_runs_one_thread_and_each_image_passes_once(table, tmp_path):
     make(model=model, layer="2").fit_transform(table)
     lines = (tmp_path / "log").read_text().split("\n")[:-1]
     assert {line.split()[1] for line in lines} == {"1"}
-    assert len(lines) == 24 + 1  # fit's
+    assert len(lines) == 24
     assert len({line.split()[0] for line in lines}) <= 3
 
 
@@ -320,14 +321,75 @@ def test_a_killed_worker_costs_no_row(backend, table, tmp_path, client):
     np.testing.assert_array_equal(found, plain)
 
 
-def test_errors_that_do_not_travel_become_plain_ones():
-    class OddError(Exception):
-        def __init__(self, a, b):
-            super().__init__("odd")
+class OddError(Exception):
+    def __init__(self, a, b):
+        super().__init__("odd")
 
-    from sklearn_loce._embedding.stream import Failure
-    from sklearn_loce._embedding.worker import Outcome
 
-    outcome = _parallel._portable(Outcome(0, failure=Failure(0, "row 0", OddError(1, 2))))
-    assert type(outcome.failure.error) is RuntimeError
-    assert "OddError: odd" in str(outcome.failure)
+class Odd(Counting):
+    def forward(self, x):
+        if x.shape[-2:] != PROBE_SIZE:
+            raise OddError(1, 2)
+        return super().forward(x)
+
+
+def test_errors_that_do_not_travel_become_plain_ones(table):
+    with pytest.raises(FailedRowsError, match="OddError: odd"):
+        make(model=TorchModel(Odd().eval())).fit_transform(table[:4])
+
+
+class Fatal(Counting):
+    """Kills its process each time that it sees a white image, unless it was made there."""
+
+    def __init__(self):
+        super().__init__()
+        self.home = os.getpid()
+
+    def forward(self, x):
+        if os.getpid() != self.home and x.mean() > 0.9:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().forward(x)
+
+
+def test_an_image_that_kills_its_worker_each_time_fails_alone(table, tmp_path):
+    images = table["image"].tolist()
+    images[20] = images[21] = np.full_like(images[20], 255)
+    loce = make(model=TorchModel(Fatal().eval()), memory=tmp_path / "store", on_error="nan")
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        found = loce.fit_transform(table.assign(image=images))
+    assert any("row 20: the worker died on this image" in str(w.message) for w in caught)
+    assert np.flatnonzero(np.isnan(found).any(1)).tolist() == [20, 21]
+    expected = make(n_jobs=None).fit_transform(table)
+    np.testing.assert_array_equal(np.delete(found, [20, 21], 0), np.delete(expected, [20, 21], 0))
+    assert RowStore(tmp_path / "store").info()["n_rows"] == 2 * (len(table) - 2)
+
+
+def test_relative_paths_are_the_callers(table, tmp_path, monkeypatch):
+    for name, seed in (("a", 1), ("b", 2)):
+        (tmp_path / name).mkdir()
+        write_images(draw_table(24, seed=seed), tmp_path / name)
+    relative = table.assign(image=[f"{i}.png" for i in table["image_id"]])
+    found = {}
+    for name in ("a", "b"):
+        monkeypatch.chdir(tmp_path / name)
+        found[name] = make().fit_transform(relative)
+    np.testing.assert_array_equal(found["b"], make(n_jobs=None).fit_transform(relative))
+    assert not np.array_equal(found["a"], found["b"])
+
+
+def test_a_class_that_was_changed_here_alone_is_refused_or_travels(table, tmp_path, monkeypatch):
+    monkeypatch.setattr(nn.ReLU, "forward", lambda self, x: functional.leaky_relu(x, 0.3))
+    loce = make(memory=tmp_path / "store")
+    with pytest.raises(RuntimeError, match=r"A worker has another network than its caller.*body"):
+        loce.fit_transform(table)
+    assert RowStore(tmp_path / "store").info()["n_rows"] == 0
+
+
+def test_autocast_travels(table):
+    loce = make()
+    full = loce.fit_transform(table)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        half = loce.fit_transform(table)
+        np.testing.assert_array_equal(half, make(n_jobs=None).fit_transform(table))
+    assert not np.array_equal(half, full)
