@@ -116,6 +116,7 @@ def pipeline(camvid_network):
     )
 
 
+@pytest.mark.slow
 def test_camvid_from_images_to_mixture(pipeline, frames):
     y = frames["concept"].to_numpy()
     labels = pipeline.fit_predict(frames, y)
@@ -127,6 +128,7 @@ def test_camvid_from_images_to_mixture(pipeline, frames):
     assert pipeline.predict(frames).shape == (len(frames),)
 
 
+@pytest.mark.slow
 def test_camvid_grid_search_over_layers_with_two_scorers(pipeline, frames):
     y, groups = frames["concept"].to_numpy(), frames["image_id"].to_numpy()
     # Two runs of UMAP on so few rows are further apart than the layers are.

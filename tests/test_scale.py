@@ -19,6 +19,8 @@ from .conftest import make_small_network
 from .dataset_trees import make_coco_tree
 from .pages import run_blocks
 
+pytestmark = pytest.mark.slow
+
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "scale.md"
 FACTS = ["concept", "image_id", "area"]
 
