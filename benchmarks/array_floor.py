@@ -30,7 +30,7 @@ class PeakMemory:
         return self
 
     def watch(self):
-        """Read the resident set until told to stop."""
+        """Read the resident set until the block ends."""
         while not self.done.wait(0.002):
             grown = self.process.memory_info().rss - self.start
             self.peak = max(self.peak, grown / 2**20)

@@ -28,7 +28,7 @@ _TEXT = """\
 
 *Forward* is the network alone, cut off after the deepest layer, one image at a time, images
 ready in memory; on all threads of torch, {threads}, and on one, of which the faster counts in
-each run. *Decoding* is opening and normalising the image files, and decoding the masks. The
+each run. *Decoding* is opening and normalizing the image files, and decoding the masks. The
 *fastest bare forward* is the same passes, the stop after the deepest layer and images in memory
 included, the fastest way in each run: batches of several sizes on all threads of torch, or one
 image at a time on as many Python threads, each with a replica of the network that shares its
@@ -39,7 +39,7 @@ decoding, and at most 2.1 times the fastest bare forward.
 *Plain, per row* is how the published code goes about it: for every row the image is read, and
 passed through the whole network, twice; every channel is upsampled, weighed and summed, 50 steps,
 one row at a time. It is measured on {plain_rows} rows, both layers from the same passes, which
-favours it."""
+favors it."""
 _FORMATS = {"contiguous": torch.contiguous_format, "channels last": torch.channels_last}
 
 
@@ -71,7 +71,7 @@ def what_is_missing(options):
 
 
 def read_tensor(path):
-    """Read and normalise an image, (1, 3, height, width)."""
+    """Read and normalize an image, (1, 3, height, width)."""
     with Image.open(path) as image:
         pixels = np.asarray(image.convert("RGB"))
     return NORMALIZE(torch.from_numpy(pixels.copy()).permute(2, 0, 1))[None]

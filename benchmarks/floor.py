@@ -1,4 +1,4 @@
-"""The optimisation against the least that its steps need, done by torch's fastest calls."""
+"""The optimization against the least that its steps need, done by torch's fastest calls."""
 
 import statistics
 from functools import partial

@@ -23,7 +23,7 @@ The exponent of growth is the slope of a straight line through the logarithms: 1
 proportion. *Doubled* is what twice the size costs, 2 to that power. Rows, concepts and layers
 are those of `transform` with `memory=False` on a network of eight small convolutions and images
 of 240 x 320 pixels, the network's pass included, so that more concepts and layers of one image
-cost less than their number says; channels, height and width those of the optimisation alone.
+cost less than their number says; channels, height and width those of the optimization alone.
 Peak memory is the whole resident set of a process that transforms image files; each size has its
 own process."""
 

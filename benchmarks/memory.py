@@ -1,4 +1,4 @@
-"""Peak memory of the optimisation over its inputs, in a process of its own for each side."""
+"""Peak memory of the optimization over its inputs, in a process of its own for each side."""
 
 from benchmarks.inputs import draw
 from benchmarks.measure import has_memory_counters, in_own_process, memory_growth

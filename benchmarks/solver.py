@@ -29,7 +29,7 @@ their masks are ready, too."""
 
 
 def sides_of(activations, masks, **how):
-    """Give {side: function} of the ways to optimise these samples."""
+    """Give {side: function} of the ways to optimize these samples."""
     targets = targets_of(masks)
     plain = partial(plain_loces, activations, targets, **how)
     return {

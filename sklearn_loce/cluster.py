@@ -22,7 +22,7 @@ from ._validation import ConceptLabelsMixin, check_range
 
 __all__ = ["ConceptAgglomerative"]
 
-# By SciPy's name, which scikit-learn knows too.
+# SciPy's names, which scikit-learn accepts too.
 _METRICS = {
     **dict.fromkeys(("euclidean", "l2"), "euclidean"),
     **dict.fromkeys(("cityblock", "manhattan", "l1"), "cityblock"),
@@ -33,8 +33,8 @@ _METRICS = {
 class ConceptAgglomerative(ConceptLabelsMixin, ClusterMixin, BaseEstimator):
     """Agglomerative clustering that cuts its tree by concept purity, size or distance.
 
-    The tree is walked from its root. A node becomes a cluster where it meets the criterion;
-    otherwise its two children are looked at. A single row always is a cluster. So the adaptive
+    The cut starts at the root. A node becomes a cluster where it meets the criterion; otherwise
+    the cut goes on at its two children. A single row always is a cluster. So the adaptive
     cut never splits a pure node: the sub-concepts of one concept come apart only where the tree
     joins each of them with rows of other concepts first. For sub-concepts side by side, choose
     another criterion or :class:`~sklearn_loce.mixture.ConceptGaussianMixture`.
@@ -60,8 +60,8 @@ class ConceptAgglomerative(ConceptLabelsMixin, ClusterMixin, BaseEstimator):
     distance_threshold : float, default=None
         Largest linkage distance inside a cluster; needed for ``criterion="distance"`` only.
     normalize : bool, default=True
-        Whether centroids are means of L2-normalised rows, as in the paper, and new rows are
-        normalised before they are compared with them. Set it to False where directions mean
+        Whether centroids are means of L2-normalized rows, as in the paper, and new rows are
+        normalized before they are compared with them. Set it to False where directions mean
         nothing, as after UMAP.
     assign : {"centroid", "neighbors"}, default="centroid"
         How `predict` finds the cluster of a row: the nearest centroid, or a vote of the nearest
@@ -80,7 +80,7 @@ class ConceptAgglomerative(ConceptLabelsMixin, ClusterMixin, BaseEstimator):
     linkage_matrix_ : ndarray of shape (n_samples - 1, 4), dtype float64
         The tree, as :func:`scipy.cluster.hierarchy.linkage` returns it.
     cluster_centers_ : ndarray of shape (n_clusters, n_features), dtype float64
-        Mean of each cluster's rows, L2-normalised before where `normalize` is true.
+        Mean of each cluster's rows, L2-normalized before where `normalize` is true.
     concepts_ : ndarray of shape (n_concepts,)
         Sorted concepts; only where `fit` got y.
     cluster_concept_proba_ : ndarray of shape (n_clusters, n_concepts), dtype float64
@@ -206,7 +206,7 @@ class ConceptAgglomerative(ConceptLabelsMixin, ClusterMixin, BaseEstimator):
         return self
 
     def predict(self, X):
-        """Find the cluster of new rows, by the nearest centroid or by a vote of neighbours.
+        """Find the cluster of new rows, by the nearest centroid or by a vote of neighbors.
 
         A training row may come back with another cluster than `labels_` gives it: the tree need
         not put a row with the nearest centroid.
@@ -340,7 +340,7 @@ class ConceptAgglomerative(ConceptLabelsMixin, ClusterMixin, BaseEstimator):
         return scipy_linkage(distances, self.linkage)
 
     def _find_clusters(self, codes):
-        """Tell for every node, leaves first, whether it meets the criterion."""
+        """Find for every node, leaves first, whether it meets the criterion."""
         n_samples = len(codes)
         if self.criterion == "distance":
             heights = np.concatenate([np.zeros(n_samples), self.linkage_matrix_[:, 2]])
@@ -382,7 +382,7 @@ def _count_leaves(tree, codes):
 
 
 def _label_leaves(tree, is_cluster):
-    """Walk from the root to the first nodes that are clusters, and number them by size."""
+    """Find the first clusters on the way from the root, and number them by size."""
     n_samples = len(tree) + 1
     # Parents have higher numbers than their children, so one pass downwards replaces recursion.
     cluster_of = np.full(len(is_cluster), -1)

@@ -39,7 +39,7 @@ class ConceptGaussianMixture(ConceptLabelsMixin, DensityMixin, BaseEstimator):
         heaviest component of a mixture always stays.
     per_concept : bool, default=True
         Whether y, where `fit` gets it, gives every concept a mixture of its own. With False, y
-        is ignored, as one needs in a Pipeline whose scorer wants y.
+        is ignored, as in a Pipeline whose scorer needs y.
     covariance_type : {"full", "diag", "spherical"}, default="full"
         As in :class:`sklearn.mixture.GaussianMixture`.
     reg_covar : float, default=1e-6
@@ -185,13 +185,6 @@ class ConceptGaussianMixture(ConceptLabelsMixin, DensityMixin, BaseEstimator):
         -------
         ndarray of shape (n_samples,), dtype int64
             Components; -1 where a dropped component is the most probable.
-
-        Raises
-        ------
-        NotFittedError
-            If `fit` was not called.
-        ValueError
-            If X is not finite, or has other features than in `fit`.
         """
         X = self._validate(X)
         return np.concatenate(self._new_labels)[self._all.predict(X)]
@@ -208,13 +201,6 @@ class ConceptGaussianMixture(ConceptLabelsMixin, DensityMixin, BaseEstimator):
         -------
         ndarray of shape (n_samples, n_components), dtype float64
             Rows sum to 1, also those that `predict` gives -1.
-
-        Raises
-        ------
-        NotFittedError
-            If `fit` was not called.
-        ValueError
-            If X is not finite, or has other features than in `fit`.
         """
         X = self._validate(X)
         return self._kept.predict_proba(X)
@@ -231,13 +217,6 @@ class ConceptGaussianMixture(ConceptLabelsMixin, DensityMixin, BaseEstimator):
         -------
         ndarray of shape (n_samples,), dtype float64
             Natural logarithms.
-
-        Raises
-        ------
-        NotFittedError
-            If `fit` was not called.
-        ValueError
-            If X is not finite, or has other features than in `fit`.
         """
         X = self._validate(X)
         return self._kept.score_samples(X)
@@ -256,13 +235,6 @@ class ConceptGaussianMixture(ConceptLabelsMixin, DensityMixin, BaseEstimator):
         -------
         float
             Mean of `score_samples`.
-
-        Raises
-        ------
-        NotFittedError
-            If `fit` was not called.
-        ValueError
-            If X is not finite, or has other features than in `fit`.
         """
         return float(self.score_samples(X).mean())
 
@@ -278,13 +250,6 @@ class ConceptGaussianMixture(ConceptLabelsMixin, DensityMixin, BaseEstimator):
         -------
         float
             The lower, the better.
-
-        Raises
-        ------
-        NotFittedError
-            If `fit` was not called.
-        ValueError
-            If X is not finite, or has other features than in `fit`.
         """
         X = self._validate(X)
         return float(self._kept.bic(X))
@@ -303,13 +268,6 @@ class ConceptGaussianMixture(ConceptLabelsMixin, DensityMixin, BaseEstimator):
             Rows, grouped by component.
         components : ndarray of shape (n_samples,), dtype int64
             Component of each row.
-
-        Raises
-        ------
-        NotFittedError
-            If `fit` was not called.
-        ValueError
-            If `n_samples` is below 1.
         """
         check_is_fitted(self)
         return self._kept.sample(n_samples)
@@ -374,7 +332,7 @@ class ConceptGaussianMixture(ConceptLabelsMixin, DensityMixin, BaseEstimator):
             self.component_concepts_ = np.repeat(self.concepts_, [heavy.sum() for heavy in kept])
 
     def _heavy(self, weights):
-        """Tell which components of a mixture stay."""
+        """Find which components of a mixture stay."""
         return (weights > self.min_weight) | (np.arange(len(weights)) == weights.argmax())
 
     def _assemble(self, chosen):

@@ -15,7 +15,7 @@ True
 >>> bool(forest.fit_predict(cars)[7] == -1)
 True
 
-and within each concept of a labelled matrix:
+and within each concept of a labeled matrix:
 
 >>> import pandas as pd
 >>> y = np.repeat(["bus", "car"], 30)
@@ -161,11 +161,8 @@ class ConceptOutlierDetector(ConceptLabelsMixin, OutlierMixin, BaseEstimator):
 
         Raises
         ------
-        NotFittedError
-            If `fit` was not called.
         ValueError
-            If X is not finite, or has other features than in `fit`, or if y holds concepts that
-            `fit` did not see.
+            If y holds concepts that `fit` did not see.
         """
         return np.where(self.decision_function(X, y) < 0, -1, 1)
 
@@ -187,11 +184,8 @@ class ConceptOutlierDetector(ConceptLabelsMixin, OutlierMixin, BaseEstimator):
 
         Raises
         ------
-        NotFittedError
-            If `fit` was not called.
         ValueError
-            If X is not finite, or has other features than in `fit`, or if y holds concepts that
-            `fit` did not see.
+            If y holds concepts that `fit` did not see.
         """
         scores, codes = self._score(X, y)
         return scores - np.atleast_1d(self.offset_)[codes]
@@ -217,11 +211,8 @@ class ConceptOutlierDetector(ConceptLabelsMixin, OutlierMixin, BaseEstimator):
 
         Raises
         ------
-        NotFittedError
-            If `fit` was not called.
         ValueError
-            If X is not finite, or has other features than in `fit`, or if y holds concepts that
-            `fit` did not see.
+            If y holds concepts that `fit` did not see.
         """
         return self._score(X, y)[0]
 

@@ -25,6 +25,7 @@ INSTANCES = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("estimator", INSTANCES, ids=str)
 def test_all_checks_run_and_pass(estimator):
     expected = {"check_clustering": NO_LABELS} if estimator is ADAPTIVE else {}

@@ -300,6 +300,7 @@ def _check(section, titles):
     assert render(_report(any=as_json)) == render(_report(any=asdict(section)))
 
 
+@pytest.mark.slow
 def test_solver_section():
     section = solver.run(TINY)
     _check(section, ["One image per sample", "11 concepts of one image"])

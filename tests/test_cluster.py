@@ -178,7 +178,7 @@ def test_cosine_centroids(mixed):
     assert_array_equal(model.predict(X), cosines.argmax(axis=1))
 
 
-def test_new_rows_by_a_vote_of_neighbours(mixed):
+def test_new_rows_by_a_vote_of_neighbors(mixed):
     X, y = mixed
     new = np.random.RandomState(1).normal(size=(20, 3))
     model = ConceptAgglomerative(assign="neighbors", n_neighbors=7).fit(X, y)
@@ -231,7 +231,7 @@ def test_memory_is_that_of_the_docstring(linkage, metric, bytes_each):
     assert peak == pytest.approx(bytes_each * 4000 * 3999, rel=0.1)
 
 
-@pytest.mark.skipif(not hasattr(os, "sysconf"), reason="needs a system that tells its memory")
+@pytest.mark.skipif(not hasattr(os, "sysconf"), reason="needs sysconf")
 @pytest.mark.parametrize("linkage", ["ward", "single"])
 def test_more_memory_than_the_machine_has_is_warned_of(linkage):
     """The warning comes before the distances: as an error, it ends the fit at once."""
@@ -288,7 +288,7 @@ class TestBadInput:
         with pytest.raises(ValueError, match="whose squares overflow"):
             ConceptAgglomerative().fit([[0.0], [1e160]], ["car", "bus"])
 
-    def test_more_neighbours_than_rows(self, mixed):
+    def test_more_neighbors_than_rows(self, mixed):
         model = ConceptAgglomerative(assign="neighbors", n_neighbors=81)
         with pytest.raises(ValueError, match="n_neighbors=81 is more than the n_samples=80"):
             model.fit(*mixed)

@@ -5,7 +5,6 @@ from numpy.testing import assert_allclose
 from pandas.testing import assert_frame_equal
 from sklearn.cluster import KMeans
 from sklearn.decomposition import PCA
-from sklearn.mixture import GaussianMixture
 from sklearn.pipeline import make_pipeline
 
 from sklearn_loce.cluster import ConceptAgglomerative
@@ -143,6 +142,8 @@ class TestBadConfusionInput:
             confused_concepts(np.eye(3), ["car", "car", "bus"], **{name: [0, 1]})
         with pytest.raises(ValueError, match="inconsistent numbers of samples"):
             sub_concepts(np.eye(3), ["car", "car", "bus"], [0, 1])
+        with pytest.raises(ValueError, match=f"{name} has no label in row 0"):
+            confused_concepts(np.eye(2), ["car", "bus"], **{name: [np.nan, 0]})
 
     @pytest.mark.parametrize("min_share", [0, 0.6, -0.1])
     def test_min_share(self, min_share):
@@ -339,13 +340,6 @@ class TestBadComparisonInput:
             compare_layers(*layers, **{name: value})
 
 
-def test_a_mixture_clusters_too(layers):
-    layers, y = layers
-    mixture = GaussianMixture(3, random_state=0, covariance_type="diag")
-    table = compare_layers(layers, y, clusterer=mixture, k=5, n_repeats=2, random_state=0)
-    assert set(table.metric) == set(METRICS)
-
-
 @pytest.mark.parametrize(
     "mixture",
     [
@@ -414,25 +408,15 @@ def test_iou_without_some_rows(layers):
         compare_layers({"good": table}, pd.Series(y), iou={"good": iou})
 
 
-class TestBadSimilarityInput:
-    def test_no_dict(self):
-        with pytest.raises(ValueError, match="'layers' parameter of compare_similarity"):
-            compare_similarity([np.eye(3)])
-
-    def test_lengths(self):
-        with pytest.raises(ValueError, match="inconsistent numbers of samples"):
-            compare_similarity({"a": np.eye(3), "b": np.eye(4)})
-
-    def test_one_layer(self):
-        with pytest.raises(ValueError, match=r"layers holds \['a'\]; pass at least two"):
-            compare_similarity({"a": np.eye(3)})
-
-    def test_no_finite_rows(self):
-        with pytest.raises(ValueError, match="0 rows are finite in every layer"):
-            compare_similarity({"a": np.eye(3), "b": np.full((3, 3), np.nan)})
-
-
-def test_messages_name_the_clusters():
-    for name in ("clusters", "components"):
-        with pytest.raises(ValueError, match=f"{name} has no label in row 0"):
-            confused_concepts(np.eye(2), ["car", "bus"], **{name: [np.nan, 0]})
+@pytest.mark.parametrize(
+    ("layers", "message"),
+    [
+        ([np.eye(3)], "'layers' parameter of compare_similarity"),
+        ({"a": np.eye(3), "b": np.eye(4)}, "inconsistent numbers of samples"),
+        ({"a": np.eye(3)}, r"layers holds \['a'\]; pass at least two"),
+        ({"a": np.eye(3), "b": np.full((3, 3), np.nan)}, "0 rows are finite in every layer"),
+    ],
+)
+def test_bad_similarity_input(layers, message):
+    with pytest.raises(ValueError, match=message):
+        compare_similarity(layers)

@@ -154,6 +154,7 @@ def test_after_pca_in_a_pipeline():
     assert adjusted_rand_score(parts, pipeline.fit_predict(X, y)) >= 0.95
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:'force_all_finite' was renamed:FutureWarning")  # umap's
 def test_after_umap_in_a_pipeline():
     X, y, parts = planted_parts()

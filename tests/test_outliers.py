@@ -11,17 +11,17 @@ from .embeddings import CASES, planted_parts
 @pytest.mark.parametrize("metric", ["cosine", "euclidean", "cityblock"])
 @pytest.mark.parametrize("aggregate", ["sum", "mean"])
 @pytest.mark.parametrize("case", CASES)
-@pytest.mark.parametrize("labelled", [True, False])
-def test_scores_follow_their_definition(case, aggregate, metric, labelled):
+@pytest.mark.parametrize("labeled", [True, False])
+def test_scores_follow_their_definition(case, aggregate, metric, labeled):
     X, y = CASES[case]()
-    y = y if labelled else np.zeros(len(y), dtype=int)
+    y = y if labeled else np.zeros(len(y), dtype=int)
     D = brute_force.matrix(X, metric)
     expected = np.zeros(len(X))
     for i in range(len(X)):
         others = [D[i, j] for j in range(len(X)) if j != i and y[j] == y[i]]
         expected[i] = sum(others) / (max(len(others), 1) if aggregate == "mean" else 1)
     model = ConceptOutlierDetector(aggregate=aggregate, metric=metric)
-    model.fit(X, y if labelled else None)
+    model.fit(X, y if labeled else None)
     assert_allclose(model.training_scores_, -expected, rtol=1e-6, atol=1e-7)
 
 

@@ -204,7 +204,7 @@ def test_precision_of_one_concept_and_of_twenty(n_concepts):
 
 
 def test_a_k_without_as_many_rows_is_refused(rows):
-    with pytest.raises(ValueError, match="k=28 neighbours"):
+    with pytest.raises(ValueError, match="k=28 neighbors"):
         PrecisionAtKDisplay.from_embeddings(*rows, k=[28])
 
 

@@ -6,7 +6,6 @@ import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
-from sklearn.cluster import KMeans
 from sklearn.decomposition import PCA, IncrementalPCA
 from sklearn.metrics import adjusted_rand_score
 from sklearn.neighbors import KNeighborsClassifier
@@ -18,6 +17,8 @@ from sklearn_loce.metrics import precision_at_k
 from .conftest import make_small_network
 from .dataset_trees import make_coco_tree
 from .pages import run_blocks
+
+pytestmark = pytest.mark.slow
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "scale.md"
 FACTS = ["concept", "image_id", "area"]
@@ -71,14 +72,6 @@ def test_pieces_and_the_mapped_matrix_are_the_files(page):
     assert isinstance(page["mapped"], np.memmap)
 
 
-def test_predictions_after_the_round_trip_are_identical(page, direct):
-    table, X = direct
-    before = KNeighborsClassifier(3).fit(X, table["concept"])
-    np.testing.assert_array_equal(before.predict_proba(page["X"]), before.predict_proba(X))
-    kmeans = KMeans(8, n_init=1, random_state=0).fit(X)
-    np.testing.assert_array_equal(kmeans.predict(page["X"]), kmeans.labels_)
-
-
 def test_neighbours_of_the_page_are_nearly_the_exact_ones(page):
     exact = precision_at_k(page["X"], page["y"], k=10)
     assert page["approximate"] == pytest.approx(exact, abs=0.02)
@@ -93,32 +86,6 @@ def test_the_graph_of_cells_is_what_scikit_learn_wants(page):
     graph, y = page["graph"], page["y"]
     classifier = KNeighborsClassifier(5, metric="precomputed").fit(graph, y)
     assert classifier.score(graph, y) > 0.9
-
-
-@pytest.mark.parametrize("index", ["range", "str", "pair", "shuffled"])
-def test_any_index_comes_back(tmp_path, index):
-    _need("pyarrow")
-    n = 12
-    frame = pd.DataFrame(
-        np.random.default_rng(0).normal(size=(n, 3)).astype(np.float32),
-        columns=[f"layer.1[{i}]" for i in range(3)],
-    )
-    frame.insert(0, "concept", ["car", "'; DROP TABLE x", "\u202e", ""] * 3)
-    frame.index = {
-        "range": pd.RangeIndex(n),
-        "str": pd.Index([f"r{i}" for i in range(n)], name="row"),
-        "pair": pd.MultiIndex.from_product([[1, 2, 3], list("abcd")], names=["image", "part"]),
-        "shuffled": np.random.default_rng(0).permutation(n),
-    }[index]
-    for part in range(3):
-        rows = frame.iloc[4 * part : 4 * part + 4]
-        rows.to_parquet(
-            tmp_path / f"{part:05}.parquet",
-            index=True,
-            compression=None,
-            use_dictionary=["concept"],
-        )
-    pd.testing.assert_frame_equal(pd.read_parquet(tmp_path), frame)
 
 
 def test_a_whole_table_with_masks_comes_back(tmp_path):

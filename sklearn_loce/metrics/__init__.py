@@ -1,7 +1,7 @@
 """Separation, overlap, purity, retrieval and confusion of concepts in an embedding space.
 
 Every function takes any matrix of embeddings, LoCEs or others, and never needs torch. Those that
-look at all distances between rows work in chunks: their memory grows with the number of rows.
+compute all distances between rows work in chunks: their memory grows with the number of rows.
 """
 
 from ._clusters import cluster_composition, penalized_purity_score, purity_score

@@ -23,7 +23,7 @@ def purity_score(y, labels):
     y : array-like of shape (n_samples,)
         Concept of each row.
     labels : array-like of shape (n_samples,)
-        Cluster of each row. Rows labelled -1 belong to no cluster: they add nothing, but count as
+        Cluster of each row. Rows labeled -1 belong to no cluster: they add nothing, but count as
         rows, so that dropping difficult rows never raises the purity.
 
     Returns
@@ -56,7 +56,7 @@ def purity_score(y, labels):
 def penalized_purity_score(y, labels):
     """Purity at the price of one row per cluster, so that a shattered clustering does not win.
 
-    The first row of a cluster agrees with its majority for free: only the others tell something.
+    The first row of a cluster agrees with its majority for free: only the others are evidence.
     So ``(sum of majority counts - n_clusters) / n_samples``.
 
     Parameters
@@ -104,7 +104,7 @@ def cluster_composition(y, labels, *, normalize=True):
     y : array-like of shape (n_samples,)
         Concept of each row.
     labels : array-like of shape (n_samples,)
-        Cluster of each row; rows labelled -1 belong to no cluster and are left out.
+        Cluster of each row; rows labeled -1 belong to no cluster and are left out.
     normalize : bool, default=True
         Shares that sum to 1 in each cluster, or with False counts.
 

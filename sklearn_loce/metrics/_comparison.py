@@ -62,7 +62,7 @@ def compare_layers(
         are there must agree.
     groups : array-like of shape (n_samples,), default=None
         Image of each row. Draws then take whole groups one after the other, so that their
-        standard deviation tells how results vary with the images, not with rows of one image.
+        standard deviation is that between images, not between rows of one image.
     iou : dict of str to array-like of shape (n_samples,), default=None
         IoU of each row's projection by layer, in [0, 1], matched as the rows are. NaN counts as 0.
     clusterer : clusterer, default=None
@@ -70,7 +70,7 @@ def compare_layers(
         where the clusterer's tags say that it requires y. None means ``ConceptAgglomerative()``,
         the paper's relaxed setting, which does.
     k : int, default=10
-        Neighbours of precision at k.
+        Neighbors of precision at k.
     n_repeats : int, default=50
         Number of draws; the paper repeats 50 times.
     rows_per_concept : int or float, default=0.8
@@ -133,11 +133,11 @@ def compare_layers(
         counted = _draw(rows, every, rows_per_concept, seed)
         values = _measure_failures(rows, name, counted)
         records += [(name, metric, value, len(counted)) for metric, value in values.items()]
-    return _summarise(records)
+    return _summarize(records)
 
 
 def linear_cka(X, Y):
-    """Linear centred kernel alignment of two embeddings of the same rows.
+    """Linear centered kernel alignment of two embeddings of the same rows.
 
     Parameters
     ----------
@@ -184,7 +184,7 @@ def linear_cka(X, Y):
 
 
 def _center(X):
-    """Centre and scale to norm 1; None where all rows coincide up to rounding."""
+    """Center and scale to norm 1; None where all rows coincide up to rounding."""
     largest = np.abs(X).max()
     if largest == 0:
         return None
@@ -402,7 +402,7 @@ def _measure_failures(rows, name, drawn):
     return {"failed_share": (failed | (iou == 0)).mean(), "mean_iou": iou.mean()}
 
 
-def _summarise(records):
+def _summarize(records):
     """Average over the repeats: one row per layer and metric."""
     table = pd.DataFrame(records, columns=["layer", "metric", "value", "n_rows"])
     grouped = table.groupby(["layer", "metric"], sort=False)

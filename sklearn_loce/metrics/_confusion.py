@@ -45,7 +45,7 @@ def confused_concepts(
         too only where its tags say that it requires y, as for ConceptAgglomerative's adaptive cut.
     components : array-like of shape (n_samples,) or mixture, default=None
         Mixture component of each row (-1 for none), or a mixture, of which a clone is fitted on X
-        in the same way: one that knew the concepts could not mix them.
+        in the same way: fitted on the concepts, it could not mix them.
     metric : str or callable, default="euclidean"
         Metric of overlap, separation and silhouette.
     min_share : float in (0, 0.5], default=0.1
@@ -116,7 +116,7 @@ def _labels(grouping, X, y, fit):
 
 
 def _fit_with_concepts(grouping, X, y):
-    """Sub-concepts are sought inside concepts, which a mixture is therefore told."""
+    """Fit a clone on the concepts too, for sub-concepts lie inside concepts."""
     return clone(grouping).fit_predict(X, y)
 
 

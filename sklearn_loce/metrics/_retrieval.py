@@ -33,7 +33,7 @@ def precision_at_k(X, y, k=10, *, metric="cosine", average="macro", verbose=0):
     y : array-like of shape (n_samples,)
         Concept of each row.
     k : int, default=10
-        Neighbours looked at, below n_samples; the paper reports 1, 5, 10, 20, 30 and 40.
+        Neighbors of a query, below n_samples; the paper reports 1, 5, 10, 20, 30 and 40.
     metric : str or callable, default="cosine"
         Any metric of :func:`sklearn.metrics.pairwise_distances` but "precomputed", those for
         booleans, and "seuclidean" and "mahalanobis", which change with the rows compared.
@@ -84,7 +84,7 @@ def mean_average_precision_at_k(X, y, k=10, *, metric="cosine", average="macro",
     y : array-like of shape (n_samples,)
         Concept of each row.
     k : int, default=10
-        Neighbours looked at, below n_samples.
+        Neighbors of a query, below n_samples.
     metric : str or callable, default="cosine"
         Any metric of :func:`sklearn.metrics.pairwise_distances` but "precomputed", those for
         booleans, and "seuclidean" and "mahalanobis", which change with the rows compared.
@@ -183,13 +183,13 @@ def _average_precision(relevant, n_relevant):
 
 
 def _retrieve(X, y, metric, average, judge, k, verbose):
-    """Average a judgement of every query's ranking, at depth `k` or at its relevant rows."""
+    """Average a judgment of every query's ranking, at depth `k` or at its relevant rows."""
     X, concepts, codes = check_embeddings(X, y)
     if len(X) < 2:
         raise ValueError("A query needs other rows to find, and X has 1; pass at least 2 rows.")
     if k is not None and k >= len(X):
         raise ValueError(
-            f"k={k} neighbours of a query need at least {k + 1} rows, and X has {len(X)}; choose "
+            f"k={k} neighbors of a query need at least {k + 1} rows, and X has {len(X)}; choose "
             "a smaller k or pass more rows."
         )
     with show_rows(len(X), verbose) as bar:

@@ -152,7 +152,7 @@ class Responses:
 
     @cached_property
     def embeddings(self):
-        """Rows as the last step before a clusterer or mixture sees them."""
+        """Rows as a clusterer or mixture gets them."""
         before, last = self._steps
         if before is not None:
             return before.transform(self.X)
@@ -277,7 +277,7 @@ _SCORERS = {
 
 
 def get_scorer_names():
-    """Names that :func:`get_scorer` knows.
+    """List the names that :func:`get_scorer` accepts.
 
     Returns
     -------

@@ -204,7 +204,7 @@ def _quantiles(X, codes, n_concepts, metric, quantile, verbose):
 
 @validate_params(_PARAMETERS, prefer_skip_nested_validation=True)
 def overlap_ratio(X, y, *, metric="euclidean", verbose=0):
-    """Share of a concept's rows whose nearest neighbour in another concept beats its own kin.
+    """Share of a concept's rows whose nearest neighbor in another concept beats its own kin.
 
     Entry (A, B): the share of A's rows whose nearest row of B is strictly closer than their
     nearest other row of A. The row itself is left out by index, so a duplicate counts as kin.
