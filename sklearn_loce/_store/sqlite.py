@@ -302,68 +302,19 @@ class Session:
             warn_user(message)
 
     def load(self, key, samples):
-        """Give the Solutions that are there.
-
-        Parameters
-        ----------
-        key : Key
-        samples : sequence of bytes
-            Digests of samples.
-
-        Returns
-        -------
-        dict of {bytes: Solution}
-            Of one row each, with vectors of shape (n_channels,). Missing and damaged rows are
-            absent.
-
-        Raises
-        ------
-        StoreError
-            If the file is no store, of another version, or malformed.
-        """
+        """Give the Solutions that are there, by digest of the sample; damaged ones are absent."""
         return dict(self._find(database.find_rows, key.digest, list(samples)))
 
     def save(self, key, solutions):
-        """Keep Solutions, all or none; those of the same keys are replaced.
-
-        Parameters
-        ----------
-        key : Key
-        solutions : dict of {bytes: Solution}
-            Of one row each, by digest of the sample.
-
-        Raises
-        ------
-        StoreError
-            If the file is no store, of another version, or malformed.
-        """
+        """Keep Solutions of one row each, by digest of the sample, all or none of them."""
         self._write(database.put_rows, key, solutions, time.time_ns())
 
     def probes(self, source):
-        """Give what is known of a source by probe images.
-
-        Parameters
-        ----------
-        source : bytes
-
-        Returns
-        -------
-        list of (bytes, ndarray of float64, int)
-            Id, record and number of channels, the oldest first.
-        """
+        """Give the probes of a source as (id, record, n_channels), the oldest first."""
         return [probe for _, probe in self._find(database.find_probes, source)]
 
     def save_probe(self, source, probe, record, n_channels):
-        """Keep what a network gives for the probe image; an equal probe is replaced.
-
-        Parameters
-        ----------
-        source, probe : bytes
-            Digest of the source, and the id of the probe.
-        record : ndarray of float64
-            One-dimensional.
-        n_channels : int
-        """
+        """Keep what a network gives for the probe image; an equal probe is replaced."""
         self._write(database.put_probe, source, probe, record, n_channels)
 
     def _find(self, find, *args):
