@@ -161,8 +161,8 @@ def read_rows(samples, rows):  # until nothing reads all masks of an image at on
 def examine_rows(samples, groups):
     """Find what is wrong with images and masks; most files and encodings stay undecoded.
 
-    Gives which masks have foreground (False for broken ones), and an exception by broken row, shared
-    by the rows of a broken image.
+    Gives which masks have foreground (False for broken ones), and an exception by broken row, which
+    the rows of a broken image share.
     """
     problems, found = {}, np.zeros(len(samples), dtype=bool)
     for rows in groups:
