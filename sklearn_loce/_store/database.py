@@ -211,9 +211,9 @@ def _make_tables(connection, file):
 
 
 def _write_ahead(connection):
-    # While others are at the file, its mode can't be changed, and waiting does not help. It works
-    # in the old mode as well, with more waiting, and the next connection tries again.
-    connection.execute("PRAGMA busy_timeout = 0")
+    # While others use the file, its mode can't be changed. It works in the old mode as well, only
+    # slower, and the next connection tries again: a short wait will do.
+    connection.execute("PRAGMA busy_timeout = 200")
     try:
         connection.execute("PRAGMA journal_mode = WAL")
     except sqlite3.Error as error:
