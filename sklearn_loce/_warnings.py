@@ -1,25 +1,19 @@
-"""Warnings that point at the line of the user."""
+"""Warnings that point at the user's line."""
 
-import contextlib
-import os
 import sys
 import warnings
 
-import joblib
-import sklearn
-
-# scikit-learn wraps `transform` to set its output, and its searches call it; contextlib calls the
-# ends of `with` blocks.
-_INNER = (
-    os.path.dirname(__file__) + os.sep,
-    *(os.path.dirname(library.__file__) + os.sep for library in (sklearn, joblib)),
-    contextlib.__file__,
-)
+# Frames of these stand between a user's line and ours: decorators, searches, pools.
+_PASSED_OVER = {__name__.partition(".")[0], "sklearn", "joblib", "torch", "contextlib"}
 
 
 def warn_user(message, category=UserWarning):
-    """Warn at the first line outside this package and the libraries that call it."""
-    frame, level = sys._getframe(1), 2
-    while frame.f_back is not None and frame.f_code.co_filename.startswith(_INNER):
-        frame, level = frame.f_back, level + 1
-    warnings.warn(message, category, stacklevel=level)
+    """Warn at the innermost line outside of this package and of those that call it for the user."""
+    frame, stacklevel = sys._getframe(1), 2
+    while frame.f_back is not None and _is_passed_over(frame):
+        frame, stacklevel = frame.f_back, stacklevel + 1
+    warnings.warn(message, category, stacklevel=stacklevel)
+
+
+def _is_passed_over(frame):
+    return frame.f_globals.get("__name__", "").partition(".")[0] in _PASSED_OVER

@@ -1,4 +1,4 @@
-# until merged: from .._solvers.objectives
+# until merged: from .._solvers.solution
 """The class of the solvers."""
 
 from dataclasses import dataclass
