@@ -186,7 +186,7 @@ def test_threads_share_a_session(any_store):
 
 
 def test_the_least_recently_used_go_first():
-    one = 8 * 4 + 500
+    one = 8 * 4 + 600
     store = MemoryStore(3 * one)
     save(store, make_rows([1, 2, 3]))
     load(store, [1])

@@ -13,7 +13,7 @@ from .keys import source_digest  # noqa: F401  until _embedding is rebuilt
 from .solution import Solution
 from .sqlite import RowStore  # noqa: F401  until _embedding is rebuilt
 
-_ROW_OVERHEAD = 500  # bytes of the keys and objects that hold one vector, measured
+_ROW_OVERHEAD = 600  # bytes of the keys and objects that hold one vector, measured
 
 
 class MemoryStore:

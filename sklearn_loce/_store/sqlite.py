@@ -84,10 +84,7 @@ class RowStore:
 
     def __init__(self, path):
         self.path = database.as_folder(path)
-
-    @property
-    def _file(self):
-        return Path(self.path) / _FILE
+        self._file = Path(self.path) / _FILE
 
     def open(self):
         """Open the store for the loads and saves of one run.
@@ -288,7 +285,7 @@ class Session:
         self._file = store._file
         self._lock = threading.Lock()
         # To write; kept open, since closing folds the log into the file, which takes 2 ms and more.
-        self._connection = self._place = None
+        self._connection = self._status = None
         self._warnings = {}
 
     def __enter__(self):
@@ -349,22 +346,17 @@ class Session:
     def _connect(self):
         """Open the file, and again where somebody has removed or replaced it."""
         if self._connection is not None:
-            if _place_of(self._file) == self._place:
+            if self._file.exists() and os.path.samestat(self._file.stat(), self._status):
                 return
             self._connection.close()
         self._connection = connect_to_write(self._file)
-        self._place = _place_of(self._file)
+        self._status = self._file.stat()
 
     def _fail(self, what, error):
         self._warnings[what] = (
             f"The store {str(self._file.parent)!r} can't be {what} ({error}). LoCEs are computed "
             "all the same, and not kept."
         )
-
-
-def _place_of(file):
-    status = os.stat(file) if file.exists() else None
-    return status and (status.st_dev, status.st_ino)
 
 
 def _list_row(row, vectors):
