@@ -58,7 +58,9 @@ def test_masks_are_those_of_the_ids(folders, arrays):
         assert area == mask.mean()
     assert table.target_names == NAMES
     assert table.groups.tolist() == table.data["image_id"].tolist()
-    assert all(Image.open(path).size == (36, 24) for path in table.data["image"])
+    for path in table.data["image"]:
+        with Image.open(path) as image:
+            assert image.size == (36, 24)
 
 
 def test_a_mapping_is_a_list_by_place(folders):

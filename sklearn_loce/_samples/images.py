@@ -34,18 +34,10 @@ def open_image(path):
 
 
 def read_image(image):
-    """Read an image as RGB.
+    """Read a file, PIL image or array as RGB, an array (height, width, 3) of uint8.
 
-    Grey images get three equal channels, an alpha channel is dropped, 16-bit values are scaled to
-    8 bits, and an EXIF orientation is applied.
-
-    Parameters
-    ----------
-    image : str, path, PIL image or ndarray of shape (height, width[, n_channels])
-
-    Returns
-    -------
-    ndarray of shape (height, width, 3), uint8
+    Grey images get three equal channels, an alpha channel is dropped, 16-bit values are scaled to 8
+    bits, and an EXIF orientation is applied.
     """
     if isinstance(image, PATH):
         with open_image(image) as opened:

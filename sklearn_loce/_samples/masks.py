@@ -13,23 +13,7 @@ _LONGEST_NUMBER = 7  # characters of such a count in a compressed RLE
 
 
 def rle_size(rle):
-    """Give the size that a COCO run-length encoding claims, without decoding it.
-
-    Parameters
-    ----------
-    rle : dict
-
-    Returns
-    -------
-    tuple of int
-        (height, width).
-
-    Raises
-    ------
-    ValueError
-        If a key is missing, or the size is not two positive integers or larger than an image that
-        Pillow would open.
-    """
+    """Give the (height, width) that a COCO run-length encoding claims; it must not be absurd."""
     if not {"size", "counts"} <= rle.keys():
         raise ValueError(f"A mask RLE needs the keys 'size' and 'counts', got {sorted(rle)}.")
     try:
@@ -60,20 +44,7 @@ def check_n_pixels(size):
 def compress_rle(rle):
     """Bring a COCO run-length encoding to its compressed form, ``counts`` as bytes.
 
-    Parameters
-    ----------
-    rle : dict
-        With ``size`` (height, width) and ``counts``: run lengths, or their compressed form as str
-        or bytes.
-
-    Returns
-    -------
-    dict
-
-    Raises
-    ------
-    ValueError
-        If a key is missing, the size is absurd, or the runs don't fill the size exactly.
+    An error names an absurd size, and runs that don't fill it exactly.
     """
     size, counts = rle_size(rle), rle["counts"]
     is_text = isinstance(counts, str | bytes)
@@ -150,18 +121,10 @@ def has_foreground(mask):
 
 
 def read_mask(mask):
-    """Read a mask in any form that the table of samples may hold.
+    """Read a mask in any form that the table of samples may hold, as a 2-D array of bool.
 
-    Parameters
-    ----------
-    mask : dict, ndarray of shape (height, width), PIL image, str or path
-        COCO RLE (compressed or not), an array or image whose non-zero pixels are the concept, or
-        the file of such an image. No more than one value besides 0 may occur; of palette images
-        the index counts, so that index 0 is the background.
-
-    Returns
-    -------
-    ndarray of shape (height, width), bool
+    That is a COCO RLE, an array or image whose non-zero pixels are the concept, or the file of one.
+    Of palette images the index counts, so that index 0 is the background.
     """
     if isinstance(mask, dict):
         return coco_mask.decode(compress_rle(mask)).view(bool)

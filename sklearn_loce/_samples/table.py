@@ -18,22 +18,7 @@ _NAN_FOR_EMPTY = ", or set on_empty='nan' to get vectors of NaN for them, which 
 
 
 def as_samples(X):
-    """Bring X to a DataFrame with the columns ``image`` and ``mask``.
-
-    Parameters
-    ----------
-    X : DataFrame or sequence of (image, mask) pairs
-
-    Returns
-    -------
-    DataFrame
-        X itself where it is one.
-
-    Raises
-    ------
-    ValueError, TypeError
-        If a column is missing, X is empty, or a row is no pair.
-    """
+    """Bring a DataFrame or a sequence of pairs to a DataFrame with ``image`` and ``mask``."""
     if not isinstance(X, pd.DataFrame):
         X = _frame_of_pairs(X)
     missing = {"image", "mask"} - set(X.columns)
@@ -176,12 +161,8 @@ def read_rows(samples, rows):  # until nothing reads all masks of an image at on
 def examine_rows(samples, groups):
     """Find what is wrong with images and masks; most files and encodings stay undecoded.
 
-    Returns
-    -------
-    has_foreground : ndarray of shape (n_rows,), bool
-        Whether each mask has foreground; False where that can't be told.
-    problems : dict of {int: Exception}
-        By row, what is wrong; the rows of a broken image share an exception.
+    Gives which masks have foreground (False for broken ones), and an exception by broken row, which
+    the rows of a broken image share.
     """
     problems, found = {}, np.zeros(len(samples), dtype=bool)
     for rows in groups:
@@ -199,17 +180,7 @@ def examine_rows(samples, groups):
 
 
 def check_rows(samples, groups):
-    """Raise what ``examine_rows`` finds; say which masks have foreground.
-
-    Returns
-    -------
-    ndarray of shape (n_rows,), bool
-
-    Raises
-    ------
-    FileNotFoundError, ValueError
-        Names up to five rows with what is wrong, and the number of the others.
-    """
+    """Raise what ``examine_rows`` finds; give which masks have foreground."""
     found, problems = examine_rows(samples, groups)
     raise_problems(problems)
     return found
@@ -240,18 +211,7 @@ def enumerate_messages(messages):
 
 
 def blank_masks(samples):
-    """Give every row an empty mask of its image's size, for work without masks.
-
-    Returns
-    -------
-    ndarray of shape (n_rows,), object
-        COCO run-length encodings, shared by the rows of an image.
-
-    Raises
-    ------
-    FileNotFoundError, ValueError
-        If an image can't be read; the message names its first row.
-    """
+    """Give every row an empty mask of its image's size, for work without masks."""
     masks = np.empty(len(samples), dtype=object)
     for rows in group_by_image(samples):
         size = _size_of_sample_image(samples, rows[0])

@@ -52,13 +52,7 @@ _WRONG = "its checksum is not that of its content"
 
 
 def as_folder(path):
-    """Give the absolute path of a store's folder.
-
-    Raises
-    ------
-    TypeError, ValueError, StoreError
-        If it is no path, can't be one, or is a file or leads through one.
-    """
+    """Give the absolute path of a store's folder; an error names a path that can't be one."""
     if not isinstance(path, str | os.PathLike) or not isinstance(os.fspath(path), str):
         raise TypeError(f"path must be the path of a folder, got {path!r}.")
     if not os.fspath(path) or "\0" in os.fspath(path):
@@ -160,12 +154,8 @@ def _check(connection, file):
 def reading(file):
     """Lend a connection with one view of the file; ``None`` where there is nothing yet.
 
-    Raises
-    ------
-    StoreError
-        If the file is no store, of another version, or damaged.
-    OSError
-        If the file can't be read.
+    Like all that uses the file, it raises StoreError if that is no store, of another version, or
+    damaged, and OSError if the machine is in the way.
     """
     with _explained(file):
         if not file.exists():
@@ -192,15 +182,7 @@ def _connect_to_read(file):
 
 
 def connect_to_write(file):
-    """Open the file to write, make it where it is missing, and check it.
-
-    Raises
-    ------
-    StoreError
-        If the file is no store, of another version, or damaged.
-    OSError
-        If the file can't be written.
-    """
+    """Open the file to write, make it where it is missing, and check it."""
     file.parent.mkdir(parents=True, exist_ok=True)
     with _explained(file):
         connection = _connect(file, "mode=rwc")
@@ -229,9 +211,9 @@ def _make_tables(connection, file):
 
 
 def _write_ahead(connection):
-    # While others are at the file, its mode can't be changed, and waiting does not help. It works
-    # in the old mode as well, with more waiting, and the next connection tries again.
-    connection.execute("PRAGMA busy_timeout = 0")
+    # While others use the file, its mode can't be changed. It works in the old mode as well, only
+    # slower, and the next connection tries again: a short wait will do.
+    connection.execute("PRAGMA busy_timeout = 200")
     try:
         connection.execute("PRAGMA journal_mode = WAL")
     except sqlite3.Error as error:
@@ -243,13 +225,7 @@ def _write_ahead(connection):
 
 @contextmanager
 def transaction(connection, file):
-    """Commit what the block writes, all or nothing.
-
-    Raises
-    ------
-    OSError, StoreError
-        As ``connect_to_write``.
-    """
+    """Commit what the block writes, all or nothing."""
     with _explained(file):
         try:
             connection.execute("BEGIN IMMEDIATE")
@@ -297,13 +273,7 @@ def _checksum(*parts):
 
 
 def find_rows(connection, key, samples):
-    """Find the rows of a key's digest.
-
-    Returns
-    -------
-    list of (bytes, Solution or None)
-        ``None`` for a row that is damaged. Rows that are missing are left out.
-    """
+    """Give (sample, Solution) of a key's digest, ``None`` in place of what is damaged."""
     number = connection.execute("SELECT id FROM keys WHERE digest = ?", [key]).fetchone()
     found = []
     for start in range(0, len(samples) if number else 0, _CHUNK):
@@ -355,13 +325,7 @@ def _put_key(connection, key):
 
 
 def find_probes(connection, source):
-    """Find the probes of a source, the oldest first.
-
-    Returns
-    -------
-    list of (bytes, tuple or None)
-        Of the id, and (id, record, n_channels); ``None`` for a probe that is damaged.
-    """
+    """Give (probe, (probe, record, n_channels)), the oldest first; ``None`` for what is damaged."""
     found, query = [], "SELECT probe, record, n_channels, checksum FROM probes WHERE source = ?"
     for probe, record, n, check in connection.execute(f"{query} ORDER BY id", [source]):
         is_sound = check == _checksum(source, probe, record, n)
@@ -386,13 +350,7 @@ Record = namedtuple("Record", "id key_id facts sample vector created problem")
 
 
 def all_keys(connection):
-    """Read all keys.
-
-    Returns
-    -------
-    dict of {int: (bytes, dict or None)}
-        Digest, and what a store can be searched by; ``None`` where it is damaged.
-    """
+    """Give {number: (digest, what a store can be searched by)}, ``None`` for what is damaged."""
     rows = connection.execute("SELECT id, digest, source, description, checksum FROM keys")
     return {
         number: (row[0], json.loads(row[2]) if check == _checksum(*row) else None)

@@ -74,22 +74,7 @@ class Key:
 
 
 def sample_digests(samples, rows):
-    """Hash image and mask of rows that share an image.
-
-    Parameters
-    ----------
-    samples : DataFrame
-    rows : sequence of int
-
-    Returns
-    -------
-    list of bytes of length 32
-
-    Raises
-    ------
-    OSError, ValueError
-        If a file can't be read, or a cell holds no image or no mask.
-    """
+    """Hash image and mask of rows that share an image; a list of 32 bytes each."""
     image = image_digest(samples["image"].iloc[rows[0]])
     masks = samples["mask"].iloc[rows]
     return [hashlib.sha256(image + b":" + mask_digest(mask)).digest() for mask in masks]

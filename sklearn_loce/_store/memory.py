@@ -8,7 +8,7 @@ from numbers import Integral
 
 import numpy as np
 
-_ROW_OVERHEAD = 500  # bytes of the keys and objects that hold one vector, measured
+_ROW_OVERHEAD = 600  # bytes of the keys and objects that hold one vector, measured
 
 
 class MemoryStore:

@@ -83,10 +83,7 @@ class RowStore:
 
     def __init__(self, path):
         self.path = database.as_folder(path)
-
-    @property
-    def _file(self):
-        return Path(self.path) / _FILE
+        self._file = Path(self.path) / _FILE
 
     def open(self):
         """Open the store for the loads and saves of one run.
@@ -267,7 +264,7 @@ class Session:
         self._file = store._file
         self._lock = threading.Lock()
         # To write; kept open, since closing folds the log into the file, which takes 2 ms and more.
-        self._connection = self._place = None
+        self._connection = self._status = None
         self._warnings = {}
 
     def __enter__(self):
@@ -281,68 +278,19 @@ class Session:
             warn_user(message)
 
     def load(self, key, samples):
-        """Give the Solutions that are there.
-
-        Parameters
-        ----------
-        key : Key
-        samples : sequence of bytes
-            Digests of samples.
-
-        Returns
-        -------
-        dict of {bytes: Solution}
-            Of one row each, with vectors of shape (n_channels,). Missing and damaged rows are
-            absent.
-
-        Raises
-        ------
-        StoreError
-            If the file is no store, of another version, or malformed.
-        """
+        """Give the Solutions that are there, by digest of the sample; damaged ones are absent."""
         return dict(self._find(database.find_rows, key.digest, list(samples)))
 
     def save(self, key, solutions):
-        """Keep Solutions, all or none; those of the same keys are replaced.
-
-        Parameters
-        ----------
-        key : Key
-        solutions : dict of {bytes: Solution}
-            Of one row each, by digest of the sample.
-
-        Raises
-        ------
-        StoreError
-            If the file is no store, of another version, or malformed.
-        """
+        """Keep Solutions of one row each, by digest of the sample, all or none of them."""
         self._write(database.put_rows, key, solutions, time.time_ns())
 
     def probes(self, source):
-        """Give what is known of a source by probe images.
-
-        Parameters
-        ----------
-        source : bytes
-
-        Returns
-        -------
-        list of (bytes, ndarray of float64, int)
-            Id, record and number of channels, the oldest first.
-        """
+        """Give the probes of a source as (id, record, n_channels), the oldest first."""
         return [probe for _, probe in self._find(database.find_probes, source)]
 
     def save_probe(self, source, probe, record, n_channels):
-        """Keep what a network gives for the probe image; an equal probe is replaced.
-
-        Parameters
-        ----------
-        source, probe : bytes
-            Digest of the source, and the id of the probe.
-        record : ndarray of float64
-            One-dimensional.
-        n_channels : int
-        """
+        """Keep what a network gives for the probe image; an equal probe is replaced."""
         self._write(database.put_probe, source, probe, record, n_channels)
 
     def _find(self, find, *args):
@@ -377,22 +325,17 @@ class Session:
     def _connect(self):
         """Open the file, and again where somebody has removed or replaced it."""
         if self._connection is not None:
-            if _place_of(self._file) == self._place:
+            if self._file.exists() and os.path.samestat(self._file.stat(), self._status):
                 return
             self._connection.close()
         self._connection = connect_to_write(self._file)
-        self._place = _place_of(self._file)
+        self._status = self._file.stat()
 
     def _fail(self, what, error):
         self._warnings[what] = (
             f"The store {str(self._file.parent)!r} can't be {what} ({error}). LoCEs are computed "
             "all the same, and not kept."
         )
-
-
-def _place_of(file):
-    status = os.stat(file) if file.exists() else None
-    return status and (status.st_dev, status.st_ino)
 
 
 def _list_row(row, vectors):
