@@ -9,13 +9,14 @@ from unittest.mock import patch
 
 from sklearn_loce._embedding import stream as _stream
 from sklearn_loce._embedding import worker as _embedding
+from sklearn_loce._solvers import objectives as _objectives
 
 # What is timed: the name of the part, and the function where its caller looks it up.
 PARTS = (
     ("decode images and masks", _stream, "_read"),
     ("preprocess", _stream, "make_view"),
     ("forward", _stream, "pass_network"),
-    ("resize masks", _embedding, "resize_masks"),
+    ("resize masks", _objectives, "resize_masks"),
 )
 _OPTIMISE = "optimise"
 

@@ -10,14 +10,12 @@ from ._samples.table import as_samples
 from ._solvers.glued import FACTS, N_ITER, n_facts
 from ._solvers.objectives import LBFGS_OBJECTIVES, make_objective
 from ._solvers.optimize import initial_vector
-from ._solvers.resize import check_mask_size
 
 
 class ProjectingEmbedder(RowEmbedder):
     """Optimises vectors, measures how well they redraw masks, and draws them."""
 
     def _check_method(self):
-        check_mask_size(self.mask_size)
         self._settings()
         if self.append_bias and self.objective not in LBFGS_OBJECTIVES:
             raise ValueError(

@@ -77,24 +77,9 @@ class _Problem(NamedTuple):
 
 
 def solve(activations, images, targets, start, objective, n_threads=None):
-    """Optimize the rows; those that share activations together, in one thread.
+    """Optimize the rows; as ``solve_ridge_with_torch``, of float32 arrays.
 
-    Parameters
-    ----------
-    activations : sequence of ndarray of shape (n_channels, height, width), float32
-        One per row; their sizes may differ.
-    images : list of ndarray of int
-        The rows that share activations.
-    targets : ndarray of shape (n_rows, H, W), float32
-    start : ndarray of shape (n_channels,)
-    objective : LBFGSObjective
-    n_threads : int, default=None
-        ``None`` means as many as torch has.
-
-    Returns
-    -------
-    vectors : ndarray of shape (n_rows, n_channels), float32
-    intercept, n_iter, gradient_norm : ndarray of shape (n_rows,), float32
+    ``images`` lists the rows that share activations.
     """
     vectors = np.empty((len(activations), len(start)), dtype=np.float32)
     facts = np.empty((3, len(activations)), dtype=np.float32)
