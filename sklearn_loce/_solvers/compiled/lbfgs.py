@@ -15,8 +15,8 @@ from ..lbfgs import LEAST_UNIT, LONG, MAX_TRIALS, MEMORY, RISE, SHORT, balance
 from .images import solve_images
 from .jit import jit
 from .kernels import (
-    AFFINE,
     LOGISTIC,
+    OVERLAP,
     Geometry,
     add_channels,
     exp_minus_abs,
@@ -193,10 +193,16 @@ def _ridge_dot(problem, row, other):
 
 
 @jit
-def _add(factor, records, row, to):
+def _combine(factor, records, row, other, to, begin):
+    """Write a record times ``factor`` plus another, from ``begin`` on."""
     f = splat(factor)
-    for i in range(0, records.shape[1], LANES):
-        store(records, (to, i), fma(f, load(records, (row, i)), load(records, (to, i))))
+    for i in range(begin, records.shape[1], LANES):
+        store(records, (to, i), fma(f, load(records, (row, i)), load(records, (other, i))))
+
+
+@jit
+def _add(factor, records, row, to):
+    _combine(factor, records, row, to, to, 0)
 
 
 @jit
@@ -204,15 +210,6 @@ def _scale(factor, records, row, to):
     f = splat(factor)
     for i in range(0, records.shape[1], LANES):
         store(records, (to, i), f * load(records, (row, i)))
-
-
-@jit
-def _write_trial(t, records, point, direction, trial, begin):
-    """Write the map at a step from a point; its weights are not needed."""
-    f = splat(t)
-    for i in range(begin, records.shape[1], LANES):
-        moved = fma(f, load(records, (direction, i)), load(records, (point, i)))
-        store(records, (trial, i), moved)
 
 
 @jit
@@ -251,8 +248,8 @@ def _slope_factors(problem, k):
     if kind == _JACCARD:
         whole -= shared
         square = whole * whole
-        return AFFINE, (-(whole + shared) / square, shared / square), _ONE - shared / whole
-    return AFFINE, (-_TWO / whole, _TWO * shared / (whole * whole)), _ONE - _TWO * shared / whole
+        return OVERLAP, (-(whole + shared) / square, shared / square), _ONE - shared / whole
+    return OVERLAP, (-_TWO / whole, _TWO * shared / (whole * whole)), _ONE - _TWO * shared / whole
 
 
 @jit
@@ -293,7 +290,8 @@ def _search(problem, k):
     if not start < 0:
         return _ZERO
     for trials in range(MAX_TRIALS + 1):
-        _write_trial(t, records, point, direction, trial, len(problem.channels))
+        # Only the map: the weights of a trial are not needed.
+        _combine(t, records, direction, point, trial, len(problem.channels))
         loss = _evaluate(problem, k, trial)
         slope = linear + t * square + _map_slope(problem, k, direction)
         rise = loss - before + t * (linear + _HALF * t * square)
