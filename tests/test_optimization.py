@@ -67,7 +67,7 @@ def camvid_activations(camvid_network, camvid):
     with ActivationExtractor(camvid_network, list(per_layer)) as extract:
         for group in np.unique(camvid.groups)[[0, 60]]:
             rows = camvid.data[camvid.groups == group]
-            image = torch.from_numpy(np.asarray(Image.open(rows["image"].iloc[0]).convert("RGB")))
+            image = torch.tensor(np.array(Image.open(rows["image"].iloc[0]).convert("RGB")))
             for layer, grid in extract(image.movedim(-1, 0)[None] / 255).items():
                 per_layer[layer].append(grid.expand(len(rows), -1, -1, -1))
             masks.append(np.stack([coco_mask.decode(mask) for mask in rows["mask"]]))
