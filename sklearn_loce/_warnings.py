@@ -8,13 +8,7 @@ _PASSED_OVER = {__name__.partition(".")[0], "sklearn", "joblib", "torch", "conte
 
 
 def warn_user(message, category=UserWarning):
-    """Warn at the innermost line outside of this package and of those that call it for the user.
-
-    Parameters
-    ----------
-    message : str
-    category : type, default=UserWarning
-    """
+    """Warn at the innermost line outside of this package and of those that call it for the user."""
     frame, stacklevel = sys._getframe(1), 2
     while frame.f_back is not None and _is_passed_over(frame):
         frame, stacklevel = frame.f_back, stacklevel + 1

@@ -9,7 +9,7 @@ import numpy as np
 
 from sklearn_loce import RowStore
 from sklearn_loce._store.keys import Key
-from sklearn_loce._store.solution import Solution
+from sklearn_loce._solvers.solution import Solution
 
 SETTINGS = {
     "objective": "net2vec",

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from skimage.transform import resize
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 from torch.nn import functional
@@ -11,7 +12,6 @@ from sklearn_loce import LoCETransformer, optimize_loces, project_loces
 from sklearn_loce._solvers.lbfgs import root_mean_squares
 from sklearn_loce._solvers.objectives import make_objective
 from sklearn_loce._solvers.project import redrawing_bias
-from sklearn_loce._solvers.resize import resize_masks
 
 OBJECTIVES = ["logistic", "jaccard", "dice"]
 SIZE = (100, 100)
@@ -30,7 +30,7 @@ def _planted(n_samples, n_channels, height, width, seed=0):
 
 
 def _targets(masks):
-    return resize_masks(masks.numpy(), SIZE)
+    return np.stack([resize(mask, SIZE) for mask in masks.numpy()]).astype(np.float32)
 
 
 def plain_objective(objective, alpha, activations, target, vector, bias):
@@ -164,10 +164,11 @@ def test_rotated_channels_give_the_rotated_vector():
 def test_unconverged_rows_are_counted(dtype):
     activations, masks = _planted(5, 10, 9, 11)
     masks[1] = 1  # has nothing to be balanced against, and is done at zero
-    with pytest.warns(ConvergenceWarning, match=r"^4 of 5 rows did not converge"):
+    with pytest.warns(ConvergenceWarning, match=r"^4 of 5 rows did not converge") as caught:
         vectors, info = optimize_loces(
             activations.to(dtype), masks, objective="logistic", max_iter=2, return_info=True
         )
+    assert caught[0].filename == __file__
     assert (info.n_iter == torch.tensor([2, 0, 2, 2, 2])).all()
     assert ((info.gradient_norm > 1e-4) == (info.n_iter == 2)).all()
     assert (vectors[1] == 0).all()

@@ -152,7 +152,7 @@ def read_sample_mask(samples, i, image_size, read=read_mask):
     return _read_cell(read, mask, "mask", samples, i)
 
 
-def read_rows(samples, rows):  # until nothing reads all masks of an image at once
+def read_rows(samples, rows):
     """Read the image that rows share, and their masks (n_rows, height, width)."""
     image = read_sample_image(samples, rows[0])
     return image, np.stack([read_sample_mask(samples, i, image.shape[:2]) for i in rows])

@@ -11,30 +11,11 @@ import numpy as np
 import torch
 
 from .._warnings import warn_user
-from .project import resampling_matrices
+from .project import Grid, resampling_matrices
 
 BETAS, EPS, WEIGHT_DECAY = (0.9, 0.999), 1e-8, 0.01
 # Bounds the maps at mask size that are held at once; beyond it, a larger batch is no faster.
 _CHUNK = 256
-
-
-class _Grid:
-    """Activations, and the linear maps between vectors and maps at mask size."""
-
-    def __init__(self, activations, rows, columns):
-        self.channels = activations.flatten(2)
-        self.height, self.width = activations.shape[2:]
-        self.rows, self.columns = rows, columns
-
-    def project(self, weights):
-        """Give sigmoid(upsample(sum_c v_c A_c)), summed up at the layer's resolution."""
-        grid = torch.bmm(weights, self.channels).unflatten(2, (self.height, self.width))
-        return (self.rows @ grid @ self.columns.T).sigmoid_()
-
-    def gradient(self, slope):
-        """Give the adjoint: slopes (n_images, n_rows, H, W) to gradients of the weights."""
-        grid = (self.rows.T @ slope @ self.columns).flatten(2)
-        return torch.bmm(grid, self.channels.mT)
 
 
 def _penalty_slope(weights):
@@ -45,26 +26,21 @@ def _penalty_slope(weights):
 
 def _gradient(grid, weights, projections, terms, objective):
     slopes = objective.pixel_slopes(projections, terms)
-    gradient = grid.gradient(slopes * (projections - projections**2))
+    gradient = grid.pull_back(slopes * (projections - projections**2))
     if objective.penalty:
         gradient += objective.penalty * _penalty_slope(weights)
     return gradient
 
 
 def project_and_differentiate(activations, weights, terms, objective):
-    """Give the projections (n, H, W), and each row's gradient of its own loss (n, n_channels).
+    """Give the projections (n, H, W), and each row's gradient of its own loss (n, C).
 
-    Parameters
-    ----------
-    activations : Tensor of shape (n_rows, n_channels, height, width)
-    weights : Tensor of shape (n_rows, n_channels)
-    terms : Tensor of shape (n_rows, H, W)
-        The objective's ``slope_terms``.
-    objective : AdamWObjective
+    Activations (n, C, h, w), weights (n, C) and the objective's ``slope_terms`` (n, H, W) are
+    tensors.
     """
-    grid = _Grid(activations, *resampling_matrices(activations, terms.shape[1:]))
+    grid = Grid(activations, *resampling_matrices(activations, terms.shape[1:]))
     weights = weights.unsqueeze(1)
-    projections = grid.project(weights)
+    projections = grid.draw(weights).sigmoid_()
     gradient = _gradient(grid, weights, projections, terms.unsqueeze(1), objective)
     return projections.squeeze(1), gradient.squeeze(1)
 
@@ -80,12 +56,12 @@ class _Steps:
 
     def __call__(self, activations, terms):
         """Solve for activations (n_images, C, h, w) and terms (n_images, n_rows, H, W)."""
-        grid, rate = _Grid(activations, self.rows, self.columns), self.objective.learning_rate
+        grid, rate = Grid(activations, self.rows, self.columns), self.objective.learning_rate
         weights = self.start.expand(*terms.shape[:2], -1).clone()
         mean, square = torch.zeros_like(weights), torch.zeros_like(weights)
         beta1, beta2 = BETAS
         for k in range(1, self.objective.max_iter + 1):
-            projections = grid.project(weights)
+            projections = grid.draw(weights).sigmoid_()
             gradient = _gradient(grid, weights, projections, terms, self.objective)
             mean.lerp_(gradient, 1 - beta1)
             square.mul_(beta2).addcmul_(gradient, gradient, value=1 - beta2)
@@ -102,12 +78,8 @@ def _is_on_gpu(tensor):
 class Recording:
     """Every operation of a function on tensors, launched by a GPU as one.
 
-    Parameters
-    ----------
-    function : callable
-        Of tensors, whose first axes may be shorter when the recording is played. It is kept, for
-        a GPU goes on to read the tensors that it holds.
-    inputs : sequence of Tensor
+    The inputs' first axes may be shorter when the recording is played. The function is kept, for a
+    GPU goes on to read the tensors that it holds.
     """
 
     _one_at_a_time = Lock()
@@ -184,20 +156,8 @@ class Recorder:
 def solve_with_torch(activations, images, targets, start, objective, recorder=None):
     """Optimize the rows, those of images of one size and one number of rows together.
 
-    Parameters
-    ----------
-    activations : sequence of Tensor of shape (n_channels, height, width)
-        One per row, all of one dtype and on one device.
-    images : list of ndarray of int
-        The rows that share activations.
-    targets : ndarray of shape (n_rows, H, W), float32
-    start : ndarray of shape (n_channels,)
-    objective : AdamWObjective
-    recorder : Recorder, default=None
-
-    Returns
-    -------
-    ndarray of shape (n_rows, n_channels)
+    The arguments are those of ``AdamWObjective.solve``; ``images`` lists the rows that share
+    activations. The result is an array (n_rows, n_channels).
     """
     like = {"dtype": activations[0].dtype, "device": activations[0].device}
     recorder, key = recorder or Recorder(), (objective, start.tobytes())

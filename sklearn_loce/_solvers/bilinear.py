@@ -8,13 +8,7 @@ import torch
 
 @lru_cache(maxsize=256)
 def bilinear_taps(size_in, size_out):
-    """Give the two neighbours of every output position and the share of the second.
-
-    Returns
-    -------
-    first, second : ndarray of shape (size_out,), int64
-    share : ndarray of shape (size_out,), float64
-    """
+    """Give the two neighbors of every output position, and the share of the second."""
     position = (np.arange(size_out) + 0.5) * size_in / size_out - 0.5
     position = np.clip(position, 0, size_in - 1)
     first = np.floor(position).astype(np.int64)

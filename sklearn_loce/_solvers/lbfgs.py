@@ -11,7 +11,7 @@ import torch
 from scipy.optimize import brentq, minimize_scalar
 from torch.nn.functional import softplus
 
-from .project import resampling_matrices
+from .project import Grid, resampling_matrices
 
 OVERLAPS = ("jaccard", "dice")  # losses that are not convex
 
@@ -42,17 +42,8 @@ def balance(targets, class_weight):
     A class of the share q gets in total ``q^p / (q^p + (1 - q)^p)``, with p = 0 for "balanced", 1/2
     for "sqrt" and 1 for ``None``; a pixel of a soft mask belongs to both classes in part. Where a
     mask leaves nothing to one of them, the loss has no minimum: both factors are then 0, and the
-    LoCE is zero.
-
-    Parameters
-    ----------
-    targets : array-like of shape (n_rows, H, W)
-    class_weight : {"sqrt", "balanced"} or None
-
-    Returns
-    -------
-    ndarray of shape (2, n_rows)
-        Factors of the concept's and of the background's part in the logistic loss.
+    LoCE is zero. The result (2, n_rows) holds the factors of the concept's and of the background's
+    part in the logistic loss.
     """
     inside = np.asarray(targets, dtype=np.float64).mean((1, 2))
     shares = np.stack([inside, 1 - inside])
@@ -71,15 +62,7 @@ def _column(values):
 
 
 class PixelLoss:
-    """The loss without the ridge, as a function of the logits of every mask pixel.
-
-    Parameters
-    ----------
-    objective : LBFGSObjective
-    targets : ndarray of shape (n_rows, H, W)
-    dtype, device
-        Of the computation.
-    """
+    """The loss without the ridge, as a function of the logits of every mask pixel."""
 
     def __init__(self, objective, targets, dtype, device):
         self.name, self.is_convex = objective.name, objective.is_convex
@@ -124,13 +107,7 @@ class PixelLoss:
 def root_mean_squares(grids):
     """Give the root of the mean over cells of the squared norm of their activations; 1 for 0.
 
-    Parameters
-    ----------
-    grids : Tensor of shape (n_rows, n_channels, height, width)
-
-    Returns
-    -------
-    Tensor of shape (n_rows,)
+    Grids are a tensor (n_rows, n_channels, height, width), roots one of shape (n_rows,).
     """
     # Squares of large or small numbers leave the range of their dtype.
     largest = grids.abs().amax((1, 2, 3))
@@ -141,33 +118,23 @@ def root_mean_squares(grids):
 
 
 class _Scaled:
-    """A chunk of activations in the coordinates of the solver.
-
-    Parameters
-    ----------
-    activations : Tensor of shape (n_rows, n_channels, height, width)
-    mask_size : tuple of int
-    """
+    """Activations (n_rows, n_channels, height, width) in the coordinates of the solver."""
 
     def __init__(self, activations, mask_size):
-        self.height, self.width = activations.shape[2:]
-        self.rows, self.columns = resampling_matrices(activations, mask_size)
-        cells = activations.flatten(2)
         self.root = _column(root_mean_squares(activations))
-        self.mean = cells.mean(2) / self.root
-        cells = cells / self.root[:, None] - self.mean[..., None]
-        self.channels = torch.cat([cells, torch.ones_like(cells[:, :1])], dim=1)
+        self.mean = activations.mean((2, 3)) / self.root
+        scaled = activations / self.root[..., None, None] - self.mean[..., None, None]
+        channels = torch.cat([scaled, torch.ones_like(scaled[:, :1])], dim=1)
+        self.grid = Grid(channels, *resampling_matrices(activations, mask_size))
+        self.mask_size = mask_size
 
     def logits(self, weights):
         """Give the map at mask size, (n_rows, n_pixels)."""
-        grid = torch.bmm(weights.unsqueeze(1), self.channels)
-        return (self.rows @ grid.view(-1, self.height, self.width) @ self.columns.T).flatten(1)
+        return self.grid.draw(weights.unsqueeze(1)).flatten(1)
 
     def gradient(self, slopes):
         """Give the adjoint: slopes (n_rows, n_pixels) to gradients (n_rows, n_channels + 1)."""
-        slopes = slopes.view(len(slopes), len(self.rows), len(self.columns))
-        grid = (self.rows.T @ slopes @ self.columns).flatten(1)
-        return torch.bmm(self.channels, grid.unsqueeze(2)).squeeze(2)
+        return self.grid.pull_back(slopes.view(-1, 1, *self.mask_size)).squeeze(1)
 
     def scale(self, vectors, bias):
         """Bring vectors and biases to the solver's coordinates."""
@@ -298,19 +265,10 @@ def _solve_chunk(activations, targets, start, objective):
 
 @torch.no_grad()
 def solve_ridge_with_torch(activations, targets, start, objective):
-    """Optimize the rows, those of one size together.
+    """Optimize the rows, those of one size together; the arguments are those of ``solve``.
 
-    Parameters
-    ----------
-    activations : sequence of Tensor of shape (n_channels, height, width)
-    targets : ndarray of shape (n_rows, H, W), float32
-    start : ndarray of shape (n_channels,)
-    objective : LBFGSObjective
-
-    Returns
-    -------
-    vectors : ndarray of shape (n_rows, n_channels)
-    intercept, n_iter, gradient_norm : ndarray of shape (n_rows,)
+    The results are arrays: vectors (n_rows, n_channels), intercept, n_iter and gradient_norm
+    (n_rows,).
     """
     dtype = activations[0].dtype
     vectors = torch.empty(len(activations), len(start), dtype=dtype)
@@ -328,19 +286,10 @@ def solve_ridge_with_torch(activations, targets, start, objective):
 
 
 def best_intercept(pixels, logits):
-    """Find the intercept with which a vector's loss is least.
+    """Find the intercept with which the loss of one row is least.
 
-    Parameters
-    ----------
-    pixels : PixelLoss
-        Of one row, float64 on the CPU.
-    logits : Tensor of shape (1, n_pixels), float64
-        The vector's map, without an intercept.
-
-    Returns
-    -------
-    float
-        0 for an empty mask, whose loss does not depend on it or sinks for ever.
+    ``logits`` (1, n_pixels) are without one. That of an empty mask is 0: its loss does not depend
+    on it, or sinks for ever.
     """
     if not pixels.targets.any():
         return 0.0

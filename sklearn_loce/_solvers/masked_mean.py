@@ -19,18 +19,7 @@ def _coverage(size_in, size_out):
 
 
 def cover(mask, size):
-    """Give the share of each cell of a grid that a mask covers.
-
-    Parameters
-    ----------
-    mask : ndarray of shape (height, width)
-    size : tuple of int
-        (n_rows, n_columns) of the grid.
-
-    Returns
-    -------
-    ndarray of shape (n_rows, n_columns), float64
-    """
+    """Give the share of each cell of a grid of some size that a mask covers, float64."""
     return _coverage(mask.shape[0], size[0]) @ mask @ _coverage(mask.shape[1], size[1]).T
 
 
@@ -56,21 +45,7 @@ class MaskedMean:
         return masks
 
     def solve(self, activations, masks, start=None, **_):
-        """Average each row's activations.
-
-        Parameters
-        ----------
-        activations : sequence of Tensor of shape (n_channels, height, width)
-            One per row.
-        masks : sequence of ndarray of shape (mask_height, mask_width)
-            None is empty.
-        start : None
-            As all else, without effect; here for the protocol.
-
-        Returns
-        -------
-        Solution
-        """
+        """Average each row's activations under its mask, which is not empty."""
         pairs = zip(activations, masks, strict=True)
         return Solution(np.stack([_average(grid, mask) for grid, mask in pairs]))
 

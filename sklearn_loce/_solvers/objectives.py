@@ -11,7 +11,7 @@ from .compiled import adamw as compiled_adamw
 from .compiled import lbfgs as compiled_lbfgs
 from .lbfgs import OVERLAPS, PixelLoss, best_intercept, solve_ridge_with_torch
 from .project import compute_logits
-from .resize import resize_masks
+from .resize import check_mask_size, resize_masks
 from .solution import Solution
 
 ADAMW_OBJECTIVES = ("net2vec", "mse", "mae")  # by AdamW, which stops where its steps end
@@ -32,17 +32,7 @@ def make_objective(
     mask_size=(100, 100),
     mask_resize="gaussian",
 ):
-    """Give the objective of this name; the parameters are those of ``optimize_loces``.
-
-    Returns
-    -------
-    AdamWObjective or LBFGSObjective
-
-    Raises
-    ------
-    ValueError
-        If the solver is not the objective's.
-    """
+    """Give the objective of this name; the parameters are those of ``optimize_loces``."""
     fitting = "lbfgs" if name in LBFGS_OBJECTIVES else "adamw"
     if solver not in ("auto", fitting):
         raise ValueError(
@@ -50,6 +40,7 @@ def make_objective(
             "solver='auto', or choose an objective of "
             f"{sorted(ADAMW_OBJECTIVES if solver == 'adamw' else LBFGS_OBJECTIVES)}."
         )
+    check_mask_size(mask_size)
     size = tuple(int(n) for n in mask_size)
     if name in ADAMW_OBJECTIVES:
         max_iter = 50 if max_iter is None else int(max_iter)
@@ -67,12 +58,11 @@ def _group_by_grid(activations):
     return [np.array(rows) for rows in groups.values()]
 
 
-def _is_compiled_for(grid):
-    return grid.device.type == "cpu" and grid.dtype == torch.float32
-
-
-def _as_arrays(activations):
-    return [grid.detach().numpy() for grid in activations]
+def _as_compiled_input(activations):
+    """Give arrays for the compiled solvers, or ``None`` where they can't be used."""
+    if activations[0].device.type == "cpu" and activations[0].dtype == torch.float32:
+        return [grid.detach().numpy() for grid in activations]
+    return None
 
 
 @dataclass(frozen=True)
@@ -85,13 +75,7 @@ class AdamWObjective:
     - "net2vec": ``-sum(a t P + (1 - a) (1 - t) (1 - P))``;
     - "mse", "mae": the mean of ``(P - t)^2`` or ``|P - t|``, plus (||v||_1 + ||v||_2) / n_channels.
 
-    Parameters
-    ----------
-    name : {"net2vec", "mse", "mae"}
-    max_iter : int
-    mask_size : tuple of int
-    mask_resize : str
-    learning_rate : float
+    The parameters are those of ``optimize_loces``.
     """
 
     name: str
@@ -120,7 +104,7 @@ class AdamWObjective:
         return resize_masks(masks, self.mask_size, self.mask_resize)
 
     def solve(self, activations, targets, start, *, n_threads=1, recorder=None):
-        """Optimize one vector per row.
+        """Optimize one vector per row; give a Solution.
 
         Parameters
         ----------
@@ -132,14 +116,9 @@ class AdamWObjective:
             For float32 on the CPU; ``None`` means as many as torch has. The result is the same.
         recorder : Recorder, default=None
             For a GPU, to be kept from batch to batch.
-
-        Returns
-        -------
-        Solution
         """
-        images = _group_by_grid(activations)
-        if _is_compiled_for(activations[0]):
-            arrays = _as_arrays(activations)
+        images, arrays = _group_by_grid(activations), _as_compiled_input(activations)
+        if arrays is not None:
             return Solution(compiled_adamw.solve(arrays, images, targets, start, self, n_threads))
         return Solution(solve_with_torch(activations, images, targets, start, self, recorder))
 
@@ -161,18 +140,7 @@ class AdamWObjective:
         return difference.sign() / n_pixels if self.name == "mae" else difference * (2 / n_pixels)
 
     def losses(self, projections, targets, vectors):
-        """Give the loss of each row.
-
-        Parameters
-        ----------
-        projections : Tensor of shape (n_rows, H, W)
-        targets : ndarray of shape (n_rows, H, W)
-        vectors : Tensor of shape (n_rows, n_channels)
-
-        Returns
-        -------
-        Tensor of shape (n_rows,), float64
-        """
+        """Give the loss of each row, (n_rows,), float64, from projections (n_rows, H, W)."""
         targets, projections = torch.from_numpy(targets).double(), projections.double()
         if self.name == "net2vec":
             background = (targets <= 0).double().mean((1, 2), keepdim=True)
@@ -186,20 +154,7 @@ class AdamWObjective:
         return loss + self.penalty * norms / vectors.shape[1]
 
     def loss(self, grid, vector, target, intercept=None):
-        """Give the value of one vector on one row.
-
-        Parameters
-        ----------
-        grid : Tensor of shape (n_channels, height, width)
-        vector : ndarray of shape (n_channels,)
-        target : ndarray of shape (H, W)
-        intercept : None
-            There is none; here for the protocol.
-
-        Returns
-        -------
-        float
-        """
+        """Give the value of a vector on a row, with a tensor (C, h, w) and a target (H, W)."""
         projection = compute_logits(grid, vector, target.shape).sigmoid()
         vectors = torch.from_numpy(np.asarray(vector, dtype=np.float64))[None]
         return self.losses(projection[None], target[None], vectors).item()
@@ -223,18 +178,7 @@ class LBFGSObjective:
     the same smoothness of layers of any size: ``s ||v||^2 / n_channels`` is about the variance of
     the logits.
 
-    Parameters
-    ----------
-    name : {"logistic", "jaccard", "dice"}
-    max_iter : int
-    mask_size : tuple of int
-    mask_resize : str
-    alpha : float
-        Strength of the ridge.
-    tol : float
-        Of the gradient's norm, relative to that at v = 0, b = 0, or ``lbfgs.LEAST_UNIT``.
-    class_weight : {"sqrt", "balanced"} or None
-        Of the logistic loss.
+    The parameters are those of ``optimize_loces``.
     """
 
     name: str
@@ -253,30 +197,19 @@ class LBFGSObjective:
         """Whether there is one optimum."""
         return self.name not in OVERLAPS
 
-    targets = AdamWObjective.targets
+    def targets(self, masks):
+        """Resize masks; (n_rows, H, W), float32."""
+        return resize_masks(masks, self.mask_size, self.mask_resize)
 
     def solve(self, activations, targets, start, *, n_threads=1, recorder=None):
         """Optimize one vector per row; as ``AdamWObjective.solve``, ``recorder`` is not used."""
-        if _is_compiled_for(activations[0]):
-            images, arrays = _group_by_grid(activations), _as_arrays(activations)
+        images, arrays = _group_by_grid(activations), _as_compiled_input(activations)
+        if arrays is not None:
             return Solution(*compiled_lbfgs.solve(arrays, images, targets, start, self, n_threads))
         return Solution(*solve_ridge_with_torch(activations, targets, start, self))
 
     def loss(self, grid, vector, target, intercept=None):
-        """Give the value of one vector on one row.
-
-        Parameters
-        ----------
-        grid : Tensor of shape (n_channels, height, width)
-        vector : ndarray of shape (n_channels,)
-        target : ndarray of shape (H, W)
-        intercept : float, default=None
-            ``None`` means the one that makes the loss least.
-
-        Returns
-        -------
-        float
-        """
+        """Give the value of a vector on a row; ``None`` means the intercept that makes it least."""
         pixels = PixelLoss(self, target[None], torch.float64, "cpu")
         logits = compute_logits(grid, vector, target.shape).reshape(1, -1)
         if intercept is None:

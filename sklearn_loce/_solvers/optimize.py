@@ -1,4 +1,4 @@
-"""The optimisation of LoCEs, as pure functions on tensors."""
+"""The optimization of LoCEs, as pure functions on tensors."""
 
 from numbers import Integral, Real
 
@@ -26,13 +26,7 @@ INITS = ("zeros", "ones", "uniform", "normal")
 
 
 def warn_unconverged(gradient_norm, objective):
-    """Warn the user of rows whose gradient is still larger than asked for.
-
-    Parameters
-    ----------
-    gradient_norm : ndarray of shape (n_rows, n_layers)
-    objective : LBFGSObjective
-    """
+    """Warn the user of rows whose gradient (n_rows, n_layers) is still larger than asked for."""
     n_rows = np.count_nonzero((gradient_norm > objective.tol).any(1))
     if n_rows:
         warn_user(
@@ -43,7 +37,7 @@ def warn_unconverged(gradient_norm, objective):
 
 
 def initial_vector(init, n_channels, random_state):
-    """Draw the start of the optimisation, shape (n_channels,), float64."""
+    """Draw the start of the optimization, shape (n_channels,), float64."""
     rng = check_random_state(random_state)
     draw = {
         "zeros": np.zeros,
@@ -149,7 +143,7 @@ def optimize_loces(
     random_state=None,
     return_info=False,
 ):
-    """Optimise one Local Concept Embedding per sample.
+    """Optimize one Local Concept Embedding per sample.
 
     A LoCE is the vector v for which ``sigmoid(upsample(sum_c v_c A_c))`` comes closest to the
     concept's mask. The sum is taken at the layer's own resolution and one map is upsampled, which
@@ -191,7 +185,7 @@ def optimize_loces(
         of its class's share in the mask, inverse to the share, or 1. "balanced" lets small concepts
         spill over their edge, ``None`` loses them.
     init : {"zeros", "ones", "uniform", "normal"}, default="zeros"
-        Start of the optimisation. "uniform" on [0, 1) and "normal" are drawn once and shared by
+        Start of the optimization. "uniform" on [0, 1) and "normal" are drawn once and shared by
         all samples.
     mask_size : tuple of int, default=(100, 100)
         (n_rows, n_columns) at which projection and mask are compared.
@@ -232,7 +226,7 @@ def optimize_loces(
     Notes
     -----
     With z = upsample(sum_c v_c A_c) + b, P = sigmoid(z), the mask t and its mean q, and sums over
-    the pixels at ``mask_size``, the objectives with a bias minimise over v and the intercept b the
+    the pixels at ``mask_size``, the objectives with a bias minimize over v and the intercept b the
     loss plus ``alpha / 2 * s * ||v||^2``, with s the mean over cells of the squared norm of the
     sample's activations there, and as loss
 
@@ -276,7 +270,6 @@ def optimize_loces(
     >>> info.gradient_norm < 1e-4
     tensor([True])
     """
-    check_mask_size(mask_size)
     objective = make_objective(
         objective,
         solver=solver,

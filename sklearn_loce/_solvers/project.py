@@ -13,40 +13,41 @@ def resampling_matrices(activations, mask_size):
     return [bilinear_matrix(*pair, **like) for pair in sizes]
 
 
+class Grid:
+    """The linear maps between vectors and maps at mask size; sums are taken at the layer's own."""
+
+    def __init__(self, activations, rows, columns):
+        self.channels, self.size = activations.flatten(2), activations.shape[2:]
+        self.rows, self.columns = rows, columns
+
+    def draw(self, weights):
+        """Give upsample(sum_c v_c A_c): weights (n_images, n_rows, C) to maps (..., H, W)."""
+        maps = torch.bmm(weights, self.channels).unflatten(2, self.size)
+        return self.rows @ maps @ self.columns.T
+
+    def pull_back(self, slopes):
+        """Give the adjoint: slopes by logits to gradients by weights."""
+        maps = (self.rows.T @ slopes @ self.columns).flatten(2)
+        return torch.bmm(maps, self.channels.mT)
+
+
 def project(activations, vectors, mask_size, bias=None):
     """Give sigmoid(upsample(sum_c v_c A_c) + b) of each row.
 
-    Parameters
-    ----------
-    activations : Tensor of shape (n_rows, n_channels, height, width)
-    vectors : Tensor of shape (n_rows, n_channels)
-    mask_size : tuple of int
-    bias : Tensor of shape (n_rows,), default=None
-
-    Returns
-    -------
-    Tensor of shape (n_rows, H, W)
+    Activations (n_rows, C, h, w), vectors (n_rows, C) and bias (n_rows,) are tensors; the result is
+    one of shape (n_rows, H, W).
     """
-    rows, columns = resampling_matrices(activations, mask_size)
-    maps = torch.bmm(vectors.unsqueeze(1), activations.flatten(2))
-    logits = rows @ maps.view(-1, *activations.shape[2:]) @ columns.T
+    grid = Grid(activations, *resampling_matrices(activations, mask_size))
+    logits = grid.draw(vectors.unsqueeze(1)).squeeze(1)
     if bias is not None:
         logits += bias[:, None, None]
     return logits.sigmoid_()
 
 
 def compute_logits(grid, vector, mask_size):
-    """Give upsample(sum_c v_c A_c) of one row.
+    """Give upsample(sum_c v_c A_c) of one row as a tensor (H, W), float64 on the CPU.
 
-    Parameters
-    ----------
-    grid : Tensor of shape (n_channels, height, width)
-    vector : ndarray of shape (n_channels,)
-    mask_size : tuple of int
-
-    Returns
-    -------
-    Tensor of shape (H, W), float64 on the CPU
+    The grid is a tensor (C, h, w), the vector an array (C,).
     """
     grid = grid.detach().double().cpu()
     rows, columns = resampling_matrices(grid, mask_size)
@@ -59,17 +60,8 @@ def redrawing_bias(logits, target):
 
     Of all thresholds, it is that of the largest Jaccard index of the pixels above it with the mask,
     a soft mask's counted in part; halfway to the next pixel. A logistic regression's own boundary
-    is where errors on both sides weigh the same, which spills over the edge of what is small.
-
-    Parameters
-    ----------
-    logits : ndarray of shape (n_rows, n_columns)
-    target : ndarray of shape (n_rows, n_columns)
-
-    Returns
-    -------
-    float
-        For an empty mask, one with which nothing is positive.
+    is where errors on both sides weigh the same, which spills over the edge of what is small. With
+    the bias of an empty mask, nothing is positive. Both arguments are arrays (H, W).
     """
     order = np.argsort(logits, axis=None)[::-1]
     falling, shared = logits.ravel()[order], np.cumsum(target.ravel()[order], dtype=np.float64)

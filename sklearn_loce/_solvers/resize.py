@@ -94,22 +94,10 @@ def _resize_gaussian(mask, size):
 
 
 def resize_masks(masks, size, method="gaussian"):
-    """Resample masks to the size at which LoCEs are optimised.
+    """Resample masks of any sizes, with values in [0, 1]; (n_masks, *size), float32.
 
-    Parameters
-    ----------
-    masks : sequence of array-like of shape (height, width)
-        Values in [0, 1]; the sizes may differ.
-    size : tuple of int
-        (n_rows, n_columns) of the result.
-    method : {"gaussian", "area", "nearest", "bilinear"}, default="gaussian"
-        "gaussian" is what ``skimage.transform.resize`` does to a float image, the published
-        method's choice; "bilinear" is torch's, with antialiasing.
-
-    Returns
-    -------
-    ndarray of shape (n_masks, n_rows, n_columns), float32
-        Soft masks in [0, 1].
+    "gaussian" is what ``skimage.transform.resize`` does to a float image, the published method's
+    choice; the others are torch's, "bilinear" with antialiasing.
     """
     resized = np.empty((len(masks), *size), dtype=np.float32)
     for mask, out in zip(map(np.asarray, masks), resized, strict=True):

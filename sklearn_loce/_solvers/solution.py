@@ -60,15 +60,6 @@ class Solution:
 
     @staticmethod
     def concatenate(solutions):
-        """Join Solutions of one objective.
-
-        Parameters
-        ----------
-        solutions : sequence of Solution
-
-        Returns
-        -------
-        Solution
-        """
+        """Join Solutions of one objective."""
         columns = zip(*(solution._values() for solution in solutions), strict=True)
         return Solution(*(None if some[0] is None else np.concatenate(some) for some in columns))

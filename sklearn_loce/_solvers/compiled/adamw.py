@@ -46,24 +46,7 @@ _NEGLIGIBLE = _F(1e-17)
 
 
 def solve(activations, images, targets, start, objective, n_threads=None):
-    """Optimize the rows; those that share activations together, in one thread.
-
-    Parameters
-    ----------
-    activations : sequence of ndarray of shape (n_channels, height, width), float32
-        One per row; their sizes may differ.
-    images : list of ndarray of int
-        The rows that share activations.
-    targets : ndarray of shape (n_rows, H, W), float32
-    start : ndarray of shape (n_channels,)
-    objective : AdamWObjective
-    n_threads : int, default=None
-        ``None`` means as many as torch has.
-
-    Returns
-    -------
-    ndarray of shape (n_rows, n_channels), float32
-    """
+    """Optimize the rows; as ``solve_with_torch``, of float32 arrays."""
     vectors = np.empty((len(activations), len(start)), dtype=np.float32)
     schedule, penalty = _schedule(objective), _F(objective.penalty / len(start))
 

@@ -16,26 +16,9 @@ _MOST_ROWS = 16
 
 
 def solve_images(solve, activations, images, n_channels, n_threads):
-    """Call ``solve(grid, rows)`` for the rows of all images, on some threads.
+    """Call ``solve`` with the activations that rows share, and these rows, on some threads.
 
-    Parameters
-    ----------
-    solve : callable
-        Of the activations that rows share, and their places.
-    activations : sequence of ndarray of shape (n_channels, height, width), float32
-    images : list of ndarray of int
-        The rows that share activations.
-    n_channels : int
-        What every row must have.
-    n_threads : int or None
-        ``None`` means as many as torch has.
-
-    Raises
-    ------
-    RuntimeError
-        If numba was told not to compile.
-    ValueError
-        If a row has another number of channels.
+    ``images`` lists the rows that share activations; ``n_threads=None`` means as many as torch has.
     """
     if config.DISABLE_JIT:
         raise RuntimeError(

@@ -31,6 +31,7 @@ AFFINE = 0  # (f t + g) P (1 - P)
 DIFFERENCE = 1  # f (P - t) P (1 - P)
 SIGN = 2  # f sign(P - t) P (1 - P)
 LOGISTIC = 3  # (f t + g (1 - t)) P - f t
+OVERLAP = 4  # as AFFINE, with P (1 - P) = P - P^2
 
 _F = np.float32
 _ZERO, _HALF, _ONE = _F(0), _F(0.5), _F(1)
@@ -140,6 +141,8 @@ def pixel_slopes(kind, x, t, first, second):
     if kind == LOGISTIC:
         concept = first * t
         return p * fma(splat(_ZERO) - second, t, concept + second) - concept
+    if kind == OVERLAP:  # rounded as always: where a loss is not convex, rounding picks the minimum
+        return fma(first, t, second) * (p - p * p)
     difference = p - t
     if kind == SIGN:
         difference = sign(difference)

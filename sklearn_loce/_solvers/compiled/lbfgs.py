@@ -15,8 +15,8 @@ from ..lbfgs import LEAST_UNIT, LONG, MAX_TRIALS, MEMORY, RISE, SHORT, balance
 from .images import solve_images
 from .jit import jit
 from .kernels import (
-    AFFINE,
     LOGISTIC,
+    OVERLAP,
     Geometry,
     add_channels,
     exp_minus_abs,
@@ -77,24 +77,9 @@ class _Problem(NamedTuple):
 
 
 def solve(activations, images, targets, start, objective, n_threads=None):
-    """Optimize the rows; those that share activations together, in one thread.
+    """Optimize the rows; as ``solve_ridge_with_torch``, of float32 arrays.
 
-    Parameters
-    ----------
-    activations : sequence of ndarray of shape (n_channels, height, width), float32
-        One per row; their sizes may differ.
-    images : list of ndarray of int
-        The rows that share activations.
-    targets : ndarray of shape (n_rows, H, W), float32
-    start : ndarray of shape (n_channels,)
-    objective : LBFGSObjective
-    n_threads : int, default=None
-        ``None`` means as many as torch has.
-
-    Returns
-    -------
-    vectors : ndarray of shape (n_rows, n_channels), float32
-    intercept, n_iter, gradient_norm : ndarray of shape (n_rows,), float32
+    ``images`` lists the rows that share activations.
     """
     vectors = np.empty((len(activations), len(start)), dtype=np.float32)
     facts = np.empty((3, len(activations)), dtype=np.float32)
@@ -208,10 +193,16 @@ def _ridge_dot(problem, row, other):
 
 
 @jit
-def _add(factor, records, row, to):
+def _combine(factor, records, row, other, to, begin):
+    """Write a record times ``factor`` plus another, from ``begin`` on."""
     f = splat(factor)
-    for i in range(0, records.shape[1], LANES):
-        store(records, (to, i), fma(f, load(records, (row, i)), load(records, (to, i))))
+    for i in range(begin, records.shape[1], LANES):
+        store(records, (to, i), fma(f, load(records, (row, i)), load(records, (other, i))))
+
+
+@jit
+def _add(factor, records, row, to):
+    _combine(factor, records, row, to, to, 0)
 
 
 @jit
@@ -219,15 +210,6 @@ def _scale(factor, records, row, to):
     f = splat(factor)
     for i in range(0, records.shape[1], LANES):
         store(records, (to, i), f * load(records, (row, i)))
-
-
-@jit
-def _write_trial(t, records, point, direction, trial, begin):
-    """Write the map at a step from a point; its weights are not needed."""
-    f = splat(t)
-    for i in range(begin, records.shape[1], LANES):
-        moved = fma(f, load(records, (direction, i)), load(records, (point, i)))
-        store(records, (trial, i), moved)
 
 
 @jit
@@ -266,8 +248,8 @@ def _slope_factors(problem, k):
     if kind == _JACCARD:
         whole -= shared
         square = whole * whole
-        return AFFINE, (-(whole + shared) / square, shared / square), _ONE - shared / whole
-    return AFFINE, (-_TWO / whole, _TWO * shared / (whole * whole)), _ONE - _TWO * shared / whole
+        return OVERLAP, (-(whole + shared) / square, shared / square), _ONE - shared / whole
+    return OVERLAP, (-_TWO / whole, _TWO * shared / (whole * whole)), _ONE - _TWO * shared / whole
 
 
 @jit
@@ -308,7 +290,8 @@ def _search(problem, k):
     if not start < 0:
         return _ZERO
     for trials in range(MAX_TRIALS + 1):
-        _write_trial(t, records, point, direction, trial, len(problem.channels))
+        # Only the map: the weights of a trial are not needed.
+        _combine(t, records, direction, point, trial, len(problem.channels))
         loss = _evaluate(problem, k, trial)
         slope = linear + t * square + _map_slope(problem, k, direction)
         rise = loss - before + t * (linear + _HALF * t * square)
