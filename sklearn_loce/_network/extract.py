@@ -11,7 +11,7 @@ import pandas as pd
 import torch
 
 from ..exceptions import LayoutError
-from .adapters import adapter_of, explain_failure
+from .adapters import adapter_of, explain_failure, explain_silence, refuse_unhookable
 from .families import layer_facts
 from .grids import check_reshaped, describe, find_reading
 from .handle import as_module, device_of, dtype_of, evaluating, resolve_device
@@ -126,6 +126,7 @@ class ActivationExtractor:
         self.module = as_module(model)
         self.adapter = adapter_of(model)
         self.layers = check_layers(self.module, layers)
+        refuse_unhookable(self.module, self.layers)
         self.reshape_transform = reshape_transform
         self.device = resolve_device(device, self.module)
         self.n_calls = n_calls
@@ -174,7 +175,7 @@ class ActivationExtractor:
             self._pass_on(stop)
             self._known.clear()
             return self(images, shown)
-        self._check_taken(len(images))
+        self._check_taken(images, shown)
         self.n_calls = self.n_calls or dict(self._seen)
         taken, self._taken = self._taken, {}  # not kept alive by the extractor
         return {layer: taken[layer] for layer in self.layers}
@@ -196,18 +197,18 @@ class ActivationExtractor:
                 return self.frame(size)
         return self.adapter.frame(self.module, tuple(size))
 
-    def _check_taken(self, n_images):
+    def _check_taken(self, images, shown):
         missing = [layer for layer in self.layers if layer not in self._taken]
         if missing:
-            raise LayoutError(
-                f"The layers {missing} did not run in the forward pass. Choose layers that "
-                "list_layers(model, input_size) shows."
-            )
+            with _recording(self.module) as ran, torch.no_grad():
+                own = images.to(device=self.device, dtype=dtype_of(self.module), copy=True)
+                self.adapter(self.module, own, shown)
+            raise LayoutError(explain_silence(self.module, missing, ran))
         for layer, grid in self._taken.items():
-            if len(grid) != n_images:
+            if len(grid) != len(images):
                 raise LayoutError(
-                    f"reshape_transform made a batch of {len(grid)} for {n_images} image(s) of the "
-                    f"output of layer {layer!r}; it must keep the images apart."
+                    f"reshape_transform made a batch of {len(grid)} for {len(images)} image(s) "
+                    f"of the output of layer {layer!r}; it must keep the images apart."
                 )
 
     def _pass_on(self, stop):
@@ -225,7 +226,9 @@ class ActivationExtractor:
                 raise
             if self.n_calls or len(self._taken) < len(self.layers):
                 began = trace is None or trace.began
-                _raise_clear(self.module, images.shape[-2:], error, began=began)
+                _raise_clear(
+                    self.module, images.shape[-2:], error, began=began, adapter=self.adapter
+                )
             warnings.warn(
                 f"The network failed behind the layers {self.layers}, whose activations are not "
                 f"affected: {error}",
@@ -287,9 +290,9 @@ class ActivationExtractor:
         return reading.make(output)
 
 
-def _raise_clear(module, size, error, *, began) -> NoReturn:
+def _raise_clear(module, size, error, *, began, adapter) -> NoReturn:
     """Raise an error that explains the network's own, or that where there is no explanation."""
-    clear = explain_failure(module, size, error, began=began)
+    clear = explain_failure(module, size, error, began=began, adapter=adapter)
     if clear is None:
         raise error
     raise clear from error
@@ -364,11 +367,13 @@ def list_layers(model, input_size):
             adapter_of(model)(module, image)
         except Exception as error:
             if not records:
-                _raise_clear(module, size[1:], error, began=False)
+                _raise_clear(module, size[1:], error, began=False, adapter=adapter_of(model))
             warnings.warn(
                 "The network failed behind the layers listed here: "
                 f"{type(error).__name__}: {error}",
                 stacklevel=2,
             )
+    if not records and any(True for _ in module.children()):
+        raise LayoutError(explain_silence(module, [], records))
     rows = [(name, *record) for name, record in records.items()]
     return pd.DataFrame(rows, columns=["name", "type", "output_shape", "n_calls"])

@@ -85,7 +85,7 @@ def _channel_axis(codes):
 def _read(tensor, path, trace):
     """Read one tensor; give a :class:`Reading`, or say why it holds no grid."""
     places = trace.places_of(tensor)
-    if places is None or places.codes is None or not (places.codes >= 0).any():
+    if places is None or places.lost or not (places.codes >= 0).any():
         return places.lost if places is not None and places.lost else LEARNED
     codes, channels = places.codes, 1 if places.is_map else _channel_axis(places.codes)
     if channels is None:

@@ -25,7 +25,7 @@ class Places(NamedTuple):
     codes : Tensor or None
         Of the tensor's shape, on the CPU, -1 where a number has no place; ``None`` if none has one.
     lost : str
-        Why there are none.
+        Why there are none, or why these do not make a grid.
     is_map : bool
         Whether the tensor is known to be (n_images, n_channels, height, width), in order.
     """

@@ -25,6 +25,7 @@ _CHOSEN = (
 )
 _REGIONS = "it describes regions of interest one by one, which share no grid with the image"
 _PADDED = "it comes from a map that was padded or cropped on one side, inside the network"
+_PAIRS = "it holds weights of places for places, as a part of an attention; its block has the grid"
 _MOST_POOLED = 3  # cells on a side that a strided layer may take to one
 _LARGEST_PATCH = 64  # pixels on a side that a first layer may take to one cell
 
@@ -103,11 +104,20 @@ class Trace(TorchDispatchMode):
         known = [self._places[t] for t in given]
         if rule not in (_begin_empty, _draw, _copy) and all(p.codes is None for p in known):
             return [_first_lost(known)] * len(call.outputs)
-        if not call.outputs[0].is_floating_point() and rule is not _draw:
+        dtype = call.outputs[0].dtype
+        if not (dtype.is_floating_point or dtype.is_complex) and rule is not _draw:
             return [Places(None, _CHOSEN)] * len(call.outputs)
-        found = rule(self, call, known)
+        try:
+            found = rule(self, call, known)
+        except LayoutError:
+            raise
+        except (RuntimeError, ValueError, IndexError, TypeError):
+            # Arguments that no network here has; the pass itself goes on.
+            found = _lose(self, call, [Places(None)])
         if isinstance(found, str):
             found = Places(None, found)
+        if rule in _CARRIES and any(p.codes is not None and p.lost == _PAIRS for p in known):
+            found = [part._replace(lost=_PAIRS) for part in _as_list(found)]
         return found if type(found) is list else [found] * len(call.outputs)
 
     def _adopt(self, given):
@@ -198,6 +208,10 @@ def _tensors(values):
         elif isinstance(value, tuple | list):
             found += [part for part in value if isinstance(part, torch.Tensor)]
     return found
+
+
+def _as_list(found):
+    return found if type(found) is list else [found]
 
 
 def _first_lost(known):
@@ -382,7 +396,7 @@ def _multiply(trace, call, known):
         for operand, axis in zip(operands, (-1, -2), strict=False)
     ]
     tracked = [(places, axis) for places, axis in given if places is not None]
-    found = why = None
+    found, why, n_exact = None, None, 0
     for places, axis in tracked:
         if places.codes is None:
             continue
@@ -393,14 +407,18 @@ def _multiply(trace, call, known):
             # not do: the mean over a window is none of the window's places.
             codes = exact_codes(places.codes, axis)
         if isinstance(codes, torch.Tensor) and (codes >= 0).any():
-            found = codes.unsqueeze(axis).expand(call.outputs[0].shape)
-            break
+            n_exact += 1
+            if found is None:
+                found = codes.unsqueeze(axis).expand(call.outputs[0].shape)
         why = MIXED if isinstance(codes, str) else why
     if len(tracked) == 1:
         if not trace._framed and trace.frame.content != trace.frame.size:
             return _PADDED
         trace.began = trace._framed = True
-    return (why or LEARNED) if found is None else Places(found)
+    if found is None:
+        return why or LEARNED
+    # The weights of an attention keep the places of their rows, which its result needs.
+    return Places(found, _PAIRS if n_exact == 2 else "")
 
 
 def _attend(trace, call, known):
@@ -435,7 +453,8 @@ def _draw(trace, call, known):
 
 
 def _choose(trace, call, known):
-    return _CHOSEN
+    # Detectors put regions back in order: that they are regions says more.
+    return _REGIONS if any(p.lost == _REGIONS for p in known) else _CHOSEN
 
 
 def _find_regions(trace, call, known):
@@ -451,77 +470,66 @@ def _lose(trace, call, known):
     return f"it comes from the operation {namespace}.{name}, through which places can't be followed"
 
 
+_CARRIES = (_move, _reshape, _expand, _keep, _combine, _pick)
 _READS = frozenset(
     ("_local_scalar_dense", "is_nonzero", "equal", "nonzero", "masked_select", "_unique2")
 )
 
-
-def _table(*rules):
-    return {name: rule for rule, names in rules for name in names.split()}
-
-
-# What the operations of torch do, under the names that its dispatcher has for them.
-_RULES = _table(
-    (
-        _move,
-        "permute transpose t unsqueeze squeeze slice select split split_with_sizes unbind roll flip "
-        "repeat unfold diagonal pixel_unshuffle channel_shuffle native_channel_shuffle "
-        "transpose_ t_ unsqueeze_ squeeze_ movedim",
-    ),
-    (_reshape, "view _unsafe_view reshape _reshape_alias _reshape_copy view_copy"),
-    (_expand, "expand expand_copy"),
-    (_unfold, "im2col"),
-    (_fold, "col2im"),
-    (_halve, "glu"),
-    (_pad, "constant_pad_nd reflection_pad1d reflection_pad2d replication_pad1d replication_pad2d"),
-    (_join, "cat stack"),
-    (_pick, "index gather index_select"),
-    (
-        _keep,
-        "clone detach alias _to_copy lift_fresh contiguous native_layer_norm layer_norm "
-        "native_group_norm group_norm native_batch_norm _native_batch_norm_legit "
-        "_native_batch_norm_legit_no_training cudnn_batch_norm miopen_batch_norm "
-        "_batch_norm_impl_index batch_norm batch_norm_no_update _batch_norm_no_update "
-        "_batch_norm_with_update _fused_rms_norm "
-        "rms_norm hardswish hardswish_ mish_ _prelu_kernel log_sigmoid_forward rrelu_with_noise _softmax _safe_softmax _log_softmax cumsum native_dropout fill_ zero_ "
-        "_native_multi_head_attention _transformer_encoder_layer_fwd detach_",
-    ),
-    (_convolve, "convolution _convolution convolution_overrideable"),
-    (_deform, "deform_conv2d"),
-    (
-        _resize,
-        "max_pool2d_with_indices max_pool2d avg_pool2d _adaptive_avg_pool2d adaptive_max_pool2d "
-        "mkldnn_max_pool2d upsample_nearest2d _upsample_nearest_exact2d upsample_bilinear2d "
-        "_upsample_bilinear2d_aa upsample_bicubic2d _upsample_bicubic2d_aa pixel_shuffle "
-        "_upsample_lanczos2d_aa",
-    ),
-    (
-        _reduce,
-        "sum mean amax amin max min var std var_mean logsumexp linalg_vector_norm norm prod",
-    ),
-    (
-        _multiply,
-        "mm bmm addmm baddbmm linear linear_dynamic linear_relu linear_relu_dynamic _int_mm mv",
-    ),
-    (
-        _attend,
-        "_scaled_dot_product_flash_attention_for_cpu _scaled_dot_product_flash_attention "
-        "_scaled_dot_product_efficient_attention _scaled_dot_product_cudnn_attention "
-        "_scaled_dot_product_fused_attention_overrideable _scaled_dot_product_attention_math "
-        "_scaled_dot_product_attention_math_for_mps",
-    ),
-    (_copy, "copy_"),
-    (
-        _choose,
-        "topk sort argsort kthvalue median masked_select scatter scatter_ scatter_add scatter_add_ scatter_reduce scatter_reduce_ index_add index_add_ index_put index_put_ masked_scatter bucketize",
-    ),
-    (_find_regions, "roi_align roi_pool ps_roi_align ps_roi_pool"),
-    (
-        _begin_empty,
-        "zeros ones full empty new_zeros new_ones new_full new_empty zeros_like ones_like "
-        "full_like empty_like",
-    ),
-)
+# What torch's operations do, by the names of its dispatcher.
+_RULES = {
+    name: rule
+    for rule, names in {
+        _move: """
+            permute transpose t movedim unsqueeze squeeze transpose_ t_ unsqueeze_ squeeze_ slice
+            select split split_with_sizes unbind diagonal unfold roll flip repeat pixel_unshuffle
+            channel_shuffle native_channel_shuffle""",
+        _reshape: "view _unsafe_view reshape _reshape_alias _reshape_copy view_copy",
+        _expand: "expand expand_copy",
+        _unfold: "im2col",
+        _fold: "col2im",
+        _halve: "glu",
+        _pad: """
+            constant_pad_nd reflection_pad1d reflection_pad2d replication_pad1d
+            replication_pad2d""",
+        _join: "cat stack",
+        _pick: "index gather index_select",
+        _keep: """
+            clone detach detach_ alias contiguous lift_fresh _to_copy fill_ zero_ native_dropout
+            layer_norm native_layer_norm group_norm native_group_norm rms_norm _fused_rms_norm
+            batch_norm native_batch_norm cudnn_batch_norm miopen_batch_norm _batch_norm_impl_index
+            _native_batch_norm_legit _native_batch_norm_legit_no_training _batch_norm_no_update
+            _batch_norm_with_update hardswish hardswish_ mish_ _prelu_kernel log_sigmoid_forward
+            rrelu_with_noise _softmax _safe_softmax _log_softmax cumsum
+            _native_multi_head_attention _transformer_encoder_layer_fwd""",
+        _convolve: "convolution _convolution convolution_overrideable",
+        _deform: "deform_conv2d",
+        _resize: """
+            max_pool2d max_pool2d_with_indices mkldnn_max_pool2d avg_pool2d adaptive_max_pool2d
+            _adaptive_avg_pool2d pixel_shuffle upsample_nearest2d _upsample_nearest_exact2d
+            upsample_bilinear2d _upsample_bilinear2d_aa upsample_bicubic2d
+            _upsample_bicubic2d_aa""",
+        _reduce: """
+            sum mean prod max min amax amin var std var_mean logsumexp linalg_vector_norm norm""",
+        _multiply: """
+            mm bmm mv addmm baddbmm _int_mm linear linear_dynamic linear_relu
+            linear_relu_dynamic""",
+        _attend: """
+            _scaled_dot_product_flash_attention_for_cpu _scaled_dot_product_flash_attention
+            _scaled_dot_product_efficient_attention _scaled_dot_product_cudnn_attention
+            _scaled_dot_product_fused_attention_overrideable _scaled_dot_product_attention_math
+            _scaled_dot_product_attention_math_for_mps""",
+        _copy: "copy_",
+        _choose: """
+            topk sort argsort kthvalue median bucketize masked_select masked_scatter index_put
+            index_put_ index_add index_add_ scatter scatter_ scatter_add scatter_add_
+            scatter_reduce scatter_reduce_""",
+        _find_regions: "roi_align roi_pool ps_roi_align ps_roi_pool",
+        _begin_empty: """
+            zeros ones full empty new_zeros new_ones new_full new_empty zeros_like ones_like
+            full_like empty_like""",
+    }.items()
+    for name in names.split()
+}
 
 
 def _rule_of(func, namespace, name, given):
