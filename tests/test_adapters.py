@@ -193,10 +193,10 @@ def test_padding_by_the_network_itself_does_not_either(first):
 
 
 def test_a_network_that_only_resizes_still_sees_the_whole_image():
-    image, mask = plant(*PLACES[0])
     network = Before(nn.Upsample(size=(64, 80), mode="bilinear"))
-    loce = LoCETransformer(network, "conv", max_iter=100).fit([(image, mask)])
-    assert loce.score([(image, mask)]) > 0.5
+    images = torch.rand(1, 3, 32, 48)
+    grid = ActivationExtractor(network, "conv")(images)["conv"]
+    assert torch.equal(grid, network(images).detach())
 
 
 class Picture(nn.Module):
@@ -308,6 +308,7 @@ def _quantized():
     return nn.Sequential(torch.ao.nn.quantized.Quantize(0.1, 0, torch.quint8), layer)
 
 
+@pytest.mark.filterwarnings("ignore:.*(deprecated|torch.jit)")
 @pytest.mark.parametrize(
     ("build", "layer", "match"),
     [

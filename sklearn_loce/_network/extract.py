@@ -167,14 +167,18 @@ class ActivationExtractor:
         frame = self.frame(images.shape[-2:])
         # A copy, because the first layer may work in place.
         own = images.to(device=self.device, dtype=dtype_of(self.module), copy=True)
-        self._taken, self._seen = {}, Counter()
+        self._taken, self._seen, trace = {}, Counter(), None
         try:
             with torch.no_grad(), self._hooks(own, frame) as trace:
-                self._forward(own, shown, trace)
+                self._forward(own, shown)
         except _ReadOtherwise as stop:
             self._pass_on(stop)
             self._known.clear()
             return self(images, shown)
+        except LayoutError:
+            raise
+        except Exception as error:
+            self._explain(error, images.shape[-2:], trace)
         self._check_taken(images, shown)
         self.n_calls = self.n_calls or dict(self._seen)
         taken, self._taken = self._taken, {}  # not kept alive by the extractor
@@ -216,24 +220,21 @@ class ActivationExtractor:
         if stop.args[0] is not self:
             raise stop
 
-    def _forward(self, images, shown, trace):
+    def _forward(self, images, shown):
         try:
             self.adapter(self.module, images, shown)
         except _ReachedDeepestLayer as stop:
             self._pass_on(stop)
-        except Exception as error:
-            if isinstance(error, LayoutError):
-                raise
-            if self.n_calls or len(self._taken) < len(self.layers):
-                began = trace is None or trace.began
-                _raise_clear(
-                    self.module, images.shape[-2:], error, began=began, adapter=self.adapter
-                )
-            warnings.warn(
-                f"The network failed behind the layers {self.layers}, whose activations are not "
-                f"affected: {error}",
-                stacklevel=4,
-            )
+
+    def _explain(self, error, size, trace):
+        if self.n_calls or len(self._taken) < len(self.layers):
+            began = trace is None or trace.began
+            _raise_clear(self.module, size, error, began=began, adapter=self.adapter)
+        warnings.warn(
+            f"The network failed behind the layers {self.layers}, whose activations are not "
+            f"affected: {error}",
+            stacklevel=3,
+        )
 
     @contextmanager
     def _hooks(self, images, frame):
