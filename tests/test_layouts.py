@@ -360,3 +360,27 @@ def test_convolutions_without_padding_are_grids(kernel, size):
 def test_list_layers_describes_what_is_no_tensor():
     table = list_layers(Then(lambda grid: {"a": grid}), (32, 32))
     assert table["output_shape"].iloc[-1] == "a dict of 'a': a tensor of shape (1, 24, 2, 2)"
+
+
+def test_averaged_weights_beside_tokens_are_not_taken_for_a_grid():
+    class Attention(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.patches, self.attend = nn.Conv2d(3, 24, 16, 16), nn.MultiheadAttention(24, 3)
+
+        def forward(self, x):
+            tokens = self.patches(x).flatten(2).permute(2, 0, 1)
+            return self.attend(tokens, tokens, tokens)
+
+    assert take(Attention(), "attend", 64, 96)["attend"].shape == (1, 24, 4, 6)
+
+
+def test_networks_in_inference_mode_are_followed():
+    class Inference(Then):
+        @torch.inference_mode()
+        def forward(self, x):
+            return super().forward(x)
+
+    network = Inference(lambda grid: functional.linear(grid.movedim(1, 3), torch.eye(24)))
+    grids = take(network, ["patches", "seen"], 64, 96)
+    torch.testing.assert_close(grids["seen"], grids["patches"])

@@ -348,8 +348,8 @@ CHOSEN, LEARNED = "chosen, merged or put in order", "learned tokens, such as que
     ("build", "layer", "side", "why"),
     [
         (masked_autoencoder, "layers.0", 64, CHOSEN),
-        (group_vit, "vision_model.encoder.stages.2", 224, CHOSEN),  # 8 groups
-        (group_vit, "vision_model.encoder.stages.1.downsample.assign", 224, CHOSEN),
+        (group_vit, "vision_model.encoder.stages.2", 224, LEARNED),  # 8 groups
+        (group_vit, "vision_model.encoder.stages.1.downsample", 224, LEARNED),
         (perceiver, "perceiver.encoder.self_attends.0", 224, LEARNED),  # 64 latents
         (timm_of("cait_xxs24_224", depth=1), "blocks_token_only.0", 224, LEARNED),
         (timm_of("xcit_nano_12_p16_224", depth=1), "cls_attn_blocks.0.attn", 224, LEARNED),

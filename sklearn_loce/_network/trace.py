@@ -51,6 +51,8 @@ class Trace(TorchDispatchMode):
     ----------
     began : bool
         Whether a layer with weights has run on the images.
+    framed : bool
+        Whether the image has been found where the frame says.
     reads_values : bool
         Whether a number that comes from the images has been read, so that the way of the pass may
         depend on it.
@@ -61,7 +63,7 @@ class Trace(TorchDispatchMode):
         self.n_images, self.shape, self.frame = len(images), images.shape, frame
         self.atlas = Atlas(self.n_images)
         self.began = self.reads_values = False
-        self._framed = False
+        self.framed = False
         self._places = WeakTensorKeyDictionary()
         self._places[images] = self.atlas.lay(images.shape)
 
@@ -116,7 +118,8 @@ class Trace(TorchDispatchMode):
             found = _lose(self, call, [Places(None)])
         if isinstance(found, str):
             found = Places(None, found)
-        if rule in _CARRIES and any(p.codes is not None and p.lost == _PAIRS for p in known):
+        coded = [places for places in known if places.codes is not None]
+        if rule in _CARRIES and coded and all(places.lost == _PAIRS for places in coded):
             found = [part._replace(lost=_PAIRS) for part in _as_list(found)]
         return found if type(found) is list else [found] * len(call.outputs)
 
@@ -127,12 +130,12 @@ class Trace(TorchDispatchMode):
             return
         if tuple(given.shape[2:]) != tuple(self.frame.size):
             self.refuse_frame(given.shape[2:], None)
-        self._framed = True
+        self.framed = True
         self._places[given] = self.atlas.lay(given.shape)
 
     def regrid(self, places, shape, sides=(1, 1), *, convolves=False):
         """Give the places of what a convolution, pooling or interpolation makes of a map."""
-        if places.is_map and self._framed:
+        if places.is_map and self.framed:
             blocks = None
         else:
             blocks = self._find_blocks(places.codes) if len(shape) == places.codes.ndim == 4 else []
@@ -171,7 +174,7 @@ class Trace(TorchDispatchMode):
         # Convolutions without padding lose as much on both sides, and so may their twins in U-Nets.
         if any(abs(before - behind) > 1 for before, behind in crops):
             return _PADDED
-        if self._framed or not (convolves or block.shape != tuple(size)):
+        if self.framed or not (convolves or block.shape != tuple(size)):
             shares = (1.0, 1.0)
         else:
             frame = self.frame
@@ -183,9 +186,9 @@ class Trace(TorchDispatchMode):
                 block.start, block.shape, size, shares, sides, strict=True
             )
         )
-        if is_off and not self._framed:
+        if is_off and not self.framed:
             self.refuse_frame(size, block.shape)
-        self._framed |= convolves or block.shape != tuple(size)
+        self.framed |= convolves or block.shape != tuple(size)
         return _PADDED if is_off else ""
 
     def refuse_frame(self, seen, content):
@@ -216,10 +219,6 @@ def _as_list(found):
 
 def _first_lost(known):
     return Places(None, next((p.lost for p in known if p.lost), LEARNED))
-
-
-def _places_in(trace, value):
-    return trace.places_of(value) if isinstance(value, torch.Tensor) else None
 
 
 def _codes_in(trace, value):
@@ -363,7 +362,8 @@ def _deform(trace, call, known):
 def _resize(trace, call, known):
     """Begin a new grid, as pooling and interpolation do."""
     shape = call.outputs[0].shape
-    window = call.args[1] if "pool" in call.func._schema.name else 1
+    name = call.func._schema.name
+    window = call.args[1] if "pool" in name and "adaptive" not in name else 1
     return trace.regrid(known[0], shape, _fill(window, (1, 1)))
 
 
@@ -386,39 +386,35 @@ def _reduce(trace, call, known):
 
 def _multiply(trace, call, known):
     """Follow rows of a first matrix, or columns of a second one."""
-    operands = [arg for arg in call.args if isinstance(arg, torch.Tensor)]
     name = call.func._schema.name
-    if "add" in name:
-        operands = operands[1:]
-    operands = operands[:1] if "linear" in name else operands[:2]
-    given = [
-        (_places_in(trace, operand), axis)
-        for operand, axis in zip(operands, (-1, -2), strict=False)
+    operands = [arg for arg in call.args if isinstance(arg, torch.Tensor)]
+    operands = operands[1:3] if "add" in name else operands[: 1 if "linear" in name else 2]
+    sides = zip(map(trace.places_of, operands), (-1, -2), strict=False)
+    sides = [(places, axis) for places, axis in sides if places is not None]
+    if len(sides) == 1:
+        return _weigh(trace, call, *sides[0])
+    # An attention's weights or values sum over places. Merging these would not do: the mean over a
+    # window is none of the window's places.
+    codes = [
+        found.unsqueeze(axis).expand(call.outputs[0].shape)
+        for places, axis in sides
+        if places.codes is not None
+        and (found := exact_codes(places.codes, axis)) is not None
+        and (found >= 0).any()
     ]
-    tracked = [(places, axis) for places, axis in given if places is not None]
-    found, why, n_exact = None, None, 0
-    for places, axis in tracked:
-        if places.codes is None:
-            continue
-        if len(tracked) == 1:  # by weights
-            codes = trace.atlas.merge(places.codes, axis, trace.most_pooled)
-        else:
-            # Of the weights of an attention and its values, either sum over places. Blocks would
-            # not do: the mean over a window is none of the window's places.
-            codes = exact_codes(places.codes, axis)
-        if isinstance(codes, torch.Tensor) and (codes >= 0).any():
-            n_exact += 1
-            if found is None:
-                found = codes.unsqueeze(axis).expand(call.outputs[0].shape)
-        why = MIXED if isinstance(codes, str) else why
-    if len(tracked) == 1:
-        if not trace._framed and trace.frame.content != trace.frame.size:
-            return _PADDED
-        trace.began = trace._framed = True
-    if found is None:
-        return why or LEARNED
-    # The weights of an attention keep the places of their rows, which its result needs.
-    return Places(found, _PAIRS if n_exact == 2 else "")
+    # The weights keep the places of their rows, which the attention's result has.
+    return Places(codes[0], _PAIRS if len(codes) == 2 else "") if codes else LEARNED
+
+
+def _weigh(trace, call, places, axis):
+    """Follow what is multiplied by weights; patches of the image may become cells by that."""
+    codes = trace.atlas.merge(places.codes, axis, trace.most_pooled)
+    if not trace.framed and trace.frame.content != trace.frame.size:
+        return _PADDED  # patches of a padded image hold no grid over it
+    trace.began = trace.framed = True
+    if isinstance(codes, str):
+        return MIXED
+    return Places(codes.unsqueeze(axis).expand(call.outputs[0].shape))
 
 
 def _attend(trace, call, known):
@@ -470,7 +466,7 @@ def _lose(trace, call, known):
     return f"it comes from the operation {namespace}.{name}, through which places can't be followed"
 
 
-_CARRIES = (_move, _reshape, _expand, _keep, _combine, _pick)
+_CARRIES = (_move, _reshape, _expand, _keep, _combine, _pick, _reduce)
 _READS = frozenset(
     ("_local_scalar_dense", "is_nonzero", "equal", "nonzero", "masked_select", "_unique2")
 )
