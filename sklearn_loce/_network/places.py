@@ -153,8 +153,8 @@ class Atlas:
         """
         few = compact(codes)
         valid, sizes = few >= 0, self.sizes_in(few[few >= 0])
-        if len(sizes) != 1:
-            return codes
+        if len(sizes) != 1 or torch.equal(few[valid].sort().values, self.code(sizes[0]).flatten()):
+            return codes  # of several grids, or of all cells of one
         rows, columns = _cells(few[valid])
         places = self._number(rows, columns, few[valid] // _GRID, sizes[0], 1)
         if isinstance(places, str):

@@ -152,10 +152,14 @@ class Trace(TorchDispatchMode):
     def _find_blocks(self, codes):
         """Find the grid in a map, which may have padding around it, or other maps beside it."""
         # Of a concatenation, one part may have been padded to the size of the other, as in U-Nets.
-        ends = [codes[:, 0], codes[:, -1]]
+        ends = [self.atlas.find_block(codes[:, channel]) for channel in (0, -1)]
+        if any(ends):
+            return [block for block in ends if block]
         merged = self.atlas.merge(codes, 1, self.most_pooled)
-        ends += [] if isinstance(merged, str) else [merged, self.atlas.thin(merged)]
-        return [block for part in ends if (block := self.atlas.find_block(part))]
+        if isinstance(merged, str):
+            return []
+        whole = self.atlas.find_block(merged) or self.atlas.find_block(self.atlas.thin(merged))
+        return [whole] if whole else []
 
     def _sample(self, codes, shape):
         """Give each number the place at the middle of what it sees of windows or tokens."""
