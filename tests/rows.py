@@ -8,8 +8,8 @@ import hashlib
 import numpy as np
 
 from sklearn_loce import RowStore
-from sklearn_loce._store.keys import Key
 from sklearn_loce._solvers.solution import Solution
+from sklearn_loce._store.keys import Key
 
 SETTINGS = {
     "objective": "net2vec",

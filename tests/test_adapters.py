@@ -1,10 +1,13 @@
+import copy
 import pickle
+import re
 from functools import partial
 
 import pytest
 import torch
 from sklearn.base import clone
 from torch import nn
+from torch.nn.utils.parametrizations import spectral_norm
 from torchvision import models
 from torchvision.models import detection
 
@@ -164,26 +167,36 @@ def call_with_list(module, images):
     ids=["module", "DataParallel", "forward"],
 )
 def test_resizing_and_padding_inside_do_not_go_unseen(detector, wrap, layer):
-    match = "first layer sees 96 x 160 pixels of an image of 90 x 142.*forward=.*method frame"
+    match = "sees 96 x 160 pixels, of which 96 x 151 are the image.*forward=.*method frame"
     with pytest.raises(LayoutError, match=match):
         ActivationExtractor(wrap(detector), layer)(torch.rand(1, 3, 90, 142))
 
 
-class Doubling(nn.Module):
-    """Doubles the image before, or inside, its first layer."""
+class Before(nn.Module):
+    """Does something to the image before its first layer."""
 
-    def __init__(self, *first):
+    def __init__(self, first):
         super().__init__()
-        self.first, self.conv = nn.Sequential(*first), nn.Conv2d(3, 4, 3)
+        self.first, self.conv = first, nn.Conv2d(3, 4, 3)
 
     def forward(self, x):
-        return self.conv(self.first(x) if len(self.first) else nn.functional.pad(x, (0, 8)))
+        return self.conv(self.first(x))
 
 
-@pytest.mark.parametrize("first", [[], [nn.Upsample(scale_factor=2)]])
-def test_resizing_and_padding_by_the_network_itself_do_not_either(first):
+@pytest.mark.parametrize(
+    "first",
+    [nn.ZeroPad2d((0, 8, 0, 0)), nn.Sequential(nn.Upsample(scale_factor=2), nn.ZeroPad2d(9))],
+)
+def test_padding_by_the_network_itself_does_not_either(first):
     with pytest.raises(LayoutError, match="resizes or pads inside"):
-        ActivationExtractor(Doubling(*first), "conv")(torch.rand(1, 3, 32, 48))
+        ActivationExtractor(Before(first), "conv")(torch.rand(1, 3, 32, 48))
+
+
+def test_a_network_that_only_resizes_still_sees_the_whole_image():
+    network = Before(nn.Upsample(size=(64, 80), mode="bilinear"))
+    images = torch.rand(1, 3, 32, 48)
+    grid = ActivationExtractor(network, "conv")(images)["conv"]
+    assert torch.equal(grid, network(images).detach())
 
 
 class Picture(nn.Module):
@@ -252,6 +265,127 @@ def test_networks_that_take_no_tensor_are_told_of_forward():
         ActivationExtractor(WantsDict(), "conv")(torch.rand(1, 3, 16, 16))
     with pytest.raises(ValueError, match=r"TorchModel\(network, forward="):
         list_layers(WantsDict(), (16, 16))
+
+
+class Copied(nn.Module):
+    """Runs a copy of its layers, which is not one of its own, as some wrappers of detectors do."""
+
+    def __init__(self):
+        super().__init__()
+        self.layers = make_small_network()
+        self.hidden = [copy.deepcopy(self.layers)]
+
+    def forward(self, x):
+        return self.hidden[0](x)
+
+
+def test_a_network_that_runs_a_copy_of_itself_is_told_to_pass_the_inner_one():
+    match = "No layer of Copied ran, although the pass succeeded.*Pass the inner module"
+    with pytest.raises(LayoutError, match=match):
+        ActivationExtractor(Copied(), "layers.2")(torch.rand(1, 3, 16, 16))
+    with pytest.raises(LayoutError, match=match):
+        list_layers(Copied(), (16, 16))
+
+
+def test_a_layer_that_does_not_run_is_named():
+    network = nn.Sequential(make_small_network())
+    network.spare = nn.Identity()
+    network.forward = network[0].forward
+    with pytest.raises(LayoutError, match=r"layers \['spare'\] did not run.*list_layers"):
+        ActivationExtractor(network, "spare")(torch.rand(1, 3, 16, 16))
+
+
+def _scripted():
+    return torch.jit.trace(make_small_network().eval(), torch.rand(1, 3, 16, 16))
+
+
+def _exported():
+    return torch.export.export(make_small_network().eval(), (torch.rand(1, 3, 16, 16),))
+
+
+def _quantized():
+    layer = torch.ao.nn.quantized.Conv2d(3, 4, 3)
+    return nn.Sequential(torch.ao.nn.quantized.Quantize(0.1, 0, torch.quint8), layer)
+
+
+@pytest.mark.filterwarnings("ignore:.*(deprecated|torch.jit)")
+@pytest.mark.parametrize(
+    ("build", "layer", "match"),
+    [
+        (_scripted, "2", r"network is scripted \(torch.jit\).*pass the module that was scripted"),
+        (lambda: nn.Sequential(_scripted()), "0.2", "module '0' is scripted"),
+        (lambda: _exported().module(), "2", r"is an exported program.*torch\.export\.unflatten"),
+        (_quantized, "1", "module '1' is statically quantized.*quantize that dynamically"),
+    ],
+    ids=["traced", "traced child", "exported", "quantized"],
+)
+def test_modules_without_hooks_say_what_they_are_and_the_way_out(build, layer, match):
+    with pytest.raises(ValueError, match=match):
+        ActivationExtractor(build(), layer)
+
+
+class Spectral(nn.Module):
+    """Convolutions whose weights are computed, and a head with as many channels as an image."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.head = (spectral_norm(nn.Conv2d(*n, 3, 2, 1)) for n in ((3, 8), (8, 3)))
+        self.up = nn.Upsample(scale_factor=2)
+
+    def forward(self, x):
+        return self.up(self.head(self.a(x)))
+
+
+def _unflattened():
+    program = torch.export.export(Spectral().eval(), (torch.rand(1, 3, 64, 96),))
+    return torch.export.unflatten(program)
+
+
+@pytest.mark.parametrize("build", [Spectral, _unflattened])
+def test_computed_weights_and_exported_layers_are_no_resizing(build):
+    grids = ActivationExtractor(build(), ["a", "up"])(torch.rand(1, 3, 64, 96))
+    assert [grid.shape[1:] for grid in grids.values()] == [(8, 32, 48), (3, 32, 48)]
+
+
+@pytest.mark.parametrize("n_channels", [1, 4])
+def test_networks_with_other_channels_are_told_a_forward_that_works(n_channels):
+    network = nn.Sequential(nn.Conv2d(n_channels, 4, 3), nn.ReLU())
+    images = torch.rand(1, 3, 16, 16)
+    match = rf"takes images with {n_channels} channels?, and images here have 3.*TorchModel\("
+    with pytest.raises(ValueError, match=match) as caught:
+        ActivationExtractor(network, "1")(images)
+    call = re.search(r"TorchModel\(network, forward=.*\)\)?\)", str(caught.value))[0]
+    model = eval(call, {"TorchModel": TorchModel, "torch": torch, "network": network})
+    assert ActivationExtractor(model, "1")(images)["1"].shape == (1, 4, 14, 14)
+
+
+class UNet(nn.Module):
+    """Halves five times, doubles, and joins: sides must be multiples of 32."""
+
+    def __init__(self):
+        super().__init__()
+        self.down = nn.ModuleList(nn.Conv2d(n, 4, 3, 2, 1) for n in (3, 4, 4, 4, 4))
+        self.up = nn.ModuleList(nn.ConvTranspose2d(4, 4, 2, 2) for _ in range(4))
+        self.out = nn.Conv2d(4, 2, 1)
+
+    def forward(self, x):
+        maps = []
+        for layer in self.down:
+            x = layer(x)
+            maps.append(x)
+        for layer, skip in zip(self.up, maps[-2::-1], strict=True):
+            x = layer(x) + skip
+        return self.out(x)
+
+
+def test_a_size_that_a_network_takes_is_named():
+    match = r"failed on images of 90 x 142, and takes 96 x 160, whose sides are multiples of 32"
+    with pytest.raises(ValueError, match=match):
+        ActivationExtractor(UNet(), "out")(torch.rand(1, 3, 90, 142))
+    assert ActivationExtractor(UNet(), "out")(torch.rand(1, 3, 96, 160))["out"].shape[2:] == (
+        48,
+        80,
+    )
 
 
 def test_list_layers_of_a_network_that_fails_late():

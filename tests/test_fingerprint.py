@@ -21,15 +21,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 from PIL import Image
+from sklearn_loce._store.fingerprint import (
+    digest,
+    model_digest,
+)
 from torch import nn
 from torchvision.transforms import v2
 
 from sklearn_loce import TorchModel
 from sklearn_loce._store import canonical as _canonical
-from sklearn_loce._store.fingerprint import (
-    digest,
-    model_digest,
-)
 
 from . import fingerprinted
 from .conftest import make_small_network

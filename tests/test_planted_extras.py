@@ -7,7 +7,6 @@ import torch
 from torchvision.transforms import v2
 
 from sklearn_loce import ActivationExtractor
-from sklearn_loce._network.families import layer_facts
 from sklearn_loce._network.preprocess import make_transform, make_view
 from sklearn_loce.exceptions import LayoutError
 
@@ -170,7 +169,7 @@ def test_levels_of_a_backbone_are_named():
 )
 def test_queries_of_a_decoder_are_no_places(layer):
     # 25 queries would be 5 x 5 cells of an image of 160 x 160 pixels.
-    with pytest.raises(LayoutError, match="25 tokens are queries of a decoder"):
+    with pytest.raises(LayoutError, match="learned tokens, such as queries"):
         ActivationExtractor(detr(), layer)(torch.zeros(1, 3, 160, 160))
 
 
@@ -203,11 +202,11 @@ def test_processors_give_the_pixels_that_they_give():
     assert torch.equal(view.image, expected)
 
 
-def test_windows_are_not_images():
-    with pytest.raises(LayoutError, match=r"batch of 64 for 1 image\(s\), as window attention"):
-        ActivationExtractor(seeded(huggingface_swin), "encoder.layers.0.blocks.0.attention")(
-            torch.zeros(1, 3, 128, 128)
-        )
+def test_windows_are_laid_out_as_the_block_that_they_are_in():
+    layers = ["encoder.layers.0.blocks.0.attention", "encoder.layers.0.blocks.0"]
+    network = seeded(huggingface_swin)
+    grids = ActivationExtractor(network, layers)(torch.rand(1, 3, 128, 128))
+    assert {grid.shape for grid in grids.values()} == {(1, 24, 32, 32)}
 
 
 @pytest.mark.parametrize(
@@ -237,7 +236,7 @@ def test_detection_tokens_of_yolos_are_cut_off(size):
     grids = ActivationExtractor(seeded(yolos), layers)(torch.rand(1, 3, *size))
     for grid in grids.values():
         assert grid.shape == (1, 64, size[0] // 16, size[1] // 16)
-    with pytest.raises(LayoutError, match="its 9 tokens are detection tokens, not places"):
+    with pytest.raises(LayoutError, match="learned tokens, such as queries"):
         ActivationExtractor(seeded(yolos), "class_labels_classifier")(torch.rand(1, 3, *size))
 
 
@@ -254,24 +253,19 @@ def test_tokens_behind_the_class_token_are_laid_in_rows():
 
 
 @pytest.mark.parametrize(
-    ("name", "side", "prefix"),
+    ("name", "side"),
     [
-        ("vit_little_patch16_reg4_gap_256", 96, 4),
-        ("vit_little_patch16_reg1_gap_256", 96, 1),
-        ("vit_small_patch14_reg4_dinov2", 112, 5),
-        ("deit_tiny_distilled_patch16_224", 96, 2),
+        ("vit_little_patch16_reg4_gap_256", 96),
+        ("vit_little_patch16_reg1_gap_256", 96),
+        ("vit_small_patch14_reg4_dinov2", 112),
+        ("deit_tiny_distilled_patch16_224", 96),
     ],
 )
-def test_timm_tells_how_many_tokens_are_in_front(name, side, prefix):
+def test_tokens_in_front_are_left_out(name, side):
     network = timm.create_model(name, depth=1, img_size=side, embed_dim=24, num_heads=2)
-    assert layer_facts(network, "blocks.0").others == ((0, 0), (prefix, 0))
     cells = side // network.patch_embed.patch_size[0]
     grids = ActivationExtractor(network, ["patch_embed", "blocks.0"])(torch.rand(1, 3, side, side))
     assert {grid.shape for grid in grids.values()} == {(1, 24, cells, cells)}
-
-
-def test_registers_of_hugging_face_are_told():
-    assert layer_facts(dinov2(), "encoder.layer.1").others == ((0, 0), (5, 0))
 
 
 @pytest.mark.parametrize("layer", ["patch_embed", "patch_embed.norm"])
@@ -310,17 +304,60 @@ def huggingface_hiera():
     return transformers.HieraModel(config)
 
 
+def mobilevit():
+    network = timm.create_model("mobilevitv2_050")
+    return calibrate(network)
+
+
+UNORDERED = {
+    "mask units of timm": (hiera, "blocks.0", squashed(64), cell_of(64, 4)),
+    "mask units": (huggingface_hiera, "encoder.stages.0.layers.0", squashed(64), cell_of(64, 4)),
+    "pixels of patches": (mobilevit, "stages.2.1.transformer.0", squashed(256), cell_of(256, 8)),
+}
+
+
+@pytest.mark.parametrize("name", UNORDERED)
+def test_tokens_in_another_order_are_put_in_rows(name):
+    build, layer, preprocess, cell = UNORDERED[name]
+    network = forget_positions(seeded(build))
+    check(look_for_patches(network, layer, cell, preprocess=preprocess, max_iter=100), shape=False)
+
+
+def group_vit():
+    sizes = {"depths": [1, 1, 1], "num_hidden_layers": 3, "intermediate_size": 64}
+    config = transformers.GroupViTVisionConfig(hidden_size=32, num_attention_heads=4, **sizes)
+    return transformers.GroupViTVisionModel(config)
+
+
+def perceiver():
+    config = transformers.PerceiverConfig(
+        num_latents=64,
+        d_latents=32,
+        num_blocks=1,
+        num_self_attends_per_block=1,
+        num_self_attention_heads=2,
+        num_cross_attention_heads=1,
+    )
+    return transformers.PerceiverForImageClassificationConvProcessing(config)
+
+
+CHOSEN, LEARNED = "chosen, merged or put in order", "learned tokens, such as queries"
+
+
 @pytest.mark.parametrize(
-    ("build", "layer", "why"),
+    ("build", "layer", "side", "why"),
     [
-        (masked_autoencoder, "layers.0", "random choice in random order"),
-        (hiera, "blocks.1", "order of mask units"),
-        (huggingface_hiera, "encoder.stages.0", "order of mask units"),
+        (masked_autoencoder, "layers.0", 64, CHOSEN),
+        (group_vit, "vision_model.encoder.stages.2", 224, LEARNED),  # 8 groups
+        (group_vit, "vision_model.encoder.stages.1.downsample", 224, LEARNED),
+        (perceiver, "perceiver.encoder.self_attends.0", 224, LEARNED),  # 64 latents
+        (timm_of("cait_xxs24_224", depth=1), "blocks_token_only.0", 224, LEARNED),
+        (timm_of("xcit_nano_12_p16_224", depth=1), "cls_attn_blocks.0.attn", 224, LEARNED),
     ],
 )
-def test_tokens_that_are_not_in_rows_say_so(build, layer, why):
+def test_tokens_that_are_no_places_say_so(build, layer, side, why):
     with pytest.raises(LayoutError, match=why):
-        ActivationExtractor(seeded(build), layer)(torch.rand(1, 3, 64, 64))
+        ActivationExtractor(seeded(build), layer)(torch.rand(1, 3, side, side))
 
 
 @pytest.mark.parametrize("width", range(320, 641, 80))

@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import nn
 from torchvision import models, transforms, tv_tensors
 from torchvision.transforms import v2
@@ -117,10 +118,62 @@ def test_input_is_not_written_to():
     np.testing.assert_array_equal(image, before)
 
 
+FIRST_VERSIONS = {
+    "torchvision": [
+        transforms.Resize(256, transforms.InterpolationMode.BICUBIC),
+        transforms.CenterCrop(224),
+        transforms.ToTensor(),
+        transforms.Normalize([0.5, 0.4, 0.3], [0.2, 0.3, 0.4]),
+    ],
+    "squashed": [transforms.Resize((224, 300)), transforms.ToTensor()],
+    "pixels alone": [transforms.ToTensor(), transforms.Normalize([0.5] * 3, [0.2] * 3)],
+}
+
+
+@pytest.mark.parametrize("name", FIRST_VERSIONS)
+def test_settings_of_first_versions_are_read_and_the_crop_left_out(name):
+    image = np.random.default_rng(0).integers(0, 256, (300, 400, 3), dtype=np.uint8)
+    masks = np.ones((1, 300, 400), dtype=bool)
+    steps = FIRST_VERSIONS[name]
+    view = _view(transforms.Compose(steps), image, masks)
+    whole = [step for step in steps if not isinstance(step, transforms.CenterCrop)]
+    expected = transforms.Compose(whole)(Image.fromarray(image))
+    # Pillow rounds to whole levels between the two directions of a resize.
+    torch.testing.assert_close(view.image, expected, rtol=0, atol=0.02)
+    assert view.full_frame
+
+
+def test_transforms_of_timm_are_read():
+    timm = pytest.importorskip("timm")
+    network = timm.create_model("vit_tiny_patch16_224", depth=1)
+    config = timm.data.resolve_data_config({}, model=network)
+    transform = timm.data.create_transform(**config)
+    image, masks = _scene(300, 600, 20, 10)
+    view = _view(transform, image, masks)
+    assert view.image.shape == (3, 248, 496)
+    torch.testing.assert_close(view.image.min(), torch.tensor(-1.0))
+    # A network of one size gets it.
+    view = make_view(image, masks, make_transform(transform, network))
+    assert view.image.shape == (3, 224, 224)
+
+
+@pytest.mark.parametrize(
+    ("steps", "name"),
+    [
+        ([transforms.RandomResizedCrop(224), transforms.ToTensor()], "RandomResizedCrop"),
+        ([transforms.Resize(256), transforms.Resize(224)], "Resize"),
+        ([transforms.Resize(256, max_size=300), transforms.ToTensor()], "max_size"),
+    ],
+)
+def test_settings_of_first_versions_that_can_not_be_read_are_named(steps, name):
+    with pytest.raises(ValueError, match=rf"can be read, but it has {name}.*transforms\.v2"):
+        make_transform(transforms.Compose(steps))
+
+
 @pytest.mark.parametrize(
     ("transform", "match"),
     [
-        (transforms.ToTensor(), "must be a torchvision.transforms.v2 transform"),
+        (lambda image: image, "must be a torchvision.transforms.v2 transform"),
         (lambda image, mask: image, "must return the two tensors"),
         (lambda image, mask: (image[:, ::2], mask), "image and masks at one size"),
         (lambda image, mask: (image[:1], mask), "keep three channels"),

@@ -16,8 +16,8 @@ from torchvision.transforms import v2
 
 from benchmarks.plain import plain_loces
 from sklearn_loce import ActivationExtractor, LoCETransformer, TorchModel, optimize_loces
-from sklearn_loce._samples.masks import read_mask
 from sklearn_loce._samples.images import read_image
+from sklearn_loce._samples.masks import read_mask
 from sklearn_loce._solvers.resize import resize_masks
 from sklearn_loce.exceptions import FailedRowsError, LayoutError
 

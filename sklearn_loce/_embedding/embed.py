@@ -1,7 +1,6 @@
 """From rows to vectors: what one thread does with an image, and all threads with a table."""
 
 import re
-import warnings
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 
@@ -13,6 +12,7 @@ from .._network.handle import as_module, resolve_device
 from .._samples.table import read_sample_mask, row_name
 from .._solvers.solution import Solution
 from .._store.keys import sample_digests
+from .._warnings import warn_user
 from .identify import probe_network
 from .images import Activations, open_network
 from .threads import count_threads, map_in_threads, works_alone
@@ -315,10 +315,9 @@ def _solve_in_memory(objective, grids, targets, start):
                 "Not even one row fits into the device's memory; use device='cpu'."
             ) from error
     half = len(grids) // 2
-    warnings.warn(
+    warn_user(
         f"The device ran out of memory with {len(grids)} rows at once; going on with {half}. Set "
-        "batch_size to that to spare the attempt.",
-        stacklevel=2,
+        "batch_size to that to spare the attempt."
     )
     return [
         solution

@@ -6,8 +6,8 @@ from .._network.extract import ActivationExtractor
 from .._network.handle import TorchModel, as_module
 from .._network.identity import digest, digest_network
 from .._network.preprocess import make_transform
-from .._network.probe import agree, probe, probe_sizes
-from .._store.keys import Key, find_source
+from .._network.probe import probe, probe_sizes
+from .._store.keys import Key, agree, find_source
 from .._warnings import warn_user
 
 

@@ -9,8 +9,9 @@ from .._network.extract import ActivationExtractor
 from .._network.handle import TorchModel, as_module
 from .._network.identity import digest_network
 from .._network.preprocess import View, make_transform, make_view
-from .._network.probe import agree, probe
+from .._network.probe import probe
 from .._samples.table import read_sample_image, row_name
+from .._store.keys import agree
 from ..exceptions import LayoutError
 
 

@@ -1,6 +1,5 @@
 """Activations of named layers: hooks, early stop, and the layers there are."""
 
-import warnings
 from collections import Counter
 from collections.abc import Iterable
 from contextlib import ExitStack, contextmanager, nullcontext
@@ -11,8 +10,9 @@ from typing import NoReturn
 import pandas as pd
 import torch
 
+from .._warnings import warn_user
 from ..exceptions import LayoutError
-from .adapters import adapter_of, explain_failure
+from .adapters import adapter_of, explain_failure, explain_silence, refuse_unhookable
 from .families import is_detector, layer_facts
 from .grids import check_reshaped, describe, find_reading
 from .handle import as_module, dtype_of, lend, replicate, resolve_device
@@ -91,14 +91,11 @@ class ActivationExtractor:
 
     Notes
     -----
-    Outputs (n_images, n_channels, height, width) are taken as they are. Where the channels come
-    last, as in Swin, they are moved; what the layers inside are tells, or the input's size. Tokens
-    (n_images, n_tokens, n_channels), behind up to 5 others such as class tokens and registers,
-    become the latest grid that a convolution put out in the same pass, or else the one that a
-    stride over the input's size gives. Of a tuple or dict, the one tensor that is a grid is taken.
-    Later images are read as the first was. Whatever is left open is an error that lists the
-    possibilities; what has no places, such as a pooled vector or the weights of an attention, is
-    one that says why.
+    A grid is found by following where the numbers come from: the first pass of each size is traced,
+    operation by operation, from the pixels to the layer. Maps are read with their channels first or
+    last, tokens in whatever order, behind class tokens or not, in windows, or along the first axis.
+    Of a tuple or dict, the one tensor that is a grid is taken. What has no places of its own, such
+    as a pooled vector, queries, or chosen tokens, is an error that says why.
 
     The network is not touched: a copy of it runs, with hooks and modes of its own, whose weights
     lie in the same memory. A module that can't be copied is lent instead, and is as before when the
@@ -126,6 +123,7 @@ class ActivationExtractor:
         self.module = as_module(model)
         self.adapter = adapter_of(model)
         self.layers = check_layers(self.module, layers)
+        refuse_unhookable(self.module, self.layers)
         self.reshape_transform = reshape_transform
         self.device = resolve_device(device, self.module)
         self.readings = dict(readings or {})
@@ -208,10 +206,17 @@ class ActivationExtractor:
         current = self._pass = _Pass(trace, known or {})
         try:
             with nullcontext() if trace is None else trace:
-                self._forward(own, shown, current)
+                self.adapter(self._network, own, shown)
+        except _ReachedDeepestLayer as stop:
+            self._pass_on(stop)
+        except LayoutError:
+            raise
+        except Exception as error:
+            self._pass = None  # hooks are idle from here on, for passes that look for the reason
+            self._explain(error, images.shape[-2:], current)
         finally:
             self._pass = None
-        self._check_pass(current, len(images))
+        self._check_pass(current, images, shown)
         if trace is not None:
             self._learn((images.shape, frame), current)
         return current.taken
@@ -224,7 +229,7 @@ class ActivationExtractor:
         if once and len(current.known) == len(self.layers):
             self._known[key] = current.known
 
-    def _check_pass(self, current, n_images):
+    def _check_pass(self, current, images, shown):
         if self._is_disturbed:
             raise RuntimeError(
                 f"Another thread ran {type(self.module).__name__} while it was lent. It can't be "
@@ -233,15 +238,15 @@ class ActivationExtractor:
             )
         missing = [layer for layer in self.layers if layer not in current.taken]
         if missing:
-            raise LayoutError(
-                f"The layers {missing} did not run in the forward pass. Choose layers that "
-                "list_layers(model, input_size) shows."
-            )
+            with _recording(self._network) as ran:
+                own = images.to(device=self.device, dtype=dtype_of(self._network), copy=True)
+                self.adapter(self._network, own, shown)
+            raise LayoutError(explain_silence(self.module, missing, ran))
         for layer, grid in current.taken.items():
-            if len(grid) != n_images:
+            if len(grid) != len(images):
                 raise LayoutError(
-                    f"reshape_transform made a batch of {len(grid)} for {n_images} image(s) of the "
-                    f"output of layer {layer!r}; it must keep the images apart."
+                    f"reshape_transform made a batch of {len(grid)} for {len(images)} image(s) "
+                    f"of the output of layer {layer!r}; it must keep the images apart."
                 )
 
     def _pass_on(self, stop):
@@ -249,24 +254,17 @@ class ActivationExtractor:
         if stop.args[0] is not self:
             raise stop
 
-    def _forward(self, images, shown, current):
-        try:
-            self.adapter(self._network, images, shown)
-        except _ReachedDeepestLayer as stop:
-            self._pass_on(stop)
-        except Exception as error:
-            if isinstance(error, LayoutError):
-                raise
-            if len(current.taken) < len(self.layers):
-                began = current.trace is None or current.trace.began
-                _raise_clear(self.module, images.shape[-2:], error, began=began)
-            if self._is_first and not self._has_warned:
-                self._has_warned = True
-                warnings.warn(
-                    f"The network failed behind the layers {self.layers}, whose activations are "
-                    f"not affected: {error}",
-                    stacklevel=4,
-                )
+    def _explain(self, error, size, current):
+        """Raise a clear error; or warn where the layers had run before the network failed."""
+        if len(current.taken) < len(self.layers):
+            began = current.trace is None or current.trace.began
+            _raise_clear(self._network, size, error, began=began, adapter=self.adapter)
+        if self._is_first and not self._has_warned:
+            self._has_warned = True
+            warn_user(
+                f"The network failed behind the layers {self.layers}, whose activations are not "
+                f"affected: {error}"
+            )
 
     def _make_hook(self, layer):
         def hook(module, args, output):
@@ -315,9 +313,9 @@ class _Pass:
         self.taken, self.n_calls = {}, Counter()
 
 
-def _raise_clear(module, size, error, *, began) -> NoReturn:
+def _raise_clear(module, size, error, *, began, adapter=None) -> NoReturn:
     """Raise an error that explains the network's own, or that where there is no explanation."""
-    clear = explain_failure(module, size, error, began=began)
+    clear = explain_failure(module, size, error, began=began, adapter=adapter)
     if clear is None:
         raise error
     raise clear from error
@@ -394,11 +392,11 @@ def list_layers(model, input_size):
             adapter_of(model)(network, image)
         except Exception as error:
             if not records:
-                _raise_clear(module, size[1:], error, began=False)
-            warnings.warn(
-                "The network failed behind the layers listed here: "
-                f"{type(error).__name__}: {error}",
-                stacklevel=2,
+                _raise_clear(network, size[1:], error, began=False, adapter=adapter_of(model))
+            warn_user(
+                f"The network failed behind the layers listed here: {type(error).__name__}: {error}"
             )
+    if not records and any(True for _ in module.children()):
+        raise LayoutError(explain_silence(module, [], records))
     rows = [(name, *record) for name, record in records.items()]
     return pd.DataFrame(rows, columns=["name", "type", "output_shape", "n_calls"])

@@ -62,7 +62,7 @@ def _get(output, path):
     return output
 
 
-def _channel_axis(codes):
+def _channel_axis(codes, n_images):
     """Find the axis along which places do not differ; or say why there is not one.
 
     ``None`` means that places differ along all axes.
@@ -76,18 +76,22 @@ def _channel_axis(codes):
             f"beside its places it has axes of {lengths}, as a part of an attention, such as its "
             "weights or heads; its block has the grid"
         )
-    if long or not fixed:
-        return long[0] if long else None
-    # A single channel; with a single image, that has an axis of one element before it.
-    return fixed[min(1, len(fixed) - 1)]
+    if long:
+        return long[0]
+    # There may be one channel; of one image, the axis of images has one element too, before it.
+    ones = fixed[1:] if n_images == 1 else fixed
+    return ones[0] if ones else None
 
 
 def _read(tensor, path, trace):
     """Read one tensor; give a :class:`Reading`, or say why it holds no grid."""
     places = trace.places_of(tensor)
-    if places is None or places.codes is None or not (places.codes >= 0).any():
+    if places is None or places.lost or not (places.codes >= 0).any():
         return places.lost if places is not None and places.lost else LEARNED
-    codes, channels = places.codes, 1 if places.is_map else _channel_axis(places.codes)
+    codes, channels = (
+        places.codes,
+        1 if places.is_map else _channel_axis(places.codes, trace.n_images),
+    )
     if channels is None:
         # Neighbors were put side by side, as in Swin's merging of patches before its linear layer.
         channels = codes.ndim - 1
@@ -185,3 +189,16 @@ def check_reshaped(grid, output, layer):
             "width)."
         )
     return grid
+
+
+def root_mean_squares(grids):
+    """Give the root of the mean over cells of the squared norm of their activations; 1 for 0.
+
+    Grids are a tensor (n_rows, n_channels, height, width), roots one of shape (n_rows,).
+    """
+    # Squares of large or small numbers leave the range of their dtype.
+    largest = grids.abs().amax((1, 2, 3))
+    largest = torch.where(largest > 0, largest, 1)
+    shares = grids / largest[:, None, None, None]
+    roots = largest * shares.square().mean((2, 3)).sum(1).sqrt()
+    return torch.where(roots > 0, roots, 1)

@@ -5,12 +5,12 @@ import functools
 import os
 import threading
 import types
-import warnings
 from contextlib import contextmanager
 
 import torch
 from torch import nn
 
+from .._warnings import warn_user
 from .identity import digest_network
 
 
@@ -265,10 +265,7 @@ def resolve_device(device, module):
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         here = device_of(module)
         reason = str(error).splitlines()[0]
-        warnings.warn(
-            f"Device {str(device)!r} is not available ({reason}); using {str(here)!r}.",
-            stacklevel=3,
-        )
+        warn_user(f"Device {str(device)!r} is not available ({reason}); using {str(here)!r}.")
         return here
     return device
 

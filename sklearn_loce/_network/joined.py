@@ -4,9 +4,9 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from .._solvers.lbfgs import root_mean_squares
 from .extract import ActivationExtractor, check_layers
 from .families import Grid
+from .grids import root_mean_squares
 from .handle import TorchModel, WrappedNetwork, as_module
 
 

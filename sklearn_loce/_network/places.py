@@ -25,7 +25,7 @@ class Places(NamedTuple):
     codes : Tensor or None
         Of the tensor's shape, on the CPU, -1 where a number has no place; ``None`` if none has one.
     lost : str
-        Why there are none.
+        Why there are none, or why these do not make a grid.
     is_map : bool
         Whether the tensor is known to be (n_images, n_channels, height, width), in order.
     """
@@ -153,8 +153,8 @@ class Atlas:
         """
         few = compact(codes)
         valid, sizes = few >= 0, self.sizes_in(few[few >= 0])
-        if len(sizes) != 1:
-            return codes
+        if len(sizes) != 1 or torch.equal(few[valid].sort().values, self.code(sizes[0]).flatten()):
+            return codes  # of several grids, or of all cells of one
         rows, columns = _cells(few[valid])
         places = self._number(rows, columns, few[valid] // _GRID, sizes[0], 1)
         if isinstance(places, str):

@@ -5,6 +5,7 @@ import threading
 from collections.abc import Callable
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -21,6 +22,7 @@ from .processors import ProcessorError, ProcessorTransform, is_image_processor
 
 _SCALE = v2.ToDtype(torch.float32, scale=True)
 # Transforms that treat every pixel alike and draw nothing: places need not be measured.
+_READABLE = ("Resize", "CenterCrop", "ToTensor", "MaybeToTensor", "Normalize")
 _POINTWISE = (v2.Identity, v2.ToImage, v2.ToDtype, v2.Normalize)
 
 
@@ -151,14 +153,58 @@ def _call_class(preprocess):
     return preprocess()
 
 
-def _without_crop(preset, size):
-    """Rebuild a torchvision preset with its size, mean and std, and without its centre crop."""
+class _Settings(NamedTuple):
+    """What is read of a preset, or of a transform that takes an image alone."""
+
+    resize_size: int | list | None = None
+    interpolation: v2.InterpolationMode = v2.InterpolationMode.BILINEAR
+    antialias: bool = True
+    mean: list | None = None
+    std: list | None = None
+
+
+def _without_crop(settings, size):
+    """Make a transform with a size, mean and std, and without a center crop."""
     steps = [_SCALE]
-    size = preset.resize_size if size is None else size
+    size = settings.resize_size if size is None else size
     if size is not None:
-        how = {"interpolation": preset.interpolation, "antialias": preset.antialias}
+        how = {"interpolation": settings.interpolation, "antialias": settings.antialias}
         steps.insert(0, v2.Resize(size, **how))
-    return v2.Compose([*steps, v2.Normalize(preset.mean, preset.std)])
+    if settings.mean is not None:
+        steps.append(v2.Normalize(torch.as_tensor(settings.mean), torch.as_tensor(settings.std)))
+    return v2.Compose(steps)
+
+
+def _takes_images_alone(preprocess):
+    """Say whether a transform is of torchvision's first version or of timm, without masks."""
+    package = type(preprocess).__module__
+    return package == "torchvision.transforms.transforms" or package.startswith("timm.data")
+
+
+def _read_settings(preprocess):
+    """Read size, interpolation, mean and std of a transform that takes an image alone."""
+    steps = list(getattr(preprocess, "transforms", [preprocess]))
+    names = [type(step).__name__ for step in steps]
+    unknown = [name for name in names if name not in _READABLE]
+    twice = [name for name in ("Resize", "Normalize") if names.count(name) > 1]
+    if unknown or twice or getattr(_step(steps, names, "Resize"), "max_size", None):
+        raise ValueError(
+            f"preprocess={preprocess!r} takes images without masks. Of such transforms, one Resize "
+            "without max_size, CenterCrop (which is left out), ToTensor and one Normalize can be "
+            f"read, but it has {', '.join(unknown or twice or ['max_size'])}. Pass a "
+            "torchvision.transforms.v2 transform, which moves images and masks together."
+        )
+    settings = _Settings()
+    if resize := _step(steps, names, "Resize"):
+        how = {"interpolation": resize.interpolation, "antialias": bool(resize.antialias)}
+        settings = settings._replace(resize_size=resize.size, **how)
+    if normalize := _step(steps, names, "Normalize"):
+        settings = settings._replace(mean=normalize.mean, std=normalize.std)
+    return settings
+
+
+def _step(steps, names, name):
+    return steps[names.index(name)] if name in names else None
 
 
 def _only_size(model):
@@ -179,6 +225,7 @@ def make_transform(preprocess, model=None):
     Parameters
     ----------
     preprocess : None, WeightsEnum, torchvision preset, Hugging Face image processor or callable
+        Of torchvision's first transforms and timm's, which take no masks, the settings are read.
     model : torch.nn.Module or TorchModel, default=None
         For networks that take images of one size, presets and processors squash images to that.
 
@@ -189,7 +236,8 @@ def make_transform(preprocess, model=None):
     Raises
     ------
     ValueError
-        If a torchvision preset is for another task than single images.
+        If a torchvision preset is for another task than single images, or a transform without
+        masks has settings that can't be read.
     """
     if preprocess is None:
         return JointTransform(_SCALE, full_frame=True)
@@ -199,6 +247,9 @@ def make_transform(preprocess, model=None):
         preprocess = _call_class(preprocess)
     if is_image_processor(preprocess):
         return JointTransform(ProcessorTransform(preprocess, _only_size(model)), full_frame=False)
+    if _takes_images_alone(preprocess):
+        settings = _read_settings(preprocess)
+        return JointTransform(_without_crop(settings, _only_size(model)), full_frame=True)
     if not type(preprocess).__module__.startswith("torchvision.transforms._presets"):
         return JointTransform(preprocess, full_frame=_is_pointwise(preprocess))
     kind = type(preprocess).__name__

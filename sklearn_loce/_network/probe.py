@@ -13,10 +13,6 @@ from .families import only_size
 from .handle import innermost
 from .preprocess import make_view
 
-# Two threads, channels_last and float64 move activations by at most 8e-7 of their norm, an input
-# that is scaled by 1.001 moves them by 7e-4 and more, and autocast by 5e-3 (LR-ASPP, ResNet, ViT).
-TOLERANCE = 2e-5
-
 _SIZES = (96, 128), (224, 288)  # the second for networks that leave one cell of the first
 # What a transform does to an image depends on its form: a landscape alone would not show it.
 _VIEW_SIZES = (150, 100), (333, 500)
@@ -107,13 +103,3 @@ def _sketch_view(transform, size, seed):
         return sketch(make_view(draw_probe(size), transform, seed).image.double().numpy())
     except ValueError:  # such as a crop that is larger: then no image of this size can be embedded
         return np.zeros(_N_SUMS)
-
-
-def agree(first, second):
-    """Say whether two records are of one network; see ``TOLERANCE``."""
-    if first.shape != second.shape:
-        return False
-    difference = np.linalg.norm(first - second, axis=-1)
-    size = np.maximum(np.linalg.norm(first, axis=-1), np.linalg.norm(second, axis=-1))
-    # Not finite where activations are not, whose rows fail in any case.
-    return bool((difference <= TOLERANCE * size).all()) or np.array_equal(first, second, True)

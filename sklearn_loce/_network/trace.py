@@ -25,6 +25,7 @@ _CHOSEN = (
 )
 _REGIONS = "it describes regions of interest one by one, which share no grid with the image"
 _PADDED = "it comes from a map that was padded or cropped on one side, inside the network"
+_PAIRS = "it holds weights of places for places, as a part of an attention; its block has the grid"
 _MOST_POOLED = 3  # cells on a side that a strided layer may take to one
 _LARGEST_PATCH = 64  # pixels on a side that a first layer may take to one cell
 
@@ -50,6 +51,8 @@ class Trace(TorchDispatchMode):
     ----------
     began : bool
         Whether a layer with weights has run on the images.
+    framed : bool
+        Whether the image has been found where the frame says.
     reads_values : bool
         Whether a number that comes from the images has been read, so that the way of the pass may
         depend on it.
@@ -60,7 +63,7 @@ class Trace(TorchDispatchMode):
         self.n_images, self.shape, self.frame = len(images), images.shape, frame
         self.atlas = Atlas(self.n_images)
         self.began = self.reads_values = False
-        self._framed = False
+        self.framed = False
         self._places = WeakTensorKeyDictionary()
         self._places[images] = self.atlas.lay(images.shape)
 
@@ -103,11 +106,21 @@ class Trace(TorchDispatchMode):
         known = [self._places[t] for t in given]
         if rule not in (_begin_empty, _draw, _copy) and all(p.codes is None for p in known):
             return [_first_lost(known)] * len(call.outputs)
-        if not call.outputs[0].is_floating_point() and rule is not _draw:
+        dtype = call.outputs[0].dtype
+        if not (dtype.is_floating_point or dtype.is_complex) and rule is not _draw:
             return [Places(None, _CHOSEN)] * len(call.outputs)
-        found = rule(self, call, known)
+        try:
+            found = rule(self, call, known)
+        except LayoutError:
+            raise
+        except (RuntimeError, ValueError, IndexError, TypeError):
+            # Arguments that no network here has; the pass itself goes on.
+            found = _lose(self, call, [Places(None)])
         if isinstance(found, str):
             found = Places(None, found)
+        coded = [places for places in known if places.codes is not None]
+        if rule in _CARRIES and coded and all(places.lost == _PAIRS for places in coded):
+            found = [part._replace(lost=_PAIRS) for part in _as_list(found)]
         return found if type(found) is list else [found] * len(call.outputs)
 
     def _adopt(self, given):
@@ -117,12 +130,12 @@ class Trace(TorchDispatchMode):
             return
         if tuple(given.shape[2:]) != tuple(self.frame.size):
             self.refuse_frame(given.shape[2:], None)
-        self._framed = True
+        self.framed = True
         self._places[given] = self.atlas.lay(given.shape)
 
     def regrid(self, places, shape, sides=(1, 1), *, convolves=False):
         """Give the places of what a convolution, pooling or interpolation makes of a map."""
-        if places.is_map and self._framed:
+        if places.is_map and self.framed:
             blocks = None
         else:
             blocks = self._find_blocks(places.codes) if len(shape) == places.codes.ndim == 4 else []
@@ -139,10 +152,14 @@ class Trace(TorchDispatchMode):
     def _find_blocks(self, codes):
         """Find the grid in a map, which may have padding around it, or other maps beside it."""
         # Of a concatenation, one part may have been padded to the size of the other, as in U-Nets.
-        ends = [codes[:, 0], codes[:, -1]]
+        ends = [self.atlas.find_block(codes[:, channel]) for channel in (0, -1)]
+        if any(ends):
+            return [block for block in ends if block]
         merged = self.atlas.merge(codes, 1, self.most_pooled)
-        ends += [] if isinstance(merged, str) else [merged, self.atlas.thin(merged)]
-        return [block for part in ends if (block := self.atlas.find_block(part))]
+        if isinstance(merged, str):
+            return []
+        whole = self.atlas.find_block(merged) or self.atlas.find_block(self.atlas.thin(merged))
+        return [whole] if whole else []
 
     def _sample(self, codes, shape):
         """Give each number the place at the middle of what it sees of windows or tokens."""
@@ -161,7 +178,7 @@ class Trace(TorchDispatchMode):
         # Convolutions without padding lose as much on both sides, and so may their twins in U-Nets.
         if any(abs(before - behind) > 1 for before, behind in crops):
             return _PADDED
-        if self._framed or not (convolves or block.shape != tuple(size)):
+        if self.framed or not (convolves or block.shape != tuple(size)):
             shares = (1.0, 1.0)
         else:
             frame = self.frame
@@ -173,9 +190,9 @@ class Trace(TorchDispatchMode):
                 block.start, block.shape, size, shares, sides, strict=True
             )
         )
-        if is_off and not self._framed:
+        if is_off and not self.framed:
             self.refuse_frame(size, block.shape)
-        self._framed |= convolves or block.shape != tuple(size)
+        self.framed |= convolves or block.shape != tuple(size)
         return _PADDED if is_off else ""
 
     def refuse_frame(self, seen, content):
@@ -200,12 +217,12 @@ def _tensors(values):
     return found
 
 
+def _as_list(found):
+    return found if type(found) is list else [found]
+
+
 def _first_lost(known):
     return Places(None, next((p.lost for p in known if p.lost), LEARNED))
-
-
-def _places_in(trace, value):
-    return trace.places_of(value) if isinstance(value, torch.Tensor) else None
 
 
 def _codes_in(trace, value):
@@ -349,7 +366,8 @@ def _deform(trace, call, known):
 def _resize(trace, call, known):
     """Begin a new grid, as pooling and interpolation do."""
     shape = call.outputs[0].shape
-    window = call.args[1] if "pool" in call.func._schema.name else 1
+    name = call.func._schema.name
+    window = call.args[1] if "pool" in name and "adaptive" not in name else 1
     return trace.regrid(known[0], shape, _fill(window, (1, 1)))
 
 
@@ -372,35 +390,35 @@ def _reduce(trace, call, known):
 
 def _multiply(trace, call, known):
     """Follow rows of a first matrix, or columns of a second one."""
-    operands = [arg for arg in call.args if isinstance(arg, torch.Tensor)]
     name = call.func._schema.name
-    if "add" in name:
-        operands = operands[1:]
-    operands = operands[:1] if "linear" in name else operands[:2]
-    given = [
-        (_places_in(trace, operand), axis)
-        for operand, axis in zip(operands, (-1, -2), strict=False)
+    operands = [arg for arg in call.args if isinstance(arg, torch.Tensor)]
+    operands = operands[1:3] if "add" in name else operands[: 1 if "linear" in name else 2]
+    sides = zip(map(trace.places_of, operands), (-1, -2), strict=False)
+    sides = [(places, axis) for places, axis in sides if places is not None]
+    if len(sides) == 1:
+        return _weigh(trace, call, *sides[0])
+    # An attention's weights or values sum over places. Merging these would not do: the mean over a
+    # window is none of the window's places.
+    codes = [
+        found.unsqueeze(axis).expand(call.outputs[0].shape)
+        for places, axis in sides
+        if places.codes is not None
+        and (found := exact_codes(places.codes, axis)) is not None
+        and (found >= 0).any()
     ]
-    tracked = [(places, axis) for places, axis in given if places is not None]
-    found = why = None
-    for places, axis in tracked:
-        if places.codes is None:
-            continue
-        if len(tracked) == 1:  # by weights
-            codes = trace.atlas.merge(places.codes, axis, trace.most_pooled)
-        else:
-            # Of the weights of an attention and its values, either sum over places. Blocks would
-            # not do: the mean over a window is none of the window's places.
-            codes = exact_codes(places.codes, axis)
-        if isinstance(codes, torch.Tensor) and (codes >= 0).any():
-            found = codes.unsqueeze(axis).expand(call.outputs[0].shape)
-            break
-        why = MIXED if isinstance(codes, str) else why
-    if len(tracked) == 1:
-        if not trace._framed and trace.frame.content != trace.frame.size:
-            return _PADDED
-        trace.began = trace._framed = True
-    return (why or LEARNED) if found is None else Places(found)
+    # The weights keep the places of their rows, which the attention's result has.
+    return Places(codes[0], _PAIRS if len(codes) == 2 else "") if codes else LEARNED
+
+
+def _weigh(trace, call, places, axis):
+    """Follow what is multiplied by weights; patches of the image may become cells by that."""
+    codes = trace.atlas.merge(places.codes, axis, trace.most_pooled)
+    if not trace.framed and trace.frame.content != trace.frame.size:
+        return _PADDED  # patches of a padded image hold no grid over it
+    trace.began = trace.framed = True
+    if isinstance(codes, str):
+        return MIXED
+    return Places(codes.unsqueeze(axis).expand(call.outputs[0].shape))
 
 
 def _attend(trace, call, known):
@@ -435,7 +453,8 @@ def _draw(trace, call, known):
 
 
 def _choose(trace, call, known):
-    return _CHOSEN
+    # Detectors put regions back in order: that they are regions says more.
+    return _REGIONS if any(p.lost == _REGIONS for p in known) else _CHOSEN
 
 
 def _find_regions(trace, call, known):
@@ -451,77 +470,66 @@ def _lose(trace, call, known):
     return f"it comes from the operation {namespace}.{name}, through which places can't be followed"
 
 
+_CARRIES = (_move, _reshape, _expand, _keep, _combine, _pick, _reduce)
 _READS = frozenset(
     ("_local_scalar_dense", "is_nonzero", "equal", "nonzero", "masked_select", "_unique2")
 )
 
-
-def _table(*rules):
-    return {name: rule for rule, names in rules for name in names.split()}
-
-
-# What the operations of torch do, under the names that its dispatcher has for them.
-_RULES = _table(
-    (
-        _move,
-        "permute transpose t unsqueeze squeeze slice select split split_with_sizes unbind roll flip "
-        "repeat unfold diagonal pixel_unshuffle channel_shuffle native_channel_shuffle "
-        "transpose_ t_ unsqueeze_ squeeze_ movedim",
-    ),
-    (_reshape, "view _unsafe_view reshape _reshape_alias _reshape_copy view_copy"),
-    (_expand, "expand expand_copy"),
-    (_unfold, "im2col"),
-    (_fold, "col2im"),
-    (_halve, "glu"),
-    (_pad, "constant_pad_nd reflection_pad1d reflection_pad2d replication_pad1d replication_pad2d"),
-    (_join, "cat stack"),
-    (_pick, "index gather index_select"),
-    (
-        _keep,
-        "clone detach alias _to_copy lift_fresh contiguous native_layer_norm layer_norm "
-        "native_group_norm group_norm native_batch_norm _native_batch_norm_legit "
-        "_native_batch_norm_legit_no_training cudnn_batch_norm miopen_batch_norm "
-        "_batch_norm_impl_index batch_norm batch_norm_no_update _batch_norm_no_update "
-        "_batch_norm_with_update _fused_rms_norm "
-        "rms_norm hardswish hardswish_ mish_ _prelu_kernel log_sigmoid_forward rrelu_with_noise _softmax _safe_softmax _log_softmax cumsum native_dropout fill_ zero_ "
-        "_native_multi_head_attention _transformer_encoder_layer_fwd detach_",
-    ),
-    (_convolve, "convolution _convolution convolution_overrideable"),
-    (_deform, "deform_conv2d"),
-    (
-        _resize,
-        "max_pool2d_with_indices max_pool2d avg_pool2d _adaptive_avg_pool2d adaptive_max_pool2d "
-        "mkldnn_max_pool2d upsample_nearest2d _upsample_nearest_exact2d upsample_bilinear2d "
-        "_upsample_bilinear2d_aa upsample_bicubic2d _upsample_bicubic2d_aa pixel_shuffle "
-        "_upsample_lanczos2d_aa",
-    ),
-    (
-        _reduce,
-        "sum mean amax amin max min var std var_mean logsumexp linalg_vector_norm norm prod",
-    ),
-    (
-        _multiply,
-        "mm bmm addmm baddbmm linear linear_dynamic linear_relu linear_relu_dynamic _int_mm mv",
-    ),
-    (
-        _attend,
-        "_scaled_dot_product_flash_attention_for_cpu _scaled_dot_product_flash_attention "
-        "_scaled_dot_product_efficient_attention _scaled_dot_product_cudnn_attention "
-        "_scaled_dot_product_fused_attention_overrideable _scaled_dot_product_attention_math "
-        "_scaled_dot_product_attention_math_for_mps",
-    ),
-    (_copy, "copy_"),
-    (
-        _choose,
-        "topk sort argsort kthvalue median masked_select scatter scatter_ scatter_add scatter_add_ scatter_reduce scatter_reduce_ index_add index_add_ index_put index_put_ masked_scatter bucketize",
-    ),
-    (_find_regions, "roi_align roi_pool ps_roi_align ps_roi_pool"),
-    (
-        _begin_empty,
-        "zeros ones full empty new_zeros new_ones new_full new_empty zeros_like ones_like "
-        "full_like empty_like",
-    ),
-)
+# What torch's operations do, by the names of its dispatcher.
+_RULES = {
+    name: rule
+    for rule, names in {
+        _move: """
+            permute transpose t movedim unsqueeze squeeze transpose_ t_ unsqueeze_ squeeze_ slice
+            select split split_with_sizes unbind diagonal unfold roll flip repeat pixel_unshuffle
+            channel_shuffle native_channel_shuffle""",
+        _reshape: "view _unsafe_view reshape _reshape_alias _reshape_copy view_copy",
+        _expand: "expand expand_copy",
+        _unfold: "im2col",
+        _fold: "col2im",
+        _halve: "glu",
+        _pad: """
+            constant_pad_nd reflection_pad1d reflection_pad2d replication_pad1d
+            replication_pad2d""",
+        _join: "cat stack",
+        _pick: "index gather index_select",
+        _keep: """
+            clone detach detach_ alias contiguous lift_fresh _to_copy fill_ zero_ native_dropout
+            layer_norm native_layer_norm group_norm native_group_norm rms_norm _fused_rms_norm
+            batch_norm native_batch_norm cudnn_batch_norm miopen_batch_norm _batch_norm_impl_index
+            _native_batch_norm_legit _native_batch_norm_legit_no_training _batch_norm_no_update
+            _batch_norm_with_update hardswish hardswish_ mish_ _prelu_kernel log_sigmoid_forward
+            rrelu_with_noise _softmax _safe_softmax _log_softmax cumsum
+            _native_multi_head_attention _transformer_encoder_layer_fwd""",
+        _convolve: "convolution _convolution convolution_overrideable",
+        _deform: "deform_conv2d",
+        _resize: """
+            max_pool2d max_pool2d_with_indices mkldnn_max_pool2d avg_pool2d adaptive_max_pool2d
+            _adaptive_avg_pool2d pixel_shuffle upsample_nearest2d _upsample_nearest_exact2d
+            upsample_bilinear2d _upsample_bilinear2d_aa upsample_bicubic2d
+            _upsample_bicubic2d_aa""",
+        _reduce: """
+            sum mean prod max min amax amin var std var_mean logsumexp linalg_vector_norm norm""",
+        _multiply: """
+            mm bmm mv addmm baddbmm _int_mm linear linear_dynamic linear_relu
+            linear_relu_dynamic""",
+        _attend: """
+            _scaled_dot_product_flash_attention_for_cpu _scaled_dot_product_flash_attention
+            _scaled_dot_product_efficient_attention _scaled_dot_product_cudnn_attention
+            _scaled_dot_product_fused_attention_overrideable _scaled_dot_product_attention_math
+            _scaled_dot_product_attention_math_for_mps""",
+        _copy: "copy_",
+        _choose: """
+            topk sort argsort kthvalue median bucketize masked_select masked_scatter index_put
+            index_put_ index_add index_add_ scatter scatter_ scatter_add scatter_add_
+            scatter_reduce scatter_reduce_""",
+        _find_regions: "roi_align roi_pool ps_roi_align ps_roi_pool",
+        _begin_empty: """
+            zeros ones full empty new_zeros new_ones new_full new_empty zeros_like ones_like
+            full_like empty_like""",
+    }.items()
+    for name in names.split()
+}
 
 
 def _rule_of(func, namespace, name, given):

@@ -11,6 +11,7 @@ import torch
 from scipy.optimize import brentq, minimize_scalar
 from torch.nn.functional import softplus
 
+from .._network.grids import root_mean_squares
 from .project import Grid, resampling_matrices
 
 OVERLAPS = ("jaccard", "dice")  # losses that are not convex
@@ -102,19 +103,6 @@ class PixelLoss:
     def _overlap_losses(self, projections):
         shared, whole = self._overlap(projections)
         return 1 - (2 if self.name == "dice" else 1) * shared / whole
-
-
-def root_mean_squares(grids):
-    """Give the root of the mean over cells of the squared norm of their activations; 1 for 0.
-
-    Grids are a tensor (n_rows, n_channels, height, width), roots one of shape (n_rows,).
-    """
-    # Squares of large or small numbers leave the range of their dtype.
-    largest = grids.abs().amax((1, 2, 3))
-    largest = torch.where(largest > 0, largest, 1)
-    shares = grids / largest[:, None, None, None]
-    roots = largest * shares.square().mean((2, 3)).sum(1).sqrt()
-    return torch.where(roots > 0, roots, 1)
 
 
 class _Scaled:

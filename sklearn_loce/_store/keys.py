@@ -8,13 +8,17 @@ from pathlib import Path
 import numpy as np
 import xxhash
 
-from .._network.probe import agree
 from .._samples.images import PATH, read_image
 from .._samples.masks import compress_rle
 
 # Counts up when vectors of older versions must not be found: other tables of the store, or other
 # results of the method for the same settings.
 FORMAT_VERSION = 2
+
+
+# Two threads, channels_last and float64 move activations by at most 8e-7 of their norm, an input
+# that is scaled by 1.001 moves them by 7e-4 and more, and autocast by 5e-3 (LR-ASPP, ResNet, ViT).
+TOLERANCE = 2e-5
 
 
 def hash_facts(*facts):
@@ -117,6 +121,16 @@ def _pixel_digest(what, array):
     return _bulk_digest(f"{what}:{array.dtype.str}:{array.shape}:", pixels)
 
 
+def agree(first, second):
+    """Say whether two records are of one network; see ``TOLERANCE``."""
+    if first.shape != second.shape:
+        return False
+    difference = np.linalg.norm(first - second, axis=-1)
+    size = np.maximum(np.linalg.norm(first, axis=-1), np.linalg.norm(second, axis=-1))
+    # Not finite where activations are not, whose rows fail in any case.
+    return bool((difference <= TOLERANCE * size).all()) or np.array_equal(first, second, True)
+
+
 def find_source(session, network, layer, record, n_channels):
     """Give the digest of all that the activations of a layer depend on.
 
@@ -140,7 +154,7 @@ def find_source(session, network, layer, record, n_channels):
     exact = hash_facts("source", FORMAT_VERSION, network.hex(), layer)
     for probe, known, _ in session.probes(exact):
         if agree(known.reshape(-1, record.shape[-1]), record):
-            return hash_facts(exact.hex(), probe.hex())
-    probe = hashlib.sha256(record.tobytes()).digest()
+            return probe
+    probe = hashlib.sha256(exact + record.tobytes()).digest()
     session.save_probe(exact, probe, record.ravel(), n_channels)
-    return hash_facts(exact.hex(), probe.hex())
+    return probe
