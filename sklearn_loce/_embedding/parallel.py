@@ -23,7 +23,7 @@ from .._samples.table import absolute_paths, part_of, row_name
 from .._warnings import warn_user
 from .embed import Failure, Task, embed
 from .images import compare_network
-from .threads import autocast_as, autocast_settings, is_cluster
+from .threads import autocast_as, autocast_settings, call_in_thread, is_cluster
 
 _ROWS = 16  # of a part, which goes to a worker at once
 _LARGE = 2**20  # bytes from which a payload is spread once, and not sent with every task
@@ -100,7 +100,8 @@ def _hash_records(payload):
 def _unpickle(payload, raw):
     loce = pickle.loads(raw.tobytes())
     try:
-        compare_network(loce, payload.fingerprint, payload.records)
+        # In a thread with one thread of torch: in a process that was forked, more would hang.
+        call_in_thread(compare_network, loce, payload.fingerprint, payload.records)
     except (ValueError, RuntimeError) as error:  # another builder, class or setting
         return str(error)
     return loce

@@ -4,7 +4,7 @@ import contextvars
 import os
 import queue
 import threading
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 
 import torch
 from joblib import effective_n_jobs
@@ -165,3 +165,9 @@ def map_in_threads(open_worker, items, n_threads):
             threads.release()
     finally:
         threads.stop()
+
+
+def call_in_thread(function, *arguments):
+    """Call a function in a thread of its own, with one thread of torch."""
+    (result,) = map_in_threads(lambda: nullcontext(lambda _: function(*arguments)), [None], 1)
+    return result
