@@ -43,7 +43,7 @@ class SampleTransformer(TransformerMixin, BaseEstimator):
 
     @_fit_context(prefer_skip_nested_validation=True)
     def _fit(self, samples):
-        """Learn what the layers are; give what the network gives for the probe."""
+        """Learn what the layers are, and what the network gives for the probe."""
         self._objective = self._make_objective()
         self._seed = check_random_state(self.random_state).randint(np.iinfo(np.int32).max)
         self._records = look_up_layers(self, self._view_first_image(samples))
@@ -53,7 +53,6 @@ class SampleTransformer(TransformerMixin, BaseEstimator):
         self.mean_ = self.scale_ = None
         if self.standardize:
             self._learn_scales(samples)
-        return self._records
 
     def _view_first_image(self, samples):
         """Preprocess the first image, or the first that works if rows may fail; give its size."""
@@ -148,7 +147,8 @@ class SampleTransformer(TransformerMixin, BaseEstimator):
             As ``fit`` and ``transform``.
         """
         samples = as_samples(X)
-        table = self._embed(samples, records=self._fit(samples))
+        self._fit(samples)
+        table = self._embed(samples, probed=True)
         self._set_n_iter(table)
         return table.matrix(self._appends_bias())
 
@@ -269,13 +269,13 @@ class SampleTransformer(TransformerMixin, BaseEstimator):
                 f"{type(self.model).__name__}. Set memory to a folder, or wrap the module in a "
                 "TorchModel."
             )
-        records = other._fit(samples)
+        other._fit(samples)
         if other._is_random and keyed_seed(other) is None:
             raise ValueError(
                 f"preprocess={self.preprocess!r} draws random numbers, so that with "
                 f"random_state={self.random_state!r} no vector can be found again. Set an integer."
             )
-        report_failures(other, embed_table(other, samples, records=records, keeps=False))
+        report_failures(other, embed_table(other, samples, probed=True, keeps=False))
         return self
 
     def get_feature_names_out(self, input_features=None):

@@ -149,8 +149,8 @@ def embed(loce, task, n_threads=None):
     n_images : int
     outcomes : list of Embedded and Failure
     """
-    on_gpu = resolve_device(loce.device, as_module(loce.model)).type != "cpu"
-    n_threads = 1 if on_gpu else n_threads or count_threads()
+    on_gpu = _is_on_gpu(loce)
+    n_threads = n_threads or _choose_threads(loce)
     size = (loce.batch_size or _MOST_ROWS) if on_gpu else 1
     batches = _batch_images(task.images, size)
     # A thread alone takes the caller's place: there is nobody to differ from.
@@ -183,8 +183,7 @@ def pass_images(loce, samples, images, records=None):
         with open_network(loce, records=records) as pass_image:
             yield lambda rows: (rows, *_try(pass_image, samples, int(rows[0])))
 
-    on_gpu = resolve_device(loce.device, as_module(loce.model)).type != "cpu"
-    return map_in_threads(open_worker, images, 1 if on_gpu else count_threads())
+    return map_in_threads(open_worker, images, _choose_threads(loce))
 
 
 def read_images(loce, samples, images):
@@ -197,7 +196,7 @@ def read_images(loce, samples, images):
     samples : DataFrame
     images : list of ndarray of int
     """
-    records = None if works_alone(loce.n_jobs, len(images)) else probe_network(loce, loce._records)
+    records = None if works_alone(loce.n_jobs, len(images)) else probe_network(loce)
     with closing(pass_images(loce, samples, images, records)) as passed:
         for rows, activations, error in tqdm(passed, total=len(images), disable=not loce.verbose):
             if error is not None:
@@ -211,6 +210,15 @@ def _try(function, *arguments):
         return function(*arguments), None
     except Exception as error:
         return None, error
+
+
+def _is_on_gpu(loce):
+    return resolve_device(loce.device, as_module(loce.model)).type != "cpu"
+
+
+def _choose_threads(loce):
+    """Give one thread where the network is on a GPU, or can't be copied; else those of torch."""
+    return 1 if loce._is_lent or _is_on_gpu(loce) else count_threads()
 
 
 def _batch_images(images, size):

@@ -40,6 +40,7 @@ def look_up_layers(loce, image_size):
             continue  # too small, or of a size that the network does not take
         break
     loce.n_channels_, loce._readings = [*n_channels.values()], extract.readings
+    loce._is_lent = extract.is_lent
     return records if _are_steady(records, again) else None
 
 
@@ -54,20 +55,16 @@ def _are_steady(first, second):
     return False
 
 
-def probe_network(loce, known):
-    """Give what the network gives for the probe now; ``None`` where two passes differ.
+def probe_network(loce):
+    """Give what the network of a fitted estimator gives for the probe now, by layer.
 
-    Parameters
-    ----------
-    loce : estimator
-        Fitted.
-    known : dict of {str: ndarray} or None
-        What it gave in fit, which saves the second pass.
+    What it gave in fit saves the second pass. ``None`` where two passes differ.
     """
     transform = make_transform(loce.preprocess, loce.model)
     how = {"reshape_transform": loce.reshape_transform, "device": loce.device}
     with ActivationExtractor(loce.model, loce.layers_, readings=loce._readings, **how) as extract:
         records, _ = probe(extract, transform, loce._probe_size, loce._seed)
+        known = loce._records
         if known is not None and all(agree(records[x], known[x]) for x in records):
             return records
         again, _ = probe(extract, transform, loce._probe_size, loce._seed)

@@ -99,7 +99,12 @@ class Table:
                     solution.put(i, solution[first])
 
     def matrix(self, append_bias):
-        """Give the vectors, (n_rows, n_features), float32; NaN in rows that failed."""
+        """Give the vectors, (n_rows, n_features), float32; NaN in rows that failed.
+
+        ``None`` where they were not kept.
+        """
+        if not len(self.solutions[0]):
+            return None
         parts = []
         for solution in self.solutions:
             parts += [solution.vectors] + ([solution.intercept[:, None]] if append_bias else [])
@@ -108,7 +113,7 @@ class Table:
         return vectors
 
 
-def embed_table(loce, samples, *, records=None, given=None, finish=None, keeps=True):
+def embed_table(loce, samples, *, probed=False, given=None, finish=None, keeps=True):
     """Embed the rows of a table, or finish rows with vectors that are given.
 
     Parameters
@@ -116,8 +121,8 @@ def embed_table(loce, samples, *, records=None, given=None, finish=None, keeps=T
     loce : estimator
         Fitted.
     samples : DataFrame
-    records : dict of {str: ndarray}, default=None
-        What the network gives for the probe now, if that is known.
+    probed : bool, default=False
+        Whether the network has just been probed, in fit.
     given : list of Solution, default=None
         Vectors to take as they are, by layer. ``None`` optimizes them.
     finish : callable, default=None
@@ -132,9 +137,9 @@ def embed_table(loce, samples, *, records=None, given=None, finish=None, keeps=T
     table = Table(samples, given or unknown_solutions(loce, len(samples) * keeps))
     images = examine(loce, table, solves=given is None)
     store = find_store(loce.memory, loce.model) if given is None else None
-    fingerprint = None
+    records = fingerprint = None
     if store is not None or not works_alone(loce.n_jobs, len(images)):
-        records = records or probe_network(loce, loce._records)
+        records = loce._records if probed else probe_network(loce)
         fingerprint = digest_model(loce)
     if records is None:  # where it draws random numbers, nothing can be found again
         store = None

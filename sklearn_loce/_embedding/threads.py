@@ -149,7 +149,9 @@ def map_in_threads(open_worker, items, n_threads):
         Each with one thread of torch, without gradients, and with the autocast and the context
         variables of the caller.
     """
-    n_threads = max(1, min(n_threads, len(items)))
+    if not items:
+        return
+    n_threads = min(n_threads, len(items))
     # Finished results wait for those before them; two per thread bound the memory.
     threads = _Threads(open_worker, items, n_threads, 2 * n_threads)
     waiting = {}

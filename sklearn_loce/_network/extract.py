@@ -77,6 +77,8 @@ class ActivationExtractor:
     ----------
     readings : dict of {str: tuple}
         As given or found.
+    is_lent : bool
+        Whether the module can't be copied, and is lent; see Notes.
 
     Raises
     ------
@@ -131,6 +133,7 @@ class ActivationExtractor:
         self._facts = {layer: layer_facts(self.module, layer) for layer in self.layers}
         self._network = self._exits = self._pass = self._thread = None
         self._known, self._runs_once, self._has_warned = {}, False, False
+        self.is_lent = False
 
     def __enter__(self):
         network = self.module
@@ -142,6 +145,7 @@ class ActivationExtractor:
     def _open(self, network):
         """Put hooks on a replica, or on the module itself where there is none."""
         with ExitStack() as exits:
+            self.is_lent = network is None
             if network is None:
                 network = exits.enter_context(lend(self.module, self.device))
                 exits.enter_context(torch.no_grad())
