@@ -2,7 +2,6 @@
 
 import os
 import sys
-import warnings
 from numbers import Integral, Real
 from pathlib import Path
 
@@ -19,6 +18,7 @@ from tqdm.auto import tqdm
 
 from ._distances import RESOLUTION, unit_rows
 from ._validation import ConceptLabelsMixin, check_range
+from ._warnings import warn_user
 
 __all__ = ["ConceptAgglomerative"]
 
@@ -317,11 +317,10 @@ class ConceptAgglomerative(ConceptLabelsMixin, ClusterMixin, BaseEstimator):
             tqdm.write(f"{rows}.", file=sys.stderr)
         available = _find_memory()
         if available is not None and needed > available:
-            warnings.warn(
+            warn_user(
                 f"{rows}, and this machine has {available / 1e9:.3g} GB; fit fewer rows and call "
                 "predict for the others, or reduce the rows to cluster centers first.",
                 RuntimeWarning,
-                stacklevel=4,
             )
 
     def _build_tree(self, X):

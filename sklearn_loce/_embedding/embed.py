@@ -24,24 +24,33 @@ _MOST_ROWS = 64
 
 @dataclass(frozen=True)
 class Sample:
-    """One row while it is worked on.
+    """One row: what is worked on, and then what came of it.
 
     Parameters
     ----------
     position : int
         Its place in the table.
-    mask : ndarray of shape (height, width), bool
-        At the size of the original image.
-    view_mask : ndarray, bool
+    activations : Activations or None
+        Shared by the rows of one image; ``None`` once the row is done.
+    mask : ndarray of shape (height, width), bool, or None
+        At the size of the original image; ``None`` unless it is needed again.
+    view_mask : ndarray, bool, or None
         The mask over the network's field of view.
-    activations : Activations
-        Shared by the rows of one image.
+    solutions : dict of {int: Solution}
+        The newly optimized vectors by number of the layer; NaN for an empty mask.
+    value : object
+        What ``finish`` gave.
+    is_random : bool
+        Whether the preprocessing drew random numbers.
     """
 
     position: int
-    mask: np.ndarray
-    view_mask: np.ndarray
-    activations: Activations
+    activations: Activations | None = None
+    mask: np.ndarray | None = None
+    view_mask: np.ndarray | None = None
+    solutions: dict = field(default_factory=dict)
+    value: object = None
+    is_random: bool = False
 
 
 @dataclass(frozen=True)
@@ -112,27 +121,6 @@ class Task:
         return [layer for layer, is_needed in zip(loce.layers_, needed, strict=True) if is_needed]
 
 
-@dataclass(frozen=True)
-class Embedded:
-    """What came of a row.
-
-    Parameters
-    ----------
-    position : int
-    solutions : dict of {int: Solution}
-        The newly optimized vectors by number of the layer; NaN for an empty mask.
-    value : object
-        What ``finish`` gave.
-    is_random : bool
-        Whether the preprocessing drew random numbers.
-    """
-
-    position: int
-    solutions: dict = field(default_factory=dict)
-    value: object = None
-    is_random: bool = False
-
-
 def embed(loce, task, n_threads=None):
     """Yield the number of images, and what came of their rows, in the order of the images.
 
@@ -147,7 +135,7 @@ def embed(loce, task, n_threads=None):
     Yields
     ------
     n_images : int
-    outcomes : list of Embedded and Failure
+    outcomes : list of Sample and Failure
     """
     on_gpu = _is_on_gpu(loce)
     n_threads = n_threads or _choose_threads(loce)
@@ -285,7 +273,7 @@ def _embed_rows(loce, task, parts):
             continue
         # Masks are large: they are kept only where they are needed again.
         kept = (mask, view_mask) if task.finish is not None else (None, None)
-        samples.append(Sample(i, *kept, activations))
+        samples.append(Sample(i, activations, *kept))
     solved = _solve(loce, task, samples, targets)
     return outcomes + [
         _finish(loce, task, sample, bool((target > 0).any()), solutions)
@@ -350,7 +338,8 @@ def _finish(loce, task, sample, has_foreground, solutions):
             value = task.finish(loce, sample, {**known, **solutions})
         except Exception as error:
             return Failure(i, name, error)
-    return Embedded(i, solutions, value, sample.activations.view.random)
+    is_random = sample.activations.view.random
+    return Sample(i, solutions=solutions, value=value, is_random=is_random)
 
 
 def explain_empty(loce):

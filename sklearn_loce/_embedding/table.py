@@ -24,7 +24,7 @@ from .._store.memory import MemoryStore
 from .._store.sqlite import RowStore
 from .._warnings import warn_user
 from ..exceptions import FailedRowsError
-from .embed import Embedded, Failure, Task, embed, explain_empty
+from .embed import Failure, Sample, Task, embed, explain_empty
 from .identify import digest_model, find_keys, probe_network
 from .parallel import embed_apart
 from .threads import runs_here, works_alone
@@ -244,7 +244,7 @@ def find_equal_rows(digests, asked):
 def save(loce, session, keys, digests, outcomes):
     """Keep the vectors of some rows, all layers of each, unless they are random."""
     is_seeded = isinstance(loce.random_state, Integral)
-    done = [o for o in outcomes if isinstance(o, Embedded) and (is_seeded or not o.is_random)]
+    done = [o for o in outcomes if isinstance(o, Sample) and (is_seeded or not o.is_random)]
     for k, key in enumerate(keys):
         own = {digests[o.position]: o.solutions[k] for o in done if k in o.solutions}
         if own:

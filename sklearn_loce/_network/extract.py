@@ -275,11 +275,11 @@ class ActivationExtractor:
             if get_ident() != self._thread:
                 self._is_disturbed = True
             elif self._pass is not None:
-                self._take(layer, output, self._pass)
+                self._keep(layer, output, self._pass)
 
         return hook
 
-    def _take(self, layer, output, current):
+    def _keep(self, layer, output, current):
         """Keep a layer's output as a grid; end the pass if there is nothing more to see."""
         current.n_calls[layer] += 1
         grid = self._read(layer, output, current).detach().float()
