@@ -163,7 +163,7 @@ API_REFERENCE = {
         (
             Section(
                 "Images",
-                "Rows as pictures: masks, projections, neighbours, clusters.",
+                "Rows as pictures: masks, projections, neighbors, clusters.",
                 (
                     "ProjectionDisplay",
                     "RetrievalDisplay",
