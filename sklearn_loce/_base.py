@@ -324,7 +324,7 @@ class SampleTransformer(TransformerMixin, BaseEstimator):
         return super().get_params(deep=False)
 
     def __sklearn_clone__(self):
-        # For the same reason clone must not see the transform.
+        # For the same reason clone must not get the transform.
         shell = copy(self)
         shell.preprocess = None
         other = super(SampleTransformer, shell).__sklearn_clone__()

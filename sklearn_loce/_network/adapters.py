@@ -171,7 +171,7 @@ def explain_failure(module, size, error, *, began, adapter=None):
 
 
 def _asked_channels(module, error):
-    """Read how many channels a network wants that failed on three; ``None`` if that is not why."""
+    """Read how many channels a network takes that failed on three; ``None`` if that is not why."""
     found = re.search(r"to have (\d+) channels, but got 3 channels", str(error))
     asked = int(found[1]) if found else getattr(getattr(module, "config", None), "num_channels", 3)
     return asked if asked != 3 and ("channel" in str(error)) else None
@@ -200,8 +200,8 @@ def _explain_divisor(module, size, error, adapter):
             return (
                 f"failed on images of {size[0]} x {size[1]}, and takes {near[0]} x {near[1]}, "
                 f"whose sides are multiples of {divisor}. Resize them without a crop, as in "
-                f"preprocess=torchvision.transforms.v2.Resize({near}), and normalize as the "
-                "network wants it"
+                f"preprocess=torchvision.transforms.v2.Resize({near}), and normalize as in the "
+                "network's training"
             )
     return None
 

@@ -119,7 +119,8 @@ class ConceptSegmenter(ConceptProjector):
             Concepts; ``None`` takes the column ``concept``.
         embeddings : array-like of shape (n_samples, n_features), default=None
             LoCEs of these rows, as ``loce`` gave them; then only the probe image of ``loce.fit``
-            passes the network, and nothing is optimized. ``None`` computes them. Rows with NaN are left out.
+            passes the network, and nothing is optimized. ``None`` computes them. Rows with NaN are
+            left out.
         cluster_labels : array-like of shape (n_samples,), default=None
             Clusters or mixture components found elsewhere: every pair of concept and label gets a
             centroid. Rows labeled -1 are left out. Not together with ``clusterer``.
