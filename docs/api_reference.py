@@ -53,7 +53,7 @@ API_REFERENCE = {
             ),
             Section(
                 "Networks and layers",
-                "How a network is held, and what its layers give.",
+                "A handle on a network, and the activations of its layers.",
                 ("TorchModel", "list_layers", "ActivationExtractor", "JoinedLayers"),
             ),
             Section(
@@ -73,7 +73,7 @@ API_REFERENCE = {
         (
             Section(
                 "Loaders",
-                "From annotations that lie on disk or in memory.",
+                "From annotations on disk or in memory.",
                 ("load_coco", "load_voc", "load_masks", "from_detections"),
             ),
             Section(
@@ -83,18 +83,18 @@ API_REFERENCE = {
             ),
             Section(
                 "Downloads",
-                "Checked, and continued where they broke off.",
+                "Checked downloads, which continue where they stopped.",
                 ("fetch_coco_val2017", "fetch_voc2012"),
             ),
             Section(
                 "Drawn scenes",
-                "Data and a network that come with the package, with a known truth.",
+                "Data with a known truth and a network, which come with the package.",
                 ("make_scenes", "load_scene_model"),
             ),
         ),
     ),
     "sklearn_loce.metrics": Module(
-        "What a space of embeddings keeps apart, confuses and finds.",
+        "How well a space of embeddings separates and finds concepts.",
         (
             Section(
                 "Separation and overlap",
@@ -108,7 +108,7 @@ API_REFERENCE = {
             ),
             Section(
                 "Retrieval",
-                "Whether neighbours show the query's concept.",
+                "Whether neighbors show the query's concept.",
                 ("precision_at_k", "mean_average_precision_at_k", "r_precision"),
             ),
             Section(
@@ -127,7 +127,7 @@ API_REFERENCE = {
                 "Several spaces side by side.",
                 ("compare_layers", "compare_similarity", "linear_cka"),
             ),
-            Section("Masks", "What was drawn against what was there.", ("mask_iou",)),
+            Section("Masks", "Predicted masks against given masks.", ("mask_iou",)),
             Section(
                 "Scorers",
                 "For GridSearchCV and cross_validate.",
@@ -163,7 +163,7 @@ API_REFERENCE = {
         (
             Section(
                 "Images",
-                "Rows as pictures: masks, projections, neighbours, clusters.",
+                "Rows as pictures: masks, projections, neighbors, clusters.",
                 (
                     "ProjectionDisplay",
                     "RetrievalDisplay",
@@ -203,11 +203,11 @@ API_REFERENCE = {
         (Section("", "", ("UnsupervisedUMAP",)),),
     ),
     "sklearn_loce.utils.estimator_checks": Module(
-        "scikit-learn's promises, held against estimators that take a table of samples.",
+        "Checks of scikit-learn's conventions for estimators that take a table of samples.",
         (Section("", "", ("parametrize_with_loce_checks", "loce_checks")),),
     ),
     "sklearn_loce.exceptions": Module(
-        "Errors that have a meaning of their own.",
+        "Errors with a meaning of their own.",
         (Section("", "", ("FailedRowsError", "LayoutError", "StoreError")),),
     ),
 }

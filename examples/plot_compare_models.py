@@ -61,11 +61,11 @@ models = {
 # %%
 # The same rows in every network and layer
 # ----------------------------------------
-# Random weights make small activations, and the paper's objective takes steps of a fixed size: it
-# would tell of that scale first. The logistic objective is solved to its optimum, and its ridge
+# Random weights make small activations, and the paper's objective takes steps of a fixed size, so
+# its result depends on that scale. The logistic objective is solved to its optimum, and its ridge
 # means the same at all scales, so it is the fairer one here. (``standardize=True`` is another way.)
 #
-# Several layers are computed in one pass and come side by side; ``n_channels_`` tells where to cut.
+# Several layers are computed in one pass and come side by side; ``n_channels_`` gives their widths.
 
 import numpy as np
 
@@ -111,7 +111,7 @@ print(deepest.pivot_table(index="network", columns="metric", values="mean").roun
 # %%
 # IoU, precision and separation rise with training, at every layer, but not from nothing. On
 # activations of random weights LoCEs redraw part of their masks and retrieve far better than
-# chance, which is below 0.2: colour and place in the image get through. That is the floor from
+# chance, which is below 0.2: color and place in the image get through. That is the floor from
 # which to judge a network.
 
 import matplotlib.pyplot as plt
@@ -147,7 +147,7 @@ display = LayerComparisonDisplay(scores, metric="linear CKA\nwith the trained ne
 # ----------------------------------------
 # Separation is the smallest distance between rows of two concepts over the largest distance in
 # their union; ``quantile`` keeps single rows from deciding. Training pulls nearly all pairs far
-# apart. Car and taxi, which only a small sign on the roof tells apart, stay closest.
+# apart. Car and taxi, which differ in a small sign on the roof only, stay closest.
 
 from sklearn_loce.plotting import SeparationDisplay
 
@@ -179,7 +179,7 @@ for name in ("random weights", "trained"):
 # %%
 # .. admonition:: On COCO with pretrained weights
 #
-#    Networks of other architectures have other layers, which come side by side in the picture.
+#    Networks of other architectures have other layers, shown side by side in the picture.
 #    Rows are matched by position, so all networks get the same table::
 #
 #        from torchvision import models as zoo

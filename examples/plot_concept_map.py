@@ -10,7 +10,7 @@ that? ``to_html`` writes the map as one file in which every point answers.
 # %%
 # LoCEs, their quality, and clusters
 # ----------------------------------
-# The layer is a middle one, early enough to see colours. Clusters are looked for within each
+# The layer is a middle one, early enough to see colors. Clusters are looked for within each
 # concept, two in each, so that the map can be filtered by them.
 
 from sklearn.cluster import KMeans
@@ -60,7 +60,7 @@ with TemporaryDirectory() as folder:
 # The map
 # -------
 # Point at a LoCE to see its image with the outline of the mask, and what the LoCE projects. Select
-# it, and its nearest neighbours among the embeddings are listed: nearest in all channels, not on
+# it, and its nearest neighbors among the embeddings are listed: nearest in all channels, not on
 # the map. Points are filtered by IoU, concept and cluster, and found by image. The arrow
 # keys, Enter and Esc lead from point to point as well.
 #

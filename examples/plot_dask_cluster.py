@@ -3,15 +3,15 @@
 LoCEs on a cluster, with Dask
 =================================
 
-A big table takes one forward pass per image and one optimisation per row. Both can be spread over
-the workers of a Dask cluster, with no other code than on one machine. Does the cluster change the
+A big table takes one forward pass per image and one optimization per row. A Dask cluster does both
+in parallel, with the same code as on one machine. Does the cluster change the
 vectors? And what happens to rows that were computed before?
 """
 
 # %%
 # A table, and its LoCEs without a cluster
 # ----------------------------------------
-# First the yardstick: everything in this process, and nothing kept.
+# First the reference: everything in this process, and nothing kept.
 
 import time
 
@@ -26,19 +26,20 @@ print(f"{len(expected)} image-concept pairs in 60 scenes, {expected.shape[1]} ch
 # %%
 # The cluster
 # -----------
-# Here it is two processes of this machine, with one thread each: threads would take turns on the
-# network. ``SubprocessCluster`` starts workers as the command ``dask worker`` does, so that they
-# do not read this script. ``LocalCluster`` does the same job in a notebook; in a script it belongs
-# under ``if __name__ == "__main__":``. On real machines, the ``Client`` gets the address of the
-# scheduler instead.
+# Here it is two processes of this machine, with one thread each. ``SubprocessCluster`` starts
+# workers as the command ``dask worker`` does, so that they do not read this script.
+# ``LocalCluster`` does the same in a notebook; in a script it belongs under ``if __name__ ==
+# "__main__":``. On real machines, the ``Client`` gets the address of the scheduler instead.
 #
-# ``joblib.parallel_config("dask")`` is all that LoCETransformer needs to know. The network is a
-# *builder*, the function ``load_scene_model``: its name travels to the workers, not its weights.
+# ``joblib.parallel_config("dask")`` is all that LoCETransformer needs. The network is a *builder*,
+# the function ``load_scene_model``: its name travels to the workers, not its weights. Before it
+# works, each worker compares its network with that of this process, by its content and by the
+# activations of a probe image.
 #
 # ``memory`` names a folder in which every vector is kept. Workers send vectors back, and this
 # process alone writes the folder, so that it need not be shared; only paths of images have to be
-# valid on every worker. Say that a first run got through 20 scenes and was cut short there. The
-# second one has the whole table.
+# valid on every worker. Say that a first run was interrupted after 20 scenes. The second one has
+# the whole table.
 
 from tempfile import TemporaryDirectory
 
@@ -64,8 +65,8 @@ with (
 # %%
 # The same bits?
 # --------------
-# Not close: equal. A vector depends on its image, its mask and the settings, and not on who
-# computes it, in which batch.
+# Not close: equal. A vector depends on its image, its mask and the settings, and not on the process
+# that computes it, or on other rows.
 
 import numpy as np
 
@@ -74,7 +75,7 @@ print(f"equal to the last bit: {np.array_equal(on_cluster, expected)}")
 # %%
 # Who did what
 # ------------
-# Dask's record of tasks tells when each worker computed. A task is a handful of images with all
+# Dask's record of tasks shows when each worker computed. A task is a handful of images with all
 # their rows. Work on the first 20 scenes is missing: those rows came from the store. The workers
 # imported torch and built the network in the first call; this one found both there.
 
@@ -105,7 +106,7 @@ ax.spines[["top", "right"]].set_visible(False)
 # The same map
 # ------------
 # Left, the LoCEs of this process; right, those of the store and the cluster together. UMAP is a
-# good witness: rows that differ in the last bits would soon lie elsewhere.
+# sensitive test: rows that differ in the last bits would soon lie elsewhere.
 
 from sklearn_loce.plotting import ConceptMapDisplay
 
@@ -121,7 +122,7 @@ for ax, (title, vectors) in zip(
 # %%
 # .. admonition:: On COCO with pretrained weights
 #
-#    Give the builder the weights, and the workers will load them for themselves::
+#    Give the builder the weights, and each worker loads them itself::
 #
 #        from functools import partial
 #

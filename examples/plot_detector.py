@@ -24,7 +24,7 @@ from torchvision.models.detection.fcos import FCOSHead
 
 from sklearn_loce.datasets import load_scene_model
 
-torch.set_num_threads(1)  # as many decide about the last bits, and batches are small
+torch.set_num_threads(1)  # the thread count changes the last bits of the training
 names = ["background", "bus", "car", "taxi"]
 backbone = load_scene_model().features
 backbone.out_channels = 96
@@ -134,8 +134,9 @@ print(pd.crosstab(found.target, verdict, rownames=["detected as"], colnames=[Non
 # %%
 # LoCEs of boxes
 # --------------
-# The detector pads images of 120 x 160 inside, to 128 x 160. LoCETransformer asks it what it does,
-# and masks are padded alike. The layer is one of the backbone, from which the head tells names.
+# The detector pads images of 120 x 160 inside, to 128 x 160. LoCETransformer reads this from the
+# detector's own transform, and pads masks alike. The layer is one of the backbone, which the head
+# classifies.
 
 from sklearn_loce import LoCETransformer, TorchModel
 
@@ -182,10 +183,10 @@ print("Area under the ROC curve, true detections against those with a")
 print(areas.round(2).to_string())
 
 # %%
-# The neighbours know a wrong name when they see it, though all that they have is the detector's own
-# features and some annotated boxes. Agreement is a poorer judge of places: a LoCE of half a car is
-# still a car's. How near the neighbours are tells more of that, without having seen a single false
-# detection. The detector's score knows other things again, and all three together do best.
+# The neighbors reveal wrong names, although they use only the detector's own features and some
+# annotated boxes. Agreement is a weaker sign of wrong places: a LoCE of half a car is still a
+# car's. Nearness is a better one, without a single false detection to learn from. The detector's
+# score adds other information, and all three together do best.
 
 import matplotlib.pyplot as plt
 from sklearn.metrics import RocCurveDisplay
@@ -198,8 +199,8 @@ ax.set(xlabel="share of false detections kept", ylabel="share of true detections
 # %%
 # Sure, and contradicted
 # ----------------------
-# Of the detections that less than half of the neighbours agree with, the four of which the detector
-# is most sure. Each is followed by its nearest annotated boxes: a solid frame has the name that was
+# Of the detections that less than half of the neighbors agree with, the four with the highest
+# scores. Each is followed by its nearest annotated boxes: a solid frame has the name that was
 # detected, a dashed one another.
 
 from sklearn_loce.plotting import RetrievalDisplay
@@ -243,6 +244,6 @@ display = RetrievalDisplay.from_embeddings(
 #        )
 #        loce = LoCETransformer(TorchModel(detector), layer="backbone.body.layer3")
 #
-#    The detector normalises and resizes inside, so ``preprocess`` stays ``None``. Detections and
-#    their neighbours should come from different images. A Mask R-CNN brings masks as well: leave
+#    The detector normalizes and resizes inside, so ``preprocess`` stays ``None``. Detections and
+#    their neighbors should come from different images. A Mask R-CNN brings masks as well: leave
 #    ``mask="rectangle"`` out on both sides.

@@ -54,7 +54,7 @@ for layer, embeddings in layers.items():
 # Overlap
 # -------
 # Row A, column B: the share of A's vectors that lie closer to a vector of B than to any other of
-# A. All colours share one scale, so that layers compare. Each LoCE sees only its own image, so the
+# A. All colors share one scale, so that layers compare. Each LoCE sees only its own image, so the
 # overlap is the layer's, not a classifier's.
 
 import matplotlib.pyplot as plt
@@ -69,7 +69,7 @@ for ax, (layer, embeddings) in zip(axes, layers.items(), strict=True):
 # %%
 # The pairs, ranked
 # -----------------
-# ``confused_concepts`` ranks all pairs by overlap. Given a clusterer, it also tells which share of
+# ``confused_concepts`` ranks all pairs by overlap. Given a clusterer, it also gives the share of
 # a pair's rows lies in clusters that hold a good part of both. Here the tree is cut where 80 % of
 # a cluster's rows show one concept, the paper's relaxed setting.
 

@@ -30,7 +30,7 @@ print(f"{len(scenes.data)} image-concept pairs in 120 scenes")
 # One vector per row
 # ------------------
 # ``TorchModel`` lets clones of the transformer share the network. ``features.2`` is a middle layer:
-# deep enough to see objects, early enough to see their colours.
+# deep enough to see objects, early enough to see their colors.
 
 from sklearn_loce import LoCETransformer, TorchModel
 
@@ -94,7 +94,7 @@ for concept in scenes.target_names:
 # %%
 # Which concepts does the layer mix up?
 # -------------------------------------
-# Car and taxi were made to be confused: only a small sign on the roof tells them apart. Overlap is
+# Car and taxi were made to be confused: they differ in a small sign on the roof only. Overlap is
 # the share of a concept's LoCEs that lie closer to one of the other concept than to any of their
 # own. These are the pairs with the most of it.
 

@@ -5,7 +5,7 @@ Which layer? A grid search that computes it once
 
 A LoCE belongs to a layer, and a network has many. The layer whose LoCEs redraw their masks best
 need not be the one in which vectors of a concept lie closest together, and both depend on the
-objective that the LoCEs minimise.
+objective that the LoCEs minimize.
 
 ``GridSearchCV`` answers such questions. We search over layers, objectives and the strength of the
 ridge, with two scores, and keep the vectors in a store, so that none is computed twice.
@@ -47,7 +47,7 @@ print(f"{RowStore(folder.name).info()['n_rows']} vectors stored")
 # -------------------------
 # The score of the transformer itself is the mean IoU of projections and masks. ``GroupKFold``
 # keeps the rows of an image in one fold. A LoCE depends on its row alone, so nothing leaks between
-# folds here; the folds tell how much the score varies with the images, which are the bars below.
+# folds here; the folds show how much the score varies with the images, as the bars below.
 
 from sklearn.model_selection import GridSearchCV, GroupKFold
 

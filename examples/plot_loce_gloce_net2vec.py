@@ -3,10 +3,10 @@
 Segmenting unseen images: LoCE, GloCE and Net2Vec
 =====================================================
 
-A LoCE redraws the mask of one concept in the one image it was optimised on. Can one vector per
+A LoCE redraws the mask of one concept in the one image it was optimized on. Can one vector per
 concept draw masks in images that it has never seen? There are two ways to get such a vector.
 **GloCE** averages the LoCEs of the training images, each of which stands alone. **Net2Vec**
-optimises a single vector over all training images at once, with the same objective.
+optimizes a single vector over all training images at once, with the same objective.
 
 We fit both on drawn scenes and compare their masks on scenes held out, concept by concept. The LoCE
 of each held-out row stands beside them as a yardstick. It has seen the mask that it redraws, so it
@@ -85,7 +85,7 @@ print("mean of all rows: " + ", ".join(f"{name} {value:.2f}" for name, value in 
 #
 # How much do the two agree?
 # --------------------------
-# Averaging and optimising arrive at nearly the same directions, and so at much the same masks.
+# Averaging and optimizing arrive at nearly the same directions, and so at much the same masks.
 
 from sklearn.metrics.pairwise import paired_cosine_distances
 

@@ -12,7 +12,7 @@ layer. This example goes through all three, and shows what errors look like on t
 # A folder of images and masks
 # ----------------------------
 # For the sake of the example we write scenes to a temporary folder, in two of the usual ways: one
-# PNG per image and concept, whose name tells both, and one PNG per image with a number per concept.
+# PNG per image and concept, whose name has both, and one PNG per image with a number per concept.
 
 # sphinx_gallery_thumbnail_number = 2
 import tempfile
@@ -76,9 +76,9 @@ print(f"{len(merged.data)} rows with all cars of an image, {len(single.data)} wi
 # %%
 # The model
 # ---------
-# Any ``torch.nn.Module`` will do. This one cuts the image into patches and mixes them with
+# Any ``torch.nn.Module`` works. This one cuts the image into patches and mixes them with
 # attention, as a vision transformer does. Like much code of that kind it puts tokens before images.
-# Its weights are random, so what follows is about the way, not about what the network knows.
+# Its weights are random, so this part shows the steps, and not what a network has learned.
 
 import torch
 from torch import nn
@@ -114,9 +114,9 @@ def build_model():
 
 
 # %%
-# ``TorchModel`` takes the module or, better, the function that builds it: worker processes then
-# build their own instead of getting the weights sent. ``list_layers`` runs it once and lists what a
-# ``layer`` may be; here only those with children, and the ends.
+# ``TorchModel`` takes the module or the function that builds it, which worker processes then call
+# instead of receiving the weights. ``list_layers`` passes an image once and lists the layers; here
+# only those with children, and the ends.
 
 from sklearn_loce import LoCETransformer, TorchModel, list_layers
 
@@ -142,23 +142,26 @@ preprocess = v2.Compose(
 )
 
 # %%
-# A layer that is no grid
-# -----------------------
-# ``patches`` puts out a grid (n_images, n_channels, height, width) and needs no more. Tokens are
-# read as a grid where it is plain how, but not if images come second. The error says so.
+# Tokens become a grid
+# --------------------
+# ``patches`` puts out a grid (n_images, n_channels, height, width). The blocks put out tokens, the
+# class token first, and images along the second axis. The first pass is followed from the pixels to
+# the layer, so each token gets its place in the image, and the class token is left out. The class
+# scores of ``head`` have no places, and the error says so.
 
 from textwrap import fill
 
-loce = LoCETransformer(model, "blocks.1", preprocess=preprocess)
+loce = LoCETransformer(model, "head", preprocess=preprocess)
 try:
     loce.fit(data)
 except ValueError as error:
     print(fill(f"{type(error).__name__}: {error}", width=96))
 
 # %%
-# ``reshape_transform`` gets the raw output and makes a grid of it: here without the class token,
-# 15 x 20 patches of 8 pixels. The logistic objective works at any scale of activations, and so
-# with random weights, too.
+# ``reshape_transform`` replaces this for networks that can't be followed. It gets the raw output
+# and makes a grid of it: here without the class token, 15 x 20 patches of 8 pixels. Both ways give
+# the same vectors. The logistic objective works at any scale of activations, so it suits random
+# weights.
 
 
 def tokens_to_grid(tokens):
@@ -169,17 +172,19 @@ def tokens_to_grid(tokens):
 
 settings = {"preprocess": preprocess, "objective": "logistic"}
 on_patches = LoCETransformer(model, "patches", **settings)
-on_blocks = LoCETransformer(model, "blocks.1", reshape_transform=tokens_to_grid, **settings)
+on_blocks = LoCETransformer(model, "blocks.1", **settings)
 for name, transformer in {"patches": on_patches, "blocks.1": on_blocks}.items():
     embeddings = transformer.fit_transform(data)
     first = transformer.get_feature_names_out()[0]
     iou = transformer.score(data)
     print(f"{name}: {embeddings.shape}, first feature {first}, mean IoU {iou:.2f}")
+reshaped = LoCETransformer(model, "blocks.1", reshape_transform=tokens_to_grid, **settings)
+print("equal:", np.array_equal(reshaped.fit_transform(data), on_blocks.transform(data)))
 
 # %%
 # What other errors look like
 # ---------------------------
-# They name the row and the way out. With ``on_error="nan"`` a long run goes on: rows that fail
+# They name the row and the way out. With ``on_error="nan"`` a long run continues: rows that fail
 # become rows of NaN, with a warning that lists them.
 
 empty, small = np.zeros((120, 160), dtype=bool), np.ones((60, 80), dtype=bool)
@@ -209,7 +214,7 @@ scene = data[data["scene"] == "scene000"]
 display = ProjectionDisplay.from_estimator(on_blocks, scene, n_cols=4)
 
 # %%
-# All cars of an image as one row, and each car as its own. The cosines below tell how much the
+# All cars of an image as one row, and each car as its own. The cosines below show how much the
 # merged LoCE has in common with those of its parts, and the parts with each other.
 
 pairs = single.data.groupby("image_id").filter(lambda rows: len(rows) == 2)
@@ -232,7 +237,7 @@ temporary.cleanup()
 # .. admonition:: On COCO with pretrained weights
 #
 #    Annotations in COCO's format, yours or COCO's own, make the table in one call, merged or with
-#    ``merge_instances=False``. torchvision's weights know their preprocessing, and the tokens of
+#    ``merge_instances=False``. torchvision's weights hold their preprocessing, and the tokens of
 #    its vision transformers are read as a grid without a ``reshape_transform``::
 #
 #        from functools import partial

@@ -67,7 +67,7 @@ early = LoCETransformer(model, layer="features.1").fit_transform(data)
 # ----------------------
 # Every row is the query once. Precision at k is the share of its k nearest rows that show its
 # concept. Car and taxi, which were drawn to be confused, fall behind in the early layer. The
-# errors count here: a wrong name is a wrong hit for the query and for its neighbours.
+# errors count here: a wrong name is a wrong hit for the query and for its neighbors.
 
 import matplotlib.pyplot as plt
 
@@ -94,8 +94,8 @@ RetrievalDisplay.from_embeddings(early, data, queries=queries, n_best=5, n_worst
 # %%
 # Outliers
 # --------
-# The detector scores each row by its mean distance from the other rows of its concept. It is told
-# to call 5 % of every concept outliers; it knows nothing of the errors.
+# The detector scores each row by its mean distance from the other rows of its concept. It is set
+# to call 5 % of every concept outliers, and does not use the planted errors.
 
 from sklearn_loce.outliers import ConceptOutlierDetector
 

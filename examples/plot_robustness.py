@@ -7,7 +7,7 @@ An embedding of a concept should not change much when the camera is a little wor
 the images, leave the masks as they are, and embed every row again, by three methods: LoCEs of the
 paper's objective, LoCEs of the logistic one, and the mean of the activations under the mask.
 
-Three things may suffer: how well a vector redraws its mask, whether its nearest neighbours are of
+Three things may suffer: how well a vector redraws its mask, whether its nearest neighbors are of
 its concept, and its direction, compared with that of the clean image.
 """
 
@@ -101,9 +101,8 @@ print(yardstick.round(2).to_string())
 # %%
 # Does the clean vector still draw?
 # ---------------------------------
-# A LoCE of the noisy image may redraw the mask by other channels. A stricter question is what the
-# vector of the clean image draws on the activations of the noisy one, as a concept vector does that
-# is learned once and then used.
+# A LoCE of the noisy image may redraw the mask by other channels. A stricter test applies the clean
+# image's vector to the noisy activations, as one would with a concept vector learned once.
 
 results["IoU", "net2vec, clean vectors"] = [
     clone(loce)
@@ -118,16 +117,15 @@ print(results["IoU"].round(2).T.to_string())
 # %%
 # Three curves of noise
 # ---------------------
-# LoCEs that are computed anew keep redrawing their masks under noise that turns them far from their
-# direction, best so with the weak ridge of the logistic objective. The vectors of clean images draw
-# less and less. In retrieval the methods lie close together: what noise takes away there, it takes
-# from the activations.
+# Recomputed LoCEs still redraw their masks under noise, although their direction changes a lot; the
+# weakly regularized logistic ones do so best. The vectors of clean images redraw less and less. In
+# retrieval the methods lie close together: there, noise harms the activations themselves.
 
-colours = dict(zip(methods, ["#0072B2", "#D55E00", "#009E73", "#CC79A7"], strict=True))
-colours["net2vec, clean vectors"] = colours["net2vec"]
+colors = dict(zip(methods, ["#0072B2", "#D55E00", "#009E73", "#CC79A7"], strict=True))
+colors["net2vec, clean vectors"] = colors["net2vec"]
 figure, axes = plt.subplots(3, 1, figsize=(6.4, 8.4), layout="constrained", sharex=True)
 for ax, measure in zip(axes, ["IoU", "precision at 5", "cosine"], strict=True):
-    results[measure].plot(ax=ax, marker="o", color=colours, legend=False)
+    results[measure].plot(ax=ax, marker="o", color=colors, legend=False)
     ax.set(ylabel=measure, xlabel="noise (percent)", xticks=levels)
     ax.grid(axis="y", linewidth=0.4)
 axes[2].set_ylabel("cosine to the clean vector")
@@ -156,8 +154,7 @@ for title, table in titles.items():
 # %%
 # .. admonition:: On COCO with pretrained weights
 #
-#    A network that wants normalised pixels gets them after the noise, for noise is a share of the
-#    range from black to white::
+#    Normalize pixels after the noise, because noise is a share of the range from black to white::
 #
 #        from torchvision.models import ResNet50_Weights, resnet50
 #        from torchvision.transforms import v2

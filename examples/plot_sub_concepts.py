@@ -58,7 +58,7 @@ print(f"{len(data)} rows, {len(layers)} layers, {len(directions)} sets of LoCEs"
 # ---------------------
 # One tree over all rows of a middle layer, cut where a branch holds at most 12 % of them, half as
 # much again as one of twelve sub-concepts has on average. The tree knows neither concepts nor
-# sub-concepts; the strips below it tell where the planted ones lie.
+# sub-concepts; the strips below it show the planted ones.
 #
 # Most sub-concepts are a branch each. Near cars and near taxis share one, and so do far ones: to
 # this layer, distance is a greater difference than the sign on the roof. Where sub-concepts cross
@@ -88,7 +88,7 @@ ClusterGalleryDisplay.from_embeddings(X, data, tree.labels_, clusters=vehicles, 
 # The channels of a sub-concept
 # -----------------------------
 # Which channels tell brick houses from plaster ones? The largest weights of each, among houses
-# alone. A channel whose grey mark lies outside the box is one in which the other kind differs.
+# alone. A channel whose gray mark lies outside the box is one in which the other kind differs.
 
 from sklearn_loce.plotting import ChannelDisplay
 
@@ -101,8 +101,8 @@ for ax, group in zip(axes, np.unique(planted[houses]), strict=True):
 # Mixtures after UMAP
 # -------------------
 # The paper's way: UMAP to two dimensions, and there a Gaussian mixture per concept, with as many
-# components as BIC finds best. Nobody tells BIC that there are two. It judges the map and not the
-# vectors: with more neighbours, UMAP closes gaps inside small concepts, and with fewer it tears
+# components as BIC finds best. BIC is not given their number. It judges the map and not the
+# vectors: with more neighbors, UMAP closes gaps inside small concepts, and with fewer it tears
 # concepts into more pieces than were planted. Here it is too few: where a concept has one
 # component, its index is 0, though the tree has found the two in the same vectors.
 
@@ -132,7 +132,7 @@ for concept in np.unique(y):
 # Which layer, which objective?
 # -----------------------------
 # Inside each concept, two clusters by Ward's linkage, and their adjusted Rand index with the
-# planted ones: 1 is perfect, 0 is chance. Points are means over concepts; bars tell how the means
+# planted ones: 1 is perfect, 0 is chance. Points are means over concepts; bars show how the means
 # vary when a fifth of the scenes is left out at random.
 
 import pandas as pd
@@ -153,9 +153,9 @@ table = pd.DataFrame(records, columns=["model", "layer", "draw", "concept", "sco
 print(table.pivot_table("score", ["model", "layer"], "concept").round(2).to_string())
 
 # %%
-# The colours of sky, houses and buses are lost on the way to the last layer. Near and far, which
+# The colors of sky, houses and buses are lost on the way to the last layer. Near and far, which
 # is a size in the image, stays, and the shape of trees fades. A network trained to tell concepts
-# apart has no use for the colour of a bus. So a sub-concept that is not found may be missing from
+# apart has no use for the color of a bus. So a sub-concept that is not found may be missing from
 # the layer, and not from the images. In most layers "logistic" finds more than the paper's
 # objective, from the same activations.
 

@@ -22,7 +22,7 @@ from torchvision.transforms import v2
 
 from sklearn_loce.datasets import load_scene_model, make_scenes
 
-torch.set_num_threads(1)  # as many decide about the last bits, and batches are small
+torch.set_num_threads(1)  # the thread count changes the last bits of the training
 preprocess = v2.Compose([v2.Resize((96, 96)), v2.ToDtype(torch.float32, scale=True)])
 with torch.random.fork_rng(devices=[]):
     torch.manual_seed(0)
@@ -75,11 +75,11 @@ print(
 # %%
 # Tokens become a grid
 # --------------------
-# ``list_layers`` shows what the blocks put out: 145 tokens for 144 patches. The package looks for
-# the grid that they stand for: the latest one that a convolution put out in the same pass, here the
-# patches of ``conv_proj``, and up to five tokens in front of them, which are left out. Where a
-# network is odd, the error lists the possible readings, and ``reshape_transform`` tells the right
-# one. For this ViT it would be the function below; both read the same.
+# ``list_layers`` shows the output of the blocks: 145 tokens for 144 patches. The first pass is
+# followed, operation by operation, from the pixels to each layer. So every token gets the place of
+# its patch, whatever the order, and the class token, which has no place, is left out. For networks
+# that can't be followed there is ``reshape_transform``. For this ViT it would be the function
+# below; both give the same grid.
 
 from sklearn_loce import ActivationExtractor, list_layers
 
@@ -93,9 +93,9 @@ blocks = [f"encoder.layers.encoder_layer_{i}" for i in range(4)]
 layers = list_layers(vit, (96, 96))
 print(layers[layers["name"].isin(["conv_proj", *blocks])].to_string(index=False))
 read = ActivationExtractor(vit, blocks)(images[:1])
-told = ActivationExtractor(vit, blocks, reshape_transform=drop_class_token)(images[:1])
+reshaped = ActivationExtractor(vit, blocks, reshape_transform=drop_class_token)(images[:1])
 print("grid:", tuple(read[blocks[0]].shape))
-print("read as told:", all(torch.equal(read[block], told[block]) for block in blocks))
+print("equal:", all(torch.equal(read[block], reshaped[block]) for block in blocks))
 
 # %%
 # LoCEs of every block
@@ -118,7 +118,7 @@ quality = {name: loce.fit(test.data).evaluate(test.data) for name, loce in loces
 # IoU by layer
 # ------------
 # The mean IoU of a scene's masks; bars are the standard deviation over scenes. The embedded
-# patches alone tell little more than colour. One block is enough to let a patch know its
+# patches alone hold little more than color. One block is enough to mix each patch with its
 # surroundings, and more blocks do not make LoCEs of this ViT better: the last one serves the class
 # scores. All of its layers stay below the middle layers of the convolutional network.
 
@@ -140,9 +140,9 @@ display = LayerComparisonDisplay.from_table(
 # %%
 # Is it the network, or the grid?
 # -------------------------------
-# A grid of 12 x 12 can't draw fine outlines, whatever its vectors know. As a yardstick, each mask
-# is averaged over the cells of a grid and drawn from those averages: 12 x 12 for the ViT, 15 x 20
-# for ``features.4``. What is missing to that is the network's part.
+# A grid of 12 x 12 can't redraw fine outlines. As an upper bound, we average each mask over the
+# cells of a grid and draw it from those averages: 12 x 12 for the ViT, 15 x 20 for ``features.4``.
+# The remaining gap is due to the network.
 
 import pandas as pd
 
@@ -194,7 +194,7 @@ for part, (name, layer) in zip(figure.subfigures(2, 1), shown.items(), strict=Tr
 # .. admonition:: On COCO with pretrained weights
 #
 #    Weights of torchvision bring their size, mean and standard deviation; pass them as
-#    ``preprocess``, and they are used without the centre crop::
+#    ``preprocess``, and they are used without the center crop::
 #
 #        from torchvision.models import ViT_B_16_Weights, vit_b_16
 #

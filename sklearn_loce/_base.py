@@ -100,8 +100,9 @@ class SampleTransformer(TransformerMixin, BaseEstimator):
     def fit(self, X, y=None):
         """Check the parameters and the first image, and look the layers up.
 
-        A small probe image passes the network twice. Nothing is learned from the table, unless
-        ``standardize=True``, for which all images pass.
+        A fixed probe image passes the network twice, and the first image of the table is
+        preprocessed. Nothing is learned from the table, unless ``standardize=True``, for which all
+        images pass.
 
         Parameters
         ----------
@@ -117,10 +118,15 @@ class SampleTransformer(TransformerMixin, BaseEstimator):
         Raises
         ------
         ValueError
-            If a parameter is out of range, the model lacks a layer, a layer's output is no grid, or
-            the table lacks a column.
+            If a parameter is out of range, the model lacks a layer, a layer's output is no grid,
+            the network does not take such images, the table lacks a column, or the first image
+            can't be read.
+        FileNotFoundError
+            If the first image is missing.
         TypeError
             If ``X`` is no table.
+        RuntimeError
+            If another thread runs a network that can't be copied.
         """
         self._fit(as_samples(X))
         vars(self).pop("n_iter_", None)  # of the last fit_transform
@@ -143,7 +149,7 @@ class SampleTransformer(TransformerMixin, BaseEstimator):
 
         Raises
         ------
-        ValueError, FileNotFoundError, TypeError, StoreError
+        ValueError, FileNotFoundError, TypeError, RuntimeError, StoreError
             As ``fit`` and ``transform``.
         """
         samples = as_samples(X)
@@ -238,7 +244,7 @@ class SampleTransformer(TransformerMixin, BaseEstimator):
         X : DataFrame or list of (image, mask) pairs
             The table of samples.
         layers : str or list of str
-            Dotted names. The parameter ``layer`` is left alone, and so is a fit.
+            Dotted names. The parameter ``layer`` and fitted attributes do not change.
 
         Returns
         -------
@@ -248,8 +254,10 @@ class SampleTransformer(TransformerMixin, BaseEstimator):
         Raises
         ------
         ValueError
-            If there is no store to fill, see ``memory``, or ``preprocess`` is random and
-            ``random_state`` no integer; and as ``fit`` and ``transform``.
+            If there is no store to fill, see ``memory``; or ``preprocess`` is random and
+            ``random_state`` no integer.
+        ValueError, FileNotFoundError, TypeError, RuntimeError, StoreError
+            As ``fit`` and ``transform``.
 
         Examples
         --------
@@ -316,7 +324,7 @@ class SampleTransformer(TransformerMixin, BaseEstimator):
         return super().get_params(deep=False)
 
     def __sklearn_clone__(self):
-        # For the same reason clone must not see the transform.
+        # For the same reason clone must not get the transform.
         shell = copy(self)
         shell.preprocess = None
         other = super(SampleTransformer, shell).__sklearn_clone__()

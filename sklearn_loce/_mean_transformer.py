@@ -18,8 +18,8 @@ from ._store.sqlite import RowStore
 class MaskedMeanTransformer(SampleTransformer):
     """Turn image-concept pairs into averages of activations under the mask.
 
-    The common practice that LoCEs are compared with: nothing is optimised, and what lies outside of
-    the mask has no say. With the activations A_i of cell i and the share m_i of its area that the
+    The usual alternative to LoCEs: nothing is optimized, and activations outside of the mask do not
+    count. With the activations A_i of cell i and the share m_i of its area that the
     mask covers, a row's vector is ``sum_i m_i A_i / sum_i m_i``. A mask that is smaller than a cell
     still weighs what it covers. The vector depends on that row alone.
 
@@ -33,44 +33,47 @@ class MaskedMeanTransformer(SampleTransformer):
         are concatenated.
     preprocess : None, torchvision Weights, their ``.transforms()``, Hugging Face image processor, \
             or callable, default=None
-        ``None`` scales pixels to [0, 1] and no more, the paper's setting. Of torchvision's weights
-        and Hugging Face's processors the size, mean, standard deviation and padding are used, but
-        not the centre crop, which would cut the concept away, and a processor that crops all the
-        same is an error; images for a network that takes one size only are squashed to that. A
+        ``None`` scales pixels to [0, 1], as the paper does. Of torchvision's weights and Hugging
+        Face's processors the size, mean, standard deviation and padding are used, but not the
+        center crop, which would cut the concept away; a processor that crops in another way is an
+        error. Transforms of timm and of torchvision's first version are read in the same way.
+        Images for a network that takes one size only are squashed to that. A
         ``torchvision.transforms.v2`` transform is applied to image and masks together; pixels that
         it leaves as integers are scaled to [0, 1] after it. Detectors that resize and pad inside
         need ``None`` or their weights.
     reshape_transform : callable, default=None
-        Turns the raw output of a layer into a tensor (n_images, n_channels, height, width), where
-        that is not found from the output itself; see :class:`ActivationExtractor`.
+        Turns the raw output of a layer into a tensor (n_images, n_channels, height, width).
+        ``None`` finds the grid by following a pass; see :class:`ActivationExtractor`.
     standardize : bool, default=False
         Whether channels are brought to mean 0 and variance 1 first; see :class:`LoCETransformer`.
     on_empty : {"raise", "nan"}, default="raise"
-        What becomes of a row whose mask has no foreground: an error that names the rows, or a
-        vector of NaN.
+        Result for a row whose mask has no foreground: an error that names the rows, or a vector of
+        NaN.
     on_error : {"raise", "nan"}, default="raise"
-        What becomes of a row that fails; see :class:`LoCETransformer`.
+        Result for a row that fails; see :class:`LoCETransformer`.
     batch_size : int or None, default=None
-        Number of rows that are worked on at once, with their activations in memory. ``None`` means
-        16, and those that complete an image.
+        Number of rows that are averaged at once, with their masks in memory; ``None`` means 64. On
+        the CPU these are rows of one image.
     device : str or torch.device, default=None
         Where to compute. ``None`` means where the model is. A device that is not available is
-        replaced by that, with a warning.
+        replaced by that, with a warning. The copy of the network is moved, and not the model.
     memory : None, False, str, path or RowStore, default=None
         Where vectors are kept, so that none is computed twice. A folder, or a
         :class:`RowStore`, keeps them on disk: for other processes, and for the next attempt where
         a run was killed. With ``None`` the clones of one :class:`TorchModel` share up to 128 MB in
         memory, so that a ``GridSearchCV`` computes each row and layer once; nothing is kept for a
         bare module, whose clones are copies. False keeps nothing. A vector is found again only if
-        weights, preprocessing, layer, settings, image and mask are the same in content.
+        network, preprocessing, layer, settings, image and mask are the same in content, and the
+        network gives the same activations for a probe image; see the notes.
     n_jobs : int, default=None
-        Number of joblib workers, processes with one thread of torch each, among which the images
-        are divided; -1 means all processors. In ``joblib.parallel_config("dask")`` these are the
-        workers of a cluster. The vectors don't depend on it, to the last bit: here, too, the
-        network runs on one thread, while others decode images and optimise.
+        Number of joblib workers, processes with one thread each, among which the images are
+        divided; -1 means all processors. In ``joblib.parallel_config("dask")`` these are the
+        workers of a cluster. With ``None``, threads of this process work on the images, as many as
+        ``torch.get_num_threads()`` gives; on a GPU, one. On the CPU, the vectors are equal bit for
+        bit for any number of workers and threads.
     random_state : int, RandomState instance or None, default=None
-        Determines what random transforms in ``preprocess`` do to an image, which depends on its
-        content besides.
+        Seeds random transforms in ``preprocess`` together with the image's content. With an
+        integer, their vectors can be kept.
     verbose : int, default=0
         With 1 or more, a progress bar over the images.
 
@@ -86,6 +89,17 @@ class MaskedMeanTransformer(SampleTransformer):
     See Also
     --------
     LoCETransformer : Vectors that redraw the mask.
+    RowStore : Keeps vectors in a folder.
+
+    Notes
+    -----
+    A copy of the network passes the images, with its own hooks and in evaluation mode; it shares
+    the weights with the module, which is not touched. In ``fit``, a fixed image of 96 x 128 pixels
+    (or of the size that the network takes) passes it twice. If the two passes differ, a warning
+    says so, and no vector is kept. ``transform`` passes that image once if there is a store, or
+    several threads or workers.
+
+    After ``set_params``, call ``fit`` again.
 
     Examples
     --------

@@ -37,90 +37,95 @@ class LoCETransformer(SampleTransformer):
         search: clones then share the weights instead of copying them.
     layer : str or list of str
         Dotted name of a layer, as :func:`list_layers` gives it. The LoCEs of several layers are
-        optimised per layer and concatenated.
+        optimized per layer and concatenated.
     preprocess : None, torchvision Weights, their ``.transforms()``, Hugging Face image processor, \
             or callable, default=None
-        ``None`` scales pixels to [0, 1] and no more, the paper's setting. Of torchvision's weights
-        and Hugging Face's processors the size, mean, standard deviation and padding are used, but
-        not the centre crop, which would cut the concept away, and a processor that crops all the
-        same is an error; images for a network that takes one size only are squashed to that. A
+        ``None`` scales pixels to [0, 1], as the paper does. Of torchvision's weights and Hugging
+        Face's processors the size, mean, standard deviation and padding are used, but not the
+        center crop, which would cut the concept away; a processor that crops in another way is an
+        error. Transforms of timm and of torchvision's first version are read in the same way.
+        Images for a network that takes one size only are squashed to that. A
         ``torchvision.transforms.v2`` transform is applied to image and masks together; pixels that
         it leaves as integers are scaled to [0, 1] after it. Detectors that resize and pad inside
         need ``None`` or their weights.
     reshape_transform : callable, default=None
-        Turns the raw output of a layer into a tensor (n_images, n_channels, height, width), where
-        that is not found from the output itself; see :class:`ActivationExtractor`.
+        Turns the raw output of a layer into a tensor (n_images, n_channels, height, width).
+        ``None`` finds the grid by following a pass; see :class:`ActivationExtractor`.
     objective : {"net2vec", "mse", "mae", "logistic", "jaccard", "dice"}, default="net2vec"
-        What is minimised; see :func:`optimize_loces`. "net2vec" is the paper's. The last three have
+        What is minimized; see :func:`optimize_loces`. "net2vec" is the paper's. The last three have
         a bias and a ridge and are solved to convergence; "logistic" has one optimum.
     solver : {"auto", "adamw", "lbfgs"}, default="auto"
-        How it is minimised: "adamw" for the first three, "lbfgs" for the others.
+        How it is minimized: "adamw" for the first three, "lbfgs" for the others.
     learning_rate : float, default=0.1
-        Of AdamW.
+        Learning rate of AdamW.
     max_iter : int, default=None
         Number of AdamW's steps, or the most iterations of L-BFGS; ``None`` means 50 and 500.
     alpha : float, default=1e-4
         Strength of the ridge of "logistic", "jaccard" and "dice"; one value means the same for all
-        layers and scales of activations. More draws masks less sharply, and lets vectors of one
-        concept come closer to each other: 1e-3 retrieves better.
+        layers and scales of activations. With a larger value, projections are less sharp and
+        vectors of one concept are closer to each other: 1e-3 retrieves better.
     tol : float, default=1e-4
-        Where L-BFGS ends; see :func:`optimize_loces`. A ``ConvergenceWarning`` tells how many rows
-        did not get there.
+        Where L-BFGS ends; see :func:`optimize_loces`. A ``ConvergenceWarning`` gives the number of
+        rows that did not reach it.
     class_weight : {"sqrt", "balanced"} or None, default="sqrt"
-        How "logistic" weighs pixels of concept and background; see :func:`optimize_loces`.
+        How "logistic" weights pixels of concept and background; see :func:`optimize_loces`.
     append_bias : bool, default=False
-        Whether the optimum's bias is a further feature of each layer, after its channels, for the
-        three objectives that have one; ``project``, ``evaluate`` and ``score`` then draw with it.
-        Where it is not, these choose for each row the bias that redraws its mask best, which the
-        objective's own is not. What draws without a mask needs it: the segmenters of
-        :mod:`sklearn_loce.segmentation` set it. A mask that covers all of the image, whose
-        "logistic" LoCE is zero, has the bias 0, with which nothing is drawn.
+        Whether the fitted bias is a last feature of each layer, after its channels, for the three
+        objectives that have one; ``project``, ``evaluate`` and ``score`` then use it. Otherwise
+        these methods choose, for each row, the bias that redraws its mask best; this differs from
+        the fitted bias. Needed when no mask is available, as in :mod:`sklearn_loce.segmentation`,
+        whose segmenters set it. A mask that covers the whole image, whose "logistic" LoCE is zero,
+        has the bias 0, with which no pixel is above 0.5.
     standardize : bool, default=False
         Whether channels are brought to mean 0 and variance 1 first. Both are learned in ``fit``
-        over all cells of the table's images, with one forward pass more per image; images that
-        fail, where rows may, are left out.
-        Vectors, feature names and ``project`` are then of the standardised channels: a component
-        is the weight of one standard deviation of its channel, comparable between channels, layers
-        and networks, and embeddings that are projected must come from the same fit.
+        over all cells of the table's images, with one more forward pass per image; images that
+        fail are left out if rows may fail. Vectors, feature names and ``project`` then refer to the
+        standardized channels: a component is the weight of one standard deviation of its channel,
+        comparable between channels, layers and networks. Embeddings that are projected must come
+        from the same fit.
     init : {"zeros", "ones", "uniform", "normal"}, default="zeros"
-        Start of the optimisation, the same for all rows; drawn in ``fit``.
+        Start of the optimization, the same for all rows; drawn in ``fit``.
     mask_size : tuple of int, default=(100, 100)
         (n_rows, n_columns) at which projection and mask are compared.
     mask_resize : {"gaussian", "area", "nearest", "bilinear"}, default="gaussian"
-        How masks are brought to ``mask_size``; the vectors depend on it strongly.
+        How masks are resized to ``mask_size``; the vectors depend on it strongly.
     on_empty : {"raise", "nan"}, default="raise"
-        What becomes of a row whose mask has no foreground, or loses it at ``mask_size``: an error
-        that names the rows, or a vector of NaN that ``score`` leaves out. A mask that is smaller
-        than a cell of the layer is not empty, as some cell's share in the projection always covers
-        it; ``evaluate`` tells its area in cells.
+        Result for a row whose mask has no foreground, or loses it at ``mask_size``: an error that
+        names the rows, or a vector of NaN that ``score`` leaves out. A mask that is smaller than a
+        cell of the layer is not empty, because some cell always covers it in the projection;
+        ``evaluate`` gives its area in cells.
     on_error : {"raise", "nan"}, default="raise"
-        What becomes of a row that fails: because its image can't be read, its activations are not
-        finite, or its mask is empty with ``on_empty="raise"``. All other rows are computed, and
-        stored, first; then "raise" raises a :class:`~sklearn_loce.exceptions.FailedRowsError` that
-        lists rows and causes, and "nan" warns and gives vectors of NaN. Without a store on disk,
-        "raise" does not wait with what is seen to be wrong before the first image is decoded.
+        Result for a row that fails, because its image can't be read or ends its worker, its
+        activations are not finite, or its mask is empty with ``on_empty="raise"``. All other rows
+        are computed, and stored, first; then "raise" raises a
+        :class:`~sklearn_loce.exceptions.FailedRowsError` that lists rows and causes, and "nan"
+        warns and gives vectors of NaN. Without a folder as ``memory``, "raise" raises problems that
+        are visible before decoding at once.
     batch_size : int or None, default=None
-        Number of rows that are optimised at once, with their activations in memory. ``None`` means
-        16, or 64 on a GPU, and those that complete an image, since rows of one image share its
-        activations. Where a device runs out of memory it is halved, with a warning.
+        Number of rows that are optimized at once, with their masks at ``mask_size``; ``None`` means
+        64. On the CPU these are rows of one image. On a GPU, images are passed until they have so
+        many rows, and where its memory runs out the number is halved, with a warning. On the CPU
+        the vectors don't depend on it.
     device : str or torch.device, default=None
         Where to compute. ``None`` means where the model is. A device that is not available is
-        replaced by that, with a warning.
+        replaced by that, with a warning. The copy of the network is moved, and not the model.
     memory : None, False, str, path or RowStore, default=None
         Where vectors are kept, so that none is computed twice. A folder, or a
         :class:`RowStore`, keeps them on disk: for other processes, and for the next attempt where
         a run was killed. With ``None`` the clones of one :class:`TorchModel` share up to 128 MB in
         memory, so that a ``GridSearchCV`` computes each row and layer once; nothing is kept for a
         bare module, whose clones are copies. False keeps nothing. A vector is found again only if
-        weights, preprocessing, layer, settings, image and mask are the same in content.
+        network, preprocessing, layer, settings, image and mask are the same in content, and the
+        network gives the same activations for a probe image; see the notes.
     n_jobs : int, default=None
-        Number of joblib workers, processes with one thread of torch each, among which the images
-        are divided; -1 means all processors. In ``joblib.parallel_config("dask")`` these are the
-        workers of a cluster. The vectors don't depend on it, to the last bit: here, too, the
-        network runs on one thread, while others decode images and optimise.
+        Number of joblib workers, processes with one thread each, among which the images are
+        divided; -1 means all processors. In ``joblib.parallel_config("dask")`` these are the
+        workers of a cluster. With ``None``, threads of this process work on the images, as many as
+        ``torch.get_num_threads()`` gives; on a GPU, one. On the CPU, the vectors are equal bit for
+        bit for any number of workers and threads.
     random_state : int, RandomState instance or None, default=None
-        Determines the start where ``init`` is drawn, and what random transforms in ``preprocess``
-        do to an image, which depends on its content besides.
+        Determines the start if ``init`` is drawn, and seeds random transforms in ``preprocess``
+        together with the image's content. With an integer, their vectors can be kept.
     verbose : int, default=0
         With 1 or more, a progress bar over the images.
 
@@ -131,26 +136,36 @@ class LoCETransformer(SampleTransformer):
     n_channels_ : list of int
         Number of channels of each layer.
     inits_ : list of ndarray of shape (n_channels,)
-        Start of the optimisation of each layer.
+        Start of the optimization of each layer.
     mean_, scale_ : list of ndarray of shape (n_channels,), float64, or None
         Of each layer's channels, with ``standardize=True``; the scale of a constant channel is 1.
     n_iter_ : ndarray of shape (n_layers,), int
-        Most iterations that a row of ``fit_transform`` took at each layer; 0 where all rows failed.
-        There is none after ``fit``, which optimises nothing. For each row, see ``evaluate``.
+        Largest number of iterations of any row of ``fit_transform`` at each layer; 0 if all rows
+        failed. Absent after ``fit``, which optimizes nothing. For each row, see ``evaluate``.
 
     See Also
     --------
-    optimize_loces : The optimisation on tensors.
+    optimize_loces : The optimization on tensors.
     MaskedMeanTransformer : Averages of activations under the mask.
+    JoinedLayers : Several layers as one.
+    RowStore : Keeps vectors in a folder.
     sklearn_loce.datasets.load_coco : A table of samples from COCO annotations.
 
     Notes
     -----
     X is a DataFrame with one row per image-concept pair. Its column ``image`` holds paths, PIL
     images or uint8 arrays of shape (height, width, 3); ``mask`` holds COCO run-length encodings,
-    boolean arrays of shape (height, width) or paths of mask images. Further columns are left
-    alone. A list of ``(image, mask)`` pairs will do as well. Images are read when they are needed,
-    each once, and one forward pass, stopped at the deepest layer, serves all its rows.
+    boolean arrays of shape (height, width) or paths of mask images. Further columns are ignored. A
+    list of ``(image, mask)`` pairs works as well. Images and masks are read when they are needed,
+    and one forward pass per image serves all its rows.
+
+    A copy of the network passes the images, with its own hooks and in evaluation mode; it shares
+    the weights with the module, which is not touched. In ``fit``, a fixed image of 96 x 128 pixels
+    (or of the size that the network takes) passes it twice. If the two passes differ, a warning
+    says so, and no vector is kept. ``transform`` passes that image once if there is a store, or
+    several threads or workers.
+
+    After ``set_params``, call ``fit`` again.
 
     References
     ----------
@@ -290,7 +305,7 @@ class LoCETransformer(SampleTransformer):
         X : DataFrame or list of (image, mask) pairs
             The table of samples.
         embeddings : array-like of shape (n_samples, n_features), default=None
-            LoCEs of these rows, as ``transform`` gave them. ``None`` optimises them. Biases are
+            LoCEs of these rows, as ``transform`` gave them. ``None`` optimizes them. Biases are
             chosen as by ``project``.
 
         Returns
@@ -306,13 +321,13 @@ class LoCETransformer(SampleTransformer):
               mask and for a vector of NaN;
             - ``foreground_cells``: area of the mask in cells of the layer, which may be below 1;
             - ``failed``: whether the IoU is 0 or there is none;
-            - ``n_iter``, ``gradient_norm``: of the optimisation, the norm as ``tol`` bounds it; NaN
+            - ``n_iter``, ``gradient_norm``: of the optimization, the norm as ``tol`` bounds it; NaN
               for ``embeddings`` that were given. These two only for "logistic", "jaccard" and
               "dice".
 
         Raises
         ------
-        ValueError, FileNotFoundError, TypeError, StoreError
+        ValueError, FileNotFoundError, TypeError, RuntimeError, StoreError
             As ``transform``; and if ``embeddings`` do not have one row per sample.
         """
         check_is_fitted(self)
@@ -341,23 +356,27 @@ class LoCETransformer(SampleTransformer):
         -------
         float
             Mean over samples and layers; rows with an empty mask are left out.
+
+        Raises
+        ------
+        ValueError, FileNotFoundError, TypeError, RuntimeError, StoreError
+            As ``transform``.
         """
         return float(self.evaluate(X)["iou"].mean())
 
     def project(self, X, embeddings=None, *, layer=None, threshold=0.5):
-        """Redraw the masks: put each LoCE on its image's activations.
+        """Project each LoCE onto its image's activations, which redraws the mask.
 
         Parameters
         ----------
         X : DataFrame or list of (image, mask) pairs
             The table of samples.
         embeddings : array-like of shape (n_samples, n_features), default=None
-            One vector per row, such as LoCEs or centroids of clusters. ``None`` optimises LoCEs.
-            With an objective that has a bias, the one is taken that redraws the row's mask best,
-            at the largest Jaccard index at ``mask_size``; with ``append_bias=True`` the one that
-            the vectors hold.
+            One vector per row, such as LoCEs or centroids of clusters. ``None`` optimizes LoCEs.
+            If the objective has a bias, the one with the largest Jaccard index of projection and
+            mask at ``mask_size`` is used; with ``append_bias=True`` the one in the vectors.
         layer : str, default=None
-            Which layer to project; may be left out where there is one.
+            Which layer to project; may be left out if there is only one.
         threshold : float or None, default=0.5
             Pixels above it belong to the concept; ``None`` gives the probabilities.
 
@@ -371,7 +390,7 @@ class LoCETransformer(SampleTransformer):
 
         Raises
         ------
-        ValueError, FileNotFoundError, TypeError, StoreError
+        ValueError, FileNotFoundError, TypeError, RuntimeError, StoreError
             As ``transform``; and if ``layer`` is missing or unknown, or ``embeddings`` do not have
             one row per sample.
         """

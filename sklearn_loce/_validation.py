@@ -1,4 +1,4 @@
-"""What every metric asks of its embeddings and labels."""
+"""Checks of embeddings and labels that all metrics share."""
 
 from numbers import Number
 

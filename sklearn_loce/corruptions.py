@@ -127,7 +127,7 @@ class GaussianNoise(_ImageNoise):
     >>> bool((noisy != image).any()), bool((same_mask == mask).all())
     (True, True)
 
-    With a network that wants normalised images::
+    With a network that wants normalized images::
 
         LoCETransformer(model, layer, preprocess=v2.Compose([GaussianNoise(10), v2.ToDtype(
             torch.float32, scale=True), v2.Normalize(mean, std)]))
@@ -147,7 +147,7 @@ class GaussianNoise(_ImageNoise):
         white = 255 if image.dtype == torch.uint8 else 1
         noise = torch.from_numpy(pattern).to(image.device) * (self.percent / 100 * white)
         noisy = (image + noise).clamp(0, white)
-        # torchvision truncates here, which takes up to one grey level from the noise.
+        # torchvision truncates here, which takes up to one gray level from the noise.
         return (noisy.round() if image.dtype == torch.uint8 else noisy).to(image.dtype)
 
 
@@ -208,7 +208,7 @@ class SaltAndPepperNoise(_ImageNoise):
         self.random_state = random_state
 
     def _corrupt(self, image, rng):
-        # A pixel's draws decide at which percent it changes, and to which colour.
+        # A pixel's draws decide at which percent it changes, and to which color.
         rank, side = torch.from_numpy(rng.random((2, *image.shape[-2:]), dtype=np.float32)).to(
             image.device
         )

@@ -4,11 +4,11 @@ __all__ = ["FailedRowsError", "LayoutError", "StoreError"]
 
 
 class LayoutError(ValueError):
-    """A layer's output can't be read as a grid of activations (B, C, h, w)."""
+    """A layer's output can't be read as a grid of activations (B, C, h, w), or no layer ran."""
 
 
 class FailedRowsError(ValueError):
-    """Some rows could not be embedded; nothing that was computed of the others is lost.
+    """Some rows could not be embedded; the vectors of the others are kept.
 
     Parameters
     ----------
@@ -37,4 +37,4 @@ class FailedRowsError(ValueError):
 
 
 class StoreError(RuntimeError):
-    """A store of computed LoCEs can't be used: another program's file, another format, damage."""
+    """A store can't be used: another program's file, another format version, or damage."""

@@ -158,7 +158,7 @@ def test_wrong_combinations_are_errors_in_fit(boxes):
     with pytest.raises(ValueError, match="append_bias=True needs an objective with a bias"):
         LoCETransformer(MODEL, "2", append_bias=True).fit(boxes)
     loce = LoCETransformer(MODEL, "2", objective="logistic")
-    with pytest.raises(ValueError, match="Net2VecSegmenter optimises one of"):
+    with pytest.raises(ValueError, match="Net2VecSegmenter optimizes one of"):
         Net2VecSegmenter(loce).fit(boxes)
 
 

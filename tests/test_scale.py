@@ -142,7 +142,7 @@ def test_cells_hold_planted_neighbours():
     X, labels = _planted(4000)
     names = {"X": pd.DataFrame(X), "y": labels, "np": np, "precision": lambda neighbours, y: y}
     run_blocks(PAGE, names, "import faiss")
-    assert _recall(names["neighbours"], _cosine_neighbours(X, 10)) > 0.95
+    assert _recall(names["neighbors"], _cosine_neighbours(X, 10)) > 0.95
 
 
 def test_clusters_of_planted_parts(tmp_path):

@@ -1,4 +1,4 @@
-"""What tells the vectors of an estimator from those of others."""
+"""Keys: what the vectors of an estimator depend on."""
 
 from numbers import Integral
 
@@ -49,8 +49,9 @@ def _are_steady(first, second):
     if all(agree(first[layer], second[layer]) for layer in first):
         return True
     warn_user(
-        "Two passes of one image give different activations: the network draws random numbers in "
-        "evaluation mode, or counts its passes. Its vectors can't be found again, and are not kept."
+        "Two passes of one image give different activations: the network, or preprocess, draws "
+        "random numbers in evaluation mode, or counts its passes. The vectors are not kept, since "
+        "another run would give others."
     )
     return False
 

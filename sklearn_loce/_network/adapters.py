@@ -44,12 +44,12 @@ class PlainAdapter:
     def __call__(self, module, images, shown=None):
         """Run the network on images (n_images, 3, height, width).
 
-        ``shown``, (n_images, height, width) bool, tells which pixels are image and not padding.
+        ``shown``, (n_images, height, width) bool, marks the pixels that are image and not padding.
         """
         return module(images) if self.forward is None else self.forward(module, images)
 
     def frame(self, module, size):
-        """Tell what becomes of an image of ``size`` inside the network."""
+        """Give what becomes of an image of ``size`` inside the network."""
         own = getattr(self.forward, "frame", None)
         return Frame(tuple(size), tuple(size)) if own is None else _checked(own(module, size))
 
@@ -80,13 +80,13 @@ class DetectionAdapter(PlainAdapter):
         return module(list(images))
 
     def frame(self, module, size):
-        """Let the detector's own transform tell, on a tensor that has a size but no pixels."""
+        """Call the detector's own transform on a tensor that has a size but no pixels."""
         batch, _ = module.transform([torch.empty(3, *size, device="meta")])
         return Frame(tuple(batch.tensors.shape[-2:]), tuple(batch.image_sizes[0]))
 
 
 class TransformersAdapter(PlainAdapter):
-    """Call a Hugging Face model by keyword, and tell it what is padding if it takes that."""
+    """Call a Hugging Face model by keyword, with a mask of the padding if it takes one."""
 
     def __call__(self, module, images, shown=None):
         """Run the model on ``pixel_values``, and ``pixel_mask`` where there is one."""
@@ -97,14 +97,14 @@ class TransformersAdapter(PlainAdapter):
 
 
 class WrappedAdapter(PlainAdapter):
-    """Let a wrapped network be called by what it is wrapped in."""
+    """Call a wrapped network through its wrapper."""
 
     def __call__(self, module, images, shown=None):
-        """Run the wrapper, which passes on what is padding."""
+        """Run the wrapper, which passes the mask of the padding on."""
         return module(images, shown)
 
     def frame(self, module, size):
-        """Let the wrapper tell."""
+        """Give the frame of the wrapper."""
         return module.frame(size)
 
 
@@ -171,7 +171,7 @@ def explain_failure(module, size, error, *, began, adapter=None):
 
 
 def _asked_channels(module, error):
-    """Read how many channels a network wants that failed on three; ``None`` if that is not why."""
+    """Read how many channels a network takes that failed on three; ``None`` if that is not why."""
     found = re.search(r"to have (\d+) channels, but got 3 channels", str(error))
     asked = int(found[1]) if found else getattr(getattr(module, "config", None), "num_channels", 3)
     return asked if asked != 3 and ("channel" in str(error)) else None
@@ -200,8 +200,8 @@ def _explain_divisor(module, size, error, adapter):
             return (
                 f"failed on images of {size[0]} x {size[1]}, and takes {near[0]} x {near[1]}, "
                 f"whose sides are multiples of {divisor}. Resize them without a crop, as in "
-                f"preprocess=torchvision.transforms.v2.Resize({near}), and normalize as the "
-                "network wants it"
+                f"preprocess=torchvision.transforms.v2.Resize({near}), and normalize as in the "
+                "network's training"
             )
     return None
 

@@ -83,13 +83,19 @@ class ActivationExtractor:
     Raises
     ------
     ValueError
-        If a layer's name is unknown (the message names close ones).
-        Or the network only takes images of another size, which the message names.
+        If a layer's name is unknown, the network only takes images of another size or number of
+        channels, or hooks do not run in the layer, as in scripted, exported and statically
+        quantized modules. The message names the way out.
     LayoutError
         If a layer's output holds no grid, can be read as more than one, or a layer did not run in
         the forward pass.
     RuntimeError
         If another thread ran a module that can't be copied.
+
+    See Also
+    --------
+    list_layers : The layers of a network.
+    LoCETransformer : Vectors of these activations and masks.
 
     Notes
     -----
@@ -103,11 +109,11 @@ class ActivationExtractor:
     lie in the same memory. A module that can't be copied is lent instead, and is as before when the
     call or the ``with`` block ends; a pass of another thread through it is an error meanwhile.
 
-    Of a layer that runs several times in one pass, such as a shared ReLU, the last output counts,
-    as for any forward hook. How often layers run is seen on the first images of each size, which
-    pass the whole network. Later ones stop at the deepest of the layers, where each runs once and
-    the network reads no number out of a tensor, by which it could decide what runs. Outputs are
-    cloned, because a later in-place operation would change them.
+    If a layer runs several times in one pass, such as a shared ReLU, the last output counts, as for
+    any forward hook. The first images of each size pass the whole network, which shows how often
+    layers run. Later ones stop at the deepest of the layers, if each ran once and the network read
+    no number out of a tensor, on which its flow could depend. Outputs are cloned, because a later
+    in-place operation would change them.
 
     Examples
     --------
@@ -370,6 +376,13 @@ def list_layers(model, input_size):
     ValueError
         If ``input_size`` does not have two or three positive integers, or the network fails before
         its first layer. If it fails behind that, the layers that ran are listed, with a warning.
+    LayoutError
+        If no layer runs, as in a network that calls a copy of itself.
+
+    See Also
+    --------
+    ActivationExtractor : Activations of some of these layers.
+    LoCETransformer : Takes their names as ``layer``.
 
     Examples
     --------

@@ -109,9 +109,9 @@ def explain_size(module, size):
             f"{got}. Resize them, as in preprocess=torchvision.transforms.v2.Resize({own})"
         )
     if is_transformers(module):
-        other = "the model's own image processor, which normalises too"
+        other = "the model's own image processor, which normalizes too"
     else:
-        other = "weights of torchvision, which normalise too"
+        other = "weights of torchvision, which normalize too"
     return (
         f"was built for images of {own[0]} x {own[1]} {got}. Resize them without a crop, as the "
         f"paper does: preprocess=torchvision.transforms.v2.Resize({own}), or {other}"

@@ -18,8 +18,9 @@ class TorchModel:
     """A handle on a torch module that clones share.
 
     scikit-learn's ``clone`` deep-copies the parameters of an estimator, and joblib can't hash a
-    module. A ``TorchModel`` is cloned as a new handle on the same module, has a fingerprint of the
-    weights, a short repr, and is pickled by its builder where it has one.
+    module. A ``TorchModel`` is cloned as a new handle on the same module, has a fingerprint and a
+    short repr, and is pickled by its builder if it has one. The module is not touched: estimators
+    run a copy of it, which shares the weights.
 
     Parameters
     ----------
@@ -29,11 +30,12 @@ class TorchModel:
         ``functools.partial`` of one, so that it can be pickled.
     forward : callable, default=None
         How to run the module: called as ``forward(module, images)`` with a tensor of shape
-        (n_images, 3, height, width). ``None`` calls ``module(images)``; torchvision's detectors
-        and the models of Hugging Face are recognised and called as they want it. A network that
-        resizes or pads inside needs a ``forward`` with a method ``frame(module, size)``, which for
-        images of ``size`` gives the (height, width) that the first layer sees, and the
-        (height, width) of the image in the upper left corner of that.
+        (n_images, 3, height, width), where ``module`` is the copy. ``None`` calls
+        ``module(images)``; torchvision's detectors and the models of Hugging Face are recognized,
+        and called with a list or by keyword. A network that resizes or pads inside needs a
+        ``forward`` with a method ``frame(module, size)``, which for images of ``size`` gives the
+        (height, width) that the first layer sees, and the (height, width) of the image in the upper
+        left corner of that.
 
     Attributes
     ----------
@@ -50,11 +52,19 @@ class TorchModel:
         If ``source`` is neither, the builder returns something else than a module, or ``forward``
         can't be called.
 
+    See Also
+    --------
+    LoCETransformer : Takes it as ``model``.
+    JoinedLayers : A network whose layers are joined.
+    list_layers : The layers of a network.
+
     Notes
     -----
     A handle with a builder is pickled without weights. If its module was built before, the pickle
-    carries the fingerprint, and the first use after loading raises a ``ValueError`` where the
-    builder gives other weights.
+    holds a digest of it, and the first use after loading raises a ``ValueError`` if the builder
+    gives another network: other weights, classes or attributes.
+
+    Clones share up to 128 MB of computed vectors, which a pickle leaves out.
 
     Examples
     --------
@@ -123,11 +133,13 @@ class TorchModel:
         str
             Hexadecimal digest of the bytes of weights and buffers, the classes of all modules,
             their plain attributes, hooks, the compiled code of your own classes, and ``forward``;
-            equal in every process with the same version of Python.
+            equal in every process with the same version of Python. Globals, settings of other
+            modules and patched functions of libraries are not part of it: estimators also compare
+            the activations of a probe image.
         """
         return digest_network(self.module, self.forward).hex()
 
-    def shared_store(self, make):
+    def _shared_store(self, make):
         """Give the vectors in memory that the clones of this handle share; ``make`` makes them."""
         if self._cell.rows is None:
             with _BUILDING[-1]:

@@ -1,7 +1,7 @@
-"""What tells one network from another exactly: weights, classes, plain attributes, own code.
+"""Digests of networks: weights, classes, plain attributes, own code.
 
-What code finds elsewhere, such as globals, settings modules and context variables, is left to the
-probe of :mod:`.probe`, which sees what it does.
+Globals, settings modules and context variables are left to the probe of :mod:`.probe`, whose
+activations depend on them.
 """
 
 import functools
@@ -15,7 +15,7 @@ import torch
 import xxhash
 from torch import nn
 
-# Classes and functions of these count by their names. Their behavior is the probe's to see.
+# Classes and functions of these count by their names; the probe covers their behavior.
 _LIBRARIES = {
     *("builtins", "PIL", "numpy", "sklearn", "sklearn_loce", "timm", "torch", "torchvision"),
     *("transformers", "functools", "collections", "torchao", "peft", "accelerate"),

@@ -25,11 +25,11 @@ def _resized(grid, size):
 class JoinedLayers(WrappedNetwork):
     """Several layers of a network side by side, as one layer named ``"joined"``.
 
-    Shallow layers know where an edge is, deep layers what it belongs to: one filter over the
-    channels of both redraws masks better than a filter on either, those of small objects most of
-    all. Each layer's activations are divided by the root of the mean squared norm of their cells,
-    image by image, so that none outweighs the others; then they are interpolated to the finest grid
-    and concatenated.
+    Shallow layers locate edges, and deep layers identify objects. One filter over the channels of
+    both redraws masks better than a filter on either, most of all those of small objects. Each
+    layer's activations are divided by the root of the mean squared norm of their cells, image by
+    image, so that no layer outweighs the others. Then they are interpolated to the finest grid and
+    concatenated.
 
     Parameters
     ----------
@@ -39,7 +39,7 @@ class JoinedLayers(WrappedNetwork):
         Dotted names of layers, as ``list_layers(model, input_size)`` gives them.
     reshape_transform : callable, default=None
         Turns the raw output of each of these layers into a tensor (n_images, n_channels, height,
-        width), where that is not found from the output itself; see :class:`ActivationExtractor`.
+        width). ``None`` finds the grid by following a pass; see :class:`ActivationExtractor`.
 
     Attributes
     ----------
@@ -48,7 +48,7 @@ class JoinedLayers(WrappedNetwork):
     layers : tuple of str
         As given.
     joined : torch.nn.Module
-        The layer that puts out the joined activations.
+        The layer whose output the joined activations are.
 
     Raises
     ------
@@ -69,7 +69,7 @@ class JoinedLayers(WrappedNetwork):
     everywhere they are zero. This is not the vectors of several layers side by side, which
     ``layer=["features.1", "features.4"]`` gives: each of those redraws the mask alone.
 
-    A copy of the network runs, in evaluation mode, which shares the weights. What comes out has no
+    A copy of the network runs, in evaluation mode, which shares the weights. The output has no
     gradient.
 
     Examples
@@ -124,7 +124,7 @@ class JoinedLayers(WrappedNetwork):
         return self.joined(torch.cat([_resized(_scaled(g), size) for g in grids], 1))
 
     def frame(self, size):
-        """Tell what the network makes of an image of ``size`` before its first layer.
+        """Give what the network makes of an image of ``size`` before its first layer.
 
         Parameters
         ----------

@@ -285,7 +285,7 @@ def _fit_affine(positions, original_size):
     design = np.column_stack([original, np.ones(len(original))])
     solution, _, rank, _ = np.linalg.lstsq(design, seen, rcond=None)
     error = np.abs(design @ solution - seen).max(0, initial=0) * seen_size
-    # Nearest-neighbour sampling puts a pixel at most one source pixel off, seen at its new size.
+    # Nearest-neighbor sampling puts a pixel at most one source pixel off, seen at its new size.
     allowed = 1.5 + 1.5 * np.divide(seen_size, original_size)
     return solution.T if rank == 3 and (error <= allowed).all() else None
 

@@ -1,7 +1,7 @@
-"""A fixed image through preprocess, network and reshape: what it gives tells networks apart.
+"""A fixed image through preprocess, network and reshape, whose activations identify a network.
 
-Whatever decides what a network computes, be it a closure, a setting of another module, a hook or
-autocast, shows in the activations of the probe. Activations that differ by rounding alone, as on
+Closures, settings of other modules, hooks and autocast change the activations of the probe.
+Activations that differ by rounding alone, as on
 another processor or with another number of threads, count as equal.
 """
 

@@ -27,7 +27,7 @@ def _ramp(length):
 
 
 def _probes(height, width):
-    """Draw grey images: black, white, and two whose levels tell the row and the column."""
+    """Draw gray images: black, white, and two whose levels give the row and the column."""
     levels = np.zeros((4, height, width), dtype=np.uint8)
     levels[1] = _LEVELS
     levels[2] = _ramp(height)[:, None]
@@ -58,7 +58,7 @@ def _edges(shares, inside, length):
     borders = np.array([seen[0], seen[-1] + 1.0])
     if min(length, len(seen)) == 1:
         return borders, False  # one pixel has no position to measure
-    # Levels are rounded, and nearest-neighbour sampling is off by half a pixel of the original.
+    # Levels are rounded, and nearest-neighbor sampling is off by half a pixel of the original.
     allowed = 1 + len(seen) / _LEVELS + len(seen) / length / 2
     start, slope = _fit_line(shares[seen], seen + 0.5, length, allowed)
     fitted = np.array([start, start + slope])
@@ -67,7 +67,7 @@ def _edges(shares, inside, length):
 
 
 def _fit_line(shares, positions, length, allowed):
-    # Beyond the centres of the original's first and last pixel, upsampling repeats these.
+    # Beyond the centers of the original's first and last pixel, upsampling repeats these.
     margin = 0.5 / length + 1 / _LEVELS
     inner = (shares > margin) & (shares < 1 - margin)
     inner = inner if np.count_nonzero(inner) > 1 else slice(None)
@@ -96,7 +96,7 @@ def _sources(edges, length, size):
 class ProcessorTransform:
     """Apply a Hugging Face processor to an image, and the same geometry to its masks.
 
-    The centre crop is switched off, and where the processor puts the image is measured once for
+    The center crop is switched off, and where the processor puts the image is measured once for
     every size of images, on images that hold their own coordinates. A processor that still cuts
     off what is at the rim, or moves pixels otherwise than by resizing and padding, is an error.
 
@@ -166,7 +166,7 @@ class ProcessorTransform:
 
     def _locate(self, height, width, settings):
         """Measure where the original's edges are, and whether they are outside."""
-        # Grey: whatever is done to the channels, the order of their mean stays.
+        # Gray: whatever is done to the channels, the order of their mean stays.
         probes = [self._process(probe, settings) for probe in _probes(height, width)]
         black, white, rows, columns = (p.double().mean(0).numpy() for p in probes)
         span = white - black

@@ -36,7 +36,7 @@ def open_image(path):
 def read_image(image):
     """Read a file, PIL image or array as RGB, an array (height, width, 3) of uint8.
 
-    Grey images get three equal channels, an alpha channel is dropped, 16-bit values are scaled to 8
+    Gray images get three equal channels, an alpha channel is dropped, 16-bit values are scaled to 8
     bits, and an EXIF orientation is applied.
     """
     if isinstance(image, PATH):

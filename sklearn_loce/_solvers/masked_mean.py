@@ -50,5 +50,5 @@ class MaskedMean:
         return Solution(np.stack([_average(grid, mask) for grid, mask in pairs]))
 
     def key(self):
-        """Give what tells the vectors from those of objectives."""
+        """Give the settings that the vectors depend on."""
         return {"method": "masked mean"}

@@ -160,7 +160,7 @@ class AdamWObjective:
         return self.losses(projection[None], target[None], vectors).item()
 
     def key(self):
-        """Give what tells the vectors from those of other objectives; plain values."""
+        """Give the settings that the vectors depend on; plain values."""
         return _key(self, solver="adamw")
 
 
@@ -219,7 +219,7 @@ class LBFGSObjective:
         return loss + self.alpha / 2 * scale * float((np.asarray(vector, np.float64) ** 2).sum())
 
     def key(self):
-        """Give what tells the vectors from those of other objectives; plain values."""
+        """Give the settings that the vectors depend on; plain values."""
         return _key(self, solver="lbfgs")
 
 

@@ -1,1 +1,1 @@
-"""What tells one vector from another, and where vectors are kept."""
+"""Keys of vectors, and where vectors are kept."""

@@ -93,7 +93,7 @@ def _explained(file):
 
 @contextmanager
 def obstacles_raised():
-    """Raise as StoreError what loading and saving only warn of."""
+    """Raise StoreError for the failures that are only warnings while loading and saving."""
     try:
         yield
     except OSError as error:

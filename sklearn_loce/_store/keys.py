@@ -1,4 +1,4 @@
-"""Keys: what a vector depends on, told apart by content."""
+"""Keys: what a vector depends on, compared by content."""
 
 import hashlib
 import json

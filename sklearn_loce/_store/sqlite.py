@@ -26,7 +26,8 @@ class RowStore:
 
     Each row has a key that holds everything its vector depends on: weights and code of the model,
     preprocessing, layer, settings of the optimization, contents of image and mask, version of the
-    format. A row with another key is computed anew; one with the same key is read.
+    format, and the activations that the model gives for a probe image. A row with another key is
+    computed anew; one with the same key is read.
 
     Parameters
     ----------
@@ -48,18 +49,25 @@ class RowStore:
         another program's, of another format version, or malformed; the message names the file and
         the way out.
 
+    See Also
+    --------
+    LoCETransformer : Takes it as ``memory``.
+
     Notes
     -----
     The folder holds one SQLite database, ``loces.sqlite``, with a write-ahead log. Any number of
-    processes and threads of one machine may use it at once. Network file systems won't do, for the
-    log needs shared memory: give the workers of a cluster no store, but let their caller have it.
+    processes and threads of one machine may use it at once. Network file systems do not work,
+    because the log needs shared memory. Workers of a cluster need no store: their caller reads and
+    writes it.
 
     Every vector has a checksum, over its key too. A damaged one counts as missing, with a warning:
     it is computed again and replaced. A folder that can't be written costs no result either: known
     rows are read, the others are computed, and one warning per call says that they were not saved.
     A lock that another program holds is waited for, up to 30 seconds, once per call.
 
-    Vectors computed on a GPU and on a CPU agree to rounding, and share a key.
+    The probes that a store has seen are kept with it. A model whose activations agree with one of
+    them to 2e-5 of their norm shares its keys, as on another processor or with another number of
+    threads.
 
     Stores of the same path are equal. Clones of an estimator share it, and a pickle holds the path.
 

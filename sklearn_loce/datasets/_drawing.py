@@ -16,7 +16,7 @@ SUB_CONCEPTS = {
 }
 LABELS = {concept: number for number, concept in enumerate(("background", *CONCEPTS))}
 
-# Odd, so that the centre of an image pixel is the centre of a canvas pixel: labels are read there.
+# Odd, so that the center of an image pixel is the center of a canvas pixel: labels are read there.
 SUPERSAMPLING = 3
 ROAD_EDGE = 0.72
 PAINTS = ((206, 172, 44), (214, 182, 54), (198, 164, 38))
@@ -109,19 +109,19 @@ class Pen:
         self.polygon(points, colour)
 
     def ellipse(self, u, v, ru, rv, colour):
-        """Fill an ellipse of centre (u, v) and radii (ru, rv)."""
+        """Fill an ellipse of center (u, v) and radii (ru, rv)."""
         angles = [2 * pi * k / 18 for k in range(18)]
         points = [(u + ru * cos(angle), v + rv * sin(angle)) for angle in angles]
         self.polygon(points, colour)
 
 
 def shade(colour, factor):
-    """Colour made darker (factor < 1) or lighter."""
+    """Color made darker (factor < 1) or lighter."""
     return tuple(int(min(255, channel * factor)) for channel in colour)
 
 
 def mix(first, second, share):
-    """Colour between two, `share` of the way to the second."""
+    """Color between two, `share` of the way to the second."""
     return tuple(int(a + (b - a) * share) for a, b in zip(first, second, strict=True))
 
 

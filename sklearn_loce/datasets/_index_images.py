@@ -11,7 +11,7 @@ from .._samples.images import READ_ERRORS, open_image
 from ._shapes import SHAPES
 from ._table import choose, encode, make_row
 
-# Palette images count by their index, not by their colour.
+# Palette images count by their index, not by their color.
 _INDEX_MODES = ("1", "L", "P", "I", "I;16", "I;16B", "I;16L")
 _EIGHT_NEIGHBOURS = np.ones((3, 3), dtype=bool)
 
@@ -47,7 +47,7 @@ def read_index_image(path):
     Raises
     ------
     FileNotFoundError, ValueError
-        If the file is missing, can't be read, or shows colours in place of ids.
+        If the file is missing, can't be read, or shows colors in place of ids.
     """
     try:
         with open_image(path) as image:
@@ -60,7 +60,7 @@ def read_index_image(path):
         raise ValueError(f"{path} can't be read as an image: {error}") from error
     raise ValueError(
         f"{path} is an image of mode {mode}, but a mask must hold one class id per pixel (mode L, "
-        "P or I). Masks drawn in colours must be turned into ids first."
+        "P or I). Masks drawn in colors must be turned into ids first."
     )
 
 

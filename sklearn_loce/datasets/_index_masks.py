@@ -123,7 +123,7 @@ def load_masks(
     instance_suffix : str, default=None
         The same for index images beside the masks that number the instances, such as
         "_gtFine_instanceIds.png". Pixels of one class and one number are an instance. With
-        ``None``, the connected regions of a concept (diagonal neighbours included) stand for its
+        ``None``, the connected regions of a concept (diagonal neighbors included) stand for its
         instances.
     unpaired : {"raise", "drop"}, default="raise"
         What to do with images without a mask and masks without an image.

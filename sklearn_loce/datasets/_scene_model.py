@@ -14,7 +14,7 @@ def load_scene_model():
     background. It was trained on concepts alone and never saw a sub-concept label; the script that
     trained it is ``python -m sklearn_loce.datasets._train_scene_model``. It is fully convolutional:
     images of any size go in, at least 16 pixels high and wide. Pixels are RGB in [0, 1] without
-    normalisation, so that ``preprocess=None`` is the right setting of a transformer.
+    normalization, so that ``preprocess=None`` is the right setting of a transformer.
 
     Returns
     -------

@@ -39,9 +39,9 @@ def make_scenes(n_samples=100, *, image_size=(120, 160), random_state=None, retu
     ===========  ===================  ========================================
     concept      sub-concepts         what differs
     ===========  ===================  ========================================
-    sky          clear, sunset        colours; a sunset shows the sun
-    tree         broadleaf, conifer   shape and colour of the crown
-    house        brick, plaster       colour, roof and number of storeys
+    sky          clear, sunset        colors; a sunset shows the sun
+    tree         broadleaf, conifer   shape and color of the crown
+    house        brick, plaster       color, roof and number of storeys
     bus          green, red           livery
     car          far, near            distance, and so the size in the image
     taxi         far, near            as for car

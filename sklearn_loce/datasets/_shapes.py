@@ -16,7 +16,7 @@ def _rectangle(rle):
 
 
 def _ellipse(rle):
-    """Fill the ellipse inscribed in the bounding rectangle; pixels count by their centre."""
+    """Fill the ellipse inscribed in the bounding rectangle; pixels count by their center."""
     height, width = rle["size"]
     left, top, box_width, box_height = coco_mask.toBbox(rle).astype(int)
     if box_width == 0 or box_height == 0:

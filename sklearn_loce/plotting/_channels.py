@@ -20,7 +20,7 @@ class ChannelDisplay:
 
     Above, the distribution of all weights. Below, a box for each of the channels whose median
     weight is the largest in absolute value: median, quartiles, and whiskers from the 5 % to the
-    95 % quantile of the rows. A grey mark is the median of all other rows: channels where it lies
+    95 % quantile of the rows. A gray mark is the median of all other rows: channels where it lies
     in the box tell nothing about the concept.
 
     It is recommended to use :meth:`from_estimator` or :meth:`from_embeddings`. All parameters are
@@ -260,7 +260,7 @@ class ChannelDisplay:
             Names of the features, as ``LoCETransformer.get_feature_names_out`` gives them; None
             means the columns of a DataFrame, or numbers.
         normalized : bool, default=True
-            Whether rows are L2-normalised, so that none counts more for its length.
+            Whether rows are L2-normalized, so that none counts more for its length.
         **kwargs : dict
             Passed to :meth:`plot`.
 

@@ -30,11 +30,11 @@ _MOST_VECTORS = 3000
 
 
 class DendrogramDisplay:
-    """A tree of LoCEs with its clusters numbered and coloured, their purity and their concepts.
+    """A tree of LoCEs with its clusters numbered and colored, their purity and their concepts.
 
     Below the tree, every cluster has its number and a bar as high as its purity, both in the
-    colour of the concept that most of its rows show. Below that, every concept has a row with a
-    mark under each of its leaves. Links above the cut are grey.
+    color of the concept that most of its rows show. Below that, every concept has a row with a
+    mark under each of its leaves. Links above the cut are gray.
 
     It is recommended to use :meth:`from_estimator` or :meth:`from_embeddings`. All parameters are
     stored as attributes.
@@ -46,7 +46,7 @@ class DendrogramDisplay:
     labels : array-like of shape (n_leaves,)
         Cluster of each leaf; -1 for none.
     y : array-like of shape (n_leaves,), default=None
-        Concept of each leaf. Without, clusters take their colours in turn, and have no purity.
+        Concept of each leaf. Without, clusters take their colors in turn, and have no purity.
     n_failed : int, default=0
         Number of rows left out because their LoCE failed.
 
@@ -146,7 +146,7 @@ class DendrogramDisplay:
         return tree, labels, y
 
     def _measure(self, tree, labels, y):
-        """Purity, colours, and how much height an inch, and all that is below the tree, has."""
+        """Purity, colors, and how much height an inch, and all that is below the tree, has."""
         self._inch = (float(tree[:, 2].max()) or 1.0) / _TREE
         n_rows = 0 if y is None else len(np.unique(y))
         clusters = [cluster for cluster in np.unique(labels).tolist() if cluster != -1]

@@ -164,7 +164,7 @@ class ClusterGalleryDisplay:
         samples : DataFrame or list of (image, mask) pairs
             The table of samples. Only images of the rows shown are read.
         labels : array-like of shape (n_samples,)
-            Cluster of each row. Rows labelled -1 belong to none.
+            Cluster of each row. Rows labeled -1 belong to none.
         y : array-like of shape (n_samples,), default=None
             Concepts. None takes the column ``concept``, if there is one.
         clusters : array-like, default=None

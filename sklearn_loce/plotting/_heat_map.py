@@ -20,7 +20,7 @@ class HeatMap:
     """A square matrix over concepts, whose diagonal tells nothing.
 
     What inherits names its matrix `_matrix`, has `concepts`, and gives `_labels` of the columns,
-    the rows and the values, and `_limits` of the colours.
+    the rows and the values, and `_limits` of the colors.
     """
 
     def plot(
@@ -42,7 +42,7 @@ class HeatMap:
         include_values : bool, default=True
             Whether to write the values into the cells, if they are large enough for it.
         cmap : str or matplotlib Colormap, default="Blues"
-            Colours, from low to high. What is masked is grey.
+            Colors, from low to high. What is masked is gray.
         values_format : str, default=None
             Format of the values, as ".2f". None means three characters at most: .25, 1.0 and 0.
         xticks_rotation : {"vertical", "horizontal"} or float, default=None
@@ -52,7 +52,7 @@ class HeatMap:
             Axes to plot into. None opens a figure: as wide as a paper's column, or where
             values have no room there, as its page.
         colorbar : bool, default=True
-            Whether to add the scale of the colours.
+            Whether to add the scale of the colors.
         im_kw : dict, default=None
             Keywords of :meth:`matplotlib.axes.Axes.imshow`.
         text_kw : dict, default=None
@@ -78,7 +78,7 @@ class HeatMap:
             write = (shown, values_format, text_kw or {}) if include_values else None
             self._write(xticks_rotation, write)
             if ax is None:
-                # Centred, a square next to a scale would move whenever it is drawn.
+                # Centered, a square next to a scale would move whenever it is drawn.
                 axes.set_anchor("W")
                 if include_values and self.text_ is None and len(shown) > 1:
                     self.figure_.set_size_inches(_PAGE_WIDTH, _HEIGHT * _PAGE_WIDTH)

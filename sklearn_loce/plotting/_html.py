@@ -61,7 +61,7 @@ def to_html(
     """Write a map of LoCEs as one file, to be explored in a browser without a network.
 
     Every row is a point. Pointing at it shows its image with the outline of its mask and, where
-    there is a transformer, its projection; selecting it lists its nearest neighbours among the
+    there is a transformer, its projection; selecting it lists its nearest neighbors among the
     embeddings, wherever they lie on the map. Points are filtered by concept, cluster and IoU, and
     found by the id of their image. All of that works with the keyboard too.
 
@@ -70,7 +70,7 @@ def to_html(
     embeddings : array-like of shape (n_samples, n_features)
         LoCEs. Rows that are not finite, as of empty masks, are left out; the page tells how many.
     samples : DataFrame or list of (image, mask) pairs
-        The table of samples, of n_samples rows. Its column ``concept`` gives colours and markers
+        The table of samples, of n_samples rows. Its column ``concept`` gives colors and markers
         and ``image_id`` what is searched for; without them all rows are of one concept, and the
         path of the image, or its number, stands for the id.
     path : str or path
@@ -83,12 +83,12 @@ def to_html(
     layer : str, default=None
         The transformer's layer to project, where it has several.
     clusters : array-like of shape (n_samples,), default=None
-        Labels of clusters, to filter and colour by.
+        Labels of clusters, to filter and color by.
     iou : array-like of shape (n_samples,), default=None
         IoU of each row in [0, 1], NaN where there is none. ``None`` measures it where there is a
         transformer, as :meth:`LoCETransformer.evaluate` does.
     n_neighbors : int, default=10
-        How many neighbours a point lists.
+        How many neighbors a point lists.
     metric : str or callable, default="cosine"
         Distance between embeddings, as in :class:`sklearn.neighbors.NearestNeighbors`.
     thumbnail_size : int, default=160
@@ -274,7 +274,7 @@ def _neighbours(X, n_neighbors, metric):
     n_neighbors = min(n_neighbors, len(X) - 1)
     if n_neighbors == 0:
         return {"neighbours": [[]], "distances": [[]]}
-    # Without a query, no row is its own neighbour, and its duplicates are.
+    # Without a query, no row is its own neighbor, and its duplicates are.
     distances, indices = (
         NearestNeighbors(n_neighbors=n_neighbors, metric=metric).fit(X).kneighbors()
     )

@@ -48,7 +48,7 @@ def build_plot(coordinates, groups):
     ----------
     coordinates : ndarray of shape (n_points, 2)
     groups : dict
-        The ``codes`` of points and the ``styles`` (colour, marker, size) of codes.
+        The ``codes`` of points and the ``styles`` (color, marker, size) of codes.
 
     Returns
     -------
@@ -98,7 +98,7 @@ def _mark(**style):
 
 
 def _add_links(plot):
-    """Add lines from the selected point to its neighbours."""
+    """Add lines from the selected point to its neighbors."""
     from bokeh.models import ColumnDataSource
 
     source = ColumnDataSource({"x0": [], "y0": [], "x1": [], "y1": []}, name="links")
@@ -107,7 +107,7 @@ def _add_links(plot):
 
 
 def _add_near(plot):
-    """Add the selected point and its neighbours, above all others."""
+    """Add the selected point and its neighbors, above all others."""
     from bokeh.models import ColumnDataSource
 
     empty = {name: [] for name in ("x", "y", *STYLE_COLUMNS)}

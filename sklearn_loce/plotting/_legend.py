@@ -9,7 +9,7 @@ def add_legend(ax, handles, **kwargs):
     Parameters
     ----------
     ax : matplotlib Axes
-        Axes with labelled artists.
+        Axes with labeled artists.
     handles : list of artists
         What to name, by their labels.
     **kwargs : dict

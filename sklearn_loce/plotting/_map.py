@@ -21,7 +21,7 @@ _MOST_VECTORS = 2000
 
 
 class ConceptMapDisplay:
-    """Map of LoCEs in a plane: concepts by colour and marker, mixtures by ellipses.
+    """Map of LoCEs in a plane: concepts by color and marker, mixtures by ellipses.
 
     It is recommended to use :meth:`from_estimator` or :meth:`from_embeddings`. All parameters are
     stored as attributes.
@@ -223,7 +223,7 @@ class ConceptMapDisplay:
         return self.ax_.text(*place, str(number), ha="center", va="center", zorder=4, **look)
 
     def _draw_regions(self, im_kw):
-        """Draw pale regions, and lines between them, as colours come back with many concepts."""
+        """Draw pale regions, and lines between them, as colors come back with many concepts."""
         from matplotlib.colors import to_rgba_array
         from matplotlib.image import AxesImage
 
@@ -339,7 +339,7 @@ class ConceptMapDisplay:
             there are concepts. ``ConceptGaussianMixture(per_concept=False)`` looks at all rows
             without them; its components are numbered.
         regions : bool, default=False
-            Whether to colour each place by the concept that the mixture finds the most probable
+            Whether to color each place by the concept that the mixture finds the most probable
             there, or for a mixture without concepts, to draw the borders of its components.
         random_state : int, RandomState instance or None, default=None
             Seeds UMAP, and the mixture of "auto"; estimators that are given have their own.

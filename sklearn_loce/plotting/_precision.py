@@ -24,7 +24,7 @@ class PrecisionAtKDisplay:
     precision : array-like of shape (n_concepts, n_k)
         Precision at k of each concept, in [0, 1].
     k : array-like of shape (n_k,)
-        Numbers of neighbours, rising.
+        Numbers of neighbors, rising.
     chance : array-like of shape (n_concepts,)
         Precision of a random ranking.
     concepts : array-like of shape (n_concepts,)
@@ -168,7 +168,7 @@ class PrecisionAtKDisplay:
         y : array-like of shape (n_samples,)
             Concept of each row.
         k : array-like of int, default=None
-            Numbers of neighbours; None means those of 1, 5, 10, 20, 30 and 40 that are below the
+            Numbers of neighbors; None means those of 1, 5, 10, 20, 30 and 40 that are below the
             number of rows.
         metric : str or callable, default="cosine"
             Metric of the distances.
@@ -210,7 +210,7 @@ class PrecisionAtKDisplay:
         y : array-like of shape (n_samples,)
             Concept of each row.
         k : array-like of int, default=None
-            Numbers of neighbours; None means those of 1, 5, 10, 20, 30 and 40 that are below the
+            Numbers of neighbors; None means those of 1, 5, 10, 20, 30 and 40 that are below the
             number of rows.
         metric : str or callable, default="cosine"
             Metric of the distances.

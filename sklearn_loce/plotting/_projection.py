@@ -102,7 +102,7 @@ class ProjectionDisplay:
         X : DataFrame or list of (image, mask) pairs
             The table of samples. Only images of the rows shown are read.
         embeddings : array-like of shape (n_samples, n_features), default=None
-            One vector per row of X, such as LoCEs or centroids. None optimises LoCEs.
+            One vector per row of X, such as LoCEs or centroids. None optimizes LoCEs.
         y : array-like of shape (n_samples,), default=None
             Concepts for the titles. None takes the column ``concept``, if there is one.
         rows : int or array-like of int, default=None
@@ -176,13 +176,13 @@ class ProjectionDisplay:
         Parameters
         ----------
         kind : {"probability", "mask"}, default="probability"
-            Draw projections as maps of probabilities, or as grey images with what is above the
-            threshold in colour.
+            Draw projections as maps of probabilities, or as gray images with what is above the
+            threshold in color.
         n_cols : int, default=None
             Rows of the table side by side. None means up to 4 in a figure as wide as a paper
             column, and 8 in one as wide as a page.
         colorbar : bool, default=True
-            Whether a bar tells the colours of probabilities. An array of Axes gets none.
+            Whether a bar tells the colors of probabilities. An array of Axes gets none.
         ax : Axes or array-like of Axes, default=None
             An Axes is divided, best in a figure with ``layout="constrained"``;
             an array needs two lines for every `n_cols` rows. None opens a
@@ -246,7 +246,7 @@ class ProjectionDisplay:
         return iou if self.names is None else f"{fit_text(ax, self.names[i])}\n{iou}"
 
     def _tinted(self, i):
-        """Give the image in grey, with what is drawn in colour."""
+        """Give the image in gray, with what is drawn in color."""
         grey = np.repeat(self.images[i].mean(axis=2, keepdims=True), 3, axis=2)
         drawn = (self.projections[i] > self.threshold)[:, :, None]
         tinted = (1 - _TINT_SHARE) * grey + _TINT_SHARE * _TINT
@@ -304,7 +304,7 @@ def _shrink(row, probabilities, threshold, crop, tile_size):
 
 
 def _tile_of_failed(size):
-    """Give a grey tile: what failed may be the image, as the estimator has warned."""
+    """Give a gray tile: what failed may be the image, as the estimator has warned."""
     shape = round(0.75 * size), size
     grey = np.full((*shape, 3), 235, dtype=np.uint8)
     return Tile(grey, np.zeros(shape, dtype=np.float32), (0, 0, *shape[::-1]))

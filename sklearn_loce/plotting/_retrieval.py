@@ -28,7 +28,7 @@ class RetrievalDisplay:
     """One line of tiles per query: the query, the best matches and the worst.
 
     A match is right where it shows the query's concept: solid frame and ✓. One that is wrong has
-    a dashed frame in another colour and ✗.
+    a dashed frame in another color and ✗.
 
     Use :meth:`from_embeddings` or :meth:`from_estimator` to make one; parameters are stored as
     attributes.

@@ -1,4 +1,4 @@
-"""What all displays look like: colours, markers, fonts and figures."""
+"""What all displays look like: colors, markers, fonts and figures."""
 
 from contextlib import contextmanager
 
@@ -28,32 +28,32 @@ PAPER_STYLE = {
     "savefig.dpi": 300,
 }
 
-# Okabe and Ito's, without their yellow, which is lost on white, and with a dark grey for black;
-# then three that stay apart from them, and from each other, for colour-blind eyes.
+# Okabe and Ito's, without their yellow, which is lost on white, and with a dark gray for black;
+# then three that stay apart from them, and from each other, for color-blind eyes.
 COLOURS = (
     *("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#333333"),
     *("#AA2266", "#2222AA", "#8C564B"),
 )
-# All are told apart at 4 points. So many that colour and marker repeat at different times.
+# All are told apart at 4 points. So many that color and marker repeat at different times.
 MARKERS = ("o", "s", "^", "D", "v", "X", "P", "*", "<", ">", "d")
 
-# Keywords that give a whole artist one colour, and those that colours of parts have.
+# Keywords that give a whole artist one color, and those that colors of parts have.
 _WHOLE_COLOURS = frozenset({"color", "c"})
 _COLOUR_KEYWORDS = _WHOLE_COLOURS | {"edgecolor", "facecolor"}
 
 # For what no concept is meant by: a hidden row, a chance level, a frame.
 GREY = "#767676"
 
-# Grey levels: backgrounds above the first are light; colours so much above a dark one stand out.
+# Gray levels: backgrounds above the first are light; colors so much above a dark one stand out.
 _LIGHT, _APART = 0.5, 0.25
 _RIM, _RIM_COLOUR = 0.8, "#b4b4b4"  # points, and less bright than the lines of dark styles
 
 
 def concept_styles(names):
-    """Give every concept a colour and a marker.
+    """Give every concept a color and a marker.
 
-    The first ten have a colour of their own and the first eleven a marker of their own. Of any
-    two among the first 110, where the colours are the same the markers differ, and the reverse.
+    The first ten have a color of their own and the first eleven a marker of their own. Of any
+    two among the first 110, where the colors are the same the markers differ, and the reverse.
 
     Parameters
     ----------
@@ -64,11 +64,11 @@ def concept_styles(names):
     Returns
     -------
     dict of name to (str, str)
-        Colour, as ``"#rrggbb"``, and marker, in the order of `names`.
+        Color, as ``"#rrggbb"``, and marker, in the order of `names`.
 
     Notes
     -----
-    Seven colours are those of M. Okabe and K. Ito, "Color Universal Design", 2008.
+    Seven colors are those of M. Okabe and K. Ito, "Color Universal Design", 2008.
 
     Examples
     --------
@@ -83,7 +83,7 @@ def concept_styles(names):
 
 
 def grey_level(colour):
-    """Tell how light a colour is.
+    """Tell how light a color is.
 
     Parameters
     ----------
@@ -108,7 +108,7 @@ def grey_level(colour):
 
 
 def rim(ax, colour, linewidth):
-    """Give a line a light rim where its colour is lost on a dark background.
+    """Give a line a light rim where its color is lost on a dark background.
 
     Parameters
     ----------
@@ -285,7 +285,7 @@ def merge_style(artist, defaults, given=None):
     defaults : dict
         Keywords of ours.
     given : dict, default=None
-        Keywords of the user's, which win. One colour for the whole artist, `color` or `c`, stands
+        Keywords of the user's, which win. One color for the whole artist, `color` or `c`, stands
         for those of edges and faces too.
 
     Returns

@@ -184,7 +184,7 @@ def trace_outline(mask):
     Returns
     -------
     list of ndarray of shape (n_points, 2), float64
-        Closed lines of (x, y) in pixels, whose centres are whole numbers. They lie where half of a
+        Closed lines of (x, y) in pixels, whose centers are whole numbers. They lie where half of a
         pixel is covered; where no pixel is, as of a thin pole, at half of the most that is.
 
     Examples

@@ -1,7 +1,7 @@
 """Segmenting unseen images with one vector, or a few, per concept.
 
-:class:`ConceptSegmenter` generalises Local Concept Embeddings: the centroid of a concept's LoCEs is
-its global vector (GloCE). :class:`Net2VecSegmenter` optimises one vector per concept over all
+:class:`ConceptSegmenter` generalizes Local Concept Embeddings: the centroid of a concept's LoCEs is
+its global vector (GloCE). :class:`Net2VecSegmenter` optimizes one vector per concept over all
 training images at once, the method that the paper compares with.
 """
 
@@ -50,7 +50,7 @@ class ConceptSegmenter(ConceptProjector):
     concepts_ : ndarray of shape (n_concepts,)
         The concepts, sorted.
     centroids_ : ndarray of shape (n_vectors, n_features), float64
-        Means of L2-normalised LoCEs.
+        Means of L2-normalized LoCEs.
     embeddings_ : ndarray of shape (n_vectors, n_features), float32
         What is projected: each centroid times the mean L2 norm of its LoCEs.
     embedding_concepts_ : ndarray of shape (n_vectors,)
@@ -74,7 +74,7 @@ class ConceptSegmenter(ConceptProjector):
 
     Where a concept has several vectors, its probabilities are the mean of theirs, weighted by
     ``weights_``, as in a mixture. The union of what they draw would be too large: outside the
-    images that it comes from, a vector draws much else.
+    images that it comes from, a vector redraws many other things.
 
     References
     ----------
@@ -118,11 +118,12 @@ class ConceptSegmenter(ConceptProjector):
         y : array-like of shape (n_samples,), default=None
             Concepts; ``None`` takes the column ``concept``.
         embeddings : array-like of shape (n_samples, n_features), default=None
-            LoCEs of these rows, as ``loce`` gave them; then one image passes the network and
-            nothing is optimised. ``None`` computes them. Rows with NaN are left out.
+            LoCEs of these rows, as ``loce`` gave them; then only the probe image of ``loce.fit``
+            passes the network, and nothing is optimized. ``None`` computes them. Rows with NaN are
+            left out.
         cluster_labels : array-like of shape (n_samples,), default=None
             Clusters or mixture components found elsewhere: every pair of concept and label gets a
-            centroid. Rows labelled -1 are left out. Not together with ``clusterer``.
+            centroid. Rows labeled -1 are left out. Not together with ``clusterer``.
 
         Returns
         -------
@@ -135,6 +136,8 @@ class ConceptSegmenter(ConceptProjector):
         ValueError
             If parameters are out of range, ``loce`` has several layers, concepts are missing, no
             LoCE of a concept is left, the clusterer fails, or shapes don't fit.
+        RuntimeError, StoreError
+            As ``LoCETransformer.transform``.
         """
         if self.clusterer is not None and cluster_labels is not None:
             raise ValueError("Pass cluster_labels, or set clusterer, but not both.")
@@ -173,7 +176,7 @@ class ConceptSegmenter(ConceptProjector):
         if len(empty):
             raise ValueError(
                 f"No LoCE is left of the concepts {self.concepts_[empty].tolist()}: their rows "
-                "hold NaN, which stands for an empty mask, or are labelled -1, for an outlier."
+                "hold NaN, which stands for an empty mask, or are labeled -1, for an outlier."
             )
         pairs = np.column_stack([codes, clusters])[kept]
         groups, members = np.unique(pairs, axis=0, return_inverse=True)
@@ -205,17 +208,18 @@ def _encode_clusters(cluster_labels, samples):
 class Net2VecSegmenter(ConceptProjector):
     """Segment concepts in unseen images with one vector per concept, as Net2Vec does.
 
-    The vector of a concept is optimised over all its training rows at once, with the objective of
-    the LoCEs and AdamW in minibatches. One image is worked on at a time, so that the memory is that
-    of one image and of the cache, whatever the number of images.
+    The vector of a concept is optimized over all its training rows at once, with the objective of
+    the LoCEs and AdamW in minibatches. Two images per thread are in memory besides the cache,
+    whatever the number of images.
 
     Parameters
     ----------
     loce : LoCETransformer
-        Says what is optimised where: model, one layer, preprocessing, mask size, objective, start
+        Says what is optimized where: model, one layer, preprocessing, mask size, objective, start
         and device are taken from it; its learning rate and number of steps are not. ``fit`` clones
         it: hold the network by a ``TorchModel``, so that the clone shares its weights.
     learning_rate : float, default=0.1
+        Learning rate of AdamW.
     max_iter : int, default=20
         Number of epochs, that is passes over the training images.
     batch_size : int, default=16
@@ -224,8 +228,8 @@ class Net2VecSegmenter(ConceptProjector):
     shuffle : bool, default=True
         Whether the images come in a new random order in each epoch.
     cache_size : float, default=200
-        Size in megabytes of the cache for activations and masks. Images beyond it are read and pass
-        the network in each epoch again; the result is the same.
+        Size in megabytes of the cache for activations and masks. Images beyond it are read again
+        and pass the network in each epoch; the result is the same.
     threshold : float in [0, 1), default=0.5
         Pixels whose probability is above it belong to the concept.
     random_state : int, RandomState instance or None, default=None
@@ -301,7 +305,7 @@ class Net2VecSegmenter(ConceptProjector):
 
     @_fit_context(prefer_skip_nested_validation=False)
     def fit(self, X, y=None):
-        """Optimise one vector per concept.
+        """Optimize one vector per concept.
 
         Parameters
         ----------
@@ -322,11 +326,13 @@ class Net2VecSegmenter(ConceptProjector):
             If parameters are out of range, ``loce`` has several layers, concepts are missing, a
             mask is empty and ``loce`` has ``on_empty="raise"``, or all masks of a concept are
             empty.
+        RuntimeError
+            If another thread runs a network that can't be copied.
         """
         samples = as_samples(X)
         if self.loce.objective not in ADAMW_OBJECTIVES:
             raise ValueError(
-                f"Net2VecSegmenter optimises one of {sorted(ADAMW_OBJECTIVES)}, but its loce has "
+                f"Net2VecSegmenter optimizes one of {sorted(ADAMW_OBJECTIVES)}, but its loce has "
                 f"objective={self.loce.objective!r}."
             )
         codes = self._fit_concepts(samples, y)

@@ -1,4 +1,4 @@
-"""Net2Vec: one vector per concept for a whole set of images, one image in memory at a time."""
+"""Net2Vec: one vector per concept for a whole set of images, few of which are in memory."""
 
 from contextlib import closing
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ _MEGABYTE = 2**20
 
 @dataclass(frozen=True)
 class ImageRows:
-    """What the optimisation needs of one image.
+    """What the optimization needs of one image.
 
     Parameters
     ----------
@@ -79,7 +79,7 @@ class ImageStream:
         ImageRows
         """
         missing = [self._groups[i] for i in order if i not in self._kept]
-        # Closed at once where the caller stops early, for threads read ahead.
+        # Closed at once where the caller stops early: threads pass the next images already.
         with closing(read_images(self._loce, self._samples, missing)) as images:
             for i in order:
                 yield self._kept[i] if i in self._kept else self._read(i, *next(images))

@@ -26,7 +26,7 @@ class ConceptProjector(BaseEstimator):
     """Base of estimators that draw concepts with vectors that are the same for all images.
 
     ``fit`` sets ``loce_`` and ``concepts_`` by ``_fit_concepts``, and then ``embeddings_``: one
-    vector per concept, unless ``_components`` tells otherwise.
+    vector per concept, unless ``_components`` is overridden.
     """
 
     def predict(self, X):

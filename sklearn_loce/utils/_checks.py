@@ -132,7 +132,7 @@ def _module_state(module):
 
 
 def check_module_untouched(estimator, samples):
-    """The user's module comes back as it was: mode, hooks, device, weights, gradients."""
+    """The user's module does not change: mode, hooks, device, weights, gradients."""
     fitted = clone(estimator)
     module = as_module(_model_of(fitted))
     modes = [child.training for child in module.modules()]
@@ -140,7 +140,7 @@ def check_module_untouched(estimator, samples):
         module.train()
         before = _module_state(module)
         _result(fitted.fit(samples), samples)
-        require(_module_state(module) == before, "The module did not come back as it was.")
+        require(_module_state(module) == before, "The module has changed.")
         broken = samples.assign(image=["no such file"] * len(samples))
         for use in (fitted.fit, partial(_result, fitted)):
             assert_raises(FileNotFoundError, use, broken)

@@ -30,7 +30,7 @@ def check_predicted_masks(estimator, samples):
 
 
 def check_score_is_mean_iou(estimator, samples):
-    """``score`` and ``evaluate`` tell the IoU of what ``predict`` draws."""
+    """``score`` and ``evaluate`` give the IoU of what ``predict`` draws."""
     fitted = fit_clone(estimator, samples)
     drawn, true = fitted.predict(samples), [read_mask(mask) for mask in samples["mask"]]
     iou = [(d & t).sum() / (d | t).sum() for d, t in zip(drawn, true, strict=True)]

@@ -1,8 +1,8 @@
 """Checks for estimators whose X is the table of samples.
 
 scikit-learn's own battery feeds numeric arrays and runs next to nothing on an estimator that takes
-a table of images and masks. These checks hold such an estimator to the same promises: those of all
-estimators, and those of transformers (``transform`` gives LoCEs) or of segmenters (``predict``
+a table of images and masks. These checks test the same conventions: those of all estimators, and
+those of transformers (``transform`` gives LoCEs) or of segmenters (``predict``
 gives masks).
 """
 

@@ -1,6 +1,6 @@
 """Vectors of float32 for compiled loops: a numba type that is one register of the processor.
 
-LLVM vectorises a loop where it finds a way, in an order of sums that it chooses for each loop anew.
+LLVM vectorizes a loop where it finds a way, in an order of sums that it chooses for each loop anew.
 Here the loop says itself what a vector holds: the same operations in the same order, so the same
 bits wherever a function is inlined, and with AVX-512 twice the width that LLVM would choose.
 
