@@ -81,7 +81,9 @@ def test_it_is_what_hooks_and_float64_give(small_network, layers):
     module = JoinedLayers(small_network, layers)
     for size in [(16, 16), (17, 23), (16, 16), (9, 30)]:
         images = draw_images(2, 3, *size)
-        assert_as_by_hand(module(images), joined_by_hand(taken_by_hand(small_network, layers, images)))
+        assert_as_by_hand(
+            module(images), joined_by_hand(taken_by_hand(small_network, layers, images))
+        )
 
 
 def test_each_layer_has_mean_squared_norm_one(joined):
