@@ -92,12 +92,13 @@ def test_each_layer_has_mean_squared_norm_one(joined):
     torch.testing.assert_close(norms, torch.ones(2))
 
 
-def test_the_scale_of_a_layer_does_not_matter(joined):
+@pytest.mark.parametrize("factor", [1000, 1e25, 1e-25])  # whose squares float32 does not hold
+def test_the_scale_of_a_layer_does_not_matter(joined, factor):
     images = draw_images(1, 3, 20, 20)
     before = joined(images)
     with torch.no_grad():
         for parameter in joined.network.body[4].parameters():
-            parameter.mul_(1000)
+            parameter.mul_(factor)
     torch.testing.assert_close(joined(images), before)
 
 
@@ -263,7 +264,8 @@ def test_transformers_take_it_as_a_network(joined):
 
 
 def test_workers_give_the_same_vectors(joined):
-    X, make = draw_table(3), partial(LoCETransformer, TorchModel(joined), "joined", max_iter=5)
+    how = {"layer": "joined", "max_iter": 5, "memory": False}
+    X, make = draw_table(3), partial(LoCETransformer, TorchModel(joined), **how)
     alone = make().fit_transform(X)
     np.testing.assert_array_equal(make(n_jobs=2).fit_transform(X), alone)
     np.testing.assert_array_equal(make(batch_size=1).fit_transform(X), alone)

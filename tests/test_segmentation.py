@@ -139,7 +139,7 @@ def test_a_clusterer_is_fitted_to_each_concept(boxes):
 
 def test_given_embeddings_are_not_computed_again(boxes):
     network = Counting().eval()
-    loce = LoCETransformer(TorchModel(network), "body.2", max_iter=5)
+    loce = LoCETransformer(TorchModel(network), "body.2", max_iter=5, memory=False)
     embeddings, n_images = loce.fit_transform(boxes), network.n_images
     given = ConceptSegmenter(loce).fit(boxes, embeddings=embeddings)
     assert network.n_images == n_images

@@ -37,7 +37,7 @@ def find_store(memory, model):
     if memory is False:
         return None
     if memory is None:
-        return model.shared_store(MemoryStore) if isinstance(model, TorchModel) else None
+        return model._shared_store(MemoryStore) if isinstance(model, TorchModel) else None
     return memory if isinstance(memory, RowStore | MemoryStore) else RowStore(memory)
 
 

@@ -127,7 +127,7 @@ class TorchModel:
         """
         return digest_network(self.module, self.forward).hex()
 
-    def shared_store(self, make):
+    def _shared_store(self, make):
         """Give the vectors in memory that the clones of this handle share; ``make`` makes them."""
         if self._cell.rows is None:
             with _BUILDING[-1]:

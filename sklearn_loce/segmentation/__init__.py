@@ -326,7 +326,7 @@ class Net2VecSegmenter(ConceptProjector):
         samples = as_samples(X)
         if self.loce.objective not in ADAMW_OBJECTIVES:
             raise ValueError(
-                f"Net2VecSegmenter optimises one of {sorted(ADAMW_OBJECTIVES)}, but its loce has "
+                f"Net2VecSegmenter optimizes one of {sorted(ADAMW_OBJECTIVES)}, but its loce has "
                 f"objective={self.loce.objective!r}."
             )
         codes = self._fit_concepts(samples, y)
