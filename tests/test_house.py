@@ -3,6 +3,7 @@
 import ast
 import subprocess
 import sys
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -12,19 +13,11 @@ import sklearn_loce
 from .pages import python_blocks
 
 PACKAGE = Path(sklearn_loce.__file__).parent
+ROOT = PACKAGE.parent
 ARRAY_FLOOR = ("_distances", "_validation", "metrics", "cluster", "mixture", "outliers")
-TORCH_FLOOR = (
-    "_samples",
-    "_network",
-    "_solvers",
-    "_store",
-    "_embedding",
-    "_base",
-    "_projecting",
-    "_transformer",
-    "_mean_transformer",
-    "segmentation",
-)
+# In the order in which a row travels; each imports only itself and those before it.
+ROOMS = ("_samples", "_network", "_solvers", "_store", "_embedding")
+TORCH_FLOOR = (*ROOMS, "_base", "_transformer", "_mean_transformer", "segmentation")
 
 
 def _modules_after(statement):
@@ -41,6 +34,7 @@ def _modules_after(statement):
         "import sklearn_loce.plotting",
         "import sklearn_loce.plotting._style",
         "from sklearn_loce.plotting import to_html",
+        "from sklearn_loce import RowStore",
     ],
 )
 def test_import_is_light(statement):
@@ -48,51 +42,68 @@ def test_import_is_light(statement):
 
 
 def _imports_of(path):
-    """Names of the modules that a file imports, relative ones from the package's root."""
-    package = path.relative_to(PACKAGE.parent).with_suffix("").parts
+    """Give the modules that a file imports, "a.b.c" also as "a" and "a.b"; relative ones too."""
+    package, names = path.relative_to(ROOT).with_suffix("").parts, set()
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
+            names.update(alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             base = ".".join(package[: -node.level]) if node.level else ""
             stem = ".".join(filter(None, [base, node.module]))
-            yield stem
-            yield from (f"{stem}.{alias.name}" for alias in node.names)
+            names.update(f"{stem}.{alias.name}" for alias in node.names)
+    return {
+        ".".join(name.split(".")[: n + 1]) for name in names for n in range(name.count(".") + 1)
+    }
 
 
-def _files_of(floor):
-    for name in floor:
-        yield from [PACKAGE / f"{name}.py"] * (PACKAGE / f"{name}.py").is_file()
-        yield from (PACKAGE / name).rglob("*.py")
+def _files_of(*names):
+    files = [path for name in names for path in (PACKAGE / name).rglob("*.py")]
+    return files + [PACKAGE / f"{name}.py" for name in names if not (PACKAGE / name).is_dir()]
 
 
-def test_array_floor_never_imports_torch():
-    forbidden = {"torch", "torchvision", *(f"sklearn_loce.{name}" for name in TORCH_FLOOR)}
-    for path in _files_of(ARRAY_FLOOR):
-        imported = {".".join(name.split(".")[:2]) for name in _imports_of(path)}
-        imported |= {name.split(".")[0] for name in _imports_of(path)}
-        assert not imported & forbidden, path
+@pytest.mark.parametrize(
+    ("files", "forbidden"),
+    [
+        (_files_of(*ARRAY_FLOOR), {"torch", "torchvision", *TORCH_FLOOR}),
+        (_files_of(*TORCH_FLOOR), set(ARRAY_FLOOR)),
+        (
+            [p for p in PACKAGE.rglob("*.py") if p.parent.name != "plotting"],
+            {"matplotlib", "plotting"},
+        ),
+    ],
+    ids=["arrays-torch", "torch-arrays", "all-displays"],
+)
+def test_floors_do_not_import_each_other(files, forbidden):
+    forbidden = forbidden | {f"sklearn_loce.{name}" for name in forbidden}
+    for path in files:
+        assert not _imports_of(path) & forbidden, path
 
 
-def test_torch_floor_never_imports_the_array_floor():
-    forbidden = {f"sklearn_loce.{name}" for name in ARRAY_FLOOR}
-    for path in _files_of(TORCH_FLOOR):
-        imported = {".".join(name.split(".")[:2]) for name in _imports_of(path)}
-        assert not imported & forbidden, path
+@pytest.mark.parametrize("room", ROOMS)
+def test_a_private_package_imports_only_those_before_it(room):
+    allowed = {*ROOMS[: ROOMS.index(room) + 1], "exceptions", "_warnings"}
+    for path in _files_of(room):
+        own = {name.split(".")[1] for name in _imports_of(path) if name.startswith("sklearn_loce.")}
+        assert own <= allowed, path
 
 
-def test_no_floor_imports_the_displays():
-    for path in PACKAGE.rglob("*.py"):
-        if path.parent.name != "plotting":
-            assert not {"matplotlib", "sklearn_loce.plotting"} & {
-                name for full in _imports_of(path) for name in _prefixes(full)
-            }, path
+def test_no_module_imports_itself_by_way_of_others():
+    paths = {_module_name(path): path for path in PACKAGE.rglob("*.py")}
+    imported = {name: _imports_of(path) & paths.keys() for name, path in paths.items()}
+    # A package is loaded before its modules, and says nothing about them.
+    graph = {
+        name: {n for n in found if not f"{name}.".startswith(f"{n}.")}
+        for name, found in imported.items()
+    }
+    list(TopologicalSorter(graph).static_order())  # raises a CycleError that names the circle
 
 
-def _prefixes(name):
-    """Give "a.b.c" as "a", "a.b" and "a.b.c"."""
-    parts = name.split(".")
-    return {".".join(parts[: i + 1]) for i in range(len(parts))}
+def _module_name(path):
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+
+
+def test_few_private_modules_lie_at_the_top():
+    assert len(list(PACKAGE.glob("_[!_]*.py"))) <= 10
 
 
 def test_displays_import_what_is_heavy_when_they_draw():
@@ -124,7 +135,6 @@ def test_unknown_name_is_an_attribute_error():
         _ = sklearn_loce.LoceTransformer
 
 
-ROOT = PACKAGE.parent
 # What runs code that it finds in a file or a string, whoever wrote that.
 RUNS_CODE = {
     *("eval", "exec", "compile", "__import__", "execfile"),
@@ -143,12 +153,8 @@ SAFE_WITH = {
 }
 UNSAFE_WITH = {("shell", True), ("allow_pickle", True), ("trust_remote_code", True)}
 # The battery of checks pickles estimators and reads back what it has just written; workers are sent
-# the model by their caller as joblib sends them everything; one module only names pickle's errors.
-PICKLES_ITS_OWN = {
-    PACKAGE / "utils" / "_checks.py",
-    PACKAGE / "_embedding" / "parallel.py",
-    PACKAGE / "_store" / "introspection.py",
-}
+# the estimator by their caller as joblib sends them everything.
+PICKLES_ITS_OWN = {PACKAGE / "utils" / "_checks.py", PACKAGE / "_embedding" / "parallel.py"}
 
 
 def _unsafe(tree):

@@ -2,7 +2,7 @@
 
 import copy
 import pickle
-import threading
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
 import numpy as np
@@ -21,16 +21,13 @@ from sklearn_loce import (
     MaskedMeanTransformer,
     RowStore,
     TorchModel,
-    _joined,
     list_layers,
     optimize_loces,
 )
-from sklearn_loce._network.preprocess import make_transform, make_view
-from sklearn_loce._store.fingerprint import digest, model_digest
 from sklearn_loce.exceptions import LayoutError
 
 from .conftest import make_small_network
-from .counting import LAYERS, Counting, build_counting, draw_table
+from .counting import LAYERS, Counter, Counting, build_counting, draw_table
 
 TWO = ("body.0", "body.4")
 
@@ -80,19 +77,13 @@ def joined():
 
 
 @pytest.mark.parametrize("layers", [["0"], ["1", "4"], ["5", "0", "2"], ("0", "2", "3")])
-@pytest.mark.parametrize("size", [(16, 16), (17, 23), (9, 30)])
-def test_it_is_what_hooks_and_float64_give(small_network, layers, size):
-    module, images = JoinedLayers(small_network, layers), draw_images(2, 3, *size)
-    expected = joined_by_hand(taken_by_hand(small_network, layers, images))
-    for _ in range(2):  # the second pass stops early
-        assert_as_by_hand(module(images), expected)
-
-
-def test_sizes_may_change_from_image_to_image(joined):
-    for size in [(16, 16), (17, 23), (16, 16), (40, 24)]:
-        images = draw_images(1, 3, *size)
-        expected = joined_by_hand(taken_by_hand(joined.network, TWO, images))
-        assert_as_by_hand(joined(images), expected)
+def test_it_is_what_hooks_and_float64_give(small_network, layers):
+    module = JoinedLayers(small_network, layers)
+    for size in [(16, 16), (17, 23), (16, 16), (9, 30)]:
+        images = draw_images(2, 3, *size)
+        assert_as_by_hand(
+            module(images), joined_by_hand(taken_by_hand(small_network, layers, images))
+        )
 
 
 def test_each_layer_has_mean_squared_norm_one(joined):
@@ -101,12 +92,13 @@ def test_each_layer_has_mean_squared_norm_one(joined):
     torch.testing.assert_close(norms, torch.ones(2))
 
 
-def test_a_scale_of_a_layer_has_no_say(joined):
+@pytest.mark.parametrize("factor", [1000, 1e25, 1e-25])  # whose squares float32 does not hold
+def test_the_scale_of_a_layer_does_not_matter(joined, factor):
     images = draw_images(1, 3, 20, 20)
     before = joined(images)
     with torch.no_grad():
         for parameter in joined.network.body[4].parameters():
-            parameter.mul_(1000)
+            parameter.mul_(factor)
     torch.testing.assert_close(joined(images), before)
 
 
@@ -163,7 +155,7 @@ def test_layers_that_make_no_sense(layers, match):
         JoinedLayers(build_counting(), layers)
 
 
-def test_what_is_no_network_is_refused():
+def test_other_models_are_refused():
     with pytest.raises(TypeError, match="got function"):
         JoinedLayers(build_counting, TWO)
     with pytest.raises(TypeError, match="reshape_transform"):
@@ -176,24 +168,22 @@ def test_a_layer_without_places_is_a_clear_error():
         JoinedLayers(network, ["0", "1"])(draw_images(1, 3, 16, 16))
 
 
-class Exploding(nn.Module):
-    """Works once, and must not be reached again."""
-
-    n_calls = 0
+class Tail(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.counter = Counter()
 
     def forward(self, images):
-        self.n_calls += 1
-        if self.n_calls > 1:
-            raise AssertionError
+        self.counter.n += 1
         return images
 
 
 def test_the_network_stops_at_the_deepest_layer():
-    network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Conv2d(4, 4, 3), Exploding())
-    extract = ActivationExtractor(JoinedLayers(network, ["1", "0"]), "joined")
-    for _ in range(3):
-        assert extract(draw_images(1, 3, 16, 16))["joined"].shape == (1, 8, 14, 14)
-    assert network[2].n_calls == 1  # the first pass counts how often layers run
+    network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Conv2d(4, 4, 3), Tail())
+    with ActivationExtractor(JoinedLayers(network, ["1", "0"]), "joined") as extract:
+        for _ in range(3):
+            assert extract(draw_images(1, 3, 16, 16))["joined"].shape == (1, 8, 14, 14)
+    assert network[2].counter.n == 1  # the first pass shows how often layers run
 
 
 def count_hooks(module):
@@ -202,7 +192,7 @@ def count_hooks(module):
     )
 
 
-def test_the_network_is_given_back_as_it_was():
+def test_the_network_is_not_touched():
     network = make_small_network().train()
     network[3].eval()
     modes = [child.training for child in network.modules()]
@@ -258,7 +248,7 @@ def test_vectors_are_those_of_the_joined_grid(joined):
     assert vectors.shape == (len(X), 12)
 
 
-def test_all_that_takes_a_network_takes_it(joined):
+def test_transformers_take_it_as_a_network(joined):
     X, model = draw_table(3), TorchModel(joined)
     loce = LoCETransformer(model, "joined", objective="logistic").fit(X)
     vectors = loce.transform(X)
@@ -274,28 +264,29 @@ def test_all_that_takes_a_network_takes_it(joined):
 
 
 def test_workers_give_the_same_vectors(joined):
-    X, make = draw_table(3), partial(LoCETransformer, TorchModel(joined), "joined", max_iter=5)
+    how = {"layer": "joined", "max_iter": 5, "memory": False}
+    X, make = draw_table(3), partial(LoCETransformer, TorchModel(joined), **how)
     alone = make().fit_transform(X)
     np.testing.assert_array_equal(make(n_jobs=2).fit_transform(X), alone)
     np.testing.assert_array_equal(make(batch_size=1).fit_transform(X), alone)
 
 
-def test_a_store_keeps_lists_of_layers_apart(tmp_path, monkeypatch):
-    X, network, store = draw_table(2), make_small_network(), RowStore(tmp_path)
-    lists = [("0", "2"), ("2", "0"), ("1", "2"), ("0", "3"), ("0",)]
-    make = partial(LoCETransformer, layer="joined", max_iter=5)
+def test_a_store_keeps_lists_of_layers_apart(tmp_path):
+    X, network, store = draw_table(2), build_counting(), RowStore(tmp_path)
+    lists = [LAYERS[:2], LAYERS[1::-1], LAYERS[1:3], LAYERS[::3], LAYERS[:1]]
 
     def embed(layers, memory):
-        return make(TorchModel(JoinedLayers(network, layers)), memory=memory).fit_transform(X)
+        model = TorchModel(JoinedLayers(network, layers))
+        return LoCETransformer(model, "joined", max_iter=5, memory=memory).fit_transform(X)
 
     found = [embed(layers, store) for layers in lists]
-    for i, layers in enumerate(lists):
-        np.testing.assert_array_equal(found[i], embed(layers, False))
-        assert not any(np.array_equal(found[i], other) for other in found[:i])
-    monkeypatch.setattr(JoinedLayers, "forward", None)
-    monkeypatch.setattr(_joined, "ActivationExtractor", None)  # all is known: there is no pass
+    n_images = network.n_images
     for i, layers in enumerate(lists):
         np.testing.assert_array_equal(found[i], embed(layers, store))
+        assert not any(np.array_equal(found[i], other) for other in found[:i])
+    assert network.n_images == n_images
+    for i, layers in enumerate(lists):
+        np.testing.assert_array_equal(found[i], embed(layers, False))
 
 
 def test_a_search_over_models(joined):
@@ -308,27 +299,6 @@ def test_a_search_over_models(joined):
     assert search.best_params_["model"].module.network is joined.network
 
 
-def test_fingerprints_tell_what_matters(joined):
-    network = joined.network
-    others = [
-        JoinedLayers(network, TWO[::-1]),
-        JoinedLayers(network, TWO[:1]),
-        JoinedLayers(network, TWO, reshape_transform=first_half),
-        JoinedLayers(TorchModel(network, forward=call_plainly), TWO),
-        JoinedLayers(Counting(seed=1).eval(), TWO),
-        JoinedLayers(JoinedLayers(network, TWO), ["joined"]),
-    ]
-    hooked = JoinedLayers(network, TWO)
-    hooked.joined.register_forward_hook(double_output)
-    digests = [model_digest(module) for module in (joined, hooked, *others)]
-    assert len(set(digests)) == len(digests)
-    assert digest(TorchModel(joined)) != digest(TorchModel(network))
-    assert TorchModel(joined).fingerprint() != TorchModel(others[0]).fingerprint()
-    with torch.no_grad():
-        network.body[0].weight[0] += 1
-    assert model_digest(joined) != digests[0]
-
-
 def call_plainly(module, images):
     return module(images)
 
@@ -337,13 +307,34 @@ def double_output(module, args, output):
     return 2 * output
 
 
-def test_fingerprints_stay_over_passes_copies_and_pickles():
+def test_fingerprints_differ_where_activations_may(joined):
+    network, hooked = joined.network, JoinedLayers(joined.network, TWO)
+    hooked.joined.register_forward_hook(double_output)
+    modules = [
+        joined,
+        hooked,
+        network,
+        JoinedLayers(network, TWO[::-1]),
+        JoinedLayers(network, TWO[:1]),
+        JoinedLayers(network, TWO, reshape_transform=first_half),
+        JoinedLayers(TorchModel(network, forward=call_plainly), TWO),
+        JoinedLayers(Counting(seed=1).eval(), TWO),
+        JoinedLayers(JoinedLayers(network, TWO), ["joined"]),
+    ]
+    digests = [TorchModel(module).fingerprint() for module in modules]
+    assert len(set(digests)) == len(digests)
+    with torch.no_grad():
+        network.body[0].weight[0] += 1
+    assert TorchModel(joined).fingerprint() != digests[0]
+
+
+def test_passes_copies_and_pickles_have_one_fingerprint():
     joined = JoinedLayers(make_small_network(), ["0", "2"])
-    before, images = model_digest(joined), draw_images(1, 3, 16, 16)
+    before, images = TorchModel(joined).fingerprint(), draw_images(1, 3, 16, 16)
     maps = joined(images)
     ActivationExtractor(joined, "joined")(images)
     for other in (joined, copy.deepcopy(joined), pickle.loads(pickle.dumps(joined))):
-        assert model_digest(other) == before
+        assert TorchModel(other).fingerprint() == before
         assert torch.equal(other(images), maps)
 
 
@@ -367,7 +358,7 @@ def test_the_handle_says_how_the_network_is_called(joined):
 
 
 @pytest.mark.parametrize("size", [(40, 60), (61, 33)])
-def test_a_detector_tells_its_frame(size):
+def test_a_detector_has_its_frame(size):
     torch.manual_seed(0)
     build = models.detection.ssdlite320_mobilenet_v3_large
     detector = build(weights=None, weights_backbone=None, num_classes=2).eval()
@@ -385,31 +376,27 @@ def test_a_detector_tells_its_frame(size):
 
 
 def test_a_network_of_one_size_says_so():
-    vit = models.VisionTransformer(64, 16, 1, 2, 16, 32)
-    joined = JoinedLayers(vit, "conv_proj")
+    joined = JoinedLayers(models.VisionTransformer(64, 16, 1, 2, 16, 32), "conv_proj")
     with pytest.raises(ValueError, match="VisionTransformer was built for images of 64 x 64"):
         ActivationExtractor(joined, "joined")(draw_images(1, 3, 32, 32))
     preset = models.ViT_B_16_Weights.IMAGENET1K_V1
-    image, mask = np.zeros((50, 90, 3), dtype=np.uint8), np.ones((1, 50, 90), dtype=bool)
-    assert make_view(image, mask, make_transform(preset, joined)).image.shape == (3, 64, 64)
+    X = [(np.zeros((50, 90, 3), dtype=np.uint8), np.ones((50, 90), dtype=bool))]
+    loce = LoCETransformer(TorchModel(joined), "joined", preprocess=preset, max_iter=1).fit(X)
+    assert loce.evaluate(X)["foreground_cells"].tolist() == [16]
 
 
-def test_threads_that_share_a_network_wait_for_each_other():
+def test_threads_may_share_a_network():
     network = make_small_network().train()
     images = [draw_images(1, 3, 16, 16 + 2 * k, seed=k) for k in range(10)]
     wrapped = [JoinedLayers(network, layers) for layers in (["0", "2"], ["1", "4"])]
-    expected = [[copy.deepcopy(module)(image) for image in images] for module in wrapped]
-    found, mode = [None, None], network.training
 
-    def work(k):
-        found[k] = [ActivationExtractor(wrapped[k], "joined")(image)["joined"] for image in images]
+    def take(module):
+        return [ActivationExtractor(module, "joined")(image)["joined"] for image in images]
 
-    workers = [threading.Thread(target=work, args=(k,)) for k in range(2)]
-    for worker in workers:
-        worker.start()
-    for worker in workers:
-        worker.join()
+    expected = [take(copy.deepcopy(module)) for module in wrapped]
+    with ThreadPoolExecutor(2) as pool:
+        found = list(pool.map(take, wrapped))
     for maps, right in zip(found, expected, strict=True):
         assert all(map(torch.equal, maps, right))
-    assert all(child.training == mode for child in network.modules())
+    assert all(child.training for child in network.modules())
     assert count_hooks(network) == 0

