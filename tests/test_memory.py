@@ -7,8 +7,10 @@ import multiprocessing
 import os
 import resource
 import signal
+import sqlite3
 import threading
 import time
+import tracemalloc
 import warnings
 import weakref
 from pathlib import Path
@@ -20,6 +22,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from pycocotools import mask as coco_mask
 from sklearn.base import clone
 from sklearn.model_selection import GridSearchCV, GroupKFold
 from sklearn.neighbors import KNeighborsClassifier
@@ -28,6 +31,7 @@ from torchvision.transforms import v2
 
 from sklearn_loce import ActivationExtractor, MaskedMeanTransformer, RowStore, TorchModel
 from sklearn_loce._solvers.objectives import AdamWObjective
+from sklearn_loce._store import database
 from sklearn_loce.exceptions import FailedRowsError, StoreError
 
 from .counting import LAYERS, Counting, build_counting, draw_table, make_loce, write_images
@@ -639,3 +643,43 @@ def test_what_is_held_does_not_grow_with_the_table(n_images, monkeypatch):
     monkeypatch.setattr(ActivationExtractor, "__call__", counting)
     make_loce(memory=False).fit_transform(draw_table(n_images))
     assert most[0] <= 2 * torch.get_num_threads()
+
+
+def test_masks_of_an_image_are_decoded_as_they_are_needed():
+    rng, rows = np.random.default_rng(0), []
+    image = rng.integers(0, 255, (400, 600, 3), dtype=np.uint8)
+    for _ in range(200):
+        mask = np.zeros((400, 600), dtype=np.uint8, order="F")
+        top, left = rng.integers(0, 300, 2)
+        mask[top : top + 80, left : left + 90] = 1
+        rows.append((image, coco_mask.encode(mask)))
+    table = pd.DataFrame(rows, columns=["image", "mask"])
+    loce = make_loce(memory=False, max_iter=1).fit(table)
+    loce.transform(table[:2])
+    tracemalloc.start()
+    try:
+        loce.transform(table)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 50 * mask.size  # all masks at once are 200 times that
+
+
+def test_a_lock_of_another_program_costs_one_wait_and_is_told_in_each_call(table, tmp_path):
+    """Six images are saved one by one; each save alone would wait."""
+    make_loce(memory=tmp_path, layer="body.0").fit_transform(table[:2])
+    other = sqlite3.connect(tmp_path / "loces.sqlite", isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    loce, expected = make_loce(memory=tmp_path).fit(table), computed(table)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(database, "TIMEOUT", 1.0)  # no user would wait longer for a test
+        for _ in range(2):
+            start = time.monotonic()
+            with pytest.warns(UserWarning, match="can't be written") as caught:
+                found = loce.transform(table)
+            assert time.monotonic() - start < 4
+            assert [Path(w.filename) for w in caught] == [Path(__file__)]
+            np.testing.assert_array_equal(found, expected)
+    other.close()
+    np.testing.assert_array_equal(loce.transform(table), expected)
+    assert RowStore(tmp_path).info()["n_rows"] == 2 + len(table)
