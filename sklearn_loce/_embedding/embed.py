@@ -3,6 +3,7 @@
 import re
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 import torch
@@ -10,6 +11,7 @@ from tqdm.auto import tqdm
 
 from .._network.handle import as_module, resolve_device
 from .._samples.table import read_sample_mask, row_name
+from .._solvers.adamw import Recorder
 from .._solvers.solution import Solution
 from .._store.keys import sample_digests
 from .._warnings import warn_user
@@ -141,13 +143,17 @@ def embed(loce, task, n_threads=None):
     n_threads = n_threads or _choose_threads(loce)
     size = (loce.batch_size or _MOST_ROWS) if on_gpu else 1
     batches = _batch_images(task.images, size)
+    recorder = Recorder() if on_gpu else None  # of the steps, from batch to batch
     # A thread alone takes the caller's place: there is nobody to differ from.
     records = task.records if min(n_threads, len(batches)) > 1 else None
 
     @contextmanager
     def open_worker():
         with open_network(loce, task.layers(loce), records) as pass_image:
-            yield lambda images: (len(images), embed_images(loce, task, pass_image, images))
+            yield lambda images: (
+                len(images),
+                embed_images(loce, task, pass_image, images, recorder),
+            )
 
     return map_in_threads(open_worker, batches, n_threads)
 
@@ -221,19 +227,26 @@ def _batch_images(images, size):
     return batches
 
 
-def embed_images(loce, task, pass_image, images):
+def embed_images(loce, task, pass_image, images, recorder=None):
     """Read a few images, pass them, and embed their rows."""
     outcomes, parts = [], []
+
+    def embed_parts():
+        size = loce.batch_size or _MOST_ROWS
+        while parts:
+            outcomes.extend(_embed_rows(loce, task, parts[:size], recorder))
+            del parts[:size]
+
     for rows in images:
-        try:
-            activations = pass_image(task.samples, int(rows[0]))
-        except Exception as error:
+        activations, error = _try(pass_image, task.samples, int(rows[0]))
+        if isinstance(error, torch.OutOfMemoryError) and parts:
+            embed_parts()  # and free the activations of the images before
+            activations, error = _try(pass_image, task.samples, int(rows[0]))
+        if error is not None:
             outcomes += _fail_all(task.samples, rows, error)
-            continue
-        parts += [(int(i), activations) for i in rows]
-    size = loce.batch_size or _MOST_ROWS
-    for start in range(0, len(parts), size):
-        outcomes += _embed_rows(loce, task, parts[start : start + size])
+        else:
+            parts += [(int(i), activations) for i in rows]
+    embed_parts()
     return _check_unchanged(task, images, outcomes)
 
 
@@ -260,7 +273,7 @@ def _check_unchanged(task, images, outcomes):
     return outcomes
 
 
-def _embed_rows(loce, task, parts):
+def _embed_rows(loce, task, parts, recorder):
     """Optimize rows whose images have passed, layer by layer, and finish them."""
     outcomes, samples, targets = [], [], []
     for i, activations in parts:
@@ -274,14 +287,14 @@ def _embed_rows(loce, task, parts):
         # Masks are large: they are kept only where they are needed again.
         kept = (mask, view_mask) if task.finish is not None else (None, None)
         samples.append(Sample(i, activations, *kept))
-    solved = _solve(loce, task, samples, targets)
+    solved = _solve(loce, task, samples, targets, recorder)
     return outcomes + [
         _finish(loce, task, sample, bool((target > 0).any()), solutions)
         for sample, target, solutions in zip(samples, targets, solved, strict=True)
     ]
 
 
-def _solve(loce, task, samples, targets):
+def _solve(loce, task, samples, targets, recorder):
     """Give {number of the layer: Solution} for each row."""
     solved = [{} for _ in samples]
     for k, layer in enumerate(loce.layers_):
@@ -291,19 +304,19 @@ def _solve(loce, task, samples, targets):
         if full:
             grids = [samples[j].activations.grids[layer] for j in full]
             own = [targets[j] for j in full]
-            solutions = _solve_in_memory(loce._objective, grids, own, loce._starts[k])
-            solved_here = dict(zip(full, solutions, strict=True))
+            solve = partial(loce._objective.solve, start=loce._starts[k], recorder=recorder)
+            stack = loce._objective.mask_size is not None
+            solved_here = dict(zip(full, _solve_in_memory(solve, grids, own, stack), strict=True))
         for j in rows:
             empty = Solution.unknown(1, loce.n_channels_[k], has_facts=loce._objective.has_bias)[0]
             solved[j][k] = solved_here[j] if j in full else empty
     return solved
 
 
-def _solve_in_memory(objective, grids, targets, start):
+def _solve_in_memory(solve, grids, targets, stack):
     """Optimize rows at once, or in halves where a device runs out of memory."""
     try:
-        stack = targets if objective.mask_size is None else np.stack(targets)
-        solution = objective.solve(grids, stack, start)
+        solution = solve(grids, np.stack(targets) if stack else targets)
         return [solution[j] for j in range(len(grids))]
     except torch.OutOfMemoryError as error:
         if len(grids) == 1:
@@ -315,11 +328,10 @@ def _solve_in_memory(objective, grids, targets, start):
         f"The device ran out of memory with {len(grids)} rows at once; going on with {half}. Set "
         "batch_size to that to spare the attempt."
     )
-    return [
-        solution
-        for part in (slice(half), slice(half, None))
-        for solution in _solve_in_memory(objective, grids[part], targets[part], start)
-    ]
+    if solve.keywords["recorder"] is not None:
+        solve.keywords["recorder"].clear()  # frees what the recordings hold
+    parts = slice(half), slice(half, None)
+    return [s for part in parts for s in _solve_in_memory(solve, grids[part], targets[part], stack)]
 
 
 def _finish(loce, task, sample, has_foreground, solutions):

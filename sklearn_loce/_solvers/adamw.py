@@ -121,6 +121,11 @@ class Recorder:
         self._seen, self._refused = set(), set()
         self._recordings = OrderedDict()
 
+    def clear(self):
+        """Forget all recordings, which frees their memory."""
+        self._recordings.clear()
+        self._seen.clear()
+
     def run(self, key, function, inputs):
         """Run a function that ``key`` stands for, together with the inputs' shapes per image."""
         first = inputs[0]
