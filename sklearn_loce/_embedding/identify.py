@@ -9,6 +9,7 @@ from .._network.preprocess import make_transform
 from .._network.probe import probe, probe_sizes
 from .._store.keys import Key, agree, find_source
 from .._warnings import warn_user
+from .images import make_extractor
 
 
 def look_up_layers(loce, image_size):
@@ -40,7 +41,7 @@ def look_up_layers(loce, image_size):
             continue  # too small, or of a size that the network does not take
         break
     loce.n_channels_, loce._readings = [*n_channels.values()], extract.readings
-    loce._is_lent = extract.is_lent
+    loce._is_lent, loce._runs_once = extract.is_lent, extract.runs_once
     return records if _are_steady(records, again) else None
 
 
@@ -62,8 +63,7 @@ def probe_network(loce):
     What it gave in fit saves the second pass. ``None`` where two passes differ.
     """
     transform = make_transform(loce.preprocess, loce.model)
-    how = {"reshape_transform": loce.reshape_transform, "device": loce.device}
-    with ActivationExtractor(loce.model, loce.layers_, readings=loce._readings, **how) as extract:
+    with make_extractor(loce) as extract:
         records, _ = probe(extract, transform, loce._probe_size, loce._seed)
         known = loce._records
         if known is not None and all(agree(records[x], known[x]) for x in records):

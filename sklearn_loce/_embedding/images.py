@@ -71,7 +71,9 @@ def make_extractor(loce, layers=None):
     """Give what takes the activations of layers, all of them with ``None``."""
     how = {"reshape_transform": loce.reshape_transform, "device": loce.device}
     layers = loce.layers_ if layers is None else layers
-    return ActivationExtractor(loce.model, layers, readings=loce._readings, **how)
+    extract = ActivationExtractor(loce.model, layers, readings=loce._readings, **how)
+    extract.runs_once = loce._runs_once
+    return extract
 
 
 def compare_network(loce, fingerprint, records):

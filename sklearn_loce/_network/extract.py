@@ -138,7 +138,8 @@ class ActivationExtractor:
         self._is_first = readings is None  # whose images settle how all are read
         self._facts = {layer: layer_facts(self.module, layer) for layer in self.layers}
         self._network = self._exits = self._pass = self._thread = None
-        self._known, self._runs_once, self._has_warned = {}, False, False
+        self._known, self._has_warned = {}, False
+        self.runs_once = False  # each layer, whatever the size of the image
         self.is_lent = False
 
     def __enter__(self):
@@ -235,7 +236,7 @@ class ActivationExtractor:
         """Note how layers are read, and whether later passes of this size may stop early."""
         once = not current.trace.reads_values and set(current.n_calls.values()) == {1}
         # The flow of a detector does not depend on the size, and its heads take long.
-        self._runs_once = once and is_detector(self._network)
+        self.runs_once |= once and is_detector(self._network)
         if once and len(current.known) == len(self.layers):
             self._known[key] = current.known
 
@@ -291,7 +292,7 @@ class ActivationExtractor:
         grid = self._read(layer, output, current).detach().float()
         # A copy even where the cast makes one, for grids that a reshape_transform expands.
         current.taken[layer] = grid.clone(memory_format=torch.contiguous_format)
-        may_stop = current.trace is None or self._runs_once
+        may_stop = current.trace is None or self.runs_once
         if may_stop and len(current.taken) == len(self.layers):
             raise _ReachedDeepestLayer(self)
 
