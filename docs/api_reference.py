@@ -155,7 +155,7 @@ API_REFERENCE = {
         (Section("", "", ("ConceptOutlierDetector",)),),
     ),
     "sklearn_loce.segmentation": Module(
-        "One vector per concept, on images that it has never seen.",
+        "One vector or a few per concept, projected onto unseen images.",
         (Section("", "", ("ConceptSegmenter", "Net2VecSegmenter")),),
     ),
     "sklearn_loce.plotting": Module(
@@ -173,7 +173,7 @@ API_REFERENCE = {
             ),
             Section(
                 "Concepts",
-                "How concepts lie to each other.",
+                "How concepts relate to each other.",
                 (
                     "ConceptMapDisplay",
                     "SeparationDisplay",
@@ -184,7 +184,7 @@ API_REFERENCE = {
             ),
             Section(
                 "Layers and channels",
-                "Where in the network.",
+                "Scores by layer, and weights by channel.",
                 ("LayerComparisonDisplay", "ChannelDisplay"),
             ),
             Section(
