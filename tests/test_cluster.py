@@ -259,39 +259,31 @@ class TestBadInput:
         with pytest.raises(ValueError, match='criterion="adaptive" requires y to be passed'):
             getattr(ConceptAgglomerative(), method)(mixed[0])
 
-    @pytest.mark.parametrize("size", [-1, 0, 0.0, 1.0, 2.5, -0.1])
-    def test_size(self, mixed, size):
-        with pytest.raises(ValueError, match="'size' parameter"):
-            ConceptAgglomerative(size=size).fit(*mixed)
-
-    @pytest.mark.parametrize("purity", [0, -0.5, 1.01])
-    def test_purity(self, mixed, purity):
-        with pytest.raises(ValueError, match="'purity' parameter"):
-            ConceptAgglomerative(purity=purity).fit(*mixed)
-
-    def test_threshold(self, mixed):
-        with pytest.raises(ValueError, match="needs a distance_threshold"):
-            ConceptAgglomerative(criterion="distance").fit(mixed[0])
-        with pytest.raises(ValueError, match="'distance_threshold' parameter"):
-            ConceptAgglomerative(criterion="distance", distance_threshold=-1.0).fit(mixed[0])
-
-    def test_ward_with_cosine(self, mixed):
-        with pytest.raises(ValueError, match=r'"ward" needs metric="euclidean", got .*cosine'):
-            ConceptAgglomerative(metric="cosine").fit(*mixed)
-
-    @pytest.mark.parametrize("metric", ["seuclidean", "mahalanobis", "jaccard", "euclidian"])
-    def test_metric(self, mixed, metric):
-        with pytest.raises(ValueError, match=f"'metric' parameter .* Got '{metric}'"):
-            ConceptAgglomerative(linkage="average", metric=metric).fit(*mixed)
+    @pytest.mark.parametrize(
+        ("parameters", "match"),
+        [
+            *(({"size": size}, "'size' parameter") for size in (-1, 0, 0.0, 1.0, 2.5, -0.1)),
+            *(({"purity": purity}, "'purity' parameter") for purity in (0, -0.5, 1.01)),
+            ({"criterion": "distance"}, "needs a distance_threshold"),
+            ({"distance_threshold": -1.0}, "'distance_threshold' parameter"),
+            ({"metric": "cosine"}, '"ward" needs metric="euclidean", got .*cosine'),
+            *(
+                ({"linkage": "average", "metric": name}, f"'metric' parameter .* Got '{name}'")
+                for name in ("seuclidean", "mahalanobis", "jaccard", "euclidian")
+            ),
+            (
+                {"assign": "neighbors", "n_neighbors": 81},
+                "n_neighbors=81 is more than the n_samples=80",
+            ),
+        ],
+    )
+    def test_parameters(self, mixed, parameters, match):
+        with pytest.raises(ValueError, match=match):
+            ConceptAgglomerative(**parameters).fit(*mixed)
 
     def test_overflow(self):
         with pytest.raises(ValueError, match="whose squares overflow"):
             ConceptAgglomerative().fit([[0.0], [1e160]], ["car", "bus"])
-
-    def test_more_neighbors_than_rows(self, mixed):
-        model = ConceptAgglomerative(assign="neighbors", n_neighbors=81)
-        with pytest.raises(ValueError, match="n_neighbors=81 is more than the n_samples=80"):
-            model.fit(*mixed)
 
     def test_labels(self, mixed):
         X, y = mixed
@@ -301,9 +293,3 @@ class TestBadInput:
             ConceptAgglomerative().fit(X, [*y[1:], 3])
         with pytest.raises(ValueError, match="no label in row 79"):
             ConceptAgglomerative().fit(X, [*y[1:], None])
-
-    def test_nan(self, mixed):
-        X = mixed[0].copy()
-        X[3, 1] = np.nan
-        with pytest.raises(ValueError, match="NaN"):
-            ConceptAgglomerative().fit(X, mixed[1])

@@ -3,9 +3,7 @@
 import json
 from copy import deepcopy
 
-import numpy as np
 import pytest
-from pycocotools import mask as coco_mask
 
 from sklearn_loce.datasets import load_coco
 
@@ -24,6 +22,11 @@ def _write(path, change):
     path.write_text(json.dumps(content))
 
 
+def _segment(path, segmentation):
+    """Change the outline of the first annotation."""
+    _write(path, lambda content: content["annotations"][0].update(segmentation=segmentation))
+
+
 def _raises(path, match):
     """Expect a ValueError that names the file."""
     with pytest.raises(ValueError, match=match) as error:
@@ -31,28 +34,10 @@ def _raises(path, match):
     assert str(path) in str(error.value)
 
 
-def test_the_sound_file_loads(path):
-    data = load_coco(path, path.parent).data
-    assert data[["image_id", "concept"]].to_numpy().tolist() == [
-        [1, "person"],
-        [1, "car"],
-        [2, "car"],
-    ]
-    assert data["area"].tolist() == [4 / 48, 12 / 48, 12 / 48]
-    inside = np.zeros((6, 8), dtype=bool)
-    inside[1:4, 1:5] = True
-    np.testing.assert_array_equal(coco_mask.decode(data["mask"].iloc[1]).astype(bool), inside)
-
-
 @pytest.mark.parametrize("share", [0.0, 0.3, 0.9, 0.999])
 def test_truncated_json(path, share):
     text = path.read_text()
     path.write_text(text[: int(share * len(text))])
-    _raises(path, "not a whole JSON file")
-
-
-def test_not_a_text_file(path):
-    path.write_bytes(bytes(range(256)))
     _raises(path, "not a whole JSON file")
 
 
@@ -80,6 +65,28 @@ def test_a_table_that_is_no_list(path, table, value):
 def test_an_entry_without_a_key(path, table, key):
     _write(path, lambda content: content[table][-1].pop(key))
     _raises(path, rf"{table}\[\d\] .* lacks \['{key}'\]")
+
+
+@pytest.mark.parametrize(
+    ("table", "key", "value"),
+    [
+        ("images", "id", []),
+        ("images", "id", None),
+        ("categories", "id", {}),
+        *(("categories", "name", value) for value in (None, ["car"], 3)),
+        ("annotations", "image_id", [1]),
+        ("annotations", "category_id", {"a": 1}),
+    ],
+)
+def test_ids_and_names_of_another_type(path, table, key, value):
+    _write(path, lambda content: content[table][0].update({key: value}))
+    _raises(path, rf"{table}\[0\] has .*'{key}'")
+
+
+@pytest.mark.parametrize("name", [None, 3, ["a"], {"a": 1}, "a\0.jpg"])
+def test_file_names_that_are_none(path, name):
+    _write(path, lambda content: content["images"][0].update(file_name=name))
+    _raises(path, "must be a string without NUL")
 
 
 def test_an_entry_that_is_no_object(path):
@@ -112,10 +119,7 @@ def test_a_dangling_id(path, key):
     ids=["none", "null", "a point", "a line", "no corner", "empty RLE", "off the image"],
 )
 def test_a_zero_size_object(path, segmentation):
-    def change(content):
-        content["annotations"][0]["segmentation"] = segmentation
-
-    _write(path, change)
+    _segment(path, segmentation)
     _raises(path, r"annotations \[11\] cover no pixel .*min_area=1")
     kept = load_coco(path, path.parent, min_area=1).data
     assert kept[["image_id", "concept"]].to_numpy().tolist() == [[1, "person"], [2, "car"]]
@@ -145,18 +149,12 @@ def test_a_zero_size_object_beside_another_of_its_concept(path):
     ],
 )
 def test_a_segmentation_that_makes_no_sense(path, segmentation):
-    def change(content):
-        content["annotations"][0]["segmentation"] = segmentation
-
-    _write(path, change)
+    _segment(path, segmentation)
     _raises(path, "annotation 11 can't be read")
 
 
 def test_a_mask_of_another_size_than_its_image(path):
-    def change(content):
-        content["annotations"][0]["segmentation"] = {"size": [8, 6], "counts": [24, 24]}
-
-    _write(path, change)
+    _segment(path, {"size": [8, 6], "counts": [24, 24]})
     _raises(path, r"annotation 11 .* is a mask of \[8, 6\], but its image is \[6, 8\]")
 
 
@@ -164,6 +162,12 @@ def test_a_mask_of_another_size_than_its_image(path):
 def test_an_image_without_a_size(path, height, width):
     _write(path, lambda content: content["images"][0].update(height=height, width=width))
     _raises(path, "'000001.jpg' has height .* both must be positive")
+
+
+@pytest.mark.parametrize("value", ["1e400", "-1e400", "NaN", "1" * 300, "[6]"])
+def test_numbers_that_are_no_size(path, value):
+    path.write_text(path.read_text().replace('"height": 6', f'"height": {value}', 1))
+    _raises(path, "height|larger than the limit|mask of")
 
 
 def test_an_unknown_category_names_those_that_are_close(path):

@@ -327,17 +327,18 @@ class TestBadComparisonInput:
         with pytest.raises(ValueError, match="At least 2 concepts"):
             compare_layers(layers, ["car"] * len(y))
 
-    def test_k_beyond_a_draw(self, layers):
-        layers, y = layers
-        with pytest.raises(ValueError, match="k=40"):
-            compare_layers(layers, y, k=40, rows_per_concept=5)
-
     @pytest.mark.parametrize(
-        ("name", "value"), [("n_repeats", 0), ("rows_per_concept", -3), ("rows_per_concept", 1.5)]
+        ("parameters", "match"),
+        [
+            ({"k": 40, "rows_per_concept": 5}, "k=40"),
+            ({"n_repeats": 0}, "'n_repeats' parameter"),
+            ({"rows_per_concept": -3}, "'rows_per_concept' parameter"),
+            ({"rows_per_concept": 1.5}, "'rows_per_concept' parameter"),
+        ],
     )
-    def test_parameters(self, layers, name, value):
-        with pytest.raises(ValueError, match=f"'{name}' parameter"):
-            compare_layers(*layers, **{name: value})
+    def test_parameters(self, layers, parameters, match):
+        with pytest.raises(ValueError, match=match):
+            compare_layers(*layers, **parameters)
 
 
 @pytest.mark.parametrize(

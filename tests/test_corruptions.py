@@ -59,14 +59,6 @@ def test_gaussian_noise_on_bytes_is_rounded(percent):
         assert abs((noise == value).mean() - expected) < 5 * spread + 1e-12
 
 
-@pytest.mark.parametrize("sigma", [0.05, 0.3])
-def test_gaussian_noise_is_as_strong_as_torchvisions(sigma):
-    torch.manual_seed(0)
-    theirs = v2.GaussianNoise(sigma=sigma)(_grey(0.5))
-    ours = GaussianNoise(100 * sigma)(_grey(0.5))
-    assert stats.ks_2samp(ours.ravel().numpy(), theirs.ravel().numpy()).pvalue > 1e-3
-
-
 @pytest.mark.parametrize("percent", [1, 20, 100])
 @pytest.mark.parametrize(
     ("grey", "dtype", "white"), [(0.5, torch.float32, 1), (77, torch.uint8, 255)]

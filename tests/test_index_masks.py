@@ -179,17 +179,6 @@ def test_a_missing_instance_image(cityscapes):
         load_masks(*where, **{**how, "instance_suffix": "_gtFine_nothing.png"})
 
 
-def test_ade20k(tmp_path):
-    ids = _blocks(np.random.default_rng(2), [0, 1, 150])
-    _save(tmp_path / "images" / "ADE_val_00000001.jpg", ids)
-    _save(tmp_path / "annotations" / "ADE_val_00000001.png", ids)
-    names = dict(enumerate([f"class {i}" for i in range(150)], start=1))
-    data = load_masks(tmp_path / "images", tmp_path / "annotations", names, ignore=[0]).data
-    assert data["concept"].tolist() == ["class 0", "class 149"]
-    for rle, label in zip(data["mask"], (1, 150), strict=True):
-        np.testing.assert_array_equal(_decode(rle), ids == label)
-
-
 @pytest.mark.parametrize("mode", ["L", "P", "I;16", "I"])
 def test_modes_of_index_images(tmp_path, mode):
     ids = np.array([[0, 1, 2], [2, 1, 0]])

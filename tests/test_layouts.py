@@ -179,7 +179,7 @@ def test_reshape_transform_overrides_everything():
     assert extract(torch.rand(1, 3, 64, 96))["seen"].shape == (1, 24, 4, 4)
 
 
-COARSER = {
+RESIZED = {
     "merged patches": lambda grid: (
         torch.cat([grid[..., m::2, n::2] for n in (0, 1) for m in (0, 1)], 1).permute(0, 2, 3, 1)
         @ torch.ones(96, 5)
@@ -192,24 +192,16 @@ COARSER = {
     "strided convolution": lambda grid: functional.conv2d(
         grid, torch.ones(5, 24, 3, 3), None, 2, 1
     ),
-}
-
-
-@pytest.mark.parametrize("name", COARSER)
-def test_neighbors_become_a_cell_of_a_coarser_grid(name):
-    assert take(Then(COARSER[name]), "seen", 64, 96)["seen"].shape[2:] == (2, 3)
-
-
-FINER = {
     "interpolation": lambda grid: functional.interpolate(grid, scale_factor=2),
     "pixel shuffle": lambda grid: functional.pixel_shuffle(grid, 2),
     "transposed": lambda grid: functional.conv_transpose2d(grid, torch.ones(24, 5, 2, 2), stride=2),
 }
 
 
-@pytest.mark.parametrize("name", FINER)
-def test_maps_become_finer(name):
-    assert take(Then(FINER[name]), "seen", 64, 96)["seen"].shape[2:] == (8, 12)
+@pytest.mark.parametrize("name", RESIZED)
+def test_grids_become_coarser_and_finer(name):
+    size = (8, 12) if name in ("interpolation", "pixel shuffle", "transposed") else (2, 3)
+    assert take(Then(RESIZED[name]), "seen", 64, 96)["seen"].shape[2:] == size
 
 
 @pytest.mark.parametrize(

@@ -109,11 +109,8 @@ def test_lists_of_rows_are_masks(mask):
     ("mask", "match"),
     [
         ({"size": [2, 2]}, "'counts'"),
-        ({"size": [2, 2], "counts": [1, 2]}, "sum to 4, got 3"),
         ({"size": [2, 2], "counts": [1.5, 2.5]}, "integers of at least 0"),
-        ({"size": [2, 2], "counts": [5, -1]}, "integers of at least 0"),
         ({"size": [2, 2], "counts": b""}, "cut off"),
-        ({"size": [2, 2], "counts": b"\x00"}, "foreign characters"),
         ({"size": [0, 2], "counts": []}, "two positive integers"),
         (np.array([[0, 1], [2, 0]]), "labels == 3"),
         (np.array([[0, 255], [254, 0]], np.uint8), "one value besides 0"),

@@ -12,45 +12,45 @@ from sklearn_loce._network.preprocess import JointTransform, make_transform, mak
 def _scene(height, width, top, left, size=12):
     """Draw a white square on black, and its mask."""
     image = np.zeros((height, width, 3), dtype=np.uint8)
-    mask = np.zeros((1, height, width), dtype=bool)
-    mask[:, top : top + size, left : left + size] = True
-    image[mask[0]] = 255
+    mask = np.zeros((height, width), dtype=bool)
+    mask[top : top + size, left : left + size] = True
+    image[mask] = 255
     return image, mask
 
 
-def _view(preprocess, image, masks):
-    return make_view(image, masks, make_transform(preprocess))
+def _view(preprocess, image):
+    return make_view(image, make_transform(preprocess))
 
 
 def test_none_scales_and_no_more():
-    image, masks = _scene(30, 40, 5, 20)
+    image, mask = _scene(30, 40, 5, 20)
     image[0, 0] = [51, 102, 204]
-    view = _view(None, image, masks)
+    view = _view(None, image)
     np.testing.assert_allclose(view.image.permute(1, 2, 0), image / np.float32(255), rtol=1e-6)
-    np.testing.assert_array_equal(view.masks, masks)
+    assert view.see(mask) is mask
     assert view.affine is None
 
 
 def test_weights_are_used_without_the_centre_crop():
     weights = models.MobileNet_V3_Large_Weights.IMAGENET1K_V2
     preset = weights.transforms()
-    image, masks = _scene(300, 600, 20, 10)
-    view = _view(weights, image, masks)
+    image, _ = _scene(300, 600, 20, 10)
+    view = _view(weights, image)
     side = preset.resize_size[0]
     assert view.image.shape == (3, side, 2 * side)
     assert view.affine is None
     corner = (0 - np.array(preset.mean)) / preset.std
     np.testing.assert_allclose(view.image[:, -1, -1], corner, rtol=1e-5)
     for same in (preset, weights.transforms):
-        assert torch.equal(_view(same, image, masks).image, view.image)
+        assert torch.equal(_view(same, image).image, view.image)
 
 
 def test_segmentation_and_detection_weights():
-    image, masks = _scene(120, 160, 20, 10)
+    image, _ = _scene(120, 160, 20, 10)
     segmentation = models.segmentation.LRASPP_MobileNet_V3_Large_Weights.DEFAULT
-    assert _view(segmentation, image, masks).image.shape == (3, 520, 693)
+    assert _view(segmentation, image).image.shape == (3, 520, 693)
     detection = models.detection.SSD300_VGG16_Weights.DEFAULT
-    assert torch.equal(_view(detection, image, masks).image, _view(None, image, masks).image)
+    assert torch.equal(_view(detection, image).image, _view(None, image).image)
 
 
 def test_weights_must_be_a_member():
@@ -76,13 +76,13 @@ def test_weights_for_other_tasks_are_refused():
     ],
 )
 def test_image_and_mask_move_together_and_come_back(transform):
-    image, masks = _scene(90, 120, 30, 40, size=24)
-    view = _view(transform, image, masks)
+    image, mask = _scene(90, 120, 30, 40, size=24)
+    view = _view(transform, image)
     seen = view.image[0].numpy() > 0.5
     if not view.full_frame:
-        overlap = np.count_nonzero(seen & view.masks[0]) / np.count_nonzero(seen | view.masks[0])
+        overlap = np.count_nonzero(seen & view.see(mask)) / np.count_nonzero(seen | view.see(mask))
         assert overlap > 0.8
-    back = view.to_original(torch.from_numpy(view.masks).float())[0].numpy() > 0.5
+    back = view.to_original(torch.from_numpy(view.see(mask)[None]).float())[0].numpy() > 0.5
     rows, columns = np.nonzero(back)
     assert abs(rows.mean() - 41.5) < 1
     assert abs(columns.mean() - 51.5) < 1
@@ -90,8 +90,8 @@ def test_image_and_mask_move_together_and_come_back(transform):
 
 
 def test_what_was_cropped_away_has_probability_zero():
-    image, masks = _scene(90, 120, 40, 50)
-    view = _view(v2.CenterCrop((40, 60)), image, masks)
+    image, _ = _scene(90, 120, 40, 50)
+    view = _view(v2.CenterCrop((40, 60)), image)
     back = view.to_original(torch.ones(1, 40, 60))[0]
     expected = torch.zeros(90, 120, dtype=torch.bool)
     expected[25:65, 30:90] = True
@@ -99,22 +99,22 @@ def test_what_was_cropped_away_has_probability_zero():
 
 
 def test_maps_of_any_resolution_come_back_to_the_image():
-    image, masks = _scene(90, 120, 40, 50)
-    view = _view(v2.Resize((45, 200)), image, masks)
+    image, _ = _scene(90, 120, 40, 50)
+    view = _view(v2.Resize((45, 200)), image)
     assert view.affine is None
     assert view.to_original(torch.zeros(3, 100, 100)).shape == (3, 90, 120)
 
 
 def test_integers_are_scaled_after_the_users_transform():
-    image, masks = _scene(30, 40, 5, 20)
-    assert _view(v2.Resize((15, 20)), image, masks).image.max() == 1
+    image, _ = _scene(30, 40, 5, 20)
+    assert _view(v2.Resize((15, 20)), image).image.max() == 1
 
 
 def test_input_is_not_written_to():
-    image, masks = _scene(30, 40, 5, 20)
+    image, _ = _scene(30, 40, 5, 20)
     image.flags.writeable = False
     before = image.copy()
-    _view(v2.Lambda(lambda x: x.clone().mul_(0)), image, masks)
+    _view(v2.Lambda(lambda x: x.clone().mul_(0)), image)
     np.testing.assert_array_equal(image, before)
 
 
@@ -133,9 +133,8 @@ FIRST_VERSIONS = {
 @pytest.mark.parametrize("name", FIRST_VERSIONS)
 def test_settings_of_first_versions_are_read_and_the_crop_left_out(name):
     image = np.random.default_rng(0).integers(0, 256, (300, 400, 3), dtype=np.uint8)
-    masks = np.ones((1, 300, 400), dtype=bool)
     steps = FIRST_VERSIONS[name]
-    view = _view(transforms.Compose(steps), image, masks)
+    view = _view(transforms.Compose(steps), image)
     whole = [step for step in steps if not isinstance(step, transforms.CenterCrop)]
     expected = transforms.Compose(whole)(Image.fromarray(image))
     # Pillow rounds to whole levels between the two directions of a resize.
@@ -148,12 +147,12 @@ def test_transforms_of_timm_are_read():
     network = timm.create_model("vit_tiny_patch16_224", depth=1)
     config = timm.data.resolve_data_config({}, model=network)
     transform = timm.data.create_transform(**config)
-    image, masks = _scene(300, 600, 20, 10)
-    view = _view(transform, image, masks)
+    image, _ = _scene(300, 600, 20, 10)
+    view = _view(transform, image)
     assert view.image.shape == (3, 248, 496)
     torch.testing.assert_close(view.image.min(), torch.tensor(-1.0))
     # A network of one size gets it.
-    view = make_view(image, masks, make_transform(transform, network))
+    view = make_view(image, make_transform(transform, network))
     assert view.image.shape == (3, 224, 224)
 
 
@@ -180,46 +179,46 @@ def test_settings_of_first_versions_that_can_not_be_read_are_named(steps, name):
     ],
 )
 def test_transforms_that_do_not_move_both_are_named(transform, match):
-    image, masks = _scene(30, 40, 5, 20)
+    image, _ = _scene(30, 40, 5, 20)
     with pytest.raises(ValueError, match=match):
-        _view(transform, image, masks)
+        _view(transform, image)
 
 
 def test_projections_do_not_come_back_from_bending_transforms():
-    image, masks = _scene(90, 120, 40, 50)
+    image, mask = _scene(90, 120, 40, 50)
     torch.manual_seed(0)
-    view = _view(v2.RandomPerspective(0.9, p=1.0), image, masks)
-    assert view.masks.shape == masks.shape
+    view = _view(v2.RandomPerspective(0.9, p=1.0), image)
+    assert view.see(mask).shape == mask.shape
     with pytest.raises(ValueError, match="not affine"):
         view.to_original(torch.zeros(1, 100, 100))
 
 
 @pytest.mark.parametrize("size", [(45, 200), (360, 480), (22, 30), (11, 17), (90, 120)])
 def test_masks_keep_their_own_resolution_where_the_frame_is_kept(size):
-    image, masks = _scene(90, 120, 40, 50)
-    view = _view(v2.Resize(size), image, masks)
+    image, mask = _scene(90, 120, 40, 50)
+    view = _view(v2.Resize(size), image)
     assert view.full_frame
-    assert view.masks is masks
+    assert view.see(mask) is mask
 
 
 def test_small_movements_are_no_full_frame():
-    image, masks = _scene(90, 120, 40, 50)
-    assert not _view(v2.RandomAffine((1, 1)), image, masks).full_frame
-    assert not _view(v2.ElasticTransform(30.0), image, masks).full_frame
-    assert not _view(v2.RandomHorizontalFlip(1.0), image, masks).full_frame
-    assert not _view(v2.CenterCrop((86, 120)), image, masks).full_frame
-    assert not _view(v2.Pad([0, 0, 2, 0]), image, masks).full_frame
+    image, _ = _scene(90, 120, 40, 50)
+    assert not _view(v2.RandomAffine((1, 1)), image).full_frame
+    assert not _view(v2.ElasticTransform(30.0), image).full_frame
+    assert not _view(v2.RandomHorizontalFlip(1.0), image).full_frame
+    assert not _view(v2.CenterCrop((86, 120)), image).full_frame
+    assert not _view(v2.Pad([0, 0, 2, 0]), image).full_frame
 
 
 def test_random_transforms_depend_on_the_image_and_the_seed_alone():
-    image, masks = _scene(90, 120, 40, 50)
+    image, _ = _scene(90, 120, 40, 50)
     transform = make_transform(v2.RandomAffine(45))
     state = torch.get_rng_state()
-    first = make_view(image, masks, transform, seed=3)
+    first = make_view(image, transform, seed=3)
     assert torch.equal(torch.get_rng_state(), state)
     torch.rand(5)
-    assert torch.equal(make_view(image, masks, transform, seed=3).image, first.image)
-    assert not torch.equal(make_view(image, masks, transform, seed=4).image, first.image)
+    assert torch.equal(make_view(image, transform, seed=3).image, first.image)
+    assert not torch.equal(make_view(image, transform, seed=4).image, first.image)
 
 
 class Shifted(v2.Normalize):
@@ -246,10 +245,9 @@ def test_places_are_measured_unless_pixels_are_known_to_stay(preprocess, is_poin
 
 def test_a_pointwise_transform_does_what_it_does_when_measured():
     image = np.random.default_rng(0).integers(0, 256, (6, 7, 3), dtype=np.uint8)
-    masks = np.ones((1, 6, 7), dtype=bool)
     transform = v2.Compose([v2.ToDtype(torch.float32, scale=True), v2.Normalize([0.4], [0.2])])
     known, measured = make_transform(transform), JointTransform(transform, full_frame=False)
-    views = [make_view(image, masks, way) for way in (known, measured)]
+    views = [make_view(image, way) for way in (known, measured)]
     torch.testing.assert_close(views[0].image, views[1].image, rtol=0, atol=0)
     expected = (torch.from_numpy(image).permute(2, 0, 1) / 255 - 0.4) / 0.2
     torch.testing.assert_close(views[0].image, expected)
@@ -257,37 +255,29 @@ def test_a_pointwise_transform_does_what_it_does_when_measured():
 
 
 def test_a_pointwise_transform_that_fails_is_named():
-    image, masks = np.zeros((6, 7, 3), dtype=np.uint8), np.ones((1, 6, 7), dtype=bool)
+    image = np.zeros((6, 7, 3), dtype=np.uint8)
     with pytest.raises(ValueError, match=r"preprocess=Normalize.*failed on an image"):
-        make_view(image, masks, make_transform(v2.Normalize([0.5], [0.5])))
-
-
-def test_generators_are_left_as_they_were():
-    image, masks = np.zeros((6, 7, 3), dtype=np.uint8), np.ones((1, 6, 7), dtype=bool)
-    before = torch.get_rng_state()
-    view = make_view(image, masks, make_transform(v2.RandomHorizontalFlip()))
-    assert view.random
-    assert torch.equal(before, torch.get_rng_state())
+        make_view(image, make_transform(v2.Normalize([0.5], [0.5])))
 
 
 @pytest.mark.parametrize("fill", [0, 0.4, 0.5, 1, 17, 114, 255])
 def test_what_padding_fills_in_is_no_place(fill):
-    image, masks = np.zeros((6, 7, 3), dtype=np.uint8), np.zeros((1, 6, 7), dtype=bool)
-    masks[0, 0, 0] = True
-    view = _view(v2.Pad([2, 3, 1, 1], fill=fill), image, masks)
-    expected = np.zeros((1, 10, 10), dtype=bool)
-    expected[0, 3, 2] = True
-    np.testing.assert_array_equal(view.masks, expected)
+    image, mask = np.zeros((6, 7, 3), dtype=np.uint8), np.zeros((6, 7), dtype=bool)
+    mask[0, 0] = True
+    view = _view(v2.Pad([2, 3, 1, 1], fill=fill), image)
+    expected = np.zeros((10, 10), dtype=bool)
+    expected[3, 2] = True
+    np.testing.assert_array_equal(view.see(mask), expected)
     assert view.shown.sum() == 6 * 7
     assert view.shown[3:9, 2:9].all()
 
 
 def test_masks_that_cannot_hold_places_are_named():
-    image, masks = np.zeros((6, 7, 3), dtype=np.uint8), np.ones((1, 6, 7), dtype=bool)
+    image, mask = np.zeros((6, 7, 3), dtype=np.uint8), np.ones((6, 7), dtype=bool)
     narrow = v2.ToDtype({tv_tensors.Mask: torch.uint8, "others": None})
     with pytest.raises(ValueError, match=r"turns masks into torch.uint8.*Leave the dtype"):
-        _view(v2.Compose([v2.RandomHorizontalFlip(1.0), narrow]), image, masks)
+        _view(v2.Compose([v2.RandomHorizontalFlip(1.0), narrow]), image)
     wide = v2.ToDtype({tv_tensors.Mask: torch.int64, "others": None})
-    masks[0, :, 0] = False
-    view = _view(v2.Compose([v2.RandomHorizontalFlip(1.0), wide]), image, masks)
-    np.testing.assert_array_equal(view.masks, masks[:, :, ::-1])
+    mask[:, 0] = False
+    view = _view(v2.Compose([v2.RandomHorizontalFlip(1.0), wide]), image)
+    np.testing.assert_array_equal(view.see(mask), mask[:, ::-1])

@@ -5,7 +5,6 @@ import pytest
 import torch
 
 from sklearn_loce._network.preprocess import make_transform, make_view
-from sklearn_loce._network.processors import ProcessorTransform
 
 from .planted import PLACES, plant
 
@@ -59,7 +58,7 @@ def look(processor, place, model=None):
     """Give a view of a white patch on black."""
     image, mask = plant(*place)
     image[mask], image[~mask] = 255, 0
-    return make_view(image, mask[None], make_transform(processor, model)), mask
+    return make_view(image, make_transform(processor, model)), mask
 
 
 @pytest.mark.parametrize("name", PROCESSORS)
@@ -71,10 +70,10 @@ def test_masks_move_with_their_images(name, place):
     for axis in (0, 1):
         shares = [
             np.flatnonzero(part.any(1 - axis)).mean() / part.shape[axis] + 0.5 / part.shape[axis]
-            for part in (bright, view.masks[0])
+            for part in (bright, view.see(mask))
         ]
         assert shares[0] == pytest.approx(shares[1], abs=0.01)
-    back = view.to_original(torch.from_numpy(view.masks).float())[0].numpy() > 0.5
+    back = view.to_original(torch.from_numpy(view.see(mask)[None]).float())[0].numpy() > 0.5
     assert np.abs(np.argwhere(back).mean(0) - np.argwhere(mask).mean(0)).max() < 1
 
 
@@ -116,10 +115,10 @@ def test_errors_of_processors_are_not_those_of_transforms():
 def test_a_crop_that_can_be_switched_off_is():
     processor = transformers.ConvNextImageProcessor(size={"shortest_edge": 64})
     plain = processor(images=plant(80, 80, 0, 0, 9, 9)[0], return_tensors="pt", crop_pct=1.0)
-    view, _ = look(processor, (80, 80, 0, 0, 16, 16))
+    view, mask = look(processor, (80, 80, 0, 0, 16, 16))
     assert view.image.shape == plain["pixel_values"].shape[1:]
     assert view.full_frame
-    assert view.masks[0][:16, :16].all()
+    assert view.see(mask)[:16, :16].all()
 
 
 def test_a_crop_that_can_not_is_an_error_with_the_way_out():
@@ -141,11 +140,3 @@ def test_networks_of_one_size_get_it():
     view, _ = look(processor, PLACES[0], network)
     assert view.image.shape == (3, 64, 64)
     assert view.full_frame
-
-
-def test_a_size_is_measured_once(monkeypatch):
-    transform = ProcessorTransform(transformers.ViTImageProcessor())
-    image, mask = torch.zeros(3, 20, 30, dtype=torch.uint8), torch.zeros(1, 20, 30)
-    transform(image, mask)
-    monkeypatch.delattr(ProcessorTransform, "_measure")
-    transform(image, mask)

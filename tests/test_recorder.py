@@ -66,26 +66,14 @@ def _double(x):
     return x * 2
 
 
-def test_the_second_run_is_recorded_and_later_ones_are_played(graphs):
-    recorder = Recorder()
-    for i in range(4):
-        x = torch.full((3, 2), float(i))
-        assert torch.equal(recorder.run("double", _double, (x,)), x * 2)
-    assert (graphs.n_recorded, graphs.n_replays) == (1, 3)
-
-
-def test_shorter_inputs_are_played_and_longer_ones_recorded_anew(graphs):
-    recorder = Recorder()
-    for n in (3, 3, 1, 2, 5, 4):
-        x = torch.rand(n, 2)
-        assert torch.equal(recorder.run("double", _double, (x,)), x * 2)
-    assert (graphs.n_recorded, graphs.n_replays) == (2, 5)
-
-
-def test_results_are_not_overwritten_by_the_next_run(graphs):
-    recorder = Recorder()
-    results = [recorder.run("double", _double, (torch.full((2,), float(i)),)) for i in range(4)]
-    assert [result.tolist() for result in results] == [[2.0 * i] * 2 for i in range(4)]
+@pytest.mark.parametrize(
+    ("lengths", "counts"), [((3, 3, 3, 3), (1, 3)), ((3, 3, 1, 2, 5, 4), (2, 5))]
+)
+def test_the_second_run_and_longer_ones_are_recorded_and_all_others_played(graphs, lengths, counts):
+    recorder, inputs = Recorder(), [torch.rand(n, 2) for n in lengths]
+    results = [recorder.run("double", _double, (x,)) for x in inputs]  # which stay as they are
+    assert all(torch.equal(y, x * 2) for x, y in zip(inputs, results, strict=True))
+    assert (graphs.n_recorded, graphs.n_replays) == counts
 
 
 def test_other_shapes_and_other_keys_are_recorded_apart(graphs):
@@ -160,20 +148,26 @@ def test_recorded_steps_are_the_steps(graphs, objective):
     assert graphs.n_replays > 0
 
 
+class Watching(Recorder):
+    """Notes the shapes of what is run."""
+
+    def __init__(self):
+        super().__init__()
+        self.shapes = []
+
+    def run(self, key, function, inputs):
+        self.shapes.append([tuple(tensor.shape) for tensor in inputs])
+        return super().run(key, function, inputs)
+
+
 def test_rows_that_share_activations_are_stacked_once(graphs):
     grids = torch.rand(4, 3, 5, 6, dtype=torch.float64)
     rows = [grids[0], grids[1], grids[0], grids[2], grids[1], grids[3], grids[2]]
-    shapes = []
-
-    class Watching(Recorder):
-        def run(self, key, function, inputs):
-            shapes.append([tuple(tensor.shape) for tensor in inputs])
-            return super().run(key, function, inputs)
-
+    recorder = Watching()
     objective = make_objective("net2vec", max_iter=5)
     targets = np.random.default_rng(0).random((7, 9, 9)).astype(np.float32)
-    together = objective.solve(rows, targets, np.zeros(3), recorder=Watching()).vectors
-    assert shapes == [[(3, 3, 5, 6), (3, 2, 9, 9)], [(1, 3, 5, 6), (1, 1, 9, 9)]]
+    together = objective.solve(rows, targets, np.zeros(3), recorder=recorder).vectors
+    assert recorder.shapes == [[(3, 3, 5, 6), (3, 2, 9, 9)], [(1, 3, 5, 6), (1, 1, 9, 9)]]
     alone = [objective.solve([rows[i].clone()], targets[[i]], np.zeros(3)) for i in range(7)]
     np.testing.assert_allclose(together, Solution.concatenate(alone).vectors)
 
@@ -183,16 +177,11 @@ def test_no_batch_is_longer_than_a_chunk(graphs, n_rows):
     n_images = 2 * _CHUNK // n_rows + 3
     grids = torch.rand(n_images, 2, 3, 3, dtype=torch.float64)
     rows = [grid for grid in grids for _ in range(n_rows)]
-    sizes = []
-
-    class Watching(Recorder):
-        def run(self, key, function, inputs):
-            sizes.append(inputs[1].shape[:2].numel())
-            return super().run(key, function, inputs)
-
+    recorder = Watching()
     objective = make_objective("net2vec", max_iter=1)
     targets = np.random.default_rng(0).random((len(rows), 5, 5)).astype(np.float32)
-    found = objective.solve(rows, targets, np.zeros(2), recorder=Watching()).vectors
+    found = objective.solve(rows, targets, np.zeros(2), recorder=recorder).vectors
+    sizes = [n_images * n_rows for _, (n_images, n_rows, *_) in recorder.shapes]
     assert max(sizes) <= _CHUNK
     assert sum(sizes) == len(rows)
     expected = objective.solve([row.float() for row in rows], targets, np.zeros(2)).vectors

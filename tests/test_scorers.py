@@ -232,11 +232,14 @@ class TestBadUse:
         with pytest.raises(ValueError, match="y is None"):
             get_scorer(name)(pipeline, planted[0])
 
-    def test_no_transform(self, planted):
-        model = AgglomerativeClustering().fit(planted[0])
-        with pytest.raises(TypeError, match="AgglomerativeClustering has no transform"):
-            get_scorer("separation")(model, *planted[:2])
-
-    def test_no_predict(self, planted):
-        with pytest.raises(TypeError, match="PCA has no predict"):
-            get_scorer("purity")(PCA(2).fit(planted[0]), *planted[:2])
+    @pytest.mark.parametrize(
+        ("name", "model", "missing"),
+        [
+            ("separation", AgglomerativeClustering(), "AgglomerativeClustering has no transform"),
+            ("purity", PCA(2), "PCA has no predict"),
+        ],
+    )
+    def test_what_a_model_lacks(self, name, model, missing, planted):
+        X, y, _ = planted
+        with pytest.raises(TypeError, match=missing):
+            get_scorer(name)(clone(model).fit(X), X, y)

@@ -16,54 +16,11 @@ from sklearn_loce._solvers.compiled import simd as _simd
 from sklearn_loce._solvers.compiled.kernels import exp_minus_abs, sign
 from sklearn_loce._solvers.compiled.simd import (
     LANES,
-    aligned_zeros,
-    floor,
     fma,
     load,
-    magnitude,
     power_of_two,
-    root,
-    splat,
     store,
-    total,
-    where_positive,
 )
-
-
-@njit
-def _arithmetic(x, y, out):
-    a, b = load(x, (0,)), load(y, (0,))
-    store(out, (0, 0), a + b)
-    store(out, (1, 0), a - b)
-    store(out, (2, 0), a * b)
-    store(out, (3, 0), a / b)
-    store(out, (4, 0), magnitude(a))
-    store(out, (5, 0), floor(a))
-    store(out, (6, 0), root(magnitude(a)))
-    store(out, (7, 0), where_positive(a, b, splat(x[1])))
-
-
-def test_operations_are_numpys():
-    x, y = np.random.default_rng(0).normal(size=(2, LANES)).astype(np.float32) * 5
-    x[0], y[0] = 0, 2
-    out = np.empty((8, LANES), dtype=np.float32)
-    _arithmetic(x, y, out)
-    expected = [x + y, x - y, x * y, x / y, np.abs(x), np.floor(x), np.sqrt(np.abs(x))]
-    np.testing.assert_array_equal(out, [*expected, np.where(x > 0, y, x[1])])
-
-
-@njit
-def _at_an_offset(x, out):
-    store(out, (0, 1, 3), load(x, (1, 5)))
-    return total(load(x, (0, 1)))
-
-
-def test_arrays_of_any_number_of_axes_are_read_and_written_at_any_index():
-    x = np.arange(2 * (LANES + 8), dtype=np.float32).reshape(2, -1)
-    out = np.zeros((1, 2, LANES + 8), dtype=np.float32)
-    assert _at_an_offset(x, out) == x[0, 1 : LANES + 1].sum()
-    assert not out[0, 0].any()
-    np.testing.assert_array_equal(out[0, 1], [0, 0, 0, *x[1, 5 : LANES + 5], 0, 0, 0, 0, 0])
 
 
 @njit
@@ -98,14 +55,6 @@ def test_exponentials_and_signs():
     expected = np.exp(-np.minimum(np.abs(x.astype(float)), 60))
     np.testing.assert_allclose(exponentials, expected, rtol=3e-7)
     np.testing.assert_array_equal(signs, np.sign(x))
-
-
-@pytest.mark.parametrize("shape", [(1,), (7, 3), (16,), (2, 5, 100)])
-def test_aligned_arrays(shape):
-    array = aligned_zeros(shape)
-    assert (array.shape, array.dtype) == (shape, np.float32)
-    assert not array.any()
-    assert array.ctypes.data % 64 == 0
 
 
 # Compiled for an older processor, the solver has to say the same but for rounding.

@@ -513,6 +513,7 @@ def test_a_lock_costs_one_wait_and_no_result(filled, monkeypatch, mode):
 # Several processes
 
 
+@pytest.mark.slow
 def test_processes_write_one_store_at_once(store):
     spawn = multiprocessing.get_context("spawn")
     barrier = spawn.Barrier(4)

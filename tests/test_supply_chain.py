@@ -13,9 +13,9 @@ import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
+from pycocotools import mask as coco_mask
 
 from sklearn_loce import LoCETransformer, TorchModel
-from sklearn_loce._samples.masks import read_mask
 from sklearn_loce._solvers.resize import resize_masks
 from sklearn_loce.datasets import from_detections, load_coco, load_masks, load_voc
 from sklearn_loce.segmentation import ConceptSegmenter, Net2VecSegmenter
@@ -150,8 +150,16 @@ RLES = {
 }
 
 
-@pytest.mark.parametrize("rle", RLES)
-@pytest.mark.parametrize("reader", {**READERS, **LOADERS})
+EACH = [("transform", rle) for rle in RLES]
+EACH += [
+    (reader, rle)
+    for reader in {**READERS, **LOADERS}
+    for rle in ("size, a terapixel", "counts, huge number")
+    if reader != "transform"
+]
+
+
+@pytest.mark.parametrize(("reader", "rle"), EACH)
 def test_absurd_rles_are_refused(loce, tmp_path, reader, rle):
     mask, match = RLES[rle]
     make_coco_tree(tmp_path)
@@ -234,7 +242,7 @@ def _from_box(box):
 @pytest.mark.parametrize("far", [20, 1e8, 1e12, 1e300])
 def test_boxes_are_cut_at_the_borders_however_far_they_reach(far):
     with _little_memory_and_time():
-        mask = read_mask(_from_box([-far, 2, 5, far])["mask"].iloc[0])
+        mask = coco_mask.decode(_from_box([-far, 2, 5, far])["mask"].iloc[0])
     expected = np.zeros((HEIGHT, WIDTH), dtype=bool)
     expected[2:, :5] = True
     np.testing.assert_array_equal(mask, expected)
@@ -445,72 +453,23 @@ def test_coco_files_do_not_lead_out_of_the_folder(tmp_path, name):
         assert load_coco(path, tmp_path).data["image"].iloc[0] == str(tmp_path / "secret.png")
 
 
-@pytest.mark.parametrize("name", [None, 3, ["a"], {"a": 1}, "a\0.jpg"])
-def test_file_names_that_are_none(tmp_path, name):
-    content = coco_content()
-    path = make_coco_tree(tmp_path, content)
-    content["images"][0]["file_name"] = name
-    path.write_text(json.dumps(content))
-    with pytest.raises(ValueError, match="must be a string without NUL") as error:
-        load_coco(path, tmp_path)
-    assert str(path) in str(error.value)
+JSON = {
+    "lists": b"[" * 200_000,
+    "objects": b'{"images":' * 200_000,
+    "closed": b'{"images": ' + b"[" * 100_000 + b"]" * 100_000 + b"}",
+    "latin-1": '{"images": "\N{LATIN SMALL LETTER E WITH ACUTE}"}'.encode("latin-1"),
+    "utf-16": '{"images": []}'.encode("utf-16"),
+    "bytes": b"\xff\xfe\x00" * 1000,
+    "huge number": b'{"images": ' + b"9" * 1_000_000 + b"}",
+    "zeros": b"\0" * 1_000_000,
+}
 
 
-@pytest.mark.parametrize(
-    ("table", "key", "value"),
-    [
-        ("images", "id", []),
-        ("images", "id", None),
-        ("categories", "id", {}),
-        ("categories", "name", None),
-        ("categories", "name", ["car"]),
-        ("categories", "name", 3),
-        ("annotations", "image_id", [1]),
-        ("annotations", "category_id", {"a": 1}),
-    ],
-)
-def test_ids_and_names_of_another_type(tmp_path, table, key, value):
-    content = coco_content()
-    path = make_coco_tree(tmp_path, content)
-    content[table][0][key] = value
-    path.write_text(json.dumps(content))
-    with pytest.raises(ValueError, match=rf"{table}\[0\] has .*'{key}'") as error:
-        load_coco(path, tmp_path)
-    assert str(path) in str(error.value)
-
-
-@pytest.mark.parametrize("value", ["1e400", "-1e400", "NaN", "1" * 300, "[6]"])
-def test_numbers_that_are_no_size(tmp_path, value):
-    path = make_coco_tree(tmp_path)
-    path.write_text(path.read_text().replace('"height": 6', f'"height": {value}', 1))
-    with pytest.raises(ValueError, match=r"height|larger than the limit|mask of") as error:
-        load_coco(path, tmp_path)
-    assert str(path) in str(error.value)
-
-
-@pytest.mark.parametrize(
-    "content",
-    [
-        b"[" * 200_000,
-        b'{"images":' * 200_000,
-        b'{"images": ' + b"[" * 100_000 + b"]" * 100_000 + b"}",
-        '{"images": "\N{LATIN SMALL LETTER E WITH ACUTE}"}'.encode("latin-1"),
-        '{"images": []}'.encode("utf-16"),
-        b"\xff\xfe\x00" * 1000,
-        b'{"images": ' + b"9" * 1_000_000 + b"}",
-        b"\0" * 1_000_000,
-    ],
-    ids=["lists", "objects", "closed", "latin-1", "utf-16", "bytes", "huge number", "zeros"],
-)
-def test_json_that_is_none(tmp_path, content):
+@pytest.mark.parametrize("name", JSON)
+def test_json_that_is_none(tmp_path, name):
     path = tmp_path / "a.json"
-    path.write_bytes(content)
-    with (
-        pytest.raises(ValueError, match="not a whole JSON file") as error,
-        _little_memory_and_time(),
-    ):
-        load_coco(path, tmp_path)
-    assert str(path) in str(error.value)
+    path.write_bytes(JSON[name])
+    _refused(lambda: load_coco(path, tmp_path), path, "not a whole JSON file")
 
 
 @pytest.mark.parametrize("name", ["../../secret", "/etc/passwd"])

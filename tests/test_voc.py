@@ -7,10 +7,8 @@ import pytest
 from PIL import Image
 from pycocotools import mask as coco_mask
 
-from sklearn_loce import LoCETransformer, TorchModel
 from sklearn_loce.datasets import load_voc
 
-from .conftest import make_small_network
 from .dataset_trees import DOG, PERSON, VOID, make_voc_tree, planted_voc_image, save_palette_png
 
 CLASSES = [
@@ -105,14 +103,6 @@ def test_rectangles_are_drawn_per_instance(tree):
     np.testing.assert_array_equal(_masks(data)[0], classes == PERSON)
 
 
-def test_ellipses_are_drawn_per_instance(tree):
-    (mask,) = _masks(load_voc(tree, "val", mask="ellipse", categories=["dog"]).data)
-    rows, columns = np.mgrid[:20, :30]
-    # The dog fills the rows 11 to 17 and the columns 4 to 27.
-    inside = ((rows - 14) / 3.5) ** 2 + ((columns - 15.5) / 12) ** 2 <= 1
-    np.testing.assert_array_equal(mask, inside)
-
-
 @pytest.mark.parametrize("inner", [".", "VOC2012", "VOCdevkit/VOC2012"])
 def test_root_may_hold_the_tree(tmp_path, images, inner):
     make_voc_tree(tmp_path / inner, images, {"trainval": images})
@@ -143,12 +133,6 @@ def _pixels(data):
 def test_return_X_y(tree):  # noqa: N802 - as the parameter
     data, target = load_voc(tree, return_X_y=True)
     assert target.tolist() == data["concept"].tolist()
-
-
-def test_the_table_is_embedded(tree):
-    data = load_voc(tree, "val").data
-    loce = LoCETransformer(TorchModel(make_small_network()), "0", mask_size=(20, 30), max_iter=100)
-    assert np.isfinite(loce.fit_transform(data)).all()
 
 
 @pytest.mark.parametrize("folder", ["SegmentationClass", "SegmentationObject"])
