@@ -15,7 +15,7 @@ from .._store.keys import sample_digests
 from .._warnings import warn_user
 from .identify import probe_network
 from .images import Activations, open_network
-from .threads import count_threads, map_in_threads, works_alone
+from .threads import count_threads, map_in_threads
 
 # Rows of one image that are solved at once, so that their number does not set the memory; and rows
 # of many images on a GPU, whose operations take as long for one row as for some dozens.
@@ -149,16 +149,14 @@ def embed(loce, task, n_threads=None):
     n_images : int
     outcomes : list of Embedded and Failure
     """
-    on_gpu = resolve_device(loce.device, as_module(loce.model)).type != "cpu"
-    n_threads = 1 if on_gpu else n_threads or count_threads()
+    on_gpu = _is_on_gpu(loce)
+    n_threads = n_threads or _most_threads(loce)
     size = (loce.batch_size or _MOST_ROWS) if on_gpu else 1
     batches = _batch_images(task.images, size)
-    # A thread alone takes the caller's place: there is nobody to differ from.
-    records = task.records if min(n_threads, len(batches)) > 1 else None
 
     @contextmanager
     def open_worker():
-        with open_network(loce, task.layers(loce), records) as pass_image:
+        with open_network(loce, task.layers(loce), task.records) as pass_image:
             yield lambda images: (len(images), embed_images(loce, task, pass_image, images))
 
     return map_in_threads(open_worker, batches, n_threads)
@@ -183,8 +181,16 @@ def pass_images(loce, samples, images, records=None):
         with open_network(loce, records=records) as pass_image:
             yield lambda rows: (rows, *_try(pass_image, samples, int(rows[0])))
 
-    on_gpu = resolve_device(loce.device, as_module(loce.model)).type != "cpu"
-    return map_in_threads(open_worker, images, 1 if on_gpu else count_threads())
+    return map_in_threads(open_worker, images, _most_threads(loce))
+
+
+def _is_on_gpu(loce):
+    return resolve_device(loce.device, as_module(loce.model)).type != "cpu"
+
+
+def _most_threads(loce):
+    """Give how many threads may work: one on a GPU, or where they can't have replicas."""
+    return 1 if _is_on_gpu(loce) or loce._is_lent else count_threads()
 
 
 def read_images(loce, samples, images):
@@ -197,7 +203,7 @@ def read_images(loce, samples, images):
     samples : DataFrame
     images : list of ndarray of int
     """
-    records = None if works_alone(loce.n_jobs, len(images)) else probe_network(loce, loce._records)
+    records = probe_network(loce, loce._records)
     with closing(pass_images(loce, samples, images, records)) as passed:
         for rows, activations, error in tqdm(passed, total=len(images), disable=not loce.verbose):
             if error is not None:
