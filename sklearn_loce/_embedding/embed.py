@@ -17,7 +17,7 @@ from .._store.keys import sample_digests
 from .._warnings import warn_user
 from .identify import probe_network
 from .images import Activations, open_network
-from .threads import count_threads, map_in_threads, works_alone
+from .threads import count_threads, map_in_threads
 
 # Rows of one image that are solved at once, so that their number does not set the memory; and rows
 # of many images on a GPU, whose operations take as long for one row as for some dozens.
@@ -144,12 +144,10 @@ def embed(loce, task, n_threads=None):
     size = (loce.batch_size or _MOST_ROWS) if on_gpu else 1
     batches = _batch_images(task.images, size)
     recorder = Recorder() if on_gpu else None  # of the steps, from batch to batch
-    # A thread alone takes the caller's place: there is nobody to differ from.
-    records = task.records if min(n_threads, len(batches)) > 1 else None
 
     @contextmanager
     def open_worker():
-        with open_network(loce, task.layers(loce), records) as pass_image:
+        with open_network(loce, task.layers(loce), task.records) as pass_image:
             yield lambda images: (
                 len(images),
                 embed_images(loce, task, pass_image, images, recorder),
@@ -190,7 +188,7 @@ def read_images(loce, samples, images):
     samples : DataFrame
     images : list of ndarray of int
     """
-    records = None if works_alone(loce.n_jobs, len(images)) else probe_network(loce)
+    records = probe_network(loce)
     with closing(pass_images(loce, samples, images, records)) as passed:
         for rows, activations, error in tqdm(passed, total=len(images), disable=not loce.verbose):
             if error is not None:

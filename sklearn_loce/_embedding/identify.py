@@ -3,7 +3,7 @@
 from numbers import Integral
 
 from .._network.extract import ActivationExtractor
-from .._network.handle import TorchModel, as_module
+from .._network.handle import TorchModel, as_module, weight_versions
 from .._network.identity import digest, digest_network
 from .._network.preprocess import make_transform
 from .._network.probe import probe, probe_sizes
@@ -33,27 +33,27 @@ def look_up_layers(loce, image_size):
         loce.layers_, loce._probe_size = extract.layers, size
         try:
             with extract:
-                records, n_channels = probe(extract, transform, size, loce._seed)
-                again, _ = probe(extract, transform, size, loce._seed)
+                first, again = (probe(extract, transform, size, loce._seed) for _ in range(2))
         except Exception:
             if size == image_size:
                 raise
             continue  # too small, or of a size that the network does not take
         break
-    loce.n_channels_, loce._readings = [*n_channels.values()], extract.readings
+    loce.n_channels_, loce._readings = [*first.n_channels.values()], extract.readings
     loce._is_lent, loce._runs_once = extract.is_lent, extract.runs_once
-    return records if _are_steady(records, again) else None
+    return first.records if _are_steady(first, again) else None
 
 
 def _are_steady(first, second):
     """Warn of a network that draws random numbers."""
-    if all(agree(first[layer], second[layer]) for layer in first):
+    # What is drawn may change no number: a block that is left out one time in ten, for instance.
+    draws = first.draws and second.draws
+    if not draws and all(agree(first.records[x], second.records[x]) for x in first.records):
         return True
-    warn_user(
-        "Two passes of one image give different activations: the network, or preprocess, draws "
-        "random numbers in evaluation mode, or counts its passes. The vectors are not kept, since "
-        "another run would give others."
-    )
+    what = "draws random numbers in evaluation mode"
+    if not draws:
+        what = f"or preprocess {what}, or counts its passes: two passes of one image differ"
+    warn_user(f"The network {what}. The vectors are not kept, since another run would give others.")
     return False
 
 
@@ -64,18 +64,32 @@ def probe_network(loce):
     """
     transform = make_transform(loce.preprocess, loce.model)
     with make_extractor(loce) as extract:
-        records, _ = probe(extract, transform, loce._probe_size, loce._seed)
-        known = loce._records
-        if known is not None and all(agree(records[x], known[x]) for x in records):
-            return records
-        again, _ = probe(extract, transform, loce._probe_size, loce._seed)
-    return records if _are_steady(records, again) else None
+        first, known = probe(extract, transform, loce._probe_size, loce._seed), loce._records
+        is_known = known is not None and not first.draws
+        if is_known and all(agree(first.records[x], known[x]) for x in known):
+            return first.records
+        again = probe(extract, transform, loce._probe_size, loce._seed)
+    return first.records if _are_steady(first, again) else None
 
 
 def digest_model(loce):
     """Hash the network with what runs it."""
     forward = loce.model.forward if isinstance(loce.model, TorchModel) else None
     return digest_network(as_module(loce.model), forward)
+
+
+def check_weights(loce, fingerprint, versions):
+    """Raise if the weights changed since they had these versions; give the ones they have now."""
+    module = as_module(loce.model)
+    now = weight_versions(module)
+    # A network may write what is there already; one that is lent has its own modes meanwhile.
+    if now == versions or loce._is_lent or digest_model(loce) == fingerprint:
+        return now
+    raise RuntimeError(
+        f"The weights of {type(module).__name__} changed while the table was worked on, as in a "
+        "training step of another thread. Vectors of that time are not kept. Train and transform "
+        "one after the other, or transform with a copy.deepcopy of the network."
+    )
 
 
 def find_keys(loce, session, fingerprint, records):

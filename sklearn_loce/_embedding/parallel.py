@@ -25,7 +25,10 @@ from .embed import Failure, Task, embed
 from .images import compare_network
 from .threads import autocast_as, autocast_settings, call_in_thread, is_cluster
 
-_ROWS = 16  # of a part, which goes to a worker at once
+# Rows of a part, which goes to a worker at once. Each part costs a replica and a traced pass, and
+# what a part has done is lost where its worker dies.
+_ROWS = 16, 256
+_PARTS = 4  # for each worker, so that none waits long for the last one
 _LARGE = 2**20  # bytes from which a payload is spread once, and not sent with every task
 _MOST_DEATHS = 2  # of workers by an image that is alone with them: then it fails
 _MOST_LOSSES = 3  # images in a row, before anything came back: then workers can't work at all
@@ -145,6 +148,14 @@ def _portable(outcome):
     return outcome
 
 
+def _choose_size(loce, task):
+    """Give the number of rows of a part; few where each has a map of its image's size."""
+    if task.finish is not None:
+        return _ROWS[0]
+    n_rows = sum(map(len, task.images))
+    return int(np.clip(n_rows / (_PARTS * effective_n_jobs(loce.n_jobs)), *_ROWS))
+
+
 def _cut(images, size):
     """Cut images into parts with ``size`` rows or little more."""
     parts, n_rows = [], size
@@ -189,7 +200,7 @@ def embed_apart(loce, task):
         If workers have another network, or die whatever they work on.
     """
     loce = copy(loce)  # whose model may be packed otherwise
-    left = dict(enumerate(_cut(task.images, _ROWS)))
+    left = dict(enumerate(_cut(task.images, _choose_size(loce, task))))
     payload, n_losses = _pack(loce, task), 0
     while left:
         begun, refusal = [], []

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 from tqdm.auto import tqdm
 
-from .._network.handle import TorchModel
+from .._network.handle import TorchModel, as_module, weight_versions
 from .._samples.images import READ_ERRORS
 from .._samples.table import (
     enumerate_messages,
@@ -25,9 +25,9 @@ from .._store.sqlite import RowStore
 from .._warnings import warn_user
 from ..exceptions import FailedRowsError
 from .embed import Failure, Sample, Task, embed, explain_empty
-from .identify import digest_model, find_keys, probe_network
+from .identify import check_weights, digest_model, find_keys, probe_network
 from .parallel import embed_apart
-from .threads import runs_here, works_alone
+from .threads import runs_here
 
 _LOOKUP = 1000  # rows that are looked up at once, which bounds the memory that it takes
 
@@ -137,10 +137,9 @@ def embed_table(loce, samples, *, probed=False, given=None, finish=None, keeps=T
     table = Table(samples, given or unknown_solutions(loce, len(samples) * keeps))
     images = examine(loce, table, solves=given is None)
     store = find_store(loce.memory, loce.model) if given is None else None
-    records = fingerprint = None
-    if store is not None or not works_alone(loce.n_jobs, len(images)):
-        records = loce._records if probed else probe_network(loce)
-        fingerprint = digest_model(loce)
+    versions = weight_versions(as_module(loce.model))
+    records = loce._records if probed else probe_network(loce)
+    fingerprint = None if store is None and runs_here(loce.n_jobs) else digest_model(loce)
     if records is None:  # where it draws random numbers, nothing can be found again
         store = None
     with nullcontext() if store is None else store.open() as session:
@@ -161,6 +160,8 @@ def embed_table(loce, samples, *, probed=False, given=None, finish=None, keeps=T
         task = Task(samples, images, asked, known, finish, digests, records, fingerprint)
         with closing(run(loce, task)) as batches:
             for outcomes in batches:
+                if session is not None:
+                    versions = check_weights(loce, fingerprint, versions)
                 save(loce, session, keys, digests, outcomes)
                 table.enter(loce, outcomes)
     table.copy_rows(equal)

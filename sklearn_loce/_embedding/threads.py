@@ -67,11 +67,6 @@ def runs_here(n_jobs):
     return getattr(backend, "supports_sharedmem", False) or effective_n_jobs(n_jobs) == 1
 
 
-def works_alone(n_jobs, n_images):
-    """Say whether one thread of this process does all the work."""
-    return runs_here(n_jobs) and (n_images < 2 or count_threads() < 2)
-
-
 def autocast_settings():
     """List what autocast does in this thread: (device type, dtype, whether it is enabled)."""
     devices = ["cpu", *["cuda"] * torch.cuda.is_available()]

@@ -228,10 +228,12 @@ def refuse_unhookable(module, layers):
     ValueError
     """
     for layer in layers:
-        parts = layer.split(".")
+        parts, child = layer.split("."), module
         for n in range(len(parts) + 1):
             path, inside = ".".join(parts[:n]), ".".join(parts[n:])
-            why = _why_unhookable(module.get_submodule(path), inside)
+            # Not get_submodule, which scripted modules refuse.
+            child = getattr(child, parts[n - 1]) if n else child
+            why = _why_unhookable(child, inside)
             if why is not None:
                 name = f"The module {path!r}" if path else "The network"
                 raise ValueError(f"{name} {why}, so that layer {layer!r} can't be read.")

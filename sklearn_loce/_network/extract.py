@@ -15,7 +15,7 @@ from ..exceptions import LayoutError
 from .adapters import adapter_of, explain_failure, explain_silence, refuse_unhookable
 from .families import is_detector, layer_facts
 from .grids import check_reshaped, describe, find_reading
-from .handle import as_module, dtype_of, lend, replicate, resolve_device
+from .handle import as_module, dtype_of, lend, refuse_shared, replicate, resolve_device
 from .trace import Trace
 
 
@@ -77,8 +77,10 @@ class ActivationExtractor:
     ----------
     readings : dict of {str: tuple}
         As given or found.
+    draws : bool
+        Whether torch has drawn random numbers before the layers were done.
     is_lent : bool
-        Whether the module can't be copied, and is lent; see Notes.
+        Whether the module itself runs, because it can't be copied; see Notes.
 
     Raises
     ------
@@ -140,7 +142,7 @@ class ActivationExtractor:
         self._network = self._exits = self._pass = self._thread = None
         self._known, self._has_warned = {}, False
         self.runs_once = False  # each layer, whatever the size of the image
-        self.is_lent = False
+        self.draws = self.is_lent = False
 
     def __enter__(self):
         network = self.module
@@ -152,11 +154,13 @@ class ActivationExtractor:
     def _open(self, network):
         """Put hooks on a replica, or on the module itself where there is none."""
         with ExitStack() as exits:
-            self.is_lent = network is None
+            self._thread, self._is_disturbed, self._modes = get_ident(), False, None
             if network is None:
                 network = exits.enter_context(lend(self.module, self.device))
                 exits.enter_context(torch.no_grad())
-            self._thread, self._is_disturbed = get_ident(), False
+                self.is_lent = True
+                self._modes = [child.training for child in network.modules()]
+                exits.callback(network.register_forward_pre_hook(self._note_thread).remove)
             for layer in self.layers:
                 hook = self._make_hook(layer)
                 exits.callback(network.get_submodule(layer).register_forward_hook(hook).remove)
@@ -241,12 +245,9 @@ class ActivationExtractor:
             self._known[key] = current.known
 
     def _check_pass(self, current, images, shown):
-        if self._is_disturbed:
-            raise RuntimeError(
-                f"Another thread ran {type(self.module).__name__} while it was lent. It can't be "
-                "copied, so that only one thread may use it at a time. Pass a network that "
-                "copy.deepcopy copies, or keep other threads from it."
-            )
+        modes = [child.training for child in self._network.modules()] if self._modes else None
+        if self._is_disturbed or modes != self._modes:
+            refuse_shared(self.module)
         missing = [layer for layer in self.layers if layer not in current.taken]
         if missing:
             with _recording(self._network) as ran:
@@ -277,11 +278,13 @@ class ActivationExtractor:
                 f"affected: {error}"
             )
 
+    def _note_thread(self, *_):
+        self._is_disturbed |= get_ident() != self._thread
+
     def _make_hook(self, layer):
         def hook(module, args, output):
-            if get_ident() != self._thread:
-                self._is_disturbed = True
-            elif self._pass is not None:
+            self._note_thread()
+            if get_ident() == self._thread and self._pass is not None:
                 self._keep(layer, output, self._pass)
 
         return hook
@@ -292,6 +295,7 @@ class ActivationExtractor:
         grid = self._read(layer, output, current).detach().float()
         # A copy even where the cast makes one, for grids that a reshape_transform expands.
         current.taken[layer] = grid.clone(memory_format=torch.contiguous_format)
+        self.draws |= current.trace is not None and current.trace.draws
         may_stop = current.trace is None or self.runs_once
         if may_stop and len(current.taken) == len(self.layers):
             raise _ReachedDeepestLayer(self)

@@ -5,13 +5,16 @@ import functools
 import os
 import threading
 import types
+import weakref
 from contextlib import contextmanager
 
+import numpy as np
 import torch
 from torch import nn
+from torch.nn.parameter import UninitializedTensorMixin
 
 from .._warnings import warn_user
-from .identity import digest_network
+from .identity import digest_network, global_names, is_library
 
 
 class TorchModel:
@@ -247,6 +250,11 @@ def dtype_of(module):
     return torch.float32
 
 
+def weight_versions(module):
+    """List torch's counts of writes to the weights."""
+    return [p._version for p in module.parameters() if not p.is_inference()]
+
+
 def _device_named(device):
     try:
         return torch.device(device)
@@ -265,6 +273,12 @@ def resolve_device(device, module):
     which has no numbers.
     """
     device = None if device is None else _device_named(device)
+    tensors = [*module.parameters(), *module.buffers()]
+    if any(isinstance(tensor, UninitializedTensorMixin) for tensor in tensors):
+        raise ValueError(
+            "Weights of the network are not initialized yet, as those of torch's lazy modules "
+            "before their first pass. Pass an image through it once, or load its weights."
+        )
     if "meta" in (device_of(module).type, "cpu" if device is None else device.type):
         raise ValueError(
             "The meta device holds no numbers, so nothing can be computed there. Build the network "
@@ -282,8 +296,8 @@ def resolve_device(device, module):
     return device
 
 
-# Buffers up to this many elements are copied: a network may count its passes in one.
-_LARGE_BUFFER = 2**20
+# Buffers and weights up to so many elements are copied: a network may count its passes in one.
+_LARGE_BUFFER, _SMALL_WEIGHT = 2**20, 2**6
 
 
 def replicate(module, device=None, runner=None):
@@ -308,13 +322,13 @@ def replicate(module, device=None, runner=None):
         run the original.
     """
     originals = list(module.modules())
-    functions = [runner, *_added_functions(originals)]
-    if any(_reaches(function, originals) for function in functions):
+    held = list(_reach([module], _parts_of))
+    if _runs_originals(runner, originals, held):
         return None
     # Where evaluation mode is more than a flag, such as merged weights, it needs weights to change.
     is_plain = not any(map(_has_own_modes, originals)) or not any(m.training for m in originals)
     memo = {}
-    pairs = [(tensor, _alias(tensor, share=is_plain)) for tensor in _tensors_of(originals)]
+    pairs = [(tensor, _alias(tensor, share=is_plain)) for tensor in _tensors_of(held)]
     memo.update({id(tensor): twin for tensor, twin in pairs})
     try:
         replica = copy.deepcopy(module, memo)
@@ -322,6 +336,9 @@ def replicate(module, device=None, runner=None):
         return None
     copies = list(replica.modules())
     if len(copies) != len(originals) or {*map(id, copies)} & {*map(id, originals)}:
+        return None
+    has_own_copying = any(_has_own_copying(type(child)) for child in originals)
+    if has_own_copying and digest_network(replica) != digest_network(module):
         return None
     _run_eagerly(copies, memo)
     for child in copies:
@@ -333,28 +350,93 @@ def replicate(module, device=None, runner=None):
     return replica if device is None else replica.to(device)
 
 
-def _tensors_of(modules):
-    """Give the weights, the buffers, and the tensors among plain attributes."""
-    held = [part for child in modules for part in vars(child).values()]
-    tensors = []
-    while held:
-        value = held.pop()
-        if isinstance(value, torch.Tensor):
-            tensors.append(value)
-        elif type(value) is dict or isinstance(value, list | tuple):
-            held += value.values() if isinstance(value, dict) else value
-    return list({id(tensor): tensor for tensor in tensors}.values())
+# Attributes of a module of torch.compile, and of one that was compiled in place.
+_COMPILED = ("forward", "dynamo_ctx", "_compiled_call_impl")
+
+
+def _parts_of(value):
+    """List what an object holds that a deep copy of it replaces."""
+    if isinstance(value, dict):
+        return [*value.keys(), *value.values()]
+    if isinstance(value, list | tuple | set | frozenset):
+        return [*value]
+    if isinstance(value, functools.partial):
+        return [value.func, value.args, value.keywords]
+    if isinstance(value, types.MethodType):
+        return [value.__func__, value.__self__]
+    if isinstance(value, (type, types.ModuleType, types.FunctionType, torch.Tensor, np.ndarray)):
+        return []
+    attributes = getattr(value, "__dict__", {})
+    if not isinstance(value, nn.Module):
+        return [*attributes.values()]
+    left_out = _COMPILED if hasattr(value, "_orig_mod") else ("_compiled_call_impl",)
+    parts = [part for name, part in attributes.items() if name not in left_out]
+    return [_uncompiled(part) or part for part in parts]
+
+
+def _parts_of_code(value):
+    """List what an object holds, that which functions and weak references hold included."""
+    if isinstance(value, weakref.ref):
+        return [value()]
+    if not isinstance(value, types.FunctionType):
+        return _parts_of(value)
+    cells = [cell.cell_contents for cell in value.__closure__ or () if _is_filled(cell)]
+    defaults = [value.__defaults__, value.__kwdefaults__, getattr(value, "__wrapped__", None)]
+    names = () if is_library(value) else global_names(value.__code__)
+    known = [value.__globals__[name] for name in names if name in value.__globals__]
+    return cells + defaults + known
+
+
+_MOST_REACHED = 50_000  # objects, so that a hook that holds a data set costs milliseconds
+
+
+def _reach(roots, parts_of):
+    """Yield the roots and what they hold, directly or through other objects, each once."""
+    seen, left = {}, [*roots]
+    while left and len(seen) < _MOST_REACHED:
+        value = left.pop()
+        if id(value) in seen or isinstance(value, (str, bytes, int, float, type(None))):
+            continue
+        seen[id(value)] = value
+        yield value
+        left += parts_of(value)
+
+
+def _runs_originals(runner, originals, held):
+    """Say whether code holds one of the modules where no deep copy can replace it."""
+    kinds = {kind for child in originals for kind in type(child).__mro__ if not is_library(kind)}
+    held = [*held, *(part for kind in kinds for part in vars(kind).values())]
+    fixed = [part for part in held if isinstance(part, types.FunctionType | weakref.ref)]
+    own = {*map(id, originals)}
+    return any(id(part) in own for part in _reach([runner, *fixed], _parts_of_code))
+
+
+def _tensors_of(held):
+    """Give the tensors among objects: weights, buffers, and those in plain attributes."""
+    return [part for part in held if isinstance(part, torch.Tensor)]
 
 
 def _alias(tensor, *, share):
     """Give a tensor of its own for the replica, over the same memory if that may be shared."""
+    is_weight = isinstance(tensor, nn.Parameter)
     if type(tensor) not in (torch.Tensor, nn.Parameter):
-        return tensor  # a subclass, such as a quantized weight, may not survive a detach
-    is_counter = not isinstance(tensor, nn.Parameter) and tensor.numel() <= _LARGE_BUFFER
+        if not _is_plain(tensor):
+            return tensor  # such as a quantized weight, which may not survive a detach
+        tensor = tensor.as_subclass(torch.Tensor)
+    is_counter = tensor.numel() <= (_SMALL_WEIGHT if is_weight else _LARGE_BUFFER)
     values = tensor.detach()
     values = values.clone() if is_counter or not share else values
-    is_weight = isinstance(tensor, nn.Parameter)
     return nn.Parameter(values, requires_grad=False) if is_weight else values
+
+
+_SPECIAL = ("__torch_function__", "__torch_dispatch__", "__tensor_flatten__")
+
+
+def _is_plain(tensor):
+    """Say whether a subclass of Tensor computes as that does; then its results need no class."""
+    own = [vars(kind) for kind in type(tensor).__mro__ if not is_library(kind)]
+    is_special = any(name in kind for kind in own for name in _SPECIAL)
+    return bool(own) and not is_special and vars(tensor).keys() <= {"_is_param"}
 
 
 def _share_equal(pairs):
@@ -372,40 +454,25 @@ def _has_own_modes(module):
 def _run_eagerly(modules, memo):
     """Leave compiled code out: hooks inside of it do not run."""
     for child in modules:
+        for name, value in [*vars(child).items()]:
+            if (plain := _uncompiled(value)) is not None:
+                vars(child)[name] = copy.deepcopy(plain, memo)
         if hasattr(child, "_orig_mod"):
             child.forward = child._orig_mod.__call__
-        elif (plain := _uncompiled(vars(child).get("forward"))) is not None:
-            child.forward = copy.deepcopy(plain, memo)
 
 
 def _uncompiled(function):
-    return getattr(function, "_torchdynamo_orig_callable", None)
+    is_function = isinstance(function, types.FunctionType)
+    return getattr(function, "_torchdynamo_orig_callable", None) if is_function else None
 
 
-def _added_functions(modules):
-    """Yield the functions that were put on modules: hooks, and methods of single instances."""
-    for child in modules:
-        for hooks in (child._forward_pre_hooks, child._forward_hooks):
-            yield from hooks.values()
-        for name, value in vars(child).items():
-            is_compiled = hasattr(child, "_orig_mod") or _uncompiled(value) is not None
-            if callable(value) and not is_compiled and name != "_compiled_call_impl":
-                yield value
+_COPYING = {f"__{name}__" for name in ("deepcopy", "reduce", "reduce_ex", "getstate", "slots")}
 
 
-def _reaches(function, modules, depth=3):
-    """Say whether a function holds one of the modules where no copy can replace it."""
-    while isinstance(function, functools.partial | types.MethodType):
-        function = function.func if isinstance(function, functools.partial) else function.__func__
-    if not isinstance(function, types.FunctionType) or not depth:
-        return False
-    held = [cell.cell_contents for cell in function.__closure__ or () if _is_filled(cell)]
-    names = function.__code__.co_names
-    held += [function.__globals__[name] for name in names if name in function.__globals__]
-    owners = {id(getattr(value, "__self__", value)) for value in held}
-    if owners & {*map(id, modules)}:
-        return True
-    return any(_reaches(value, modules, depth - 1) for value in held if callable(value))
+def _has_own_copying(kind):
+    """Say whether a class of the user's is copied by its own code, which may leave things out."""
+    own = [base for base in kind.__mro__ if not is_library(base)]
+    return any(not _COPYING.isdisjoint(vars(base)) for base in own)
 
 
 def _is_filled(cell):
@@ -415,11 +482,31 @@ def _is_filled(cell):
         return False
 
 
+# The thread of each module that is lent. A child process begins without: it has none of them.
+_LENT, _LENDING = {}, [threading.Lock()]
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=lambda: (_LENT.clear(), _LENDING.append(threading.Lock())))
+
+
+def refuse_shared(module):
+    """Raise because a second thread uses a module that is lent."""
+    raise RuntimeError(
+        f"Another thread uses {type(module).__name__} while it is lent. It can't be copied, so "
+        "that only one thread may use it at a time. Pass a network that copy.deepcopy copies, or "
+        "keep other threads from it."
+    )
+
+
 @contextmanager
 def lend(module, device):
     """Lend out a module that can't be copied, in evaluation mode; give it back as it was."""
-    home = device_of(module)
+    home, me = device_of(module), threading.get_ident()
     modes = {child: child.training for child in module.modules()}
+    with _LENDING[-1]:
+        if any(_LENT.get(id(child), me) != me for child in modes):
+            refuse_shared(module)
+        newly = [id(child) for child in modes if id(child) not in _LENT]
+        _LENT.update(dict.fromkeys(newly, me))
     try:
         module.eval()
         if device != home:
@@ -431,3 +518,5 @@ def lend(module, device):
         module.train(modes[module])  # for modules whose train() does more than set a flag
         for child, training in modes.items():
             child.training = training
+        for key in newly:
+            _LENT.pop(key, None)

@@ -4,6 +4,8 @@ Globals, settings modules and context variables are left to the probe of :mod:`.
 activations depend on them.
 """
 
+import copyreg
+import dis
 import functools
 import hashlib
 import types
@@ -23,6 +25,7 @@ _LIBRARIES = {
 _ATOMS = (type(None), bool, int, float, complex, str, bytes)
 _NAMED = (torch.dtype, torch.device, torch.layout, torch.memory_format, np.dtype)
 _CODE = (types.FunctionType, property, staticmethod, classmethod, functools.cached_property)
+_MANY = 100  # items of a global list, from which it is data rather than settings
 _HOOKS = ("_forward_pre_hooks", "_forward_hooks")
 _STATE = ("_parameters", "_buffers", "_modules")
 # A run has modes of its own, and leaves compiled calls out.
@@ -67,8 +70,20 @@ def array_bytes(array):
     return memoryview(np.ascontiguousarray(array).reshape(-1).view(np.uint8))
 
 
-def _is_library(kind):
+def is_library(kind):
+    """Say whether a class or function is of a library, whose code counts by its name."""
     return (getattr(kind, "__module__", None) or "builtins").partition(".")[0] in _LIBRARIES
+
+
+@functools.lru_cache(maxsize=4096)
+def global_names(code):
+    """List the globals that code reads and does not set, that of nested functions included."""
+    done = {"LOAD_GLOBAL": set(), "STORE_GLOBAL": set()}
+    for step in dis.get_instructions(code):
+        done.get(step.opname, set()).add(step.argval)
+    nested = [part for part in code.co_consts if isinstance(part, types.CodeType)]
+    names = done["LOAD_GLOBAL"].union(*map(global_names, nested))
+    return sorted(names - done["STORE_GLOBAL"])
 
 
 class _Writer:
@@ -136,7 +151,8 @@ class _Writer:
             items = vars(module)[part]
             self._write_all(part, [*items] if part in _STATE else [])
             self._write_all(part, [*items.values()])
-        self._write_attributes({n: v for n, v in vars(module).items() if n not in _BOOKKEEPING})
+        own = _attributes(module).items()
+        self._write_attributes({name: part for name, part in own if name not in _BOOKKEEPING})
 
     def _write_attributes(self, attributes):
         for name in sorted(attributes):  # the order in which they were set says nothing
@@ -173,7 +189,7 @@ class _Writer:
 
     def _write_class(self, kind):
         self.put("class", f"{kind.__module__}.{kind.__qualname__}")
-        if _is_library(kind):
+        if is_library(kind):
             return
         own = {n: v for n, v in vars(kind).items() if isinstance(v, (*_CODE, *_ATOMS, tuple))}
         names = [n for n in own if not n.startswith("__") or isinstance(own[n], _CODE)]
@@ -187,9 +203,12 @@ class _Writer:
     def _write_object(self, value):
         if isinstance(value, types.FunctionType):
             self.put("function", f"{value.__module__}.{value.__qualname__}")
-            if not _is_library(value):
+            if not is_library(value):
                 cells = [_content(cell) for cell in value.__closure__ or ()]
                 self.write([value.__code__, value.__defaults__, value.__kwdefaults__, cells])
+                # Those that may decide only for images that are larger than the probe.
+                found = {n: value.__globals__.get(n) for n in global_names(value.__code__)}
+                self._write_attributes({n: v for n, v in found.items() if _is_setting(v)})
         elif isinstance(value, types.MethodType):
             self.write([value.__func__, value.__self__])
         elif isinstance(value, functools.partial):
@@ -204,7 +223,20 @@ class _Writer:
             self.put("name", value.__name__)
         else:
             self.write(type(value))
-            self._write_attributes(getattr(value, "__dict__", {}))
+            self._write_attributes(_attributes(value))
+
+
+def _is_setting(value):
+    """Say whether a global is a number, a string, or a tuple or list of such."""
+    if isinstance(value, tuple | list):
+        return len(value) < _MANY and all(map(_is_setting, value))
+    return isinstance(value, _ATOMS) and value is not None
+
+
+def _attributes(value):
+    """List the attributes of an instance, those in slots included."""
+    slots = [name for name in copyreg._slotnames(type(value)) if hasattr(value, name)]
+    return {name: getattr(value, name) for name in slots} | getattr(value, "__dict__", {})
 
 
 def _content(cell):

@@ -5,7 +5,9 @@ Activations that differ by rounding alone, as on
 another processor or with another number of threads, count as equal.
 """
 
+import random
 from functools import lru_cache
+from typing import NamedTuple
 
 import numpy as np
 
@@ -71,6 +73,29 @@ def _signs(size):
     return np.random.default_rng(0).integers(0, 2, size) * 2.0 - 1
 
 
+class Probe(NamedTuple):
+    """What a network gives for the probe image.
+
+    Parameters
+    ----------
+    records : dict of {str: ndarray of shape (n_parts, 256), float64}
+        By layer.
+    n_channels : dict of {str: int}
+    draws : bool
+        Whether random numbers were drawn, as far as that can be seen: those of torch in the thread
+        of the pass, and those of numpy's and Python's own generators.
+    """
+
+    records: dict
+    n_channels: dict
+    draws: bool
+
+
+def _random_states():
+    name, words, *rest = np.random.get_state()  # noqa: NPY002, the user's network may draw there
+    return random.getstate(), name, words.tobytes(), rest
+
+
 def probe(extract, transform, size, seed):
     """Pass a probe image.
 
@@ -85,10 +110,9 @@ def probe(extract, transform, size, seed):
 
     Returns
     -------
-    records : dict of {str: ndarray of shape (n_parts, 256), float64}
-        By layer.
-    n_channels : dict of {str: int}
+    Probe
     """
+    before = _random_states()
     view = make_view(draw_probe(size), transform, seed)
     shown = None if view.shown is None else view.shown[None]
     activations = extract(view.image[None], shown)
@@ -97,7 +121,8 @@ def probe(extract, transform, size, seed):
         layer: np.stack([sketch(grid.double().cpu().numpy()), *views])
         for layer, grid in activations.items()
     }
-    return records, {layer: grid.shape[1] for layer, grid in activations.items()}
+    n_channels = {layer: grid.shape[1] for layer, grid in activations.items()}
+    return Probe(records, n_channels, extract.draws or before != _random_states())
 
 
 def _sketch_view(transform, size, seed):

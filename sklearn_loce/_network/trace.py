@@ -53,6 +53,8 @@ class Trace(TorchDispatchMode):
         Whether a layer with weights has run on the images.
     framed : bool
         Whether the image has been found where the frame says.
+    draws : bool
+        Whether an operation has drawn random numbers.
     reads_values : bool
         Whether a number that comes from the images has been read, so that the way of the pass may
         depend on it.
@@ -62,7 +64,7 @@ class Trace(TorchDispatchMode):
         super().__init__()
         self.n_images, self.shape, self.frame = len(images), images.shape, frame
         self.atlas = Atlas(self.n_images)
-        self.began = self.reads_values = False
+        self.began = self.reads_values = self.draws = False
         self.framed = False
         self._places = WeakTensorKeyDictionary()
         self._places[images] = self.atlas.lay(images.shape)
@@ -79,6 +81,7 @@ class Trace(TorchDispatchMode):
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         """Run an operation, and note what its results describe."""
         kwargs = kwargs or {}
+        self.draws |= torch.Tag.nondeterministic_seeded in func.tags
         namespace, _, name = func._schema.name.partition("::")
         if name == "convolution" and not self.began:
             self._adopt(args[0])
