@@ -11,6 +11,8 @@ from PIL import Image
 
 from sklearn_loce.plotting import to_html
 
+from . import brute_force
+
 # As tags, attributes, templates of several kinds and the ends of the elements they stand in.
 HOSTILE = (
     "<script>window.hurt = 1</script>",
@@ -48,6 +50,13 @@ def grid_coordinates(n_rows):
     """Place points on a grid, row after row from the top, so that none hides another."""
     places = np.arange(n_rows)
     return SPACING * np.column_stack([places % COLUMNS, -(places // COLUMNS)])
+
+
+def nearest(embeddings, k):
+    """Give the k nearest other rows of each row, and their cosine distances."""
+    order = [ranking[:k] for ranking in brute_force.rankings(embeddings, "cosine")]
+    matrix = brute_force.matrix(embeddings, "cosine")
+    return order, [[matrix[i, j] for j in row] for i, row in enumerate(order)]
 
 
 class FakeTransformer:

@@ -79,6 +79,16 @@ def make_small_network():
 
 
 @pytest.fixture
+def no_figure_stays():
+    """Close all figures when the test ends, so that each begins without one."""
+    import matplotlib.pyplot as plt
+
+    assert plt.get_fignums() == []
+    yield
+    plt.close("all")
+
+
+@pytest.fixture
 def small_network():
     return make_small_network()
 

@@ -18,7 +18,14 @@ from .browser import (
     open_quietly,
     requested,
 )
-from .concept_maps import COLUMNS, HOSTILE, grid_coordinates, hostile_table, write_hostile_map
+from .concept_maps import (
+    COLUMNS,
+    HOSTILE,
+    grid_coordinates,
+    hostile_table,
+    nearest,
+    write_hostile_map,
+)
 
 pytestmark = pytest.mark.skipif(bool(missing_browser()), reason=missing_browser() or "is there")
 
@@ -128,14 +135,6 @@ class MapPage:
         return [bool(pixels[y - 1 : y + 2, x - 1 : x + 2].min() < 200) for x, y in places]
 
 
-def nearest(embeddings, row, k=4):
-    """Sort all other rows by their cosine distance, in float64."""
-    unit = embeddings / np.linalg.norm(embeddings, axis=1, keepdims=True)
-    distances = np.array([1 - unit[row] @ other for other in unit])
-    order = [int(i) for i in np.argsort(distances) if i != row][:k]
-    return order, distances[order]
-
-
 def test_every_point_is_painted_where_it_should_be(page):
     assert page.painted() == [True] * N_ROWS
     (x0, y0), (x1, y1) = (page.run(_PLACE, row) for row in (0, N_ROWS - 1))
@@ -194,7 +193,7 @@ def test_iou_is_filtered_by_the_keyboard(page):
 def test_selecting_lists_the_neighbours(page, written):
     page.point_at_row(7, click=True)
     page.wait("return selected === 7")
-    order, distances = nearest(written[1], 7)
+    order, distances = (found[7] for found in nearest(written[1], 4))
     listed = page.run("return [...document.querySelectorAll('.near')].map((b) => +b.dataset.point)")
     assert listed == order
     shown = [float(text) for text in page.texts(".near .distance")]
@@ -293,7 +292,7 @@ def test_the_keyboard_does_it_all(page, written):
         seen.append(page.selected())
     assert seen == [9, 9 + COLUMNS, 8 + COLUMNS, 8]
     assert written[2]["concept"][8] in page.find("#said").get_attribute("textContent")
-    order, _ = nearest(written[1], 8)
+    order = nearest(written[1], 4)[0][8]
     page.press("ENTER", "ARROW_RIGHT")
     assert page.run("return +document.activeElement.dataset.point") == order[1]
     page.press("ENTER")

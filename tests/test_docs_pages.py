@@ -46,7 +46,7 @@ def test_pages_are_found():
 
 
 @pytest.mark.parametrize("page", PAGES)
-def test_code_runs_as_printed(page, tmp_path, monkeypatch, shared_store):
+def test_code_runs_as_printed(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     told = _run_page(DOCS / page)
     if told:

@@ -11,11 +11,11 @@ import pandas as pd
 import pytest
 from matplotlib.path import Path as Outline
 from PIL import Image
+from pycocotools import mask as coco_mask
 from scipy import ndimage
 
 from sklearn_loce import LoCETransformer, TorchModel, plotting
 from sklearn_loce._samples import table as _samples
-from sklearn_loce._samples.masks import read_mask
 from sklearn_loce.datasets import load_scene_model, make_scenes
 from sklearn_loce.plotting import to_html
 from sklearn_loce.plotting._html_page import SCRIPTS
@@ -27,6 +27,7 @@ from .concept_maps import (
     decode_picture,
     grid_coordinates,
     hostile_table,
+    nearest,
     write_hostile_map,
 )
 
@@ -134,24 +135,9 @@ def test_file_names_that_are_no_text(plain):
 # ---- Numbers ----
 
 
-def brute_force_neighbours(X, k):
-    """Sort by 1 - cos in a double loop of float64."""
-    order, distances = [], []
-    for i in range(len(X)):
-        row = []
-        for j in range(len(X)):
-            if i != j:
-                cosine = sum(X[i] * X[j]) / (sum(X[i] ** 2) ** 0.5 * sum(X[j] ** 2) ** 0.5)
-                row.append((1 - cosine, j))
-        row.sort()
-        order.append([j for _, j in row[:k]])
-        distances.append([d for d, _ in row[:k]])
-    return order, distances
-
-
 def test_neighbours_are_those_of_brute_force(hostile):
     page, embeddings, _, _ = hostile
-    order, distances = brute_force_neighbours(embeddings, 4)
+    order, distances = nearest(embeddings, 4)
     assert page.payload["neighbours"] == order
     np.testing.assert_allclose(page.payload["distances"], distances, rtol=1e-3)
 
@@ -235,8 +221,7 @@ def test_rows_without_a_place_are_left_out_and_counted(plain):
     assert page.payload["row"] == kept
     assert page.payload["left_out"] == 3
     assert page.names("concepts") == samples["concept"].iloc[kept].tolist()
-    order, _ = brute_force_neighbours(X[kept], 3)
-    assert page.payload["neighbours"] == order
+    assert page.payload["neighbours"] == nearest(X[kept], 3)[0]
 
 
 def test_the_same_input_gives_the_same_file(hostile, tmp_path):
@@ -309,7 +294,7 @@ def test_contours_are_thinned_and_keep_to_their_masks(plain):
     samples = make_scenes(6, random_state=1, image_size=(120, 160)).data
     n_numbers = n_rim = 0
     for path, mask in zip(plain(samples=samples).payload["contours"], samples["mask"], strict=True):
-        mask = read_mask(mask)
+        mask = coco_mask.decode(mask).astype(bool)
         rim = mask & ~ndimage.binary_erosion(mask)
         near = ndimage.binary_dilation(rim)
         wrong = fill(path, (160, 120)) != mask
@@ -456,12 +441,9 @@ def test_umap_says_how_many_rows_it_needs(plain):
         plain(2, coordinates="umap")
 
 
-def test_missing_folder_is_named(tmp_path):
+def test_a_place_that_is_none_is_named(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"'.*nowhere' does not exist"):
         to_html(np.ones((3, 2)), hostile_table(3), tmp_path / "nowhere" / "map.html")
-
-
-def test_a_folder_is_no_file(tmp_path):
     with pytest.raises(IsADirectoryError, match="is a folder"):
         to_html(np.ones((3, 2)), hostile_table(3), tmp_path)
 

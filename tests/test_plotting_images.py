@@ -29,13 +29,11 @@ from sklearn_loce.plotting import (
 from sklearn_loce.plotting._drawing import RIGHT, WRONG
 from sklearn_loce.segmentation import ConceptSegmenter
 
+from . import brute_force
+
+pytestmark = pytest.mark.usefixtures("no_figure_stays")
+
 LONG = "object--vehicle_with_a_very_long_hierarchical/name"
-
-
-@pytest.fixture(autouse=True)
-def _close_figures():
-    yield
-    plt.close("all")
 
 
 @pytest.fixture
@@ -64,15 +62,10 @@ def embeddings(samples):
     return X
 
 
-def cosine_distance(a, b):
-    return 1 - sum(a * b) / (sum(a * a) * sum(b * b)) ** 0.5
-
-
 def mean_distances(X, rows):
     """Mean distance of each of these rows to the others, by the definition."""
-    return {
-        i: sum(cosine_distance(X[i], X[j]) for j in rows if j != i) / (len(rows) - 1) for i in rows
-    }
+    means = np.nanmean(brute_force.matrix(X[rows], "cosine"), axis=1)
+    return dict(zip(rows, means, strict=True))
 
 
 class Projector:
@@ -248,23 +241,21 @@ def test_wrong_clusters_are_refused(samples, embeddings):
         ClusterGalleryDisplay.from_embeddings(embeddings, samples, missing)
     with pytest.raises(ValueError, match="all are labelled -1"):
         ClusterGalleryDisplay.from_embeddings(embeddings, samples, labels - 1)
+    with pytest.raises(ValueError, match="None of the 26 rows"):
+        ClusterGalleryDisplay.from_embeddings(np.full((26, 2), np.nan), samples, labels)
 
 
 @pytest.mark.parametrize("metric", ["cosine", "euclidean"])
 def test_matches_are_both_ends_of_the_ranking(samples, embeddings, metric):
     embeddings[9] = embeddings[3]  # a duplicate of a query
-    queries = [3, 20]
+    queries, kept = [3, 20], [i for i in range(26) if i != 4]
+    matrix = brute_force.matrix(embeddings[kept], metric)
     display = RetrievalDisplay.from_embeddings(
         embeddings, samples, queries=queries, n_best=3, n_worst=2, metric=metric
     )
     for line, query in enumerate(queries):
-        distances = {
-            i: cosine_distance(embeddings[query], embeddings[i])
-            if metric == "cosine"
-            else sum((embeddings[query] - embeddings[i]) ** 2) ** 0.5
-            for i in range(26)
-            if i not in (4, query)
-        }
+        distances = dict(zip(kept, matrix[kept.index(query)], strict=True))
+        del distances[query]
         order = sorted(distances, key=lambda i: (round(distances[i], 12), i))
         expected = order[:3] + order[-2:]
         assert display.matches[line].tolist() == expected
@@ -462,6 +453,9 @@ def test_displays_are_saved_with_text_as_text(kind, suffix, samples, embeddings,
     display.figure_.savefig(file, format=suffix)
     content = file.getvalue()
     assert len(content) < 1_000_000
+    if suffix == "png":
+        width = display.figure_.get_size_inches()[0]
+        assert Image.open(file).width == pytest.approx(300 * width, abs=1)
     if suffix == "svg":
         assert content.count(b"</text>") > 1
         assert b"<image " in content
@@ -488,6 +482,10 @@ def test_displays_draw_into_given_axes(kind, samples, embeddings, projector):
     assert display.figure_ is figure
     with pytest.raises(ValueError, match="used by another display"):
         display.plot(ax=ax)
+    with pytest.raises(ValueError, match=f"holds {len(again) + 1} Axes, and {len(again)} are"):
+        display.plot(ax=[*again, ax])
+    with pytest.raises(ValueError, match="in no grid"):
+        display.plot(ax=figure.add_axes((0, 0, 1, 1)))
     assert len(plt.get_fignums()) == 2
 
 

@@ -17,11 +17,7 @@ from sklearn.preprocessing import StandardScaler
 from sklearn_loce.mixture import ConceptGaussianMixture
 from sklearn_loce.plotting import ChannelDisplay, ConceptMapDisplay
 
-
-@pytest.fixture(autouse=True)
-def _close():
-    yield
-    plt.close("all")
+pytestmark = pytest.mark.usefixtures("no_figure_stays")
 
 
 @pytest.fixture

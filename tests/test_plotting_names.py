@@ -15,13 +15,9 @@ from sklearn_loce.plotting import (
 )
 from sklearn_loce.plotting._names import shorten
 
+pytestmark = pytest.mark.usefixtures("no_figure_stays")
+
 LONG = [f"object--vehicle--{name}_with_a_very_long_hierarchical/name" for name in ("bus", "car")]
-
-
-@pytest.fixture(autouse=True)
-def _close_figures():
-    yield
-    plt.close("all")
 
 
 @pytest.mark.parametrize(

@@ -19,12 +19,9 @@ from sklearn_loce.plotting import (
 )
 from sklearn_loce.plotting._style import concept_styles
 
+from . import brute_force
 
-@pytest.fixture(autouse=True)
-def _no_figure_is_left():
-    assert plt.get_fignums() == []
-    yield
-    plt.close("all")
+pytestmark = pytest.mark.usefixtures("no_figure_stays")
 
 
 @pytest.fixture
@@ -34,49 +31,17 @@ def rows():
     return rng.normal(size=(28, 4)) + 2 * (y == "bus")[:, np.newaxis], y
 
 
-def distance(a, b):
-    return sum((float(p) - float(q)) ** 2 for p, q in zip(a, b, strict=True)) ** 0.5
-
-
-def brute_separation(X, y):
-    names = sorted(set(y))
-    matrix = np.zeros((len(names), len(names)))
-    for i, a in enumerate(names):
-        for j, b in enumerate(names):
-            if i != j:
-                union = X[(y == a) | (y == b)]
-                gap = min(distance(p, q) for p in X[y == a] for q in X[y == b])
-                matrix[i, j] = gap / (max(distance(p, q) for p in union for q in union) + 1e-6)
-    return matrix
-
-
-def brute_overlap(X, y):
-    names = sorted(set(y))
-    matrix = np.zeros((len(names), len(names)))
-    for i, a in enumerate(names):
-        own = X[y == a]
-        for j, b in enumerate(names):
-            if i != j:
-                closer = [
-                    min(distance(p, q) for q in X[y == b])
-                    < min(distance(p, own[n]) for n in range(len(own)) if n != m)
-                    for m, p in enumerate(own)
-                ]
-                matrix[i, j] = np.mean(closer)
-    return matrix
-
-
 @pytest.mark.parametrize(
     ("display", "name", "brute"),
     [
-        (SeparationDisplay, "separation", brute_separation),
-        (OverlapDisplay, "overlap", brute_overlap),
+        (SeparationDisplay, "separation", brute_force.pairwise_separation),
+        (OverlapDisplay, "overlap", brute_force.overlap_ratio),
     ],
 )
 def test_heat_maps_show_the_matrix(rows, display, name, brute):
     X, y = rows
     shown = display.from_embeddings(np.vstack([X, [[np.nan] * 4]]), [*y, "car"])
-    expected = brute(X, y)
+    expected = brute(X, y, "euclidean")
     off = ~np.eye(3, dtype=bool)
     assert shown.n_failed == 1
     np.testing.assert_allclose(getattr(shown, name), expected, atol=1e-12)
@@ -158,19 +123,11 @@ def test_one_concept_has_nothing_to_be_separated_from():
         SeparationDisplay.from_embeddings([[0.0], [1.0]], ["a", "a"])
 
 
-def brute_precision(X, y, k):
-    unit = X / np.linalg.norm(X, axis=1, keepdims=True)
-    values = []
-    for q in range(len(X)):
-        others = [(1 - float(unit[q] @ unit[r]), r) for r in range(len(X)) if r != q]
-        values.append(np.mean([y[r] == y[q] for _, r in sorted(others)[:k]]))
-    return [np.mean(np.array(values)[y == name]) for name in sorted(set(y))]
-
-
 def test_precision_curves_are_the_brute_force_ones(rows):
     X, y = rows
     shown = PrecisionAtKDisplay.from_embeddings(X, y, k=[10, 1, 3])
-    expected = np.transpose([brute_precision(X, y, k) for k in (1, 3, 10)])
+    judges = [brute_force.precision_at(k) for k in (1, 3, 10)]
+    expected = np.transpose([brute_force.retrieval(X, y, "cosine", judge) for judge in judges])
     np.testing.assert_allclose(shown.precision, expected)
     np.testing.assert_allclose(shown.chance, [8 / 27, 11 / 27, 6 / 27])
     for line, values in zip(shown.line_, expected, strict=True):

@@ -22,6 +22,8 @@ from sklearn_loce.plotting import (
 )
 from sklearn_loce.plotting._style import concept_styles, open_axes, rim
 
+pytestmark = pytest.mark.usefixtures("no_figure_stays")
+
 # Machado, Oliveira and Fernandes, 2009, severity 1.0; they apply to linear RGB.
 SEEN_AS = {
     "normal": np.eye(3),
@@ -85,7 +87,6 @@ def test_lines_are_seen_on_a_dark_background():
     for lines in ([bar[0] for bar in layers.errorbar_], curves.line_):
         assert [line.get_color() for line in lines] == list(_style.COLOURS)
         assert min(map(best_contrast, lines)) > 3
-    plt.close("all")
 
 
 def test_a_rim_is_of_the_background_that_is_seen():
@@ -95,7 +96,6 @@ def test_a_rim_is_of_the_background_that_is_seen():
     figure.set_facecolor("#101010")
     assert rim(ax, "black", 1.0)
     assert not rim(ax, "white", 1.0)
-    plt.close(figure)
 
 
 @pytest.mark.parametrize("n_concepts", [1, 10, 20, 110])
@@ -116,7 +116,6 @@ def test_a_new_figure_is_as_wide_as_a_column_and_nothing_in_it_is_small():
         texts += ax.legend().get_texts()
     assert ax.figure.get_size_inches()[0] == 3.3
     assert {text.get_size() for text in texts} == {7, 8}
-    plt.close(ax.figure)
 
 
 def test_given_axes_keep_their_style():
@@ -127,7 +126,6 @@ def test_given_axes_keep_their_style():
         assert plt.rcParams["font.size"] == plt.rcParamsDefault["font.size"]
     assert display.ax_ is ax
     assert display.figure_ is figure
-    plt.close(figure)
 
 
 def test_a_figure_that_could_not_be_drawn_is_closed():
@@ -144,7 +142,6 @@ def test_text_is_saved_as_text(save):
         ax.set_title("traffic light")
     (display.figure_ if save == "figure" else plt).savefig(file, format="svg")
     assert ">traffic light</text>" in file.getvalue()
-    plt.close(display.figure_)
 
 
 @pytest.mark.parametrize("display", [DendrogramDisplay, SeparationDisplay, ConceptMapDisplay])
@@ -153,32 +150,24 @@ def test_displays_draw_into_a_part_of_a_figure(display):
     part = plt.figure(layout="constrained").subfigures(1, 2)[0]
     shown = display.from_embeddings(X, ["bus", "car", "sky"] * 4, ax=part.subplots())
     assert shown.figure_ is part
-    plt.close("all")
 
 
 # Mathematics that is none, a name that legends would leave out, and signs of LaTeX.
 SIGNS = ["$x_$", "_background_", "50 % & {$a$}"]
 
 
-@pytest.mark.parametrize(
-    "display", [DendrogramDisplay, SeparationDisplay, ConceptMapDisplay, PrecisionAtKDisplay]
-)
-def test_names_are_written_as_they_are(display):
+def test_names_are_written_as_they_are():
     X = np.random.default_rng(0).normal(size=(12, 2))
-    shown, file = display.from_embeddings(X, SIGNS * 4), io.StringIO()
-    shown.figure_.savefig(file, format="svg")
-    texts = [text.strip() for text in ElementTree.fromstring(file.getvalue()).itertext()]
-    assert set(SIGNS) <= set(texts)
-    plt.close("all")
-
-
-def test_layers_and_channels_are_named_as_they_are():
     table = pd.DataFrame({"model": SIGNS[1], "layer": SIGNS, "mean": 0.5, "std": 0.1})
     table = pd.concat([table, table.assign(model="_other")])
-    layers = LayerComparisonDisplay(table).plot()
-    channels = ChannelDisplay.from_embeddings(np.eye(3), feature_names=SIGNS)
-    for figure, names in ((layers.figure_, [*SIGNS, "_other"]), (channels.figure_, SIGNS)):
-        figure.savefig(file := io.StringIO(), format="svg")
-        texts = [text.strip() for text in ElementTree.fromstring(file.getvalue()).itertext()]
-        assert set(names) <= set(texts)
-    plt.close("all")
+    displays = [
+        *(d.from_embeddings(X, SIGNS * 4) for d in (DendrogramDisplay, SeparationDisplay)),
+        *(d.from_embeddings(X, SIGNS * 4) for d in (ConceptMapDisplay, PrecisionAtKDisplay)),
+        ChannelDisplay.from_embeddings(np.eye(3), feature_names=SIGNS),
+        LayerComparisonDisplay(table).plot(),
+    ]
+    for shown in displays:
+        shown.figure_.savefig(file := io.StringIO(), format="svg")
+        texts = {text.strip() for text in ElementTree.fromstring(file.getvalue()).itertext()}
+        assert {*SIGNS} <= texts
+    assert "_other" in texts

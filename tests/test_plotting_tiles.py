@@ -1,6 +1,5 @@
 """Thumbnails, outlines, frames and grids that all displays of images share."""
 
-import io
 import subprocess
 import sys
 
@@ -8,22 +7,14 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
-from matplotlib.colors import to_hex
 from PIL import Image
 from pycocotools import mask as coco_mask
 
 from sklearn_loce._samples import table as _samples
-from sklearn_loce.plotting import _drawing
-from sklearn_loce.plotting._drawing import draw_frame, draw_outline, fit_text, format_number
 from sklearn_loce.plotting._grid import Layout, open_grid
-from sklearn_loce.plotting._inputs import check_inputs
 from sklearn_loce.plotting._tiles import make_tile, read_tile, read_tiles, trace_outline
 
-
-@pytest.fixture(autouse=True)
-def _close_figures():
-    yield
-    plt.close("all")
+pytestmark = pytest.mark.usefixtures("no_figure_stays")
 
 
 @pytest.fixture
@@ -169,43 +160,6 @@ def test_thin_things_stay_and_nothing_has_no_outline(picture):
     assert line[:, 0].min() < 10 < line[:, 0].max()
 
 
-def test_outlines_and_frames_take_styles(mask):
-    _, ax = plt.subplots()
-    lines = draw_outline(ax, mask, {"color": "red", "lw": 3})
-    assert to_hex(lines.get_color()[0]) == "#ff0000"
-    assert lines.get_linewidth() == [3]
-    frame = draw_frame(ax, _drawing.WRONG, {"ec": "#00ff00"})
-    assert to_hex(frame.get_edgecolor()) == "#00ff00"
-    assert frame.get_linestyle() == _drawing.WRONG["linestyle"]
-
-
-def test_right_and_wrong_differ_in_more_than_colour():
-    assert _drawing.RIGHT["linestyle"] != _drawing.WRONG["linestyle"]
-    assert _drawing.MARKS[True] != _drawing.MARKS[False]
-
-
-@pytest.mark.parametrize(
-    "name", ["car", "a car of two words and more", "object--street_sign/pole_without_any_space", 7]
-)
-def test_texts_fit_into_a_tile(name):
-    figure, axes = plt.subplots(1, 4, figsize=(4, 2))
-    text = fit_text(axes[0], name, size=7)
-    drawn = axes[0].set_title(text, fontsize=7)
-    figure.canvas.draw()
-    assert len(text.splitlines()) <= 2
-    assert drawn.get_window_extent().width <= 1.15 * axes[0].get_window_extent().width
-    shown = text.replace("\n", "").replace("…", "").replace(" ", "")
-    assert str(name).replace(" ", "").startswith(shown)
-
-
-@pytest.mark.parametrize(
-    ("value", "text"),
-    [(0.25, "0.250"), (-0.0963, "\N{MINUS SIGN}0.0963"), (123.4, "123"), (0, "0.00")],
-)
-def test_numbers_have_three_digits(value, text):
-    assert format_number(value) == text
-
-
 class _Display:
     """Stands for a display."""
 
@@ -227,72 +181,10 @@ def test_a_figure_is_as_high_as_its_tiles(picture):
         assert taken.height == pytest.approx(given.height, rel=0.03)
 
 
-def test_a_given_ax_is_divided_once():
-    figure, (left, right) = plt.subplots(1, 2, layout="constrained")
-    display = _Display()
-    with open_grid(display, left, LAYOUT) as (_, axes):
-        pass
-    assert display.ax_ is left
-    assert display.figure_ is figure
-    figure.draw_without_rendering()
-    assert max(ax.get_position().x1 for ax in axes.ravel()) <= right.get_position().x0
-    with pytest.raises(ValueError, match="used by another"), open_grid(display, left, LAYOUT):
-        pass
-    lone = figure.add_axes((0, 0, 1, 1))
-    with pytest.raises(ValueError, match="in no grid"), open_grid(display, lone, LAYOUT):
-        pass
-
-
-def test_given_axes_are_taken_in_order():
-    figure, given = plt.subplots(7)
-    display = _Display()
-    with open_grid(display, given, LAYOUT) as (chart, axes):
-        assert chart is given[0]
-        assert list(axes.ravel()) == list(given[1:])
-    assert display.ax_ is None
-    assert display.figure_ is figure
-    with (
-        pytest.raises(ValueError, match=r"holds 6 Axes, and 7 are needed: one for the chart"),
-        open_grid(display, given[1:], LAYOUT),
-    ):
-        pass
-
-
 def test_a_figure_that_could_not_be_drawn_is_closed():
     with pytest.raises(ZeroDivisionError), open_grid(_Display(), None, LAYOUT):
         _ = 1 / 0
     assert plt.get_fignums() == []
-
-
-def test_files_have_text_as_text_and_images_of_print_quality(picture):
-    display = _Display()
-    with open_grid(display, None, Layout(1, (("", 2),))) as (_, axes):
-        for ax in axes.ravel():
-            ax.imshow(picture)
-            ax.set_title("a tree")
-    svg, png = io.StringIO(), io.BytesIO()
-    display.figure_.savefig(svg, format="svg")
-    assert svg.getvalue().count(">a tree</text>") == 2
-    assert svg.getvalue().count("<image ") == 2
-    display.figure_.savefig(png, format="png")
-    width = display.figure_.get_size_inches()[0]
-    assert Image.open(png).width == pytest.approx(300 * width, abs=1)
-
-
-def test_inputs_are_of_the_same_rows(picture, mask):
-    samples = pd.DataFrame({"image": [picture] * 3, "mask": [mask] * 3, "concept": [*"aba"]})
-    X = [[1.0], [np.nan], [np.inf]]
-    _, _, names, kept = check_inputs(X, samples, None)
-    assert names.tolist() == [*"aba"]
-    assert kept.tolist() == [0]
-    assert check_inputs(X, samples, [1, 2, 3])[2].tolist() == [1, 2, 3]
-    assert check_inputs(X, samples[["image", "mask"]], None)[2] is None
-    with pytest.raises(ValueError, match=r"embeddings has 2 row\(s\), and the table .* has 3"):
-        check_inputs(X[:2], samples, None)
-    with pytest.raises(ValueError, match=r"y has 1 row\(s\)"):
-        check_inputs(X, samples, ["a"])
-    with pytest.raises(ValueError, match="None of the 3 rows"):
-        check_inputs(np.full((3, 2), np.nan), samples, None)
 
 
 def test_tiles_are_read_without_matplotlib_and_torch():

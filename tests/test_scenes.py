@@ -10,7 +10,6 @@ from pycocotools import mask as rle
 from scipy import ndimage
 
 from sklearn_loce.datasets import make_scenes
-from sklearn_loce.datasets._drawing import LABELS, Canvas, Pen, draw_car
 
 PLANTED = {
     "sky": {"sky/clear", "sky/sunset"},
@@ -164,71 +163,6 @@ def test_masks_lie_on_what_is_drawn(scenes):
         inside, outside = inside + (paint & mask).sum(), outside + (paint & ~mask).sum()
     assert inside > 10_000
     assert outside < 0.01 * inside
-
-
-def crossings(polygon, x, y):
-    """Even-odd rule, one point at a time."""
-    inside = False
-    for (x0, y0), (x1, y1) in zip(polygon, polygon[1:] + polygon[:1], strict=True):
-        if (y0 > y) != (y1 > y) and x < (x1 - x0) * (y - y0) / (y1 - y0) + x0:
-            inside = not inside
-    return inside
-
-
-def distance_to_outline(polygon, point):
-    ends = np.array(polygon), np.roll(polygon, -1, axis=0)
-    along = ends[1] - ends[0]
-    share = ((point - ends[0]) * along).sum(1) / (along**2).sum(1)
-    nearest = ends[0] + np.clip(share, 0, 1)[:, None] * along
-    return np.hypot(*(point - nearest).T).min()
-
-
-def test_labels_are_the_visible_polygons_at_pixel_centres():
-    """What is drawn later hides what is below, as a brute-force point-in-polygon test has it."""
-    height, width = 48, 64
-    canvas = Canvas((height, width), horizon=0.4, vanishing=0.0)
-    house = [(-0.5, 0.1), (0.2, 0.15), (0.3, 0.8), (-0.4, 0.9)]
-    bus = [(-0.1, 0.3), (0.45, 0.5), (0.05, 0.95)]
-    canvas.polygon(house, (200, 0, 0), "house")
-    canvas.polygon(bus, (0, 200, 0), "bus")
-    canvas.polygon(house, (0, 0, 200))  # a detail: paints, and leaves the labels
-    image, labels = canvas.read()
-    compared = 0
-    for i in range(height):
-        for j in range(width):
-            x, y = (j + 0.5 - width / 2) / height, (i + 0.5) / height
-            if min(distance_to_outline(shape, (x, y)) for shape in (house, bus)) < 0.5 / height:
-                continue
-            expected = "bus" if crossings(bus, x, y) else "house" if crossings(house, x, y) else ""
-            assert labels[i, j] == (LABELS[expected] if expected else 0)
-            if crossings(house, x, y):
-                assert tuple(image[i, j]) == (0, 0, 200)
-            compared += 1
-    assert compared > 0.8 * height * width
-
-
-def test_receding_wall_keeps_to_the_perspective():
-    """On a wall along the road equal lengths shrink with the distance, 1 / s."""
-    canvas = Canvas((120, 160), horizon=0.4, vanishing=0.0)
-    pen = Pen.receding(canvas, 1.0, 0.8, 0.2, "house")
-    near, middle, far = (pen.project(u, 0.0) for u in (0.0, 0.5, 1.0))
-    assert near == pytest.approx(canvas.ground(1.0, 0.8))
-    assert far == pytest.approx(canvas.ground(1.0, 0.2))
-    assert middle == pytest.approx(canvas.ground(1.0, 1 / ((1 / 0.8 + 1 / 0.2) / 2)))
-
-
-@pytest.mark.parametrize("depth", [0.36, 0.8])
-def test_a_taxi_is_a_car_with_a_sign(depth):
-    drawn = []
-    for sign in (False, True):
-        canvas = Canvas((120, 160), horizon=0.44, vanishing=0.0)
-        draw_car(canvas, np.random.default_rng(0), 0.0, depth, sign=sign)
-        drawn.append(canvas.read())
-    (car, car_labels), (taxi, taxi_labels) = drawn
-    differs = (car != taxi).any(axis=2)
-    rows = np.flatnonzero((taxi_labels == LABELS["taxi"]).any(axis=1))
-    assert 0 < differs.sum() < 0.06 * (car_labels == LABELS["car"]).sum()
-    assert np.flatnonzero(differs.any(axis=1)).max() < rows[0] + 0.2 * len(rows)
 
 
 def test_car_and_taxi_are_the_closest_pair_in_colour(scenes):
