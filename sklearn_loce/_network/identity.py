@@ -235,7 +235,10 @@ def _is_setting(value):
 
 def _attributes(value):
     """List the attributes of an instance, those in slots included."""
-    slots = [name for name in copyreg._slotnames(type(value)) if hasattr(value, name)]
+    # Slots, unless the class has code of its own that says what belongs to its state.
+    is_plain = type(value).__reduce__ is object.__reduce__
+    names = copyreg._slotnames(type(value)) if is_plain else []
+    slots = [name for name in names if hasattr(value, name)]
     return {name: getattr(value, name) for name in slots} | getattr(value, "__dict__", {})
 
 
