@@ -29,7 +29,12 @@ _MANY = 100  # items of a global list, from which it is data rather than setting
 _HOOKS = ("_forward_pre_hooks", "_forward_hooks")
 _STATE = ("_parameters", "_buffers", "_modules")
 # A run has modes of its own, and leaves compiled calls out.
-_BOOKKEEPING = {*vars(nn.Module()), "_compiled_call_impl", "_is_hf_initialized"}
+_BOOKKEEPING = {
+    *vars(nn.Module()),
+    "_compiled_call_impl",
+    "_is_torch_compile",
+    "_is_hf_initialized",
+}
 
 
 def digest(*values):
