@@ -143,9 +143,12 @@ def interrupt_workers():
     table = draw_table(30, size=(48, 64))
     loce = LoCETransformer(Net(), "2", n_jobs=2, max_iter=5)
     wanted = loce.fit_transform(table)
+    start = time.perf_counter()
+    loce.transform(table)
+    seconds = time.perf_counter() - start
     had_workers, faults = count_workers(), []
-    for delay in (0.05, 0.4):
-        how, _ = interrupt_once(lambda: loce.fit_transform(table), delay)
+    for share in (0.3, 0.7):
+        how, _ = interrupt_once(lambda: loce.transform(table), share * seconds)
         if how == "interrupted" and not wait_for(lambda: not count_workers()):
             faults.append(f"{count_workers()} workers live on")
     if not np.array_equal(loce.fit_transform(table), wanted):
