@@ -10,6 +10,7 @@ from sklearn.utils.validation import check_array, check_is_fitted
 
 from ._embedding.embed import pass_images
 from ._embedding.identify import keyed_seed, look_up_layers
+from ._embedding.parallel import ended_by_interrupt
 from ._embedding.table import embed_table, find_store, may_fail, report_failures
 from ._network.extract import check_layers
 from ._network.handle import as_module
@@ -193,7 +194,8 @@ class SampleTransformer(TransformerMixin, BaseEstimator):
 
     def _embed(self, samples, **how):
         """Work on a table; raise what failed, or warn of it."""
-        table = embed_table(self, samples, **how)
+        with ended_by_interrupt(self.n_jobs):
+            table = embed_table(self, samples, **how)
         if self._objective.has_bias and how.get("given") is None:
             norms = np.column_stack([s.gradient_norm for s in table.solutions])
             warn_unconverged(norms, self._objective)
@@ -283,7 +285,9 @@ class SampleTransformer(TransformerMixin, BaseEstimator):
                 f"preprocess={self.preprocess!r} draws random numbers, so that with "
                 f"random_state={self.random_state!r} no vector can be found again. Set an integer."
             )
-        report_failures(other, embed_table(other, samples, probed=True, keeps=False))
+        with ended_by_interrupt(self.n_jobs):
+            table = embed_table(other, samples, probed=True, keeps=False)
+        report_failures(other, table)
         return self
 
     def get_feature_names_out(self, input_features=None):

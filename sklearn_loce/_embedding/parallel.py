@@ -23,7 +23,7 @@ from .._samples.table import absolute_paths, part_of, row_name
 from .._warnings import warn_user
 from .embed import Failure, Task, embed
 from .images import compare_network
-from .threads import autocast_as, autocast_settings, call_in_thread, is_cluster
+from .threads import autocast_as, autocast_settings, call_in_thread, is_cluster, runs_here
 
 # Rows of a part, which goes to a worker at once. Each part costs a replica and a traced pass, and
 # what a part has done is lost where its worker dies.
@@ -281,14 +281,20 @@ def _in_parallel(loce, payload, task, parts, begun, refusal):
             begun.append(number)
             yield delayed(_embed_part)(number, lean, raw, _task_of(images, task))
 
+    for number, outcomes in _returned(tasks(), loce.n_jobs):
+        if isinstance(outcomes, str):
+            refusal.append(outcomes)
+        else:
+            yield number, outcomes
+
+
+@contextmanager
+def ended_by_interrupt(n_jobs):
+    """End joblib's local workers on Ctrl-C, wherever in the block that arrives."""
     try:
-        for number, outcomes in _returned(tasks(), loce.n_jobs):
-            if isinstance(outcomes, str):
-                refusal.append(outcomes)
-            else:
-                yield number, outcomes
+        yield
     except KeyboardInterrupt:
-        if type(get_active_backend()[0]).__name__ == "LokyBackend":
+        if not runs_here(n_jobs) and type(get_active_backend()[0]).__name__ == "LokyBackend":
             get_reusable_executor().shutdown(wait=False, kill_workers=True)
         raise
 

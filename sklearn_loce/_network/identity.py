@@ -29,7 +29,12 @@ _MANY = 100  # items of a global list, from which it is data rather than setting
 _HOOKS = ("_forward_pre_hooks", "_forward_hooks")
 _STATE = ("_parameters", "_buffers", "_modules")
 # A run has modes of its own, and leaves compiled calls out.
-_BOOKKEEPING = {*vars(nn.Module()), "_compiled_call_impl", "_is_hf_initialized"}
+_BOOKKEEPING = {
+    *vars(nn.Module()),
+    "_compiled_call_impl",
+    "_is_torch_compile",
+    "_is_hf_initialized",
+}
 
 
 def digest(*values):
@@ -235,7 +240,10 @@ def _is_setting(value):
 
 def _attributes(value):
     """List the attributes of an instance, those in slots included."""
-    slots = [name for name in copyreg._slotnames(type(value)) if hasattr(value, name)]
+    # Slots, unless the class has code of its own that says what belongs to its state.
+    is_plain = type(value).__reduce__ is object.__reduce__
+    names = copyreg._slotnames(type(value)) if is_plain else []
+    slots = [name for name in names if hasattr(value, name)]
     return {name: getattr(value, name) for name in slots} | getattr(value, "__dict__", {})
 
 
