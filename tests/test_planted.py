@@ -22,7 +22,6 @@ from .planted import (
     seeded,
 )
 
-BARE = {"weights": None, "weights_backbone": None}
 SMALL = {"min_size": 96, "max_size": 160}
 FEW_BOXES = {"rpn_pre_nms_top_n_test": 10, "box_detections_per_img": 2}
 SQUASHED = v2.Compose([v2.Resize((224, 224)), NORMALIZE])
@@ -90,70 +89,51 @@ class YoloStyle(nn.Module):
         return torch.cat([b.flatten(1, 3) for b in boxes], dim=1), [maps, boxes]
 
 
-# name: (builder, what is calibrated, layer, cell, preprocess)
+def bare(build, **how):
+    return partial(build, weights=None, weights_backbone=None, **how)
+
+
+MOBILENET = {"backbone.3": 4, "backbone.6": 8}
+RESNET = {"backbone.body.layer1.2.bn3": detected(4), "backbone.body.layer2.3.bn3": detected(8)}
+PYRAMID = {"backbone.fpn.layer_blocks.0": detected(4), "backbone.fpn.layer_blocks.1": detected(8)}
+SSD = {
+    "backbone.features.14": resized((300, 300), 4),
+    "backbone.features.17": resized((300, 300), 8),
+}
+# name: (builder, what is calibrated, the cells of a layer and of a deeper one)
 CONVOLUTIONAL = {
-    "mobilenet_v3_large": (models.mobilenet_v3_large, "", "features.3", 4, NORMALIZE),
-    "efficientnet_b0": (models.efficientnet_b0, "", "features.2", 4, NORMALIZE),
-    "efficientnet_v2_s": (models.efficientnet_v2_s, "", "features.2", 4, NORMALIZE),
-    "squeezenet1_1": (models.squeezenet1_1, "", "features.4.expand3x3", 4, NORMALIZE),
-    "resnet50": (models.resnet50, "", "layer1.2.bn3", 4, NORMALIZE),
-    "vgg16": (models.vgg16, "", "features.14", 4, NORMALIZE),
-    "yolo_style": (YoloStyle, "", "model.2.cv3.conv", 4, NORMALIZE),
-    "lraspp": (
-        partial(segmentation.lraspp_mobilenet_v3_large, **BARE),
-        "backbone",
-        "backbone.3",
-        4,
-        NORMALIZE,
+    "mobilenet_v3_large": (models.mobilenet_v3_large, "", {"features.3": 4, "features.6": 8}),
+    "efficientnet_b0": (models.efficientnet_b0, "", {"features.2": 4, "features.3": 8}),
+    "efficientnet_v2_s": (models.efficientnet_v2_s, "", {"features.2": 4, "features.3": 8}),
+    "squeezenet1_1": (
+        models.squeezenet1_1,
+        "",
+        {"features.4.expand3x3": 4, "features.7.expand3x3": 8},
     ),
-    "deeplabv3": (
-        partial(segmentation.deeplabv3_mobilenet_v3_large, **BARE),
-        "backbone",
-        "backbone.3",
-        4,
-        NORMALIZE,
-    ),
+    "resnet50": (models.resnet50, "", {"layer1.2.bn3": 4, "layer2.3.bn3": 8}),
+    "vgg16": (models.vgg16, "", {"features.14": 4, "features.19": 8}),
+    "yolo_style": (YoloStyle, "", {"model.2.cv3.conv": 4, "model.4.cv3.conv": 8}),
+    "lraspp": (bare(segmentation.lraspp_mobilenet_v3_large), "backbone", MOBILENET),
+    "deeplabv3": (bare(segmentation.deeplabv3_mobilenet_v3_large), "backbone", MOBILENET),
     "fasterrcnn": (
-        partial(detection.fasterrcnn_resnet50_fpn, **BARE, **SMALL, **FEW_BOXES),
+        bare(detection.fasterrcnn_resnet50_fpn, **SMALL, **FEW_BOXES),
         "backbone",
-        "backbone.body.layer1.2.bn3",
-        detected(4),
-        None,
+        RESNET,
     ),
-    "maskrcnn": (
-        partial(detection.maskrcnn_resnet50_fpn, **BARE, **SMALL, **FEW_BOXES),
-        "backbone",
-        "backbone.fpn.layer_blocks.0",
-        detected(4),
-        None,
-    ),
+    "maskrcnn": (bare(detection.maskrcnn_resnet50_fpn, **SMALL, **FEW_BOXES), "backbone", PYRAMID),
     "retinanet": (
-        partial(detection.retinanet_resnet50_fpn, **BARE, **SMALL, topk_candidates=2),
+        bare(detection.retinanet_resnet50_fpn, **SMALL, topk_candidates=2),
         "backbone",
-        "backbone.body.layer1.2.bn3",
-        detected(4),
-        None,
+        RESNET,
     ),
-    "fcos": (
-        partial(detection.fcos_resnet50_fpn, **BARE, **SMALL, topk_candidates=2),
-        "backbone",
-        "backbone.body.layer1.2.bn3",
-        detected(4),
-        None,
-    ),
-    "ssd300_vgg16": (
-        partial(detection.ssd300_vgg16, **BARE, topk_candidates=2),
-        "backbone.features",
-        "backbone.features.14",
-        resized((300, 300), 4),
-        None,
-    ),
+    "fcos": (bare(detection.fcos_resnet50_fpn, **SMALL, topk_candidates=2), "backbone", RESNET),
+    "ssd300_vgg16": (bare(detection.ssd300_vgg16, topk_candidates=2), "backbone.features", SSD),
 }
 
 
 @cache
 def convolutional(name):
-    build, part, *_ = CONVOLUTIONAL[name]
+    build, part, _ = CONVOLUTIONAL[name]
     network = seeded(build)
     calibrate(network.get_submodule(part))
     return network
@@ -161,36 +141,11 @@ def convolutional(name):
 
 @pytest.mark.parametrize("name", CONVOLUTIONAL)
 def test_convolutional_networks(name):
-    *_, layer, cell, preprocess = CONVOLUTIONAL[name]
     network = convolutional(name)
-    check(look_for_patches(network, layer, cell, preprocess=preprocess, max_iter=100))
-
-
-# name: (deeper layer, cell)
-DEEPER = {
-    "mobilenet_v3_large": ("features.6", 8),
-    "efficientnet_b0": ("features.3", 8),
-    "efficientnet_v2_s": ("features.3", 8),
-    "squeezenet1_1": ("features.7.expand3x3", 8),
-    "resnet50": ("layer2.3.bn3", 8),
-    "vgg16": ("features.19", 8),
-    "yolo_style": ("model.4.cv3.conv", 8),
-    "lraspp": ("backbone.6", 8),
-    "deeplabv3": ("backbone.6", 8),
-    "fasterrcnn": ("backbone.body.layer2.3.bn3", detected(8)),
-    "maskrcnn": ("backbone.fpn.layer_blocks.1", detected(8)),
-    "retinanet": ("backbone.body.layer2.3.bn3", detected(8)),
-    "fcos": ("backbone.body.layer2.3.bn3", detected(8)),
-    "ssd300_vgg16": ("backbone.features.17", resized((300, 300), 8)),
-}
-
-
-@pytest.mark.parametrize("name", DEEPER)
-def test_deeper_layers(name):
-    layer, cell = DEEPER[name]
-    preprocess = CONVOLUTIONAL[name][-1]
-    network = convolutional(name)
-    check(look_for_patches(network, layer, cell, PLACES[:2], preprocess=preprocess), shape=False)
+    preprocess = None if hasattr(network, "transform") else NORMALIZE  # detectors have their own
+    first, deeper = CONVOLUTIONAL[name][2].items()
+    check(look_for_patches(network, *first, preprocess=preprocess, max_iter=100))
+    check(look_for_patches(network, *deeper, PLACES[:2], preprocess=preprocess), shape=False)
 
 
 @pytest.mark.parametrize(
@@ -246,8 +201,7 @@ def test_the_check_notices_a_wrong_grid(mutation):
 
 def test_the_check_notices_padding_that_is_ignored(monkeypatch):
     monkeypatch.setattr(_preprocessing.View, "within", lambda view, frame: view)
-    *_, layer, cell, _ = CONVOLUTIONAL["fasterrcnn"]
-    found = look_for_patches(convolutional("fasterrcnn"), layer, cell)
+    found = look_for_patches(convolutional("fasterrcnn"), *next(iter(RESNET.items())))
     with pytest.raises(AssertionError, match=r"cells|IoU|nothing"):
         check(found)
 
