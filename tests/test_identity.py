@@ -21,7 +21,7 @@ import torch
 from torch import nn
 from torch.ao.quantization import quantize_dynamic
 from torch.nn import functional
-from torchvision.models import mobilenet_v3_large
+from torchvision.models import VisionTransformer, mobilenet_v3_large
 from torchvision.transforms import v2
 
 from sklearn_loce import LoCETransformer, TorchModel
@@ -364,3 +364,13 @@ def test_a_look_at_a_network_costs_milliseconds():
         loce.transform(table)
         times.append(time.thread_time() - start)
     assert min(times) < 0.4
+
+
+def test_attentions_and_dropout_in_evaluation_draw_nothing():
+    vit = VisionTransformer(32, 16, 1, 2, 16, 32, dropout=0.1, attention_dropout=0.1)
+    loce = LoCETransformer(TorchModel(vit), "encoder.layers.encoder_layer_0", max_iter=1)
+    table = draw_table(1, size=(32, 32))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        first = loce.fit_transform(table)
+    np.testing.assert_array_equal(loce.transform(table), first)

@@ -81,7 +81,7 @@ class Trace(TorchDispatchMode):
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         """Run an operation, and note what its results describe."""
         kwargs = kwargs or {}
-        self.draws |= torch.Tag.nondeterministic_seeded in func.tags
+        self.draws |= _draws(func, args, kwargs)
         namespace, _, name = func._schema.name.partition("::")
         if name == "convolution" and not self.began:
             self._adopt(args[0])
@@ -207,6 +207,18 @@ class Trace(TorchDispatchMode):
             "can't be laid on the image. Pass TorchModel(network, forward=...) with a method "
             "frame, which says what the first layer sees."
         )
+
+
+def _draws(func, args, kwargs):
+    """Say whether an operation draws random numbers; attentions may, and do not in evaluation."""
+    if torch.Tag.nondeterministic_seeded not in func.tags:
+        return False
+    arguments = func._schema.arguments
+    given = {a.name: a.default_value for a in arguments if a.has_default_value()}
+    given |= {a.name: value for a, value in zip(arguments, args, strict=False)} | kwargs
+    names = "dropout_p", "dropout", "p"
+    chance = next((given[name] for name in names if name in given), 1.0)
+    return bool(chance) and given.get("train", given.get("training", True)) is not False
 
 
 def _tensors(values):
