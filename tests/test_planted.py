@@ -139,7 +139,16 @@ def convolutional(name):
     return network
 
 
-@pytest.mark.parametrize("name", CONVOLUTIONAL)
+QUICK = {"mobilenet_v3_large", "efficientnet_b0", "squeezenet1_1", "yolo_style", "lraspp"}
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        name if name in QUICK else pytest.param(name, marks=pytest.mark.slow)
+        for name in CONVOLUTIONAL
+    ],
+)
 def test_convolutional_networks(name):
     network = convolutional(name)
     preprocess = None if hasattr(network, "transform") else NORMALIZE  # detectors have their own
@@ -148,6 +157,7 @@ def test_convolutional_networks(name):
     check(look_for_patches(network, *deeper, PLACES[:2], preprocess=preprocess), shape=False)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("build", "layer", "cell"),
     [
@@ -169,6 +179,7 @@ VIT_LAYER = "encoder.layers.encoder_layer_3"
 VIT_CELL = resized((224, 224), 16)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("preprocess", [SQUASHED, models.ViT_B_16_Weights.IMAGENET1K_V1])
 def test_vision_transformer(preprocess):
     # Random weights are others in other versions of torch; with some, the smallest patch, of less

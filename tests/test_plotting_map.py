@@ -140,6 +140,7 @@ def test_the_map_is_what_the_embedding_makes(rows, embedding):
     np.testing.assert_array_equal(given.coordinates, shown.coordinates)
 
 
+@pytest.mark.slow
 def test_umap_comes_back_with_its_seed(rows):
     X = np.column_stack([rows[0], rows[0] ** 2])
     given = {"mixture": None, "random_state": 0}

@@ -8,6 +8,7 @@ from .pages import python_blocks
 README = Path(__file__).resolve().parents[1] / "README.md"
 
 
+@pytest.mark.slow
 def test_the_grid_search_runs_as_written(capsys):
     names = {}
     exec(compile(python_blocks(README)[1], "README.md", "exec"), names)
