@@ -142,7 +142,7 @@ def embed(loce, task, n_threads=None):
     on_gpu = _is_on_gpu(loce)
     n_threads = n_threads or _choose_threads(loce)
     size = (loce.batch_size or _MOST_ROWS) if on_gpu else 1
-    batches = _batch_images(task.images, size)
+    batches = batch_images(task.images, size)
     recorder = Recorder() if on_gpu else None  # of the steps, from batch to batch
 
     @contextmanager
@@ -213,7 +213,7 @@ def _choose_threads(loce):
     return 1 if loce._is_lent or _is_on_gpu(loce) else count_threads()
 
 
-def _batch_images(images, size):
+def batch_images(images, size):
     """Put images together until they have so many rows."""
     batches, n_rows = [], size
     for rows in images:

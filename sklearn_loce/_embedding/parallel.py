@@ -21,7 +21,7 @@ from joblib.parallel import get_active_backend
 from .._network.handle import TorchModel
 from .._samples.table import absolute_paths, part_of, row_name
 from .._warnings import warn_user
-from .embed import Failure, Task, embed
+from .embed import Failure, Task, batch_images, embed
 from .images import compare_network
 from .threads import autocast_as, autocast_settings, call_in_thread, is_cluster, runs_here
 
@@ -156,18 +156,6 @@ def _choose_size(loce, task):
     return int(np.clip(n_rows / (_PARTS * effective_n_jobs(loce.n_jobs)), *_ROWS))
 
 
-def _cut(images, size):
-    """Cut images into parts with ``size`` rows or little more."""
-    parts, n_rows = [], size
-    for rows in images:
-        if n_rows >= size:
-            parts.append([])
-            n_rows = 0
-        parts[-1].append(rows)
-        n_rows += len(rows)
-    return parts
-
-
 def _task_of(images, task):
     """Make a task of its own of some images; it counts its rows from 0."""
     rows = np.concatenate(images)
@@ -200,7 +188,7 @@ def embed_apart(loce, task):
         If workers have another network, or die whatever they work on.
     """
     loce = copy(loce)  # whose model may be packed otherwise
-    left = dict(enumerate(_cut(task.images, _choose_size(loce, task))))
+    left = dict(enumerate(batch_images(task.images, _choose_size(loce, task))))
     payload, n_losses = _pack(loce, task), 0
     while left:
         begun, refusal = [], []
