@@ -18,8 +18,8 @@ _FLAGS = (
     "--force-device-scale-factor=1",
 )
 _OWN_SCHEMES = ("data:", "blob:", "about:")  # nothing is fetched for these
-# What file systems and servers put beside a page that asks for no icon.
-_UNASKED = ("/favicon.ico",)
+# What no page of ours asks for: its icon, and what is in the tab that the browser opens with.
+_UNASKED = ("/favicon.ico", "chrome-untrusted://")
 
 
 def missing_browser():
