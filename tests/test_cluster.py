@@ -221,6 +221,7 @@ def peak_of_fit(linkage, metric, n_rows):
     return memory_growth(lambda: model.fit(X)) * 2**20
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not has_memory_counters(), reason="needs Linux")
 @pytest.mark.parametrize(
     ("linkage", "metric", "bytes_each"),

@@ -179,6 +179,7 @@ def test_principal_components_are_those_of_the_svd(plain):
         assert f"{100 * share:.0f} %" in page.payload["caption"]
 
 
+@pytest.mark.slow
 def test_umap_separates_planted_groups_and_is_the_same_again(tmp_path):
     rng = np.random.default_rng(0)
     X = np.repeat(np.eye(3) * 20, 8, axis=0) + rng.normal(size=(24, 3))

@@ -201,6 +201,7 @@ def test_the_number_of_threads_changes_nothing(tmp_path):
         torch.set_num_threads(before)
 
 
+@pytest.mark.slow
 def test_another_process_has_the_same_fingerprint():
     statement = "from tests.test_identity import *; print(TorchModel(build_all()).fingerprint())"
     done = subprocess.run(

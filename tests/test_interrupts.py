@@ -120,6 +120,7 @@ def run_here(*arguments, timeout=60):
     return json.loads(done.stdout.splitlines()[-1])
 
 
+@pytest.mark.slow
 def test_ctrl_c_leaves_nothing_behind():
     report = run_here(60)
     assert report["faults"] == []
@@ -156,6 +157,7 @@ def interrupt_workers():
     sys.stdout.write(json.dumps({"faults": faults, "had_workers": had_workers}))
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="counts processes in /proc")
 def test_ctrl_c_ends_workers():
     report = run_here("workers", timeout=120)

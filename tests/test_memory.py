@@ -496,6 +496,7 @@ def count_rows(store):
     return RowStore(store).info()["n_rows"] if Path(store, "loces.sqlite").exists() else 0
 
 
+@pytest.mark.slow
 def test_killed_runs_lose_at_most_a_batch_each(tmp_path):
     """Twenty times SIGKILL at a random moment of one run of 300 rows at two layers."""
     context = multiprocessing.get_context("forkserver")

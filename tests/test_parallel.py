@@ -76,6 +76,7 @@ def test_workers_give_equal_rows(model, table, expected):
     assert module.n_images == 0  # all passed elsewhere
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model", MODELS)
 def test_a_cluster_gives_equal_rows(model, table, expected, client):
     with joblib.parallel_config("dask"):
@@ -203,6 +204,7 @@ class Deadly(Counting):
         return super().forward(x)
 
 
+@pytest.mark.slow
 def test_workers_that_die_every_time_are_a_clear_error(table):
     loce = make(model=TorchModel(Deadly().eval())).fit(table)
     with (
@@ -212,6 +214,7 @@ def test_workers_that_die_every_time_are_a_clear_error(table):
         loce.transform(table)
 
 
+@pytest.mark.slow
 def test_workers_measure_and_draw_too(table):
     plain, spread = make(n_jobs=None).fit(table), make().fit(table)
     assert spread.evaluate(table).equals(plain.evaluate(table))
@@ -307,6 +310,7 @@ class Suicidal(nn.Sequential):
         return super().forward(x)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backend", ["loky", "dask"])
 def test_a_killed_worker_costs_no_row(backend, table, tmp_path, client):
     images = table["image"].tolist()
@@ -351,6 +355,7 @@ class Fatal(Counting):
         return super().forward(x)
 
 
+@pytest.mark.slow
 def test_an_image_that_kills_its_worker_each_time_fails_alone(table, tmp_path):
     images = table["image"].tolist()
     images[20] = images[21] = np.full_like(images[20], 255)

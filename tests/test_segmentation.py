@@ -521,6 +521,7 @@ def test_planted_colors_are_segmented(kind):
     assert green[1] > 0 > green[0]
 
 
+@pytest.mark.slow
 def test_unseen_scenes_are_segmented(scene_loce, scenes, scene_embeddings):
     """With labels at random, the score is low."""
     train, test = scenes
@@ -565,6 +566,7 @@ def test_model_selection(kind, scene_loce):
 # Real scenes with a network that knows them.
 
 
+@pytest.mark.slow
 def test_camvid_sequences_held_out(camvid_network, camvid_frames):
     samples = camvid_frames[camvid_frames["concept"].isin(["sky", "road", "building"])]
     train = sequence_of(samples) == "Seq05VD"

@@ -73,6 +73,7 @@ print(LANES, float(difference))
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(platform.machine() != "x86_64", reason="names x86 processors")
 @pytest.mark.parametrize(
     ("name", "features"), [("haswell", "+avx,+avx2,+fma"), ("sandybridge", "+avx")]

@@ -366,6 +366,7 @@ def test_camvid_nearest_neighbors_on_other_frames(camvid_network, camvid_frames)
     assert retrieval.score(test, test["concept"]) > 0.6
 
 
+@pytest.mark.slow
 def test_camvid_grid_search_over_layers(camvid_network, camvid_frames):
     search = GridSearchCV(
         LoCETransformer(camvid_network, "backbone.1", preprocess=NORMALIZE, max_iter=25),

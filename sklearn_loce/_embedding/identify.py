@@ -3,8 +3,8 @@
 from numbers import Integral
 
 from .._network.extract import ActivationExtractor
-from .._network.handle import TorchModel, as_module, weight_versions
-from .._network.identity import digest, digest_network
+from .._network.handle import as_module, digest_model, weight_versions
+from .._network.identity import digest
 from .._network.preprocess import make_transform
 from .._network.probe import probe, probe_sizes
 from .._store.keys import Key, agree, find_source
@@ -72,18 +72,12 @@ def probe_network(loce):
     return first.records if _are_steady(first, again) else None
 
 
-def digest_model(loce):
-    """Hash the network with what runs it."""
-    forward = loce.model.forward if isinstance(loce.model, TorchModel) else None
-    return digest_network(as_module(loce.model), forward)
-
-
 def check_weights(loce, fingerprint, versions):
     """Raise if the weights changed since they had these versions; give the ones they have now."""
     module = as_module(loce.model)
     now = weight_versions(module)
     # A network may write what is there already; one that is lent has its own modes meanwhile.
-    if now == versions or loce._is_lent or digest_model(loce) == fingerprint:
+    if now == versions or loce._is_lent or digest_model(loce.model) == fingerprint:
         return now
     raise RuntimeError(
         f"The weights of {type(module).__name__} changed while the table was worked on, as in a "

@@ -6,11 +6,11 @@ from dataclasses import dataclass
 import torch
 
 from .._network.extract import ActivationExtractor
-from .._network.handle import TorchModel, as_module
-from .._network.identity import digest_network
+from .._network.handle import digest_model
 from .._network.preprocess import View, make_transform, make_view
 from .._network.probe import probe
 from .._samples.table import read_sample_image, row_name
+from .._solvers.optimize import all_finite
 from .._store.keys import agree
 from ..exceptions import LayoutError
 
@@ -78,8 +78,7 @@ def make_extractor(loce, layers=None):
 
 def compare_network(loce, fingerprint, records):
     """Raise unless the network of a worker is its caller's, by its digest and by the probe."""
-    forward = loce.model.forward if isinstance(loce.model, TorchModel) else None
-    if digest_network(as_module(loce.model), forward) != fingerprint:
+    if digest_model(loce.model) != fingerprint:
         raise RuntimeError(
             "A worker has another network than its caller: weights, classes or attributes differ. "
             "Let workers import the same code, or set n_jobs=None."
@@ -111,17 +110,11 @@ def _check_grids(loce, grids, name):
                 f"{n_channels[layer]} in fit. Its channels may not come first; a "
                 "reshape_transform can move them."
             )
-        if not is_finite(grid):
+        if not all_finite(grid):
             raise ValueError(
                 f"{name}: the activations of layer {layer!r} hold NaN or infinity. Check the "
                 "weights, the preprocessing, and whether half precision overflows."
             )
-
-
-def is_finite(tensor):
-    """Say whether a tensor holds neither NaN nor infinity."""
-    # A sum is ten times as fast as isfinite and needs no copy; it may overflow: then look again.
-    return bool(torch.isfinite(tensor.sum()) or torch.isfinite(tensor).all())
 
 
 def _standardize(loce, layer, grid):

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 from tqdm.auto import tqdm
 
-from .._network.handle import TorchModel, as_module, weight_versions
+from .._network.handle import TorchModel, as_module, digest_model, weight_versions
 from .._samples.images import READ_ERRORS
 from .._samples.table import (
     enumerate_messages,
@@ -25,7 +25,7 @@ from .._store.sqlite import RowStore
 from .._warnings import warn_user
 from ..exceptions import FailedRowsError
 from .embed import Failure, Sample, Task, embed, explain_empty
-from .identify import check_weights, digest_model, find_keys, probe_network
+from .identify import check_weights, find_keys, probe_network
 from .parallel import embed_apart
 from .threads import runs_here
 
@@ -139,7 +139,7 @@ def embed_table(loce, samples, *, probed=False, given=None, finish=None, keeps=T
     store = find_store(loce.memory, loce.model) if given is None else None
     versions = weight_versions(as_module(loce.model))
     records = loce._records if probed else probe_network(loce)
-    fingerprint = None if store is None and runs_here(loce.n_jobs) else digest_model(loce)
+    fingerprint = None if store is None and runs_here(loce.n_jobs) else digest_model(loce.model)
     if records is None:  # where it draws random numbers, nothing can be found again
         store = None
     with nullcontext() if store is None else store.open() as session:

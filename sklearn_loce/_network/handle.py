@@ -140,7 +140,7 @@ class TorchModel:
             modules and patched functions of libraries are not part of it: estimators also compare
             the activations of a probe image.
         """
-        return digest_network(self.module, self.forward).hex()
+        return digest_model(self).hex()
 
     def _shared_store(self, make):
         """Give the vectors in memory that the clones of this handle share; ``make`` makes them."""
@@ -233,6 +233,12 @@ def as_module(model):
     """Give the module of a handle, or the module itself; that inside where it is compiled."""
     module = model.module if isinstance(model, TorchModel) else model
     return getattr(module, "_orig_mod", module)
+
+
+def digest_model(model):
+    """Hash the network of a handle with what runs it, or a module itself."""
+    forward = model.forward if isinstance(model, TorchModel) else None
+    return digest_network(as_module(model), forward)
 
 
 def device_of(module):

@@ -380,17 +380,14 @@ def _as_hex(model):
     if model is None or (isinstance(model, str) and re.fullmatch("[0-9a-f]{64}", model)):
         return model
     # Imported here: torch is not needed for the other methods.
-    from .._network.handle import TorchModel, as_module
-    from .._network.identity import digest_network
+    from .._network.handle import as_module, digest_model
 
-    module = as_module(model)
-    if not hasattr(module, "named_modules"):
+    if not hasattr(as_module(model), "named_modules"):
         raise TypeError(
             "model must be a module, a TorchModel, or 64 hexadecimal digits as in the column "
             f"'model' of to_frame(), got {model!r}."
         )
-    forward = model.forward if isinstance(model, TorchModel) else None
-    return digest_network(module, forward).hex()
+    return digest_model(model).hex()
 
 
 def _as_nanoseconds(older_than):
