@@ -293,4 +293,8 @@ def _bound_kth(D, k):
         return np.partition(D, k - 1, axis=1)[:, k - 1]
     # The smallest values of k blocks are k values, and blocks are far fewer than columns.
     blocks = D[:, : D.shape[1] // width * width].reshape(len(D), -1, width)
-    return np.partition(blocks.min(axis=2), k - 1, axis=1)[:, k - 1]
+    bound = np.partition(blocks.min(axis=2), k - 1, axis=1)[:, k - 1]
+    # Columns that are no candidates may fill whole blocks.
+    open_rows = np.isinf(bound)
+    bound[open_rows] = np.partition(D[open_rows], k - 1, axis=1)[:, k - 1]
+    return bound

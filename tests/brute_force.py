@@ -159,6 +159,17 @@ def retrieval(X, y, metric, judge):
     return np.array(values)
 
 
+def retrieval_across_groups(X, y, groups, metric, judge):
+    """As `retrieval`, with rankings of the rows of other groups."""
+    by_concept = {}
+    for i, ranking in enumerate(rankings(X, metric)):
+        relevant = [y[j] == y[i] for j in ranking if groups[j] != groups[i]]
+        n_relevant = sum(relevant)
+        value = judge(relevant, n_relevant) if n_relevant else math.nan
+        by_concept.setdefault(y[i], []).append(value)
+    return np.array([sum(values) / len(values) for _, values in sorted(by_concept.items())])
+
+
 def precision_at(k):
     def judge(relevant, n_relevant):
         return sum(relevant[:k]) / k

@@ -248,6 +248,7 @@ def test_transformers_take_it_as_a_network(joined):
     np.testing.assert_allclose(means[0], grid[:, X["mask"][0]].mean(1), rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_workers_give_the_same_vectors(joined):
     how = {"layer": "joined", "max_iter": 5, "memory": False}
     X, make = draw_table(3), partial(LoCETransformer, TorchModel(joined), **how)

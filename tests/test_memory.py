@@ -528,6 +528,7 @@ def fill(store, seed):
         make_loce(memory=store, batch_size=4).fit_transform(table.iloc[order])
 
 
+@pytest.mark.slow
 def test_four_processes_fill_one_store_at_once(tmp_path):
     context = multiprocessing.get_context("forkserver")
     processes = [context.Process(target=fill, args=(tmp_path / "store", i)) for i in range(4)]
@@ -574,6 +575,7 @@ def test_a_damaged_store_never_gives_a_wrong_vector(tmp_path):
     assert all(str(tmp_path) in message for message in outcomes)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs limits on the size of files")
 def test_a_store_on_a_full_disk_costs_no_result(tmp_path):
     context = multiprocessing.get_context("forkserver")

@@ -123,3 +123,81 @@ class TestBadK:
     def test_as_many_as_rows(self, function):
         with pytest.raises(ValueError, match=r"k=3 .* at least 4 rows, and X has 3"):
             function(np.eye(3), [0, 0, 1], k=3)
+
+
+def _draw_sequences(n_rows, n_groups):
+    """Draw rows of three concepts, with near duplicates within each group."""
+    rng = np.random.RandomState(n_groups)
+    y, groups = rng.randint(3, size=n_rows), np.sort(rng.randint(n_groups, size=n_rows))
+    centers, twins = rng.normal(size=(3, 4)), rng.normal(size=(n_groups, 3, 4))
+    return centers[y] + 2 * twins[groups, y] + 0.01 * rng.normal(size=(n_rows, 4)), y, groups
+
+
+@pytest.mark.parametrize("n_groups", [2, 5, 30])
+@pytest.mark.parametrize("metric", ["euclidean", "cosine", "cityblock"])
+@pytest.mark.parametrize("judge", JUDGES)
+def test_rows_of_the_own_group_are_left_out(judge, metric, n_groups):
+    X, y, groups = _draw_sequences(80, n_groups)
+    function, definition = JUDGES[judge]
+    expected = brute_force.retrieval_across_groups(X, y, groups, metric, definition)
+    names = np.array([f"sequence {g}" for g in groups])
+    for memory in (1e-3, 128):
+        with config_context(working_memory=memory):
+            found = function(X, y, metric=metric, groups=names, average=None)
+        assert_allclose(found, expected)
+
+
+def test_a_large_group_beside_a_few_rows_of_others():
+    # Distances are searched in blocks of columns, most of which hold no candidate here.
+    X, y, _ = _draw_sequences(400, 2)
+    y[396:] = [0, 1, 2, 0]
+    groups = np.arange(400) >= 396
+    definition = brute_force.precision_at(3)
+    expected = brute_force.retrieval_across_groups(X, y, groups, "euclidean", definition)
+    found = precision_at_k(X, y, k=3, metric="euclidean", groups=groups, average=None)
+    assert_allclose(found, expected)
+
+
+def test_a_group_of_its_own_for_each_row_changes_nothing():
+    X, y, _ = _draw_sequences(60, 5)
+    for function in (precision_at_k, mean_average_precision_at_k, r_precision):
+        assert function(X, y, groups=np.arange(60)) == function(X, y)
+
+
+def test_near_duplicates_of_a_group_earn_nothing():
+    one, other = [[1.0, 0.0], [1.0, 0.01]], [[0.0, 1.0], [0.01, 1.0]]
+    # What cars look like in the first sequence is what trees look like in the second.
+    X, y, groups = one + other + other + one, ["car", "car", "tree", "tree"] * 2, [1] * 4 + [2] * 4
+    X = X + 0.1 * np.repeat([[0, 0], [1, 1]], 4, axis=0)
+    assert precision_at_k(X, y, k=1) == 1.0
+    assert precision_at_k(X, y, k=1, groups=groups) == 0.0
+
+
+@pytest.mark.parametrize(
+    "function",
+    [partial(precision_at_k, k=1), partial(mean_average_precision_at_k, k=1), r_precision],
+)
+def test_a_concept_of_one_group_has_nothing_to_find(function):
+    X, y = np.eye(3)[[0, 0, 1, 1]], ["car", "car", "sky", "sky"]
+    with pytest.warns(UserWarning, match="All rows of 'sky' are of one group each"):
+        found = function(X, y, groups=[1, 2, 2, 2], average=None)
+    assert_allclose(found, [1.0, np.nan])
+    with pytest.warns(UserWarning, match="'sky'"):
+        assert function(X, y, groups=[1, 2, 2, 2]) == 1.0
+    with pytest.warns(UserWarning, match="'sky'"):
+        assert function(X, y, groups=[1, 2, 2, 2], average="micro") == 1.0
+
+
+@pytest.mark.parametrize(
+    ("groups", "match"),
+    [
+        ([1, 2], "inconsistent numbers of samples"),
+        ([1, 2, None, 2], "groups has no label in row 2"),
+        ([1, 1, 1, 1], "the group .*1.* has 0 rows in other groups, and needs 2; pass rows of"),
+        ([1, 1, 1, 2], "the group .*1.* has 1 rows in other groups, and needs 2; choose a smaller"),
+        ([[1], [2, 3]], "groups"),
+    ],
+)
+def test_groups_that_do_not_fit_are_refused(groups, match):
+    with pytest.raises(ValueError, match=match):
+        precision_at_k(np.eye(4), ["car", "car", "sky", "sky"], k=2, groups=groups)

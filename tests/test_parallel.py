@@ -106,6 +106,7 @@ class LateReleases:
         return future
 
 
+@pytest.mark.slow
 def test_a_model_outlives_the_release_of_its_last_journey(table, expected, client, monkeypatch):
     with joblib.parallel_config("dask"):
         loce = make(model=TorchModel(large()), n_jobs=None).fit(table)

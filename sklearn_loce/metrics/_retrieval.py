@@ -3,23 +3,26 @@
 from numbers import Integral
 
 import numpy as np
+from sklearn.utils import check_consistent_length
 from sklearn.utils._param_validation import Interval, StrOptions, validate_params
 
 from .._distances import RowDistances, nearest_rows, show_rows
-from .._validation import average_concepts, check_embeddings
+from .._validation import average_concepts, check_embeddings, encode_concepts
+from .._warnings import warn_user
 
 _PARAMETERS = {
     "X": ["array-like"],
     "y": ["array-like"],
     "metric": [str, callable],
     "average": [StrOptions({"macro", "micro"}), None],
+    "groups": ["array-like", None],
     "verbose": ["verbose"],
 }
 _PARAMETERS_AT_K = {**_PARAMETERS, "k": [Interval(Integral, 1, None, closed="left")]}
 
 
 @validate_params(_PARAMETERS_AT_K, prefer_skip_nested_validation=True)
-def precision_at_k(X, y, k=10, *, metric="cosine", average="macro", verbose=0):
+def precision_at_k(X, y, k=10, *, metric="cosine", average="macro", groups=None, verbose=0):
     """Share of a query's k nearest rows that show its concept.
 
     Every row is the query once, and is left out of its own ranking by index, so that its
@@ -41,6 +44,9 @@ def precision_at_k(X, y, k=10, *, metric="cosine", average="macro", verbose=0):
     average : {"macro", "micro", None}, default="macro"
         "macro": mean over concepts of the mean over their queries; "micro": mean over all
         queries; None: one value per concept.
+    groups : array-like of shape (n_samples,), default=None
+        Group of each row, such as its image or video sequence. Rows of a query's own group are left
+        out of its ranking, since they may be nearly the same picture.
     verbose : int, default=0
         With 1 or more, a progress bar over the rows.
 
@@ -48,12 +54,14 @@ def precision_at_k(X, y, k=10, *, metric="cosine", average="macro", verbose=0):
     -------
     float or ndarray of shape (n_concepts,), dtype float64
         Concepts come in the order of ``np.unique(y)``. A concept with m rows, m <= k, can't exceed
-        ``(m - 1) / k``; a concept with one row has 0.0.
+        ``(m - 1) / k``; a concept with one row has 0.0. With groups, a concept that only one group
+        holds has nothing to find: NaN, left out of the averages, with a warning.
 
     Raises
     ------
     ValueError
-        If k is not below the number of rows, or X and y do not fit.
+        If k is not below the number of rows, or a query has fewer than k rows in other groups, or
+        X, y and groups do not fit.
 
     Notes
     -----
@@ -66,11 +74,13 @@ def precision_at_k(X, y, k=10, *, metric="cosine", average="macro", verbose=0):
     >>> precision_at_k(X, ["car", "car", "tree", "tree"], k=1)
     1.0
     """
-    return _retrieve(X, y, metric, average, _precision, k, verbose)
+    return _retrieve(X, y, groups, metric, average, _precision, k, verbose)
 
 
 @validate_params(_PARAMETERS_AT_K, prefer_skip_nested_validation=True)
-def mean_average_precision_at_k(X, y, k=10, *, metric="cosine", average="macro", verbose=0):
+def mean_average_precision_at_k(
+    X, y, k=10, *, metric="cosine", average="macro", groups=None, verbose=0
+):
     """Mean average precision over the k nearest rows of each query (the standard definition).
 
     A query's average precision is the sum, over the ranks r <= k that hold a relevant row, of the
@@ -92,6 +102,9 @@ def mean_average_precision_at_k(X, y, k=10, *, metric="cosine", average="macro",
     average : {"macro", "micro", None}, default="macro"
         "macro": mean over concepts of the mean over their queries; "micro": mean over all
         queries; None: one value per concept.
+    groups : array-like of shape (n_samples,), default=None
+        Group of each row, such as its image or video sequence. Rows of a query's own group are left
+        out of its ranking, since they may be nearly the same picture.
     verbose : int, default=0
         With 1 or more, a progress bar over the rows.
 
@@ -99,12 +112,14 @@ def mean_average_precision_at_k(X, y, k=10, *, metric="cosine", average="macro",
     -------
     float or ndarray of shape (n_concepts,), dtype float64
         Concepts come in the order of ``np.unique(y)``. A concept with one row has no relevant row:
-        NaN, left out of the averages (which are NaN where every concept has one row).
+        NaN, left out of the averages (which are NaN where every concept has one row). With groups,
+        the same holds for a concept that only one group holds, with a warning.
 
     Raises
     ------
     ValueError
-        If k is not below the number of rows, or X and y do not fit.
+        If k is not below the number of rows, or a query has fewer than k rows in other groups, or
+        X, y and groups do not fit.
 
     Notes
     -----
@@ -117,11 +132,11 @@ def mean_average_precision_at_k(X, y, k=10, *, metric="cosine", average="macro",
     >>> mean_average_precision_at_k(X, ["car", "tree", "car", "tree"], k=3, average=None)
     array([0.5       , 0.41666667])
     """
-    return _retrieve(X, y, metric, average, _average_precision, k, verbose)
+    return _retrieve(X, y, groups, metric, average, _average_precision, k, verbose)
 
 
 @validate_params(_PARAMETERS, prefer_skip_nested_validation=True)
-def r_precision(X, y, *, metric="cosine", average="macro", verbose=0):
+def r_precision(X, y, *, metric="cosine", average="macro", groups=None, verbose=0):
     """Share of a query's R nearest rows that show its concept, with R relevant rows in all.
 
     Every query is judged at the depth at which a perfect ranking would be complete, so concepts
@@ -140,6 +155,9 @@ def r_precision(X, y, *, metric="cosine", average="macro", verbose=0):
     average : {"macro", "micro", None}, default="macro"
         "macro": mean over concepts of the mean over their queries; "micro": mean over all
         queries; None: one value per concept.
+    groups : array-like of shape (n_samples,), default=None
+        Group of each row, such as its image or video sequence. Rows of a query's own group are left
+        out of its ranking, since they may be nearly the same picture.
     verbose : int, default=0
         With 1 or more, a progress bar over the rows.
 
@@ -147,12 +165,13 @@ def r_precision(X, y, *, metric="cosine", average="macro", verbose=0):
     -------
     float or ndarray of shape (n_concepts,), dtype float64
         Concepts come in the order of ``np.unique(y)``. A concept with one row has no relevant row:
-        NaN, left out of the averages (which are NaN where every concept has one row).
+        NaN, left out of the averages (which are NaN where every concept has one row). With groups,
+        the same holds for a concept that only one group holds, with a warning.
 
     Raises
     ------
     ValueError
-        If there are fewer than two rows, or X and y do not fit.
+        If there are fewer than two rows, or X, y and groups do not fit.
 
     Notes
     -----
@@ -165,7 +184,7 @@ def r_precision(X, y, *, metric="cosine", average="macro", verbose=0):
     >>> r_precision(X, ["car", "tree", "car", "tree"])
     0.0
     """
-    return _retrieve(X, y, metric, average, _precision, None, verbose)
+    return _retrieve(X, y, groups, metric, average, _precision, None, verbose)
 
 
 def _precision(relevant, n_relevant):
@@ -175,14 +194,13 @@ def _precision(relevant, n_relevant):
 
 def _average_precision(relevant, n_relevant):
     """Average precision, for one ranking per row of `relevant`; NaN where nothing is relevant."""
-    if n_relevant == 0:
-        return np.full(len(relevant), np.nan)
     k = relevant.shape[1]
     precisions = np.cumsum(relevant, axis=1) / np.arange(1, k + 1)
-    return (precisions * relevant).sum(axis=1) / min(n_relevant, k)
+    best = np.where(n_relevant > 0, np.minimum(n_relevant, k), np.nan)
+    return (precisions * relevant).sum(axis=1) / best
 
 
-def _retrieve(X, y, metric, average, judge, k, verbose):
+def _retrieve(X, y, groups, metric, average, judge, k, verbose):
     """Average a judgment of every query's ranking, at depth `k` or at its relevant rows."""
     X, concepts, codes = check_embeddings(X, y)
     if len(X) < 2:
@@ -192,8 +210,16 @@ def _retrieve(X, y, metric, average, judge, k, verbose):
             f"k={k} neighbors of a query need at least {k + 1} rows, and X has {len(X)}; choose "
             "a smaller k or pass more rows."
         )
+    # Without groups, a query leaves out itself alone.
+    n_relevant, owners = np.bincount(codes)[codes] - 1, np.arange(len(X))
+    if groups is not None:
+        owners = _check_groups(groups, X, k)
+        n_relevant = _count_in_other_groups(codes, owners)
     with show_rows(len(X), verbose) as bar:
-        values = _judge_queries(RowDistances(X, metric, bar), codes, judge, k)
+        values = _judge_queries(RowDistances(X, metric, bar), codes, owners, n_relevant, judge, k)
+    if groups is not None:
+        values[n_relevant == 0] = np.nan
+        _warn_of_lone_groups(concepts[np.unique(codes[n_relevant == 0])])
     if average == "micro":
         return average_concepts(values, "macro")
     means = [
@@ -203,20 +229,50 @@ def _retrieve(X, y, metric, average, judge, k, verbose):
     return average_concepts(np.array(means), average)
 
 
-def _judge_queries(space, codes, judge, k):
-    """Judge the ranking of every query, concept by concept within a chunk of distances."""
-    counts = np.bincount(codes)
+def _check_groups(groups, X, k):
+    """Give the numbers of groups, each of which must leave its queries `k` rows of others."""
+    names, owners = encode_concepts(groups, "groups")
+    check_consistent_length(X, owners)
+    left = len(X) - np.bincount(owners)
+    fewest, needed = left.argmin(), k or 1
+    if left[fewest] < needed:
+        way_out = "choose a smaller k" if left[fewest] else "pass rows of more groups"
+        raise ValueError(
+            f"A query of the group {names[fewest]!r} has {left[fewest]} rows in other groups, and "
+            f"needs {needed}; {way_out}."
+        )
+    return owners
+
+
+def _count_in_other_groups(codes, owners):
+    """Count the rows of each row's concept that are of another group."""
+    _, pairs, counts = np.unique(
+        np.stack([codes, owners]), axis=1, return_inverse=True, return_counts=True
+    )
+    return np.bincount(codes)[codes] - counts[pairs.reshape(-1)]
+
+
+def _warn_of_lone_groups(concepts):
+    if len(concepts):
+        warn_user(
+            f"All rows of {', '.join(map(repr, concepts.tolist()))} are of one group each, so that "
+            "there is nothing to find in others: NaN, left out of averages."
+        )
+
+
+def _judge_queries(space, codes, owners, n_relevant, judge, k):
+    """Judge the ranking of every query, by the depth of rankings within a chunk of distances."""
+    depths = n_relevant if k is None else np.full(len(codes), k)
 
     def reduce(D, start):
         queries = np.arange(start, start + len(D))
-        D[queries - start, queries] = np.inf
+        D[owners[queries][:, np.newaxis] == owners] = np.inf
         values = np.full(len(D), np.nan)
-        for code in np.unique(codes[queries]):
-            rows = queries[codes[queries] == code]
-            n_relevant = counts[code] - 1
-            if depth := k or n_relevant:
-                ranking = nearest_rows(space, D[rows - start], rows, depth)
-                values[rows - start] = judge(codes[ranking] == code, n_relevant)
+        for depth in np.setdiff1d(depths[queries], 0):
+            rows = queries[depths[queries] == depth]
+            ranking = nearest_rows(space, D[rows - start], rows, depth)
+            relevant = codes[ranking] == codes[rows][:, np.newaxis]
+            values[rows - start] = judge(relevant, n_relevant[rows])
         return values
 
     return np.concatenate(list(space.chunks(reduce)))
