@@ -2,6 +2,7 @@ import pickle
 
 import numpy as np
 import pytest
+from sklearn import config_context
 from sklearn.base import BaseEstimator, TransformerMixin, clone
 from sklearn.cluster import AgglomerativeClustering, KMeans
 from sklearn.decomposition import PCA
@@ -243,3 +244,53 @@ class TestBadUse:
         X, y, _ = planted
         with pytest.raises(TypeError, match=missing):
             get_scorer(name)(clone(model).fit(X), X, y)
+
+
+def _of_two_sequences():
+    """Give rows whose nearest are right in their own sequence, and wrong in the other."""
+    X = np.array([[0.0], [0.01], [1.0], [1.01], [0.2], [0.21], [1.2], [1.21]])
+    return X, ["car"] * 2 + ["tree"] * 2 + ["tree"] * 2 + ["car"] * 2, np.repeat([1, 2], 4)
+
+
+def test_groups_reach_the_measures_that_take_them():
+    X, y, groups = _of_two_sequences()
+    scorer = make_embedding_scorer(precision_at_k, k=1, metric="euclidean")
+    estimator = CountingScaler().fit(X)
+    assert scorer(estimator, X, y) == 1.0
+    assert scorer(estimator, X, y, groups=groups) == 0.0
+    both = get_scorer(["precision_at_1", "separation"])
+    found = both(estimator, X + [0, 1.0] * np.ones((8, 2)), y, groups=groups)
+    assert found["separation"] == both(estimator, X + [0, 1.0] * np.ones((8, 2)), y)["separation"]
+
+
+def test_searches_route_groups_under_a_name_of_their_own():
+    X, y, sequences = _of_two_sequences()
+    X, y, sequences = np.tile(X, (2, 1)), y * 2, np.tile(sequences, 2)
+    frames = np.repeat([0, 1], 8)
+    with config_context(enable_metadata_routing=True):
+        scorer = make_embedding_scorer(precision_at_k, k=1, metric="euclidean")
+        scorer.set_score_request(groups="sequences")
+        search = GridSearchCV(
+            CountingScaler(), {}, scoring=scorer, cv=GroupKFold(2), error_score="raise"
+        )
+        search.fit(X, y, groups=frames, sequences=sequences)
+    assert search.best_score_ == 0.0
+
+
+def test_a_request_stays_with_its_scorer():
+    with config_context(enable_metadata_routing=True):
+        asked = get_scorer("precision_at_1").set_score_request(groups=True)
+    assert str(asked.get_metadata_routing()) == "{'score': {'groups': True}}"
+    assert str(get_scorer("precision_at_1").get_metadata_routing()) == "{'score': {'groups': None}}"
+
+
+def test_requests_that_can_not_be_met_are_refused():
+    with pytest.raises(RuntimeError, match="enable_metadata_routing=True"):
+        get_scorer("precision_at_1").set_score_request(groups=True)
+    with (
+        config_context(enable_metadata_routing=True),
+        pytest.raises(ValueError, match=r"separation.* takes no groups"),
+    ):
+        get_scorer("separation").set_score_request(groups=True)
+    with pytest.raises(ValueError, match=r"purity.* takes no groups"):
+        get_scorer("purity")(KMeans(2).fit(np.eye(2)), np.eye(2), [0, 1], groups=[0, 1])

@@ -1,11 +1,15 @@
 """Scorers ``(estimator, X, y)`` for model selection, as in ``GridSearchCV(scoring=...)``."""
 
+from copy import copy
 from difflib import get_close_matches
 from functools import cached_property
+from inspect import signature
 
 import numpy as np
+from sklearn import get_config
 from sklearn.base import is_clusterer
 from sklearn.metrics import silhouette_score
+from sklearn.utils.metadata_routing import MetadataRequest
 
 from .._validation import check_embeddings
 from ._clusters import NOISE, penalized_purity_score, purity_score
@@ -13,7 +17,70 @@ from ._retrieval import mean_average_precision_at_k, precision_at_k, r_precision
 from ._separation import category_separation
 
 
-class ConceptScorer:
+class _GroupsRouter:
+    """A scorer that says to scikit-learn's metadata routing whether it takes groups."""
+
+    _groups = None
+
+    def set_score_request(self, *, groups):
+        """Ask searches to pass the groups of rows on, with metadata routing enabled.
+
+        Parameters
+        ----------
+        groups : bool, None or str
+            True and False as in scikit-learn; None means that groups, if passed to this scorer, are
+            an error; a string is the name under which they are passed, such as "sequences", where
+            the splitter takes others.
+
+        Returns
+        -------
+        self
+            Changed in place, as scikit-learn's scorers are.
+
+        Raises
+        ------
+        RuntimeError
+            If metadata routing is not enabled.
+        ValueError
+            If no measure of the scorer takes groups.
+
+        See Also
+        --------
+        precision_at_k : Leaves out rows of the query's group.
+
+        Examples
+        --------
+        >>> from sklearn import config_context
+        >>> from sklearn_loce.metrics import get_scorer
+        >>> with config_context(enable_metadata_routing=True):
+        ...     scorer = get_scorer("precision_at_1").set_score_request(groups=True)
+        >>> scorer.get_metadata_routing()
+        {'score': {'groups': True}}
+        """
+        if not get_config()["enable_metadata_routing"]:
+            raise RuntimeError(
+                "Requests for groups need metadata routing: call "
+                "sklearn.set_config(enable_metadata_routing=True) first."
+            )
+        if not self._takes_groups:
+            raise ValueError(f"{self!r} takes no groups; retrieval measures do.")
+        self._groups = groups
+        return self
+
+    def get_metadata_routing(self):
+        """Give what is to be passed to the scorer.
+
+        Returns
+        -------
+        MetadataRequest
+        """
+        request = MetadataRequest(owner=repr(self))
+        if self._takes_groups:
+            request.score.add_request(param="groups", alias=self._groups)
+        return request
+
+
+class ConceptScorer(_GroupsRouter):
     """Score a fitted estimator by its embeddings or by its clusters.
 
     Built by :func:`make_embedding_scorer` and :func:`make_cluster_scorer`.
@@ -44,7 +111,11 @@ class ConceptScorer:
         self.sign = sign
         self.kwargs = kwargs
 
-    def __call__(self, estimator, X, y=None):
+    @property
+    def _takes_groups(self):
+        return "groups" in signature(self.score_func).parameters
+
+    def __call__(self, estimator, X, y=None, groups=None):
         """Score `estimator` on the rows `X` with concepts `y`.
 
         Parameters
@@ -55,22 +126,27 @@ class ConceptScorer:
             Rows as the estimator takes them.
         y : array-like of shape (n_samples,)
             Concepts.
+        groups : array-like of shape (n_samples,), default=None
+            As `score_func` takes them, such as :func:`precision_at_k`.
 
         Returns
         -------
         float
             Higher is better.
         """
-        return self._judge(Responses(estimator, X), y)
+        if groups is not None and not self._takes_groups:
+            raise ValueError(f"{self!r} takes no groups; retrieval measures do.")
+        return self._judge(Responses(estimator, X), y, groups)
 
-    def _judge(self, responses, y):
+    def _judge(self, responses, y, groups=None):
         """Score responses that other scorers may share."""
         if y is None:
             raise ValueError(
                 f"{self!r} compares with concepts, and y is None; pass them, as in fit(X, y)."
             )
         if self.response == "embeddings":
-            score = self.score_func(responses.embeddings, y, **self.kwargs)
+            own = {} if groups is None or not self._takes_groups else {"groups": groups}
+            score = self.score_func(responses.embeddings, y, **own, **self.kwargs)
         else:
             score = self.score_func(y, responses.clusters, **self.kwargs)
         return self.sign * float(score)
@@ -81,7 +157,7 @@ class ConceptScorer:
         return f"ConceptScorer({name} of {self.response}{options})"
 
 
-class MultiConceptScorer:
+class MultiConceptScorer(_GroupsRouter):
     """Score a fitted estimator by several scorers that share one transform.
 
     scikit-learn's own ``scoring={...}`` runs `transform` once per scorer, which is what costs the
@@ -105,7 +181,11 @@ class MultiConceptScorer:
     def __init__(self, scorers):
         self.scorers = scorers
 
-    def __call__(self, estimator, X, y=None):
+    @property
+    def _takes_groups(self):
+        return any(scorer._takes_groups for scorer in self.scorers.values())
+
+    def __call__(self, estimator, X, y=None, groups=None):
         """Score `estimator` on the rows `X` with concepts `y`.
 
         Parameters
@@ -116,6 +196,8 @@ class MultiConceptScorer:
             Rows as the estimator takes them.
         y : array-like of shape (n_samples,)
             Concepts.
+        groups : array-like of shape (n_samples,), default=None
+            For the scorers whose measures take them.
 
         Returns
         -------
@@ -123,7 +205,7 @@ class MultiConceptScorer:
             Higher is better.
         """
         responses = Responses(estimator, X)
-        return {name: scorer._judge(responses, y) for name, scorer in self.scorers.items()}
+        return {name: scorer._judge(responses, y, groups) for name, scorer in self.scorers.items()}
 
     def __repr__(self):
         return f"MultiConceptScorer({list(self.scorers)})"
@@ -341,6 +423,6 @@ def get_scorer(scoring):
             )
         return MultiConceptScorer({name: get_scorer(name) for name in scoring})
     if scoring in _SCORERS:
-        return _SCORERS[scoring]
+        return copy(_SCORERS[scoring])  # whose requests may be set
     close = get_close_matches(scoring, _SCORERS, n=3, cutoff=0.4) or get_scorer_names()
     raise ValueError(f"{scoring!r} is no scorer; did you mean {', '.join(map(repr, close))}?")
