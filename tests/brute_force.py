@@ -146,28 +146,17 @@ def rankings(X, metric):
     return [order(i) for i in range(n)]
 
 
-def retrieval(X, y, metric, judge):
-    """Mean over queries of ``judge(relevance of the ranking, relevant rows)`` by concept."""
-    values = []
-    for own in rows_of(y).values():
-        judged = [
-            judge([j in own for j in ranking], len(own) - 1)
-            for i, ranking in enumerate(rankings(X, metric))
-            if i in own
-        ]
-        values.append(sum(judged) / len(judged))
-    return np.array(values)
+def retrieval(X, y, metric, judge, groups=None):
+    """Mean over queries of ``judge(relevance of the ranking, relevant rows)`` by concept.
 
-
-def retrieval_across_groups(X, y, groups, metric, judge):
-    """As `retrieval`, with rankings of the rows of other groups."""
-    by_concept = {}
+    With groups, rankings are those of the rows of other groups.
+    """
+    groups = range(len(y)) if groups is None else groups
+    judged = []
     for i, ranking in enumerate(rankings(X, metric)):
         relevant = [y[j] == y[i] for j in ranking if groups[j] != groups[i]]
-        n_relevant = sum(relevant)
-        value = judge(relevant, n_relevant) if n_relevant else math.nan
-        by_concept.setdefault(y[i], []).append(value)
-    return np.array([sum(values) / len(values) for _, values in sorted(by_concept.items())])
+        judged.append(judge(relevant, sum(relevant)))
+    return np.array([sum(judged[i] for i in own) / len(own) for own in rows_of(y).values()])
 
 
 def precision_at(k):

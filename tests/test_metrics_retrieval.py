@@ -139,7 +139,7 @@ def _draw_sequences(n_rows, n_groups):
 def test_rows_of_the_own_group_are_left_out(judge, metric, n_groups):
     X, y, groups = _draw_sequences(80, n_groups)
     function, definition = JUDGES[judge]
-    expected = brute_force.retrieval_across_groups(X, y, groups, metric, definition)
+    expected = brute_force.retrieval(X, y, metric, definition, groups)
     names = np.array([f"sequence {g}" for g in groups])
     for memory in (1e-3, 128):
         with config_context(working_memory=memory):
@@ -153,7 +153,7 @@ def test_a_large_group_beside_a_few_rows_of_others():
     y[396:] = [0, 1, 2, 0]
     groups = np.arange(400) >= 396
     definition = brute_force.precision_at(3)
-    expected = brute_force.retrieval_across_groups(X, y, groups, "euclidean", definition)
+    expected = brute_force.retrieval(X, y, "euclidean", definition, groups)
     found = precision_at_k(X, y, k=3, metric="euclidean", groups=groups, average=None)
     assert_allclose(found, expected)
 

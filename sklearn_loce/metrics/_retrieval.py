@@ -3,6 +3,7 @@
 from numbers import Integral
 
 import numpy as np
+import pandas as pd
 from sklearn.utils import check_consistent_length
 from sklearn.utils._param_validation import Interval, StrOptions, validate_params
 
@@ -211,10 +212,9 @@ def _retrieve(X, y, groups, metric, average, judge, k, verbose):
             "a smaller k or pass more rows."
         )
     # Without groups, a query leaves out itself alone.
-    n_relevant, owners = np.bincount(codes)[codes] - 1, np.arange(len(X))
-    if groups is not None:
-        owners = _check_groups(groups, X, k)
-        n_relevant = _count_in_other_groups(codes, owners)
+    owners = np.arange(len(X)) if groups is None else _check_groups(groups, X, k)
+    n_own = pd.Series(codes).groupby([codes, owners]).transform("size").to_numpy()
+    n_relevant = np.bincount(codes)[codes] - n_own
     with show_rows(len(X), verbose) as bar:
         values = _judge_queries(RowDistances(X, metric, bar), codes, owners, n_relevant, judge, k)
     if groups is not None:
@@ -244,14 +244,6 @@ def _check_groups(groups, X, k):
     return owners
 
 
-def _count_in_other_groups(codes, owners):
-    """Count the rows of each row's concept that are of another group."""
-    _, pairs, counts = np.unique(
-        np.stack([codes, owners]), axis=1, return_inverse=True, return_counts=True
-    )
-    return np.bincount(codes)[codes] - counts[pairs.reshape(-1)]
-
-
 def _warn_of_lone_groups(concepts):
     if len(concepts):
         warn_user(
@@ -270,7 +262,8 @@ def _judge_queries(space, codes, owners, n_relevant, judge, k):
         values = np.full(len(D), np.nan)
         for depth in np.setdiff1d(depths[queries], 0):
             rows = queries[depths[queries] == depth]
-            ranking = nearest_rows(space, D[rows - start], rows, depth)
+            part = D if len(rows) == len(D) else D[rows - start]  # which is a large copy
+            ranking = nearest_rows(space, part, rows, depth)
             relevant = codes[ranking] == codes[rows][:, np.newaxis]
             values[rows - start] = judge(relevant, n_relevant[rows])
         return values

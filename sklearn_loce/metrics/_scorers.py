@@ -22,6 +22,10 @@ class _GroupsRouter:
 
     _groups = None
 
+    def _check_takes_groups(self):
+        if not self._takes_groups:
+            raise ValueError(f"{self!r} takes no groups; retrieval measures do.")
+
     def set_score_request(self, *, groups):
         """Ask searches to pass the groups of rows on, with metadata routing enabled.
 
@@ -62,8 +66,7 @@ class _GroupsRouter:
                 "Requests for groups need metadata routing: call "
                 "sklearn.set_config(enable_metadata_routing=True) first."
             )
-        if not self._takes_groups:
-            raise ValueError(f"{self!r} takes no groups; retrieval measures do.")
+        self._check_takes_groups()
         self._groups = groups
         return self
 
@@ -134,8 +137,8 @@ class ConceptScorer(_GroupsRouter):
         float
             Higher is better.
         """
-        if groups is not None and not self._takes_groups:
-            raise ValueError(f"{self!r} takes no groups; retrieval measures do.")
+        if groups is not None:
+            self._check_takes_groups()
         return self._judge(Responses(estimator, X), y, groups)
 
     def _judge(self, responses, y, groups=None):
