@@ -361,3 +361,19 @@ def test_attentions_and_dropout_in_evaluation_draw_nothing():
         warnings.simplefilter("error")
         first = loce.fit_transform(table)
     np.testing.assert_array_equal(loce.transform(table), first)
+
+
+def test_what_another_thread_draws_meanwhile_is_no_draw_of_the_network():
+    n_calls = Counter()
+
+    def scale(network):
+        n_calls.n += 1
+        if n_calls.n <= 2:
+            np.random.random()  # noqa: NPY002
+        return 1.0
+
+    loce = LoCETransformer(TorchModel(Net(scale)), "bn", max_iter=1, memory=False)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        loce.fit(TABLE)
+    assert n_calls.n == 3

@@ -11,6 +11,8 @@ from .._store.keys import Key, agree, find_source
 from .._warnings import warn_user
 from .images import make_extractor
 
+_MOST_PASSES = 5
+
 
 def look_up_layers(loce, image_size):
     """Set names, channels and readings of the layers by a probe; give what that shows.
@@ -33,7 +35,8 @@ def look_up_layers(loce, image_size):
         loce.layers_, loce._probe_size = extract.layers, size
         try:
             with extract:
-                first, again = (probe(extract, transform, size, loce._seed) for _ in range(2))
+                first = probe(extract, transform, size, loce._seed)
+                again = _probe_again(extract, transform, size, loce._seed)
         except Exception:
             if size == image_size:
                 raise
@@ -42,6 +45,15 @@ def look_up_layers(loce, image_size):
     loce.n_channels_, loce._readings = [*first.n_channels.values()], extract.readings
     loce._is_lent, loce._runs_once = extract.is_lent, extract.runs_once
     return first.records if _are_steady(first, again) else None
+
+
+def _probe_again(extract, transform, size, seed):
+    """Pass the probe again, until no generator moves, which other threads may do now and then."""
+    for _ in range(_MOST_PASSES):
+        again = probe(extract, transform, size, seed)
+        if not again.draws:
+            break
+    return again
 
 
 def _are_steady(first, second):
@@ -68,7 +80,7 @@ def probe_network(loce):
         is_known = known is not None and not first.draws
         if is_known and all(agree(first.records[x], known[x]) for x in known):
             return first.records
-        again = probe(extract, transform, loce._probe_size, loce._seed)
+        again = _probe_again(extract, transform, loce._probe_size, loce._seed)
     return first.records if _are_steady(first, again) else None
 
 
