@@ -28,7 +28,8 @@ for concept in scenes.target_names:
     kmeans = KMeans(n_clusters=2, n_init=10, random_state=0)
     labels = kmeans.fit_predict(StandardScaler().fit_transform(embeddings[rows]))
     clusters[rows] = [f"{concept} {label}" for label in labels]
-print(f"{len(embeddings)} LoCEs, mean IoU {loce.score(scenes.data):.2f}")
+iou = loce.evaluate(scenes.data)["iou"].mean()
+print(f"{len(embeddings)} LoCEs, mean IoU {iou:.2f}")
 
 # %%
 # One file

@@ -176,7 +176,7 @@ on_blocks = LoCETransformer(model, "blocks.1", **settings)
 for name, transformer in {"patches": on_patches, "blocks.1": on_blocks}.items():
     embeddings = transformer.fit_transform(data)
     first = transformer.get_feature_names_out()[0]
-    iou = transformer.score(data)
+    iou = transformer.evaluate(data)["iou"].mean()
     print(f"{name}: {embeddings.shape}, first feature {first}, mean IoU {iou:.2f}")
 reshaped = LoCETransformer(model, "blocks.1", reshape_transform=tokens_to_grid, **settings)
 print("equal:", np.array_equal(reshaped.fit_transform(data), on_blocks.transform(data)))

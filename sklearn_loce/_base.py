@@ -1,15 +1,23 @@
 """What estimators on a table of samples share."""
 
 from copy import copy, deepcopy
+from numbers import Integral
 
 import numpy as np
+import pandas as pd
 from sklearn.base import BaseEstimator, TransformerMixin, _fit_context, clone
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils import check_random_state
+from sklearn.utils._param_validation import (
+    Interval,
+    StrOptions,
+    validate_parameter_constraints,
+)
 from sklearn.utils.validation import check_array, check_is_fitted
 
 from ._embedding.embed import pass_images
 from ._embedding.identify import keyed_seed, look_up_layers
+from ._embedding.measure import Drawing, Evaluation
 from ._embedding.parallel import ended_by_interrupt
 from ._embedding.table import embed_table, find_store, may_fail, report_failures
 from ._network.extract import check_layers
@@ -22,11 +30,20 @@ from ._samples.table import (
     group_by_image,
     read_sample_image,
 )
+from ._solvers.objectives import LBFGS_OBJECTIVES
 from ._solvers.optimize import warn_unconverged
 from ._solvers.solution import Solution
+from ._warnings import warn_user
 from .exceptions import LayoutError
 
 _MOST_TRIED = 20  # images in fit, where all fail
+_CV = [Interval(Integral, 2, None, closed="left"), None]
+_BIASES = {"auto", "best", "own", "none"}
+# Why a row that has an IoU lacks another number.
+_CAUSES = {
+    "heldout_iou": "the other folds hold no pixel of the mask, or no vector stayed finite",
+    "gain": "more than half of the mask stays in its place when it is turned upside down",
+}
 
 
 class SampleTransformer(TransformerMixin, BaseEstimator):
@@ -208,7 +225,173 @@ class SampleTransformer(TransformerMixin, BaseEstimator):
         if embeddings is not None:
             given = self._as_solutions(self._check_embeddings(embeddings, samples))
         table = self._embed(samples, given=given, finish=finish)
-        return [table.values.get(i) for i in range(len(samples))]
+        return [table.finished.get(i) for i in range(len(samples))]
+
+    def evaluate(self, X, embeddings=None, *, cv=None, bias="auto"):
+        """Measure how well each vector redraws its mask.
+
+        Parameters
+        ----------
+        X : DataFrame or list of (image, mask) pairs
+            The table of samples.
+        embeddings : array-like of shape (n_samples, n_features), default=None
+            Vectors of these rows, as ``transform`` gave them. ``None`` computes them.
+        cv : int, default=None
+            Number of folds of the held-out IoU, 2 or more; ``None`` leaves it and the gain out. The
+            cells of a layer are divided into square blocks, a sixth of the image's shorter side
+            and one cell at least, and the blocks into folds: with 2, a checkerboard, shifted so
+            that each holds half of the mask, as nearly as cells can. For each fold, a vector is
+            fitted to the pixels in the others, and drawn there.
+        bias : {"auto", "best", "own", "none"}, default="auto"
+            What is added before the sigmoid. "best" is the one whose positive pixels have the
+            largest Jaccard index with the mask at ``mask_size``, chosen on the pixels that the
+            vector is fitted to. "own" is that of the objective's optimum, where it has one; for
+            ``embeddings`` without biases it is fitted again. "none" adds nothing, as in the paper.
+            "auto" is "own" with ``append_bias=True``, "none" for "net2vec", "mse" and "mae", and
+            "best" for the others.
+
+        Returns
+        -------
+        DataFrame
+            One row per sample and layer, samples in order, with the index of X repeated:
+
+            - ``layer``: its name;
+            - ``iou``: intersection over union of projection > 0.5 and mask, at the image's own
+              size; NaN for an empty mask. The vector was fitted to this mask: a layer with many
+              channels or cells redraws any mask;
+            - ``heldout_iou``, with ``cv``: the same of what the vectors of all folds draw, each in
+              its own fold; NaN where the other folds hold no pixel of the mask;
+            - ``gain``, with ``cv``: ``iou`` less that of the mask turned upside down, for which a
+              vector of its own is fitted; NaN where more than half of the mask stays in its place;
+            - ``loss``: the objective's value, at ``mask_size``, with the intercept that makes it
+              least, or with ``append_bias=True`` that which the vectors hold; NaN for an empty
+              mask and for a vector of NaN. Averages have none;
+            - ``foreground_cells``: area of the mask in cells of the layer, which may be below 1;
+            - ``failed``: whether the IoU is 0 or there is none;
+            - ``n_iter``, ``gradient_norm``: of the optimization, the norm as ``tol`` bounds it; NaN
+              for ``embeddings`` that were given. These two only for "logistic", "jaccard" and
+              "dice".
+
+        Raises
+        ------
+        ValueError, FileNotFoundError, TypeError, RuntimeError, StoreError
+            As ``transform``; and if ``embeddings`` do not have one row per sample, ``cv`` is below
+            2, or ``bias="own"`` is asked of an objective without one.
+
+        Warns
+        -----
+        UserWarning
+            With ``cv``, if there are rows with an IoU and without a held-out IoU or a gain.
+        """
+        check_is_fitted(self)
+        validate_parameter_constraints(
+            {
+                "cv": [Interval(Integral, 2, None, closed="left"), None],
+                "bias": [StrOptions(_BIASES)],
+            },
+            {"cv": cv, "bias": bias},
+            caller_name="evaluate",
+        )
+        evaluation = Evaluation(self._find_bias(bias), cv or 0, flips=cv is not None)
+        return self._evaluate(as_samples(X), embeddings, evaluation)
+
+    def _evaluate(self, samples, embeddings, evaluation):
+        rows = self._finish(samples, embeddings, evaluation)
+        columns = evaluation.columns(self._objective)
+        unknown = np.full((len(self.layers_), len(columns)), np.nan)
+        facts = np.concatenate([unknown if row is None else row for row in rows])
+        frame = pd.DataFrame(facts, columns=columns)
+        for name, cause in _CAUSES.items():
+            n_rows = (frame[name].isna() & frame["iou"].notna()).sum() if name in frame else 0
+            if n_rows:
+                warn_user(f"{n_rows} of {len(frame)} values of {name} are NaN: {cause}.")
+        frame.insert(0, "layer", self.layers_ * len(samples))
+        place = frame.columns.get_loc("foreground_cells") + 1
+        frame.insert(place, "failed", ~(frame["iou"] > 0))
+        return frame.set_index(samples.index.repeat(len(self.layers_)))
+
+    def _find_bias(self, bias):
+        """Give the rule by which biases are chosen."""
+        if bias == "auto":
+            return "own" if self._appends_bias() else self._objective.default_bias
+        if bias == "own" and not self._objective.has_bias:
+            raise ValueError(
+                f"bias='own' needs an objective with a bias, {sorted(LBFGS_OBJECTIVES)}, got "
+                f"{self._objective.name!r}. Use 'best' or 'none'."
+            )
+        return bias
+
+    def score(self, X, y=None):
+        """Give the mean held-out IoU, with two folds.
+
+        A vector is fitted to one half of each mask, by blocks of cells, and drawn in the other.
+        The plain IoU says how many masks a layer can redraw, which random weights do well; this one
+        says whether the layer knows the concept where it was not told. See ``evaluate``.
+
+        Parameters
+        ----------
+        X : DataFrame or list of (image, mask) pairs
+            The table of samples.
+        y : object
+            Ignored; here for scikit-learn's API.
+
+        Returns
+        -------
+        float
+            Mean over samples and layers of ``evaluate(X, cv=2)["heldout_iou"]``; NaN is left out.
+
+        Raises
+        ------
+        ValueError, FileNotFoundError, TypeError, RuntimeError, StoreError
+            As ``transform``.
+        """
+        check_is_fitted(self)
+        evaluation = Evaluation(self._find_bias("auto"), n_folds=2)
+        return float(self._evaluate(as_samples(X), None, evaluation)["heldout_iou"].mean())
+
+    def project(self, X, embeddings=None, *, layer=None, threshold=0.5, bias="auto"):
+        """Project each vector onto its image's activations, which redraws the mask.
+
+        Parameters
+        ----------
+        X : DataFrame or list of (image, mask) pairs
+            The table of samples.
+        embeddings : array-like of shape (n_samples, n_features), default=None
+            One vector per row, such as LoCEs or centroids of clusters. ``None`` computes them.
+        layer : str, default=None
+            Which layer to project; may be left out if there is only one.
+        threshold : float or None, default=0.5
+            Pixels above it belong to the concept; ``None`` gives the probabilities.
+        bias : {"auto", "best", "own", "none"}, default="auto"
+            As of ``evaluate``.
+
+        Returns
+        -------
+        list of ndarray of shape (height, width)
+            One projection per row at the size of its image: bool, or float32 probabilities. Parts
+            of the image that ``preprocess`` cut off have probability 0. A vector of NaN, which
+            stands for an empty mask, gives False and NaN; a row that failed with
+            ``on_error="nan"`` gives ``None``.
+
+        Raises
+        ------
+        ValueError, FileNotFoundError, TypeError, RuntimeError, StoreError
+            As ``transform``; and if ``layer`` is missing or unknown, ``embeddings`` do not have
+            one row per sample, or ``bias="own"`` is asked of an objective without one.
+        """
+        check_is_fitted(self)
+        validate_parameter_constraints(
+            {"bias": [StrOptions(_BIASES)]}, {"bias": bias}, caller_name="project"
+        )
+        draw = Drawing(self._check_layer(layer), threshold, self._find_bias(bias))
+        return self._finish(as_samples(X), embeddings, draw)
+
+    def _check_layer(self, layer):
+        if layer is None and len(self.layers_) == 1:
+            return self.layers_[0]
+        if layer not in self.layers_:
+            raise ValueError(f"layer must be one of {self.layers_}, got {layer!r}.")
+        return layer
 
     def _widths(self):
         """How many features each layer has."""

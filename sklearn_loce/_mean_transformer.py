@@ -44,6 +44,9 @@ class MaskedMeanTransformer(SampleTransformer):
     reshape_transform : callable, default=None
         Turns the raw output of a layer into a tensor (n_images, n_channels, height, width).
         ``None`` finds the grid by following a pass; see :class:`ActivationExtractor`.
+    background : {"keep", "subtract"}, default="keep"
+        Whether the average over the rest of the image is subtracted. A mask that covers the whole
+        image then fails.
     standardize : bool, default=False
         Whether channels are brought to mean 0 and variance 1 first; see :class:`LoCETransformer`.
     on_empty : {"raise", "nan"}, default="raise"
@@ -116,6 +119,7 @@ class MaskedMeanTransformer(SampleTransformer):
         "layer": [str, list, tuple],
         "preprocess": [None, WeightsEnum, callable],
         "reshape_transform": [None, callable],
+        "background": [StrOptions({"keep", "subtract"})],
         "standardize": ["boolean"],
         "on_empty": [StrOptions({"raise", "nan"})],
         "on_error": [StrOptions({"raise", "nan"})],
@@ -134,6 +138,7 @@ class MaskedMeanTransformer(SampleTransformer):
         *,
         preprocess=None,
         reshape_transform=None,
+        background="keep",
         standardize=False,
         on_empty="raise",
         on_error="raise",
@@ -148,6 +153,7 @@ class MaskedMeanTransformer(SampleTransformer):
         self.layer = layer
         self.preprocess = preprocess
         self.reshape_transform = reshape_transform
+        self.background = background
         self.standardize = standardize
         self.on_empty = on_empty
         self.on_error = on_error
@@ -159,4 +165,4 @@ class MaskedMeanTransformer(SampleTransformer):
         self.verbose = verbose
 
     def _make_objective(self):
-        return MaskedMean()
+        return MaskedMean(self.background == "subtract")

@@ -1,21 +1,16 @@
 """LoCETransformer: from a table of images and masks to an array of LoCEs."""
 
 import os
-from functools import partial
 from numbers import Integral, Real
 
 import numpy as np
-import pandas as pd
 import torch
 from sklearn.utils._param_validation import Interval, Options, StrOptions
-from sklearn.utils.validation import check_is_fitted
 from torch import nn
 from torchvision.models import WeightsEnum
 
 from ._base import SampleTransformer
-from ._embedding.measure import draw_sample, measure_sample
 from ._network.handle import TorchModel
-from ._samples.table import as_samples
 from ._solvers.objectives import LBFGS_OBJECTIVES, OBJECTIVES, SOLVERS, make_objective
 from ._solvers.optimize import INITS, initial_vector
 from ._solvers.resize import MASK_RESIZE, check_mask_size
@@ -296,111 +291,3 @@ class LoCETransformer(SampleTransformer):
         if self._objective.has_bias:
             n_iter = [np.fmax.reduce(s.n_iter, initial=0) for s in table.solutions]
         self.n_iter_ = np.array(n_iter, dtype=int)
-
-    def evaluate(self, X, embeddings=None):
-        """Measure how well each LoCE redraws its mask.
-
-        Parameters
-        ----------
-        X : DataFrame or list of (image, mask) pairs
-            The table of samples.
-        embeddings : array-like of shape (n_samples, n_features), default=None
-            LoCEs of these rows, as ``transform`` gave them. ``None`` optimizes them. Biases are
-            chosen as by ``project``.
-
-        Returns
-        -------
-        DataFrame
-            One row per sample and layer, samples in order, with the index of X repeated:
-
-            - ``layer``: its name;
-            - ``iou``: intersection over union of projection > 0.5 and mask, at the image's own
-              size; NaN for an empty mask;
-            - ``loss``: the objective's value, at ``mask_size``, with the intercept that makes it
-              least, or with ``append_bias=True`` that which the vectors hold; NaN for an empty
-              mask and for a vector of NaN;
-            - ``foreground_cells``: area of the mask in cells of the layer, which may be below 1;
-            - ``failed``: whether the IoU is 0 or there is none;
-            - ``n_iter``, ``gradient_norm``: of the optimization, the norm as ``tol`` bounds it; NaN
-              for ``embeddings`` that were given. These two only for "logistic", "jaccard" and
-              "dice".
-
-        Raises
-        ------
-        ValueError, FileNotFoundError, TypeError, RuntimeError, StoreError
-            As ``transform``; and if ``embeddings`` do not have one row per sample.
-        """
-        check_is_fitted(self)
-        samples = as_samples(X)
-        rows = self._finish(samples, embeddings, measure_sample)
-        columns = ["iou", "loss", "foreground_cells"]
-        columns += ["n_iter", "gradient_norm"] if self._objective.has_bias else []
-        unknown = np.full((len(self.layers_), len(columns)), np.nan)
-        facts = np.concatenate([unknown if row is None else row for row in rows])
-        frame = pd.DataFrame(facts, columns=columns)
-        frame.insert(0, "layer", self.layers_ * len(samples))
-        frame.insert(4, "failed", ~(frame["iou"] > 0))
-        return frame.set_index(samples.index.repeat(len(self.layers_)))
-
-    def score(self, X, y=None):
-        """Give the mean IoU of the projections with the masks.
-
-        Parameters
-        ----------
-        X : DataFrame or list of (image, mask) pairs
-            The table of samples.
-        y : object
-            Ignored; here for scikit-learn's API.
-
-        Returns
-        -------
-        float
-            Mean over samples and layers; rows with an empty mask are left out.
-
-        Raises
-        ------
-        ValueError, FileNotFoundError, TypeError, RuntimeError, StoreError
-            As ``transform``.
-        """
-        return float(self.evaluate(X)["iou"].mean())
-
-    def project(self, X, embeddings=None, *, layer=None, threshold=0.5):
-        """Project each LoCE onto its image's activations, which redraws the mask.
-
-        Parameters
-        ----------
-        X : DataFrame or list of (image, mask) pairs
-            The table of samples.
-        embeddings : array-like of shape (n_samples, n_features), default=None
-            One vector per row, such as LoCEs or centroids of clusters. ``None`` optimizes LoCEs.
-            If the objective has a bias, the one with the largest Jaccard index of projection and
-            mask at ``mask_size`` is used; with ``append_bias=True`` the one in the vectors.
-        layer : str, default=None
-            Which layer to project; may be left out if there is only one.
-        threshold : float or None, default=0.5
-            Pixels above it belong to the concept; ``None`` gives the probabilities.
-
-        Returns
-        -------
-        list of ndarray of shape (height, width)
-            One projection per row at the size of its image: bool, or float32 probabilities. Parts
-            of the image that ``preprocess`` cut off have probability 0. A vector of NaN, which
-            stands for an empty mask, gives False and NaN; a row that failed with
-            ``on_error="nan"`` gives ``None``.
-
-        Raises
-        ------
-        ValueError, FileNotFoundError, TypeError, RuntimeError, StoreError
-            As ``transform``; and if ``layer`` is missing or unknown, or ``embeddings`` do not have
-            one row per sample.
-        """
-        check_is_fitted(self)
-        draw = partial(draw_sample, layer=self._check_layer(layer), threshold=threshold)
-        return self._finish(as_samples(X), embeddings, draw)
-
-    def _check_layer(self, layer):
-        if layer is None and len(self.layers_) == 1:
-            return self.layers_[0]
-        if layer not in self.layers_:
-            raise ValueError(f"layer must be one of {self.layers_}, got {layer!r}.")
-        return layer

@@ -2,7 +2,7 @@
 
 import re
 from contextlib import closing, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 import numpy as np
@@ -40,6 +40,8 @@ class Sample:
         The mask over the network's field of view.
     solutions : dict of {int: Solution}
         The newly optimized vectors by number of the layer; NaN for an empty mask.
+    controls : dict of {int: list of Solution}
+        What ``finish`` asked to be solved besides, by number of the layer.
     value : object
         What ``finish`` gave.
     is_random : bool
@@ -51,6 +53,7 @@ class Sample:
     mask: np.ndarray | None = None
     view_mask: np.ndarray | None = None
     solutions: dict = field(default_factory=dict)
+    controls: dict = field(default_factory=dict)
     value: object = None
     is_random: bool = False
 
@@ -99,7 +102,9 @@ class Task:
         The vectors of all rows that are known already, by layer; read where there is a ``finish``.
     finish : callable or None
         Called as ``finish(loce, sample, solutions)`` with one Solution per layer, for what is to be
-        known of each row besides; it then needs the activations of all layers.
+        known of each row besides; it then needs the activations of all layers. Where it has a
+        method ``controls(loce, sample, layer)``, the targets and weights of pixels that this gives
+        are solved, and ``sample`` has the solutions.
     digests : ndarray of shape (n_rows,), object, or None
         Of the rows' images and masks, which must be the same when these are read.
     records : dict or None
@@ -286,6 +291,8 @@ def _embed_rows(loce, task, parts, recorder):
         kept = (mask, view_mask) if task.finish is not None else (None, None)
         samples.append(Sample(i, activations, *kept))
     solved = _solve(loce, task, samples, targets, recorder)
+    if hasattr(task.finish, "controls"):
+        samples = _solve_controls(loce, task, samples, recorder)
     return outcomes + [
         _finish(loce, task, sample, bool((target > 0).any()), solutions)
         for sample, target, solutions in zip(samples, targets, solved, strict=True)
@@ -297,24 +304,49 @@ def _solve(loce, task, samples, targets, recorder):
     solved = [{} for _ in samples]
     for k, layer in enumerate(loce.layers_):
         rows = [j for j, s in enumerate(samples) if task.asked[s.position, k]]
-        full = [j for j in rows if (targets[j] > 0).any()]
-        solved_here = {}
-        if full:
-            grids = [samples[j].activations.grids[layer] for j in full]
-            own = [targets[j] for j in full]
-            solve = partial(loce._objective.solve, start=loce._starts[k], recorder=recorder)
-            stack = loce._objective.mask_size is not None
-            solved_here = dict(zip(full, _solve_in_memory(solve, grids, own, stack), strict=True))
-        for j in rows:
-            empty = Solution.unknown(1, loce.n_channels_[k], has_facts=loce._objective.has_bias)[0]
-            solved[j][k] = solved_here[j] if j in full else empty
+        grids = [samples[j].activations.grids[layer] for j in rows]
+        found = _solve_layer(loce, k, grids, [targets[j] for j in rows], None, recorder)
+        for j, solution in zip(rows, found, strict=True):
+            solved[j][k] = solution
     return solved
 
 
-def _solve_in_memory(solve, grids, targets, stack):
+def _solve_controls(loce, task, samples, recorder):
+    """Solve what ``finish`` asks for besides; give the samples with it."""
+    solved = [{} for _ in samples]
+    for k, layer in enumerate(loce.layers_):
+        problems = [
+            (j, sample.activations.grids[layer], target, weights)
+            for j, sample in enumerate(samples)
+            for target, weights in task.finish.controls(loce, sample, layer)
+        ]
+        if problems:
+            rows, *parts = zip(*problems, strict=True)
+            for j, solution in zip(rows, _solve_layer(loce, k, *parts, recorder), strict=True):
+                solved[j].setdefault(k, []).append(solution)
+    return [replace(s, controls=found) for s, found in zip(samples, solved, strict=True)]
+
+
+def _solve_layer(loce, k, grids, targets, weights, recorder):
+    """Give a Solution for each row, of NaN where no pixel of the concept counts."""
+    counted = zip(targets, weights or [1] * len(targets), strict=True)
+    full = [j for j, (target, weight) in enumerate(counted) if (target * weight > 0).any()]
+    empty = Solution.unknown(1, loce.n_channels_[k], has_facts=loce._objective.has_bias)[0]
+    found = [empty] * len(grids)
+    if full:
+        solve = partial(loce._objective.solve, start=loce._starts[k], recorder=recorder)
+        parts = [[part[j] for j in full] for part in (grids, targets, *[weights] * bool(weights))]
+        stack = loce._objective.mask_size is not None
+        for j, solution in zip(full, _solve_in_memory(solve, *parts, stack=stack), strict=True):
+            found[j] = solution
+    return found
+
+
+def _solve_in_memory(solve, grids, targets, weights=None, *, stack):
     """Optimize rows at once, or in halves where a device runs out of memory."""
     try:
-        solution = solve(grids, np.stack(targets) if stack else targets)
+        pixels = [p if p is None or not stack else np.stack(p) for p in (targets, weights)]
+        solution = solve(grids, pixels[0], weights=pixels[1])
         return [solution[j] for j in range(len(grids))]
     except torch.OutOfMemoryError as error:
         if len(grids) == 1:
@@ -328,8 +360,11 @@ def _solve_in_memory(solve, grids, targets, stack):
     )
     if solve.keywords["recorder"] is not None:
         solve.keywords["recorder"].clear()  # frees what the recordings hold
-    parts = slice(half), slice(half, None)
-    return [s for part in parts for s in _solve_in_memory(solve, grids[part], targets[part], stack)]
+    solutions = []
+    for part in slice(half), slice(half, None):
+        own = None if weights is None else weights[part]
+        solutions += _solve_in_memory(solve, grids[part], targets[part], own, stack=stack)
+    return solutions
 
 
 def _finish(loce, task, sample, has_foreground, solutions):

@@ -1,10 +1,141 @@
 """What a vector draws on an image, and how well that fits the mask."""
 
+from dataclasses import dataclass
+
 import numpy as np
 import torch
 
 from .._samples.masks import intersection_over_union
+from .._solvers.folds import block_folds
 from .._solvers.project import compute_logits, project, redrawing_bias
+
+# A mask of which more than this share stays in its place, turned upside down, is no control.
+_MOST_SHARED = 0.5
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """Projects each row's vector of one layer onto its image.
+
+    Parameters
+    ----------
+    layer : str
+    threshold : float or None
+        ``None`` gives probabilities.
+    bias : {"best", "own", "none"}
+    """
+
+    layer: str
+    threshold: float | None
+    bias: str
+
+    def __call__(self, loce, sample, solutions):
+        """Give the projection at the image's size, bool, or float32 without a threshold."""
+        target = loce._objective.drawing_target(sample.view_mask)
+        k = loce.layers_.index(self.layer)
+        drawn = _draw_best(self.bias, loce, sample, self.layer, solutions[k], target)
+        return drawn if self.threshold is None else drawn > self.threshold
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Measures how well each row's vectors redraw its mask.
+
+    Parameters
+    ----------
+    bias : {"best", "own", "none"}
+    n_folds : int, default=0
+        For the held-out IoU; with 0 it is not measured.
+    flips : bool, default=False
+        Whether to measure the gain over the mask turned upside down.
+    """
+
+    bias: str
+    n_folds: int = 0
+    flips: bool = False
+
+    def controls(self, loce, sample, layer):
+        """List what is solved besides, as pairs of a target and the weights of its pixels."""
+        objective, problems = loce._objective, []
+        if self.n_folds:
+            (target,) = objective.targets([sample.view_mask])
+            size = sample.activations.grids[layer].shape[1:]
+            drawn = objective.drawing_target(sample.view_mask)
+            folds = block_folds(drawn, size, self.n_folds, target.shape)
+            problems += [(target, (folds != f).astype(np.float32)) for f in range(self.n_folds)]
+        if self.flips:
+            view_mask = sample.activations.view.see(sample.mask[::-1])
+            (target,) = objective.targets([view_mask])
+            problems.append((target, np.ones(target.shape, np.float32)))
+        return problems
+
+    def columns(self, objective):
+        """Name what is measured."""
+        names = ["iou"]
+        names += ["heldout_iou"] if self.n_folds else []
+        names += ["gain"] if self.flips else []
+        names += ["loss"] if hasattr(objective, "loss") else []
+        names.append("foreground_cells")
+        return names + (["n_iter", "gradient_norm"] if objective.has_bias else [])
+
+    def __call__(self, loce, sample, solutions):
+        """Give a line per layer; what can't be measured is NaN."""
+        target = loce._objective.drawing_target(sample.view_mask)
+        return [
+            self._measure_layer(loce, sample, k, solutions[k], target)
+            for k in range(len(loce.layers_))
+        ]
+
+    def _measure_layer(self, loce, sample, k, solution, target):
+        layer, objective = loce.layers_[k], loce._objective
+        grid = sample.activations.grids[layer]
+        columns = self.columns(objective)
+        facts = dict.fromkeys(columns, np.nan)
+        facts["foreground_cells"] = sample.view_mask.mean() * grid[0].numel()
+        if objective.has_bias:
+            facts |= {"n_iter": solution.n_iter, "gradient_norm": solution.gradient_norm}
+        if sample.mask.any() and not np.isnan(solution.vectors).any():
+            drawn = _draw_best(self.bias, loce, sample, layer, solution, target) > 0.5
+            facts["iou"] = intersection_over_union(drawn, sample.mask)
+            if "loss" in facts:
+                facts["loss"] = _measure_loss(objective, grid, solution, target)
+            controls = sample.controls.get(k, ())
+            if self.n_folds:
+                own = controls[: self.n_folds]
+                facts["heldout_iou"] = self._measure_heldout(loce, sample, grid, own, target)
+            if self.flips:
+                flipped = self._measure_flipped(loce, sample, layer, controls[-1])
+                facts["gain"] = facts["iou"] - flipped
+        return [facts[name] for name in columns]
+
+    def _measure_heldout(self, loce, sample, grid, solutions, target):
+        """Give the IoU of what each fold's vector draws where it was not fitted."""
+        folds, size = block_folds(target, grid.shape[1:], self.n_folds), target.shape
+        mosaic = torch.empty(size)
+        for f, solution in enumerate(solutions):
+            if not np.isfinite(solution.vectors).all():
+                return np.nan
+            bias = choose_bias(self.bias, loce, grid, solution, target, folds != f)
+            there = torch.from_numpy(folds == f)
+            mosaic[there] = _project(grid, solution.vectors, bias, size).cpu()[there]
+        drawn = sample.activations.view.to_original(mosaic[None])[0].numpy() > 0.5
+        return intersection_over_union(drawn, sample.mask)
+
+    def _measure_flipped(self, loce, sample, layer, solution):
+        """Give the IoU of a vector that redraws the mask turned upside down."""
+        flipped = sample.mask[::-1]
+        shared = np.count_nonzero(flipped & sample.mask) / np.count_nonzero(sample.mask)
+        if shared > _MOST_SHARED or not np.isfinite(solution.vectors).all():
+            return np.nan
+        target = loce._objective.drawing_target(sample.activations.view.see(flipped))
+        drawn = _draw_best(self.bias, loce, sample, layer, solution, target) > 0.5
+        return intersection_over_union(drawn, flipped)
+
+
+def _measure_loss(objective, grid, solution, target):
+    intercept = solution.intercept
+    intercept = None if intercept is None or np.isnan(intercept) else float(intercept)
+    return objective.loss(grid, solution.vectors, target, intercept)
 
 
 def draw(activations, layer, vector, bias, mask_size):
@@ -23,53 +154,49 @@ def draw(activations, layer, vector, bias, mask_size):
     ndarray of shape (image_height, image_width), float32
         Probabilities.
     """
-    grid = activations.grids[layer]
+    projection = _project(activations.grids[layer], vector, bias, mask_size)
+    return activations.view.to_original(projection[None])[0].cpu().numpy()
+
+
+def _draw_best(rule, loce, sample, layer, solution, target):
+    bias = choose_bias(rule, loce, sample.activations.grids[layer], solution, target)
+    return draw(sample.activations, layer, solution.vectors, bias, target.shape)
+
+
+def _project(grid, vector, bias, mask_size):
+    """Give probabilities (H, W), a tensor."""
     weights = torch.from_numpy(vector[None]).to(grid)
     bias = None if bias is None else torch.tensor([bias]).to(grid)
-    projection = project(grid[None], weights, tuple(mask_size), bias)
-    return activations.view.to_original(projection)[0].cpu().numpy()
+    return project(grid[None], weights, tuple(mask_size), bias)[0]
 
 
-def choose_bias(loce, grid, solution, target):
-    """Give the bias to draw with: none, the one among the features, or that which redraws best."""
-    if not loce._objective.has_bias or np.isnan(solution.vectors).any():
+def choose_bias(rule, loce, grid, solution, target, pixels=None):
+    """Give the bias to draw with.
+
+    Parameters
+    ----------
+    rule : {"best", "own", "none"}
+        That which redraws the target best, that of the objective's optimum, or none.
+    loce : estimator
+        Fitted.
+    grid : Tensor of shape (n_channels, height, width)
+    solution : Solution
+        Of one row.
+    target : ndarray of shape (H, W)
+    pixels : ndarray of shape (H, W), bool, default=None
+        By which the best one is chosen; ``None`` means all.
+
+    Returns
+    -------
+    float or None
+    """
+    if rule == "none" or np.isnan(solution.vectors).any():
         return None
-    if loce.append_bias:
+    if rule == "own" and np.isfinite(solution.intercept):
         return float(solution.intercept)
+    if rule == "own":
+        return loce._objective.fit_intercept(grid, solution.vectors, target)
     logits = compute_logits(grid, solution.vectors, target.shape).numpy()
+    if pixels is not None:
+        logits, target = logits[pixels], target[pixels]
     return np.float32(redrawing_bias(logits, target))
-
-
-def measure_sample(loce, sample, solutions):
-    """Give a line per layer: IoU, loss, foreground cells, iterations and norm of the gradient."""
-    (target,) = loce._objective.targets([sample.view_mask])
-    return [
-        _measure_layer(loce, sample, layer, solutions[k], target)
-        for k, layer in enumerate(loce.layers_)
-    ]
-
-
-def _measure_layer(loce, sample, layer, solution, target):
-    """Measure one vector; IoU and loss are NaN for an empty mask and for a vector of NaN."""
-    grid, objective = sample.activations.grids[layer], loce._objective
-    facts = [sample.view_mask.mean() * grid[0].numel()]
-    facts += [solution.n_iter, solution.gradient_norm] if objective.has_bias else []
-    if not sample.mask.any() or np.isnan(solution.vectors).any():
-        return [np.nan, np.nan, *facts]
-    bias = choose_bias(loce, grid, solution, target)
-    drawn = draw(sample.activations, layer, solution.vectors, bias, target.shape) > 0.5
-    intercept = solution.intercept
-    intercept = None if intercept is None or np.isnan(intercept) else float(intercept)
-    loss = objective.loss(grid, solution.vectors, target, intercept)
-    return [intersection_over_union(drawn, sample.mask), loss, *facts]
-
-
-def draw_sample(loce, sample, solutions, *, layer, threshold):
-    """Give the projection of a layer's vector, bool, or float32 without a threshold."""
-    k, objective = loce.layers_.index(layer), loce._objective
-    bias = None
-    if objective.has_bias:
-        (target,) = objective.targets([sample.view_mask])
-        bias = choose_bias(loce, sample.activations.grids[layer], solutions[k], target)
-    drawn = draw(sample.activations, layer, solutions[k].vectors, bias, objective.mask_size)
-    return drawn if threshold is None else drawn > threshold

@@ -55,7 +55,7 @@ class Table:
     samples : DataFrame
     solutions : list of Solution
         By layer; NaN in rows that are not known.
-    values : dict of {int: object}
+    finished : dict of {int: object}
         What ``finish`` gave, by row.
     failures : dict of {int: Failure}
         By row.
@@ -63,7 +63,7 @@ class Table:
 
     samples: pd.DataFrame
     solutions: list
-    values: dict = field(default_factory=dict)
+    finished: dict = field(default_factory=dict)
     failures: dict = field(default_factory=dict)
 
     def enter(self, loce, outcomes):
@@ -72,7 +72,7 @@ class Table:
             if isinstance(outcome, Failure):
                 self.failures[outcome.position] = outcome
             else:
-                self.values[outcome.position] = outcome.value
+                self.finished[outcome.position] = outcome.value
                 self.put(loce, outcome.position, outcome.solutions)
 
     def put(self, loce, i, solutions):

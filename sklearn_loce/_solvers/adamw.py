@@ -18,6 +18,13 @@ BETAS, EPS, WEIGHT_DECAY = (0.9, 0.999), 1e-8, 0.01
 _CHUNK = 256
 
 
+def covered_share(targets, weights=None):
+    """Give the share of pixels with t > 0 of each row, by weight if there are any."""
+    if weights is None:
+        return (targets > 0).mean((1, 2), dtype=np.float64)
+    return (weights * (targets > 0)).sum((1, 2), dtype=np.float64) / weights.sum((1, 2))
+
+
 def _penalty_slope(weights):
     norms = weights.norm(dim=-1, keepdim=True)
     # The norm's subgradient at the origin is 0, as in torch.
@@ -25,7 +32,7 @@ def _penalty_slope(weights):
 
 
 def _gradient(grid, weights, projections, terms, objective):
-    slopes = objective.pixel_slopes(projections, terms)
+    slopes = objective.pixel_slopes(projections, *terms)
     gradient = grid.pull_back(slopes * (projections - projections**2))
     if objective.penalty:
         gradient += objective.penalty * _penalty_slope(weights)
@@ -35,13 +42,14 @@ def _gradient(grid, weights, projections, terms, objective):
 def project_and_differentiate(activations, weights, terms, objective):
     """Give the projections (n, H, W), and each row's gradient of its own loss (n, C).
 
-    Activations (n, C, h, w), weights (n, C) and the objective's ``slope_terms`` (n, H, W) are
-    tensors.
+    Activations (n, C, h, w), weights (n, C) and the objective's ``slope_terms``, each (n, H, W),
+    are tensors.
     """
-    grid = Grid(activations, *resampling_matrices(activations, terms.shape[1:]))
+    grid = Grid(activations, *resampling_matrices(activations, terms[0].shape[1:]))
     weights = weights.unsqueeze(1)
     projections = grid.draw(weights).sigmoid_()
-    gradient = _gradient(grid, weights, projections, terms.unsqueeze(1), objective)
+    terms = [term.unsqueeze(1) for term in terms]
+    gradient = _gradient(grid, weights, projections, terms, objective)
     return projections.squeeze(1), gradient.squeeze(1)
 
 
@@ -54,10 +62,10 @@ class _Steps:
     columns: torch.Tensor
     objective: object
 
-    def __call__(self, activations, terms):
+    def __call__(self, activations, *terms):
         """Solve for activations (n_images, C, h, w) and terms (n_images, n_rows, H, W)."""
         grid, rate = Grid(activations, self.rows, self.columns), self.objective.learning_rate
-        weights = self.start.expand(*terms.shape[:2], -1).clone()
+        weights = self.start.expand(*terms[0].shape[:2], -1).clone()
         mean, square = torch.zeros_like(weights), torch.zeros_like(weights)
         beta1, beta2 = BETAS
         for k in range(1, self.objective.max_iter + 1):
@@ -158,7 +166,7 @@ class Recorder:
 
 
 @torch.no_grad()
-def solve_with_torch(activations, images, targets, start, objective, recorder=None):
+def solve_with_torch(activations, images, targets, weights, start, objective, recorder=None):
     """Optimize the rows, those of images of one size and one number of rows together.
 
     The arguments are those of ``AdamWObjective.solve``; ``images`` lists the rows that share
@@ -170,10 +178,11 @@ def solve_with_torch(activations, images, targets, start, objective, recorder=No
     vectors = torch.empty(len(activations), len(start), dtype=like["dtype"])
     for rows in _chunks(activations, images):
         stack = torch.stack([activations[some[0]] for some in rows])
-        terms = objective.slope_terms(targets[rows.ravel()].astype(np.float64))
-        terms = torch.as_tensor(terms, **like).unflatten(0, rows.shape)
+        own = None if weights is None else weights[rows.ravel()].astype(np.float64)
+        terms = objective.slope_terms(targets[rows.ravel()].astype(np.float64), own)
+        terms = [torch.as_tensor(term, **like).unflatten(0, rows.shape) for term in terms]
         steps = _Steps(start, *resampling_matrices(stack, targets.shape[1:]), objective)
-        vectors[rows.ravel()] = recorder.run(key, steps, (stack, terms)).flatten(0, 1).cpu()
+        vectors[rows.ravel()] = recorder.run(key, steps, (stack, *terms)).flatten(0, 1).cpu()
     return vectors.numpy()
 
 

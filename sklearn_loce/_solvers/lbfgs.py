@@ -37,20 +37,24 @@ _CHUNK = 64  # rows that are solved together on a GPU
 _BEYOND, _FAR = 10.0, 40.0  # logits
 
 
-def balance(targets, class_weight):
+def balance(targets, class_weight, weights=None):
     """Weigh the pixels of concept and background, so that all weights sum to 1.
 
     A class of the share q gets in total ``q^p / (q^p + (1 - q)^p)``, with p = 0 for "balanced", 1/2
     for "sqrt" and 1 for ``None``; a pixel of a soft mask belongs to both classes in part. Where a
     mask leaves nothing to one of them, the loss has no minimum: both factors are then 0, and the
-    LoCE is zero. The result (2, n_rows) holds the factors of the concept's and of the background's
-    part in the logistic loss.
+    LoCE is zero. Shares count by ``weights`` (n_rows, H, W), if there are any. The result (2,
+    n_rows) holds the factors of the concept's and of the background's part in the logistic loss.
     """
-    inside = np.asarray(targets, dtype=np.float64).mean((1, 2))
+    targets = np.asarray(targets, dtype=np.float64)
+    total, inside = targets[0].size, targets.mean((1, 2))
+    if weights is not None:
+        total = weights.sum((1, 2), dtype=np.float64)
+        inside = (weights * targets).sum((1, 2)) / total
     shares = np.stack([inside, 1 - inside])
     has_both = (shares > 0).all(0)
     totals = shares ** CLASS_WEIGHTS[class_weight]
-    areas = np.where(has_both, shares, 1) * np.size(targets[0])
+    areas = np.where(has_both, shares, 1) * total
     return np.where(has_both, totals / totals.sum(0) / areas, 0)
 
 
@@ -65,14 +69,19 @@ def _column(values):
 class PixelLoss:
     """The loss without the ridge, as a function of the logits of every mask pixel."""
 
-    def __init__(self, objective, targets, dtype, device):
+    def __init__(self, objective, targets, weights, dtype, device):
         self.name, self.is_convex = objective.name, objective.is_convex
         like = {"dtype": dtype, "device": device}
-        self.targets = torch.as_tensor(targets, **like).flatten(1)
+        plain = torch.as_tensor(targets, **like).flatten(1)
+        self.weights = torch.ones_like(plain)
+        if weights is not None:
+            self.weights = torch.as_tensor(weights, **like).flatten(1)
+        self.targets = self.weights * plain
         if self.is_convex:
-            concept, background = torch.as_tensor(balance(targets, objective.class_weight), **like)
+            factors = balance(targets, objective.class_weight, weights)
+            concept, background = torch.as_tensor(factors, **like)
             self.positive = _column(concept) * self.targets
-            self.negative = _column(background) * (1 - self.targets)
+            self.negative = _column(background) * (self.weights - self.targets)
 
     def losses(self, logits):
         """Give the losses (n_rows,) without the ridge, for logits (n_rows, n_pixels)."""
@@ -91,13 +100,14 @@ class PixelLoss:
         # 1 - 2 shared / whole with whole = sum(t) + sum(P).
         inner = shared + whole if self.name == "jaccard" else 2 * whole
         outer = shared if self.name == "jaccard" else 2 * shared
-        slopes = (_column(outer) - self.targets * _column(inner)) / _column(whole**2)
+        slopes = self.weights * _column(outer) - self.targets * _column(inner)
+        slopes = slopes / _column(whole**2)
         return slopes * projections * (1 - projections)
 
     def _overlap(self, projections):
         """Give the soft intersection, and the soft union or the sum of both areas."""
         shared = _dot(self.targets, projections)
-        whole = self.targets.sum(1) + projections.sum(1)
+        whole = self.targets.sum(1) + _dot(self.weights, projections)
         return shared, whole - shared if self.name == "jaccard" else whole
 
     def _overlap_losses(self, projections):
@@ -240,19 +250,19 @@ def _minimize(scaled, pixels, weights, objective):
     return weights, n_iter, gradient.norm(dim=1) / unit
 
 
-def _solve_chunk(activations, targets, start, objective):
+def _solve_chunk(activations, targets, weights, start, objective):
     like = {"dtype": activations.dtype, "device": activations.device}
     scaled = _Scaled(activations, targets.shape[1:])
-    pixels = PixelLoss(objective, targets, **like)
+    pixels = PixelLoss(objective, targets, weights, **like)
     start = torch.as_tensor(start, **like).expand(len(activations), -1)
-    weights = scaled.scale(start, torch.zeros(len(start), **like))
-    weights, n_iter, norm = _minimize(scaled, pixels, weights, objective)
-    vectors, intercept = scaled.unscale(weights)
+    point = scaled.scale(start, torch.zeros(len(start), **like))
+    point, n_iter, norm = _minimize(scaled, pixels, point, objective)
+    vectors, intercept = scaled.unscale(point)
     return vectors, torch.stack([intercept, n_iter, norm])
 
 
 @torch.no_grad()
-def solve_ridge_with_torch(activations, targets, start, objective):
+def solve_ridge_with_torch(activations, targets, weights, start, objective):
     """Optimize the rows, those of one size together; the arguments are those of ``solve``.
 
     The results are arrays: vectors (n_rows, n_channels), intercept, n_iter and gradient_norm
@@ -268,7 +278,8 @@ def solve_ridge_with_torch(activations, targets, start, objective):
         rows = np.flatnonzero((shapes == shape).all(1))
         for chunk in np.split(rows, range(most, len(rows), most)):
             stack = torch.stack([activations[i] for i in chunk])
-            solved = _solve_chunk(stack, targets[chunk], start, objective)
+            own = None if weights is None else weights[chunk]
+            solved = _solve_chunk(stack, targets[chunk], own, start, objective)
             vectors[chunk], facts[:, chunk] = (part.cpu() for part in solved)
     return vectors.numpy(), *facts.numpy()
 

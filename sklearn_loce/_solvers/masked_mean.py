@@ -6,7 +6,10 @@ from typing import ClassVar
 
 import numpy as np
 
+from .resize import resize_masks
 from .solution import Solution
+
+_DRAWING_SIZE = (100, 100)
 
 
 @lru_cache(maxsize=64)
@@ -23,32 +26,62 @@ def cover(mask, size):
     return _coverage(mask.shape[0], size[0]) @ mask @ _coverage(mask.shape[1], size[1]).T
 
 
-def _average(grid, mask):
-    """Average the activations of one image under a mask that is not empty."""
-    weights = cover(np.asarray(mask, dtype=np.float64), grid.shape[1:])
-    cells = grid.detach().double().cpu().flatten(1).numpy()
+def _average(cells, weights):
+    """Average cells (n_channels, n_cells) with weights (height, width); NaN where all are 0."""
     # Not by a product of matrices, whose sums may run in another order with another batch.
-    return ((cells * (weights.ravel() / weights.sum())).sum(1)).astype(np.float32)
+    return (cells * (weights.ravel() / weights.sum())).sum(1)
 
 
 @dataclass(frozen=True)
 class MaskedMean:
-    """An average of activations, with the protocol of an objective; there is nothing to set."""
+    """An average of activations, with the protocol of an objective.
+
+    Parameters
+    ----------
+    subtracts : bool, default=False
+        Whether the average over the rest of the image is subtracted.
+    """
+
+    subtracts: bool = False
 
     name: ClassVar[str] = "masked_mean"
     has_bias: ClassVar[bool] = False
+    default_bias: ClassVar[str] = "best"
     mask_size: ClassVar[None] = None
-    advice: ClassVar[str] = "bring the activations to a smaller scale"
+
+    @property
+    def advice(self):
+        """What helps where a vector is not finite."""
+        if self.subtracts:
+            return "its mask may cover the whole image, which leaves no background to subtract"
+        return "bring the activations to a smaller scale"
 
     def targets(self, masks):
         """Give the masks as they are."""
         return masks
 
-    def solve(self, activations, masks, start=None, **_):
+    def drawing_target(self, mask):
+        """Resize a mask to the size at which projections are compared with it."""
+        return resize_masks([mask], _DRAWING_SIZE)[0]
+
+    def solve(self, activations, masks, start=None, *, weights=None, **_):
         """Average each row's activations under its mask, which is not empty."""
-        pairs = zip(activations, masks, strict=True)
-        return Solution(np.stack([_average(grid, mask) for grid, mask in pairs]))
+        weights = [None] * len(masks) if weights is None else weights
+        rows = zip(activations, masks, weights, strict=True)
+        return Solution(np.stack([self._solve_row(*row) for row in rows]))
+
+    def _solve_row(self, grid, mask, weights):
+        mask = np.asarray(mask, dtype=np.float64)
+        weights = np.ones_like(mask) if weights is None else weights
+        cells = grid.detach().double().cpu().flatten(1).numpy()
+        vector = _average(cells, cover(mask * weights, grid.shape[1:]))
+        if self.subtracts:
+            background = cover((1 - mask) * weights, grid.shape[1:])
+            with np.errstate(invalid="ignore"):  # 0 / 0 where there is none
+                vector -= _average(cells, background)
+        return vector.astype(np.float32)
 
     def key(self):
         """Give the settings that the vectors depend on."""
-        return {"method": "masked mean"}
+        key = {"method": "masked mean"}
+        return key | {"background": "subtract"} if self.subtracts else key

@@ -6,7 +6,7 @@ from typing import ClassVar
 import numpy as np
 import torch
 
-from .adamw import solve_with_torch
+from .adamw import covered_share, solve_with_torch
 from .compiled import adamw as compiled_adamw
 from .compiled import lbfgs as compiled_lbfgs
 from .lbfgs import OVERLAPS, PixelLoss, best_intercept, solve_ridge_with_torch
@@ -85,6 +85,7 @@ class AdamWObjective:
     learning_rate: float
 
     has_bias: ClassVar[bool] = False
+    default_bias: ClassVar[str] = "none"
 
     @property
     def advice(self):
@@ -103,7 +104,11 @@ class AdamWObjective:
         """Resize masks; (n_rows, H, W), float32."""
         return resize_masks(masks, self.mask_size, self.mask_resize)
 
-    def solve(self, activations, targets, start, *, n_threads=1, recorder=None):
+    def drawing_target(self, mask):
+        """Resize a mask to the size at which projections are compared with it."""
+        return self.targets([mask])[0]
+
+    def solve(self, activations, targets, start, *, weights=None, n_threads=1, recorder=None):
         """Optimize one vector per row; give a Solution.
 
         Parameters
@@ -112,6 +117,8 @@ class AdamWObjective:
             One per row, all of one dtype and on one device; rows of one image may share theirs.
         targets : ndarray of shape (n_rows, H, W), float32
         start : ndarray of shape (n_channels,)
+        weights : ndarray of shape (n_rows, H, W), float32, default=None
+            Of the pixels; ``None`` means 1.
         n_threads : int or None, default=1
             For float32 on the CPU; ``None`` means as many as torch has. The result is the same.
         recorder : Recorder, default=None
@@ -119,25 +126,32 @@ class AdamWObjective:
         """
         images, arrays = _group_by_grid(activations), _as_compiled_input(activations)
         if arrays is not None:
-            return Solution(compiled_adamw.solve(arrays, images, targets, start, self, n_threads))
-        return Solution(solve_with_torch(activations, images, targets, start, self, recorder))
+            pixels = arrays, images, targets, weights
+            return Solution(compiled_adamw.solve(*pixels, start, self, n_threads))
+        pixels = activations, images, targets, weights
+        return Solution(solve_with_torch(*pixels, start, self, recorder))
 
-    def slope_terms(self, targets):
-        """Give what dL/dP of a pixel depends on besides P, (n_rows, H, W).
+    def slope_terms(self, targets, weights=None):
+        """List what dL/dP of a pixel depends on besides P, arrays (n_rows, H, W).
 
-        For "net2vec" that is dL/dP itself, (1 - a) (1 - t) - a t, which is (1 - a) - t.
+        For "net2vec" that is dL/dP itself, (1 - a) (1 - t) - a t, which is (1 - a) - t, times the
+        pixel's weight; for the others the mask, and with weights the pixel's share of them.
         """
         if self.name != "net2vec":
-            return targets
-        return (targets > 0).mean((1, 2), dtype=np.float64, keepdims=True) - targets
+            if weights is None:
+                return [targets]
+            return [targets, weights / weights.sum((1, 2), keepdims=True)]
+        slopes = covered_share(targets, weights)[:, None, None] - targets
+        return [slopes if weights is None else weights * slopes]
 
-    def pixel_slopes(self, projections, terms):
+    def pixel_slopes(self, projections, terms, shares=None):
         """Give dL/dP of tensors (..., H, W), from ``slope_terms``."""
         if self.name == "net2vec":
             return terms
-        n_pixels = terms.shape[-2] * terms.shape[-1]
+        if shares is None:
+            shares = 1 / (terms.shape[-2] * terms.shape[-1])
         difference = projections - terms
-        return difference.sign() / n_pixels if self.name == "mae" else difference * (2 / n_pixels)
+        return difference.sign() * shares if self.name == "mae" else difference * (2 * shares)
 
     def losses(self, projections, targets, vectors):
         """Give the loss of each row, (n_rows,), float64, from projections (n_rows, H, W)."""
@@ -190,6 +204,7 @@ class LBFGSObjective:
     class_weight: str | None
 
     has_bias: ClassVar[bool] = True
+    default_bias: ClassVar[str] = "best"
     advice: ClassVar[str] = "bring the activations to a smaller scale"
 
     @property
@@ -201,22 +216,34 @@ class LBFGSObjective:
         """Resize masks; (n_rows, H, W), float32."""
         return resize_masks(masks, self.mask_size, self.mask_resize)
 
-    def solve(self, activations, targets, start, *, n_threads=1, recorder=None):
+    def drawing_target(self, mask):
+        """Resize a mask to the size at which projections are compared with it."""
+        return self.targets([mask])[0]
+
+    def solve(self, activations, targets, start, *, weights=None, n_threads=1, recorder=None):
         """Optimize one vector per row; as ``AdamWObjective.solve``, ``recorder`` is not used."""
         images, arrays = _group_by_grid(activations), _as_compiled_input(activations)
         if arrays is not None:
-            return Solution(*compiled_lbfgs.solve(arrays, images, targets, start, self, n_threads))
-        return Solution(*solve_ridge_with_torch(activations, targets, start, self))
+            pixels = arrays, images, targets, weights
+            return Solution(*compiled_lbfgs.solve(*pixels, start, self, n_threads))
+        return Solution(*solve_ridge_with_torch(activations, targets, weights, start, self))
 
     def loss(self, grid, vector, target, intercept=None):
         """Give the value of a vector on a row; ``None`` means the intercept that makes it least."""
-        pixels = PixelLoss(self, target[None], torch.float64, "cpu")
-        logits = compute_logits(grid, vector, target.shape).reshape(1, -1)
+        pixels, logits = self._read(grid, vector, target)
         if intercept is None:
             intercept = best_intercept(pixels, logits)
         loss = pixels.losses(logits + float(intercept)).item()
         scale = grid.detach().double().square().sum().item() / grid[0].numel()
         return loss + self.alpha / 2 * scale * float((np.asarray(vector, np.float64) ** 2).sum())
+
+    def fit_intercept(self, grid, vector, target):
+        """Give the intercept that makes the loss of a vector on a row least."""
+        return best_intercept(*self._read(grid, vector, target))
+
+    def _read(self, grid, vector, target):
+        pixels = PixelLoss(self, target[None], None, torch.float64, "cpu")
+        return pixels, compute_logits(grid, vector, target.shape).reshape(1, -1)
 
     def key(self):
         """Give the settings that the vectors depend on; plain values."""

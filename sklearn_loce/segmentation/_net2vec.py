@@ -144,8 +144,9 @@ class ConceptVectors:
         weights = torch.stack([self._vectors[code] for code in codes])
         activations = image.activations.expand(len(codes), -1, -1, -1)
         terms = self._objective.slope_terms(image.targets.astype(np.float64))
+        terms = [torch.from_numpy(term).to(weights) for term in terms]
         projections, gradients = project_and_differentiate(
-            activations, weights, torch.from_numpy(terms).to(weights), self._objective
+            activations, weights, terms, self._objective
         )
         for code, gradient in zip(codes, gradients, strict=True):
             self._sums[code] += gradient

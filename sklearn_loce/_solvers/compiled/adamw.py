@@ -7,7 +7,7 @@ weights are updated, and their share of the next projection is added, for one ro
 
 import numpy as np
 
-from ..adamw import BETAS, EPS, WEIGHT_DECAY
+from ..adamw import BETAS, EPS, WEIGHT_DECAY, covered_share
 from .images import solve_images
 from .jit import jit
 from .kernels import (
@@ -17,7 +17,7 @@ from .kernels import (
     add_channels,
     geometry_of,
     map_length,
-    pad_targets,
+    pad_pixels,
     padded,
     pull_back,
     resample_lines,
@@ -45,7 +45,7 @@ _ZERO, _ONE = _F(0), _F(1)
 _NEGLIGIBLE = _F(1e-17)
 
 
-def solve(activations, images, targets, start, objective, n_threads=None):
+def solve(activations, images, targets, weights, start, objective, n_threads=None):
     """Optimize the rows; as ``solve_with_torch``, of float32 arrays."""
     vectors = np.empty((len(activations), len(start)), dtype=np.float32)
     schedule, penalty = _schedule(objective), _F(objective.penalty / len(start))
@@ -55,20 +55,21 @@ def solve(activations, images, targets, start, objective, n_threads=None):
         geometry = geometry_of(grid.shape[1:], targets.shape[1:])
         channels = aligned_zeros((padded(len(grid)), padded(grid[0].size)))
         channels[: len(grid), : grid[0].size] = grid.reshape(len(grid), -1)
-        weights = aligned_zeros((len(rows), len(channels)))
-        weights[:, : len(start)] = start
-        kind, factors = _pixel_terms(objective, targets[rows])
-        masks = pad_targets(targets[rows])
+        vector = aligned_zeros((len(rows), len(channels)))
+        vector[:, : len(start)] = start
+        own = None if weights is None else weights[rows]
+        kind, factors = _pixel_terms(objective, targets[rows], own)
+        pixels = pad_pixels(targets[rows]), pad_pixels(own)
         maps = aligned_zeros((2, len(rows), map_length(*grid.shape[1:])))
         wide = aligned_zeros((2, *wide_shape(grid.shape[1], geometry)))
         _run_steps(
-            (kind, penalty, masks, factors, geometry, grid.shape[1:]),
+            (kind, penalty, *pixels, factors, geometry, grid.shape[1:]),
             channels,
-            (weights, aligned_zeros(weights.shape), aligned_zeros(weights.shape)),
+            (vector, aligned_zeros(vector.shape), aligned_zeros(vector.shape)),
             (maps[0], maps[1], wide[0], wide[1]),
             schedule,
         )
-        vectors[rows] = weights[:, : len(start)]
+        vectors[rows] = vector[:, : len(start)]
 
     solve_images(solve_rows, activations, images, len(start), n_threads)
     return vectors
@@ -83,13 +84,14 @@ def _schedule(objective):
     return np.hstack([*varying, np.broadcast_to(fixed, (len(k), len(fixed)))]).astype(_F)
 
 
-def _pixel_terms(objective, targets):
+def _pixel_terms(objective, targets, weights):
     """Give the kind of an objective's slopes, and their factors (n_rows, 2)."""
     factors = np.zeros((len(targets), 2), dtype=_F)
     if objective.name == "net2vec":
-        factors[:, 0], factors[:, 1] = -1, (targets > 0).mean((1, 2))
+        factors[:, 0], factors[:, 1] = -1, covered_share(targets, weights)
         return AFFINE, factors
-    factors[:, 0] = (2 if objective.name == "mse" else 1) / targets[0].size
+    size = targets[0].size if weights is None else weights.sum((1, 2), dtype=np.float64)
+    factors[:, 0] = (2 if objective.name == "mse" else 1) / size
     return (DIFFERENCE if objective.name == "mse" else SIGN), factors
 
 
@@ -143,7 +145,7 @@ def _update(penalty, channels, state, slopes, projections, constants):
 @jit
 def _run_steps(problem, channels, state, maps, schedule):
     """Make every step for rows that share a grid of activations; ``state`` ends at the LoCEs."""
-    kind, penalty, targets, factors, geometry, (n_lines, n_columns) = problem
+    kind, penalty, targets, pixel_weights, factors, geometry, (n_lines, n_columns) = problem
     projections, slopes, wide, wide_slope = maps
     width, widening, narrowing = targets.shape[2], geometry.widening, geometry.narrowing
     for k in range(len(targets)):
@@ -152,6 +154,6 @@ def _run_steps(problem, channels, state, maps, schedule):
     for i in range(len(schedule)):
         for k in range(len(targets)):
             resample_lines(projections, k, 0, n_columns, n_lines, widening, wide, 0, 0, width)
-            pull_back(kind, wide, targets, k, factors[k], geometry, wide_slope)
+            pull_back(kind, wide, targets, pixel_weights, k, factors[k], geometry, wide_slope)
             resample_lines(wide_slope, 0, 0, width, n_lines, narrowing, slopes, k, 0, n_columns)
         _update(penalty, channels, state, slopes, projections, schedule[i])

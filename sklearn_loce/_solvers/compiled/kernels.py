@@ -90,8 +90,10 @@ def shrink(grid, mask_size):
     return grid
 
 
-def pad_targets(targets):
-    """Pad the lines of masks (n_rows, H, W)."""
+def pad_pixels(targets):
+    """Pad the lines of masks, or of weights, (n_rows, H, W); ``None`` stays."""
+    if targets is None:
+        return None
     out = aligned_zeros((*targets.shape[:2], padded(targets.shape[2])))
     out[:, :, : targets.shape[2]] = targets
     return out
@@ -175,8 +177,12 @@ def resample_lines(source, row, start, width, n_lines, resampling, target, to, b
 
 
 @jit
-def pull_back(kind, wide, targets, k, factors, geometry, out):
-    """Take dL/d(widened grid) of row k; each of its lines lies above ``starts`` mask lines."""
+def pull_back(kind, wide, targets, weights, k, factors, geometry, out):
+    """Take dL/d(widened grid) of row k; each of its lines lies above ``starts`` mask lines.
+
+    ``weights`` of pixels are padded as targets are, or ``None``, for which numba leaves the branch
+    out.
+    """
     starts, share, width = geometry.starts, geometry.share, targets.shape[2]
     first, second = splat(factors[0]), splat(factors[1])
     for j in range(0, width, LANES):
@@ -191,6 +197,8 @@ def pull_back(kind, wide, targets, k, factors, geometry, out):
                 f = splat(share[r])
                 t = load(targets, (k, r, j))
                 slope = pixel_slopes(kind, fma(f, step, upper), t, first, second)
+                if weights is not None:
+                    slope = slope * load(weights, (k, r, j))
                 below = fma(f, slope, below)
                 above = above + fma(splat(_ZERO) - f, slope, slope)
             store(out, (0, at), above)

@@ -22,7 +22,7 @@ from .kernels import (
     exp_minus_abs,
     geometry_of,
     map_length,
-    pad_targets,
+    pad_pixels,
     padded,
     pull_back,
     resample_lines,
@@ -69,6 +69,7 @@ class _Problem(NamedTuple):
     channels: np.ndarray
     ridge: np.ndarray
     targets: np.ndarray
+    weights: np.ndarray | None
     wide: np.ndarray
     wide_slope: np.ndarray
     slopes: np.ndarray
@@ -76,7 +77,7 @@ class _Problem(NamedTuple):
     numbers: np.ndarray
 
 
-def solve(activations, images, targets, start, objective, n_threads=None):
+def solve(activations, images, targets, weights, start, objective, n_threads=None):
     """Optimize the rows; as ``solve_ridge_with_torch``, of float32 arrays.
 
     ``images`` lists the rows that share activations.
@@ -87,15 +88,16 @@ def solve(activations, images, targets, start, objective, n_threads=None):
     def solve_rows(grid, rows):
         root = _root_mean_square(np.ascontiguousarray(grid).reshape(1, -1), len(grid))
         grid = shrink(grid, targets.shape[1:])
-        problem = _lay_out(grid, targets[rows], objective)
+        own = None if weights is None else weights[rows]
+        problem = _lay_out(grid, targets[rows], own, objective)
         means = _scale_channels(problem.channels, grid.reshape(len(grid), -1), root)
         scaled = np.append(start * root, means @ (start * root)).astype(np.float32)
         _minimize(problem, scaled)
         points = problem.records[_POINT::_N_RECORDS, : len(scaled)]
-        weights = points[:, :-1].astype(np.float64)
-        vectors[rows] = weights / root
+        found = points[:, :-1].astype(np.float64)
+        vectors[rows] = found / root
         # Sums of products one after the other: those of a matrix could depend on the rows beside.
-        facts[0, rows] = points[:, -1] - (weights * means).sum(1).astype(np.float32)
+        facts[0, rows] = points[:, -1] - (found * means).sum(1).astype(np.float32)
         facts[1, rows] = problem.numbers[:, _N_ITER]
         facts[2, rows] = problem.numbers[:, _NORM] / problem.numbers[:, _UNIT]
 
@@ -103,19 +105,21 @@ def solve(activations, images, targets, start, objective, n_threads=None):
     return vectors, *facts
 
 
-def _lay_out(grid, targets, objective):
+def _lay_out(grid, targets, weights, objective):
     """Give the problem of rows that share a grid; its channels are still zero."""
     geometry = geometry_of(grid.shape[1:], targets.shape[1:])
     n_rows, n_channels = len(targets), padded(len(grid) + 1)
     length = map_length(*grid.shape[1:])
     ridge = aligned_zeros((1, n_channels))
     ridge[0, : len(grid)] = objective.alpha
-    masks, numbers = pad_targets(targets), aligned_zeros((n_rows, _N_NUMBERS))
+    masks, numbers = pad_pixels(targets), aligned_zeros((n_rows, _N_NUMBERS))
     if objective.is_convex:
-        numbers[:, :2] = balance(targets, objective.class_weight).T
-    numbers[:, _AREA] = targets.sum((1, 2), dtype=np.float64)
-    # Where lines are padded, logits are 0 and projections a half.
-    numbers[:, _PADDING] = targets.shape[1] * (masks.shape[2] - targets.shape[2]) / 2
+        numbers[:, :2] = balance(targets, objective.class_weight, weights).T
+    weighted = targets if weights is None else weights * targets
+    numbers[:, _AREA] = weighted.sum((1, 2), dtype=np.float64)
+    if weights is None:
+        # Where lines are padded, logits are 0 and projections a half.
+        numbers[:, _PADDING] = targets.shape[1] * (masks.shape[2] - targets.shape[2]) / 2
     return _Problem(
         kind=_KINDS.index(objective.name),
         tol=np.float32(objective.tol),
@@ -125,6 +129,7 @@ def _lay_out(grid, targets, objective):
         channels=aligned_zeros((n_channels, padded(grid[0].size))),
         ridge=ridge,
         targets=masks,
+        weights=pad_pixels(weights),
         wide=aligned_zeros(wide_shape(grid.shape[1], geometry)),
         wide_slope=aligned_zeros(wide_shape(grid.shape[1], geometry)),
         slopes=aligned_zeros((n_rows, length)),
@@ -220,7 +225,7 @@ def _map_slope(problem, k, row):
 
 
 @jit
-def _overlap(problem, k):
+def _overlap(problem, weights, k):
     """Sum projections, and projections inside the mask, over all pixels."""
     (starts, share), targets, wide = problem.geometry[:2], problem.targets, problem.wide
     width, area, shared = targets.shape[2], splat(_ZERO), splat(_ZERO)
@@ -232,6 +237,8 @@ def _overlap(problem, k):
                 x = fma(splat(share[r]), step, upper)
                 e = exp_minus_abs(x)
                 p = where_positive(x, splat(_ONE), e) / (e + splat(_ONE))
+                if weights is not None:
+                    p = p * load(weights, (k, r, j))
                 area = area + p
                 shared = fma(load(targets, (k, r, j)), p, shared)
     return total(shared), total(area)
@@ -243,7 +250,7 @@ def _slope_factors(problem, k):
     kind, numbers = problem.kind, problem.numbers
     if kind == 0:
         return LOGISTIC, (numbers[k, _CONCEPT], numbers[k, _BACKGROUND]), _ZERO
-    shared, area = _overlap(problem, k)
+    shared, area = _overlap(problem, problem.weights, k)
     whole = numbers[k, _AREA] + (area - numbers[k, _PADDING])
     if kind == _JACCARD:
         whole -= shared
@@ -261,7 +268,7 @@ def _evaluate(problem, k, row):
     widening, narrowing = geometry.widening, geometry.narrowing
     resample_lines(records, row, n_channels, n_columns, n_lines, widening, wide, 0, 0, width)
     kind, factors, loss = _slope_factors(problem, k)
-    pull_back(kind, wide, problem.targets, k, factors, geometry, slope)
+    pull_back(kind, wide, problem.targets, problem.weights, k, factors, geometry, slope)
     resample_lines(slope, 0, 0, width, n_lines, narrowing, slopes, k, 0, n_columns)
     return loss
 
