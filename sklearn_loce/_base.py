@@ -245,7 +245,7 @@ class SampleTransformer(TransformerMixin, BaseEstimator):
         ----------
         X : DataFrame or list of (image, mask) pairs
             The table of samples.
-        layers : str or list of str
+        layers : str, Joined or list of these
             Dotted names. The parameter ``layer`` and fitted attributes do not change.
 
         Returns

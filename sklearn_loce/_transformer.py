@@ -15,6 +15,7 @@ from torchvision.models import WeightsEnum
 from ._base import SampleTransformer
 from ._embedding.measure import draw_sample, measure_sample
 from ._network.handle import TorchModel
+from ._network.joined import Joined
 from ._samples.table import as_samples
 from ._solvers.objectives import LBFGS_OBJECTIVES, OBJECTIVES, SOLVERS, make_objective
 from ._solvers.optimize import INITS, initial_vector
@@ -35,9 +36,9 @@ class LoCETransformer(SampleTransformer):
     model : torch.nn.Module or TorchModel
         The network. Wrap it in a :class:`TorchModel` where the estimator is cloned, as in a grid
         search: clones then share the weights instead of copying them.
-    layer : str or list of str
-        Dotted name of a layer, as :func:`list_layers` gives it. The LoCEs of several layers are
-        optimized per layer and concatenated.
+    layer : str, Joined or list of these
+        Dotted name of a layer, as :func:`list_layers` gives it, or several :class:`Joined` as one.
+        The LoCEs of a list of layers are optimized per layer and concatenated.
     preprocess : None, torchvision Weights, their ``.transforms()``, Hugging Face image processor, \
             or callable, default=None
         ``None`` scales pixels to [0, 1], as the paper does. Of torchvision's weights and Hugging
@@ -132,7 +133,7 @@ class LoCETransformer(SampleTransformer):
     Attributes
     ----------
     layers_ : list of str
-        The layers by name.
+        The layers by name; joined layers as ``str(joined)``.
     n_channels_ : list of int
         Number of channels of each layer.
     inits_ : list of ndarray of shape (n_channels,)
@@ -147,7 +148,7 @@ class LoCETransformer(SampleTransformer):
     --------
     optimize_loces : The optimization on tensors.
     MaskedMeanTransformer : Averages of activations under the mask.
-    JoinedLayers : Several layers as one.
+    Joined : Several layers as one.
     RowStore : Keeps vectors in a folder.
     sklearn_loce.datasets.load_coco : A table of samples from COCO annotations.
 
@@ -187,7 +188,7 @@ class LoCETransformer(SampleTransformer):
 
     _parameter_constraints = {  # noqa: RUF012 - the name and form are scikit-learn's
         "model": [nn.Module, TorchModel],
-        "layer": [str, list, tuple],
+        "layer": [str, Joined, list, tuple],
         "preprocess": [None, WeightsEnum, callable],
         "reshape_transform": [None, callable],
         "objective": [StrOptions(set(OBJECTIVES))],
@@ -375,7 +376,7 @@ class LoCETransformer(SampleTransformer):
             One vector per row, such as LoCEs or centroids of clusters. ``None`` optimizes LoCEs.
             If the objective has a bias, the one with the largest Jaccard index of projection and
             mask at ``mask_size`` is used; with ``append_bias=True`` the one in the vectors.
-        layer : str, default=None
+        layer : str or Joined, default=None
             Which layer to project; may be left out if there is only one.
         threshold : float or None, default=0.5
             Pixels above it belong to the concept; ``None`` gives the probabilities.
@@ -401,6 +402,6 @@ class LoCETransformer(SampleTransformer):
     def _check_layer(self, layer):
         if layer is None and len(self.layers_) == 1:
             return self.layers_[0]
-        if layer not in self.layers_:
+        if layer not in self._layers and layer not in self.layers_:
             raise ValueError(f"layer must be one of {self.layers_}, got {layer!r}.")
-        return layer
+        return str(layer)
