@@ -125,7 +125,7 @@ class SampleTransformer(TransformerMixin, BaseEstimator):
         FileNotFoundError
             If the first image is missing.
         TypeError
-            If ``X`` is no table.
+            If ``X`` is no table, or a layer is neither a name nor ``Joined``.
         RuntimeError
             If another thread runs a network that can't be copied.
         """

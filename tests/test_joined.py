@@ -100,6 +100,7 @@ def test_it_is_a_value():
     assert repr(Joined("a.0", "b")) == "Joined('a.0', 'b')"
     assert str(Joined("a.0", "b")) == "a.0+b"
     assert Joined("a", "b").layers == ("a", "b")
+    assert repr(Joined(*np.array(["a", "b"]))) == "Joined('a', 'b')"
     with pytest.raises(AttributeError):
         Joined("a", "b").layers = ("c",)
 

@@ -74,7 +74,7 @@ class Joined:
             )
         if len(set(layers)) < max(2, len(layers)):
             raise ValueError(f"Joined takes two or more different layers, got {list(layers)}.")
-        object.__setattr__(self, "layers", layers)
+        object.__setattr__(self, "layers", tuple(map(str, layers)))
 
     def __repr__(self):
         return f"Joined({', '.join(map(repr, self.layers))})"
