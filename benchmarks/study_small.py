@@ -17,7 +17,7 @@ from torchvision.transforms import v2
 
 from benchmarks.measure import threads
 from benchmarks.segmentation import NORMALIZE, sequence_of
-from sklearn_loce import ActivationExtractor, JoinedLayers, LoCETransformer, TorchModel
+from sklearn_loce import ActivationExtractor, Joined, LoCETransformer
 from sklearn_loce.datasets import crop_samples
 
 CONCEPTS = ("bicyclist", "pedestrian", "pole", "sign")
@@ -49,9 +49,8 @@ class Way:
 
     def embedder(self, model, size, **others):
         """Make the transformer, for images of ``size``; with other parameters, if given."""
-        layer, preprocess = self.layers[0], NORMALIZE
-        if len(self.layers) > 1:
-            model, layer = TorchModel(JoinedLayers(model, self.layers)), "joined"
+        layer = Joined(*self.layers) if len(self.layers) > 1 else self.layers[0]
+        preprocess = NORMALIZE
         if self.shown != WHOLE:
             scale = ENLARGED if self.shown == LARGE else 1
             resize = v2.Resize([scale * n for n in size])

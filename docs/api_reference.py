@@ -54,7 +54,7 @@ API_REFERENCE = {
             Section(
                 "Networks and layers",
                 "A handle on a network, and the activations of its layers.",
-                ("TorchModel", "list_layers", "ActivationExtractor", "JoinedLayers"),
+                ("TorchModel", "list_layers", "ActivationExtractor", "Joined"),
             ),
             Section(
                 "Functions on tensors",

@@ -11,7 +11,7 @@ __version__ = "0.1.0.dev0"
 
 _HOMES = {
     "ActivationExtractor": "_network.extract",
-    "JoinedLayers": "_network.joined",
+    "Joined": "_network.joined",
     "LoCETransformer": "_transformer",
     "MaskedMeanTransformer": "_mean_transformer",
     "RowStore": "_store.sqlite",

@@ -142,7 +142,7 @@ class SampleTransformer(TransformerMixin, BaseEstimator):
         FileNotFoundError
             If the first image is missing.
         TypeError
-            If ``X`` is no table.
+            If ``X`` is no table, or a layer is neither a name nor ``Joined``.
         RuntimeError
             If another thread runs a network that can't be copied.
         """
@@ -358,7 +358,7 @@ class SampleTransformer(TransformerMixin, BaseEstimator):
             The table of samples.
         embeddings : array-like of shape (n_samples, n_features), default=None
             One vector per row, such as LoCEs or centroids of clusters. ``None`` computes them.
-        layer : str, default=None
+        layer : str or Joined, default=None
             Which layer to project; may be left out if there is only one.
         threshold : float or None, default=0.5
             Pixels above it belong to the concept; ``None`` gives the probabilities.
@@ -389,9 +389,9 @@ class SampleTransformer(TransformerMixin, BaseEstimator):
     def _check_layer(self, layer):
         if layer is None and len(self.layers_) == 1:
             return self.layers_[0]
-        if layer not in self.layers_:
+        if layer not in self._layers and layer not in self.layers_:
             raise ValueError(f"layer must be one of {self.layers_}, got {layer!r}.")
-        return layer
+        return str(layer)
 
     def _widths(self):
         """How many features each layer has."""
@@ -428,7 +428,7 @@ class SampleTransformer(TransformerMixin, BaseEstimator):
         ----------
         X : DataFrame or list of (image, mask) pairs
             The table of samples.
-        layers : str or list of str
+        layers : str, Joined or list of these
             Dotted names. The parameter ``layer`` and fitted attributes do not change.
 
         Returns

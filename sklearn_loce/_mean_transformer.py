@@ -10,6 +10,7 @@ from torchvision.models import WeightsEnum
 
 from ._base import SampleTransformer
 from ._network.handle import TorchModel
+from ._network.joined import Joined
 from ._solvers.masked_mean import MaskedMean
 from ._store.memory import MemoryStore
 from ._store.sqlite import RowStore
@@ -28,9 +29,9 @@ class MaskedMeanTransformer(SampleTransformer):
     model : torch.nn.Module or TorchModel
         The network. Wrap it in a ``TorchModel`` where the estimator is cloned, as in a grid
         search: clones then share the weights instead of copying them.
-    layer : str or list of str
-        Dotted name of a layer, as ``list_layers`` gives it. The averages of several layers
-        are concatenated.
+    layer : str, Joined or list of these
+        Dotted name of a layer, as ``list_layers`` gives it, or several :class:`Joined` as one. The
+        averages of a list of layers are concatenated.
     preprocess : None, torchvision Weights, their ``.transforms()``, Hugging Face image processor, \
             or callable, default=None
         ``None`` scales pixels to [0, 1], as the paper does. Of torchvision's weights and Hugging
@@ -83,7 +84,7 @@ class MaskedMeanTransformer(SampleTransformer):
     Attributes
     ----------
     layers_ : list of str
-        The layers by name.
+        The layers by name; joined layers as ``str(joined)``.
     n_channels_ : list of int
         Number of channels of each layer.
     mean_, scale_ : list of ndarray of shape (n_channels,), float64, or None
@@ -116,7 +117,7 @@ class MaskedMeanTransformer(SampleTransformer):
 
     _parameter_constraints = {  # noqa: RUF012 - the name and form are scikit-learn's
         "model": [nn.Module, TorchModel],
-        "layer": [str, list, tuple],
+        "layer": [str, Joined, list, tuple],
         "preprocess": [None, WeightsEnum, callable],
         "reshape_transform": [None, callable],
         "background": [StrOptions({"keep", "subtract"})],

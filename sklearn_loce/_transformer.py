@@ -11,6 +11,7 @@ from torchvision.models import WeightsEnum
 
 from ._base import SampleTransformer
 from ._network.handle import TorchModel
+from ._network.joined import Joined
 from ._solvers.objectives import LBFGS_OBJECTIVES, OBJECTIVES, SOLVERS, make_objective
 from ._solvers.optimize import INITS, initial_vector
 from ._solvers.resize import MASK_RESIZE, check_mask_size
@@ -30,9 +31,9 @@ class LoCETransformer(SampleTransformer):
     model : torch.nn.Module or TorchModel
         The network. Wrap it in a :class:`TorchModel` where the estimator is cloned, as in a grid
         search: clones then share the weights instead of copying them.
-    layer : str or list of str
-        Dotted name of a layer, as :func:`list_layers` gives it. The LoCEs of several layers are
-        optimized per layer and concatenated.
+    layer : str, Joined or list of these
+        Dotted name of a layer, as :func:`list_layers` gives it, or several :class:`Joined` as one.
+        The LoCEs of a list of layers are optimized per layer and concatenated.
     preprocess : None, torchvision Weights, their ``.transforms()``, Hugging Face image processor, \
             or callable, default=None
         ``None`` scales pixels to [0, 1], as the paper does. Of torchvision's weights and Hugging
@@ -127,7 +128,7 @@ class LoCETransformer(SampleTransformer):
     Attributes
     ----------
     layers_ : list of str
-        The layers by name.
+        The layers by name; joined layers as ``str(joined)``.
     n_channels_ : list of int
         Number of channels of each layer.
     inits_ : list of ndarray of shape (n_channels,)
@@ -142,7 +143,7 @@ class LoCETransformer(SampleTransformer):
     --------
     optimize_loces : The optimization on tensors.
     MaskedMeanTransformer : Averages of activations under the mask.
-    JoinedLayers : Several layers as one.
+    Joined : Several layers as one.
     RowStore : Keeps vectors in a folder.
     sklearn_loce.datasets.load_coco : A table of samples from COCO annotations.
 
@@ -182,7 +183,7 @@ class LoCETransformer(SampleTransformer):
 
     _parameter_constraints = {  # noqa: RUF012 - the name and form are scikit-learn's
         "model": [nn.Module, TorchModel],
-        "layer": [str, list, tuple],
+        "layer": [str, Joined, list, tuple],
         "preprocess": [None, WeightsEnum, callable],
         "reshape_transform": [None, callable],
         "objective": [StrOptions(set(OBJECTIVES))],

@@ -54,6 +54,31 @@ def test_later_passes_of_a_size_stop_behind_the_deepest_layer():
             assert tail.counter.n == n_whole
 
 
+class Inside(nn.Module):
+    """Extracts a layer of a network with an extractor of its own, and works on that."""
+
+    def __init__(self, network):
+        super().__init__()
+        self.network, self.head = network, nn.Identity()
+
+    def forward(self, images):
+        return self.head(ActivationExtractor(self.network, "2")(images)["2"])
+
+
+@pytest.mark.parametrize("layers", [["network.1"], ["network.1", "head"], ["network.2", "head"]])
+def test_an_early_stop_ends_only_its_own_pass(layers):
+    first = Tail()
+    network = nn.Sequential(first, nn.Conv2d(3, 4, 1), nn.ReLU())
+    depths = {"network.1": 2, "network.2": 3, "head": 3}
+    with ActivationExtractor(Inside(network), layers) as extract:
+        for images in (IMAGES, IMAGES, IMAGES[..., :12], IMAGES):
+            n_passes = first.counter.n + 1
+            found = extract(images)
+            assert first.counter.n == n_passes
+            for layer, grid in found.items():
+                assert torch.equal(grid, _by_hand(network, images, depths[layer]))
+
+
 class Reusing(nn.Module):
     def __init__(self):
         super().__init__()

@@ -1,35 +1,36 @@
-"""JoinedLayers against hooks by hand and float64, and under everything that takes a network."""
+"""Joined against hooks by hand and float64, and wherever a layer is named."""
 
 import copy
 import pickle
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import torch
 from sklearn.base import clone
 from sklearn.model_selection import GridSearchCV
+from sklearn.preprocessing import StandardScaler
 from torch import nn
 from torch.nn import functional
 from torchvision import models
 
 from sklearn_loce import (
     ActivationExtractor,
-    JoinedLayers,
+    Joined,
     LoCETransformer,
     MaskedMeanTransformer,
     RowStore,
     TorchModel,
-    list_layers,
     optimize_loces,
 )
 from sklearn_loce.exceptions import LayoutError
+from sklearn_loce.plotting import LayerComparisonDisplay, ProjectionDisplay, to_html
+from sklearn_loce.segmentation import ConceptSegmenter, Net2VecSegmenter
 
-from .conftest import make_small_network
-from .counting import LAYERS, Counter, Counting, build_counting, draw_table
+from .counting import LAYERS, Counter, build_counting, draw_table
 
-TWO = ("body.0", "body.4")
+TWO = Joined("body.0", "body.4")
 
 
 def taken_by_hand(network, layers, images):
@@ -63,6 +64,11 @@ def joined_by_hand(grids):
     return torch.stack(images)
 
 
+def extract_joined(network, *layers, images, **how):
+    joined = Joined(*layers)
+    return ActivationExtractor(network, joined, **how)(images)[str(joined)]
+
+
 def assert_as_by_hand(maps, expected):
     torch.testing.assert_close(maps.double(), expected, rtol=1e-4, atol=1e-5)
 
@@ -71,36 +77,126 @@ def draw_images(*shape, seed=0):
     return torch.rand(*shape, generator=torch.Generator().manual_seed(seed))
 
 
-@pytest.fixture
-def joined():
-    return JoinedLayers(build_counting(), TWO)
+def grids_by_hand(network, X, layers=TWO.layers):
+    """Give the joined grid of each image of a table, in float64."""
+    images = [torch.from_numpy(image).permute(2, 0, 1)[None] / 255 for image in X["image"]]
+    return torch.cat([joined_by_hand(taken_by_hand(network, layers, image)) for image in images])
 
 
-@pytest.mark.parametrize("layers", [["0"], ["1", "4"], ["5", "0", "2"], ("0", "2", "3")])
+def make_joining(network=None, layer=TWO, **how):
+    how = {"objective": "logistic", "alpha": 1e-3} | how
+    return LoCETransformer(TorchModel(network or build_counting()), layer, **how)
+
+
+# The value
+
+
+def test_it_is_a_value():
+    assert Joined("a", "b") == Joined("a", "b")
+    others = {Joined("b", "a"), Joined("a", "b", "c"), Joined("a", "b.c"), "a+b", ("a", "b")}
+    assert Joined("a", "b") not in others
+    assert len({Joined("a", "b"), Joined("a", "b")}) == 1
+    assert Joined("a", "b+c") != Joined("a+b", "c")
+    assert repr(Joined("a.0", "b")) == "Joined('a.0', 'b')"
+    assert str(Joined("a.0", "b")) == "a.0+b"
+    assert Joined("a", "b").layers == ("a", "b")
+    assert repr(Joined(*np.array(["a", "b"]))) == "Joined('a', 'b')"
+    with pytest.raises(AttributeError):
+        Joined("a", "b").layers = ("c",)
+
+
+@pytest.mark.parametrize(
+    "copied", [copy.copy, copy.deepcopy, partial(clone, safe=False), lambda value: value]
+)
+def test_copies_and_pickles_are_equal(copied):
+    for protocol in range(pickle.HIGHEST_PROTOCOL + 1):
+        other = pickle.loads(pickle.dumps(copied(TWO), protocol))
+        assert (other, hash(other), repr(other)) == (TWO, hash(TWO), repr(TWO))
+
+
+@pytest.mark.parametrize("layers", [(), ("a",), ("a", "a"), ("a", "b", "a")])
+def test_two_or_more_different_layers_are_needed(layers):
+    with pytest.raises(ValueError, match=r"two or more different layers, got \["):
+        Joined(*layers)
+
+
+@pytest.mark.parametrize("layers", [("a", 1), (None, "a"), (["a", "b"],), (TWO, "a")])
+def test_layers_are_names(layers):
+    with pytest.raises(TypeError, match=r"one by one, as in Joined\(.*got"):
+        Joined(*layers)
+
+
+def test_unknown_layers_are_named_with_close_ones():
+    network = build_counting()
+    for layer in (Joined("body.0", "body.44"), ["body.0", Joined("body.2", "body.44")]):
+        with pytest.raises(ValueError, match=r"no layer 'body.44'.*'body.4'"):
+            ActivationExtractor(network, layer)
+        with pytest.raises(ValueError, match=r"no layer 'body.44'.*'body.4'"):
+            make_joining(layer=layer).fit(draw_table(1))
+        with pytest.raises(ValueError, match=r"no layer 'body.44'.*'body.4'"):
+            make_joining().precompute(draw_table(1), layer)
+
+
+def test_the_name_in_tables_is_no_layer_but_the_error_helps():
+    with pytest.raises(
+        ValueError, match=r"no layer 'body.0\+body.4'.*Joined\('body.0', 'body.4'\)"
+    ):
+        make_joining(layer="body.0+body.4").fit(draw_table(1))
+    with pytest.raises(ValueError, match=r"no layer 'body.0\+body.9'.*Close names"):
+        make_joining(layer="body.0+body.9").fit(draw_table(1))
+
+
+def test_a_list_has_each_layer_once():
+    with pytest.raises(ValueError, match="different layers"):
+        ActivationExtractor(build_counting(), [TWO, "body.0", Joined(*TWO.layers)])
+    for layers in ([3], [["body.0", "body.4"]], [None, TWO]):
+        with pytest.raises(TypeError, match="layer must be the name of a layer, Joined names, or"):
+            ActivationExtractor(build_counting(), layers)
+
+
+# The activations
+
+
+@pytest.mark.parametrize("layers", [("0", "2"), ("1", "4"), ("5", "0", "2"), ("0", "2", "3")])
 def test_it_is_what_hooks_and_float64_give(small_network, layers):
-    module = JoinedLayers(small_network, layers)
-    for size in [(16, 16), (17, 23), (16, 16), (9, 30)]:
-        images = draw_images(2, 3, *size)
-        assert_as_by_hand(
-            module(images), joined_by_hand(taken_by_hand(small_network, layers, images))
-        )
+    with ActivationExtractor(small_network, Joined(*layers)) as extract:
+        for size in [(16, 16), (17, 23), (16, 16), (9, 30)]:
+            images = draw_images(2, 3, *size)
+            expected = joined_by_hand(taken_by_hand(small_network, layers, images))
+            found = extract(images)
+            assert list(found) == ["+".join(layers)]
+            assert_as_by_hand(found["+".join(layers)], expected)
+
+
+def test_members_may_be_asked_for_alone(small_network):
+    asked = ["2", Joined("0", "2"), Joined("2", "0"), "4"]
+    images = draw_images(2, 3, 16, 16)
+    with ActivationExtractor(small_network, asked) as extract:
+        for _ in range(2):
+            found = extract(images)
+            assert list(found) == ["2", "0+2", "2+0", "4"]
+            zero, two, four = taken_by_hand(small_network, ["0", "2", "4"], images)
+            expected = [two, joined_by_hand([zero, two]), joined_by_hand([two, zero]), four]
+            for grid, right in zip(found.values(), expected, strict=True):
+                assert_as_by_hand(grid, right)
 
 
 @pytest.mark.parametrize("factor", [1000, 1e25, 1e-25])  # whose squares float32 does not hold
-def test_the_scale_of_a_layer_does_not_matter(joined, factor):
-    images = draw_images(1, 3, 20, 20)
-    before = joined(images)
+def test_the_scale_of_a_layer_does_not_matter(factor):
+    network, images = build_counting(), draw_images(1, 3, 20, 20)
+    before = extract_joined(network, *TWO.layers, images=images)
     with torch.no_grad():
-        for parameter in joined.network.body[4].parameters():
+        for parameter in network.body[4].parameters():
             parameter.mul_(factor)
-    torch.testing.assert_close(joined(images), before)
+    torch.testing.assert_close(extract_joined(network, *TWO.layers, images=images), before)
 
 
-def test_a_layer_of_zeros_stays_zero(joined):
+def test_a_layer_of_zeros_stays_zero():
+    network = build_counting()
     with torch.no_grad():
-        for parameter in joined.network.body[4].parameters():
+        for parameter in network.body[4].parameters():
             parameter.zero_()
-    maps = joined(draw_images(1, 3, 20, 20))
+    maps = extract_joined(network, *TWO.layers, images=draw_images(1, 3, 20, 20))
     assert torch.isfinite(maps).all()
     assert maps[:, :4].any()
     assert not maps[:, 4:].any()
@@ -113,44 +209,56 @@ def test_tokens_are_read_as_grids():
     images = draw_images(2, 3, 64, 64)
     first, *tokens = taken_by_hand(vit, layers, images)
     grids = [first, *(t[:, 1:].transpose(1, 2).reshape(2, 16, 4, 4) for t in tokens)]
-    extract = ActivationExtractor(JoinedLayers(vit, layers), "joined")
-    for _ in range(2):
-        maps = extract(images)["joined"]
-        assert_as_by_hand(maps, joined_by_hand(grids))
+    assert_as_by_hand(extract_joined(vit, *layers, images=images), joined_by_hand(grids))
 
 
 def first_half(output):
     return output[:, ::2]
 
 
-def test_reshape_transform_is_called_on_every_layer(joined):
-    images = draw_images(1, 3, 12, 12)
-    grids = [first_half(g) for g in taken_by_hand(joined.network, TWO, images)]
-    halved = JoinedLayers(joined.network, TWO, reshape_transform=first_half)
-    assert_as_by_hand(halved(images), joined_by_hand(grids))
+def test_reshape_transform_is_called_on_every_layer():
+    network, images = build_counting(), draw_images(1, 3, 12, 12)
+    grids = [first_half(g) for g in taken_by_hand(network, TWO.layers, images)]
+    halved = extract_joined(network, *TWO.layers, images=images, reshape_transform=first_half)
+    assert_as_by_hand(halved, joined_by_hand(grids))
 
 
-def test_half_precision_is_close(joined):
-    images = draw_images(1, 3, 20, 20)
-    before = joined(images)
-    torch.testing.assert_close(joined.bfloat16()(images), before, rtol=0.05, atol=0.05)
-
-
-def test_bad_parameters_are_refused():
-    with pytest.raises(ValueError, match="one or more different layers"):
-        JoinedLayers(build_counting(), [])
-    with pytest.raises(ValueError, match=r"no layer 'body.44'.*'body.4'"):
-        JoinedLayers(build_counting(), ["body.0", "body.44"])
-    with pytest.raises(TypeError, match="got function"):
-        JoinedLayers(build_counting, TWO)
-    with pytest.raises(TypeError, match="reshape_transform"):
-        JoinedLayers(build_counting(), TWO, reshape_transform=3)
+def test_half_precision_is_close():
+    network, images = build_counting(), draw_images(1, 3, 20, 20)
+    before = extract_joined(network, *TWO.layers, images=images)
+    half = extract_joined(network.bfloat16(), *TWO.layers, images=images)
+    torch.testing.assert_close(half, before, rtol=0.05, atol=0.05)
 
 
 def test_a_layer_without_places_is_a_clear_error():
     network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1))
-    with pytest.raises(LayoutError, match="pooled"):
-        JoinedLayers(network, ["0", "1"])(draw_images(1, 3, 16, 16))
+    with pytest.raises(LayoutError, match=r"layer '1'.*pooled"):
+        extract_joined(network, "0", "1", images=draw_images(1, 3, 16, 16))
+
+
+class Shared(nn.Module):
+    """Runs its activation function twice, and never its last layer."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = nn.Conv2d(3, 4, 3), nn.Conv2d(4, 5, 3, stride=2)
+        self.relu, self.idle = nn.ReLU(), nn.ReLU()
+
+    def forward(self, images):
+        return self.relu(self.second(self.relu(self.first(images))))
+
+
+def test_of_a_layer_that_runs_twice_the_last_output_counts():
+    network, images = Shared().eval(), draw_images(2, 3, 16, 16)
+    expected = joined_by_hand(taken_by_hand(network, ["relu", "first"], images))
+    with ActivationExtractor(network, Joined("relu", "first")) as extract:
+        for _ in range(2):
+            assert_as_by_hand(extract(images)["relu+first"], expected)
+
+
+def test_a_layer_that_does_not_run_is_a_clear_error():
+    with pytest.raises(LayoutError, match=r"\['idle'\] did not run"):
+        extract_joined(Shared(), "first", "idle", images=draw_images(1, 3, 16, 16))
 
 
 class Tail(nn.Module):
@@ -165,182 +273,10 @@ class Tail(nn.Module):
 
 def test_the_network_stops_at_the_deepest_layer():
     network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Conv2d(4, 4, 3), Tail())
-    with ActivationExtractor(JoinedLayers(network, ["1", "0"]), "joined") as extract:
+    with ActivationExtractor(network, Joined("1", "0")) as extract:
         for _ in range(3):
-            assert extract(draw_images(1, 3, 16, 16))["joined"].shape == (1, 8, 14, 14)
+            assert extract(draw_images(1, 3, 16, 16))["1+0"].shape == (1, 8, 14, 14)
     assert network[2].counter.n == 1  # the first pass shows how often layers run
-
-
-def count_hooks(module):
-    return sum(
-        len(child._forward_hooks) + len(child._forward_pre_hooks) for child in module.modules()
-    )
-
-
-def test_the_network_is_not_touched():
-    network = make_small_network().train()
-    network[3].eval()
-    modes = [child.training for child in network.modules()]
-    state = {name: value.clone() for name, value in network.state_dict().items()}
-    maps = JoinedLayers(network, ["1", "4"])(draw_images(2, 3, 16, 16))
-    assert not maps.requires_grad
-    assert [child.training for child in network.modules()] == modes
-    assert count_hooks(network) == 0
-    assert all(torch.equal(value, state[name]) for name, value in network.state_dict().items())
-    assert all(p.requires_grad and p.grad is None for p in network.parameters())
-
-
-@pytest.mark.parametrize("layers", [["network.body.0"], ["network.body.0", "joined"], TWO])
-def test_an_early_stop_ends_only_its_own_pass(joined, layers):
-    layers = [
-        name if "joined" in name or "network" in name else f"network.{name}" for name in layers
-    ]
-    extract = ActivationExtractor(joined, layers)
-    for size in [(16, 16), (16, 16), (12, 20), (16, 16)]:
-        images = draw_images(1, 3, *size)
-        taken = extract(images)
-        inner = [name.removeprefix("network.") for name in layers if name != "joined"]
-        for name, grid in zip(inner, taken_by_hand(joined.network, inner, images), strict=True):
-            assert_as_by_hand(taken[f"network.{name}"], grid)
-        if "joined" in layers:
-            torch.testing.assert_close(taken["joined"], joined(images))
-    assert count_hooks(joined) == 0
-
-
-def test_joined_layers_can_be_joined(joined):
-    outer = JoinedLayers(joined, ["joined", "network.body.2"])
-    images = draw_images(1, 3, 16, 16)
-    grids = [joined(images).double(), *taken_by_hand(joined.network, ["body.2"], images)]
-    for _ in range(2):
-        assert_as_by_hand(outer(images), joined_by_hand(grids))
-
-
-def test_list_layers_names_it(joined):
-    listed = list_layers(joined, (16, 20)).set_index("name")
-    assert listed.loc["joined", "output_shape"] == (1, 12, 16, 20)
-    assert listed.loc["joined", "n_calls"] == 1
-
-
-def test_vectors_are_those_of_the_joined_grid(joined):
-    X = draw_table(3)
-    loce = LoCETransformer(TorchModel(joined), "joined", objective="logistic", alpha=1e-3)
-    vectors = loce.fit_transform(X)
-    images = [torch.from_numpy(image).permute(2, 0, 1)[None] / 255 for image in X["image"]]
-    grids = [joined_by_hand(taken_by_hand(joined.network, TWO, image)) for image in images]
-    how = {"objective": "logistic", "alpha": 1e-3}
-    expected = optimize_loces(torch.cat(grids).float(), list(X["mask"]), **how).numpy()
-    np.testing.assert_allclose(vectors, expected, atol=0.01 * np.abs(expected).max())
-    assert vectors.shape == (len(X), 12)
-
-
-def test_transformers_take_it_as_a_network(joined):
-    X, model = draw_table(3), TorchModel(joined)
-    loce = LoCETransformer(model, "joined", objective="logistic").fit(X)
-    vectors = loce.transform(X)
-    rows = loce.evaluate(X, vectors)
-    assert rows["foreground_cells"].tolist() == [120] * len(X)  # as many cells as pixels
-    assert rows["iou"].mean() == pytest.approx(loce.score(X), abs=0.02)
-    maps = loce.project(X, vectors)
-    assert [m.shape for m in maps] == [mask.shape for mask in X["mask"]]
-    means = MaskedMeanTransformer(model, "joined").fit_transform(X)
-    image = torch.from_numpy(X["image"][0]).permute(2, 0, 1)[None] / 255
-    grid = joined_by_hand(taken_by_hand(joined.network, TWO, image))[0].numpy()
-    np.testing.assert_allclose(means[0], grid[:, X["mask"][0]].mean(1), rtol=1e-4, atol=1e-5)
-
-
-@pytest.mark.slow
-def test_workers_give_the_same_vectors(joined):
-    how = {"layer": "joined", "max_iter": 5, "memory": False}
-    X, make = draw_table(3), partial(LoCETransformer, TorchModel(joined), **how)
-    alone = make().fit_transform(X)
-    np.testing.assert_array_equal(make(n_jobs=2).fit_transform(X), alone)
-    np.testing.assert_array_equal(make(batch_size=1).fit_transform(X), alone)
-
-
-def test_a_store_keeps_lists_of_layers_apart(tmp_path):
-    X, network, store = draw_table(2), build_counting(), RowStore(tmp_path)
-    lists = [LAYERS[:2], LAYERS[1::-1], LAYERS[1:3], LAYERS[::3], LAYERS[:1]]
-
-    def embed(layers, memory):
-        model = TorchModel(JoinedLayers(network, layers))
-        return LoCETransformer(model, "joined", max_iter=5, memory=memory).fit_transform(X)
-
-    found = [embed(layers, store) for layers in lists]
-    n_images = network.n_images
-    for i, layers in enumerate(lists):
-        np.testing.assert_array_equal(found[i], embed(layers, store))
-        assert not any(np.array_equal(found[i], other) for other in found[:i])
-    assert network.n_images == n_images
-    for i, layers in enumerate(lists):
-        np.testing.assert_array_equal(found[i], embed(layers, False))
-
-
-def test_a_search_over_models(joined):
-    X = draw_table(4)
-    candidates = [TorchModel(JoinedLayers(joined.network, layers)) for layers in (LAYERS[:1], TWO)]
-    loce = LoCETransformer(candidates[0], "joined", objective="logistic")
-    search = GridSearchCV(loce, {"model": candidates}, cv=2).fit(X)
-    scores = [clone(loce).set_params(model=model).fit(X).score(X) for model in candidates]
-    assert search.best_index_ == int(np.argmax(scores))
-    assert search.best_params_["model"].module.network is joined.network
-
-
-def call_plainly(module, images):
-    return module(images)
-
-
-def double_output(module, args, output):
-    return 2 * output
-
-
-def test_fingerprints_differ_where_activations_may(joined):
-    network, hooked = joined.network, JoinedLayers(joined.network, TWO)
-    hooked.joined.register_forward_hook(double_output)
-    modules = [
-        joined,
-        hooked,
-        network,
-        JoinedLayers(network, TWO[::-1]),
-        JoinedLayers(network, TWO[:1]),
-        JoinedLayers(network, TWO, reshape_transform=first_half),
-        JoinedLayers(TorchModel(network, forward=call_plainly), TWO),
-        JoinedLayers(Counting(seed=1).eval(), TWO),
-        JoinedLayers(JoinedLayers(network, TWO), ["joined"]),
-    ]
-    digests = [TorchModel(module).fingerprint() for module in modules]
-    assert len(set(digests)) == len(digests)
-    with torch.no_grad():
-        network.body[0].weight[0] += 1
-    assert TorchModel(joined).fingerprint() != digests[0]
-
-
-def test_passes_copies_and_pickles_have_one_fingerprint():
-    joined = JoinedLayers(make_small_network(), ["0", "2"])
-    before, images = TorchModel(joined).fingerprint(), draw_images(1, 3, 16, 16)
-    maps = joined(images)
-    ActivationExtractor(joined, "joined")(images)
-    for other in (joined, copy.deepcopy(joined), pickle.loads(pickle.dumps(joined))):
-        assert TorchModel(other).fingerprint() == before
-        assert torch.equal(other(images), maps)
-
-
-def test_what_is_assigned_counts_at_once(joined):
-    images = draw_images(1, 3, 16, 16)
-    joined(images)
-    joined.layers = ("body.2",)
-    assert torch.equal(joined(images), JoinedLayers(joined.network, "body.2")(images))
-    joined.network = Counting(seed=1).eval()
-    assert torch.equal(joined(images), JoinedLayers(Counting(seed=1).eval(), "body.2")(images))
-
-
-def call_by_keyword(module, images):
-    return module(x=images)
-
-
-def test_the_handle_says_how_the_network_is_called(joined):
-    images = draw_images(1, 3, 16, 16)
-    handle = TorchModel(joined.network, forward=call_by_keyword)
-    assert torch.equal(JoinedLayers(handle, TWO)(images), joined(images))
 
 
 @pytest.mark.parametrize("size", [(40, 60), (61, 33)])
@@ -349,40 +285,198 @@ def test_a_detector_has_its_frame(size):
     build = models.detection.ssdlite320_mobilenet_v3_large
     detector = build(weights=None, weights_backbone=None, num_classes=2).eval()
     layers = ["backbone.features.0.3", "backbone.features.0.6"]
-    alone, together = (
-        ActivationExtractor(module, names)
-        for module, names in [(detector, layers), (JoinedLayers(detector, layers), "joined")]
-    )
-    assert together.frame(size) == alone.frame(size)
+    extract = ActivationExtractor(detector, [*layers, Joined(*layers)])
+    assert extract.frame(size) == ActivationExtractor(detector, layers).frame(size)
     images = draw_images(1, 3, *size)
-    expected = joined_by_hand([grid.double() for grid in alone(images).values()])
     for _ in range(2):
-        maps = together(images)["joined"]
-        assert_as_by_hand(maps, expected)
+        *alone, together = extract(images).values()
+        assert_as_by_hand(together, joined_by_hand([grid.double() for grid in alone]))
 
 
-def test_a_network_of_one_size_says_so():
-    joined = JoinedLayers(models.VisionTransformer(64, 16, 1, 2, 16, 32), "conv_proj")
-    with pytest.raises(ValueError, match="VisionTransformer was built for images of 64 x 64"):
-        ActivationExtractor(joined, "joined")(draw_images(1, 3, 32, 32))
-    preset = models.ViT_B_16_Weights.IMAGENET1K_V1
-    X = [(np.zeros((50, 90, 3), dtype=np.uint8), np.ones((50, 90), dtype=bool))]
-    loce = LoCETransformer(TorchModel(joined), "joined", preprocess=preset, max_iter=1).fit(X)
-    assert loce.evaluate(X)["foreground_cells"].tolist() == [16]
+# The estimators
 
 
-def test_threads_may_share_a_network():
-    network = make_small_network().train()
-    images = [draw_images(1, 3, 16, 16 + 2 * k, seed=k) for k in range(10)]
-    wrapped = [JoinedLayers(network, layers) for layers in (["0", "2"], ["1", "4"])]
+def test_vectors_are_those_of_the_joined_grid():
+    X, network = draw_table(3), build_counting()
+    vectors = make_joining(network).fit_transform(X)
+    grids, how = grids_by_hand(network, X), {"objective": "logistic", "alpha": 1e-3}
+    expected = optimize_loces(grids.float(), list(X["mask"]), **how).numpy()
+    np.testing.assert_allclose(vectors, expected, atol=0.01 * np.abs(expected).max())
+    assert vectors.shape == (len(X), 12)
 
-    def take(module):
-        return [ActivationExtractor(module, "joined")(image)["joined"] for image in images]
 
-    expected = [take(copy.deepcopy(module)) for module in wrapped]
-    with ThreadPoolExecutor(2) as pool:
-        found = list(pool.map(take, wrapped))
-    for maps, right in zip(found, expected, strict=True):
-        assert all(map(torch.equal, maps, right))
-    assert all(child.training for child in network.modules())
-    assert count_hooks(network) == 0
+def test_lists_hold_both_kinds_of_layers():
+    X, network = draw_table(3), build_counting()
+    loce = make_joining(network, ["body.4", TWO]).fit(X)
+    alone = [
+        make_joining(network, layer, memory=False).fit_transform(X) for layer in ("body.4", TWO)
+    ]
+    np.testing.assert_array_equal(loce.transform(X), np.hstack(alone))
+    assert loce.layers_ == ["body.4", "body.0+body.4"]
+    assert loce.n_channels_ == [8, 12]
+    names = [f"body.4[{c}]" for c in range(8)] + [f"body.0+body.4[{c}]" for c in range(12)]
+    assert loce.get_feature_names_out().tolist() == names
+    rows = loce.evaluate(X)
+    assert rows["layer"].tolist() == loce.layers_ * len(X)
+    cells = rows.set_index("layer")["foreground_cells"]
+    assert (cells["body.0+body.4"] == 120).all()  # as many cells as pixels
+    assert (cells["body.4"] == 30).all()
+
+
+def test_projections_take_the_value_or_its_name():
+    X, network = draw_table(2), build_counting()
+    loce = make_joining(network, ["body.4", TWO]).fit(X)
+    vectors = loce.transform(X)
+    alone = make_joining(network, memory=False).fit(X)
+    right = alone.project(X, vectors[:, 8:])
+    for layer in (TWO, "body.0+body.4"):
+        drawn = loce.project(X, vectors, layer=layer)
+        assert all(map(np.array_equal, drawn, right))
+        assert [d.shape for d in drawn] == [mask.shape for mask in X["mask"]]
+    assert all(map(np.array_equal, alone.project(X, vectors[:, 8:], layer=TWO), right))
+    for layer in (None, "body.0", Joined("body.4", "body.0")):
+        with pytest.raises(ValueError, match=r"one of \['body.4', 'body.0\+body.4'\], got"):
+            loce.project(X, vectors, layer=layer)
+
+
+def test_means_under_the_mask_are_those_of_the_joined_grid():
+    X, network = draw_table(2), build_counting()
+    means = MaskedMeanTransformer(TorchModel(network), TWO).fit_transform(X)
+    grids = grids_by_hand(network, X).numpy()
+    expected = [grid[:, mask].mean(1) for grid, mask in zip(grids, X["mask"], strict=True)]
+    np.testing.assert_allclose(means, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_channels_are_standardized_after_joining():
+    X, network = draw_table(3, n_concepts=1), build_counting()
+    loce = MaskedMeanTransformer(TorchModel(network), ["body.0", TWO], standardize=True).fit(X)
+    cells = grids_by_hand(network, X).permute(0, 2, 3, 1).reshape(-1, 12).numpy()
+    scaler = StandardScaler().fit(cells)
+    np.testing.assert_allclose(loce.mean_[1], scaler.mean_, atol=1e-5)
+    np.testing.assert_allclose(loce.scale_[1], scaler.scale_, rtol=1e-4)
+
+
+@pytest.mark.slow
+def test_workers_give_the_same_vectors():
+    how = {"layer": ["body.2", TWO], "objective": "net2vec", "max_iter": 5, "memory": False}
+    X, make = draw_table(3), partial(make_joining, **how)
+    alone = make().fit_transform(X)
+    np.testing.assert_array_equal(make(n_jobs=2).fit_transform(X), alone)
+    np.testing.assert_array_equal(make(batch_size=1).fit_transform(X), alone)
+
+
+def test_fitted_estimators_are_pickled():
+    X = draw_table(2)
+    loce = make_joining(layer=["body.2", TWO]).fit(X)
+    other = pickle.loads(pickle.dumps(loce))
+    np.testing.assert_array_equal(other.transform(X), loce.transform(X))
+    assert clone(loce).layer == ["body.2", TWO]
+
+
+# The store
+
+
+def test_a_store_keeps_lists_of_layers_apart(tmp_path):
+    X, network, store = draw_table(2), build_counting(), RowStore(tmp_path)
+    a, b, c, d = LAYERS
+    lists = [Joined(a, b), Joined(b, a), Joined(b, c), Joined(a, d), Joined(a, b, c), a, b]
+
+    def embed(layer, memory):
+        how = {"objective": "net2vec", "max_iter": 5, "memory": memory}
+        return make_joining(network, layer, **how).fit_transform(X)
+
+    found = [embed(layer, store) for layer in lists]
+    n_images = network.n_images
+    for i, layer in enumerate(lists):
+        np.testing.assert_array_equal(found[i], embed(layer, store))
+        assert not any(np.array_equal(found[i], other) for other in found[:i])
+    assert network.n_images == n_images
+    for i, layer in enumerate(lists):
+        np.testing.assert_array_equal(found[i], embed(layer, False))
+    assert set(store.to_frame()["layer"]) == set(map(str, lists))
+    assert store.prune(layer=Joined(a, b)) == store.prune(layer=f"{b}+{a}") == len(X)
+
+
+class Plus(nn.Module):
+    """Has a layer whose name is that of two others joined."""
+
+    def __init__(self):
+        super().__init__()
+        names = ["a", "b", "a+b"]
+        self.layers = nn.ModuleDict({name: nn.Conv2d(3, 3, 3, padding=1) for name in names})
+        self.a, self.b = self.layers["a"], self.layers["b"]
+        self.add_module("a+b", self.layers["a+b"])
+
+    def forward(self, images):
+        for layer in self.layers.values():
+            images = layer(images)
+        return images
+
+
+def test_a_layer_of_that_name_is_another_one(tmp_path):
+    X, model = draw_table(1), TorchModel(Plus().eval())
+    make = partial(MaskedMeanTransformer, model, memory=tmp_path)
+    first, second = (make(layer).fit_transform(X) for layer in ("a+b", Joined("a", "b")))
+    assert (first.shape[1], second.shape[1]) == (3, 6)
+    np.testing.assert_array_equal(make("a+b").fit_transform(X), first)
+    np.testing.assert_array_equal(make(Joined("a", "b")).fit_transform(X), second)
+    with pytest.raises(ValueError, match="different layers"):
+        make(["a+b", Joined("a", "b")]).fit(X)
+
+
+def test_a_search_over_layers_shares_passes_and_the_store(tmp_path):
+    X, network = draw_table(4), build_counting()
+    layers = ["body.0", TWO, ["body.2", TWO]]
+    loce = make_joining(network, memory=tmp_path)
+    loce.precompute(X, ["body.0", TWO, "body.2"])
+    assert network.n_images == 4
+    # A search that scores by the IoU needs the activations once more.
+    for layer in layers:
+        clone(loce).set_params(layer=layer).fit_transform(X)
+    assert network.n_images == 4
+    search = GridSearchCV(loce, {"layer": layers}, cv=2).fit(X)
+    folds = [(slice(4, 8), slice(0, 4)), (slice(0, 4), slice(4, 8))]
+    scores = [
+        np.mean([clone(loce).set_params(layer=layer).fit(X[a]).score(X[b]) for a, b in folds])
+        for layer in layers
+    ]
+    np.testing.assert_array_equal(search.cv_results_["mean_test_score"], scores)
+    assert search.best_params_ == {"layer": layers[int(np.argmax(scores))]}
+    shown = LayerComparisonDisplay.from_search(search).scores["layer"].tolist()
+    assert shown == ["body.0", "body.0+body.4", "body.2, body.0+body.4"]
+
+
+# Above the estimators
+
+
+def test_segmenters_project_on_joined_layers():
+    X, network = draw_table(4), build_counting()
+    segmenter = ConceptSegmenter(make_joining(network)).fit(X)
+    vectors = make_joining(network, append_bias=True).fit_transform(X)
+    unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+    means = [unit[X["concept"] == concept].mean(0) for concept in segmenter.concepts_]
+    np.testing.assert_allclose(segmenter.centroids_, means, rtol=1e-4, atol=1e-6)
+    assert [mask.shape for mask in segmenter.predict(X)] == [mask.shape for mask in X["mask"]]
+    net2vec = Net2VecSegmenter(make_joining(network, objective="net2vec"), max_iter=1).fit(X)
+    assert net2vec.embeddings_.shape == (2, 12)
+    with pytest.raises(ValueError, match="or join them by Joined"):
+        ConceptSegmenter(make_joining(network, ["body.0", TWO])).fit(X)
+
+
+def test_displays_take_the_value_or_its_name(tmp_path):
+    X = draw_table(2)
+    loce = make_joining(layer=["body.4", TWO]).fit(X)
+    vectors = loce.transform(X)
+    shown = [
+        ProjectionDisplay.from_estimator(loce, X, vectors, layer=layer)
+        for layer in (TWO, "body.0+body.4", "body.4")
+    ]
+    ious = [display.iou for display in shown]
+    np.testing.assert_array_equal(ious[0], ious[1])
+    assert not np.array_equal(ious[0], ious[2])
+    plt.close("all")
+    pages = [
+        to_html(vectors, X, tmp_path / "map.html", coordinates="pca", transformer=loce, layer=layer)
+        for layer in (TWO, "body.0+body.4")
+    ]
+    assert all(page.is_file() for page in pages)

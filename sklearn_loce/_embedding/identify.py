@@ -5,6 +5,7 @@ from numbers import Integral
 from .._network.extract import ActivationExtractor
 from .._network.handle import as_module, digest_model, weight_versions
 from .._network.identity import digest
+from .._network.joined import members_of
 from .._network.preprocess import make_transform
 from .._network.probe import probe, probe_sizes
 from .._store.keys import Key, agree, find_source
@@ -32,7 +33,7 @@ def look_up_layers(loce, image_size):
     for size in [*probe_sizes(as_module(loce.model)), image_size]:
         how = {"reshape_transform": loce.reshape_transform, "device": loce.device}
         extract = ActivationExtractor(loce.model, loce.layer, **how)
-        loce.layers_, loce._probe_size = extract.layers, size
+        loce._layers, loce._probe_size = extract.layers, size
         try:
             with extract:
                 first = probe(extract, transform, size, loce._seed)
@@ -42,6 +43,7 @@ def look_up_layers(loce, image_size):
                 raise
             continue  # too small, or of a size that the network does not take
         break
+    loce.layers_ = [str(layer) for layer in loce._layers]
     loce.n_channels_, loce._readings = [*first.n_channels.values()], extract.readings
     loce._is_lent, loce._runs_once = extract.is_lent, extract.runs_once
     return first.records if _are_steady(first, again) else None
@@ -120,7 +122,8 @@ def find_keys(loce, session, fingerprint, records):
     network = digest(fingerprint, preprocess, loce.reshape_transform, seed, loce._probe_size)
     keys = []
     for k, layer in enumerate(loce.layers_):
-        source = find_source(session, network, layer, records[layer], loce.n_channels_[k])
+        members = members_of(loce._layers[k])
+        source = find_source(session, network, members, records[layer], loce.n_channels_[k])
         settings = loce._objective.key() | {"seed": seed}
         if loce._starts[k] is not None:
             settings["init"] = digest(loce._starts[k]).hex()

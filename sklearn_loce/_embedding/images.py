@@ -68,10 +68,10 @@ def open_network(loce, layers=None, records=None):
 
 
 def make_extractor(loce, layers=None):
-    """Give what takes the activations of layers, all of them with ``None``."""
+    """Give what takes the activations of layers by their names, all of them with ``None``."""
     how = {"reshape_transform": loce.reshape_transform, "device": loce.device}
-    layers = loce.layers_ if layers is None else layers
-    extract = ActivationExtractor(loce.model, layers, readings=loce._readings, **how)
+    asked = [layer for layer in loce._layers if layers is None or str(layer) in layers]
+    extract = ActivationExtractor(loce.model, asked, readings=loce._readings, **how)
     extract.runs_once = loce._runs_once
     return extract
 

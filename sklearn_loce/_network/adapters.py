@@ -9,7 +9,7 @@ from operator import gt
 import torch
 
 from .families import explain_size, is_detector, is_transformers, only_size
-from .handle import TorchModel, WrappedNetwork, as_module
+from .handle import TorchModel, as_module
 
 
 @dataclass(frozen=True)
@@ -96,26 +96,9 @@ class TransformersAdapter(PlainAdapter):
         return module(**inputs)
 
 
-class WrappedAdapter(PlainAdapter):
-    """Call a wrapped network through its wrapper."""
-
-    def __call__(self, module, images, shown=None):
-        """Run the wrapper, which passes the mask of the padding on."""
-        return module(images, shown)
-
-    def frame(self, module, size):
-        """Give the frame of the wrapper."""
-        return module.frame(size)
-
-
-def _is_wrapped(module):
-    return isinstance(module, WrappedNetwork)
-
-
 _ADAPTERS = (
     (is_detector, DetectionAdapter),
     (is_transformers, TransformersAdapter),
-    (_is_wrapped, WrappedAdapter),
 )
 
 
@@ -150,8 +133,6 @@ def explain_failure(module, size, error, *, began, adapter=None):
     ValueError or None
         ``None`` where the failure is of another kind.
     """
-    if _is_wrapped(module):
-        return None  # the wrapper explained it already
     name, reason = type(module).__name__, f"{type(error).__name__}: {error}"
     n_channels = None if began else _asked_channels(module, error)
     if n_channels is not None:

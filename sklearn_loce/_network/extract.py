@@ -13,9 +13,10 @@ import torch
 from .._warnings import warn_user
 from ..exceptions import LayoutError
 from .adapters import adapter_of, explain_failure, explain_silence, refuse_unhookable
-from .families import is_detector, layer_facts
-from .grids import check_reshaped, describe, find_reading
+from .families import is_detector
+from .grids import check_reshaped, describe, find_reading, join_grids
 from .handle import as_module, dtype_of, lend, refuse_shared, replicate, resolve_device
+from .joined import Joined, members_of
 from .trace import Trace
 
 
@@ -31,25 +32,43 @@ class _ReachedDeepestLayer(_Stop):
 
 
 def check_layers(module, layers):
-    """Return the layers as a list of names, each of which the module has.
+    """Return the layers as a list of str and Joined, whose names the module has.
 
     Raises
     ------
     ValueError
         If there is none, one is named twice, or one is unknown: the message names the close ones.
+    TypeError
+        If one is neither a name nor Joined.
     """
-    names = [layers] if isinstance(layers, str) else list(layers)
-    if not names or len(set(names)) < len(names):
+    is_list = isinstance(layers, Iterable) and not isinstance(layers, str)
+    asked = list(layers) if is_list else [layers]
+    if not all(isinstance(layer, str | Joined) for layer in asked):
+        raise TypeError(
+            f"layer must be the name of a layer, Joined names, or a list of these, got {layers!r}."
+        )
+    if not asked or len({str(layer) for layer in asked}) < len(asked):
         raise ValueError(f"layer must name one or more different layers, got {layers!r}.")
     known = [name for name, _ in module.named_modules(remove_duplicate=False) if name]
-    for name in names:
+    for name in _list_members(asked):
         if name not in known:
-            close = get_close_matches(str(name), known, n=5, cutoff=0.4) or known[:5]
-            raise ValueError(
-                f"{type(module).__name__} has no layer {name!r}. Close names: "
-                f"{', '.join(map(repr, close))}. list_layers(model, input_size) lists all."
-            )
-    return names
+            raise ValueError(f"{type(module).__name__} has no layer {name!r}. {_hint(name, known)}")
+    return asked
+
+
+def _list_members(layers):
+    """List the names of all layers that are needed, each once."""
+    return list(dict.fromkeys(name for layer in layers for name in members_of(layer)))
+
+
+def _hint(name, known):
+    """Say which names may have been meant."""
+    parts = name.split("+")  # as tables name joined layers
+    if len(parts) > 1 and len(set(parts)) == len(parts) and set(parts) <= set(known):
+        return f"To join layers, pass {Joined(*parts)!r}."
+    close = get_close_matches(name, known, n=5, cutoff=0.4) or known[:5]
+    names = ", ".join(map(repr, close))
+    return f"Close names: {names}. list_layers(model, input_size) lists all."
 
 
 class _ReadOtherwise(_Stop):
@@ -62,8 +81,8 @@ class ActivationExtractor:
     Parameters
     ----------
     model : torch.nn.Module or TorchModel
-    layers : str or list of str
-        Dotted names, as in ``module.named_modules()``.
+    layers : str, Joined or list of these
+        Dotted names, as in ``module.named_modules()``. A :class:`Joined` is one layer of its own.
     reshape_transform : callable, default=None
         Turns the raw output of a layer into a tensor (n_images, n_channels, height, width). It is
         called with the output alone. ``None`` finds the grid, see the notes.
@@ -91,12 +110,15 @@ class ActivationExtractor:
     LayoutError
         If a layer's output holds no grid, can be read as more than one, or a layer did not run in
         the forward pass.
+    TypeError
+        If a layer is neither a name nor a ``Joined``.
     RuntimeError
         If another thread ran a module that can't be copied.
 
     See Also
     --------
     list_layers : The layers of a network.
+    Joined : Several layers as one.
     LoCETransformer : Vectors of these activations and masks.
 
     Notes
@@ -133,12 +155,12 @@ class ActivationExtractor:
         self.module = as_module(model)
         self.adapter = adapter_of(model)
         self.layers = check_layers(self.module, layers)
-        refuse_unhookable(self.module, self.layers)
+        self._members = _list_members(self.layers)
+        refuse_unhookable(self.module, self._members)
         self.reshape_transform = reshape_transform
         self.device = resolve_device(device, self.module)
         self.readings = dict(readings or {})
         self._is_first = readings is None  # whose images settle how all are read
-        self._facts = {layer: layer_facts(self.module, layer) for layer in self.layers}
         self._network = self._exits = self._pass = self._thread = None
         self._known, self._has_warned = {}, False
         self.runs_once = False  # each layer, whatever the size of the image
@@ -161,7 +183,7 @@ class ActivationExtractor:
                 self.is_lent = True
                 self._modes = [child.training for child in network.modules()]
                 exits.callback(network.register_forward_pre_hook(self._note_thread).remove)
-            for layer in self.layers:
+            for layer in self._members:
                 hook = self._make_hook(layer)
                 exits.callback(network.get_submodule(layer).register_forward_hook(hook).remove)
             self._network, self._exits = network, exits.pop_all()
@@ -183,7 +205,8 @@ class ActivationExtractor:
         Returns
         -------
         dict of {str: Tensor of shape (n_images, n_channels, height, width)}
-            Activations per layer, float32, detached, on the device of the computation.
+            Activations by name of the layer, float32, detached, on the device of the computation.
+            The name of joined layers is ``str(joined)``.
         """
         if self._network is None:
             with self:
@@ -194,7 +217,13 @@ class ActivationExtractor:
         except _ReadOtherwise as stop:
             self._pass_on(stop)
             taken = self._run(images, shown, frame, None)
-        return {layer: taken[layer] for layer in self.layers}
+        return {str(layer): self._give(layer, taken) for layer in self.layers}
+
+    def _give(self, layer, taken):
+        """Give the grid of a layer, or join those of several."""
+        if isinstance(layer, Joined):
+            return join_grids([taken[name] for name in layer.layers])
+        return taken[layer]
 
     def frame(self, size):
         """Give what the network makes of an image of ``size`` before its first layer.
@@ -241,14 +270,14 @@ class ActivationExtractor:
         once = not current.trace.reads_values and set(current.n_calls.values()) == {1}
         # The flow of a detector does not depend on the size, and its heads take long.
         self.runs_once |= once and is_detector(self._network)
-        if once and len(current.known) == len(self.layers):
+        if once and len(current.known) == len(self._members):
             self._known[key] = current.known
 
     def _check_pass(self, current, images, shown):
         modes = [child.training for child in self._network.modules()] if self._modes else None
         if self._is_disturbed or modes != self._modes:
             refuse_shared(self.module)
-        missing = [layer for layer in self.layers if layer not in current.taken]
+        missing = [layer for layer in self._members if layer not in current.taken]
         if missing:
             with _recording(self._network) as ran:
                 own = images.to(device=self.device, dtype=dtype_of(self._network), copy=True)
@@ -268,7 +297,7 @@ class ActivationExtractor:
 
     def _explain(self, error, size, current):
         """Raise a clear error; or warn where the layers had run before the network failed."""
-        if len(current.taken) < len(self.layers):
+        if len(current.taken) < len(self._members):
             began = current.trace is None or current.trace.began
             _raise_clear(self._network, size, error, began=began, adapter=self.adapter)
         if self._is_first and not self._has_warned:
@@ -297,7 +326,7 @@ class ActivationExtractor:
         current.taken[layer] = grid.clone(memory_format=torch.contiguous_format)
         self.draws |= current.trace is not None and current.trace.draws
         may_stop = current.trace is None or self.runs_once
-        if may_stop and len(current.taken) == len(self.layers):
+        if may_stop and len(current.taken) == len(self._members):
             raise _ReachedDeepestLayer(self)
 
     def _read(self, layer, output, current):
@@ -312,7 +341,7 @@ class ActivationExtractor:
                 raise _ReadOtherwise(self)
             return read(output)
         settled = self.readings.get(layer)
-        reading = find_reading(output, self._facts[layer], current.trace, settled)
+        reading = find_reading(output, layer, current.trace, settled)
         if self._is_first:
             self.readings[layer] = reading.key
         if shape is not None:

@@ -1,17 +1,10 @@
 """What is known about families of networks: all that is looked up, and not measured."""
 
 import inspect
-from dataclasses import dataclass
 from operator import attrgetter
 
-from torch import nn
 from torchvision.models import MaxVit, VisionTransformer
 from torchvision.models.detection.transform import GeneralizedRCNNTransform
-
-
-class Grid(nn.Identity):
-    """Marks what passes through it as (n_images, n_channels, height, width)."""
-
 
 _SIZE_ATTRIBUTES = (
     "image_size",
@@ -30,26 +23,6 @@ def is_detector(module):
 def is_transformers(module):
     """Say whether a network is a vision model of Hugging Face."""
     return getattr(module, "main_input_name", None) == "pixel_values"
-
-
-@dataclass(frozen=True)
-class LayerFacts:
-    """What is known about a layer before it runs.
-
-    Parameters
-    ----------
-    name : str
-    is_grid : bool
-        Whether its output is known to be (n_images, n_channels, height, width).
-    """
-
-    name: str
-    is_grid: bool
-
-
-def layer_facts(module, name):
-    """Give what is known about a layer before it runs."""
-    return LayerFacts(name, is_grid=isinstance(module.get_submodule(name), Grid))
 
 
 def _attribute(module, path):

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import NoReturn
 
 import torch
+from torch.nn import functional
 
 from ..exceptions import LayoutError
 from .places import compact
@@ -130,21 +131,21 @@ def _arrange(tensor, channels, order, shape):
     return cells[order.to(cells.device)].unflatten(0, shape).permute(0, 3, 1, 2)
 
 
-def _raise(output, facts, why, way_out="Choose another layer, or pass") -> NoReturn:
+def _raise(output, layer, why, way_out="Choose another layer, or pass") -> NoReturn:
     raise LayoutError(
-        f"The output of layer {facts.name!r} is {describe(output)}; {why}. {way_out} a "
+        f"The output of layer {layer!r} is {describe(output)}; {why}. {way_out} a "
         "reshape_transform that makes it a tensor of shape (n_images, n_channels, height, width)."
     )
 
 
-def find_reading(output, facts, trace, settled=None):
+def find_reading(output, layer, trace, settled=None):
     """Find how to read a layer's output as a grid of activations.
 
     Parameters
     ----------
     output : object
         What the layer returned.
-    facts : LayerFacts
+    layer : str
     trace : Trace
         Of this pass, until now.
     settled : tuple, default=None
@@ -160,8 +161,6 @@ def find_reading(output, facts, trace, settled=None):
     LayoutError
         If there is no way or more than one to read it. The message says which.
     """
-    if facts.is_grid:
-        return Reading(((), 1), 4, "a map", lambda output: output)
     # The same tensor may be there twice, as the last of all hidden states.
     tensors = {id(tensor): (path, tensor) for path, tensor in reversed([*_tensors_in(output)])}
     found = [_read(tensor, path, trace) for path, tensor in reversed(tensors.values())]
@@ -172,12 +171,12 @@ def find_reading(output, facts, trace, settled=None):
     if len(chosen) == 1:
         return chosen[0]
     if not readings:
-        _raise(output, facts, (*found, "no part of it is a tensor of floats")[0])
+        _raise(output, layer, (*found, "no part of it is a tensor of floats")[0])
     ways = "; ".join(reading.how for reading in readings)
     if not chosen:
-        _raise(output, facts, f"it can only be read as {ways}, unlike that of the probe image")
+        _raise(output, layer, f"it can only be read as {ways}, unlike that of the probe image")
     way_out = "Choose a layer inside it, or"
-    _raise(output, facts, f"it can be read in {len(readings)} ways: {ways}", way_out)
+    _raise(output, layer, f"it can be read in {len(readings)} ways: {ways}", way_out)
 
 
 def check_reshaped(grid, output, layer):
@@ -202,3 +201,27 @@ def root_mean_squares(grids):
     shares = grids / largest[:, None, None, None]
     roots = largest * shares.square().mean((2, 3)).sum(1).sqrt()
     return torch.where(roots > 0, roots, 1)
+
+
+def join_grids(grids):
+    """Put grids of the same images side by side, each image's of the same scale and size.
+
+    Parameters
+    ----------
+    grids : list of Tensor of shape (n_images, n_channels, height, width)
+        Their channels, heights and widths may differ.
+
+    Returns
+    -------
+    Tensor of shape (n_images, sum of n_channels, greatest height, greatest width)
+    """
+    size = torch.Size(max(sides) for sides in zip(*(g.shape[2:] for g in grids), strict=True))
+    scaled = [grid / root_mean_squares(grid)[:, None, None, None] for grid in grids]
+    return torch.cat([_resize(grid, size) for grid in scaled], 1)
+
+
+def _resize(grid, size):
+    """Interpolate a grid where it is not of that size."""
+    if grid.shape[2:] == size:
+        return grid
+    return functional.interpolate(grid, size=size, mode="bilinear", align_corners=False)

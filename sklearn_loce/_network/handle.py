@@ -58,7 +58,6 @@ class TorchModel:
     See Also
     --------
     LoCETransformer : Takes it as ``model``.
-    JoinedLayers : A network whose layers are joined.
     list_layers : The layers of a network.
 
     Notes
@@ -212,21 +211,6 @@ if hasattr(os, "register_at_fork"):
 def _name(builder):
     builder = getattr(builder, "func", builder)
     return getattr(builder, "__qualname__", type(builder).__name__)
-
-
-class WrappedNetwork(nn.Module):
-    """A module that runs another one, its ``network``, and calls it as that requires.
-
-    It has a ``forward(images, shown=None)``, and a method ``frame(size)`` that gives what its
-    network makes of an image of ``size``; see :class:`PlainAdapter`.
-    """
-
-
-def innermost(module):
-    """Give the network in a wrapped one; any other module as it is."""
-    while isinstance(module, WrappedNetwork):
-        module = module.network
-    return module
 
 
 def as_module(model):

@@ -1,160 +1,88 @@
 """Several layers of a network as one, for one filter over all of their channels."""
 
-import torch
-from torch import nn
-from torch.nn import functional
-
-from .extract import ActivationExtractor, check_layers
-from .families import Grid
-from .grids import root_mean_squares
-from .handle import TorchModel, WrappedNetwork, as_module
+from dataclasses import dataclass
 
 
-def _scaled(grid):
-    """Divide each image's grid by the root of the mean squared norm of its cells."""
-    return grid / root_mean_squares(grid)[:, None, None, None]
-
-
-def _resized(grid, size):
-    """Interpolate a grid where it is not of that size."""
-    if grid.shape[-2:] == size:
-        return grid
-    return functional.interpolate(grid, size=size, mode="bilinear", align_corners=False)
-
-
-class JoinedLayers(WrappedNetwork):
-    """Several layers of a network side by side, as one layer named ``"joined"``.
+@dataclass(frozen=True, init=False, repr=False)
+class Joined:
+    """Several layers of a network as one layer, with the channels of all of them.
 
     Shallow layers locate edges, and deep layers identify objects. One filter over the channels of
-    both redraws masks better than a filter on either, most of all those of small objects. Each
-    layer's activations are divided by the root of the mean squared norm of their cells, image by
-    image, so that no layer outweighs the others. Then they are interpolated to the finest grid and
-    concatenated.
+    both redraws masks better than a filter on either, most of all those of small objects. Pass it
+    wherever the name of a layer is asked for, alone or in a list.
 
     Parameters
     ----------
-    model : torch.nn.Module or TorchModel
-        The network. Its weights are shared, not copied.
-    layers : str or list of str
-        Dotted names of layers, as ``list_layers(model, input_size)`` gives them.
-    reshape_transform : callable, default=None
-        Turns the raw output of each of these layers into a tensor (n_images, n_channels, height,
-        width). ``None`` finds the grid by following a pass; see :class:`ActivationExtractor`.
+    *layers : str
+        Dotted names of two or more layers, as :func:`list_layers` gives them. Their order is that
+        of the channels.
 
     Attributes
     ----------
-    network : torch.nn.Module
-        The network itself.
     layers : tuple of str
         As given.
-    joined : torch.nn.Module
-        The layer whose output the joined activations are.
 
     Raises
     ------
     ValueError
-        If there is no layer, one is named twice or is unknown; the message names close ones.
+        If there are fewer than two layers, or one is named twice.
     TypeError
-        If ``model`` is neither a module nor a ``TorchModel``, or ``reshape_transform`` can't be
-        called.
+        If a layer is no str.
 
     See Also
     --------
-    LoCETransformer : Takes it as ``model``, with ``layer="joined"``.
+    LoCETransformer : Takes it as ``layer``.
+    ActivationExtractor : The joined activations.
 
     Notes
     -----
     With the activations A_l of layer l in one image, of n_l cells, its channels in the joined layer
-    are the bilinear interpolation of ``A_l / sqrt(sum(A_l ** 2) / n_l)``; of a layer that is zero
-    everywhere they are zero. This is not the vectors of several layers side by side, which
+    are ``A_l / sqrt(sum(A_l ** 2) / n_l)``, interpolated bilinearly to the finest of the layers'
+    grids. No layer outweighs the others so, whatever its scale. The channels of a layer that is
+    zero everywhere are zero. Members pass the network once, also if they are asked for alone.
+
+    This is not the vectors of several layers side by side, which
     ``layer=["features.1", "features.4"]`` gives: each of those redraws the mask alone.
 
-    A copy of the network runs, in evaluation mode, which shares the weights. The output has no
-    gradient.
+    The value is immutable and hashable, and equal to one of the same layers in the same order.
+    ``str`` gives the name that ``layers_``, tables and features have for it.
 
     Examples
     --------
-    >>> from sklearn_loce import JoinedLayers, LoCETransformer, TorchModel
+    >>> from sklearn_loce import Joined, LoCETransformer, TorchModel
     >>> from sklearn_loce.datasets import load_scene_model, make_scenes
-    >>> X = make_scenes(2, random_state=0).data
-    >>> model = TorchModel(JoinedLayers(load_scene_model(), ["features.1", "features.4"]))
-    >>> loce = LoCETransformer(model, "joined", objective="logistic")
-    >>> alone = LoCETransformer(model.module.network, "features.4", objective="logistic")
-    >>> loce.fit(X).score(X) > alone.fit(X).score(X)
+    >>> X, model = make_scenes(2, random_state=0).data, TorchModel(load_scene_model)
+    >>> joined = Joined("features.1", "features.4")
+    >>> joined
+    Joined('features.1', 'features.4')
+    >>> str(joined)
+    'features.1+features.4'
+    >>> loce = LoCETransformer(model, ["features.4", joined], objective="logistic").fit(X)
+    >>> iou = loce.evaluate(X).groupby("layer")["iou"].mean()
+    >>> bool(iou["features.1+features.4"] > iou["features.4"])
     True
     """
 
-    def __init__(self, model, layers, *, reshape_transform=None):
-        super().__init__()
-        if not isinstance(model, nn.Module | TorchModel):
+    layers: tuple
+
+    def __init__(self, *layers):
+        if not all(isinstance(layer, str) for layer in layers):
+            names = ", ".join(map(repr, layers))
             raise TypeError(
-                f"JoinedLayers takes a torch.nn.Module or a TorchModel, got {type(model).__name__}."
+                "Joined takes names of layers one by one, as in Joined('features.1', 'features.4')"
+                f", got {names}."
             )
-        if reshape_transform is not None and not callable(reshape_transform):
-            raise TypeError(f"reshape_transform must be callable or None: {reshape_transform!r}.")
-        self.network = as_module(model)
-        self.layers = tuple(check_layers(self.network, layers))
-        self.reshape_transform = reshape_transform
-        self.joined = Grid()
-        self._how = model.forward if isinstance(model, TorchModel) else None
-        self._extract = None
+        if len(set(layers)) < max(2, len(layers)):
+            raise ValueError(f"Joined takes two or more different layers, got {list(layers)}.")
+        object.__setattr__(self, "layers", tuple(map(str, layers)))
 
-    def forward(self, images, shown=None):
-        """Compute the joined activations.
+    def __repr__(self):
+        return f"Joined({', '.join(map(repr, self.layers))})"
 
-        Parameters
-        ----------
-        images : Tensor of shape (n_images, 3, height, width)
-        shown : Tensor of shape (n_images, height, width), bool, default=None
-            Which pixels are image and not padding; ``None`` means all.
+    def __str__(self):
+        return "+".join(self.layers)
 
-        Returns
-        -------
-        Tensor of shape (n_images, n_channels, grid_height, grid_width), float32
-            The channels of the layers in their order, over as many rows and columns as the finest
-            of their grids have.
 
-        Raises
-        ------
-        ValueError, LayoutError
-            As :class:`ActivationExtractor`.
-        """
-        grids = list(self._extractor()(images, shown).values())
-        size = torch.Size(max(sides) for sides in zip(*(g.shape[2:] for g in grids), strict=True))
-        return self.joined(torch.cat([_resized(_scaled(g), size) for g in grids], 1))
-
-    def frame(self, size):
-        """Give what the network makes of an image of ``size`` before its first layer.
-
-        Parameters
-        ----------
-        size : tuple of int
-            (height, width)
-
-        Returns
-        -------
-        Frame
-        """
-        return self._extractor().frame(size)
-
-    def extra_repr(self):
-        """Name the layers.
-
-        Returns
-        -------
-        str
-        """
-        return f"layers={self.layers}"
-
-    def _handle(self):
-        return TorchModel(self.network, forward=self._how)
-
-    def _extractor(self):
-        """Give what takes the layers; in a replica, that of the passes before."""
-        if self._extract is not None:
-            return self._extract
-        how = {"reshape_transform": self.reshape_transform, "readings": {}}
-        extract = ActivationExtractor(self._handle(), self.layers, **how)
-        if getattr(self, "_is_replica", False):
-            self._extract = extract.__enter__()  # its hooks end with the replica
-        return extract
+def members_of(layer):
+    """Give the names of the layers that a layer is made of: its own, or those that it joins."""
+    return layer.layers if isinstance(layer, Joined) else (layer,)

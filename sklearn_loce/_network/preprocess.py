@@ -17,7 +17,7 @@ from torchvision.transforms import v2
 from xxhash import xxh3_64
 
 from .families import only_size
-from .handle import as_module, innermost
+from .handle import as_module
 from .processors import ProcessorError, ProcessorTransform, is_image_processor
 
 _SCALE = v2.ToDtype(torch.float32, scale=True)
@@ -208,7 +208,7 @@ def _step(steps, names, name):
 
 
 def _only_size(model):
-    return None if model is None else only_size(innermost(as_module(model)))
+    return None if model is None else only_size(as_module(model))
 
 
 def _is_pointwise(preprocess):

@@ -12,7 +12,6 @@ from typing import NamedTuple
 import numpy as np
 
 from .families import only_size
-from .handle import innermost
 from .preprocess import make_view
 
 _SIZES = (96, 128), (224, 288)  # the second for networks that leave one cell of the first
@@ -24,7 +23,7 @@ _N_SUMS = 256
 
 def probe_sizes(module):
     """List the sizes (height, width) of probe images to try, in order."""
-    own = only_size(innermost(module))
+    own = only_size(module)
     return _SIZES if own is None else (own,)
 
 

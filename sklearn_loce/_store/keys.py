@@ -131,7 +131,7 @@ def agree(first, second):
     return bool((difference <= TOLERANCE * size).all()) or np.array_equal(first, second, True)
 
 
-def find_source(session, network, layer, record, n_channels):
+def find_source(session, network, members, record, n_channels):
     """Give the digest of all that the activations of a layer depend on.
 
     Networks whose digests are equal are told apart by what they give for the probe image, within a
@@ -142,7 +142,8 @@ def find_source(session, network, layer, record, n_channels):
     session : Session or MemoryStore
     network : bytes
         Digest of network, preprocessing and reshape_transform.
-    layer : str
+    members : tuple of str
+        Name of the layer, or of those that it joins.
     record : ndarray
         What the layer gives for the probe.
     n_channels : int
@@ -151,7 +152,7 @@ def find_source(session, network, layer, record, n_channels):
     -------
     bytes of length 32
     """
-    exact = hash_facts("source", FORMAT_VERSION, network.hex(), layer)
+    exact = hash_facts("source", FORMAT_VERSION, network.hex(), members)
     for probe, known, _ in session.probes(exact):
         if agree(known.reshape(-1, record.shape[-1]), record):
             return probe

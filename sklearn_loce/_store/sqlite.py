@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 from sklearn.utils import Bunch
 
+from .._network.joined import Joined
 from .._warnings import warn_user
 from . import database
 from .database import connect_to_write, obstacles_raised, reading, transaction
@@ -186,7 +187,7 @@ class RowStore:
 
         Parameters
         ----------
-        layer : str, default=None
+        layer : str or Joined, default=None
             Rows of this layer.
         model : torch.nn.Module, TorchModel or str, default=None
             Rows of this model, or of the one with this digest in hexadecimal.
@@ -209,8 +210,9 @@ class RowStore:
         StoreError
             If the file can't be written, is no store, of another version, or malformed.
         """
-        if not isinstance(layer, str | None):
+        if not isinstance(layer, str | Joined | None):
             raise TypeError(f"layer must be the name of a layer, got {layer!r}.")
+        layer = layer if layer is None else str(layer)
         if not isinstance(damaged, bool | np.bool_):
             raise TypeError(f"damaged must be a bool, got {damaged!r}.")
         if max_bytes is not None and (not isinstance(max_bytes, Integral) or max_bytes < 0):

@@ -10,6 +10,7 @@ from sklearn.neighbors import NearestNeighbors
 from sklearn.utils import check_array, column_or_1d
 from sklearn.utils._param_validation import HasMethods, Interval, StrOptions, validate_params
 
+from .._network.joined import Joined
 from .._samples.table import as_samples, image_key
 from ._html_page import (
     BOKEH_MARKERS,
@@ -30,7 +31,7 @@ _PARAMETERS = {
     "path": [str, os.PathLike],
     "coordinates": [StrOptions({"umap", "pca"}), "array-like"],
     "transformer": [HasMethods("project"), None],
-    "layer": [str, None],
+    "layer": [str, Joined, None],
     "clusters": ["array-like", None],
     "iou": ["array-like", None],
     "n_neighbors": [Interval(Integral, 1, None, closed="left")],
@@ -80,7 +81,7 @@ def to_html(
         :class:`ConceptMapDisplay`, or as given. Rows whose coordinates are not finite are left out.
     transformer : LoCETransformer, default=None
         Fitted; its ``project`` draws the projections. ``None`` draws none.
-    layer : str, default=None
+    layer : str or Joined, default=None
         The transformer's layer to project, where it has several.
     clusters : array-like of shape (n_samples,), default=None
         Labels of clusters, to filter and color by.

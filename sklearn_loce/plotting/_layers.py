@@ -298,4 +298,4 @@ def _find_layer(results):
 
 def _name_layer(layer):
     """Name a layer, or several that are concatenated."""
-    return " + ".join(map(str, layer)) if isinstance(layer, list | tuple) else str(layer)
+    return ", ".join(map(str, layer)) if isinstance(layer, list | tuple) else str(layer)

@@ -107,7 +107,7 @@ class ProjectionDisplay:
             Concepts for the titles. None takes the column ``concept``, if there is one.
         rows : int or array-like of int, default=None
             Positions of the rows to show. None shows all, if they are 100 at most.
-        layer : str, default=None
+        layer : str or Joined, default=None
             Which layer to project; may be left out where there is one.
         crop : bool, default=False
             Whether only the surroundings of the mask are shown.

@@ -165,7 +165,7 @@ class ConceptProjector(BaseEstimator):
         if len(self.loce_.layers_) > 1:
             raise ValueError(
                 "A segmenter projects on one layer, but its loce has "
-                f"layer={self.loce_.layers_}. Fit one per layer."
+                f"layer={self.loce_.layers_}. Fit one per layer, or join them by Joined."
             )
         return codes
 
