@@ -121,9 +121,9 @@ class SampleTransformer(TransformerMixin, BaseEstimator):
         Raises
         ------
         ValueError
-            If a parameter is out of range, the model lacks a layer, a layer's output is no grid,
-            the network does not take such images, the table lacks a column, or the first image
-            can't be read.
+            If a parameter is out of range, ``preprocess="auto"`` and nothing is known of the
+            network's training, the model lacks a layer, a layer's output is no grid, the network
+            does not take such images, the table lacks a column, or the first image can't be read.
         FileNotFoundError
             If the first image is missing.
         TypeError

@@ -95,6 +95,12 @@ class TorchModel:
     >>> model
     TorchModel(Conv2d, 224 parameters)
 
+    What the network was trained with is known before it is built.
+
+    >>> from torchvision.models import ResNet50_Weights, resnet50
+    >>> TorchModel(resnet50, weights=ResNet50_Weights.IMAGENET1K_V2).preprocess
+    ResNet50_Weights.IMAGENET1K_V2
+
     A network that wants a dict, and pads its images to the right and below so that both sides are
     multiples of 32. An instance of an importable class can be pickled; a lambda can't.
 
