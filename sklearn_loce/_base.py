@@ -22,7 +22,7 @@ from ._embedding.parallel import ended_by_interrupt
 from ._embedding.table import embed_table, find_store, may_fail, report_failures
 from ._network.extract import check_layers
 from ._network.handle import as_module
-from ._network.preprocess import make_transform, make_view
+from ._network.preprocess import make_transform, make_view, warn_unnormalized
 from ._samples.table import (
     as_samples,
     check_rows,
@@ -64,7 +64,9 @@ class SampleTransformer(TransformerMixin, BaseEstimator):
         """Learn what the layers are, and what the network gives for the probe."""
         self._objective = self._make_objective()
         self._seed = check_random_state(self.random_state).randint(np.iinfo(np.int32).max)
-        self._records = look_up_layers(self, self._view_first_image(samples))
+        image_size = self._view_first_image(samples)
+        self._records = look_up_layers(self, image_size)
+        warn_unnormalized(self.preprocess, self.model, image_size, self._seed)
         # The same for all layers; a fixed one is taken as it is, for searches over layers.
         seed = self.random_state if isinstance(self.random_state, int) else self._seed
         self._starts = self._make_starts(seed)
@@ -136,9 +138,9 @@ class SampleTransformer(TransformerMixin, BaseEstimator):
         Raises
         ------
         ValueError
-            If a parameter is out of range, the model lacks a layer, a layer's output is no grid,
-            the network does not take such images, the table lacks a column, or the first image
-            can't be read.
+            If a parameter is out of range, ``preprocess="auto"`` and nothing is known of the
+            network's training, the model lacks a layer, a layer's output is no grid, the network
+            does not take such images, the table lacks a column, or the first image can't be read.
         FileNotFoundError
             If the first image is missing.
         TypeError

@@ -32,16 +32,20 @@ class MaskedMeanTransformer(SampleTransformer):
     layer : str, Joined or list of these
         Dotted name of a layer, as ``list_layers`` gives it, or several :class:`Joined` as one. The
         averages of a list of layers are concatenated.
-    preprocess : None, torchvision Weights, their ``.transforms()``, Hugging Face image processor, \
-            or callable, default=None
-        ``None`` scales pixels to [0, 1], as the paper does. Of torchvision's weights and Hugging
-        Face's processors the size, mean, standard deviation and padding are used, but not the
-        center crop, which would cut the concept away; a processor that crops in another way is an
-        error. Transforms of timm and of torchvision's first version are read in the same way.
+    preprocess : None, "paper", "auto", torchvision Weights, their ``.transforms()``, Hugging Face \
+            image processor, or callable, default=None
+        ``None`` scales pixels to [0, 1], and warns where the network tells that it was trained on
+        normalized images. "paper" is what the published code does: Pillow's bicubic filter squashes
+        images to 640 x 480, and then to the size of a network that takes no other; pixels are
+        scaled to [0, 1], and DETR's processor normalizes them. "auto" takes what the network was
+        trained with, where that is known; see :class:`TorchModel`. Of torchvision's weights and
+        Hugging Face's processors the size, mean, standard deviation and padding are used, but not
+        the center crop, which would cut the concept away; a processor that crops in another way is
+        an error. Transforms of timm and of torchvision's first version are read in the same way.
         Images for a network that takes one size only are squashed to that. A
         ``torchvision.transforms.v2`` transform is applied to image and masks together; pixels that
         it leaves as integers are scaled to [0, 1] after it. Detectors that resize and pad inside
-        need ``None`` or their weights.
+        need ``None``, "paper" or their weights.
     reshape_transform : callable, default=None
         Turns the raw output of a layer into a tensor (n_images, n_channels, height, width).
         ``None`` finds the grid by following a pass; see :class:`ActivationExtractor`.
@@ -118,7 +122,7 @@ class MaskedMeanTransformer(SampleTransformer):
     _parameter_constraints = {  # noqa: RUF012 - the name and form are scikit-learn's
         "model": [nn.Module, TorchModel],
         "layer": [str, Joined, list, tuple],
-        "preprocess": [None, WeightsEnum, callable],
+        "preprocess": [None, StrOptions({"paper", "auto"}), WeightsEnum, callable],
         "reshape_transform": [None, callable],
         "background": [StrOptions({"keep", "subtract"})],
         "standardize": ["boolean"],

@@ -6,7 +6,7 @@ from .._network.extract import ActivationExtractor
 from .._network.handle import as_module, digest_model, weight_versions
 from .._network.identity import digest
 from .._network.joined import members_of
-from .._network.preprocess import make_transform
+from .._network.preprocess import make_transform, resolve_preprocess
 from .._network.probe import probe, probe_sizes
 from .._store.keys import Key, agree, find_source
 from .._warnings import warn_user
@@ -118,7 +118,7 @@ def find_keys(loce, session, fingerprint, records):
     list of Key
     """
     seed = keyed_seed(loce)
-    preprocess = digest(loce.preprocess)
+    preprocess = digest(resolve_preprocess(loce.preprocess, loce.model))
     network = digest(fingerprint, preprocess, loce.reshape_transform, seed, loce._probe_size)
     keys = []
     for k, layer in enumerate(loce.layers_):

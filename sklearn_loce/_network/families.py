@@ -25,6 +25,11 @@ def is_transformers(module):
     return getattr(module, "main_input_name", None) == "pixel_values"
 
 
+def is_detr(module):
+    """Say whether a network is Hugging Face's DETR, the original one."""
+    return any(kind.__name__ == "DetrPreTrainedModel" for kind in type(module).__mro__)
+
+
 def _attribute(module, path):
     """Follow dotted attributes; ``None`` where one is missing."""
     try:
@@ -86,6 +91,6 @@ def explain_size(module, size):
     else:
         other = "weights of torchvision, which normalize too"
     return (
-        f"was built for images of {own[0]} x {own[1]} {got}. Resize them without a crop, as the "
-        f"paper does: preprocess=torchvision.transforms.v2.Resize({own}), or {other}"
+        f"was built for images of {own[0]} x {own[1]} {got}. Resize them without a crop: "
+        f"preprocess='paper' or torchvision.transforms.v2.Resize({own}), or {other}"
     )

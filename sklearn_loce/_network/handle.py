@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import nn
 from torch.nn.parameter import UninitializedTensorMixin
+from torchvision.models import WeightsEnum, get_model_weights
 
 from .._warnings import warn_user
 from .identity import digest_network, global_names, is_library
@@ -31,6 +32,14 @@ class TorchModel:
         The module, or a builder: a callable without arguments that returns it. A builder is called
         when the module is first needed. Make it an importable function, or a
         ``functools.partial`` of one, so that it can be pickled.
+    weights : torchvision WeightsEnum, default=None
+        Passed to the builder as ``weights=``, such as ``ResNet50_Weights.DEFAULT``. They also tell
+        what the network was trained with, and so do the ``weights`` of a ``functools.partial``.
+    preprocess : torchvision Weights, their ``.transforms()``, Hugging Face image processor or \
+            callable, default=None
+        What the network was trained with, for ``preprocess="auto"`` of the estimators. ``None``
+        asks ``weights``, and where there are none the network: those of timm tell, and those of
+        Hugging Face whose processor lies on this machine. Nothing is downloaded for that.
     forward : callable, default=None
         How to run the module: called as ``forward(module, images)`` with a tensor of shape
         (n_images, 3, height, width), where ``module`` is the copy. ``None`` calls
@@ -44,6 +53,8 @@ class TorchModel:
     ----------
     module : torch.nn.Module
         The module itself, built on first use.
+    preprocess : WeightsEnum, callable or None
+        As given, or else the weights.
     forward : callable or None
         As given.
     has_builder : bool
@@ -52,7 +63,8 @@ class TorchModel:
     Raises
     ------
     TypeError
-        If ``source`` is neither, the builder returns something else than a module, or ``forward``
+        If ``source`` is neither, the builder returns something else than a module, ``weights`` are
+        no member of a ``WeightsEnum`` or given with a module, or ``preprocess`` or ``forward``
         can't be called.
 
     See Also
@@ -82,6 +94,12 @@ class TorchModel:
     >>> model
     TorchModel(Conv2d, 224 parameters)
 
+    What the network was trained with is known before it is built.
+
+    >>> from torchvision.models import ResNet50_Weights, resnet50
+    >>> TorchModel(resnet50, weights=ResNet50_Weights.IMAGENET1K_V2).preprocess
+    ResNet50_Weights.IMAGENET1K_V2
+
     A network that wants a dict, and pads its images to the right and below so that both sides are
     multiples of 32. An instance of an importable class can be pickled; a lambda can't.
 
@@ -107,14 +125,21 @@ class TorchModel:
     torch.Size([1, 8, 32, 48])
     """
 
-    def __init__(self, source, *, forward=None):
+    def __init__(self, source, *, weights=None, preprocess=None, forward=None):
         if isinstance(source, type) or not callable(source):
             raise TypeError(
                 f"TorchModel takes a torch.nn.Module or a builder that returns one, got {source!r}."
             )
         if forward is not None and not callable(forward):
             raise TypeError(f"forward must be called as forward(module, images), got {forward!r}.")
+        if not (preprocess is None or isinstance(preprocess, WeightsEnum) or callable(preprocess)):
+            raise TypeError(
+                "preprocess is what the network was trained with: torchvision's weights, an image "
+                f"processor or a transform; got {preprocess!r}."
+            )
+        source = source if weights is None else _with_weights(source, weights)
         self._cell = _Cell(source)
+        self.preprocess = _weights_of(source) if preprocess is None else preprocess
         self.forward = forward
 
     @property
@@ -151,6 +176,7 @@ class TorchModel:
     def __sklearn_clone__(self):
         clone = type(self).__new__(type(self))
         clone._cell = self._cell
+        clone.preprocess = self.preprocess
         clone.forward = self.forward
         return clone
 
@@ -206,6 +232,32 @@ class _Cell:
 _BUILDING = [threading.RLock()]
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=lambda: _BUILDING.append(threading.RLock()))
+
+
+def _with_weights(builder, weights):
+    """Let a builder build with weights."""
+    if not isinstance(weights, WeightsEnum):
+        raise TypeError(
+            "weights must be a member of a WeightsEnum of torchvision, such as "
+            f"ResNet50_Weights.DEFAULT, got {weights!r}."
+        )
+    if isinstance(builder, nn.Module):
+        raise TypeError(
+            f"weights={weights} are for a builder, and {type(builder).__name__} is built. Pass the "
+            "function that builds it, or preprocess=weights if it has these weights."
+        )
+    return functools.partial(builder, weights=weights)
+
+
+def _weights_of(builder):
+    """Give torchvision's weights that a partial builds with; ``None`` for others."""
+    weights = getattr(builder, "keywords", {}).get("weights")
+    if isinstance(weights, str):
+        try:
+            return get_model_weights(builder.func).verify(weights)
+        except (ValueError, KeyError):
+            return None  # no function of torchvision, or an error when it is called
+    return weights if isinstance(weights, WeightsEnum) else None
 
 
 def _name(builder):

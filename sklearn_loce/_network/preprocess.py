@@ -16,8 +16,10 @@ from torchvision.models import WeightsEnum
 from torchvision.transforms import v2
 from xxhash import xxh3_64
 
+from .._warnings import warn_user
 from .families import only_size
 from .handle import as_module
+from .presets import PaperTransform, find_training_preprocess
 from .processors import ProcessorError, ProcessorTransform, is_image_processor
 
 _SCALE = v2.ToDtype(torch.float32, scale=True)
@@ -219,12 +221,31 @@ def _is_pointwise(preprocess):
     return type(preprocess) in _POINTWISE
 
 
+def resolve_preprocess(preprocess, model):
+    """Replace "auto" by what the network was trained with; leave the others as they are."""
+    if not (isinstance(preprocess, str) and preprocess == "auto"):
+        return preprocess
+    found = None if model is None else find_training_preprocess(model)
+    if found is None:
+        raise ValueError(
+            "preprocess='auto' takes what the network was trained with, which is not known of "
+            f"{_network_name(model)}. Say it in TorchModel(builder, weights=...) or "
+            "TorchModel(network, preprocess=...); or set preprocess to it."
+        )
+    return found
+
+
+def _network_name(model):
+    return type(model if model is None else as_module(model)).__name__
+
+
 def make_transform(preprocess, model=None):
     """Turn the parameter ``preprocess`` into a joint transform of an image and its masks.
 
     Parameters
     ----------
-    preprocess : None, WeightsEnum, torchvision preset, Hugging Face image processor or callable
+    preprocess : None, "paper", "auto", WeightsEnum, torchvision preset, Hugging Face image \
+            processor or callable
         Of torchvision's first transforms and timm's, which take no masks, the settings are read.
     model : torch.nn.Module or TorchModel, default=None
         For networks that take images of one size, presets and processors squash images to that.
@@ -237,8 +258,12 @@ def make_transform(preprocess, model=None):
     ------
     ValueError
         If a torchvision preset is for another task than single images, or a transform without
-        masks has settings that can't be read.
+        masks has settings that can't be read; or for "auto", where nothing is known.
     """
+    preprocess = resolve_preprocess(preprocess, model)
+    if isinstance(preprocess, str) and preprocess == "paper":
+        module = None if model is None else as_module(model)
+        return JointTransform(PaperTransform(module), full_frame=True)
     if preprocess is None:
         return JointTransform(_SCALE, full_frame=True)
     if isinstance(preprocess, WeightsEnum):
@@ -404,3 +429,43 @@ def _as_float(image):
     if not image.is_floating_point():
         image = _SCALE(tv_tensors.Image(image))
     return image.as_subclass(torch.Tensor).float()
+
+
+def _measure_normalization(transform, size, seed):
+    """Measure mean and std of a normalization; ``None`` where pixels stay in [0, 1]."""
+    images = (np.full((*size, 3), level, dtype=np.uint8) for level in (0, 255))
+    views = [make_view(image, transform, seed).image for image in images]
+    # In the center, where no padding is.
+    black, white = (view[:, view.shape[1] // 2, view.shape[2] // 2].double() for view in views)
+    if min(black.min(), white.min()) >= 0 and max(black.max(), white.max()) <= 1:
+        return None
+    return -black / (white - black), 1 / (white - black)
+
+
+def warn_unnormalized(preprocess, model, size, seed=0):
+    """Warn where a network was trained on normalized images, and here they are not.
+
+    Parameters
+    ----------
+    preprocess : object
+        The parameter. The paper does not normalize, on purpose.
+    model : torch.nn.Module or TorchModel
+    size : tuple of int
+        (height, width) of an image.
+    seed : int, default=0
+        For random transforms.
+    """
+    trained_with = None if isinstance(preprocess, str) else find_training_preprocess(model)
+    if trained_with is None:
+        return
+    expected = _measure_normalization(make_transform(trained_with, model), size, seed)
+    transform = make_transform(preprocess, model)
+    if expected is None or _measure_normalization(transform, size, seed) is not None:
+        return
+    mean, std = (str([round(n, 3) for n in part.tolist()]) for part in expected)
+    warn_user(
+        f"With preprocess={preprocess!r} pixels are in [0, 1], but {_network_name(model)} was "
+        f"trained on images normalized with mean={mean} and std={std}. Set preprocess='auto' for "
+        "what it was trained with, or preprocess='paper' for the images of the paper, which are "
+        "not normalized."
+    )

@@ -122,7 +122,7 @@ class ProcessorTransform:
             if size not in self._measured:
                 self._measured[size] = self._measure(*size)
             settings, rows, columns = self._measured[size]
-            pixels = self._process(image, settings)
+            pixels = self.process(image, settings)
         except Exception as error:
             raise ProcessorError(
                 f"preprocess={self!r} can't be used for images with masks: {error}. A "
@@ -131,8 +131,9 @@ class ProcessorTransform:
         inside = (rows >= 0)[:, None] & (columns >= 0)
         return pixels, masks.as_subclass(torch.Tensor)[:, rows][:, :, columns] * inside
 
-    def _process(self, image, settings):
-        how = {"return_tensors": "pt", "input_data_format": "channels_first", **settings}
+    def process(self, image, settings=()):
+        """Process an image (3, height, width), uint8, with settings in place of its own."""
+        how = {"return_tensors": "pt", "input_data_format": "channels_first", **dict(settings)}
         pixels = torch.as_tensor(self.processor(images=image, **how)["pixel_values"])
         if pixels.ndim != 4 or len(pixels) != 1:
             raise ProcessorError(
@@ -160,14 +161,14 @@ class ProcessorTransform:
         settings = {"do_center_crop": False} if crops else {}
         if self.size is not None:
             black, *_ = _probes(height, width)
-            if self._process(black, settings).shape[-2:] != self.size:
+            if self.process(black, settings).shape[-2:] != self.size:
                 settings["size"] = dict(zip(("height", "width"), self.size, strict=True))
         return settings
 
     def _locate(self, height, width, settings):
         """Measure where the original's edges are, and whether they are outside."""
         # Gray: whatever is done to the channels, the order of their mean stays.
-        probes = [self._process(probe, settings) for probe in _probes(height, width)]
+        probes = [self.process(probe, settings) for probe in _probes(height, width)]
         black, white, rows, columns = (p.double().mean(0).numpy() for p in probes)
         span = white - black
         inside = span > span.max() / 2

@@ -1,0 +1,98 @@
+"""What ``preprocess="paper"`` and ``preprocess="auto"`` stand for."""
+
+import math
+
+import numpy as np
+import torch
+from PIL import Image
+from torchvision import transforms
+from torchvision.transforms import v2
+
+from .families import is_detector, is_detr, is_transformers, only_size
+from .handle import TorchModel, as_module
+from .processors import ProcessorTransform
+
+_PAPER_SIZE = (640, 480)  # (width, height), as Pillow counts
+
+
+class PaperTransform:
+    """Resize an image as the paper's published code does, with Pillow's bicubic filter.
+
+    All images are squashed to 640 x 480, and then to the one size that a network takes. DETR's
+    processor, with its defaults, resizes and normalizes the images of 640 x 480.
+
+    Parameters
+    ----------
+    module : torch.nn.Module, default=None
+        The network.
+    """
+
+    def __init__(self, module=None):
+        own = None if module is None else only_size(module)
+        # Twice, as there: the first resize rounds to whole levels.
+        self.sizes = [_PAPER_SIZE] if own is None else [_PAPER_SIZE, own[::-1]]
+        self.processor = None
+        if module is not None and is_detr(module):
+            from transformers import DetrImageProcessor
+
+            self.processor = ProcessorTransform(DetrImageProcessor())
+
+    def __repr__(self):
+        return repr("paper")
+
+    def __call__(self, image):
+        """Resize an image (3, height, width), uint8."""
+        picture = Image.fromarray(image.permute(1, 2, 0).numpy())
+        for size in self.sizes:
+            picture = picture.resize(size, Image.Resampling.BICUBIC)
+        pixels = torch.from_numpy(np.array(picture)).permute(2, 0, 1)
+        return pixels if self.processor is None else self.processor.process(pixels)
+
+
+def find_training_preprocess(model):
+    """Give what a network was trained with, in a form that ``preprocess`` takes.
+
+    Nothing is downloaded: Hugging Face's processors are looked up on this machine.
+
+    Parameters
+    ----------
+    model : torch.nn.Module or TorchModel
+
+    Returns
+    -------
+    WeightsEnum, callable or None
+        ``None`` where nothing is known.
+    """
+    if isinstance(model, TorchModel) and model.preprocess is not None:
+        return model.preprocess
+    module = as_module(model)
+    if is_detector(module):
+        return v2.ToDtype(torch.float32, scale=True)  # it normalizes inside
+    config = getattr(module, "pretrained_cfg", None)
+    if isinstance(config, dict) and {"mean", "std", "input_size"} <= config.keys():
+        return _read_timm(config)
+    return _find_processor(module) if is_transformers(module) else None
+
+
+def _read_timm(config):
+    """Make the transform of timm's evaluation from a network's ``pretrained_cfg``."""
+    size = [math.floor(n / (config.get("crop_pct") or 1)) for n in config["input_size"][-2:]]
+    if config.get("crop_mode") != "squash" and size[0] == size[1]:
+        size = size[0]  # of the shorter side
+    filter_ = transforms.InterpolationMode(config.get("interpolation") or "bilinear")
+    steps = [transforms.Resize(size, filter_), transforms.ToTensor()]
+    return transforms.Compose([*steps, transforms.Normalize(config["mean"], config["std"])])
+
+
+def _find_processor(module):
+    """Load the processor that lies beside a network of Hugging Face; ``None`` if none does."""
+    name = getattr(getattr(module, "config", None), "name_or_path", None)
+    if not name:
+        return None
+    from transformers import AutoImageProcessor
+
+    try:
+        how = {"local_files_only": True, "trust_remote_code": False}
+        return AutoImageProcessor.from_pretrained(name, **how)
+    except (OSError, ValueError, KeyError, ImportError):
+        return None
