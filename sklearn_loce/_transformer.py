@@ -16,9 +16,9 @@ from ._base import SampleTransformer
 from ._embedding.measure import draw_sample, measure_sample
 from ._network.handle import TorchModel
 from ._samples.table import as_samples
-from ._solvers.objectives import LBFGS_OBJECTIVES, OBJECTIVES, SOLVERS, make_objective
+from ._solvers.objectives import OBJECTIVES, check_read, make_objective
 from ._solvers.optimize import INITS, initial_vector
-from ._solvers.resize import MASK_RESIZE, check_mask_size
+from ._solvers.resize import MASK_RESIZE
 from ._store.memory import MemoryStore
 from ._store.sqlite import RowStore
 
@@ -53,11 +53,10 @@ class LoCETransformer(SampleTransformer):
         ``None`` finds the grid by following a pass; see :class:`ActivationExtractor`.
     objective : {"net2vec", "mse", "mae", "logistic", "jaccard", "dice"}, default="net2vec"
         What is minimized; see :func:`optimize_loces`. "net2vec" is the paper's. The last three have
-        a bias and a ridge and are solved to convergence; "logistic" has one optimum.
-    solver : {"auto", "adamw", "lbfgs"}, default="auto"
-        How it is minimized: "adamw" for the first three, "lbfgs" for the others.
+        a bias and a ridge and are solved to convergence; "logistic" has one optimum. A parameter
+        that the objective does not read has to be left at its default.
     learning_rate : float, default=0.1
-        Learning rate of AdamW.
+        Learning rate of AdamW, which minimizes "net2vec", "mse" and "mae".
     max_iter : int, default=None
         Number of AdamW's steps, or the most iterations of L-BFGS; ``None`` means 50 and 500.
     alpha : float, default=1e-4
@@ -191,7 +190,6 @@ class LoCETransformer(SampleTransformer):
         "preprocess": [None, WeightsEnum, callable],
         "reshape_transform": [None, callable],
         "objective": [StrOptions(set(OBJECTIVES))],
-        "solver": [StrOptions(set(SOLVERS))],
         "learning_rate": [Interval(Real, 0, None, closed="neither")],
         "max_iter": [Interval(Integral, 1, None, closed="left"), None],
         "alpha": [Interval(Real, 0, None, closed="neither")],
@@ -220,7 +218,6 @@ class LoCETransformer(SampleTransformer):
         preprocess=None,
         reshape_transform=None,
         objective="net2vec",
-        solver="auto",
         learning_rate=0.1,
         max_iter=None,
         alpha=1e-4,
@@ -245,7 +242,6 @@ class LoCETransformer(SampleTransformer):
         self.preprocess = preprocess
         self.reshape_transform = reshape_transform
         self.objective = objective
-        self.solver = solver
         self.learning_rate = learning_rate
         self.max_iter = max_iter
         self.alpha = alpha
@@ -266,15 +262,9 @@ class LoCETransformer(SampleTransformer):
         self.verbose = verbose
 
     def _make_objective(self):
-        check_mask_size(self.mask_size)
-        if self.append_bias and self.objective not in LBFGS_OBJECTIVES:
-            raise ValueError(
-                f"append_bias=True needs an objective with a bias, {sorted(LBFGS_OBJECTIVES)}, got "
-                f"objective={self.objective!r}."
-            )
+        check_read(self.objective, append_bias=self.append_bias)
         return make_objective(
             self.objective,
-            solver=self.solver,
             learning_rate=self.learning_rate,
             max_iter=self.max_iter,
             alpha=self.alpha,

@@ -291,7 +291,6 @@ def test_a_mask_without_background_stays_at_the_start():
         ({"learning_rate": 0}, "'learning_rate'"),
         ({"max_iter": 0}, "'max_iter'"),
         ({"objective": "bce"}, "'objective'"),
-        ({"solver": "sgd"}, "'solver'"),
         ({"init": "ones_"}, "'init'"),
         ({"mask_resize": "cubic"}, "'mask_resize'"),
     ],

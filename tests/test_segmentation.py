@@ -32,11 +32,13 @@ from .conftest import make_small_network
 from .counting import Counting
 
 MODEL = TorchModel(make_small_network)
-LOCE = LoCETransformer(MODEL, "2", max_iter=5)
+LOCE = LoCETransformer(MODEL, "2", objective="logistic", append_bias=True)
+STEPPED = LoCETransformer(MODEL, "2", objective="net2vec")
+LOCES = {ConceptSegmenter: LOCE, Net2VecSegmenter: STEPPED}
 SEGMENTERS = [
     ConceptSegmenter(LOCE),
     ConceptSegmenter(LOCE, clusterer=KMeans(2, n_init=3, random_state=0), threshold=0.4),
-    Net2VecSegmenter(LOCE, max_iter=3, batch_size=2, random_state=0),
+    Net2VecSegmenter(STEPPED, max_iter=3, batch_size=2, random_state=0),
     Net2VecSegmenter(
         LoCETransformer(MODEL, "5", objective="mse", init="normal", random_state=0),
         max_iter=2,
@@ -174,8 +176,9 @@ def _probabilities(image, vector):
     with torch.no_grad():
         grid = make_small_network()[:3](pixels)
         channels = functional.interpolate(grid, size=(100, 100), mode="bilinear")[0]
-        field = sum(float(v) * channel for v, channel in zip(vector, channels, strict=True))
-        maps = field.sigmoid()[None, None]
+        weights, bias = vector[: len(channels)], vector[len(channels) :].sum()
+        field = sum(float(v) * channel for v, channel in zip(weights, channels, strict=True))
+        maps = (field + float(bias)).sigmoid()[None, None]
         return functional.interpolate(maps, size=image.shape[:2], mode="bilinear")[0, 0].numpy()
 
 
@@ -197,13 +200,13 @@ def test_probabilities_are_weighted_projections(boxes, segmenter):
 @both
 def test_predictions_go_back_through_preprocessing(boxes, kind):
     """The network sees mirror images; masks come out as the transformer itself projects them."""
-    loce = LoCETransformer(MODEL, "2", preprocess=v2.RandomHorizontalFlip(1.0), max_iter=5)
+    loce = clone(LOCES[kind]).set_params(preprocess=v2.RandomHorizontalFlip(1.0))
     segmenter = kind(loce).fit(boxes)
     vectors = segmenter.embeddings_[[1, 0, 1, 0, 1]]
     expected = loce.fit(boxes).project(boxes, vectors)
     for ours, mask in zip(segmenter.predict(boxes), expected, strict=True):
         np.testing.assert_array_equal(ours, mask)
-    assert not np.array_equal(kind(LOCE).fit(boxes).predict(boxes)[0], expected[0])
+    assert not np.array_equal(kind(LOCES[kind]).fit(boxes).predict(boxes)[0], expected[0])
 
 
 def test_segment_draws_every_concept(boxes, tmp_path):
@@ -298,7 +301,7 @@ def test_net2vec_is_the_autograd_loop(many_boxes, objective, batch_size):
 
 
 def test_loss_curve_is_the_mean_loss(boxes):
-    segmenter = Net2VecSegmenter(LOCE, max_iter=30, random_state=0).fit(boxes)
+    segmenter = Net2VecSegmenter(STEPPED, max_iter=30, random_state=0).fit(boxes)
     assert segmenter.loss_curve_.shape == (30, 2)
     zeros = torch.zeros(1, 12, dtype=torch.float64)
     for k, concept in enumerate(segmenter.concepts_):
@@ -324,7 +327,7 @@ def test_the_cache_saves_passes_and_changes_nothing(boxes):
 
 def test_shuffling_is_seeded(many_boxes):
     def fit(**how):
-        segmenter = Net2VecSegmenter(LOCE, max_iter=2, batch_size=1, **how)
+        segmenter = Net2VecSegmenter(STEPPED, max_iter=2, batch_size=1, **how)
         return segmenter.fit(many_boxes).embeddings_
 
     np.testing.assert_array_equal(fit(random_state=0), fit(random_state=0))
@@ -373,7 +376,7 @@ def test_memory_holds_a_few_images(kind, n_threads, monkeypatch):
 
 @both
 def test_unknown_concepts_are_named(boxes, kind):
-    segmenter = kind(LOCE).fit(boxes)
+    segmenter = kind(LOCES[kind]).fit(boxes)
     other = boxes.assign(concept=["box", "bar", "cube", "bar", "ball"])
     match = r"'cube' of row 2 \(index 'r2'\), 'ball' of row 4 .*known ones are 'bar', 'box'"
     for method in (segmenter.predict, segmenter.predict_proba, segmenter.score):
@@ -385,7 +388,7 @@ def test_unknown_concepts_are_named(boxes, kind):
 
 @both
 def test_tables_that_lack_something_are_refused(boxes, kind):
-    segmenter = kind(LOCE)
+    segmenter = kind(LOCES[kind])
     with pytest.raises(ValueError, match=r"no concepts.*\['image', 'mask'\].*or pass y"):
         segmenter.fit(boxes[["image", "mask"]])
     with pytest.raises(ValueError, match=r"concept is missing in 1 row\(s\): row 1 \(index 'r1'\)"):
@@ -429,7 +432,7 @@ def test_several_layers_are_refused(boxes, kind):
 )
 def test_bad_parameters_are_named_in_fit(boxes, kind, change, match):
     with pytest.raises(ValueError, match=match):
-        kind(**{"loce": LOCE, **change}).fit(boxes)
+        kind(**{"loce": LOCES[kind], **change}).fit(boxes)
 
 
 def test_concepts_without_loces_are_named(boxes):
@@ -440,7 +443,7 @@ def test_concepts_without_loces_are_named(boxes):
     embeddings[[1, 3]] = np.nan
     with pytest.raises(ValueError, match=r"No LoCE is left of the concepts \['bar'\]"):
         segmenter.fit(boxes, embeddings=embeddings)
-    with pytest.raises(ValueError, match=r"\(5, 12\), got \(5, 3\)"):
+    with pytest.raises(ValueError, match=r"\(5, 13\), got \(5, 3\)"):
         segmenter.fit(boxes, embeddings=embeddings[:, :3])
     blank = [np.zeros_like(m) for m in boxes["mask"]]
     net2vec = Net2VecSegmenter(LoCETransformer(MODEL, "2", on_empty="nan"))

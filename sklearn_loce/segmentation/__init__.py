@@ -17,7 +17,7 @@ from sklearn.utils.validation import check_consistent_length, column_or_1d
 
 from .._network.handle import as_module, resolve_device
 from .._samples.table import as_samples
-from .._solvers.objectives import ADAMW_OBJECTIVES, make_objective
+from .._solvers.objectives import ADAMW_OBJECTIVES, READ_BY, make_objective
 from .._transformer import LoCETransformer
 from ._net2vec import ConceptVectors, ImageStream, optimize_net2vec
 from ._projector import ConceptProjector
@@ -216,8 +216,9 @@ class Net2VecSegmenter(ConceptProjector):
     ----------
     loce : LoCETransformer
         Says what is optimized where: model, one layer, preprocessing, mask size, objective, start
-        and device are taken from it; its learning rate and number of steps are not. ``fit`` clones
-        it: hold the network by a ``TorchModel``, so that the clone shares its weights.
+        and device are taken from it; its learning rate and number of steps have to be left at
+        their defaults. ``fit`` clones it: hold the network by a ``TorchModel``, so that the clone
+        shares its weights.
     learning_rate : float, default=0.1
         Learning rate of AdamW.
     max_iter : int, default=20
@@ -323,18 +324,14 @@ class Net2VecSegmenter(ConceptProjector):
         FileNotFoundError
             If an image or a mask file is missing. The message names the rows.
         ValueError
-            If parameters are out of range, ``loce`` has several layers, concepts are missing, a
-            mask is empty and ``loce`` has ``on_empty="raise"``, or all masks of a concept are
-            empty.
+            If parameters are out of range or not read, ``loce`` has several layers or an objective
+            that AdamW does not minimize, concepts are missing, a mask is empty and ``loce`` has
+            ``on_empty="raise"``, or all masks of a concept are empty.
         RuntimeError
             If another thread runs a network that can't be copied.
         """
         samples = as_samples(X)
-        if self.loce.objective not in ADAMW_OBJECTIVES:
-            raise ValueError(
-                f"Net2VecSegmenter optimizes one of {sorted(ADAMW_OBJECTIVES)}, but its loce has "
-                f"objective={self.loce.objective!r}."
-            )
+        self._check_loce()
         codes = self._fit_concepts(samples, y)
         images = ImageStream(self.loce_, samples, self.cache_size)
         how = {"learning_rate": self.learning_rate, "max_iter": self.max_iter}
@@ -348,6 +345,21 @@ class Net2VecSegmenter(ConceptProjector):
             raise ValueError(f"All masks of the concepts {untouched.tolist()} are empty.")
         self.embeddings_ = vectors.numpy()
         return self
+
+    def _check_loce(self):
+        """Check that nothing of ``loce`` is left unread: the segmenter has steps of its own."""
+        if self.loce.objective not in ADAMW_OBJECTIVES:
+            raise ValueError(
+                f"Net2VecSegmenter optimizes one of {sorted(ADAMW_OBJECTIVES)}, but its loce has "
+                f"objective={self.loce.objective!r}."
+            )
+        for name, default in (("learning_rate", READ_BY["learning_rate"][0]), ("max_iter", None)):
+            value = getattr(self.loce, name)
+            if value != default:
+                raise ValueError(
+                    f"{name}={value!r} of its loce is not read by Net2VecSegmenter; leave it out "
+                    f"there, and set {name} of the segmenter."
+                )
 
     def _orders(self, n_images):
         rng = check_random_state(self.random_state)
