@@ -51,9 +51,9 @@ class LoCETransformer(SampleTransformer):
     reshape_transform : callable, default=None
         Turns the raw output of a layer into a tensor (n_images, n_channels, height, width).
         ``None`` finds the grid by following a pass; see :class:`ActivationExtractor`.
-    objective : {"net2vec", "mse", "mae", "logistic", "jaccard", "dice"}, default="net2vec"
-        What is minimized; see :func:`optimize_loces`. "net2vec" is the paper's. The last three have
-        a bias and a ridge and are solved to convergence; "logistic" has one optimum. A parameter
+    objective : {"logistic", "jaccard", "dice", "net2vec", "mse", "mae"}, default="logistic"
+        What is minimized; see :func:`optimize_loces`. The first three have a bias and a ridge and
+        are solved to convergence; "logistic" has one optimum. "net2vec" is the paper's. A parameter
         that the objective does not read has to be left at its default.
     learning_rate : float, default=0.1
         Learning rate of AdamW, which minimizes "net2vec", "mse" and "mae".
@@ -217,7 +217,7 @@ class LoCETransformer(SampleTransformer):
         *,
         preprocess=None,
         reshape_transform=None,
-        objective="net2vec",
+        objective="logistic",
         learning_rate=0.1,
         max_iter=None,
         alpha=1e-4,

@@ -20,11 +20,11 @@ MODEL = TorchModel(make_small_network)
 
 @parametrize_with_loce_checks(
     [
-        LoCETransformer(MODEL, "2", max_iter=5),
+        LoCETransformer(MODEL, "2"),
         LoCETransformer(
             MODEL, ["0", "5"], objective="mse", init="normal", random_state=0, max_iter=5
         ),
-        LoCETransformer(TorchModel(make_small_network()), "4", mask_resize="area", max_iter=5),
+        LoCETransformer(TorchModel(make_small_network()), "4", mask_resize="area"),
         LoCETransformer(MODEL, ["2", "5"], objective="logistic", append_bias=True),
         LoCETransformer(MODEL, "4", objective="jaccard", standardize=True),
         MaskedMeanTransformer(MODEL, ["0", "4"]),
@@ -49,7 +49,7 @@ class Forgetful(LoCETransformer):
 
 def test_the_checks_can_fail():
     checks = {check.__name__: check for check in loce_checks()}
-    estimator = Forgetful(MODEL, "2", max_iter=2)
+    estimator = Forgetful(MODEL, "2")
     with pytest.raises(AssertionError, match="depends on the rows beside it"):
         checks["check_subset_invariance"](estimator)
     with pytest.raises(AssertionError, match="copied the weights"):
@@ -132,5 +132,5 @@ def test_transformer_passes_what_scikit_learn_has_for_tables():
 
 
 def test_builder_models_survive_partial_builders(boxes):
-    estimator = LoCETransformer(TorchModel(partial(make_small_network)), "2", max_iter=2)
+    estimator = LoCETransformer(TorchModel(partial(make_small_network)), "2")
     assert estimator.fit_transform(boxes).shape == (5, 12)

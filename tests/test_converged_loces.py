@@ -82,7 +82,7 @@ def test_iterations_are_the_most_of_a_row_also_from_the_store(boxes, tmp_path, o
 
 
 def test_iterations_without_an_optimum(boxes):
-    adamw = LoCETransformer(MODEL, ["2", "5"], max_iter=3)
+    adamw = LoCETransformer(MODEL, ["2", "5"], objective="net2vec", max_iter=3)
     adamw.fit_transform(boxes)
     assert adamw.n_iter_.tolist() == [3, 3]
     empty = boxes.assign(mask=[np.zeros_like(mask) for mask in boxes["mask"]])

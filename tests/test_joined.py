@@ -250,7 +250,7 @@ def test_transformers_take_it_as_a_network(joined):
 
 @pytest.mark.slow
 def test_workers_give_the_same_vectors(joined):
-    how = {"layer": "joined", "max_iter": 5, "memory": False}
+    how = {"layer": "joined", "memory": False}
     X, make = draw_table(3), partial(LoCETransformer, TorchModel(joined), **how)
     alone = make().fit_transform(X)
     np.testing.assert_array_equal(make(n_jobs=2).fit_transform(X), alone)
@@ -263,7 +263,7 @@ def test_a_store_keeps_lists_of_layers_apart(tmp_path):
 
     def embed(layers, memory):
         model = TorchModel(JoinedLayers(network, layers))
-        return LoCETransformer(model, "joined", max_iter=5, memory=memory).fit_transform(X)
+        return LoCETransformer(model, "joined", memory=memory).fit_transform(X)
 
     found = [embed(layers, store) for layers in lists]
     n_images = network.n_images
@@ -367,7 +367,7 @@ def test_a_network_of_one_size_says_so():
         ActivationExtractor(joined, "joined")(draw_images(1, 3, 32, 32))
     preset = models.ViT_B_16_Weights.IMAGENET1K_V1
     X = [(np.zeros((50, 90, 3), dtype=np.uint8), np.ones((50, 90), dtype=bool))]
-    loce = LoCETransformer(TorchModel(joined), "joined", preprocess=preset, max_iter=1).fit(X)
+    loce = LoCETransformer(TorchModel(joined), "joined", preprocess=preset).fit(X)
     assert loce.evaluate(X)["foreground_cells"].tolist() == [16]
 
 

@@ -217,8 +217,13 @@ class LBFGSObjective:
         """Optimize one vector per row; as ``AdamWObjective.solve``, ``recorder`` is not used."""
         images, arrays = _group_by_grid(activations), _as_compiled_input(activations)
         if arrays is not None:
-            return Solution(*compiled_lbfgs.solve(arrays, images, targets, start, self, n_threads))
-        return Solution(*solve_ridge_with_torch(activations, targets, start, self))
+            facts = compiled_lbfgs.solve(arrays, images, targets, start, self, n_threads)
+        else:
+            facts = solve_ridge_with_torch(activations, targets, start, self)
+        solution = Solution(*facts)
+        # Where sums overflow there is no gradient, and the vector is still the start.
+        solution.vectors[np.isnan(solution.gradient_norm)] = np.nan
+        return solution
 
     def loss(self, grid, vector, target, intercept=None):
         """Give the value of a vector on a row; ``None`` means the intercept that makes it least."""

@@ -129,7 +129,7 @@ def optimize_loces(
     activations,
     masks,
     *,
-    objective="net2vec",
+    objective="logistic",
     learning_rate=0.1,
     max_iter=None,
     alpha=1e-4,
@@ -156,14 +156,15 @@ def optimize_loces(
         Activations of one layer. float16 and bfloat16 are computed in float32.
     masks : array-like or Tensor of shape (n_samples, mask_height, mask_width)
         Concept masks with values in [0, 1], at any size; a sequence may mix sizes.
-    objective : {"net2vec", "mse", "mae", "logistic", "jaccard", "dice"}, default="net2vec"
+    objective : {"logistic", "jaccard", "dice", "net2vec", "mse", "mae"}, default="logistic"
+        The first three have a bias and a ridge, see Notes; L-BFGS minimizes them, and converges.
         "net2vec" is the paper's pseudo binary cross-entropy, balanced by the background's share;
         "mse" and "mae" are the mean squared and absolute error plus
         ``(||v||_1 + ||v||_2) / n_channels``. AdamW minimizes these three, with betas (0.9, 0.999),
-        epsilon 1e-8 and weight decay 0.01, and stops where its steps end. The other three have a
-        bias and a ridge, see Notes; L-BFGS minimizes them, and converges.
+        epsilon 1e-8 and weight decay 0.01, and stops where its steps end. A parameter that the
+        objective does not read has to be left at its default.
     learning_rate : float, default=0.1
-        Of AdamW. Only the objectives that it minimizes read it.
+        Of AdamW.
     max_iter : int, default=None
         Number of steps of AdamW, all of which are taken, or the most iterations of L-BFGS. ``None``
         means 50 and 500.
@@ -259,9 +260,7 @@ def optimize_loces(
     >>> optimize_loces(activations, mask).sign()
     tensor([[ 1., -1.]])
 
-    >>> embeddings, info = optimize_loces(
-    ...     activations, mask, objective="logistic", return_info=True
-    ... )
+    >>> embeddings, info = optimize_loces(activations, mask, return_info=True)
     >>> embeddings.sign()
     tensor([[ 1., -1.]])
     >>> info.gradient_norm < 1e-4

@@ -35,7 +35,8 @@ class ConceptSegmenter(ConceptProjector):
     ----------
     loce : LoCETransformer
         Computes the LoCEs, on one layer. ``fit`` clones it: hold the network by a ``TorchModel``,
-        so that the clone shares its weights.
+        so that the clone shares its weights. If its objective has a bias, the clone appends it to
+        the vectors.
     clusterer : estimator with ``fit_predict``, default=None
         Finds clusters or mixture components among the LoCEs of one concept; a clone is fitted to
         each concept with two LoCEs or more. Rows that it labels -1 are left out as outliers.
@@ -118,9 +119,9 @@ class ConceptSegmenter(ConceptProjector):
         y : array-like of shape (n_samples,), default=None
             Concepts; ``None`` takes the column ``concept``.
         embeddings : array-like of shape (n_samples, n_features), default=None
-            LoCEs of these rows, as ``loce`` gave them; then only the probe image of ``loce.fit``
-            passes the network, and nothing is optimized. ``None`` computes them. Rows with NaN are
-            left out.
+            LoCEs of these rows, as ``loce`` gave them, with ``append_bias=True`` if its objective
+            has a bias; then only the probe image of ``loce.fit`` passes the network, and nothing is
+            optimized. ``None`` computes them. Rows with NaN are left out.
         cluster_labels : array-like of shape (n_samples,), default=None
             Clusters or mixture components found elsewhere: every pair of concept and label gets a
             centroid. Rows labeled -1 are left out. Not together with ``clusterer``.
@@ -209,8 +210,8 @@ class Net2VecSegmenter(ConceptProjector):
     """Segment concepts in unseen images with one vector per concept, as Net2Vec does.
 
     The vector of a concept is optimized over all its training rows at once, with the objective of
-    the LoCEs and AdamW in minibatches. Two images per thread are in memory besides the cache,
-    whatever the number of images.
+    the LoCEs, "net2vec", "mse" or "mae", and AdamW in minibatches. Two images per thread are in
+    memory besides the cache, whatever the number of images.
 
     Parameters
     ----------
@@ -264,7 +265,7 @@ class Net2VecSegmenter(ConceptProjector):
     >>> from sklearn_loce.datasets import load_scene_model, make_scenes
     >>> from sklearn_loce.segmentation import Net2VecSegmenter
     >>> train, test = make_scenes(8, random_state=0), make_scenes(2, random_state=1)
-    >>> loce = LoCETransformer(TorchModel(load_scene_model), "features.5")
+    >>> loce = LoCETransformer(TorchModel(load_scene_model), "features.5", objective="net2vec")
     >>> segmenter = Net2VecSegmenter(loce, batch_size=4, random_state=0).fit(train.data)
     >>> segmenter.embeddings_.shape
     (8, 96)
@@ -351,7 +352,7 @@ class Net2VecSegmenter(ConceptProjector):
         if self.loce.objective not in ADAMW_OBJECTIVES:
             raise ValueError(
                 f"Net2VecSegmenter optimizes one of {sorted(ADAMW_OBJECTIVES)}, but its loce has "
-                f"objective={self.loce.objective!r}."
+                f"objective={self.loce.objective!r}. Pass objective='net2vec' to the loce."
             )
         for name, default in (("learning_rate", READ_BY["learning_rate"][0]), ("max_iter", None)):
             value = getattr(self.loce, name)
