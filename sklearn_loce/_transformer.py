@@ -181,7 +181,7 @@ class LoCETransformer(SampleTransformer):
     >>> embeddings.shape
     (14, 48)
     >>> round(loce.score(scenes.data), 1)  # mean IoU of projections and masks
-    0.7
+    0.9
     """
 
     _parameter_constraints = {  # noqa: RUF012 - the name and form are scikit-learn's

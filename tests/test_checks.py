@@ -73,8 +73,8 @@ class FlattenedLoCE(TransformerMixin, BaseEstimator):
     activations, and the cells above the row's mean are the mask.
     """
 
-    def __init__(self, n_steps=5):
-        self.n_steps = n_steps
+    def __init__(self, objective="logistic"):
+        self.objective = objective
 
     def fit(self, X, y=None):
         validate_data(self, X)
@@ -88,7 +88,7 @@ class FlattenedLoCE(TransformerMixin, BaseEstimator):
         activations = np.stack([X, X**2, np.ones_like(X)], axis=1)[:, :, None]
         masks = (X.mean(axis=1, keepdims=True) - 1e-12 <= X)[:, None].astype(float)
         embeddings = optimize_loces(
-            torch.from_numpy(activations), masks, mask_size=(1, 20), max_iter=self.n_steps
+            torch.from_numpy(activations), masks, mask_size=(1, 20), objective=self.objective
         )
         return embeddings.numpy()
 
@@ -107,12 +107,14 @@ class FlattenedLoCE32(FlattenedLoCE):
         cells = np.stack([np.tanh(X), np.ones_like(X)], axis=1)[:, :, None]
         masks = (X.mean(axis=1, keepdims=True) - 1e-6 <= X)[:, None].astype(float)
         embeddings = optimize_loces(
-            torch.from_numpy(cells), masks, mask_size=(1, 20), max_iter=self.n_steps
+            torch.from_numpy(cells), masks, mask_size=(1, 20), objective=self.objective
         )
         return embeddings.numpy()
 
 
-@parametrize_with_checks([FlattenedLoCE(), FlattenedLoCE32()])
+@parametrize_with_checks(
+    [kind(name) for kind in (FlattenedLoCE, FlattenedLoCE32) for name in ("logistic", "net2vec")]
+)
 def test_numeric_core_passes_scikit_learns_battery(estimator, check):
     check(estimator)
 

@@ -191,7 +191,7 @@ def test_masks_that_vanish_at_mask_size_are_empty_too(boxes):
 
 
 def test_given_embeddings_need_no_masks_to_be_projected(boxes):
-    loce = LoCETransformer(MODEL, "2").fit(boxes)
+    loce = LoCETransformer(MODEL, "2", append_bias=True).fit(boxes)
     embeddings = loce.transform(boxes)
     blank = boxes.assign(mask=[np.zeros_like(mask) for mask in boxes["mask"]])
     for one, other in zip(
