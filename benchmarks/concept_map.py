@@ -45,7 +45,8 @@ def draw_table(n_rows, own_images):
 
 def write_map(table, path):
     """Write the map with all it can hold; give the seconds that it took without UMAP's."""
-    loce = LoCETransformer(TorchModel(load_scene_model), "features.3", on_empty="nan")
+    how = {"objective": "net2vec", "on_empty": "nan"}
+    loce = LoCETransformer(TorchModel(load_scene_model), "features.3", **how)
     embeddings = loce.fit_transform(table)
     clusters = KMeans(20, n_init=1, random_state=0).fit_predict(embeddings)
     start = time.perf_counter()

@@ -45,7 +45,8 @@ def seconds(function, *arguments):
 
 def compare(network, layer, samples, repeats):
     """Give the median milliseconds per image of both sides, and the median ratio."""
-    loce = LoCETransformer(TorchModel(network), layer, memory=False).fit(samples)
+    how = {"objective": "net2vec", "memory": False}
+    loce = LoCETransformer(TorchModel(network), layer, **how).fit(samples)
     loce.transform(samples[:1])
     runs = [
         (seconds(run_full, network, samples), seconds(loce.transform, samples))

@@ -6,10 +6,9 @@ from functools import partial
 import torch
 from torch.nn import functional
 
-from benchmarks.inputs import MASK_SIZE, N_STEPS, draw, targets_of
+from benchmarks.inputs import MASK_SIZE, N_STEPS, draw, optimize_paper_loces, targets_of
 from benchmarks.measure import in_turn, one_thread_each
 from benchmarks.report import Column, Section, Table
-from sklearn_loce import optimize_loces
 
 _TEXT = """\
 The floor is what no solver of this kind can leave out: 50 times, for every sample, one sigmoid
@@ -77,7 +76,7 @@ def compare(name, shape, options):
     """Give the row of a layer."""
     activations, masks = draw(shape, options.samples)
     ways = ways_to_run(activations)
-    sides = {**ways, "ours": partial(optimize_loces, activations, targets_of(masks))}
+    sides = {**ways, "ours": partial(optimize_paper_loces, activations, targets_of(masks))}
     sides["ours"]()
     times = in_turn(sides, options.repeats)
     medians = {side: statistics.median(runs) for side, runs in times.items()}

@@ -6,15 +6,14 @@ from functools import partial
 import numpy as np
 import torch
 
-from benchmarks.inputs import MASK_SIZE, N_STEPS, draw, targets_of
+from benchmarks.inputs import MASK_SIZE, N_STEPS, OBJECTIVE, draw, optimize_paper_loces, targets_of
 from benchmarks.measure import in_turn, seconds
 from benchmarks.report import Column, Section, Table
-from sklearn_loce import optimize_loces
 from sklearn_loce._solvers.adamw import Recorder
 from sklearn_loce._solvers.objectives import make_objective
 
 # Private names: no public call keeps the recording of the steps from batch to batch.
-_OBJECTIVE = make_objective("net2vec", max_iter=N_STEPS)
+_OBJECTIVE = make_objective(OBJECTIVE, max_iter=N_STEPS)
 _TITLE = "GPU"
 _TEXT = """\
 LoCEs per second, {samples} samples at once, activations on the GPU. *All* is `optimize_loces`
@@ -81,7 +80,7 @@ def compare(name, shape, options, rates):
     grids, targets = list(activations), targets_of(masks).numpy()
     solve = partial(_OBJECTIVE.solve, recorder=Recorder())  # kept, as from batch to batch
     sides = {
-        "all": synchronized(partial(optimize_loces, activations, masks)),
+        "all": synchronized(partial(optimize_paper_loces, activations, masks)),
         "ours": synchronized(partial(solve, grids, targets, np.zeros(shape[0]))),
     }
     for _ in range(_WARM_UPS):

@@ -11,10 +11,10 @@ import torch
 from PIL import Image
 from torch import nn
 
-from benchmarks.inputs import draw, targets_of
+from benchmarks.inputs import OBJECTIVE, draw, optimize_paper_loces, targets_of
 from benchmarks.measure import has_memory_counters, in_own_process, in_turn, peak_memory, slope
 from benchmarks.report import Column, Section, Table
-from sklearn_loce import LoCETransformer, TorchModel, optimize_loces
+from sklearn_loce import LoCETransformer, TorchModel
 
 SIZE = (240, 320)
 _N_FILES = 16  # of different content; the others are links to them
@@ -54,7 +54,8 @@ def draw_pairs(n_images, n_concepts):
 
 
 def make_transform(pairs, layers):
-    loce = LoCETransformer(TorchModel(build_network), layers, memory=False).fit(pairs)
+    how = {"objective": OBJECTIVE, "memory": False}
+    loce = LoCETransformer(TorchModel(build_network), layers, **how).fit(pairs)
     return partial(loce.transform, pairs)
 
 
@@ -75,7 +76,7 @@ def of_layers(n_layers, options):
 
 def of_grid(shape, options):
     activations, masks = draw(shape, options.samples)
-    return partial(optimize_loces, activations, targets_of(masks))
+    return partial(optimize_paper_loces, activations, targets_of(masks))
 
 
 def of_channels(n_channels, options):

@@ -1,6 +1,7 @@
 """What the benchmarks run on: options, shapes of layers, random activations and masks."""
 
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,10 @@ from skimage.transform import resize
 from torch.nn import functional
 
 from benchmarks.segmentation import SHARED, WEIGHTS
+from sklearn_loce import optimize_loces
 
+OBJECTIVE = "net2vec"  # the paper's, whose steps the plain formulation takes as well
+optimize_paper_loces = partial(optimize_loces, objective=OBJECTIVE)
 MASK_SIZE = (100, 100)
 N_STEPS = 50
 

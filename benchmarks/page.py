@@ -10,7 +10,8 @@ _HEAD = """\
 
 Written by `python -m benchmarks`, which measures all of it in one go; the numbers are those of
 `benchmarks/results.json`. What a ratio compares was measured in turn in one process; every
-figure is the median of its runs. Times belong to this machine; ratios travel better, but compare
+figure is the median of its runs. LoCEs are those of the paper's objective, `objective="net2vec"`,
+if nothing else is said. Times belong to this machine; ratios travel better, but compare
 them on one machine only: `python -m benchmarks --compare benchmarks/results.json` measures
 again, and fails where a ratio has got worse."""
 

@@ -54,7 +54,8 @@ def write_table(folder, n_images, n_concepts=4):
 
 
 def make(**how):
-    return LoCETransformer(**{"model": TorchModel(build_network), "layer": LAYERS} | how)
+    plain = {"model": TorchModel(build_network), "layer": LAYERS, "objective": "net2vec"}
+    return LoCETransformer(**plain | how)
 
 
 def seconds(function, *arguments, **how):

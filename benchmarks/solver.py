@@ -6,23 +6,22 @@ from functools import partial
 import torch
 from torch.nn.functional import cosine_similarity
 
-from benchmarks.inputs import draw, targets_of
+from benchmarks.inputs import draw, optimize_paper_loces, targets_of
 from benchmarks.measure import in_turn, median_ratio
 from benchmarks.plain import plain_loces
 from benchmarks.report import Column, Section, Table
-from sklearn_loce import optimize_loces
 
 CONCEPTS_PER_IMAGE = 11
 _CHECKED = 4  # samples that are compared with the plain formulation in float64
 _LARGE = 4 * 10**8  # bytes of upsampled channels, beyond which the plain product takes minutes
 _TEXT = """\
-`optimize_loces`, the resizing of its masks from 200 x 300 pixels included, against the plain
-formulation, which gets its masks ready: every channel upsampled to 100 x 100, autograd,
-`torch.optim.AdamW`, 50 steps, all {samples} samples in one batch. *Product* weighs and sums the
-upsampled channels as the published implementation does, `(upsampled * weights).sum(1)`; *matmul*
-is the best that can be written plainly, one `einsum`. Cosine is the worst of {checked} samples to
-the plain formulation in float64. Ratios are plain / ours. Plain sides run at most three times, and
-product once where its channels take more than 0.4 GB.
+`optimize_loces` with `objective="net2vec"`, the resizing of its masks from 200 x 300 pixels
+included, against the plain formulation, which gets its masks ready: every channel upsampled to 100
+x 100, autograd, `torch.optim.AdamW`, 50 steps, all {samples} samples in one batch. *Product* weighs
+and sums the upsampled channels as the published implementation does, `(upsampled *
+weights).sum(1)`; *matmul* is the best that can be written plainly, one `einsum`. Cosine is the
+worst of {checked} samples to the plain formulation in float64. Ratios are plain / ours. Plain sides
+run at most three times, and product once where its channels take more than 0.4 GB.
 
 In the second table {concepts} samples share the activations of one image, as its concepts do;
 their masks are ready, too."""
@@ -35,7 +34,7 @@ def sides_of(activations, masks, **how):
     return {
         "product": partial(plain, form="product"),
         "matmul": partial(plain, form="matmul"),
-        "ours": partial(optimize_loces, activations, masks, **how),
+        "ours": partial(optimize_paper_loces, activations, masks, **how),
     }
 
 
@@ -57,7 +56,7 @@ def _at_most(shape, n_samples):
 def compare(name, shape, options):
     """Give the row of a layer in the first table."""
     data = draw(shape, options.samples)
-    cosine = worst_cosine(*data, optimize_loces(*data))  # compiles, too
+    cosine = worst_cosine(*data, optimize_paper_loces(*data))  # compiles, too
     sides = sides_of(*data)
     times = in_turn(sides, options.repeats, _at_most(shape, options.samples))
     per_loce = [statistics.median(times[side]) / options.samples * 1e3 for side in sides]
@@ -67,7 +66,7 @@ def compare(name, shape, options):
 
 def _optimize_images(images, targets):
     for activations, masks in zip(images, targets, strict=True):
-        optimize_loces(activations, masks)
+        optimize_paper_loces(activations, masks)
 
 
 def compare_shared(name, shape, options):

@@ -50,7 +50,7 @@ LAYERS = ("backbone.4", "backbone.9", "backbone.13", "backbone.16")
 SCENE_LAYERS = ("features.1", "features.2", "features.3", "features.4", "features.5")
 # Parameters of LoCETransformer; the masked mean has none.
 SETTINGS = {
-    PAPER: {},
+    PAPER: {"objective": "net2vec"},
     MASKED_MEAN: None,
     "logistic": {"objective": "logistic"},
     "logistic, 3e-4": {"objective": "logistic", "alpha": 3e-4},

@@ -17,14 +17,15 @@ is no competitor.
 # Scenes to learn from, and scenes to be asked about
 # --------------------------------------------------
 # ``data`` is a table with one row per image-concept pair: image, mask, concept. The network comes
-# with the package. ``features.5`` is its last layer before the class scores.
+# with the package. ``features.5`` is its last layer before the class scores. All vectors minimize
+# the paper's objective, which Net2Vec needs.
 
 from sklearn_loce import LoCETransformer, TorchModel
 from sklearn_loce.datasets import load_scene_model, make_scenes
 
 train = make_scenes(n_samples=40, random_state=0).data
 test = make_scenes(n_samples=20, random_state=1).data
-loce = LoCETransformer(TorchModel(load_scene_model()), layer="features.5")
+loce = LoCETransformer(TorchModel(load_scene_model()), layer="features.5", objective="net2vec")
 print(f"{len(train)} image-concept pairs to fit on, {len(test)} held out")
 
 # %%
@@ -42,7 +43,9 @@ print(f"{len(train)} image-concept pairs to fit on, {len(test)} held out")
 #        train, test = (coco.data.iloc[rows] for rows in folds)
 #        weights = MobileNet_V3_Large_Weights.IMAGENET1K_V2
 #        model = TorchModel(mobilenet_v3_large(weights=weights))
-#        loce = LoCETransformer(model, layer="features.14", preprocess=weights)
+#        loce = LoCETransformer(
+#            model, layer="features.14", preprocess=weights, objective="net2vec"
+#        )
 #
 #    The download has 1.1 GB; for annotations of your own in COCO's format there is ``load_coco``.
 

@@ -51,7 +51,7 @@ from sklearn_loce import LoCETransformer, MaskedMeanTransformer, TorchModel
 from sklearn_loce.datasets import load_scene_model
 from sklearn_loce.metrics import precision_at_k
 
-loce = LoCETransformer(TorchModel(load_scene_model()), "features.4")
+loce = LoCETransformer(TorchModel(load_scene_model()), "features.4", objective="net2vec")
 methods = {
     "net2vec": loce,
     "logistic, alpha=1e-4": clone(loce).set_params(objective="logistic", alpha=1e-4),

@@ -415,9 +415,10 @@ class SampleTransformer(TransformerMixin, BaseEstimator):
         embeddings = check_array(embeddings, dtype=np.float32, ensure_all_finite="allow-nan")
         expected = (len(samples), sum(self._widths()))
         if embeddings.shape != expected:
+            hint = " The bias is the last feature of a layer, as append_bias=True gives it."
             raise ValueError(
                 f"embeddings must be of shape (n_samples, n_features) = {expected}, got "
-                f"{embeddings.shape}."
+                f"{embeddings.shape}.{hint if self._appends_bias() else ''}"
             )
         return embeddings
 

@@ -87,6 +87,4 @@ def write_images(table, folder):
 
 
 def make_loce(**how):
-    return LoCETransformer(
-        **{"model": TorchModel(build_counting), "layer": "body.2", "max_iter": 5} | how
-    )
+    return LoCETransformer(**{"model": TorchModel(build_counting), "layer": "body.2"} | how)

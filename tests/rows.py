@@ -13,7 +13,6 @@ from sklearn_loce._store.keys import Key
 
 SETTINGS = {
     "objective": "net2vec",
-    "solver": "adamw",
     "learning_rate": 0.1,
     "max_iter": 50,
     "init": "zeros",

@@ -98,7 +98,7 @@ def frames(camvid_frames):
 def test_camvid_grid_search_over_layers_with_two_scorers(camvid_network, frames):
     pipeline = Pipeline(
         [
-            ("loce", LoCETransformer(camvid_network, "backbone.9", max_iter=25)),
+            ("loce", LoCETransformer(camvid_network, "backbone.9")),
             ("norm", Normalizer()),
             ("pca", PCA(4, random_state=0)),
             ("mixture", ConceptGaussianMixture(8, per_concept=False, random_state=0)),

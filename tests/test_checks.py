@@ -20,11 +20,11 @@ MODEL = TorchModel(make_small_network)
 
 @parametrize_with_loce_checks(
     [
-        LoCETransformer(MODEL, "2", max_iter=5),
+        LoCETransformer(MODEL, "2"),
         LoCETransformer(
             MODEL, ["0", "5"], objective="mse", init="normal", random_state=0, max_iter=5
         ),
-        LoCETransformer(TorchModel(make_small_network()), "4", mask_resize="area", max_iter=5),
+        LoCETransformer(TorchModel(make_small_network()), "4", mask_resize="area"),
         LoCETransformer(MODEL, ["2", "5"], objective="logistic", append_bias=True),
         LoCETransformer(MODEL, "4", objective="jaccard", standardize=True),
         MaskedMeanTransformer(MODEL, ["0", "4"]),
@@ -49,7 +49,7 @@ class Forgetful(LoCETransformer):
 
 def test_the_checks_can_fail():
     checks = {check.__name__: check for check in loce_checks()}
-    estimator = Forgetful(MODEL, "2", max_iter=2)
+    estimator = Forgetful(MODEL, "2")
     with pytest.raises(AssertionError, match="depends on the rows beside it"):
         checks["check_subset_invariance"](estimator)
     with pytest.raises(AssertionError, match="copied the weights"):
@@ -73,8 +73,8 @@ class FlattenedLoCE(TransformerMixin, BaseEstimator):
     activations, and the cells above the row's mean are the mask.
     """
 
-    def __init__(self, n_steps=5):
-        self.n_steps = n_steps
+    def __init__(self, objective="logistic"):
+        self.objective = objective
 
     def fit(self, X, y=None):
         validate_data(self, X)
@@ -88,7 +88,7 @@ class FlattenedLoCE(TransformerMixin, BaseEstimator):
         activations = np.stack([X, X**2, np.ones_like(X)], axis=1)[:, :, None]
         masks = (X.mean(axis=1, keepdims=True) - 1e-12 <= X)[:, None].astype(float)
         embeddings = optimize_loces(
-            torch.from_numpy(activations), masks, mask_size=(1, 20), max_iter=self.n_steps
+            torch.from_numpy(activations), masks, mask_size=(1, 20), objective=self.objective
         )
         return embeddings.numpy()
 
@@ -107,12 +107,14 @@ class FlattenedLoCE32(FlattenedLoCE):
         cells = np.stack([np.tanh(X), np.ones_like(X)], axis=1)[:, :, None]
         masks = (X.mean(axis=1, keepdims=True) - 1e-6 <= X)[:, None].astype(float)
         embeddings = optimize_loces(
-            torch.from_numpy(cells), masks, mask_size=(1, 20), max_iter=self.n_steps
+            torch.from_numpy(cells), masks, mask_size=(1, 20), objective=self.objective
         )
         return embeddings.numpy()
 
 
-@parametrize_with_checks([FlattenedLoCE(), FlattenedLoCE32()])
+@parametrize_with_checks(
+    [kind(name) for kind in (FlattenedLoCE, FlattenedLoCE32) for name in ("logistic", "net2vec")]
+)
 def test_numeric_core_passes_scikit_learns_battery(estimator, check):
     check(estimator)
 
@@ -132,5 +134,5 @@ def test_transformer_passes_what_scikit_learn_has_for_tables():
 
 
 def test_builder_models_survive_partial_builders(boxes):
-    estimator = LoCETransformer(TorchModel(partial(make_small_network)), "2", max_iter=2)
+    estimator = LoCETransformer(TorchModel(partial(make_small_network)), "2")
     assert estimator.fit_transform(boxes).shape == (5, 12)

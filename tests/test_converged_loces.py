@@ -1,11 +1,14 @@
 """Converged objectives, standardized channels and masked means, on tables of samples."""
 
+import re
+
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 from sklearn.base import clone
-from sklearn.exceptions import ConvergenceWarning
+from sklearn.exceptions import ConvergenceWarning, FitFailedWarning
+from sklearn.model_selection import GridSearchCV
 from torch import nn
 from torch.nn import functional
 
@@ -79,7 +82,7 @@ def test_iterations_are_the_most_of_a_row_also_from_the_store(boxes, tmp_path, o
 
 
 def test_iterations_without_an_optimum(boxes):
-    adamw = LoCETransformer(MODEL, ["2", "5"], max_iter=3)
+    adamw = LoCETransformer(MODEL, ["2", "5"], objective="net2vec", max_iter=3)
     adamw.fit_transform(boxes)
     assert adamw.n_iter_.tolist() == [3, 3]
     empty = boxes.assign(mask=[np.zeros_like(mask) for mask in boxes["mask"]])
@@ -128,7 +131,7 @@ def test_settings_that_differ_share_no_row(boxes, tmp_path):
         other = clone(loce).set_params(**changed).fit_transform(boxes)
         assert not np.array_equal(other, first), changed
         assert store.info()["n_keys"] == n
-    for same in ({"alpha": 1e-4}, {"learning_rate": 0.2}, {"solver": "lbfgs"}, {"max_iter": 500}):
+    for same in ({"alpha": 1e-4}, {"learning_rate": 0.1}, {"max_iter": 500}):
         np.testing.assert_array_equal(clone(loce).set_params(**same).fit_transform(boxes), first)
         assert store.info()["n_keys"] == n
     biased = clone(loce).set_params(append_bias=True).fit_transform(boxes)
@@ -136,14 +139,70 @@ def test_settings_that_differ_share_no_row(boxes, tmp_path):
     assert store.info()["n_keys"] == n
 
 
-def test_wrong_combinations_are_errors_in_fit(boxes):
-    with pytest.raises(ValueError, match="is solved by 'lbfgs', not by solver='adamw'"):
-        LoCETransformer(MODEL, "2", objective="dice", solver="adamw").fit(boxes)
-    with pytest.raises(ValueError, match="append_bias=True needs an objective with a bias"):
-        LoCETransformer(MODEL, "2", append_bias=True).fit(boxes)
+BY_ADAMW, BY_LBFGS = ["net2vec", "mse", "mae"], ["logistic", "jaccard", "dice"]
+UNREAD = [
+    *(
+        ({"objective": name, "learning_rate": 0.5}, "'mae', 'mse' or 'net2vec'")
+        for name in BY_LBFGS
+    ),
+    *(({"objective": name, "alpha": 1e-3}, "'dice', 'jaccard' or 'logistic'") for name in BY_ADAMW),
+    *(({"objective": name, "tol": 1e-6}, "'dice', 'jaccard' or 'logistic'") for name in BY_ADAMW),
+    *(
+        ({"objective": name, "class_weight": None}, "'logistic'")
+        for name in [*BY_ADAMW, "jaccard", "dice"]
+    ),
+]
+
+
+@pytest.mark.parametrize(("how", "others"), UNREAD)
+def test_parameters_that_the_objective_does_not_read_are_errors(boxes, how, others):
+    (objective, (name, value)) = how["objective"], list(how.items())[1]
+    message = re.escape(
+        f"{name}={value!r} is not read by objective={objective!r}; leave it out, or choose "
+        f"{others}."
+    )
+    loce = LoCETransformer(MODEL, "2", objective=objective).fit(boxes)
+    with pytest.raises(ValueError, match=message):
+        loce.set_params(**how).fit(boxes)
+    with pytest.raises(ValueError, match=message):
+        ConceptSegmenter(loce).fit(boxes)
+    with pytest.raises(ValueError, match=message):
+        optimize_loces(torch.ones(1, 2, 4, 4), torch.eye(4)[None], **how)
+
+
+def test_a_bias_that_the_objective_lacks_is_an_error(boxes):
+    with pytest.raises(ValueError, match="append_bias=True is not read by objective='net2vec'"):
+        LoCETransformer(MODEL, "2", objective="net2vec", append_bias=True).fit(boxes)
+
+
+def test_a_grid_over_an_unread_parameter_is_an_error(boxes):
     loce = LoCETransformer(MODEL, "2", objective="logistic")
-    with pytest.raises(ValueError, match="Net2VecSegmenter optimizes one of"):
-        Net2VecSegmenter(loce).fit(boxes)
+    search = GridSearchCV(loce, {"learning_rate": [0.2, 0.5]}, cv=2, refit=False)
+    with pytest.raises(
+        ValueError, match=r"(?s)All the 4 fits failed.*learning_rate=0\.2 is not read"
+    ):
+        search.fit(boxes)
+    search.set_params(error_score="raise", param_grid={"learning_rate": [0.1, 0.5]})
+    with pytest.raises(ValueError, match=r"learning_rate=0\.5 is not read by objective='logistic'"):
+        search.fit(boxes)
+    search.set_params(error_score=np.nan)
+    with (
+        pytest.warns(FitFailedWarning, match=r"learning_rate=0\.5 is not read"),
+        pytest.warns(UserWarning, match="scores are non-finite"),
+    ):
+        search.fit(boxes)
+    assert np.isnan(search.cv_results_["mean_test_score"]).tolist() == [False, True]
+
+
+def test_net2vec_segmenter_refuses_what_it_does_not_read_of_its_loce(boxes):
+    with pytest.raises(ValueError, match=r"Net2VecSegmenter optimizes one of .*'logistic'"):
+        Net2VecSegmenter(LoCETransformer(MODEL, "2", objective="logistic")).fit(boxes)
+    for name, value in {"learning_rate": 0.5, "max_iter": 7}.items():
+        loce = LoCETransformer(MODEL, "2", objective="net2vec", **{name: value})
+        with pytest.raises(
+            ValueError, match=f"{name}={value} of its loce is not read by .* set {name}"
+        ):
+            Net2VecSegmenter(loce).fit(boxes)
 
 
 def test_segmenter_draws_with_the_mean_bias():

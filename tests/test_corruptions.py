@@ -221,7 +221,7 @@ def samples():
 
 
 def _loce(preprocess, **parameters):
-    parameters = {"mask_size": (24, 32), "max_iter": 10, **parameters}
+    parameters = {"mask_size": (24, 32), **parameters}
     return LoCETransformer(
         TorchModel(make_small_network()), "0", preprocess=preprocess, **parameters
     )

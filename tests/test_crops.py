@@ -162,7 +162,7 @@ def test_exif_orientation_is_applied(tmp_path):
 def test_projections_of_crops_are_measured_on_whole_images():
     scenes = make_scenes(2, random_state=0)
     crops = crop_samples(scenes.data, margin=0.5, min_size=24)
-    loce = LoCETransformer(TorchModel(load_scene_model), "features.2", max_iter=5)
+    loce = LoCETransformer(TorchModel(load_scene_model), "features.2")
     embeddings = loce.fit_transform(crops)
     wholes = paste_crops(loce.project(crops, embeddings), crops)
     expected = []

@@ -71,7 +71,7 @@ def build_net():
 def n_passed(handle, memory=None, table=TABLE, **parameters):
     """Embed a table, and say how many of its images passed the network."""
     before = handle.module.counter.n
-    LoCETransformer(handle, "bn", max_iter=1, memory=memory, **parameters).fit_transform(table)
+    LoCETransformer(handle, "bn", memory=memory, **parameters).fit_transform(table)
     return handle.module.counter.n - before
 
 
@@ -266,7 +266,7 @@ def test_preprocess_and_reshape_belong_to_the_key(name, tmp_path):
     what, first, second = HOWS[name]
     keys = []
     for how in (first, second, first):
-        loce = LoCETransformer(TorchModel(build_net()), "bn", max_iter=1, memory=tmp_path)
+        loce = LoCETransformer(TorchModel(build_net()), "bn", memory=tmp_path)
         loce.set_params(**{what: how}).fit_transform(TABLE)
         keys.append(loce.model.module.counter.n)
     assert keys == [2, 2, 0]
@@ -292,7 +292,7 @@ RANDOM = {
 @pytest.mark.parametrize("name", RANDOM)
 def test_a_random_network_warns_and_nothing_is_kept(name, tmp_path):
     handle = TorchModel(Net(RANDOM[name], own=np.random.default_rng(0)))
-    loce = LoCETransformer(handle, "bn", max_iter=1, memory=tmp_path)
+    loce = LoCETransformer(handle, "bn", memory=tmp_path)
     for call in ("fit", "transform", "fit_transform", "precompute"):
         before = handle.module.counter.n
         with pytest.warns(UserWarning, match="random numbers"):
@@ -333,7 +333,7 @@ def test_weights_that_change_during_a_run_are_an_error(tmp_path):
             return image, masks
 
     network, table = build_net(), draw_table(12, n_concepts=1, size=(48, 64))
-    loce = LoCETransformer(TorchModel(network), "bn", max_iter=1, memory=tmp_path)
+    loce = LoCETransformer(TorchModel(network), "bn", memory=tmp_path)
     preprocess = Changing()
     preprocess.when = -1
     loce.set_params(preprocess=preprocess).fit(table)
@@ -355,7 +355,7 @@ def test_a_builder_that_gives_another_network_is_refused():
 
 def test_attentions_and_dropout_in_evaluation_draw_nothing():
     vit = VisionTransformer(32, 16, 1, 2, 16, 32, dropout=0.1, attention_dropout=0.1)
-    loce = LoCETransformer(TorchModel(vit), "encoder.layers.encoder_layer_0", max_iter=1)
+    loce = LoCETransformer(TorchModel(vit), "encoder.layers.encoder_layer_0")
     table = draw_table(1, size=(32, 32))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -372,7 +372,7 @@ def test_what_another_thread_draws_meanwhile_is_no_draw_of_the_network():
             np.random.random()  # noqa: NPY002
         return 1.0
 
-    loce = LoCETransformer(TorchModel(Net(scale)), "bn", max_iter=1, memory=False)
+    loce = LoCETransformer(TorchModel(Net(scale)), "bn", memory=False)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         loce.fit(TABLE)

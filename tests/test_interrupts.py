@@ -85,7 +85,7 @@ def interrupt_often(n_moments):
     counts = {"interrupted": 0, "finished": 0}
     for lock, share in ((None, 0.75), (threading.Lock(), 0.25)):
         network = Net(lock).train()
-        loce = LoCETransformer(TorchModel(network), "2", memory=False, max_iter=5, on_error="nan")
+        loce = LoCETransformer(TorchModel(network), "2", memory=False, on_error="nan")
         wanted, seconds = {}, {}
         for name in (*CALLS, *CALLS):
             start = time.perf_counter()
@@ -142,7 +142,7 @@ def count_workers():
 
 def interrupt_workers():
     table = draw_table(30, size=(48, 64))
-    loce = LoCETransformer(Net(), "2", n_jobs=2, max_iter=5)
+    loce = LoCETransformer(Net(), "2", n_jobs=2)
     wanted = loce.fit_transform(table)
     start = time.perf_counter()
     loce.transform(table)
@@ -179,7 +179,7 @@ class Raising(Net):
 @pytest.mark.parametrize("on_error", ["raise", "nan"])
 def test_what_ends_a_program_is_no_failed_row(error, n_images, on_error):
     network, table = Raising().train(), draw_table(n_images, size=(48, 64))
-    loce = LoCETransformer(network, "2", max_iter=3, on_error=on_error).fit(table)
+    loce = LoCETransformer(network, "2", on_error=on_error).fit(table)
     network.error = None
     wanted, before = loce.transform(table), describe(network)
     network.error = error

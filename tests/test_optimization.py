@@ -55,7 +55,8 @@ def test_start_is_drawn_once_and_shared(init):
     if start is None:
         start = rng.random_sample(6) if init == "uniform" else rng.standard_normal(6)
     expected = plain_loces(activations.double(), _targets(masks).double(), start=start)
-    embeddings = optimize_loces(activations, masks, init=init, random_state=3)
+    how = {"objective": "net2vec", "init": init, "random_state": 3}
+    embeddings = optimize_loces(activations, masks, **how)
     torch.testing.assert_close(embeddings.double(), expected, atol=1e-5, rtol=1e-5)
 
 
@@ -91,16 +92,17 @@ def test_equals_plain_formulation_on_camvid(camvid_activations, layer, objective
         assert functional.cosine_similarity(embeddings[[i]], expected).item() >= least
 
 
+@pytest.mark.parametrize("objective", ["net2vec", "logistic"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_rows_of_other_sizes_and_strides_do_not_mix(dtype):
+def test_rows_of_other_sizes_and_strides_do_not_mix(dtype, objective):
     """Only batches on a GPU hold rows of several images: no public function shows it here."""
     (grid,), _ = _planted(1, 4, 6, 6)
     targets = np.random.default_rng(0).random((4, 100, 100)).astype(np.float32)
     grid, (small,) = grid.to(dtype), _planted(1, 4, 3, 5)[0].to(dtype)
     rows = [grid, small, grid.mT, grid[:, :3]]
-    together = make_objective("net2vec").solve(rows, targets, np.zeros(4)).vectors
+    together = make_objective(objective).solve(rows, targets, np.zeros(4)).vectors
     for row, target, vector in zip(rows, targets, together, strict=True):
-        alone = optimize_loces(row[None], target[None])
+        alone = optimize_loces(row[None], target[None], objective=objective)
         np.testing.assert_array_equal(alone[0], vector)
 
 
@@ -132,7 +134,7 @@ def test_gradients_beside_epsilon_count():
     activations, masks = _planted(2, 8, 10, 12)
     activations *= 1e-6
     expected = plain_loces(activations.double(), _targets(masks).double())
-    embeddings = optimize_loces(activations, masks).double()
+    embeddings = optimize_loces(activations, masks, objective="net2vec").double()
     torch.testing.assert_close(embeddings, expected, atol=0, rtol=2e-4)
 
 
@@ -164,7 +166,7 @@ def test_a_channel_mixture_that_is_the_mask_gives_iou_one_and_its_direction():
     activations = torch.zeros(1, 8, 100, 100)
     activations[:, 2], activations[:, 5] = mask * stripes, mask * (1 - stripes)
     activations[:, 7] = 1 - mask
-    embedding = optimize_loces(activations, mask)
+    embedding = optimize_loces(activations, mask, objective="net2vec")
     assert torch.equal(project_loces(activations, embedding) > 0.5, mask > 0)
     mixture = torch.zeros(1, 8)
     mixture[:, [2, 5]], mixture[:, 7] = 1, -1
@@ -204,7 +206,7 @@ def test_a_row_does_not_depend_on_its_batch(dtype, objective):
 @pytest.mark.parametrize("scale", [1e-3, 1.0, 1e2])
 def test_activation_scale_does_not_break_it(scale):
     activations, masks = _planted(2, 8, 10, 12)
-    embeddings = optimize_loces(activations * scale, masks).double()
+    embeddings = optimize_loces(activations * scale, masks, objective="net2vec").double()
     expected = plain_loces(activations.double() * scale, _targets(masks).double())
     assert functional.cosine_similarity(embeddings, expected).min() > 0.9999
 
@@ -284,14 +286,22 @@ def test_a_mask_without_background_stays_at_the_start():
         ({"masks": torch.ones(2, 0, 8)}, r"Mask 0 .* \(0, 8\)"),
         (
             {"activations": torch.full((2, 3, 4, 4), 1e38), "masks": torch.eye(8).repeat(2, 1, 1)},
-            "did not stay finite",
+            "did not stay finite; bring",
+        ),
+        (
+            {
+                "activations": torch.full((2, 3, 4, 4), 1e38),
+                "masks": torch.eye(8).repeat(2, 1, 1),
+                "objective": "net2vec",
+            },
+            "did not stay finite; learning_rate=0.1 may be too high",
         ),
         ({"mask_size": (10,)}, "two positive integers"),
         ({"mask_size": (0, 10)}, "two positive integers"),
-        ({"learning_rate": 0}, "'learning_rate'"),
+        ({"objective": "net2vec", "learning_rate": 0}, "'learning_rate'"),
+        ({"alpha": 0}, "'alpha'"),
         ({"max_iter": 0}, "'max_iter'"),
         ({"objective": "bce"}, "'objective'"),
-        ({"solver": "sgd"}, "'solver'"),
         ({"init": "ones_"}, "'init'"),
         ({"mask_resize": "cubic"}, "'mask_resize'"),
     ],

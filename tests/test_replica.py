@@ -311,7 +311,7 @@ def test_a_run_gives_what_evaluation_mode_gives_and_touches_nothing(name):
     found = ActivationExtractor(TorchModel(network), "b")(IMAGE)["b"]
     assert describe(network) == before
     list_layers(network, (48, 64))
-    loce = LoCETransformer(TorchModel(network), "b", max_iter=2)
+    loce = LoCETransformer(TorchModel(network), "b")
     first, again = loce.fit_transform(TABLE), loce.set_params(memory=False).fit_transform(TABLE)
     np.testing.assert_array_equal(first, again)
     assert describe(network) == before

@@ -264,14 +264,10 @@ def test_bias_redraws_better_than_any_other(objective, dtype, shape):
         assert ours >= _jaccard(drawn[i] + info.intercept[i].item() > 0, target) - 1e-3
 
 
-def test_wrong_combinations_are_errors():
+def test_info_of_an_objective_without_a_bias_is_an_error():
     activations, masks = _planted(1, 4, 5, 6)
-    with pytest.raises(ValueError, match="objective='logistic' is solved by 'lbfgs'"):
-        optimize_loces(activations, masks, objective="logistic", solver="adamw")
-    with pytest.raises(ValueError, match="objective='mse' is solved by 'adamw'"):
-        optimize_loces(activations, masks, objective="mse", solver="lbfgs")
     with pytest.raises(ValueError, match="return_info=True needs an objective with a bias"):
-        optimize_loces(activations, masks, return_info=True)
+        optimize_loces(activations, masks, objective="net2vec", return_info=True)
 
 
 @pytest.mark.parametrize("layer", ["backbone.9", "backbone.13", "backbone.16"])

@@ -95,7 +95,7 @@ def test_a_whole_table_with_masks_comes_back(tmp_path):
     for seed, file in enumerate(table["image"].unique()):
         pixels = np.random.default_rng(seed).integers(0, 256, (6, 8, 3), dtype=np.uint8)
         Image.fromarray(pixels).save(file)
-    loce = LoCETransformer(TorchModel(make_small_network()), "2", max_iter=3)
+    loce = LoCETransformer(TorchModel(make_small_network()), "2")
     X = loce.set_output(transform="pandas").fit_transform(table)
     table.join(X).to_parquet(tmp_path / "all.parquet", index=True)
     back = pd.read_parquet(tmp_path / "all.parquet")

@@ -32,11 +32,14 @@ from .conftest import make_small_network
 from .counting import Counting
 
 MODEL = TorchModel(make_small_network)
-LOCE = LoCETransformer(MODEL, "2", max_iter=5)
+LOCE = LoCETransformer(MODEL, "2", append_bias=True)
+STEPPED = LoCETransformer(MODEL, "2", objective="net2vec")
+LOCES = {ConceptSegmenter: LOCE, Net2VecSegmenter: STEPPED}
+OBJECTIVES = {ConceptSegmenter: "logistic", Net2VecSegmenter: "net2vec"}
 SEGMENTERS = [
     ConceptSegmenter(LOCE),
     ConceptSegmenter(LOCE, clusterer=KMeans(2, n_init=3, random_state=0), threshold=0.4),
-    Net2VecSegmenter(LOCE, max_iter=3, batch_size=2, random_state=0),
+    Net2VecSegmenter(STEPPED, max_iter=3, batch_size=2, random_state=0),
     Net2VecSegmenter(
         LoCETransformer(MODEL, "5", objective="mse", init="normal", random_state=0),
         max_iter=2,
@@ -139,7 +142,7 @@ def test_a_clusterer_is_fitted_to_each_concept(boxes):
 
 def test_given_embeddings_are_not_computed_again(boxes):
     network = Counting().eval()
-    loce = LoCETransformer(TorchModel(network), "body.2", max_iter=5, memory=False)
+    loce = LoCETransformer(TorchModel(network), "body.2", append_bias=True, memory=False)
     embeddings, n_images = loce.fit_transform(boxes), network.n_images
     given = ConceptSegmenter(loce).fit(boxes, embeddings=embeddings)
     assert network.n_images == n_images
@@ -175,8 +178,9 @@ def _probabilities(image, vector):
     with torch.no_grad():
         grid = make_small_network()[:3](pixels)
         channels = functional.interpolate(grid, size=(100, 100), mode="bilinear")[0]
-        field = sum(float(v) * channel for v, channel in zip(vector, channels, strict=True))
-        maps = field.sigmoid()[None, None]
+        weights, bias = vector[: len(channels)], vector[len(channels) :].sum()
+        field = sum(float(v) * channel for v, channel in zip(weights, channels, strict=True))
+        maps = (field + float(bias)).sigmoid()[None, None]
         return functional.interpolate(maps, size=image.shape[:2], mode="bilinear")[0, 0].numpy()
 
 
@@ -198,13 +202,13 @@ def test_probabilities_are_weighted_projections(boxes, segmenter):
 @both
 def test_predictions_go_back_through_preprocessing(boxes, kind):
     """The network sees mirror images; masks come out as the transformer itself projects them."""
-    loce = LoCETransformer(MODEL, "2", preprocess=v2.RandomHorizontalFlip(1.0), max_iter=5)
+    loce = clone(LOCES[kind]).set_params(preprocess=v2.RandomHorizontalFlip(1.0))
     segmenter = kind(loce).fit(boxes)
     vectors = segmenter.embeddings_[[1, 0, 1, 0, 1]]
     expected = loce.fit(boxes).project(boxes, vectors)
     for ours, mask in zip(segmenter.predict(boxes), expected, strict=True):
         np.testing.assert_array_equal(ours, mask)
-    assert not np.array_equal(kind(LOCE).fit(boxes).predict(boxes)[0], expected[0])
+    assert not np.array_equal(kind(LOCES[kind]).fit(boxes).predict(boxes)[0], expected[0])
 
 
 def test_segment_draws_every_concept(boxes, tmp_path):
@@ -299,7 +303,7 @@ def test_net2vec_is_the_autograd_loop(many_boxes, objective, batch_size):
 
 
 def test_loss_curve_is_the_mean_loss(boxes):
-    segmenter = Net2VecSegmenter(LOCE, max_iter=30, random_state=0).fit(boxes)
+    segmenter = Net2VecSegmenter(STEPPED, max_iter=30, random_state=0).fit(boxes)
     assert segmenter.loss_curve_.shape == (30, 2)
     zeros = torch.zeros(1, 12, dtype=torch.float64)
     for k, concept in enumerate(segmenter.concepts_):
@@ -316,7 +320,7 @@ def test_the_cache_saves_passes_and_changes_nothing(boxes):
     vectors = []
     for cache_size, n_passes in ((0, 3 * 4), (one_image, 3 + 3 * 2), (200, 3)):
         network = Counting().eval()
-        loce = LoCETransformer(TorchModel(network), "body.2")
+        loce = LoCETransformer(TorchModel(network), "body.2", objective="net2vec")
         segmenter = Net2VecSegmenter(loce, max_iter=4, cache_size=cache_size, random_state=0)
         vectors.append(segmenter.fit(boxes).embeddings_)
         assert network.n_images == n_passes
@@ -325,7 +329,7 @@ def test_the_cache_saves_passes_and_changes_nothing(boxes):
 
 def test_shuffling_is_seeded(many_boxes):
     def fit(**how):
-        segmenter = Net2VecSegmenter(LOCE, max_iter=2, batch_size=1, **how)
+        segmenter = Net2VecSegmenter(STEPPED, max_iter=2, batch_size=1, **how)
         return segmenter.fit(many_boxes).embeddings_
 
     np.testing.assert_array_equal(fit(random_state=0), fit(random_state=0))
@@ -334,7 +338,7 @@ def test_shuffling_is_seeded(many_boxes):
 
 
 def test_net2vec_leaves_empty_masks_out(boxes):
-    loce = LoCETransformer(MODEL, "2", on_empty="nan")
+    loce = LoCETransformer(MODEL, "2", objective="net2vec", on_empty="nan")
     blank = boxes.assign(mask=[np.zeros((48, 64), dtype=bool), *boxes["mask"].iloc[1:]])
     segmenter = Net2VecSegmenter(loce, max_iter=3, shuffle=False)
     without = segmenter.fit(boxes.iloc[1:]).embeddings_
@@ -360,7 +364,8 @@ def test_memory_holds_a_few_images(kind, n_threads, monkeypatch):
 
     monkeypatch.setattr(ActivationExtractor, "__call__", count)
     scenes = make_scenes(24, image_size=(48, 64), random_state=0)
-    loce = LoCETransformer(TorchModel(load_scene_model()), "features.3", batch_size=4)
+    how = {"objective": OBJECTIVES[kind], "batch_size": 4}
+    loce = LoCETransformer(TorchModel(load_scene_model()), "features.3", **how)
     cache = {"max_iter": 2, "cache_size": 0} if kind is Net2VecSegmenter else {}
     with threads(n_threads):
         segmenter = kind(loce, **cache).fit(scenes.data)
@@ -374,7 +379,7 @@ def test_memory_holds_a_few_images(kind, n_threads, monkeypatch):
 
 @both
 def test_unknown_concepts_are_named(boxes, kind):
-    segmenter = kind(LOCE).fit(boxes)
+    segmenter = kind(LOCES[kind]).fit(boxes)
     other = boxes.assign(concept=["box", "bar", "cube", "bar", "ball"])
     match = r"'cube' of row 2 \(index 'r2'\), 'ball' of row 4 .*known ones are 'bar', 'box'"
     for method in (segmenter.predict, segmenter.predict_proba, segmenter.score):
@@ -386,7 +391,7 @@ def test_unknown_concepts_are_named(boxes, kind):
 
 @both
 def test_tables_that_lack_something_are_refused(boxes, kind):
-    segmenter = kind(LOCE)
+    segmenter = kind(LOCES[kind])
     with pytest.raises(ValueError, match=r"no concepts.*\['image', 'mask'\].*or pass y"):
         segmenter.fit(boxes[["image", "mask"]])
     with pytest.raises(ValueError, match=r"concept is missing in 1 row\(s\): row 1 \(index 'r1'\)"):
@@ -409,7 +414,7 @@ def test_tables_that_lack_something_are_refused(boxes, kind):
 @both
 def test_several_layers_are_refused(boxes, kind):
     with pytest.raises(ValueError, match=r"one layer, but its loce has layer=\['2', '5'\]"):
-        kind(LoCETransformer(MODEL, ["2", "5"])).fit(boxes)
+        kind(clone(LOCES[kind]).set_params(layer=["2", "5"])).fit(boxes)
 
 
 @pytest.mark.parametrize(
@@ -430,7 +435,7 @@ def test_several_layers_are_refused(boxes, kind):
 )
 def test_bad_parameters_are_named_in_fit(boxes, kind, change, match):
     with pytest.raises(ValueError, match=match):
-        kind(**{"loce": LOCE, **change}).fit(boxes)
+        kind(**{"loce": LOCES[kind], **change}).fit(boxes)
 
 
 def test_concepts_without_loces_are_named(boxes):
@@ -441,10 +446,10 @@ def test_concepts_without_loces_are_named(boxes):
     embeddings[[1, 3]] = np.nan
     with pytest.raises(ValueError, match=r"No LoCE is left of the concepts \['bar'\]"):
         segmenter.fit(boxes, embeddings=embeddings)
-    with pytest.raises(ValueError, match=r"\(5, 12\), got \(5, 3\)"):
+    with pytest.raises(ValueError, match=r"\(5, 13\), got \(5, 3\)\. The bias is the last feature"):
         segmenter.fit(boxes, embeddings=embeddings[:, :3])
     blank = [np.zeros_like(m) for m in boxes["mask"]]
-    net2vec = Net2VecSegmenter(LoCETransformer(MODEL, "2", on_empty="nan"))
+    net2vec = Net2VecSegmenter(clone(STEPPED).set_params(on_empty="nan"))
     with pytest.raises(ValueError, match=r"All masks of the concepts \['bar', 'box'\] are empty"):
         net2vec.fit(boxes.assign(mask=blank))
 
@@ -465,7 +470,8 @@ def test_a_failing_epoch_leaves_no_hooks(boxes):
         image=[np.zeros_like(i) for i in boxes["image"].iloc[:4]]
         + [255 - i for i in boxes["image"].iloc[4:]]
     )
-    segmenter = Net2VecSegmenter(LoCETransformer(TorchModel(network), "2"), shuffle=False)
+    loce = LoCETransformer(TorchModel(network), "2", objective="net2vec")
+    segmenter = Net2VecSegmenter(loce, shuffle=False)
     with pytest.raises(ValueError, match="hold NaN or infinity"):
         segmenter.fit(dark)
     assert not any(child._forward_hooks for child in network.modules())
@@ -476,7 +482,11 @@ def test_a_failing_epoch_leaves_no_hooks(boxes):
 
 @pytest.fixture(scope="module")
 def scene_loce():
-    return LoCETransformer(TorchModel(load_scene_model()), "features.5")
+    return LoCETransformer(TorchModel(load_scene_model()), "features.5", append_bias=True)
+
+
+def _for_net2vec(loce):
+    return clone(loce).set_params(objective="net2vec", append_bias=False)
 
 
 @pytest.fixture(scope="module")
@@ -512,12 +522,13 @@ def _colored(n_images, seed):
 
 @both
 def test_planted_colors_are_segmented(kind):
-    loce = LoCETransformer(TorchModel(nn.Sequential(Primaries())), "0")
+    how = {"objective": OBJECTIVES[kind]}
+    loce = LoCETransformer(TorchModel(nn.Sequential(Primaries())), "0", **how)
     segmenter = kind(loce).fit(_colored(8, seed=0))
     frame = segmenter.evaluate(_colored(8, seed=1))
     assert frame["iou"].min() > 0.75  # a cell is 4 pixels wide
     assert segmenter.concepts_.tolist() == ["green", "red"]
-    green, red = segmenter.embeddings_
+    green, red = segmenter.embeddings_[:, :4]
     assert red[0] > 0 > red[1]
     assert green[1] > 0 > green[0]
 
@@ -530,7 +541,7 @@ def test_unseen_scenes_are_segmented(scene_loce, scenes, scene_embeddings):
     gloce = ConceptSegmenter(scene_loce)
     assert gloce.fit(train, embeddings=scene_embeddings).score(test) > 0.7
     assert gloce.fit(train, shuffled, embeddings=scene_embeddings).score(test) < 0.35
-    net2vec = Net2VecSegmenter(scene_loce, max_iter=10, random_state=0)
+    net2vec = Net2VecSegmenter(_for_net2vec(scene_loce), max_iter=10, random_state=0)
     assert net2vec.fit(train).score(test) > 0.7
     assert net2vec.fit(train, shuffled).score(test) < 0.35
 
@@ -553,7 +564,10 @@ def test_model_selection(kind, scene_loce):
     scenes = make_scenes(18, image_size=(60, 80), random_state=0)
     rows = np.isin(scenes.target, ["sky", "road", "grass"])
     X, y, groups = scenes.data[rows], scenes.target[rows], scenes.groups[rows]
-    segmenter = kind(scene_loce).set_params(**{"max_iter": 3} if kind is Net2VecSegmenter else {})
+    if kind is Net2VecSegmenter:
+        segmenter = kind(_for_net2vec(scene_loce), max_iter=3)
+    else:
+        segmenter = kind(scene_loce)
     scores = cross_val_score(segmenter, X.assign(concept=y), groups=groups, cv=GroupKFold(3))
     assert scores.min() > 0.5
     search = GridSearchCV(
@@ -572,6 +586,7 @@ def test_camvid_sequences_held_out(camvid_network, camvid_frames):
     samples = camvid_frames[camvid_frames["concept"].isin(["sky", "road", "building"])]
     train = sequence_of(samples) == "Seq05VD"
     loce = LoCETransformer(camvid_network, "backbone.16", preprocess=NORMALIZE)
-    for segmenter in (ConceptSegmenter(loce), Net2VecSegmenter(loce, random_state=0)):
+    net2vec = Net2VecSegmenter(_for_net2vec(loce), random_state=0)
+    for segmenter in (ConceptSegmenter(loce), net2vec):
         frame = segmenter.fit(samples[train]).evaluate(samples[~train])
         assert frame.groupby("concept")["iou"].mean().min() > 0.5

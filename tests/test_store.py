@@ -624,7 +624,7 @@ def test_prune(mixed, criteria, n_removed):
 def test_prune_takes_models(store):
     network = nn.Sequential(nn.Conv2d(3, 2, 1))
     pairs = [(np.zeros((4, 4, 3), dtype=np.uint8), np.eye(4, dtype=bool))]
-    LoCETransformer(network, "0", memory=store, max_iter=1).fit_transform(pairs)
+    LoCETransformer(network, "0", memory=store).fit_transform(pairs)
     assert store.info().n_rows == 1
     assert store.prune(model=nn.Sequential(nn.Conv2d(3, 2, 1))) == 0
     assert store.prune(model=TorchModel(network)) == 1

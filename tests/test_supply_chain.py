@@ -67,7 +67,7 @@ def _samples(**cells):
 
 
 def _transformer():
-    return LoCETransformer(TorchModel(make_small_network()), "2", max_iter=2)
+    return LoCETransformer(TorchModel(make_small_network()), "2")
 
 
 @pytest.fixture(scope="module")

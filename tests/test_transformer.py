@@ -37,7 +37,7 @@ def _activations(image, depth):
 
 
 def test_embeddings_are_the_plain_formulations(boxes):
-    embeddings = LoCETransformer(MODEL, ["2", "5"]).fit_transform(boxes)
+    embeddings = LoCETransformer(MODEL, ["2", "5"], objective="net2vec").fit_transform(boxes)
     assert embeddings.shape == (5, 18)
     assert embeddings.dtype == np.float32
     for i, (image, mask) in enumerate(zip(boxes["image"], boxes["mask"], strict=True)):
@@ -62,7 +62,7 @@ class Watcher(Counting):
 def test_one_truncated_pass_per_image_serves_all_rows_and_layers():
     network, X = Watcher().eval(), draw_table(4)
     model = TorchModel(network)
-    loce = LoCETransformer(model, ["body.0", "body.2"], max_iter=2, memory=False).fit(X)
+    loce = LoCETransformer(model, ["body.0", "body.2"], memory=False).fit(X)
     assert network.n_images == 0  # of the table
     network.finished.n = 0
     with threads(1):
@@ -73,7 +73,7 @@ def test_one_truncated_pass_per_image_serves_all_rows_and_layers():
 
 
 def test_evaluate_is_what_project_draws(boxes):
-    loce = LoCETransformer(MODEL, ["2", "5"]).fit(boxes)
+    loce = LoCETransformer(MODEL, ["2", "5"], objective="net2vec").fit(boxes)
     embeddings = loce.transform(boxes)
     frame = loce.evaluate(boxes, embeddings)
     assert list(frame.columns) == ["layer", "iou", "loss", "foreground_cells", "failed"]
@@ -89,7 +89,7 @@ def test_evaluate_is_what_project_draws(boxes):
 
 
 def test_projection_is_sigmoid_of_the_upsampled_sum_at_image_size(boxes):
-    loce = LoCETransformer(MODEL, "2").fit(boxes)
+    loce = LoCETransformer(MODEL, "2", objective="net2vec").fit(boxes)
     embeddings = loce.transform(boxes)
     soft = loce.project(boxes, embeddings, threshold=None)
     for i, image in enumerate(boxes["image"]):
@@ -122,12 +122,12 @@ def test_losses_are_the_definitions(boxes, objective):
 def test_transformed_images_are_projected_back(boxes):
     """A flip changes what the network sees, and neither where the mask is nor how it scores."""
     flip = v2.RandomHorizontalFlip(1.0)
-    loce = LoCETransformer(MODEL, "0", preprocess=flip, max_iter=100).fit(boxes)
+    loce = LoCETransformer(MODEL, "0", preprocess=flip).fit(boxes)
     mirrored = boxes.assign(
         image=[np.ascontiguousarray(image[:, ::-1]) for image in boxes["image"]],
         mask=[mask[:, ::-1] for mask in boxes["mask"]],
     )
-    plain = LoCETransformer(MODEL, "0", max_iter=100).fit(boxes)
+    plain = LoCETransformer(MODEL, "0").fit(boxes)
     np.testing.assert_allclose(loce.transform(boxes), plain.transform(mirrored), atol=1e-4)
     ours, theirs = loce.evaluate(boxes), plain.evaluate(mirrored)
     np.testing.assert_allclose(ours["iou"], theirs["iou"], atol=0.02)
@@ -142,8 +142,8 @@ def test_set_output_and_feature_names(boxes):
 
 def test_random_starts_follow_random_state(boxes):
     def embed(seed):
-        how = {"init": "normal", "random_state": seed, "max_iter": 2, "memory": False}
-        return LoCETransformer(MODEL, "2", **how).fit_transform(boxes)
+        how = {"objective": "net2vec", "init": "normal", "random_state": seed, "max_iter": 2}
+        return LoCETransformer(MODEL, "2", memory=False, **how).fit_transform(boxes)
 
     np.testing.assert_array_equal(embed(0), embed(0))
     assert not np.allclose(embed(0), embed(1))
@@ -192,7 +192,7 @@ def test_masks_that_vanish_at_mask_size_are_empty_too(boxes):
 
 
 def test_given_embeddings_need_no_masks_to_be_projected(boxes):
-    loce = LoCETransformer(MODEL, "2").fit(boxes)
+    loce = LoCETransformer(MODEL, "2", append_bias=True).fit(boxes)
     embeddings = loce.transform(boxes)
     blank = boxes.assign(mask=[np.zeros_like(mask) for mask in boxes["mask"]])
     for one, other in zip(
@@ -219,6 +219,7 @@ def test_activations_that_overflow_are_named(boxes):
         ({"model": "resnet50"}, ValueError, "'model'"),
         ({"batch_size": 0}, ValueError, "'batch_size'"),
         ({"learning_rate": 0}, ValueError, "'learning_rate'"),
+        ({"alpha": 0}, ValueError, "'alpha'"),
         ({"max_iter": 0}, ValueError, "'max_iter'"),
         ({"mask_size": (100, 0)}, ValueError, "mask_size"),
         ({"mask_size": 100}, ValueError, "'mask_size'"),
@@ -241,23 +242,22 @@ def test_bad_parameters_are_named_in_fit(boxes, change, kind, match):
     [
         {"layer": "2"},
         {"objective": "mse"},
-        {"max_iter": 5},
+        {"alpha": 1e-3},
         {"standardize": True},
         {"mask_size": (20, 20)},
         {"init": "ones"},
     ],
 )
 def test_changed_parameters_wait_for_the_next_fit(boxes, change):
-    loce = LoCETransformer(MODEL, "5", max_iter=3).fit(boxes)
+    loce = LoCETransformer(MODEL, "5").fit(boxes)
     before = loce.transform(boxes)
     np.testing.assert_array_equal(loce.set_params(**change).transform(boxes), before)
     assert not np.array_equal(loce.fit(boxes).transform(boxes), before)
 
 
 def test_a_layer_whose_channels_depend_on_the_image_is_refused(boxes):
-    loce = LoCETransformer(
-        MODEL, "2", reshape_transform=lambda grid: grid.permute(0, 2, 3, 1), max_iter=1
-    ).fit(boxes)
+    how = {"reshape_transform": lambda grid: grid.permute(0, 2, 3, 1)}
+    loce = LoCETransformer(MODEL, "2", **how).fit(boxes)
     match = r"row 2 .*'2' has 32 channels here, but had 48"
     with pytest.raises(FailedRowsError, match=match) as caught:
         loce.transform(boxes)
@@ -271,7 +271,7 @@ def test_fit_checks_the_first_row(boxes):
 
 
 def test_threads_may_share_a_module(boxes):
-    loce = LoCETransformer(MODEL, ["2", "5"], max_iter=3, memory=False).fit(boxes)
+    loce = LoCETransformer(MODEL, ["2", "5"], memory=False).fit(boxes)
     expected = loce.transform(boxes)
     with parallel_config("threading"):
         results = Parallel(4)(delayed(clone(loce).fit_transform)(boxes) for _ in range(8))
@@ -280,7 +280,7 @@ def test_threads_may_share_a_module(boxes):
 
 
 def test_random_preprocessing_is_a_property_of_the_row(boxes):
-    how = {"preprocess": v2.RandomAffine(30), "random_state": 0, "max_iter": 5, "memory": False}
+    how = {"preprocess": v2.RandomAffine(30), "random_state": 0, "memory": False}
     loce = LoCETransformer(MODEL, "2", **how).fit(boxes)
     first = loce.transform(boxes)
     np.testing.assert_array_equal(loce.transform(boxes.iloc[::-1])[::-1], first)
@@ -289,7 +289,7 @@ def test_random_preprocessing_is_a_property_of_the_row(boxes):
 
 
 def test_wrong_embeddings_and_layers_are_refused(boxes):
-    loce = LoCETransformer(MODEL, ["2", "5"], max_iter=1).fit(boxes)
+    loce = LoCETransformer(MODEL, ["2", "5"]).fit(boxes)
     with pytest.raises(ValueError, match=r"\(5, 18\), got \(5, 3\)"):
         loce.evaluate(boxes, np.zeros((5, 3)))
     with pytest.raises(ValueError, match=r"\(5, 18\), got \(4, 18\)"):
@@ -299,7 +299,7 @@ def test_wrong_embeddings_and_layers_are_refused(boxes):
 
 
 def test_progress_is_shown_when_asked(boxes, capsys):
-    loce = LoCETransformer(MODEL, "2", max_iter=1, memory=False).fit(boxes)
+    loce = LoCETransformer(MODEL, "2", memory=False).fit(boxes)
     loce.transform(boxes)
     assert capsys.readouterr().err == ""
     loce.set_params(verbose=1).transform(boxes)
@@ -308,7 +308,7 @@ def test_progress_is_shown_when_asked(boxes, capsys):
 
 def test_rows_stay_one_by_one_in_lists_under_cross_validation(boxes):
     pairs = list(zip(boxes["image"], boxes["mask"], strict=True))
-    scores = cross_val_score(LoCETransformer(MODEL, "2", max_iter=3), pairs, cv=2)
+    scores = cross_val_score(LoCETransformer(MODEL, "2"), pairs, cv=2)
     assert np.isfinite(scores).all()
 
 
@@ -319,7 +319,7 @@ LAYERS = ["backbone.9", "backbone.13"]
 
 @pytest.fixture(scope="module")
 def camvid_loces(camvid_network, camvid_frames):
-    loce = LoCETransformer(camvid_network, LAYERS, preprocess=NORMALIZE)
+    loce = LoCETransformer(camvid_network, LAYERS, preprocess=NORMALIZE, objective="net2vec")
     return loce, loce.fit_transform(camvid_frames)
 
 
@@ -332,7 +332,8 @@ def test_camvid_rows_equal_optimize_loces(camvid_loces, camvid_frames, camvid_ne
     pixels = torch.tensor(np.array(Image.open(row["image"]))).permute(2, 0, 1)
     activations = ActivationExtractor(camvid_network, LAYERS)(NORMALIZE(pixels)[None])
     mask = coco_mask.decode(row["mask"])
-    parts = [optimize_loces(grid, [mask])[0] for grid in activations.values()]
+    how = {"objective": "net2vec"}
+    parts = [optimize_loces(grid, [mask], **how)[0] for grid in activations.values()]
     np.testing.assert_allclose(embeddings[100], torch.cat(parts), atol=1e-5)
 
 
@@ -370,7 +371,7 @@ def test_camvid_nearest_neighbors_on_other_frames(camvid_network, camvid_frames)
 @pytest.mark.slow
 def test_camvid_grid_search_over_layers(camvid_network, camvid_frames):
     search = GridSearchCV(
-        LoCETransformer(camvid_network, "backbone.1", preprocess=NORMALIZE, max_iter=25),
+        LoCETransformer(camvid_network, "backbone.1", preprocess=NORMALIZE),
         {"layer": ["backbone.4", "backbone.13", LAYERS]},
         cv=GroupKFold(3),
     )

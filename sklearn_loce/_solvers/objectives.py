@@ -17,13 +17,31 @@ from .solution import Solution
 ADAMW_OBJECTIVES = ("net2vec", "mse", "mae")  # by AdamW, which stops where its steps end
 LBFGS_OBJECTIVES = ("logistic", *OVERLAPS)  # by L-BFGS
 OBJECTIVES = (*ADAMW_OBJECTIVES, *LBFGS_OBJECTIVES)
-SOLVERS = ("auto", "adamw", "lbfgs")
+READ_BY = {  # a parameter that some objectives don't read: its default, and those that do
+    "learning_rate": (0.1, ADAMW_OBJECTIVES),
+    "alpha": (1e-4, LBFGS_OBJECTIVES),
+    "tol": (1e-4, LBFGS_OBJECTIVES),
+    "class_weight": ("sqrt", ("logistic",)),
+    "append_bias": (False, LBFGS_OBJECTIVES),
+}
+
+
+def check_read(objective, **parameters):
+    """Raise an error if a parameter has a value that the objective of this name does not read."""
+    for name, value in parameters.items():
+        default, readers = READ_BY[name]
+        if objective not in readers and value != default:
+            *most, last = map(repr, sorted(readers))
+            others = f"{', '.join(most)} or {last}" if most else last
+            raise ValueError(
+                f"{name}={value!r} is not read by objective={objective!r}; leave it out, or choose "
+                f"{others}."
+            )
 
 
 def make_objective(
     name,
     *,
-    solver="auto",
     learning_rate=0.1,
     max_iter=None,
     alpha=1e-4,
@@ -33,13 +51,7 @@ def make_objective(
     mask_resize="gaussian",
 ):
     """Give the objective of this name; the parameters are those of ``optimize_loces``."""
-    fitting = "lbfgs" if name in LBFGS_OBJECTIVES else "adamw"
-    if solver not in ("auto", fitting):
-        raise ValueError(
-            f"objective={name!r} is solved by {fitting!r}, not by solver={solver!r}. Leave "
-            "solver='auto', or choose an objective of "
-            f"{sorted(ADAMW_OBJECTIVES if solver == 'adamw' else LBFGS_OBJECTIVES)}."
-        )
+    check_read(name, learning_rate=learning_rate, alpha=alpha, tol=tol, class_weight=class_weight)
     check_mask_size(mask_size)
     size = tuple(int(n) for n in mask_size)
     if name in ADAMW_OBJECTIVES:
@@ -175,7 +187,7 @@ class AdamWObjective:
 
     def key(self):
         """Give the settings that the vectors depend on; plain values."""
-        return _key(self, solver="adamw")
+        return _key(self)
 
 
 @dataclass(frozen=True)
@@ -225,8 +237,13 @@ class LBFGSObjective:
         images, arrays = _group_by_grid(activations), _as_compiled_input(activations)
         if arrays is not None:
             pixels = arrays, images, targets, weights
-            return Solution(*compiled_lbfgs.solve(*pixels, start, self, n_threads))
-        return Solution(*solve_ridge_with_torch(activations, targets, weights, start, self))
+            facts = compiled_lbfgs.solve(*pixels, start, self, n_threads)
+        else:
+            facts = solve_ridge_with_torch(activations, targets, weights, start, self)
+        solution = Solution(*facts)
+        # Where sums overflow there is no gradient, and the vector is still the start.
+        solution.vectors[np.isnan(solution.gradient_norm)] = np.nan
+        return solution
 
     def loss(self, grid, vector, target, intercept=None):
         """Give the value of a vector on a row; ``None`` means the intercept that makes it least."""
@@ -247,10 +264,10 @@ class LBFGSObjective:
 
     def key(self):
         """Give the settings that the vectors depend on; plain values."""
-        return _key(self, solver="lbfgs")
+        return _key(self)
 
 
-def _key(objective, solver):
+def _key(objective):
     facts = asdict(objective)
     facts["objective"] = facts.pop("name")
-    return facts | {"mask_size": list(objective.mask_size), "solver": solver}
+    return facts | {"mask_size": list(objective.mask_size)}

@@ -9,7 +9,7 @@ from sklearn.utils import Bunch, check_random_state
 from sklearn.utils._param_validation import Interval, StrOptions, validate_params
 
 from .._warnings import warn_user
-from .objectives import LBFGS_OBJECTIVES, OBJECTIVES, SOLVERS, make_objective
+from .objectives import LBFGS_OBJECTIVES, OBJECTIVES, make_objective
 from .project import compute_logits, project, redrawing_bias
 from .resize import MASK_RESIZE, check_mask_size
 
@@ -112,7 +112,6 @@ def _as_array(mask, i):
         "activations": [torch.Tensor],
         "masks": ["array-like", torch.Tensor],
         "objective": [StrOptions(set(OBJECTIVES))],
-        "solver": [StrOptions(set(SOLVERS))],
         "learning_rate": [Interval(Real, 0, None, closed="neither")],
         "max_iter": [Interval(Integral, 1, None, closed="left"), None],
         "alpha": [Interval(Real, 0, None, closed="neither")],
@@ -130,8 +129,7 @@ def optimize_loces(
     activations,
     masks,
     *,
-    objective="net2vec",
-    solver="auto",
+    objective="logistic",
     learning_rate=0.1,
     max_iter=None,
     alpha=1e-4,
@@ -158,23 +156,22 @@ def optimize_loces(
         Activations of one layer. float16 and bfloat16 are computed in float32.
     masks : array-like or Tensor of shape (n_samples, mask_height, mask_width)
         Concept masks with values in [0, 1], at any size; a sequence may mix sizes.
-    objective : {"net2vec", "mse", "mae", "logistic", "jaccard", "dice"}, default="net2vec"
+    objective : {"logistic", "jaccard", "dice", "net2vec", "mse", "mae"}, default="logistic"
+        The first three have a bias and a ridge, see Notes; L-BFGS minimizes them, and converges.
         "net2vec" is the paper's pseudo binary cross-entropy, balanced by the background's share;
         "mse" and "mae" are the mean squared and absolute error plus
-        ``(||v||_1 + ||v||_2) / n_channels``. The other three have a bias and a ridge, see Notes.
-    solver : {"auto", "adamw", "lbfgs"}, default="auto"
-        "adamw" for the first three: AdamW with betas (0.9, 0.999), epsilon 1e-8 and weight decay
-        0.01, which stops where its steps end. "lbfgs" for the last three: L-BFGS, which converges.
-        "auto" takes the objective's own.
+        ``(||v||_1 + ||v||_2) / n_channels``. AdamW minimizes these three, with betas (0.9, 0.999),
+        epsilon 1e-8 and weight decay 0.01, and stops where its steps end. A parameter that the
+        objective does not read has to be left at its default.
     learning_rate : float, default=0.1
         Of AdamW.
     max_iter : int, default=None
         Number of steps of AdamW, all of which are taken, or the most iterations of L-BFGS. ``None``
         means 50 and 500.
     alpha : float, default=1e-4
-        Strength of the ridge of the last three. One value means the same for all layers and scales
-        of activations. With "jaccard" and "dice", whose losses are at most 1, a ridge of 0.1 is too
-        dear for anything to be drawn.
+        Strength of the ridge of "logistic", "jaccard" and "dice". One value means the same for
+        all layers and scales of activations. With "jaccard" and "dice", whose losses are at most 1,
+        a ridge of 0.1 is too dear for anything to be drawn.
     tol : float, default=1e-4
         L-BFGS ends where the gradient's norm falls to this share of that at the vector zero (with
         "logistic", in the solver's units, of 0.01 if that is more), or for "jaccard" and "dice" of
@@ -215,8 +212,9 @@ def optimize_loces(
     ------
     ValueError
         If shapes don't fit, activations hold NaN or infinity, masks leave [0, 1], a mask has no
-        foreground pixel at ``mask_size``, a result is not finite, ``solver`` is not the
-        objective's, or ``return_info`` is asked of an objective without a bias.
+        foreground pixel at ``mask_size``, a result is not finite, the objective does
+        not read a parameter that is not at its default, or ``return_info`` is asked of an objective
+        without a bias.
 
     Warns
     -----
@@ -262,9 +260,7 @@ def optimize_loces(
     >>> optimize_loces(activations, mask).sign()
     tensor([[ 1., -1.]])
 
-    >>> embeddings, info = optimize_loces(
-    ...     activations, mask, objective="logistic", return_info=True
-    ... )
+    >>> embeddings, info = optimize_loces(activations, mask, return_info=True)
     >>> embeddings.sign()
     tensor([[ 1., -1.]])
     >>> info.gradient_norm < 1e-4
@@ -272,7 +268,6 @@ def optimize_loces(
     """
     objective = make_objective(
         objective,
-        solver=solver,
         learning_rate=learning_rate,
         max_iter=max_iter,
         alpha=alpha,

@@ -17,7 +17,7 @@ from sklearn.utils.validation import check_consistent_length, column_or_1d
 
 from .._network.handle import as_module, resolve_device
 from .._samples.table import as_samples
-from .._solvers.objectives import ADAMW_OBJECTIVES, make_objective
+from .._solvers.objectives import ADAMW_OBJECTIVES, READ_BY, make_objective
 from .._transformer import LoCETransformer
 from ._net2vec import ConceptVectors, ImageStream, optimize_net2vec
 from ._projector import ConceptProjector
@@ -35,7 +35,8 @@ class ConceptSegmenter(ConceptProjector):
     ----------
     loce : LoCETransformer
         Computes the LoCEs, on one layer. ``fit`` clones it: hold the network by a ``TorchModel``,
-        so that the clone shares its weights.
+        so that the clone shares its weights. If its objective has a bias, the clone appends it to
+        the vectors.
     clusterer : estimator with ``fit_predict``, default=None
         Finds clusters or mixture components among the LoCEs of one concept; a clone is fitted to
         each concept with two LoCEs or more. Rows that it labels -1 are left out as outliers.
@@ -118,9 +119,9 @@ class ConceptSegmenter(ConceptProjector):
         y : array-like of shape (n_samples,), default=None
             Concepts; ``None`` takes the column ``concept``.
         embeddings : array-like of shape (n_samples, n_features), default=None
-            LoCEs of these rows, as ``loce`` gave them; then only the probe image of ``loce.fit``
-            passes the network, and nothing is optimized. ``None`` computes them. Rows with NaN are
-            left out.
+            LoCEs of these rows, as ``loce`` gave them, with ``append_bias=True`` if its objective
+            has a bias; then only the probe image of ``loce.fit`` passes the network, and nothing is
+            optimized. ``None`` computes them. Rows with NaN are left out.
         cluster_labels : array-like of shape (n_samples,), default=None
             Clusters or mixture components found elsewhere: every pair of concept and label gets a
             centroid. Rows labeled -1 are left out. Not together with ``clusterer``.
@@ -209,15 +210,16 @@ class Net2VecSegmenter(ConceptProjector):
     """Segment concepts in unseen images with one vector per concept, as Net2Vec does.
 
     The vector of a concept is optimized over all its training rows at once, with the objective of
-    the LoCEs and AdamW in minibatches. Two images per thread are in memory besides the cache,
-    whatever the number of images.
+    the LoCEs, "net2vec", "mse" or "mae", and AdamW in minibatches. Two images per thread are in
+    memory besides the cache, whatever the number of images.
 
     Parameters
     ----------
     loce : LoCETransformer
         Says what is optimized where: model, one layer, preprocessing, mask size, objective, start
-        and device are taken from it; its learning rate and number of steps are not. ``fit`` clones
-        it: hold the network by a ``TorchModel``, so that the clone shares its weights.
+        and device are taken from it; its learning rate and number of steps have to be left at
+        their defaults. ``fit`` clones it: hold the network by a ``TorchModel``, so that the clone
+        shares its weights.
     learning_rate : float, default=0.1
         Learning rate of AdamW.
     max_iter : int, default=20
@@ -263,7 +265,7 @@ class Net2VecSegmenter(ConceptProjector):
     >>> from sklearn_loce.datasets import load_scene_model, make_scenes
     >>> from sklearn_loce.segmentation import Net2VecSegmenter
     >>> train, test = make_scenes(8, random_state=0), make_scenes(2, random_state=1)
-    >>> loce = LoCETransformer(TorchModel(load_scene_model), "features.5")
+    >>> loce = LoCETransformer(TorchModel(load_scene_model), "features.5", objective="net2vec")
     >>> segmenter = Net2VecSegmenter(loce, batch_size=4, random_state=0).fit(train.data)
     >>> segmenter.embeddings_.shape
     (8, 96)
@@ -323,18 +325,14 @@ class Net2VecSegmenter(ConceptProjector):
         FileNotFoundError
             If an image or a mask file is missing. The message names the rows.
         ValueError
-            If parameters are out of range, ``loce`` has several layers, concepts are missing, a
-            mask is empty and ``loce`` has ``on_empty="raise"``, or all masks of a concept are
-            empty.
+            If parameters are out of range or not read, ``loce`` has several layers or an objective
+            that AdamW does not minimize, concepts are missing, a mask is empty and ``loce`` has
+            ``on_empty="raise"``, or all masks of a concept are empty.
         RuntimeError
             If another thread runs a network that can't be copied.
         """
         samples = as_samples(X)
-        if self.loce.objective not in ADAMW_OBJECTIVES:
-            raise ValueError(
-                f"Net2VecSegmenter optimizes one of {sorted(ADAMW_OBJECTIVES)}, but its loce has "
-                f"objective={self.loce.objective!r}."
-            )
+        self._check_loce()
         codes = self._fit_concepts(samples, y)
         images = ImageStream(self.loce_, samples, self.cache_size)
         how = {"learning_rate": self.learning_rate, "max_iter": self.max_iter}
@@ -348,6 +346,21 @@ class Net2VecSegmenter(ConceptProjector):
             raise ValueError(f"All masks of the concepts {untouched.tolist()} are empty.")
         self.embeddings_ = vectors.numpy()
         return self
+
+    def _check_loce(self):
+        """Check that nothing of ``loce`` is left unread: the segmenter has steps of its own."""
+        if self.loce.objective not in ADAMW_OBJECTIVES:
+            raise ValueError(
+                f"Net2VecSegmenter optimizes one of {sorted(ADAMW_OBJECTIVES)}, but its loce has "
+                f"objective={self.loce.objective!r}. Pass objective='net2vec' to the loce."
+            )
+        for name, default in (("learning_rate", READ_BY["learning_rate"][0]), ("max_iter", None)):
+            value = getattr(self.loce, name)
+            if value != default:
+                raise ValueError(
+                    f"{name}={value!r} of its loce is not read by Net2VecSegmenter; leave it out "
+                    f"there, and set {name} of the segmenter."
+                )
 
     def _orders(self, n_images):
         rng = check_random_state(self.random_state)

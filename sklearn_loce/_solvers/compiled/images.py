@@ -7,6 +7,7 @@ batch, the order or the number of threads.
 
 from concurrent.futures import ThreadPoolExecutor
 
+import numpy as np
 import torch
 from numba.core import config
 
@@ -32,7 +33,9 @@ def solve_images(solve, activations, images, n_channels, n_threads):
     parts = [rows[i : i + most] for rows in images for i in range(0, len(rows), most)]
 
     def solve_part(rows):
-        solve(activations[rows[0]], rows)
+        # Sums that overflow need no warning: the caller refuses vectors that are not finite.
+        with np.errstate(invalid="ignore"):
+            solve(activations[rows[0]], rows)
 
     if min(n_threads, len(parts)) == 1:
         for rows in parts:
