@@ -41,7 +41,7 @@ _CV = [Interval(Integral, 2, None, closed="left"), None]
 _BIASES = {"auto", "best", "own", "none"}
 # Why a row that has an IoU lacks another number.
 _CAUSES = {
-    "heldout_iou": "the other folds hold no pixel of the mask, or no vector stayed finite",
+    "heldout_iou": "a fold leaves no pixel of the mask to fit, or a vector did not stay finite",
     "gain": "more than half of the mask stays in its place when it is turned upside down",
 }
 
@@ -240,10 +240,10 @@ class SampleTransformer(TransformerMixin, BaseEstimator):
             Vectors of these rows, as ``transform`` gave them. ``None`` computes them.
         cv : int, default=None
             Number of folds of the held-out IoU, 2 or more; ``None`` leaves it and the gain out. The
-            cells of a layer are divided into square blocks, a sixth of the image's shorter side
-            and one cell at least, and the blocks into folds: with 2, a checkerboard, shifted so
-            that each holds half of the mask, as nearly as cells can. For each fold, a vector is
-            fitted to the pixels in the others, and drawn there.
+            cells of a layer are divided into square blocks, a sixth of the grid's shorter side and
+            two cells at least, and the blocks into folds: with 2, a checkerboard, shifted so that
+            each holds half of the mask, as nearly as cells can. For each fold, a vector is fitted
+            to the pixels that read no cell of it, and drawn in its cells.
         bias : {"auto", "best", "own", "none"}, default="auto"
             What is added before the sigmoid. "best" is the one whose positive pixels have the
             largest Jaccard index with the mask at ``mask_size``, chosen on the pixels that the
@@ -262,7 +262,7 @@ class SampleTransformer(TransformerMixin, BaseEstimator):
               size; NaN for an empty mask. The vector was fitted to this mask: a layer with many
               channels or cells redraws any mask;
             - ``heldout_iou``, with ``cv``: the same of what the vectors of all folds draw, each in
-              its own fold; NaN where the other folds hold no pixel of the mask;
+              its own fold; NaN where a fold leaves no pixel of the mask to fit;
             - ``gain``, with ``cv``: ``iou`` less that of the mask turned upside down, for which a
               vector of its own is fitted; NaN where more than half of the mask stays in its place;
             - ``loss``: the objective's value, at ``mask_size``, with the intercept that makes it

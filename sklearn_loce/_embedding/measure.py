@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from .._samples.masks import intersection_over_union
-from .._solvers.folds import block_folds
+from .._solvers.folds import block_folds, drawn_pixels, fitted_pixels
 from .._solvers.project import compute_logits, project, redrawing_bias
 
 # A mask of which more than this share stays in its place, turned upside down, is no control.
@@ -59,10 +59,9 @@ class Evaluation:
         objective, problems = loce._objective, []
         if self.n_folds:
             (target,) = objective.targets([sample.view_mask])
-            size = sample.activations.grids[layer].shape[1:]
-            drawn = objective.drawing_target(sample.view_mask)
-            folds = block_folds(drawn, size, self.n_folds, target.shape)
-            problems += [(target, (folds != f).astype(np.float32)) for f in range(self.n_folds)]
+            folds = self._divide(loce, sample, layer)
+            weights = [fitted_pixels(folds, target.shape, f) for f in range(self.n_folds)]
+            problems += [(target, pixels.astype(np.float32)) for pixels in weights]
         if self.flips:
             view_mask = sample.activations.view.see(sample.mask[::-1])
             (target,) = objective.targets([view_mask])
@@ -102,21 +101,26 @@ class Evaluation:
             controls = sample.controls.get(k, ())
             if self.n_folds:
                 own = controls[: self.n_folds]
-                facts["heldout_iou"] = self._measure_heldout(loce, sample, grid, own, target)
+                facts["heldout_iou"] = self._measure_heldout(loce, sample, layer, own, target)
             if self.flips:
                 flipped = self._measure_flipped(loce, sample, layer, controls[-1])
                 facts["gain"] = facts["iou"] - flipped
         return [facts[name] for name in columns]
 
-    def _measure_heldout(self, loce, sample, grid, solutions, target):
+    def _divide(self, loce, sample, layer):
+        target = loce._objective.drawing_target(sample.view_mask)
+        return block_folds(target, sample.activations.grids[layer].shape[1:], self.n_folds)
+
+    def _measure_heldout(self, loce, sample, layer, solutions, target):
         """Give the IoU of what each fold's vector draws where it was not fitted."""
-        folds, size = block_folds(target, grid.shape[1:], self.n_folds), target.shape
-        mosaic = torch.empty(size)
+        grid, size = sample.activations.grids[layer], target.shape
+        folds, mosaic = self._divide(loce, sample, layer), torch.empty(size)
         for f, solution in enumerate(solutions):
             if not np.isfinite(solution.vectors).all():
                 return np.nan
-            bias = choose_bias(self.bias, loce, grid, solution, target, folds != f)
-            there = torch.from_numpy(folds == f)
+            pixels = fitted_pixels(folds, size, f)
+            bias = choose_bias(self.bias, loce, grid, solution, target, pixels)
+            there = torch.from_numpy(drawn_pixels(folds, size, f))
             mosaic[there] = _project(grid, solution.vectors, bias, size).cpu()[there]
         drawn = sample.activations.view.to_original(mosaic[None])[0].numpy() > 0.5
         return intersection_over_union(drawn, sample.mask)

@@ -1,39 +1,56 @@
-"""Folds of an image's pixels, for a LoCE that is drawn where it was not fitted."""
+"""Folds of an image's cells, for a LoCE that is drawn where it was not fitted."""
 
 import numpy as np
 
-# The side of a block as a share of the image's shorter side, so that layers are asked the same.
-# Neighboring pixels are alike: with smaller blocks, random weights find the other folds, too.
+from .bilinear import bilinear_taps
+
+# The side of a block as a share of the grid's shorter side, so that layers are asked the same.
+# Neighboring cells are alike: with smaller blocks, random weights find the other folds, too.
 _SHARE = 1 / 6
+_LEAST = 2  # cells, since a pixel reads two along each side
 
 
-def block_folds(target, grid_size, n_folds, size=None):
-    """Give the fold of each pixel, int.
+def block_folds(target, grid_size, n_folds):
+    """Give the fold of each cell of a grid, int.
 
-    Folds are made of square blocks of whole cells, one cell at least, whose numbers run along rows
-    and columns: with two folds, a checkerboard. It is shifted by as many cells as let the folds
-    hold equal parts of the concept, as nearly as cells can: else what is smaller than a block would
-    lie in one fold.
+    Folds are made of square blocks of cells, whose numbers run along rows and columns: with two
+    folds, a checkerboard. It is shifted by as many cells as let the folds hold equal parts of the
+    concept, as nearly as cells can: else what is smaller than a block would lie in one fold.
 
     Parameters
     ----------
     target : ndarray of shape (H, W)
     grid_size : tuple of int
-        (n_rows, n_columns) of the layer's cells.
+        (n_rows, n_columns)
     n_folds : int
-    size : tuple of int, default=None
-        (n_rows, n_columns) of the pixels; ``None`` means those of the target.
     """
-    block = max(1, round(min(grid_size) * _SHARE))
-    period = block * n_folds
-    pattern = np.add.outer(np.arange(period) // block, np.arange(period) // block) % n_folds
-    shift = _most_even_shift(target > 0, _cells(target.shape, grid_size), pattern, n_folds)
-    cells = _cells(size or target.shape, grid_size)
-    rows, columns = ((c + s) % period for c, s in zip(cells, shift, strict=True))
+    block = max(_LEAST, round(min(grid_size) * _SHARE))
+    places = np.arange(block * n_folds) // block
+    pattern = np.add.outer(places, places) % n_folds
+    cells = _centers(target.shape, grid_size)
+    shift = _most_even_shift(target > 0, cells, pattern, n_folds)
+    rows, columns = (
+        (np.arange(n) + s) % len(pattern) for n, s in zip(grid_size, shift, strict=True)
+    )
     return pattern[rows[:, None], columns]
 
 
-def _cells(size, grid_size):
+def drawn_pixels(folds, size, fold):
+    """Say which pixels (n_rows, n_columns) have their centers in cells of a fold."""
+    rows, columns = _centers(size, folds.shape)
+    return (folds == fold)[rows[:, None], columns]
+
+
+def fitted_pixels(folds, size, fold):
+    """Say which pixels (n_rows, n_columns) read no cell of a fold, where a map is upsampled."""
+    others = folds != fold
+    for axis, n in enumerate(size):
+        upper, lower, _ = bilinear_taps(folds.shape[axis], n)
+        others = others.take(upper, axis) & others.take(lower, axis)
+    return others
+
+
+def _centers(size, grid_size):
     """Give the row and the column of the cell in which the center of each pixel lies."""
     pairs = zip(size, grid_size, strict=True)
     return [(2 * np.arange(n) + 1) * n_cells // (2 * n) for n, n_cells in pairs]
