@@ -334,12 +334,27 @@ def test_auto_finds_the_processor_beside_a_network_of_hugging_face(scenes, tmp_p
     np.testing.assert_array_equal(found, expected)
     with pytest.warns(UserWarning, match=r"ViTModel was trained .* mean=\[0\.3, 0\.3, 0\.3\]"):
         loce.set_params(preprocess=v2.Resize((64, 64))).fit(scenes)
-    network.config.name_or_path = "somebody/a-network-that-is-not-here"
-    with pytest.raises(ValueError, match="not known of ViTModel"):
-        loce.set_params(preprocess="auto").fit(scenes)
+    for name in ("somebody/a-network-that-is-not-here", "a/folder/that/is/gone"):
+        network.config.name_or_path = name
+        with pytest.raises(ValueError, match="not known of ViTModel"):
+            loce.set_params(preprocess="auto").fit(scenes)
     said = TorchModel(network, preprocess=processor)
     found = loce.set_params(model=said, memory=False).fit_transform(scenes)
     np.testing.assert_array_equal(found, expected)
+
+
+@pytest.mark.usefixtures("no_internet")
+def test_auto_finds_the_processor_that_was_downloaded(scenes, tmp_path, monkeypatch):
+    network, processor = save_huggingface(tmp_path / "elsewhere")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    kept = tmp_path / "models--somebody--network"
+    (kept / "refs").mkdir(parents=True)
+    (kept / "refs" / "main").write_text("0123abc")
+    processor.save_pretrained(kept / "snapshots" / "0123abc")
+    network.config.name_or_path = "somebody/network"
+    loce = LoCETransformer(network, "layers.0", preprocess="auto")
+    expected = LoCETransformer(network, "layers.0", preprocess=processor).fit_transform(scenes)
+    np.testing.assert_array_equal(loce.fit_transform(scenes), expected)
 
 
 @pytest.mark.parametrize("model", [build(), TorchModel(build), TorchModel(build())])
