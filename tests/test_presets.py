@@ -202,6 +202,9 @@ def test_the_papers_images_survive_pickles_clones_and_workers(scenes, kind):
     np.testing.assert_array_equal(again.transform(scenes), expected)
     others = clone(estimator).set_params(n_jobs=2, memory=False)
     np.testing.assert_array_equal(others.fit_transform(scenes), expected)
+    others.set_params(model=TorchModel(build, weights=WEIGHTS), preprocess="auto")
+    expected = kind(build(), "2", preprocess=WEIGHTS).fit_transform(scenes)
+    np.testing.assert_array_equal(others.fit_transform(scenes), expected)
 
 
 def test_projections_on_the_papers_images_are_of_the_images_size(scenes):
@@ -238,7 +241,6 @@ def test_auto_is_what_weights_were_trained_with(scenes, name):
     for same in (model, clone(model), pickle.loads(pickle.dumps(model))):
         loce = LoCETransformer(same, "2", preprocess="auto", memory=False)
         np.testing.assert_array_equal(loce.fit_transform(scenes), expected)
-    np.testing.assert_array_equal(loce.set_params(n_jobs=2).fit_transform(scenes), expected)
 
 
 def test_names_of_weights_are_understood_before_the_network_is_built():
@@ -306,11 +308,17 @@ def save_huggingface(folder):
 
 @pytest.fixture
 def no_internet(monkeypatch):
-    def refuse(*_, **__):
-        raise AssertionError("nothing may be asked of the internet")
+    """Note who asks the internet, since libraries catch the error."""
+    asked = []
+
+    def refuse(*address, **_):
+        asked.append(address)
+        raise OSError("there is no internet")
 
     monkeypatch.setattr(socket, "getaddrinfo", refuse)
     monkeypatch.setattr(socket.socket, "connect", refuse)
+    yield
+    assert asked == []
 
 
 @pytest.mark.usefixtures("no_internet")
@@ -326,12 +334,27 @@ def test_auto_finds_the_processor_beside_a_network_of_hugging_face(scenes, tmp_p
     np.testing.assert_array_equal(found, expected)
     with pytest.warns(UserWarning, match=r"ViTModel was trained .* mean=\[0\.3, 0\.3, 0\.3\]"):
         loce.set_params(preprocess=v2.Resize((64, 64))).fit(scenes)
-    network.config.name_or_path = "somebody/a-network-that-is-not-here"
-    with pytest.raises(ValueError, match="not known of ViTModel"):
-        loce.set_params(preprocess="auto").fit(scenes)
+    for name in ("somebody/a-network-that-is-not-here", "a/folder/that/is/gone"):
+        network.config.name_or_path = name
+        with pytest.raises(ValueError, match="not known of ViTModel"):
+            loce.set_params(preprocess="auto").fit(scenes)
     said = TorchModel(network, preprocess=processor)
     found = loce.set_params(model=said, memory=False).fit_transform(scenes)
     np.testing.assert_array_equal(found, expected)
+
+
+@pytest.mark.usefixtures("no_internet")
+def test_auto_finds_the_processor_that_was_downloaded(scenes, tmp_path, monkeypatch):
+    network, processor = save_huggingface(tmp_path / "elsewhere")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    kept = tmp_path / "models--somebody--network"
+    (kept / "refs").mkdir(parents=True)
+    (kept / "refs" / "main").write_text("0123abc")
+    processor.save_pretrained(kept / "snapshots" / "0123abc")
+    network.config.name_or_path = "somebody/network"
+    loce = LoCETransformer(network, "layers.0", preprocess="auto")
+    expected = LoCETransformer(network, "layers.0", preprocess=processor).fit_transform(scenes)
+    np.testing.assert_array_equal(loce.fit_transform(scenes), expected)
 
 
 @pytest.mark.parametrize("model", [build(), TorchModel(build), TorchModel(build())])
@@ -379,6 +402,15 @@ def test_a_forgotten_normalization_is_told_once(scenes, name, preprocess):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         loce.transform(scenes)  # not again
+
+
+def test_a_processor_that_crops_tells_its_normalization(scenes):
+    transformers = pytest.importorskip("transformers")
+    crops = transformers.ConvNextImageProcessor(size={"shortest_edge": 96})
+    loce = LoCETransformer(TorchModel(build, preprocess=crops), "2", preprocess=NORMALIZE)
+    loce.fit(scenes)
+    with pytest.warns(UserWarning, match=r"mean=\[0\.5, 0\.5, 0\.5\]"):
+        loce.set_params(preprocess=None).fit(scenes)
 
 
 def build_detector(weights=None):

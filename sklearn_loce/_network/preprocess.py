@@ -433,10 +433,16 @@ def _as_float(image):
 
 def _measure_normalization(transform, size, seed):
     """Measure mean and std of a normalization; ``None`` where pixels stay in [0, 1]."""
-    images = (np.full((*size, 3), level, dtype=np.uint8) for level in (0, 255))
-    views = [make_view(image, transform, seed).image for image in images]
-    # In the center, where no padding is.
-    black, white = (view[:, view.shape[1] // 2, view.shape[2] // 2].double() for view in views)
+    seen = []
+    for level in (0, 255):
+        if isinstance(transform.apply, ProcessorTransform):  # one that crops has no view
+            pixels = transform.apply.process(torch.full((3, *size), level, dtype=torch.uint8))
+        else:
+            image = np.full((*size, 3), level, dtype=np.uint8)
+            pixels = make_view(image, transform, seed).image
+        # In the center, where no padding is.
+        seen.append(pixels[:, pixels.shape[1] // 2, pixels.shape[2] // 2].double())
+    black, white = seen
     if min(black.min(), white.min()) >= 0 and max(black.max(), white.max()) <= 1:
         return None
     return -black / (white - black), 1 / (white - black)
@@ -458,9 +464,10 @@ def warn_unnormalized(preprocess, model, size, seed=0):
     trained_with = None if isinstance(preprocess, str) else find_training_preprocess(model)
     if trained_with is None:
         return
+    if _measure_normalization(make_transform(preprocess, model), size, seed) is not None:
+        return
     expected = _measure_normalization(make_transform(trained_with, model), size, seed)
-    transform = make_transform(preprocess, model)
-    if expected is None or _measure_normalization(transform, size, seed) is not None:
+    if expected is None:
         return
     mean, std = (str([round(n, 3) for n in part.tolist()]) for part in expected)
     warn_user(

@@ -1,6 +1,7 @@
 """What ``preprocess="paper"`` and ``preprocess="auto"`` stand for."""
 
 import math
+import os
 
 import numpy as np
 import torch
@@ -86,13 +87,29 @@ def _read_timm(config):
 
 def _find_processor(module):
     """Load the processor that lies beside a network of Hugging Face; ``None`` if none does."""
-    name = getattr(getattr(module, "config", None), "name_or_path", None)
-    if not name:
+    folder = _folder_of(getattr(module, "config", None))
+    if folder is None:
         return None
     from transformers import AutoImageProcessor
 
     try:
         how = {"local_files_only": True, "trust_remote_code": False}
-        return AutoImageProcessor.from_pretrained(name, **how)
+        return AutoImageProcessor.from_pretrained(folder, **how)
     except (OSError, ValueError, KeyError, ImportError):
         return None
+
+
+def _folder_of(config):
+    """Find the folder from which a network was loaded; ``None`` where it is not known."""
+    name = getattr(config, "name_or_path", None)
+    if not name or os.path.isdir(name):
+        return name or None
+    from huggingface_hub import try_to_load_from_cache
+
+    # Not by the name: even with local_files_only=True, that asks the hub for other things.
+    try:
+        revision = getattr(config, "_commit_hash", None)
+        found = try_to_load_from_cache(name, "preprocessor_config.json", revision=revision)
+    except ValueError:
+        return None  # the name of a folder that is gone
+    return os.path.dirname(found) if isinstance(found, str) else None
