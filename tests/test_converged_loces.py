@@ -170,6 +170,16 @@ def test_parameters_that_the_objective_does_not_read_are_errors(boxes, how, othe
         optimize_loces(torch.ones(1, 2, 4, 4), torch.eye(4)[None], **how)
 
 
+def test_logistic_is_the_default(boxes):
+    by_name = LoCETransformer(MODEL, "2", objective="logistic", memory=False)
+    default = LoCETransformer(MODEL, "2", memory=False)
+    np.testing.assert_array_equal(default.fit_transform(boxes), by_name.fit_transform(boxes))
+    activations, masks = torch.ones(1, 2, 4, 4), torch.eye(4)[None]
+    activations[0, 1] = torch.eye(4)
+    expected = optimize_loces(activations, masks, objective="logistic")
+    assert torch.equal(optimize_loces(activations, masks), expected)
+
+
 def test_a_bias_that_the_objective_lacks_is_an_error(boxes):
     with pytest.raises(ValueError, match="append_bias=True is not read by objective='net2vec'"):
         LoCETransformer(MODEL, "2", objective="net2vec", append_bias=True).fit(boxes)
