@@ -62,6 +62,18 @@ def check_embeddings(X, y, *, min_concepts=1):
     return X, concepts, codes
 
 
+def check_indexes(**tables):
+    """Refuse to match by position what has different indexes."""
+    found = {name: t.index for name, t in tables.items() if isinstance(t, pd.Series | pd.DataFrame)}
+    names = list(found)
+    for name in names[1:]:
+        if not found[name].equals(found[names[0]]):
+            raise ValueError(
+                f"The indexes of {names[0]} and {name} differ, so rows can't be matched by "
+                f"position; bring both into one order, or pass {name} as an array."
+            )
+
+
 def check_range(X):
     """Refuse numbers whose squares overflow."""
     largest = max(X.max(), -X.min())
