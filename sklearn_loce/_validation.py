@@ -62,15 +62,15 @@ def check_embeddings(X, y, *, min_concepts=1):
     return X, concepts, codes
 
 
-def check_indexes(**tables):
-    """Refuse to match by position what has different indexes."""
+def check_indexes(tables):
+    """Refuse to match rows by position where indexes of tables, by their names, differ."""
     found = {name: t.index for name, t in tables.items() if isinstance(t, pd.Series | pd.DataFrame)}
-    names = list(found)
-    for name in names[1:]:
-        if not found[name].equals(found[names[0]]):
+    first = next(iter(found), None)
+    for name, index in found.items():
+        if not index.equals(found[first]):
             raise ValueError(
-                f"The indexes of {names[0]} and {name} differ, so rows can't be matched by "
-                f"position; bring both into one order, or pass {name} as an array."
+                f"The indexes of {first} and {name} differ, so rows can't be matched by position; "
+                "bring them into one order, or pass arrays throughout."
             )
 
 

@@ -87,7 +87,7 @@ def read_exclusion(n_rows, groups=None, exclude=None, **beside):
                 "such as frame numbers."
             )
         return Exclusion(np.arange(n_rows), np.equal, np.arange(n_rows))
-    check_indexes(groups=groups, **beside)
+    check_indexes({"groups": groups, **beside})
     if exclude is None:
         names, values = encode_concepts(groups, "groups")
         exclusion = Exclusion(values, np.equal, names[values])
