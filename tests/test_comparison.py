@@ -312,23 +312,25 @@ def test_layers_are_ranked_and_compared_within_draws(layers):
     table = compare_layers(layers, y, **options)
     found = table.set_index(["layer", "metric"])
     ranks = rank_layers(table)
-    assert ranks["layer"].tolist() == ["twin", "good", "noise"]
+    assert ranks["layer"].tolist() == ["twin", "noise", "good"]
     by_layer = ranks.set_index("layer")
-    for metric in ("separation", "purity", "precision_at_5"):
-        assert by_layer[metric].tolist() == [1.5, 1.5, 3.0]
-    assert by_layer["mean_iou"].tolist() == [2.0, 3.0, 1.0]
+    for metric in ("purity", "precision_at_5"):
+        assert by_layer[metric].tolist() == [1.5, 3.0, 1.5]
+    # Concepts of two parts each are no better separated than noise.
+    assert by_layer["separation"].tolist() == [2.5, 1.0, 2.5]
+    assert by_layer["mean_iou"].tolist() == [2.0, 1.0, 3.0]
     assert by_layer["failed_share"].tolist() == [2.0] * 3
-    assert by_layer["rank_sum"].tolist() == [8.5, 9.5, 12.0]
+    assert by_layer["rank_sum"].tolist() == [9.5, 10.0, 10.5]
     assert "n_clusters" not in by_layer
     assert rank_layers(table, ["mean_iou"])["layer"].tolist() == ["noise", "twin", "good"]
     # The twin has the same values in every draw, so its difference is exactly none.
     columns = ["difference", "difference_low", "difference_high"]
-    assert found.loc[("twin", "separation"), columns].tolist() == [0.0] * 3
-    for metric, best in (("separation", "good"), ("mean_iou", "noise")):
+    assert found.loc[("twin", "purity"), columns].tolist() == [0.0] * 3
+    for metric, best in (("purity", "good"), ("mean_iou", "noise")):
         means = found["mean"].xs(metric, level="metric")
         assert_allclose(found["difference"].xs(metric, level="metric"), means - means[best])
     to_noise = compare_layers(layers, y, reference="noise", **options)
-    found = to_noise.set_index(["layer", "metric"]).loc[("good", "separation")]
+    found = to_noise.set_index(["layer", "metric"]).loc[("good", "purity")]
     assert 0 < found["difference_low"] < found["difference"] < found["difference_high"]
 
 
