@@ -69,6 +69,11 @@ class Exclusion:
 
     def check_candidates(self, n_left, needed):
         """Refuse queries that have fewer candidates than are needed."""
+        if needed >= len(self):
+            raise ValueError(
+                f"k={needed} neighbors of a query need at least {needed + 1} rows, and X has "
+                f"{len(self)}; choose a smaller k or pass more rows."
+            )
         if (fewest := n_left.min()) < needed:
             way_out = "choose a smaller k" if fewest else "pass rows of more groups"
             group = self.labels[n_left.argmin()].tolist()

@@ -235,11 +235,6 @@ def _retrieve(X, y, excluded, metric, average, judge, k, verbose):
     X, concepts, codes = check_embeddings(X, y)
     if len(X) < 2:
         raise ValueError("A query needs other rows to find, and X has 1; pass at least 2 rows.")
-    if k is not None and k >= len(X):
-        raise ValueError(
-            f"k={k} neighbors of a query need at least {k + 1} rows, and X has {len(X)}; choose "
-            "a smaller k or pass more rows."
-        )
     exclusion = read_exclusion(len(X), *excluded, **given)
     n_left, n_relevant = exclusion.count(codes)
     exclusion.check_candidates(n_left, k or 1)
@@ -250,9 +245,7 @@ def _retrieve(X, y, excluded, metric, average, judge, k, verbose):
         )
     depths = n_relevant if k is None else np.full(len(X), k)
     if excluded[0] is not None:
-        # What is left out is the reason, not the concept itself: 0 would be a made-up value.
-        depths = np.where(n_relevant > 0, depths, 0)
-        warn_of_lone_queries(concepts, codes[n_relevant == 0])
+        depths = leave_out_lone_queries(depths, n_relevant, concepts, codes)
     with show_rows(len(X), verbose) as bar:
         space = RowDistances(X, metric, bar)
         values = judge_queries(space, codes, exclusion, depths, n_relevant, judge)
@@ -261,13 +254,19 @@ def _retrieve(X, y, excluded, metric, average, judge, k, verbose):
     return average_concepts(average_queries(values, codes, len(concepts)), average)
 
 
-def warn_of_lone_queries(concepts, lone):
-    if len(lone):
-        names = ", ".join(map(repr, concepts[np.unique(lone)].tolist()))
+def leave_out_lone_queries(depths, n_relevant, concepts, codes):
+    """Set the depth of queries with nothing to find to 0, with a warning.
+
+    Where groups are left out, precision 0 of such a query would be a made-up value.
+    """
+    lone = n_relevant == 0
+    if lone.any():
+        names = ", ".join(map(repr, concepts[np.unique(codes[lone])].tolist()))
         warn_user(
-            f"{len(lone)} queries have nothing to find, as all other rows of their concept are of "
+            f"{lone.sum()} queries have nothing to find, as all other rows of their concept are of "
             f"their group or excluded: rows of {names}. NaN, left out of averages."
         )
+    return np.where(lone, 0, depths)
 
 
 def judge_queries(space, codes, exclusion, depths, n_relevant, judge, shape=()):
