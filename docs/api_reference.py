@@ -125,7 +125,7 @@ API_REFERENCE = {
             Section(
                 "Layers and models",
                 "Several spaces side by side.",
-                ("compare_layers", "compare_similarity", "linear_cka"),
+                ("compare_layers", "rank_layers", "compare_similarity", "linear_cka"),
             ),
             Section("Masks", "Predicted masks against given masks.", ("mask_iou",)),
             Section(

@@ -62,6 +62,18 @@ def check_embeddings(X, y, *, min_concepts=1):
     return X, concepts, codes
 
 
+def check_indexes(tables):
+    """Refuse to match rows by position where indexes of tables, by their names, differ."""
+    found = {name: t.index for name, t in tables.items() if isinstance(t, pd.Series | pd.DataFrame)}
+    first = next(iter(found), None)
+    for name, index in found.items():
+        if not index.equals(found[first]):
+            raise ValueError(
+                f"The indexes of {first} and {name} differ, so rows can't be matched by position; "
+                "bring them into one order, or pass arrays throughout."
+            )
+
+
 def check_range(X):
     """Refuse numbers whose squares overflow."""
     largest = max(X.max(), -X.min())

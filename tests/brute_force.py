@@ -146,17 +146,27 @@ def rankings(X, metric):
     return [order(i) for i in range(n)]
 
 
-def retrieval(X, y, metric, judge, groups=None):
+def candidates(X, metric, groups=None, is_out=None):
+    """Rankings of the rows of other groups, or of those that `is_out` of two rows leaves in."""
+    groups = range(len(X)) if groups is None else groups
+    is_out = is_out or (lambda i, j: groups[i] == groups[j])
+    ranked = enumerate(rankings(X, metric))
+    return [[j for j in ranking if not is_out(i, j)] for i, ranking in ranked]
+
+
+def retrieval(X, y, metric, judge, groups=None, is_out=None):
     """Mean over queries of ``judge(relevance of the ranking, relevant rows)`` by concept.
 
-    With groups, rankings are those of the rows of other groups.
+    With something left out, queries for which nothing of their concept stays are left out too.
     """
-    groups = range(len(y)) if groups is None else groups
     judged = []
-    for i, ranking in enumerate(rankings(X, metric)):
-        relevant = [y[j] == y[i] for j in ranking if groups[j] != groups[i]]
-        judged.append(judge(relevant, sum(relevant)))
-    return np.array([sum(judged[i] for i in own) / len(own) for own in rows_of(y).values()])
+    for i, ranking in enumerate(candidates(X, metric, groups, is_out)):
+        relevant = [y[j] == y[i] for j in ranking]
+        lone = (groups is not None or is_out is not None) and not any(relevant)
+        judged.append(math.nan if lone else judge(relevant, sum(relevant)))
+    own_values = [[judged[i] for i in own] for own in rows_of(y).values()]
+    found = [[v for v in values if not math.isnan(v)] for values in own_values]
+    return np.array([sum(values) / len(values) if values else math.nan for values in found])
 
 
 def precision_at(k):

@@ -3,12 +3,14 @@ import pandas as pd
 import pytest
 from numpy.testing import assert_allclose
 from pandas.testing import assert_frame_equal
+from sklearn.base import BaseEstimator, ClusterMixin
 from sklearn.cluster import KMeans
 from sklearn.decomposition import PCA
 from sklearn.pipeline import make_pipeline
 
 from sklearn_loce.cluster import ConceptAgglomerative
 from sklearn_loce.metrics import (
+    category_separation,
     compare_layers,
     compare_similarity,
     confused_concepts,
@@ -18,12 +20,18 @@ from sklearn_loce.metrics import (
     pairwise_silhouette,
     precision_at_k,
     purity_score,
+    rank_layers,
     sub_concepts,
 )
 from sklearn_loce.mixture import ConceptGaussianMixture
 
+from . import brute_force
 from .embeddings import planted_parts
 
+COLUMNS = [
+    *("layer", "metric", "mean", "std", "n_repeats", "n_rows", "rank"),
+    *("difference", "difference_low", "difference_high"),
+]
 METRICS = ["separation", "purity", "n_clusters", "precision_at_5", "failed_share"]
 
 
@@ -165,7 +173,7 @@ def layers():
 def test_one_row_per_layer_and_metric(layers):
     layers, y = layers
     table = compare_layers(layers, y, k=5, n_repeats=6, random_state=0)
-    assert table.columns.tolist() == ["layer", "metric", "mean", "std", "n_repeats", "n_rows"]
+    assert table.columns.tolist() == COLUMNS
     assert not table.duplicated(["layer", "metric"]).any()
     assert set(zip(table.layer, table.metric, strict=True)) == {
         (layer, metric) for layer in layers for metric in METRICS
@@ -216,7 +224,8 @@ def test_only_rows_that_are_finite_in_all_layers_are_compared(layers):
         table[shared & (table.layer == "good")]["n_rows"],
         expected[shared & (expected.layer == "good")]["n_rows"],
     )
-    with pytest.raises(ValueError, match=r"Concept 'bus' has 21 rows .* a draw needs 22"):
+    layers["noise"][y == "bus"] = np.nan
+    with pytest.raises(ValueError, match=r"Concept 'bus' has 0 rows .* a draw needs 2"):
         compare_layers(layers, y, k=5, rows_per_concept=22)
 
 
@@ -239,14 +248,136 @@ def test_groups_are_drawn_whole(layers):
     """With two groups, of which each fills a draw, a draw is one of them."""
     layers, y = layers
     groups = pd.Series(y).groupby(y).cumcount().to_numpy() % 2
-    table = compare_layers(
-        layers, y, groups=groups, k=5, n_repeats=12, rows_per_concept=15, random_state=0
-    ).set_index(["layer", "metric"])
-    halves = [precision_at_k(layers["noise"][groups == g], y[groups == g], k=5) for g in (0, 1)]
-    row = table.loc[("noise", "precision_at_5")]
+    with pytest.warns(UserWarning, match=r"fewer than 5 rows to find.* of 12 draws: 'bus' \(12\)"):
+        table = compare_layers(
+            layers, y, groups=groups, k=5, n_repeats=12, rows_per_concept=15, random_state=0
+        ).set_index(["layer", "metric"])
+    halves = [category_separation(layers["noise"][groups == g], y[groups == g]) for g in (0, 1)]
+    row = table.loc[("noise", "separation")]
     share = (row["mean"] - halves[0]) / (halves[1] - halves[0])
     assert 0 < share < 1
     assert share * 12 == pytest.approx(round(share * 12))
+    assert np.isnan(table.loc[("noise", "precision_at_5"), "mean"])
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        {"groups": np.arange(90) % 6},
+        {"groups": np.arange(90), "exclude": 2},
+        {"groups": pd.DataFrame({"a": np.arange(90) % 2, "b": np.arange(90)}), "exclude": 4},
+    ],
+    ids=["groups", "window", "window in two sequences"],
+)
+def test_precision_leaves_out_the_group_of_the_query(layers, how):
+    layers, y = layers
+    values = np.asarray(how["groups"]).reshape(90, -1)
+
+    def is_out(i, j):
+        near = abs(values[i, -1] - values[j, -1]) <= how.get("exclude", 0)
+        return near and values[i, 0] == values[j, 0] if values.shape[1] == 2 else near
+
+    table = compare_layers(layers, y, k=5, n_repeats=2, rows_per_concept=30, **how)
+    found = table.set_index(["layer", "metric"])["mean"]
+    for name, X in layers.items():
+        expected = brute_force.retrieval(X, y, "cosine", brute_force.precision_at(5), is_out=is_out)
+        assert found[name, "precision_at_5"] == pytest.approx(expected.mean())
+
+
+def test_a_concept_without_enough_rows_is_left_out_of_precision(layers):
+    """Perfectly separable blobs have precision 1, however small one of them is."""
+    X, y = np.repeat(np.eye(3), [20, 20, 4], axis=0), np.repeat(["bus", "car", "sky"], [20, 20, 4])
+    for rows_per_concept in (12, 100):
+        with pytest.warns(UserWarning, match=r"fewer than 10 rows.* of 3 draws: 'sky' \(3\); cho"):
+            table = compare_layers(
+                {"one": X + 0.001 * np.random.RandomState(0).normal(size=X.shape)},
+                y,
+                rows_per_concept=rows_per_concept,
+                n_repeats=3,
+            )
+        found = table.set_index("metric")
+        assert found.loc["precision_at_10", "mean"] == 1.0
+        # Up to as many rows of a concept as are asked for, and all of them where it has fewer.
+        assert found.loc["purity", "n_rows"] == 4 + 2 * min(20, rows_per_concept)
+    with pytest.warns(UserWarning, match=r"'bus' \(2\), 'car' \(2\), 'sky' \(2\)"):
+        table = compare_layers({"one": X}, y, n_repeats=2)
+    assert np.isnan(table.set_index("metric").loc["precision_at_10", "mean"])
+
+
+def test_layers_are_ranked_and_compared_within_draws(layers):
+    layers, y = layers
+    layers = {"noise": layers["noise"], "good": layers["good"], "twin": layers["good"]}
+    iou = {"noise": np.full(90, 0.9), "good": np.full(90, 0.5), "twin": np.full(90, 0.7)}
+    options = {"iou": iou, "k": 5, "n_repeats": 8, "random_state": 0}
+    table = compare_layers(layers, y, **options)
+    found = table.set_index(["layer", "metric"])
+    ranks = rank_layers(table)
+    assert ranks["layer"].tolist() == ["twin", "noise", "good"]
+    by_layer = ranks.set_index("layer")
+    for metric in ("purity", "precision_at_5"):
+        assert by_layer[metric].tolist() == [1.5, 3.0, 1.5]
+    # Concepts of two parts each are no better separated than noise.
+    assert by_layer["separation"].tolist() == [2.5, 1.0, 2.5]
+    assert by_layer["mean_iou"].tolist() == [2.0, 1.0, 3.0]
+    assert by_layer["failed_share"].tolist() == [2.0] * 3
+    assert by_layer["rank_sum"].tolist() == [9.5, 10.0, 10.5]
+    assert "n_clusters" not in by_layer
+    assert rank_layers(table, ["mean_iou"])["layer"].tolist() == ["noise", "twin", "good"]
+    # The twin has the same values in every draw, so its difference is exactly none.
+    columns = ["difference", "difference_low", "difference_high"]
+    assert found.loc[("twin", "purity"), columns].tolist() == [0.0] * 3
+    for metric, best in (("purity", "good"), ("mean_iou", "noise")):
+        means = found["mean"].xs(metric, level="metric")
+        assert_allclose(found["difference"].xs(metric, level="metric"), means - means[best])
+    to_noise = compare_layers(layers, y, reference="noise", **options)
+    found = to_noise.set_index(["layer", "metric"]).loc[("good", "purity")]
+    assert 0 < found["difference_low"] < found["difference"] < found["difference_high"]
+
+
+def test_intervals_need_draws_that_differ(layers):
+    layers, y = layers
+    for how in ({"n_repeats": 1}, {"n_repeats": 3, "rows_per_concept": 30}):
+        table = compare_layers(layers, y, k=5, random_state=0, **how)
+        assert table[["difference_low", "difference_high"]].isna().all(axis=None)
+        assert table["difference"].notna().all()
+
+
+class _OneCluster(ClusterMixin, BaseEstimator):
+    def fit_predict(self, X, y=None):
+        return np.zeros(len(X), dtype=int)
+
+
+@pytest.mark.slow
+def test_intervals_hold_the_difference_in_other_samples_of_images():
+    found = []
+    for seed in range(60):
+        rng = np.random.RandomState(seed)
+        images = np.repeat(np.arange(20), 6)
+        y = np.tile(np.repeat([0, 1], 3), 20)
+        X = np.eye(2)[y] + 0.5 * rng.normal(size=(20, 2, 2))[images, y]
+        other = X + 0.4 * rng.normal(size=(20, 2, 2))[images, y]
+        iou = {name: rng.uniform(0.4, 0.8, size=20)[images] for name in ("one", "other")}
+        table = compare_layers(
+            {"one": X, "other": other},
+            y,
+            groups=images,
+            iou=iou,
+            clusterer=_OneCluster(),
+            k=3,
+            n_repeats=30,
+            rows_per_concept=0.5,
+            reference="one",
+            random_state=seed,
+        )
+        found.append(table[table.layer == "other"].set_index("metric"))
+    found = pd.concat(found)
+    for metric, widest in (("mean_iou", 1.3), ("precision_at_3", 2.0)):
+        rows = found.loc[metric]
+        truth, spread = rows["difference"].mean(), rows["difference"].std()
+        inside = (rows["difference_low"] <= truth) & (truth <= rows["difference_high"])
+        assert inside.mean() >= 0.9
+        width = (rows["difference_high"] - rows["difference_low"]).mean() / (2 * 1.96)
+        assert 0.9 * spread < width < widest * spread
 
 
 def test_rows_are_matched_by_index(layers):
@@ -300,6 +431,9 @@ class TestBadComparisonInput:
             compare_layers(layers | {"noise": layers["noise"][1:]}, y)
         with pytest.raises(ValueError, match="groups has 1 rows"):
             compare_layers(layers, y, groups=[0])
+        table = compare_layers(layers, y, k=5, n_repeats=1)
+        with pytest.raises(ValueError, match="no metric 'iou'; it has"):
+            rank_layers(table, ["iou"])
         with pytest.raises(ValueError, match="inconsistent numbers of samples"):
             linear_cka(np.eye(3), np.eye(4))
 
@@ -330,7 +464,8 @@ class TestBadComparisonInput:
     @pytest.mark.parametrize(
         ("parameters", "match"),
         [
-            ({"k": 40, "rows_per_concept": 5}, "k=40"),
+            ({"reference": "bad"}, "reference='bad' is no layer; choose from"),
+            ({"exclude": 3}, "exclude=3 compares the groups of rows, and groups is None"),
             ({"n_repeats": 0}, "'n_repeats' parameter"),
             ({"rows_per_concept": -3}, "'rows_per_concept' parameter"),
             ({"rows_per_concept": 1.5}, "'rows_per_concept' parameter"),
@@ -363,13 +498,13 @@ def test_indexes_that_differ_are_not_matched_by_position(layers):
     layers, y = layers
     tables = {name: pd.DataFrame(X) for name, X in layers.items()}
     tables["noise"] = tables["noise"].iloc[::-1]
-    with pytest.raises(ValueError, match="others differ, so rows can't be matched"):
+    with pytest.raises(ValueError, match="indexes of good and noise differ, so rows can't be"):
         compare_layers(tables, y)
-    with pytest.raises(ValueError, match="others differ"):
+    with pytest.raises(ValueError, match=r"indexes of .* differ"):
         compare_layers({"good": tables["good"], "plain": layers["good"]}, pd.Series(y)[::-1])
-    with pytest.raises(ValueError, match="others differ"):
+    with pytest.raises(ValueError, match=r"indexes of .* differ"):
         compare_layers(layers, pd.Series(y), groups=pd.Series(y)[::-1])
-    with pytest.raises(ValueError, match="others differ"):
+    with pytest.raises(ValueError, match=r"indexes of .* differ"):
         compare_similarity({**tables, "plain": layers["good"]})
 
 

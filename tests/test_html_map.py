@@ -20,6 +20,7 @@ from sklearn_loce.datasets import load_scene_model, make_scenes
 from sklearn_loce.plotting import to_html
 from sklearn_loce.plotting._html_page import SCRIPTS
 
+from . import brute_force
 from .concept_maps import (
     HOSTILE,
     FakeTransformer,
@@ -147,6 +148,25 @@ def test_neighbours_by_another_metric(plain):
     page = plain(4, embeddings=X, metric="euclidean", n_neighbors=1)
     assert page.payload["neighbours"] == [[1], [0], [3], [2]]
     assert page.payload["distances"] == [[1], [1], [2], [2]]
+
+
+@pytest.mark.parametrize("metric", ["cosine", "euclidean", "cityblock"])
+def test_neighbours_are_of_other_groups(plain, metric):
+    X = np.random.default_rng(0).normal(size=(12, 4))
+    X[5] = np.nan
+    kept, groups = np.delete(np.arange(12), 5), np.arange(12) // 5
+    payload = plain(12, embeddings=X, n_neighbors=7, metric=metric, groups=groups).payload
+    order = brute_force.candidates(X[kept], metric, groups[kept])
+    # The groups of 5, 4 and 2 rows have 6, 7 and 9 rows beside them.
+    assert payload["neighbours"] == [ranking[:7] for ranking in order]
+    distances = brute_force.matrix(X[kept], metric)
+    for i, found in enumerate(payload["distances"]):
+        np.testing.assert_allclose(found, distances[i, order[i][:7]], rtol=1e-3)
+    window = plain(12, embeddings=X, metric=metric, groups=np.arange(12), exclude=4).payload
+    order = brute_force.candidates(X[kept], metric, is_out=lambda i, j: abs(kept[i] - kept[j]) <= 4)
+    assert window["neighbours"] == [ranking[:10] for ranking in order]
+    alone = plain(12, embeddings=X, groups=np.zeros(12)).payload
+    assert alone["neighbours"] == alone["distances"] == [[]] * 11
 
 
 def test_a_duplicate_is_a_neighbour_and_the_row_itself_is_not(plain):

@@ -1,6 +1,7 @@
 from functools import partial
 
 import numpy as np
+import pandas as pd
 import pytest
 from numpy.testing import assert_allclose
 from sklearn import config_context
@@ -33,6 +34,10 @@ JUDGES = {
 }
 
 
+_few_to_find = pytest.mark.filterwarnings("ignore:No query has more than:UserWarning")
+
+
+@_few_to_find
 @pytest.mark.parametrize("memory", [1e-3, 128])
 @pytest.mark.parametrize("metric", ["euclidean", "cosine", "cityblock"])
 @pytest.mark.parametrize("judge", JUDGES)
@@ -52,6 +57,7 @@ def test_values_follow_their_definition(case, judge, metric, memory):
     )
 
 
+@_few_to_find
 @pytest.mark.parametrize("k", [1, 7, 60, 300])
 def test_ranking_among_many_ties_equals_a_full_sort(k):
     rng = np.random.RandomState(k)
@@ -95,13 +101,15 @@ def test_one_row_has_nothing_to_find():
 def test_concepts_with_fewer_rows_than_k_cannot_reach_one():
     X = np.eye(4)[[0, 0, 0, 1, 1]]
     y = ["car", "car", "car", "sky", "sky"]
-    assert_allclose(precision_at_k(X, y, k=4, average=None), [2 / 4, 1 / 4])
+    with pytest.warns(UserWarning, match=r"more than 2 rows .* precision at k=4 can't reach 1"):
+        assert_allclose(precision_at_k(X, y, k=4, average=None), [2 / 4, 1 / 4])
     assert_allclose(mean_average_precision_at_k(X, y, k=4, average=None), [1.0, 1.0])
 
 
 def test_every_concept_with_one_row():
     X, y = np.eye(3), ["bus", "car", "sky"]
-    assert precision_at_k(X, y, k=1) == 0.0
+    with pytest.warns(UserWarning, match=r"more than 0 rows .* precision at k=1 can't reach 1"):
+        assert precision_at_k(X, y, k=1) == 0.0
     assert np.isnan(mean_average_precision_at_k(X, y, k=1))
     assert np.isnan(r_precision(X, y))
 
@@ -179,7 +187,7 @@ def test_near_duplicates_of_a_group_earn_nothing():
 )
 def test_a_concept_of_one_group_has_nothing_to_find(function):
     X, y = np.eye(3)[[0, 0, 1, 1]], ["car", "car", "sky", "sky"]
-    with pytest.warns(UserWarning, match="All rows of 'sky' are of one group each"):
+    with pytest.warns(UserWarning, match="2 queries have nothing to find.*rows of .sky."):
         found = function(X, y, groups=[1, 2, 2, 2], average=None)
     assert_allclose(found, [1.0, np.nan])
     with pytest.warns(UserWarning, match="'sky'"):
@@ -201,3 +209,112 @@ def test_a_concept_of_one_group_has_nothing_to_find(function):
 def test_groups_that_do_not_fit_are_refused(groups, match):
     with pytest.raises(ValueError, match=match):
         precision_at_k(np.eye(4), ["car", "car", "sky", "sky"], k=2, groups=groups)
+
+
+def _draw_video(n_rows):
+    """Draw rows of three concepts from two sequences, the nearer in time the more alike."""
+    rng = np.random.RandomState(0)
+    y, sequences = rng.randint(3, size=n_rows), rng.randint(2, size=n_rows)
+    frames = rng.randint(60, size=n_rows)
+    drift = np.column_stack([np.sin(frames / 9), np.cos(frames / 9), sequences])
+    return np.eye(3)[y] + drift + 0.05 * rng.normal(size=(n_rows, 3)), y, sequences, frames
+
+
+def _exclusions():
+    _, _, sequences, frames = _draw_video(80)
+    names = np.array(["day", "night"])[sequences]
+    shots = pd.DataFrame({"sequence": names, "frame": frames})
+
+    def near(i, j):
+        return abs(frames[i] - frames[j]) <= 7
+
+    def near_in_sequence(i, j):
+        return sequences[i] == sequences[j] and near(i, j)
+
+    return {
+        "window": (frames, 7, near),
+        "window of a sequence": (shots, 7, near_in_sequence),
+        "whole sequence": (shots, np.inf, lambda i, j: sequences[i] == sequences[j]),
+        "no frame but the query's": (frames, 0, lambda i, j: frames[i] == frames[j]),
+        "callable": (frames, lambda a, b: abs(a - b) <= 7, near),
+        "callable of columns": (
+            shots,
+            lambda a, b: (a[..., 0] == b[..., 0]) & (abs(a[..., 1] - b[..., 1]) <= 7).astype(bool),
+            near_in_sequence,
+        ),
+        "callable that tells before from after": (
+            frames,
+            lambda a, b: (b > a + 20) | (abs(a - b) <= 1),
+            lambda i, j: i == j or frames[j] > frames[i] + 20 or abs(frames[i] - frames[j]) <= 1,
+        ),
+    }
+
+
+@pytest.mark.filterwarnings("ignore:.* queries have nothing to find:UserWarning")
+@pytest.mark.parametrize("metric", ["euclidean", "cosine", "cityblock"])
+@pytest.mark.parametrize("judge", JUDGES)
+@pytest.mark.parametrize("name", _exclusions())
+def test_rows_that_are_excluded_are_left_out(name, judge, metric):
+    X, y, _, _ = _draw_video(80)
+    groups, exclude, is_out = _exclusions()[name]
+    function, definition = JUDGES[judge]
+    expected = brute_force.retrieval(X, y, metric, definition, is_out=is_out)
+    assert not np.isnan(expected).any()
+    for memory in (1e-3, 128):
+        with config_context(working_memory=memory):
+            found = function(X, y, metric=metric, groups=groups, exclude=exclude, average=None)
+        assert_allclose(found, expected)
+
+
+def test_blocks_of_a_callable_are_small():
+    X, y = np.random.RandomState(0).normal(size=(3000, 2)), np.arange(3000) % 3
+    sizes = []
+
+    def near(a, b):
+        sizes.append(a.size * b.size)
+        return abs(a - b) <= 30
+
+    found = precision_at_k(X, y, groups=np.arange(3000), exclude=near)
+    assert max(sizes) < 3000 * 3000 / 50
+    assert found == precision_at_k(X, y, groups=np.arange(3000), exclude=30)
+
+
+def test_queries_without_anything_to_find_are_left_out_of_their_concept():
+    X, y = [[0.0], [1.0], [2.0], [3.0], [3.5]], ["car", "car", "car", "sky", "sky"]
+    frames = [0, 5, 10, 20, 9]
+    with pytest.warns(UserWarning, match=r"1 queries have nothing to find.*rows of 'car'\. NaN"):
+        found = precision_at_k(X, y, 1, metric="euclidean", groups=frames, exclude=7, average=None)
+    # Frame 0 finds the car of frame 10, and that one finds the sky of frame 20.
+    assert_allclose(found, [0.5, 1.0])
+
+
+@pytest.mark.parametrize(
+    ("groups", "exclude", "match"),
+    [
+        (None, 3, "exclude=3 compares the groups of rows, and groups is None"),
+        ([1, 2, 3, 4], -1, "'exclude' parameter"),
+        ([1, 2, 3, 4], np.nan, "'exclude' parameter"),
+        (list("abcd"), 3, "needs frame numbers, and groups holds 'a'"),
+        (np.ones((4, 3)), 3, r"groups has shape \(4, 3\)"),
+        ([1, 2, np.nan, 4], 3, "groups has no label in row 2"),
+        ([1, 2, np.nan, 4], lambda a, b: a == b, "groups has no label in row 2"),
+        ([1, 2, 3], 3, "inconsistent numbers of samples"),
+        ([1, 2, 3], lambda a, b: a == b, "inconsistent numbers of samples"),
+        ([1, 2, 3, 4], 9, "group .*1.* has 0 rows in other groups, and needs 1"),
+        ([1, 2, 3, 4], lambda a, b: abs(a - b), "gave an array of shape .* and type int"),
+        ([1, 2, 3, 4], lambda a, b: a > 2, r"shape \(4, 1\) and type bool for 4 queries and 4"),
+    ],
+)
+def test_exclusions_that_do_not_fit_are_refused(groups, exclude, match):
+    with pytest.raises(ValueError, match=match):
+        r_precision(np.eye(4), ["car", "car", "sky", "sky"], groups=groups, exclude=exclude)
+
+
+def test_groups_in_another_order_are_refused():
+    X, y = np.eye(4), pd.Series(["car", "car", "sky", "sky"], index=list("abcd"))
+    groups = pd.Series([1, 2, 1, 2], index=list("abcd"))
+    assert precision_at_k(X, y, 1, groups=groups) == precision_at_k(X, y, 1, groups=[1, 2, 1, 2])
+    with pytest.raises(ValueError, match="indexes of groups and y differ"):
+        precision_at_k(X, y, 1, groups=groups[::-1])
+    with pytest.raises(ValueError, match="indexes of groups and X differ"):
+        precision_at_k(pd.DataFrame(X), y.to_numpy(), 1, groups=groups)

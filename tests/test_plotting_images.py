@@ -267,6 +267,23 @@ def test_matches_are_both_ends_of_the_ranking(samples, embeddings, metric):
         assert display.matches[0, 0] == 9
 
 
+@pytest.mark.parametrize("exclude", [None, 4, lambda a, b: abs(a - b) <= 4])
+def test_matches_are_of_other_groups(samples, embeddings, exclude):
+    groups = samples.index.to_series() if exclude else samples.index.to_series() // 2
+    kept = [i for i in range(26) if i != 4]
+    display = RetrievalDisplay.from_embeddings(
+        embeddings, samples, queries=[3, 20], n_best=3, n_worst=2, groups=groups, exclude=exclude
+    )
+    rankings = brute_force.candidates(
+        embeddings[kept],
+        "cosine",
+        is_out=lambda i, j: abs(groups[kept[i]] - groups[kept[j]]) <= (4 if exclude else 0),
+    )
+    for line, query in enumerate([3, 20]):
+        order = [kept[j] for j in rankings[kept.index(query)]]
+        assert display.matches[line].tolist() == order[:3] + order[-2:]
+
+
 def test_right_and_wrong_matches_look_different(samples, embeddings):
     display = RetrievalDisplay.from_embeddings(embeddings, samples, queries=[0, 1, 2])
     assert 0 < display.relevant.sum() < display.relevant.size
@@ -306,6 +323,9 @@ def test_transformers_embed_tables(samples, embeddings):
         ({"queries": 26}, "queries holds 26"),
         ({"queries": []}, "at least one query"),
         ({"queries": 0, "n_best": 25, "n_worst": 0}, "26 rows, and there are 25"),
+        ({"queries": 6, "n_best": 7, "groups": [1] * 20 + [2] * 6}, "query 6 has 6 rows in other"),
+        ({"queries": 0, "groups": [1] * 20}, "inconsistent numbers of samples"),
+        ({"queries": 0, "groups": pd.Series(range(26))[::-1]}, "indexes of groups and samples"),
     ],
 )
 def test_wrong_queries_are_refused(samples, embeddings, how, message):

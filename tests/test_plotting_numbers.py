@@ -139,6 +139,30 @@ def test_precision_curves_are_the_brute_force_ones(rows):
     assert [(line.get_color(), line.get_marker()) for line in shown.line_] == [*styles.values()]
 
 
+@pytest.mark.parametrize("exclude", [None, 2])
+def test_precision_curves_leave_out_the_group_of_the_query(rows, exclude):
+    X, y = rows
+    groups = np.random.default_rng(1).integers(9, size=28)
+    groups[y == "taxi"] = 3
+    failed = np.vstack([X, [[np.nan] * 4]]), [*y, "car"]
+    with pytest.warns(UserWarning, match=r"7 queries have nothing to find.*rows of 'taxi'"):
+        shown = PrecisionAtKDisplay.from_embeddings(
+            *failed, k=[1, 5], groups=[*groups, 8], exclude=exclude
+        )
+
+    def is_out(i, j):
+        return abs(groups[i] - groups[j]) <= (exclude or 0)
+
+    judges = [brute_force.precision_at(k) for k in (1, 5)]
+    expected = [brute_force.retrieval(X, y, "cosine", judge, is_out=is_out) for judge in judges]
+    np.testing.assert_allclose(shown.precision, np.transpose(expected))
+    shares = [[y[j] == y[i] for j in range(28) if not is_out(i, j)] for i in range(28)]
+    chance = [np.mean([np.mean(shares[i]) for i in np.flatnonzero(y == c)]) for c in ("bus", "car")]
+    np.testing.assert_allclose(shown.chance, [*chance, np.nan])
+    np.testing.assert_allclose(shown.mean_line_.get_ydata(), np.nanmean(expected, axis=1))
+    np.testing.assert_allclose(shown.chance_line_.get_ydata(), np.mean(chance))
+
+
 def test_chance_is_the_precision_of_noise():
     rng = np.random.default_rng(0)
     y = np.repeat(["a", "b"], (300, 100))
@@ -163,6 +187,10 @@ def test_precision_of_one_concept_and_of_twenty(n_concepts):
 def test_a_k_without_as_many_rows_is_refused(rows):
     with pytest.raises(ValueError, match="k=28 neighbors"):
         PrecisionAtKDisplay.from_embeddings(*rows, k=[28])
+    with pytest.raises(ValueError, match=r"k=.0, 3. must hold numbers of at least 1"):
+        PrecisionAtKDisplay.from_embeddings(*rows, k=[3, 0])
+    with pytest.raises(ValueError, match="group 0 has 14 rows in other groups, and needs 15"):
+        PrecisionAtKDisplay.from_embeddings(*rows, k=[15], groups=np.arange(28) % 2)
 
 
 def table(**columns):

@@ -1,6 +1,7 @@
 import pickle
 
 import numpy as np
+import pandas as pd
 import pytest
 from sklearn import config_context
 from sklearn.base import BaseEstimator, TransformerMixin, clone
@@ -294,3 +295,22 @@ def test_requests_that_can_not_be_met_are_refused():
         get_scorer("separation").set_score_request(groups=True)
     with pytest.raises(ValueError, match=r"purity.* takes no groups"):
         get_scorer("purity")(KMeans(2).fit(np.eye(2)), np.eye(2), [0, 1], groups=[0, 1])
+
+
+def test_a_window_of_frames_reaches_every_fold():
+    X, y, sequences = _of_two_sequences()
+    days = np.repeat(["first", "second"], 8)
+    shots = pd.DataFrame({"day": days, "frame": np.tile(sequences, 2)})
+    X, y = np.tile(X, (2, 1)), y * 2
+    scorer = make_embedding_scorer(precision_at_k, k=1, metric="euclidean", exclude=0)
+    with config_context(enable_metadata_routing=True):
+        scorer.set_score_request(groups="shots")
+        search = GridSearchCV(
+            CountingScaler(), {}, scoring=scorer, cv=GroupKFold(2), error_score="raise"
+        )
+        order = np.random.RandomState(0).permutation(16)
+        y = np.array(y)[order]
+        search.fit(X[order], y, groups=days[order], shots=shots.iloc[order])
+    assert search.best_score_ == 0.0
+    with pytest.raises(ValueError, match="exclude=0 compares the groups"):
+        scorer(CountingScaler().fit(X), X, y)

@@ -3,27 +3,29 @@
 from numbers import Integral
 
 import numpy as np
-import pandas as pd
-from sklearn.utils import check_consistent_length
 from sklearn.utils._param_validation import Interval, StrOptions, validate_params
 
 from .._distances import RowDistances, nearest_rows, show_rows
-from .._validation import average_concepts, check_embeddings, encode_concepts
+from .._validation import average_concepts, check_embeddings
 from .._warnings import warn_user
+from . import _exclusion
+from ._exclusion import read_exclusion
 
 _PARAMETERS = {
     "X": ["array-like"],
     "y": ["array-like"],
     "metric": [str, callable],
     "average": [StrOptions({"macro", "micro"}), None],
-    "groups": ["array-like", None],
+    **_exclusion.PARAMETERS,
     "verbose": ["verbose"],
 }
 _PARAMETERS_AT_K = {**_PARAMETERS, "k": [Interval(Integral, 1, None, closed="left")]}
 
 
 @validate_params(_PARAMETERS_AT_K, prefer_skip_nested_validation=True)
-def precision_at_k(X, y, k=10, *, metric="cosine", average="macro", groups=None, verbose=0):
+def precision_at_k(
+    X, y, k=10, *, metric="cosine", average="macro", groups=None, exclude=None, verbose=0
+):
     """Share of a query's k nearest rows that show its concept.
 
     Every row is the query once, and is left out of its own ranking by index, so that its
@@ -45,9 +47,17 @@ def precision_at_k(X, y, k=10, *, metric="cosine", average="macro", groups=None,
     average : {"macro", "micro", None}, default="macro"
         "macro": mean over concepts of the mean over their queries; "micro": mean over all
         queries; None: one value per concept.
-    groups : array-like of shape (n_samples,), default=None
+    groups : array-like of shape (n_samples,) or (n_samples, n_columns), default=None
         Group of each row, such as its image or video sequence. Rows of a query's own group are left
-        out of its ranking, since they may be nearly the same picture.
+        out of its ranking, since they may be nearly the same picture. With `exclude`, what that
+        compares.
+    exclude : float or callable, default=None
+        Which rows are left out of a query's ranking, instead of those of its group. A number is a
+        window of frames: `groups` are frame numbers, or sequences and frame numbers in two columns,
+        and rows of the query's sequence at most this far away are left out. A callable gets the
+        groups of queries (n_queries, 1) and of candidates (1, n_candidates), with a last axis of
+        columns where there are several, and gives booleans (n_queries, n_candidates), as
+        ``lambda a, b: abs(a - b) <= 30``; it is called for blocks of queries.
     verbose : int, default=0
         With 1 or more, a progress bar over the rows.
 
@@ -55,14 +65,15 @@ def precision_at_k(X, y, k=10, *, metric="cosine", average="macro", groups=None,
     -------
     float or ndarray of shape (n_concepts,), dtype float64
         Concepts come in the order of ``np.unique(y)``. A concept with m rows, m <= k, can't exceed
-        ``(m - 1) / k``; a concept with one row has 0.0. With groups, a concept that only one group
-        holds has nothing to find: NaN, left out of the averages, with a warning.
+        ``(m - 1) / k``, with a warning where no concept can reach 1; a concept with one row has
+        0.0. With groups, a query has nothing to find where all rows of its concept are left out:
+        NaN, left out of the averages, with a warning.
 
     Raises
     ------
     ValueError
         If k is not below the number of rows, or a query has fewer than k rows in other groups, or
-        X, y and groups do not fit.
+        X, y and groups do not fit, in length or index, or `exclude` does not fit the groups.
 
     Notes
     -----
@@ -75,12 +86,12 @@ def precision_at_k(X, y, k=10, *, metric="cosine", average="macro", groups=None,
     >>> precision_at_k(X, ["car", "car", "tree", "tree"], k=1)
     1.0
     """
-    return _retrieve(X, y, groups, metric, average, _precision, k, verbose)
+    return _retrieve(X, y, (groups, exclude), metric, average, share_relevant, k, verbose)
 
 
 @validate_params(_PARAMETERS_AT_K, prefer_skip_nested_validation=True)
 def mean_average_precision_at_k(
-    X, y, k=10, *, metric="cosine", average="macro", groups=None, verbose=0
+    X, y, k=10, *, metric="cosine", average="macro", groups=None, exclude=None, verbose=0
 ):
     """Mean average precision over the k nearest rows of each query (the standard definition).
 
@@ -103,9 +114,17 @@ def mean_average_precision_at_k(
     average : {"macro", "micro", None}, default="macro"
         "macro": mean over concepts of the mean over their queries; "micro": mean over all
         queries; None: one value per concept.
-    groups : array-like of shape (n_samples,), default=None
+    groups : array-like of shape (n_samples,) or (n_samples, n_columns), default=None
         Group of each row, such as its image or video sequence. Rows of a query's own group are left
-        out of its ranking, since they may be nearly the same picture.
+        out of its ranking, since they may be nearly the same picture. With `exclude`, what that
+        compares.
+    exclude : float or callable, default=None
+        Which rows are left out of a query's ranking, instead of those of its group. A number is a
+        window of frames: `groups` are frame numbers, or sequences and frame numbers in two columns,
+        and rows of the query's sequence at most this far away are left out. A callable gets the
+        groups of queries (n_queries, 1) and of candidates (1, n_candidates), with a last axis of
+        columns where there are several, and gives booleans (n_queries, n_candidates), as
+        ``lambda a, b: abs(a - b) <= 30``; it is called for blocks of queries.
     verbose : int, default=0
         With 1 or more, a progress bar over the rows.
 
@@ -114,13 +133,13 @@ def mean_average_precision_at_k(
     float or ndarray of shape (n_concepts,), dtype float64
         Concepts come in the order of ``np.unique(y)``. A concept with one row has no relevant row:
         NaN, left out of the averages (which are NaN where every concept has one row). With groups,
-        the same holds for a concept that only one group holds, with a warning.
+        the same holds for a query whose concept's other rows are all left out, with a warning.
 
     Raises
     ------
     ValueError
         If k is not below the number of rows, or a query has fewer than k rows in other groups, or
-        X, y and groups do not fit.
+        X, y and groups do not fit, in length or index, or `exclude` does not fit the groups.
 
     Notes
     -----
@@ -133,11 +152,11 @@ def mean_average_precision_at_k(
     >>> mean_average_precision_at_k(X, ["car", "tree", "car", "tree"], k=3, average=None)
     array([0.5       , 0.41666667])
     """
-    return _retrieve(X, y, groups, metric, average, _average_precision, k, verbose)
+    return _retrieve(X, y, (groups, exclude), metric, average, _average_precision, k, verbose)
 
 
 @validate_params(_PARAMETERS, prefer_skip_nested_validation=True)
-def r_precision(X, y, *, metric="cosine", average="macro", groups=None, verbose=0):
+def r_precision(X, y, *, metric="cosine", average="macro", groups=None, exclude=None, verbose=0):
     """Share of a query's R nearest rows that show its concept, with R relevant rows in all.
 
     Every query is judged at the depth at which a perfect ranking would be complete, so concepts
@@ -156,9 +175,17 @@ def r_precision(X, y, *, metric="cosine", average="macro", groups=None, verbose=
     average : {"macro", "micro", None}, default="macro"
         "macro": mean over concepts of the mean over their queries; "micro": mean over all
         queries; None: one value per concept.
-    groups : array-like of shape (n_samples,), default=None
+    groups : array-like of shape (n_samples,) or (n_samples, n_columns), default=None
         Group of each row, such as its image or video sequence. Rows of a query's own group are left
-        out of its ranking, since they may be nearly the same picture.
+        out of its ranking, since they may be nearly the same picture. With `exclude`, what that
+        compares.
+    exclude : float or callable, default=None
+        Which rows are left out of a query's ranking, instead of those of its group. A number is a
+        window of frames: `groups` are frame numbers, or sequences and frame numbers in two columns,
+        and rows of the query's sequence at most this far away are left out. A callable gets the
+        groups of queries (n_queries, 1) and of candidates (1, n_candidates), with a last axis of
+        columns where there are several, and gives booleans (n_queries, n_candidates), as
+        ``lambda a, b: abs(a - b) <= 30``; it is called for blocks of queries.
     verbose : int, default=0
         With 1 or more, a progress bar over the rows.
 
@@ -167,12 +194,13 @@ def r_precision(X, y, *, metric="cosine", average="macro", groups=None, verbose=
     float or ndarray of shape (n_concepts,), dtype float64
         Concepts come in the order of ``np.unique(y)``. A concept with one row has no relevant row:
         NaN, left out of the averages (which are NaN where every concept has one row). With groups,
-        the same holds for a concept that only one group holds, with a warning.
+        the same holds for a query whose concept's other rows are all left out, with a warning.
 
     Raises
     ------
     ValueError
-        If there are fewer than two rows, or X, y and groups do not fit.
+        If there are fewer than two rows, or X, y and groups do not fit, in length or index, or
+        `exclude` does not fit the groups.
 
     Notes
     -----
@@ -185,10 +213,10 @@ def r_precision(X, y, *, metric="cosine", average="macro", groups=None, verbose=
     >>> r_precision(X, ["car", "tree", "car", "tree"])
     0.0
     """
-    return _retrieve(X, y, groups, metric, average, _precision, None, verbose)
+    return _retrieve(X, y, (groups, exclude), metric, average, share_relevant, None, verbose)
 
 
-def _precision(relevant, n_relevant):
+def share_relevant(relevant, n_relevant):
     """Share of relevant rows, for one ranking per row of `relevant`."""
     return relevant.mean(axis=1)
 
@@ -201,71 +229,79 @@ def _average_precision(relevant, n_relevant):
     return (precisions * relevant).sum(axis=1) / best
 
 
-def _retrieve(X, y, groups, metric, average, judge, k, verbose):
+def _retrieve(X, y, excluded, metric, average, judge, k, verbose):
     """Average a judgment of every query's ranking, at depth `k` or at its relevant rows."""
+    given = {"X": X, "y": y}
     X, concepts, codes = check_embeddings(X, y)
     if len(X) < 2:
         raise ValueError("A query needs other rows to find, and X has 1; pass at least 2 rows.")
-    if k is not None and k >= len(X):
-        raise ValueError(
-            f"k={k} neighbors of a query need at least {k + 1} rows, and X has {len(X)}; choose "
-            "a smaller k or pass more rows."
+    exclusion = read_exclusion(len(X), *excluded, **given)
+    n_left, n_relevant = exclusion.count(codes)
+    exclusion.check_candidates(n_left, k or 1)
+    if judge is share_relevant and k is not None and k > n_relevant.max():
+        warn_user(
+            f"No query has more than {n_relevant.max()} rows of its concept to find, so that its "
+            f"precision at k={k} can't reach 1; choose a smaller k."
         )
-    # Without groups, a query leaves out itself alone.
-    owners = np.arange(len(X)) if groups is None else _check_groups(groups, X, k)
-    n_own = pd.Series(codes).groupby([codes, owners]).transform("size").to_numpy()
-    n_relevant = np.bincount(codes)[codes] - n_own
+    depths = n_relevant if k is None else np.full(len(X), k)
+    if excluded[0] is not None:
+        depths = leave_out_lone_queries(depths, n_relevant, concepts, codes)
     with show_rows(len(X), verbose) as bar:
-        values = _judge_queries(RowDistances(X, metric, bar), codes, owners, n_relevant, judge, k)
-    if groups is not None:
-        values[n_relevant == 0] = np.nan
-        _warn_of_lone_groups(concepts[np.unique(codes[n_relevant == 0])])
+        space = RowDistances(X, metric, bar)
+        values = judge_queries(space, codes, exclusion, depths, n_relevant, judge)
     if average == "micro":
         return average_concepts(values, "macro")
-    means = [
-        values[codes == code].mean() if np.isfinite(values[codes == code]).all() else np.nan
-        for code in range(len(concepts))
-    ]
-    return average_concepts(np.array(means), average)
+    return average_concepts(average_queries(values, codes, len(concepts)), average)
 
 
-def _check_groups(groups, X, k):
-    """Give the numbers of groups, each of which must leave its queries `k` rows of others."""
-    names, owners = encode_concepts(groups, "groups")
-    check_consistent_length(X, owners)
-    left = len(X) - np.bincount(owners)
-    fewest, needed = left.argmin(), k or 1
-    if left[fewest] < needed:
-        way_out = "choose a smaller k" if left[fewest] else "pass rows of more groups"
-        raise ValueError(
-            f"A query of the group {names[fewest]!r} has {left[fewest]} rows in other groups, and "
-            f"needs {needed}; {way_out}."
-        )
-    return owners
+def leave_out_lone_queries(depths, n_relevant, concepts, codes):
+    """Set the depth of queries with nothing to find to 0, with a warning.
 
-
-def _warn_of_lone_groups(concepts):
-    if len(concepts):
+    Where groups are left out, precision 0 of such a query would be a made-up value.
+    """
+    lone = n_relevant == 0
+    if lone.any():
+        names = ", ".join(map(repr, concepts[np.unique(codes[lone])].tolist()))
         warn_user(
-            f"All rows of {', '.join(map(repr, concepts.tolist()))} are of one group each, so that "
-            "there is nothing to find in others: NaN, left out of averages."
+            f"{lone.sum()} queries have nothing to find, as all other rows of their concept are of "
+            f"their group or excluded: rows of {names}. NaN, left out of averages."
         )
+    return np.where(lone, 0, depths)
 
 
-def _judge_queries(space, codes, owners, n_relevant, judge, k):
-    """Judge the ranking of every query, by the depth of rankings within a chunk of distances."""
-    depths = n_relevant if k is None else np.full(len(codes), k)
+def judge_queries(space, codes, exclusion, depths, n_relevant, judge, shape=()):
+    """Judge the ranking of every query down to its depth, by values of `shape`; NaN at depth 0."""
+    values = np.full((len(codes), *shape), np.nan)
+
+    def use(rows, ranking, _):
+        values[rows] = judge(codes[ranking] == codes[rows][:, np.newaxis], n_relevant[rows])
+
+    rank_candidates(space, exclusion, depths, use)
+    return values
+
+
+def average_queries(values, codes, n_concepts):
+    """Average over the queries of each concept, NaN left out: (n_concepts,)."""
+    return np.array(
+        [average_concepts(values[codes == code], "macro") for code in range(n_concepts)]
+    )
+
+
+def rank_candidates(space, exclusion, depths, use):
+    """Call ``use(rows, ranking, held)`` with the nearest candidates of all rows, chunk by chunk.
+
+    Rows of a chunk come by their depth; `held` are distances as `space` holds them.
+    """
 
     def reduce(D, start):
         queries = np.arange(start, start + len(D))
-        D[owners[queries][:, np.newaxis] == owners] = np.inf
-        values = np.full(len(D), np.nan)
+        for part, mask in exclusion.masks(queries):
+            D[part][mask] = np.inf
         for depth in np.setdiff1d(depths[queries], 0):
             rows = queries[depths[queries] == depth]
             part = D if len(rows) == len(D) else D[rows - start]  # which is a large copy
             ranking = nearest_rows(space, part, rows, depth)
-            relevant = codes[ranking] == codes[rows][:, np.newaxis]
-            values[rows - start] = judge(relevant, n_relevant[rows])
-        return values
+            use(rows, ranking, np.take_along_axis(part, ranking, axis=1))
 
-    return np.concatenate(list(space.chunks(reduce)))
+    for _ in space.chunks(reduce):
+        pass

@@ -6,12 +6,15 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from sklearn.neighbors import NearestNeighbors
 from sklearn.utils import check_array, column_or_1d
 from sklearn.utils._param_validation import HasMethods, Interval, StrOptions, validate_params
 
+from .._distances import RowDistances
 from .._network.joined import Joined
 from .._samples.table import as_samples, image_key
+from ..metrics import _exclusion
+from ..metrics._exclusion import read_exclusion
+from ..metrics._retrieval import rank_candidates
 from ._html_page import (
     BOKEH_MARKERS,
     as_text,
@@ -36,6 +39,7 @@ _PARAMETERS = {
     "iou": ["array-like", None],
     "n_neighbors": [Interval(Integral, 1, None, closed="left")],
     "metric": [str, callable],
+    **_exclusion.PARAMETERS,
     "thumbnail_size": [Interval(Integral, 16, 512, closed="both")],
     "title": [str],
     "random_state": ["random_state"],
@@ -55,6 +59,8 @@ def to_html(
     iou=None,
     n_neighbors=10,
     metric="cosine",
+    groups=None,
+    exclude=None,
     thumbnail_size=160,
     title="Concept map",
     random_state=None,
@@ -89,9 +95,14 @@ def to_html(
         IoU of each row in [0, 1], NaN where there is none. ``None`` measures it where there is a
         transformer, as :meth:`LoCETransformer.evaluate` does.
     n_neighbors : int, default=10
-        How many neighbors a point lists.
+        How many neighbors a point lists, or all where there are fewer.
     metric : str or callable, default="cosine"
-        Distance between embeddings, as in :class:`sklearn.neighbors.NearestNeighbors`.
+        Distance between embeddings, as in :func:`sklearn_loce.metrics.precision_at_k`.
+    groups : array-like of shape (n_samples,) or (n_samples, n_columns), default=None
+        Image or video sequence of each row. Rows of a point's own group are not listed, as they may
+        be nearly the same picture.
+    exclude : float or callable, default=None
+        Which rows are not listed instead, as in :func:`sklearn_loce.metrics.precision_at_k`.
     thumbnail_size : int, default=160
         Longest side of the images in pixels, 16 to 512. The file's size grows with its square.
     title : str, default="Concept map"
@@ -111,8 +122,8 @@ def to_html(
     FileNotFoundError
         If the folder of `path`, an image or a mask file does not exist.
     ValueError
-        If lengths differ, no row is finite, UMAP or PCA has too few rows or features or all rows
-        are the same, or an image or a mask can't be read.
+        If lengths or indexes differ, no row is finite, UMAP or PCA has too few rows or features or
+        all rows are the same, or an image or a mask can't be read.
 
     See Also
     --------
@@ -142,6 +153,7 @@ def to_html(
     ('map.html', True)
     """
     require_bokeh()
+    tables = {"embeddings": embeddings, "samples": samples}
     path, samples = _check_path(path), as_samples(samples)
     embeddings = check_array(embeddings, dtype=np.float64, ensure_all_finite=False)
     clusters = None if clusters is None else column_or_1d(clusters)
@@ -149,6 +161,7 @@ def to_html(
     if not isinstance(coordinates, str):
         given["coordinates"] = _check_coordinates(coordinates)
     _check_lengths(len(samples), embeddings=embeddings, **given)
+    exclusion = read_exclusion(len(samples), groups, exclude, **tables)
     kept = _placed_rows(embeddings, given.get("coordinates"))
     places, caption = _place(embeddings, given.get("coordinates", coordinates), kept, random_state)
     pictures = draw_rows(samples, kept, thumbnail_size, _projector(transformer, layer, embeddings))
@@ -160,7 +173,7 @@ def to_html(
         "row": kept.tolist(),
         **_describe_labels(samples, clusters, kept),
         **pictures.as_payload(),
-        **_neighbours(embeddings[kept], n_neighbors, metric),
+        **_neighbours(embeddings[kept], exclusion.take(kept), n_neighbors, metric),
     }
     plot = build_plot(places, payload["concepts"])
     write_whole(path, render_page(as_text(title), plot, payload))
@@ -271,15 +284,15 @@ def _describe_groups(labels):
     return groups | {"styles": [[colour, *BOKEH_MARKERS[marker]] for colour, marker in styles]}
 
 
-def _neighbours(X, n_neighbors, metric):
-    n_neighbors = min(n_neighbors, len(X) - 1)
-    if n_neighbors == 0:
-        return {"neighbours": [[]], "distances": [[]]}
-    # Without a query, no row is its own neighbor, and its duplicates are.
-    distances, indices = (
-        NearestNeighbors(n_neighbors=n_neighbors, metric=metric).fit(X).kneighbors()
-    )
-    return {
-        "neighbours": indices.tolist(),
-        "distances": [rounded(row) for row in distances],
-    }
+def _neighbours(X, exclusion, n_neighbors, metric):
+    """List each row's nearest rows, nearest first, and their distances."""
+    space, neighbours, distances = RowDistances(X, metric), [[]] * len(X), [[]] * len(X)
+
+    def use(rows, ranking, held):
+        near = space.between(np.repeat(rows, ranking.shape[1]), ranking.ravel(), held.ravel())
+        for row, found, values in zip(rows, ranking, near.reshape(ranking.shape), strict=True):
+            neighbours[row], distances[row] = found.tolist(), rounded(values)
+
+    n_left = exclusion.count(np.zeros(len(X), dtype=np.intp))[0]
+    rank_candidates(space, exclusion, np.minimum(n_left, n_neighbors), use)
+    return {"neighbours": neighbours, "distances": distances}

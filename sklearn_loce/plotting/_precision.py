@@ -3,7 +3,10 @@
 import numpy as np
 from sklearn.utils import check_array, check_consistent_length, column_or_1d
 
-from ..metrics import precision_at_k
+from .._distances import RowDistances
+from .._validation import average_concepts
+from ..metrics._exclusion import read_exclusion
+from ..metrics._retrieval import average_queries, judge_queries, leave_out_lone_queries
 from ._legend import add_legend
 from ._names import literal
 from ._rows import embed, finite_rows
@@ -22,7 +25,7 @@ class PrecisionAtKDisplay:
     Parameters
     ----------
     precision : array-like of shape (n_concepts, n_k)
-        Precision at k of each concept, in [0, 1].
+        Precision at k of each concept, in [0, 1]; NaN where there was nothing to find.
     k : array-like of shape (n_k,)
         Numbers of neighbors, rising.
     chance : array-like of shape (n_concepts,)
@@ -121,7 +124,9 @@ class PrecisionAtKDisplay:
         return self
 
     def _check(self):
-        precision = check_array(self.precision, dtype=np.float64, input_name="precision")
+        precision = check_array(
+            self.precision, dtype=np.float64, ensure_all_finite="allow-nan", input_name="precision"
+        )
         k = column_or_1d(np.asarray(self.k, dtype=np.float64))
         chance = column_or_1d(np.asarray(self.chance, dtype=np.float64))
         check_consistent_length(precision, chance, self.concepts)
@@ -146,13 +151,15 @@ class PrecisionAtKDisplay:
         from matplotlib.lines import Line2D
 
         defaults = {"color": rcParams["text.color"], "linewidth": 2.2, "label": "mean", "zorder": 3}
-        return self.ax_.plot(k, precision.mean(axis=0), **merge_style(Line2D, defaults, mean_kw))[0]
+        mean = [average_concepts(values, "macro") for values in precision.T]
+        return self.ax_.plot(k, mean, **merge_style(Line2D, defaults, mean_kw))[0]
 
     def _draw_chance(self, chance, chance_kw):
         from matplotlib.lines import Line2D
 
         defaults = {"color": GREY, "linewidth": 1.2, "linestyle": ":", "label": "chance"}
-        return self.ax_.axhline(chance.mean(), **merge_style(Line2D, defaults, chance_kw))
+        mean = average_concepts(chance, "macro")
+        return self.ax_.axhline(mean, **merge_style(Line2D, defaults, chance_kw))
 
     @classmethod
     def from_estimator(cls, estimator, X, y, *, k=None, metric="cosine", **kwargs):
@@ -173,7 +180,7 @@ class PrecisionAtKDisplay:
         metric : str or callable, default="cosine"
             Metric of the distances.
         **kwargs : dict
-            Passed to :meth:`plot`.
+            Passed to :meth:`from_embeddings`, such as `groups`.
 
         Returns
         -------
@@ -199,7 +206,7 @@ class PrecisionAtKDisplay:
         return cls.from_embeddings(embed(estimator, X), y, k=k, metric=metric, **kwargs)
 
     @classmethod
-    def from_embeddings(cls, X, y, *, k=None, metric="cosine", **kwargs):
+    def from_embeddings(cls, X, y, *, k=None, metric="cosine", groups=None, exclude=None, **kwargs):
         """Plot how well given embeddings find their concepts.
 
         Parameters
@@ -210,10 +217,15 @@ class PrecisionAtKDisplay:
         y : array-like of shape (n_samples,)
             Concept of each row.
         k : array-like of int, default=None
-            Numbers of neighbors; None means those of 1, 5, 10, 20, 30 and 40 that are below the
-            number of rows.
+            Numbers of neighbors; None means those of 1, 5, 10, 20, 30 and 40 that every query has,
+            in other groups if there are any.
         metric : str or callable, default="cosine"
             Metric of the distances.
+        groups : array-like of shape (n_samples,) or (n_samples, n_columns), default=None
+            Image or video sequence of each row. Rows of a query's own group are left out of its
+            ranking, as in :func:`~sklearn_loce.metrics.precision_at_k`.
+        exclude : float or callable, default=None
+            Which rows are left out instead, as in that function.
         **kwargs : dict
             Passed to :meth:`plot`.
 
@@ -224,7 +236,7 @@ class PrecisionAtKDisplay:
         Raises
         ------
         ValueError
-            If a k is not below the number of finite rows, or X and y do not fit.
+            If a query has fewer than k rows to find, or X, y and groups do not fit.
 
         Examples
         --------
@@ -237,17 +249,32 @@ class PrecisionAtKDisplay:
         [[1.0, 0.5], [1.0, 0.5]]
         >>> plt.close(display.figure_)
         """
-        X, y, n_failed = finite_rows(X, y)
-        k = np.array([n for n in PAPER_K if n < len(X)] if k is None else sorted(set(k)), dtype=int)
-        if not len(k):
-            raise ValueError(f"k={k.tolist()} holds no number; at least two rows must be finite.")
-        columns = [precision_at_k(X, y, int(n), metric=metric, average=None) for n in k]
-        concepts, counts = np.unique(y, return_counts=True)
+        exclusion = read_exclusion(len(X), groups, exclude, X=X, y=y)
+        X, kept, y, n_failed = finite_rows(X, range(len(X)), y)
+        concepts, codes = np.unique(y, return_inverse=True)
+        exclusion = exclusion.take(kept)
+        n_left, n_relevant = exclusion.count(codes)
+        paper_k = [n for n in PAPER_K if n <= n_left.min()]
+        k = np.array(paper_k if k is None else sorted(set(k)), dtype=int)
+        if not len(k) or k[0] < 1:
+            raise ValueError(
+                f"k={k.tolist()} must hold numbers of at least 1, and two rows must be finite."
+            )
+        exclusion.check_candidates(n_left, k[-1])
+        depths = np.full(len(X), k[-1])
+        if groups is not None:
+            depths = leave_out_lone_queries(depths, n_relevant, concepts, codes)
+
+        def judge(relevant, _):
+            return np.cumsum(relevant, axis=1)[:, k - 1] / k
+
+        space = RowDistances(X, metric)
+        values = judge_queries(space, codes, exclusion, depths, n_relevant, judge, k.shape)
+        chance = np.where(depths > 0, n_relevant / n_left, np.nan)
+        *columns, chance = (
+            average_queries(column, codes, len(concepts)) for column in (*values.T, chance)
+        )
         display = cls(
-            np.column_stack(columns),
-            k=k,
-            chance=(counts - 1) / (len(X) - 1),
-            concepts=concepts,
-            n_failed=n_failed,
+            np.column_stack(columns), k=k, chance=chance, concepts=concepts, n_failed=n_failed
         )
         return display.plot(**kwargs)

@@ -6,6 +6,8 @@ import numpy as np
 from sklearn.utils._param_validation import Interval, validate_params
 
 from .._distances import RowDistances, tie_tolerance
+from ..metrics import _exclusion
+from ..metrics._exclusion import read_exclusion
 from ._drawing import (
     MARKS,
     NEUTRAL,
@@ -137,6 +139,7 @@ class RetrievalDisplay:
             "n_best": [Interval(Integral, 1, None, closed="left")],
             "n_worst": [Interval(Integral, 0, None, closed="left")],
             "metric": [str, callable],
+            **_exclusion.PARAMETERS,
             "crop": ["boolean"],
             "tile_size": "no_validation",
         },
@@ -152,6 +155,8 @@ class RetrievalDisplay:
         n_best=4,
         n_worst=2,
         metric="cosine",
+        groups=None,
+        exclude=None,
         crop=False,
         tile_size=TILE_SIZE,
         **plot_kw,
@@ -172,6 +177,11 @@ class RetrievalDisplay:
             How many of the nearest and of the farthest rows to show.
         metric : str or callable, default="cosine"
             As of :func:`sklearn_loce.metrics.precision_at_k`.
+        groups : array-like of shape (n_samples,) or (n_samples, n_columns), default=None
+            Image or video sequence of each row. Rows of a query's own group are left out of its
+            ranking, at both ends, as of :func:`sklearn_loce.metrics.precision_at_k`.
+        exclude : float or callable, default=None
+            Which rows are left out instead, as of that function.
         crop : bool, default=False
             Whether only the surroundings of the mask are shown.
         tile_size : int, default=256
@@ -186,13 +196,15 @@ class RetrievalDisplay:
         Raises
         ------
         ValueError, TypeError, FileNotFoundError
-            If lengths differ, a query is out of range or NaN, there are too few rows, or an image
-            can't be read.
+            If lengths or indexes differ, a query is out of range or NaN, there are too few rows, or
+            an image can't be read.
         """
+        given = {"embeddings": embeddings, "samples": samples, "y": y}
         embeddings, samples, names, kept = check_inputs(embeddings, samples, y)
+        exclusion = read_exclusion(len(samples), groups, exclude, **given).take(kept)
         queries = check_positions(queries, len(samples), "queries")
         _check_queries(queries, kept, n_best + n_worst)
-        matches, distances = _rank(embeddings, kept, queries, n_best, n_worst, metric)
+        matches, distances = _rank(embeddings, kept, queries, n_best, n_worst, metric, exclusion)
         shown = np.unique([*queries, *matches.ravel()])
         display = cls(
             queries=queries,
@@ -275,15 +287,21 @@ def _check_queries(queries, kept, n_matches):
         )
 
 
-def _rank(embeddings, kept, queries, n_best, n_worst, metric):
+def _rank(embeddings, kept, queries, n_best, n_worst, metric, exclusion):
     """Give positions and distances of both ends of each query's ranking."""
     space, every = RowDistances(embeddings[kept], metric), np.arange(len(kept))
-    ends = np.r_[np.arange(n_best), np.arange(len(kept) - 1 - n_worst, len(kept) - 1)]
     matches, distances = [], []
     for rows, chunk in space.blocks(np.searchsorted(kept, queries), every):
-        for row, values in zip(rows, chunk, strict=True):
-            others = np.delete(every, row)
-            order = others[_order(values[others], metric)][ends]
+        masks = (line for _, mask in exclusion.masks(rows) for line in mask)
+        for row, values, is_out in zip(rows, chunk, masks, strict=True):
+            others = np.flatnonzero(~is_out)
+            if len(others) < n_best + n_worst:
+                raise ValueError(
+                    f"The query {kept[row]} has {len(others)} rows in other groups, and needs "
+                    f"{n_best + n_worst} matches; choose smaller n_best and n_worst."
+                )
+            order = others[_order(values[others], metric)]
+            order = np.r_[order[:n_best], order[len(order) - n_worst :]]
             matches.append(kept[order])
             distances.append(values[order])
     return np.array(matches), np.array(distances)
