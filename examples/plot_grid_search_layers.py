@@ -73,8 +73,8 @@ _ = display.ax_.set_ylabel("held-out IoU")
 # holds one concept. The clusters are learned from the training folds, and the rows that are judged
 # come from images that they have not seen.
 #
-# A function that returns a dict scores several things at once; it adds the plain IoU. "net2vec" is the
-# paper's objective; "logistic" has one optimum, and a ridge of strength ``alpha``.
+# A function that returns a dict scores several things at once; it adds the plain IoU. "net2vec" is
+# the paper's objective; "logistic" has one optimum, and a ridge of strength ``alpha``.
 
 from sklearn.cluster import KMeans
 from sklearn.pipeline import Pipeline

@@ -5,6 +5,7 @@ import pandas as pd
 import pytest
 import torch
 from scipy.special import expit
+from skimage.transform import resize
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GridSearchCV
 from torch import nn
@@ -64,10 +65,23 @@ def all_boards():
             yield ((rows + i) // 2 % 2)[:, None] ^ ((columns + j) // 2 % 2)
 
 
-def find_board(mask):
-    """Give the first checkerboard that divides a mask most evenly; a cell has 2 x 2 pixels."""
-    cells = mask.reshape(CELLS[0], 2, CELLS[1], 2).sum((1, 3))
+def centers(size):
+    """Give the rows and columns of the cells in which pixels have their centers."""
+    pairs = zip(size, CELLS, strict=True)
+    return [((np.arange(n) + 0.5) * n_cells / n).astype(int) for n, n_cells in pairs]
+
+
+def find_board(target):
+    """Give the first checkerboard that divides the pixels of a target most evenly."""
+    rows, columns = centers(target.shape)
+    cells = np.zeros(CELLS)
+    np.add.at(cells, (rows[:, None], columns), target > 0)
     return min(all_boards(), key=lambda b: max(cells[b == 0].sum(), cells[b == 1].sum()))
+
+
+def pixels_that_read_only(cells, size):
+    cells = torch.from_numpy(cells).double()[None, None]
+    return functional.interpolate(cells, size=size, mode="bilinear")[0, 0].numpy() == 1
 
 
 def fit_logistic(grid, wide, mask, pixels, alpha):
@@ -99,8 +113,7 @@ def plain_heldout(image, mask, alpha, rule):
     grid, wide = features_of(image)
     board, drawn = find_board(mask), np.zeros(mask.size, bool)
     for fold in (0, 1):
-        cells = torch.from_numpy(board != fold).double()[None, None]
-        inside = functional.interpolate(cells, size=SIZE, mode="bilinear").ravel().numpy() == 1
+        inside = pixels_that_read_only(board != fold, SIZE).ravel()
         there = np.kron(board == fold, np.ones((2, 2), bool)).ravel()
         vector, intercept = fit_logistic(grid, wide, mask, inside, alpha)
         logits = wide @ vector
@@ -207,6 +220,44 @@ def test_averages_draw_with_the_best_bias():
         # Projections are compared at 100 x 100 pixels, masks of which are soft.
         assert frame["iou"].iloc[i] == pytest.approx(plain, abs=0.08)
     assert mean.score(X) == pytest.approx(frame["heldout_iou"].mean())
+
+
+@pytest.mark.parametrize("background", ["keep", "subtract"])
+def test_heldout_iou_of_averages(background):
+    X, size = draw_samples(), (100, 100)  # at which averages are drawn
+    mean = MaskedMeanTransformer(MODEL, "out", background=background, memory=False).fit(X)
+    found = mean.evaluate(X, cv=2)["heldout_iou"]
+    for value, (image, mask) in zip(found, X.itertuples(index=False), strict=True):
+        grid, target = features_of(image)[0], resize(mask.astype(float), size)
+        covered = mask.reshape(CELLS[0], 2, CELLS[1], 2).mean((1, 3))
+        board, mosaic = find_board(target), np.zeros(size)
+        for fold in (0, 1):
+            m, rest = (part * (board != fold) for part in (covered, 1 - covered))
+            vector = (grid.numpy() * m).sum((1, 2)) / m.sum()
+            if background == "subtract":
+                vector -= (grid.numpy() * rest).sum((1, 2)) / rest.sum()
+            logits = torch.einsum("c,chw->hw", torch.from_numpy(vector), grid)[None, None]
+            logits = functional.interpolate(logits, size=size, mode="bilinear")[0, 0].numpy()
+            inside = pixels_that_read_only(board != fold, size)
+            logits += soft_threshold(logits[inside], target[inside])
+            there = pixels_of(board == fold, size)
+            mosaic[there] = expit(logits)[there]
+        wide = functional.interpolate(torch.from_numpy(mosaic)[None, None], SIZE, mode="bilinear")
+        assert value == pytest.approx(iou_of(wide[0, 0].numpy() > 0.5, mask), abs=0.02)
+
+
+def pixels_of(cells, size):
+    rows, columns = centers(size)
+    return cells[rows[:, None], columns]
+
+
+def soft_threshold(logits, target):
+    """As ``best_threshold``, for a mask that is soft."""
+    values = np.unique(logits)[::-1]
+    drawn = [logits >= v for v in values]
+    ious = [target[d].sum() / (target.sum() + (1 - target[d]).sum()) for d in drawn]
+    k = int(np.argmax(ious))
+    return -(values[k] + (values[k + 1] if k + 1 < len(values) else values[-1] - 1)) / 2
 
 
 def test_the_background_is_subtracted():

@@ -57,14 +57,15 @@ class Evaluation:
     def controls(self, loce, sample, layer):
         """List what is solved besides, as pairs of a target and the weights of its pixels."""
         objective, problems = loce._objective, []
+        size = sample.activations.grids[layer].shape[1:]
         if self.n_folds:
-            (target,) = objective.targets([sample.view_mask])
+            target = objective.control_target(sample.view_mask, size)
             folds = self._divide(loce, sample, layer)
             weights = [fitted_pixels(folds, target.shape, f) for f in range(self.n_folds)]
             problems += [(target, pixels.astype(np.float32)) for pixels in weights]
         if self.flips:
             view_mask = sample.activations.view.see(sample.mask[::-1])
-            (target,) = objective.targets([view_mask])
+            target = objective.control_target(view_mask, size)
             problems.append((target, np.ones(target.shape, np.float32)))
         return problems
 

@@ -45,8 +45,9 @@ def fitted_pixels(folds, size, fold):
     """Say which pixels (n_rows, n_columns) read no cell of a fold, where a map is upsampled."""
     others = folds != fold
     for axis, n in enumerate(size):
-        upper, lower, _ = bilinear_taps(folds.shape[axis], n)
-        others = others.take(upper, axis) & others.take(lower, axis)
+        upper, lower, share = bilinear_taps(folds.shape[axis], n)
+        read = np.where(share > 0, lower, upper)
+        others = others.take(upper, axis) & others.take(read, axis)
     return others
 
 

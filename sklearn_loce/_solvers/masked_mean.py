@@ -60,6 +60,10 @@ class MaskedMean:
         """Give the masks as they are."""
         return masks
 
+    def control_target(self, mask, grid_size):
+        """Give the share of each cell that a mask covers: all that an average depends on."""
+        return cover(mask, grid_size)
+
     def drawing_target(self, mask):
         """Resize a mask to the size at which projections are compared with it."""
         return resize_masks([mask], _DRAWING_SIZE)[0]

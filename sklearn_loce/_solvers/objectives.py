@@ -120,6 +120,10 @@ class AdamWObjective:
         """Resize a mask to the size at which projections are compared with it."""
         return self.targets([mask])[0]
 
+    def control_target(self, mask, grid_size):
+        """Give what a vector is fitted to, to be weighted by pixel."""
+        return self.drawing_target(mask)
+
     def solve(self, activations, targets, start, *, weights=None, n_threads=1, recorder=None):
         """Optimize one vector per row; give a Solution.
 
@@ -231,6 +235,10 @@ class LBFGSObjective:
     def drawing_target(self, mask):
         """Resize a mask to the size at which projections are compared with it."""
         return self.targets([mask])[0]
+
+    def control_target(self, mask, grid_size):
+        """Give what a vector is fitted to, to be weighted by pixel."""
+        return self.drawing_target(mask)
 
     def solve(self, activations, targets, start, *, weights=None, n_threads=1, recorder=None):
         """Optimize one vector per row; as ``AdamWObjective.solve``, ``recorder`` is not used."""
