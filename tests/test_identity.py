@@ -326,7 +326,7 @@ def test_weights_that_change_during_a_run_are_an_error(tmp_path):
         n = 0
 
         def __call__(self, image, masks):
-            self.n += 1
+            self.n += tuple(image.shape[-2:]) == (48, 64)  # not the probe
             if self.n == self.when:
                 with torch.no_grad():
                     network.a.weight.add_(1.0)
@@ -337,7 +337,7 @@ def test_weights_that_change_during_a_run_are_an_error(tmp_path):
     preprocess = Changing()
     preprocess.when = -1
     loce.set_params(preprocess=preprocess).fit(table)
-    loce.preprocess.when = loce.preprocess.n + 20
+    loce.preprocess.when = loce.preprocess.n + 6
     with pytest.raises(RuntimeError, match="weights of Net changed while"):
         loce.transform(table)
 
