@@ -261,7 +261,7 @@ def count_by_setting(batches):
     return {
         name: count_unconverged(batches, parameters)
         for name, parameters in SETTINGS.items()
-        if parameters and "standardize" not in parameters
+        if name not in (PAPER, MASKED_MEAN) and "standardize" not in parameters
     }
 
 

@@ -66,7 +66,7 @@ early = LoCETransformer(model, layer="features.1").fit_transform(data)
 # How good is retrieval?
 # ----------------------
 # Every row is the query once. Precision at k is the share of its k nearest rows that show its
-# concept. Car and taxi, which were drawn to be confused, fall behind in the early layer. The
+# concept. Car and taxi, which were drawn to be confused, fall behind, most in the early layer. The
 # errors count here: a wrong name is a wrong hit for the query and for its neighbors.
 
 import matplotlib.pyplot as plt
@@ -134,9 +134,9 @@ print(f"\nfalse alarms: {is_outlier[fine].sum()} of {fine.sum()} rows without er
 # %%
 # What was missed
 # ---------------
-# The rows with an error that are no outliers, and what their LoCEs draw. Some masks cover much of
-# the same concept when they are mirrored, as those of a car in the middle or of trees on both
-# sides. Some small ones lie next to the object, and the LoCE draws the object all the same.
+# The rows with an error that are no outliers, and what their LoCEs draw. A mirrored mask covers
+# much of the same concept if the object stands in the middle, as the large car does. The others
+# are small, and near the middle as well.
 
 from sklearn_loce.plotting import ProjectionDisplay
 

@@ -132,7 +132,7 @@ def test_forward_calls_a_network_that_wants_it_otherwise(boxes):
 def test_forward_may_tell_its_frame():
     image, mask = plant(*PLACES[0])
     model = TorchModel(Keyword(), forward=Padding())
-    loce = LoCETransformer(model, "body.3").fit([(image, mask)])
+    loce = LoCETransformer(model, "body.3", objective="net2vec", max_iter=100).fit([(image, mask)])
     assert loce.score([(image, mask)]) > 0.5
 
 

@@ -21,7 +21,8 @@ from sklearn_loce.metrics import (
 )
 from sklearn_loce.mixture import ConceptGaussianMixture
 
-# Textures live in the early layer, distance (as size in the image) in the deep one.
+# Textures live in the early layer, distance (as size in the image) in the deep one. Layers and
+# numbers of dimensions are those of the paper's objective.
 PLANTED = {
     "sky": "features.2",
     "tree": "features.2",
@@ -41,7 +42,7 @@ def scenes():
 @pytest.fixture(scope="module")
 def scene_layers(scenes):
     """LoCEs of the scenes by layer, with the index of the table."""
-    loce = LoCETransformer(TorchModel(load_scene_model), list(N_DIMENSIONS))
+    loce = LoCETransformer(TorchModel(load_scene_model), list(N_DIMENSIONS), objective="net2vec")
     table = loce.set_output(transform="pandas").fit_transform(scenes.data)
     return {name: table.filter(like=f"{name}[") for name in N_DIMENSIONS}
 

@@ -153,7 +153,7 @@ def test_convolutional_networks(name):
     network = convolutional(name)
     preprocess = None if hasattr(network, "transform") else NORMALIZE  # detectors have their own
     first, deeper = CONVOLUTIONAL[name][2].items()
-    check(look_for_patches(network, *first, preprocess=preprocess))
+    check(look_for_patches(network, *first, preprocess=preprocess, max_iter=100))
     check(look_for_patches(network, *deeper, PLACES[:2], preprocess=preprocess), shape=False)
 
 

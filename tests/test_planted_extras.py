@@ -119,7 +119,7 @@ TOKEN_MODELS = {
 def test_token_models(name):
     build, layer, preprocess, cell = TOKEN_MODELS[name]
     network = forget_positions(seeded(build))
-    found = look_for_patches(network, layer, cell, preprocess=preprocess)
+    found = look_for_patches(network, layer, cell, preprocess=preprocess, max_iter=100)
     # One token in front too many would move the projection by a cell.
     check(found, max_cells=1.0 if "swin" in name else 0.5)
 
@@ -127,7 +127,7 @@ def test_token_models(name):
 def test_timm_resnet():
     network = seeded(timm_of("resnet18", zero_init_last=False))
     calibrate(network)
-    check(look_for_patches(network, "layer1.1.bn2", 4, preprocess=NORMALIZE))
+    check(look_for_patches(network, "layer1.1.bn2", 4, preprocess=NORMALIZE, max_iter=100))
 
 
 SIDE = 320
@@ -155,7 +155,7 @@ def test_detr(layer, stride, how):
         return stride / scale, stride / scale
 
     processor = detr_processor(**how)
-    found = look_for_patches(detr(), layer, cell, preprocess=processor)
+    found = look_for_patches(detr(), layer, cell, preprocess=processor, max_iter=100)
     check(found)
 
 
@@ -263,7 +263,7 @@ UNORDERED = {
 def test_tokens_in_another_order_are_put_in_rows(name):
     build, layer, preprocess, cell = UNORDERED[name]
     network = forget_positions(seeded(build))
-    check(look_for_patches(network, layer, cell, preprocess=preprocess), shape=False)
+    check(look_for_patches(network, layer, cell, preprocess=preprocess, max_iter=100), shape=False)
 
 
 def group_vit():

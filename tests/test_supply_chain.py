@@ -66,8 +66,8 @@ def _samples(**cells):
     return pd.DataFrame([*rows[:2], {**rows[2], **cells}])
 
 
-def _transformer():
-    return LoCETransformer(TorchModel(make_small_network()), "2")
+def _transformer(**how):
+    return LoCETransformer(TorchModel(make_small_network()), "2", **how)
 
 
 @pytest.fixture(scope="module")
@@ -96,7 +96,9 @@ READERS = {
     "ConceptSegmenter.evaluate": lambda loce, X, folder: (
         ConceptSegmenter(_transformer()).fit(_samples()).evaluate(X)
     ),
-    "Net2VecSegmenter": lambda loce, X, folder: Net2VecSegmenter(_transformer()).fit(X),
+    "Net2VecSegmenter": lambda loce, X, folder: Net2VecSegmenter(
+        _transformer(objective="net2vec")
+    ).fit(X),
 }
 LOADERS = {
     "load_coco": lambda loce, X, folder: _from_coco(X, folder),
