@@ -1,3 +1,4 @@
+import tracemalloc
 from functools import partial
 
 import numpy as np
@@ -274,7 +275,13 @@ def test_blocks_of_a_callable_are_small():
         sizes.append(a.size * b.size)
         return abs(a - b) <= 30
 
-    found = precision_at_k(X, y, groups=np.arange(3000), exclude=near)
+    tracemalloc.start()
+    with config_context(working_memory=4):
+        found = precision_at_k(X, y, groups=np.arange(3000), exclude=near)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    # All distances at once would take 72 MB.
+    assert peak < 24e6
     assert max(sizes) < 3000 * 3000 / 50
     assert found == precision_at_k(X, y, groups=np.arange(3000), exclude=30)
 
