@@ -1,6 +1,7 @@
 """Layers and models side by side, on the rows that all of them have."""
 
 from dataclasses import dataclass
+from functools import cached_property
 from numbers import Integral, Real
 
 import numpy as np
@@ -251,15 +252,17 @@ class _Rows:
 
 @dataclass
 class _Draw:
-    """Rows that were drawn, which of them queries leave out, and how many they can find."""
+    """Rows that were drawn, and which of them queries leave out."""
 
     rows: np.ndarray
     codes: np.ndarray
     exclusion: Exclusion
     scale: float  # of a variance over draws, to make it one over samples of images
 
-    def __post_init__(self):
-        self.n_relevant = self.exclusion.count(self.codes)[1]
+    @cached_property
+    def n_relevant(self):
+        """Rows of its concept that each query can find: (n_rows,)."""
+        return self.exclusion.count(self.codes)[1]
 
     @property
     def most_to_find(self):
