@@ -87,7 +87,8 @@ for name, model in models.items():
 # --------------
 # ``compare_layers`` draws the same number of rows of every concept again and again, the same rows
 # for every layer, and measures each draw. With ``groups`` it draws images, so that the standard
-# deviation is one over images. The seed is the same for all networks, and so are the draws.
+# deviation is one over images, and precision leaves out neighbors in the query's own image. The
+# seed is the same for all networks, and so are the draws.
 
 import pandas as pd
 

@@ -1,3 +1,4 @@
+import tracemalloc
 from functools import partial
 
 import numpy as np
@@ -274,7 +275,13 @@ def test_blocks_of_a_callable_are_small():
         sizes.append(a.size * b.size)
         return abs(a - b) <= 30
 
-    found = precision_at_k(X, y, groups=np.arange(3000), exclude=near)
+    tracemalloc.start()
+    with config_context(working_memory=4):
+        found = precision_at_k(X, y, groups=np.arange(3000), exclude=near)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    # All distances at once would take 72 MB.
+    assert peak < 24e6
     assert max(sizes) < 3000 * 3000 / 50
     assert found == precision_at_k(X, y, groups=np.arange(3000), exclude=30)
 
@@ -295,6 +302,9 @@ def test_queries_without_anything_to_find_are_left_out_of_their_concept():
         ([1, 2, 3, 4], -1, "'exclude' parameter"),
         ([1, 2, 3, 4], np.nan, "'exclude' parameter"),
         (list("abcd"), 3, "needs frame numbers, and groups holds 'a'"),
+        (np.arange(4).astype("M8[ns]"), 3, "needs frame numbers, and groups holds '1970-01-01T"),
+        (pd.Series(list("aaaa"), dtype=object), lambda a, b: a == b, "group 'a' has 0 rows in"),
+        (np.ones((4, 2)), np.equal, r"gave an array of shape \(4, 4, 2\)"),
         (np.ones((4, 3)), 3, r"groups has shape \(4, 3\)"),
         ([1, 2, np.nan, 4], 3, "groups has no label in row 2"),
         ([1, 2, np.nan, 4], lambda a, b: a == b, "groups has no label in row 2"),

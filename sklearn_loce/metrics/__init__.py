@@ -5,7 +5,7 @@ compute all distances between rows work in chunks: their memory grows with the n
 """
 
 from ._clusters import cluster_composition, penalized_purity_score, purity_score
-from ._comparison import compare_layers, compare_similarity, linear_cka, rank_layers
+from ._comparison import compare_layers, rank_layers
 from ._confusion import confused_concepts, sub_concepts
 from ._masks import mask_iou
 from ._retrieval import mean_average_precision_at_k, precision_at_k, r_precision
@@ -23,6 +23,7 @@ from ._separation import (
     pairwise_separation,
     pairwise_silhouette,
 )
+from ._similarity import compare_similarity, linear_cka
 
 __all__ = [
     "ConceptScorer",

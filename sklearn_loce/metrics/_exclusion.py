@@ -56,7 +56,7 @@ class Exclusion:
 
     def count(self, codes):
         """Count the candidates of every row, and those of its own concept."""
-        if self.alike is np.equal:
+        if self.alike is np.equal and self.values.ndim == 1:
             n_out = pd.Series(codes).groupby(self.values).transform("size").to_numpy()
             own_out = pd.Series(codes).groupby([codes, self.values]).transform("size").to_numpy()
         else:
@@ -76,7 +76,7 @@ class Exclusion:
             )
         if (fewest := n_left.min()) < needed:
             way_out = "choose a smaller k" if fewest else "pass rows of more groups"
-            group = self.labels[n_left.argmin()].tolist()
+            group = self.labels[[n_left.argmin()]].tolist()[0]
             raise ValueError(
                 f"A query of the group {group!r} has {fewest} rows in other groups, and needs "
                 f"{needed}; {way_out}."
@@ -117,6 +117,8 @@ def _read_frames(groups):
     """Give the number of each row's sequence, 0 where there is one, and its frame number."""
     columns = _check_labels(np.asarray(groups))
     columns = columns.reshape(len(columns), -1)
+    if columns.dtype.kind in "mM":  # whose numbers are in a unit that nobody named
+        columns = columns.astype(str)
     try:
         frames = columns[:, -1].astype(np.float64)
     except (TypeError, ValueError) as error:

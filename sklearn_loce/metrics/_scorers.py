@@ -129,7 +129,7 @@ class ConceptScorer(_GroupsRouter):
             Rows as the estimator takes them.
         y : array-like of shape (n_samples,)
             Concepts.
-        groups : array-like of shape (n_samples,), default=None
+        groups : array-like of shape (n_samples,) or (n_samples, n_columns), default=None
             As `score_func` takes them, such as :func:`precision_at_k`.
 
         Returns
@@ -199,7 +199,7 @@ class MultiConceptScorer(_GroupsRouter):
             Rows as the estimator takes them.
         y : array-like of shape (n_samples,)
             Concepts.
-        groups : array-like of shape (n_samples,), default=None
+        groups : array-like of shape (n_samples,) or (n_samples, n_columns), default=None
             For the scorers whose measures take them.
 
         Returns
@@ -271,7 +271,8 @@ def make_embedding_scorer(score_func, *, greater_is_better=True, **kwargs):
     greater_is_better : bool, default=True
         With False the score is negated.
     **kwargs : dict
-        Keyword arguments of `score_func`.
+        Keyword arguments of `score_func`, such as ``exclude=30``, a window of the frame numbers
+        that are passed as groups. What there is of each row goes to the scorer itself, as groups.
 
     Returns
     -------

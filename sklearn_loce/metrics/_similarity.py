@@ -1,0 +1,129 @@
+"""How alike layers or models lay out the same rows."""
+
+from itertools import combinations
+
+import numpy as np
+import pandas as pd
+from sklearn.utils import check_array, check_consistent_length
+from sklearn.utils._param_validation import validate_params
+
+from .._validation import check_indexes
+from ._comparison import align_rows, check_layers
+
+
+def linear_cka(X, Y):
+    """Linear centered kernel alignment of two embeddings of the same rows.
+
+    Parameters
+    ----------
+    X : array-like of shape (n_samples, n_features)
+        Embeddings, finite.
+    Y : array-like of shape (n_samples, n_other_features)
+        Other embeddings of the same rows.
+
+    Returns
+    -------
+    float
+        In [0, 1]; 1 where one is the other up to rotation, scale and offset. NaN where all rows
+        of one of them coincide up to rounding.
+
+    Raises
+    ------
+    ValueError
+        If the numbers of rows differ.
+
+    Notes
+    -----
+    Kornblith, Norouzi, Lee and Hinton, *Similarity of Neural Network Representations Revisited*,
+    ICML 2019, equation 3 with linear kernels.
+
+    Examples
+    --------
+    >>> from sklearn_loce.metrics import linear_cka
+    >>> X = [[0.0, 1.0], [2.0, 0.0], [1.0, 3.0]]
+    >>> round(linear_cka(X, [[-b, a] for a, b in X]), 6)
+    1.0
+    """
+    X, Y = (check_array(A, dtype=np.float64, ensure_min_samples=2) for A in (X, Y))
+    check_consistent_length(X, Y)
+    X, Y = _center(X), _center(Y)
+    if X is None or Y is None:
+        return float("nan")
+    if len(X) < min(X.shape[1], Y.shape[1]):
+        X, Y = X @ X.T, Y @ Y.T
+        cross, own = np.vdot(X, Y), np.linalg.norm(X) * np.linalg.norm(Y)
+    else:
+        cross = np.linalg.norm(X.T @ Y) ** 2
+        own = np.linalg.norm(X.T @ X) * np.linalg.norm(Y.T @ Y)
+    return float(np.clip(cross / own, 0.0, 1.0))
+
+
+def _center(X):
+    """Center and scale to norm 1; None where all rows coincide up to rounding."""
+    largest = np.abs(X).max()
+    if largest == 0:
+        return None
+    X = X / largest
+    X = X - X.mean(axis=0)
+    if np.abs(X).max() <= 8 * np.finfo(np.float64).eps:
+        return None
+    return X / np.linalg.norm(X)
+
+
+@validate_params({"layers": [dict]}, prefer_skip_nested_validation=True)
+def compare_similarity(layers):
+    """Linear CKA of every pair of layers or models.
+
+    Parameters
+    ----------
+    layers : dict of str to array-like of shape (n_samples, n_features)
+        Embeddings by layer or model, matched by index where all are DataFrames, else by position.
+        Rows that are not finite in every layer are left out.
+
+    Returns
+    -------
+    DataFrame
+        One row per pair: `layer_a`, `layer_b`, `linear_cka`, `n_rows`.
+
+    Raises
+    ------
+    ValueError
+        If lengths or indexes differ, there are fewer than two layers, or fewer than two rows are
+        finite in all of them.
+
+    Notes
+    -----
+    See :func:`linear_cka`.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_iris
+    >>> from sklearn_loce.metrics import compare_similarity
+    >>> X, _ = load_iris(return_X_y=True)
+    >>> compare_similarity({"sepals": X[:, :2], "petals": X[:, 2:]}).round(2)
+      layer_a layer_b  linear_cka  n_rows
+    0  sepals  petals        0.77     150
+    """
+    check_layers(layers)
+    first = next(iter(layers.values()))
+    if len(layers) < 2:
+        raise ValueError(f"layers holds {list(layers)}; pass at least two to compare.")
+    if all(isinstance(X, pd.DataFrame) for X in layers.values()):
+        rows = align_rows(layers, pd.Series("", index=first.index))
+    else:
+        check_consistent_length(*layers.values())
+        check_indexes(layers)
+        rows = align_rows({name: np.asarray(X) for name, X in layers.items()}, [""] * len(first))
+    finite = {name: X[rows.finite] for name, X in rows.layers.items()}
+    if rows.finite.sum() < 2:
+        raise ValueError(
+            f"{rows.finite.sum()} rows are finite in every layer, and two are needed; leave out "
+            "the layer that fails."
+        )
+    return pd.DataFrame(
+        [
+            (a, b, linear_cka(finite[a], finite[b]), len(finite[a]))
+            for a, b in combinations(finite, 2)
+        ],
+        columns=["layer_a", "layer_b", "linear_cka", "n_rows"],
+    )
