@@ -358,7 +358,13 @@ def test_channels_are_standardized_after_joining():
 
 @pytest.mark.slow
 def test_workers_give_the_same_vectors():
-    how = {"layer": ["body.2", TWO], "objective": "net2vec", "max_iter": 5, "memory": False}
+    how = {
+        "layer": ["body.2", TWO],
+        "objective": "net2vec",
+        "alpha": 1e-4,
+        "max_iter": 5,
+        "memory": False,
+    }
     X, make = draw_table(3), partial(make_joining, **how)
     alone = make().fit_transform(X)
     np.testing.assert_array_equal(make(n_jobs=2).fit_transform(X), alone)
@@ -382,7 +388,7 @@ def test_a_store_keeps_lists_of_layers_apart(tmp_path):
     lists = [Joined(a, b), Joined(b, a), Joined(b, c), Joined(a, d), Joined(a, b, c), a, b]
 
     def embed(layer, memory):
-        how = {"objective": "net2vec", "max_iter": 5, "memory": memory}
+        how = {"objective": "net2vec", "alpha": 1e-4, "max_iter": 5, "memory": memory}
         return make_joining(network, layer, **how).fit_transform(X)
 
     found = [embed(layer, store) for layer in lists]
@@ -457,7 +463,8 @@ def test_segmenters_project_on_joined_layers():
     means = [unit[X["concept"] == concept].mean(0) for concept in segmenter.concepts_]
     np.testing.assert_allclose(segmenter.centroids_, means, rtol=1e-4, atol=1e-6)
     assert [mask.shape for mask in segmenter.predict(X)] == [mask.shape for mask in X["mask"]]
-    net2vec = Net2VecSegmenter(make_joining(network, objective="net2vec"), max_iter=1).fit(X)
+    paper = make_joining(network, objective="net2vec", alpha=1e-4)
+    net2vec = Net2VecSegmenter(paper, max_iter=1).fit(X)
     assert net2vec.embeddings_.shape == (2, 12)
     with pytest.raises(ValueError, match="or join them by Joined"):
         ConceptSegmenter(make_joining(network, ["body.0", TWO])).fit(X)
