@@ -37,7 +37,6 @@ from ._warnings import warn_user
 from .exceptions import LayoutError
 
 _MOST_TRIED = 20  # images in fit, where all fail
-_CV = [Interval(Integral, 2, None, closed="left"), None]
 _BIASES = {"auto", "best", "own", "none"}
 # Why a row that has an IoU lacks another number.
 _CAUSES = {
@@ -222,14 +221,15 @@ class SampleTransformer(TransformerMixin, BaseEstimator):
         return table
 
     def _finish(self, samples, embeddings, finish):
-        """Give what ``finish`` makes of each row with its vectors, given or computed."""
+        """Give what ``finish`` makes of each row with its vectors, given or computed, and these."""
         given = None
         if embeddings is not None:
             given = self._as_solutions(self._check_embeddings(embeddings, samples))
         table = self._embed(samples, given=given, finish=finish)
-        return [table.finished.get(i) for i in range(len(samples))]
+        rows = [table.finished.get(i) for i in range(len(samples))]
+        return rows, table.matrix(self._appends_bias())
 
-    def evaluate(self, X, embeddings=None, *, cv=None, bias="auto"):
+    def evaluate(self, X, embeddings=None, *, cv=None, bias="auto", return_embeddings=False):
         """Measure how well each vector redraws its mask.
 
         Parameters
@@ -251,10 +251,12 @@ class SampleTransformer(TransformerMixin, BaseEstimator):
             ``embeddings`` without biases it is fitted again. "none" adds nothing, as in the paper.
             "auto" is "own" with ``append_bias=True``, "none" for "net2vec", "mse" and "mae", and
             "best" for the others.
+        return_embeddings : bool, default=False
+            Whether to return the vectors too, so that images pass once for both.
 
         Returns
         -------
-        DataFrame
+        evaluation : DataFrame
             One row per sample and layer, samples in order, with the index of X repeated:
 
             - ``layer``: its name;
@@ -273,6 +275,8 @@ class SampleTransformer(TransformerMixin, BaseEstimator):
             - ``n_iter``, ``gradient_norm``: of the optimization, the norm as ``tol`` bounds it; NaN
               for ``embeddings`` that were given. These two only for "logistic", "jaccard" and
               "dice".
+        embeddings : ndarray of shape (n_samples, n_features), float32
+            As of ``transform``; only with ``return_embeddings=True``.
 
         Raises
         ------
@@ -290,15 +294,17 @@ class SampleTransformer(TransformerMixin, BaseEstimator):
             {
                 "cv": [Interval(Integral, 2, None, closed="left"), None],
                 "bias": [StrOptions(_BIASES)],
+                "return_embeddings": ["boolean"],
             },
-            {"cv": cv, "bias": bias},
+            {"cv": cv, "bias": bias, "return_embeddings": return_embeddings},
             caller_name="evaluate",
         )
         evaluation = Evaluation(self._find_bias(bias), cv or 0, flips=cv is not None)
-        return self._evaluate(as_samples(X), embeddings, evaluation)
+        frame, vectors = self._evaluate(as_samples(X), embeddings, evaluation)
+        return (frame, vectors) if return_embeddings else frame
 
     def _evaluate(self, samples, embeddings, evaluation):
-        rows = self._finish(samples, embeddings, evaluation)
+        rows, vectors = self._finish(samples, embeddings, evaluation)
         columns = evaluation.columns(self._objective)
         unknown = np.full((len(self.layers_), len(columns)), np.nan)
         facts = np.concatenate([unknown if row is None else row for row in rows])
@@ -310,7 +316,7 @@ class SampleTransformer(TransformerMixin, BaseEstimator):
         frame.insert(0, "layer", self.layers_ * len(samples))
         place = frame.columns.get_loc("foreground_cells") + 1
         frame.insert(place, "failed", ~(frame["iou"] > 0))
-        return frame.set_index(samples.index.repeat(len(self.layers_)))
+        return frame.set_index(samples.index.repeat(len(self.layers_))), vectors
 
     def _find_bias(self, bias):
         """Give the rule by which biases are chosen."""
@@ -349,7 +355,7 @@ class SampleTransformer(TransformerMixin, BaseEstimator):
         """
         check_is_fitted(self)
         evaluation = Evaluation(self._find_bias("auto"), n_folds=2)
-        return float(self._evaluate(as_samples(X), None, evaluation)["heldout_iou"].mean())
+        return float(self._evaluate(as_samples(X), None, evaluation)[0]["heldout_iou"].mean())
 
     def project(self, X, embeddings=None, *, layer=None, threshold=0.5, bias="auto"):
         """Project each vector onto its image's activations, which redraws the mask.
@@ -386,7 +392,7 @@ class SampleTransformer(TransformerMixin, BaseEstimator):
             {"bias": [StrOptions(_BIASES)]}, {"bias": bias}, caller_name="project"
         )
         draw = Drawing(self._check_layer(layer), threshold, self._find_bias(bias))
-        return self._finish(as_samples(X), embeddings, draw)
+        return self._finish(as_samples(X), embeddings, draw)[0]
 
     def _check_layer(self, layer):
         if layer is None and len(self.layers_) == 1:
