@@ -12,7 +12,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import Normalizer
 
 from sklearn_loce import LoCETransformer, MaskedMeanTransformer, TorchModel
-from sklearn_loce.metrics import get_scorer, precision_at_k
+from sklearn_loce.metrics import get_scorer
 
 from .counting import Counting, draw_table
 
@@ -46,7 +46,7 @@ def test_scorers_are_means_of_what_evaluate_gives(name, kind, table):
 
 @pytest.mark.filterwarnings("ignore:.* values of gain")
 def test_rows_that_fail_are_left_out_of_scores(table):
-    table.at[3, "mask"] = np.zeros((24, 32), bool)
+    table.loc[3, "mask"] = np.zeros((24, 32), bool)
     loce = make(on_empty="nan").fit(table)
     kept = table.drop(index=3)
     for name in COLUMNS:
