@@ -229,7 +229,9 @@ class SampleTransformer(TransformerMixin, BaseEstimator):
         rows = [table.finished.get(i) for i in range(len(samples))]
         return rows, table.matrix(self._appends_bias())
 
-    def evaluate(self, X, embeddings=None, *, cv=None, bias="auto", return_embeddings=False):
+    def evaluate(
+        self, X, embeddings=None, *, cv=None, flip=None, bias="auto", return_embeddings=False
+    ):
         """Measure how well each vector redraws its mask.
 
         Parameters
@@ -239,11 +241,13 @@ class SampleTransformer(TransformerMixin, BaseEstimator):
         embeddings : array-like of shape (n_samples, n_features), default=None
             Vectors of these rows, as ``transform`` gave them. ``None`` computes them.
         cv : int, default=None
-            Number of folds of the held-out IoU, 2 or more; ``None`` leaves it and the gain out. The
-            cells of a layer are divided into square blocks, a sixth of the grid's shorter side and
-            two cells at least, and the blocks into folds: with 2, a checkerboard, shifted so that
-            each holds half of the mask, as nearly as cells can. For each fold, a vector is fitted
-            to the pixels that read no cell of it, and drawn in its cells.
+            Number of folds of the held-out IoU, 2 or more; ``None`` leaves it out. The cells of a
+            layer are divided into square blocks, a sixth of the grid's shorter side and two cells
+            at least, and the blocks into folds: with 2, a checkerboard, shifted so that each holds
+            half of the mask, as nearly as cells can. For each fold, a vector is fitted to the
+            pixels that read no cell of it, and drawn in its cells.
+        flip : bool, default=None
+            Whether to measure the gain; ``None`` means with ``cv``.
         bias : {"auto", "best", "own", "none"}, default="auto"
             What is added before the sigmoid. "best" is the one whose positive pixels have the
             largest Jaccard index with the mask at ``mask_size``, chosen on the pixels that the
@@ -265,7 +269,7 @@ class SampleTransformer(TransformerMixin, BaseEstimator):
               channels or cells redraws any mask;
             - ``heldout_iou``, with ``cv``: the same of what the vectors of all folds draw, each in
               its own fold; NaN where a fold leaves no pixel of the mask to fit;
-            - ``gain``, with ``cv``: ``iou`` less that of the mask turned upside down, for which a
+            - ``gain``, with ``flip``: ``iou`` less that of the mask turned upside down, for which a
               vector of its own is fitted; NaN where more than half of the mask stays in its place;
             - ``loss``: the objective's value, at ``mask_size``, with the intercept that makes it
               least, or with ``append_bias=True`` that which the vectors hold; NaN for an empty
@@ -287,19 +291,22 @@ class SampleTransformer(TransformerMixin, BaseEstimator):
         Warns
         -----
         UserWarning
-            With ``cv``, if there are rows with an IoU and without a held-out IoU or a gain.
+            If there are rows with an IoU and without a held-out IoU or a gain that was asked for.
         """
         check_is_fitted(self)
         validate_parameter_constraints(
             {
                 "cv": [Interval(Integral, 2, None, closed="left"), None],
+                "flip": ["boolean", None],
                 "bias": [StrOptions(_BIASES)],
                 "return_embeddings": ["boolean"],
             },
-            {"cv": cv, "bias": bias, "return_embeddings": return_embeddings},
+            {"cv": cv, "flip": flip, "bias": bias, "return_embeddings": return_embeddings},
             caller_name="evaluate",
         )
-        evaluation = Evaluation(self._find_bias(bias), cv or 0, flips=cv is not None)
+        evaluation = Evaluation(
+            self._find_bias(bias), cv or 0, flips=cv is not None if flip is None else flip
+        )
         frame, vectors = self._evaluate(as_samples(X), embeddings, evaluation)
         return (frame, vectors) if return_embeddings else frame
 
@@ -353,9 +360,7 @@ class SampleTransformer(TransformerMixin, BaseEstimator):
         ValueError, FileNotFoundError, TypeError, RuntimeError, StoreError
             As ``transform``.
         """
-        check_is_fitted(self)
-        evaluation = Evaluation(self._find_bias("auto"), n_folds=2)
-        return float(self._evaluate(as_samples(X), None, evaluation)[0]["heldout_iou"].mean())
+        return float(self.evaluate(X, cv=2, flip=False)["heldout_iou"].mean())
 
     def project(self, X, embeddings=None, *, layer=None, threshold=0.5, bias="auto"):
         """Project each vector onto its image's activations, which redraws the mask.

@@ -7,6 +7,7 @@ import pandas as pd
 from sklearn.base import clone
 
 from ._rows import OF_PROJECTIONS
+from ._scorers import evaluate_columns
 
 
 def name_members(spaces, layers):
@@ -29,14 +30,15 @@ def evaluate_layers(estimator, X, members, iou, metrics):
     if iou is not None:
         raise ValueError("iou is measured where an estimator is given; leave it out.")
     loce = clone(estimator).set_params(layer=list(dict.fromkeys(chain(*members.values()))))
-    cv = 2 if {"heldout_iou", "iou_gain"} & metrics else None
-    evaluation, vectors = loce.fit(X).evaluate(X, cv=cv, return_embeddings=True)
+    columns = {column for metric, (column, _) in OF_PROJECTIONS.items() if metric in metrics}
+    evaluation, vectors = evaluate_columns(loce.fit(X), columns, X, return_embeddings=True)
     owners = np.array([name.rpartition("[")[0] for name in loce.get_feature_names_out()])
+    index = X.index if isinstance(X, pd.DataFrame) else None
     spaces, tables = {}, {}
     for name, own in members.items():
         own = [str(layer) for layer in own]
         spaces[name] = vectors[:, np.isin(owners, own)]
-        tables[name] = _average_layers(evaluation, own, getattr(X, "index", None))
+        tables[name] = _average_layers(evaluation, own, index)
     return spaces, tables
 
 

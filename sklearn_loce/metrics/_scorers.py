@@ -140,12 +140,12 @@ class ConceptScorer(_GroupsRouter):
         """
         if groups is not None:
             self._check_takes_groups()
-        return self._judge(Responses(estimator, X, self._cv), y, groups)
+        return self._judge(Responses(estimator, X, self._columns), y, groups)
 
     @property
-    def _cv(self):
-        """Number of folds that an evaluation has to have, 0 for none."""
-        return 2 if self.response == "evaluation" and self.kwargs["column"] != "iou" else 0
+    def _columns(self):
+        """Columns that an evaluation has to have."""
+        return {self.kwargs["column"]} if self.response == "evaluation" else set()
 
     def _judge(self, responses, y, groups=None):
         """Score responses that other scorers may share."""
@@ -222,7 +222,8 @@ class MultiConceptScorer(_GroupsRouter):
         """
         if groups is not None:
             self._check_takes_groups()
-        responses = Responses(estimator, X, max(scorer._cv for scorer in self.scorers.values()))
+        columns = set().union(*(scorer._columns for scorer in self.scorers.values()))
+        responses = Responses(estimator, X, columns)
         # Evaluations come last, as they take the vectors that others have asked for.
         names = sorted(self.scorers, key=lambda name: self.scorers[name].response == "evaluation")
         scores = {name: self.scorers[name]._judge(responses, y, groups) for name in names}
@@ -230,6 +231,12 @@ class MultiConceptScorer(_GroupsRouter):
 
     def __repr__(self):
         return f"MultiConceptScorer({list(self.scorers)})"
+
+
+def evaluate_columns(estimator, columns, *args, **kwargs):
+    """Call `evaluate` so that it measures these columns, and nothing else that takes time."""
+    how = {"cv": 2 if "heldout_iou" in columns else None, "flip": "gain" in columns}
+    return estimator.evaluate(*args, **how, **kwargs)
 
 
 def has_evaluation(estimator):
@@ -242,13 +249,13 @@ class Responses:
 
     _vectors = None  # of the first step, where they have been computed
 
-    def __init__(self, estimator, X, cv=0):
+    def __init__(self, estimator, X, columns):
         # A search is what it found best; its own transform may be that of a clusterer.
         while hasattr(estimator, "best_estimator_"):
             estimator = estimator.best_estimator_
         self.estimator = estimator
         self.X = X
-        self.cv = cv
+        self.columns = columns
 
     @cached_property
     def _steps(self):
@@ -296,7 +303,7 @@ class Responses:
                 "score; pass a LoCETransformer or MaskedMeanTransformer, or a Pipeline that begins "
                 "with one."
             )
-        return self._first.evaluate(self.X, self._vectors, cv=self.cv or None)
+        return evaluate_columns(self._first, self.columns, self.X, self._vectors)
 
     @cached_property
     def clusters(self):
