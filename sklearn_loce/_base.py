@@ -19,7 +19,7 @@ from ._embedding.embed import pass_images
 from ._embedding.identify import keyed_seed, look_up_layers
 from ._embedding.measure import Drawing, Evaluation
 from ._embedding.parallel import ended_by_interrupt
-from ._embedding.table import embed_table, find_store, may_fail, report_failures
+from ._embedding.table import embed_table, find_store, may_fail, report_failures, warn_missed
 from ._network.extract import check_layers
 from ._network.handle import as_module
 from ._network.preprocess import make_transform, make_view, warn_unnormalized
@@ -154,6 +154,10 @@ class SampleTransformer(TransformerMixin, BaseEstimator):
     def fit_transform(self, X, y=None):
         """Fit, and transform the same table.
 
+        Each vector that is optimized here, and not found in the store, is drawn as ``evaluate``
+        does without further arguments, unless that is with the best bias: a warning says if more
+        than half of them draw nothing on their masks. So it is in ``transform`` and ``precompute``.
+
         Parameters
         ----------
         X : DataFrame or list of (image, mask) pairs
@@ -218,6 +222,7 @@ class SampleTransformer(TransformerMixin, BaseEstimator):
             norms = np.column_stack([s.gradient_norm for s in table.solutions])
             warn_unconverged(norms, self._objective)
         report_failures(self, table)
+        warn_missed(self, table)
         return table
 
     def _finish(self, samples, embeddings, finish):
@@ -485,6 +490,7 @@ class SampleTransformer(TransformerMixin, BaseEstimator):
         with ended_by_interrupt(self.n_jobs):
             table = embed_table(other, samples, probed=True, keeps=False)
         report_failures(other, table)
+        warn_missed(other, table)
         return self
 
     def get_feature_names_out(self, input_features=None):

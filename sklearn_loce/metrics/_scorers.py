@@ -249,7 +249,7 @@ class Responses:
 
     _vectors = None  # of the first step, where they have been computed
 
-    def __init__(self, estimator, X, columns):
+    def __init__(self, estimator, X, columns=frozenset()):
         # A search is what it found best; its own transform may be that of a clusterer.
         while hasattr(estimator, "best_estimator_"):
             estimator = estimator.best_estimator_
