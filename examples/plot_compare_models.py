@@ -75,12 +75,11 @@ scenes = make_scenes(n_samples=32, random_state=0)
 layers = ["features.1", "features.2", "features.3", "features.4", "features.5"]
 embeddings, iou = {}, {}
 for name, model in models.items():
-    loce = LoCETransformer(TorchModel(model), layers, objective="logistic", alpha=1e-3)
-    ends = np.cumsum(loce.fit(scenes.data).n_channels_)[:-1]
-    parts = np.split(loce.transform(scenes.data), ends, axis=1)
+    loce = LoCETransformer(TorchModel(model), layers, alpha=1e-3).fit(scenes.data)
+    quality, vectors = loce.evaluate(scenes.data, cv=2, flip=False, return_embeddings=True)
+    parts = np.split(vectors, np.cumsum(loce.n_channels_)[:-1], axis=1)
     embeddings[name] = dict(zip(layers, parts, strict=True))
-    quality = loce.evaluate(scenes.data)
-    iou[name] = {layer: rows["iou"].to_numpy() for layer, rows in quality.groupby("layer")}
+    iou[name] = dict(list(quality.groupby("layer")))
 
 # %%
 # Repeated draws
@@ -88,7 +87,8 @@ for name, model in models.items():
 # ``compare_layers`` draws the same number of rows of every concept again and again, the same rows
 # for every layer, and measures each draw. With ``groups`` it draws images, so that the standard
 # deviation is one over images, and precision leaves out neighbors in the query's own image. The
-# seed is the same for all networks, and so are the draws.
+# seed is the same for all networks, and so are the draws. Layers of a single network need no
+# arrays: ``compare_layers(loce, X, layers=layers)`` passes the images.
 
 import pandas as pd
 
@@ -119,8 +119,13 @@ import matplotlib.pyplot as plt
 
 from sklearn_loce.plotting import LayerComparisonDisplay
 
-metrics = {"mean_iou": "mean IoU", "precision_at_10": "precision at 10", "separation": "separation"}
-figure, axes = plt.subplots(3, 1, figsize=(6.4, 8.4), layout="constrained", sharex=True)
+metrics = {
+    "iou": "mean IoU",
+    "heldout_iou": "held-out IoU",
+    "precision_at_10": "precision at 10",
+    "separation": "separation",
+}
+figure, axes = plt.subplots(4, 1, figsize=(6.4, 11), layout="constrained", sharex=True)
 for ax, (metric, label) in zip(axes, metrics.items(), strict=True):
     LayerComparisonDisplay.from_table(tables, metric, ax=ax, legend=ax is axes[-1])
     ax.set_ylabel(label)

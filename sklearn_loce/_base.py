@@ -19,7 +19,7 @@ from ._embedding.embed import pass_images
 from ._embedding.identify import keyed_seed, look_up_layers
 from ._embedding.measure import Drawing, Evaluation
 from ._embedding.parallel import ended_by_interrupt
-from ._embedding.table import embed_table, find_store, may_fail, report_failures
+from ._embedding.table import embed_table, find_store, may_fail, report_failures, warn_missed
 from ._network.extract import check_layers
 from ._network.handle import as_module
 from ._network.preprocess import make_transform, make_view, warn_unnormalized
@@ -37,7 +37,6 @@ from ._warnings import warn_user
 from .exceptions import LayoutError
 
 _MOST_TRIED = 20  # images in fit, where all fail
-_CV = [Interval(Integral, 2, None, closed="left"), None]
 _BIASES = {"auto", "best", "own", "none"}
 # Why a row that has an IoU lacks another number.
 _CAUSES = {
@@ -155,6 +154,10 @@ class SampleTransformer(TransformerMixin, BaseEstimator):
     def fit_transform(self, X, y=None):
         """Fit, and transform the same table.
 
+        Each vector that is optimized here, and not found in the store, is drawn as ``evaluate``
+        does without further arguments, unless that is with the best bias: a warning says if more
+        than half of them draw nothing on their masks. So it is in ``transform`` and ``precompute``.
+
         Parameters
         ----------
         X : DataFrame or list of (image, mask) pairs
@@ -219,17 +222,21 @@ class SampleTransformer(TransformerMixin, BaseEstimator):
             norms = np.column_stack([s.gradient_norm for s in table.solutions])
             warn_unconverged(norms, self._objective)
         report_failures(self, table)
+        warn_missed(self, table)
         return table
 
     def _finish(self, samples, embeddings, finish):
-        """Give what ``finish`` makes of each row with its vectors, given or computed."""
+        """Give what ``finish`` makes of each row with its vectors, given or computed, and these."""
         given = None
         if embeddings is not None:
             given = self._as_solutions(self._check_embeddings(embeddings, samples))
         table = self._embed(samples, given=given, finish=finish)
-        return [table.finished.get(i) for i in range(len(samples))]
+        rows = [table.finished.get(i) for i in range(len(samples))]
+        return rows, table.matrix(self._appends_bias())
 
-    def evaluate(self, X, embeddings=None, *, cv=None, bias="auto"):
+    def evaluate(
+        self, X, embeddings=None, *, cv=None, flip=None, bias="auto", return_embeddings=False
+    ):
         """Measure how well each vector redraws its mask.
 
         Parameters
@@ -239,11 +246,13 @@ class SampleTransformer(TransformerMixin, BaseEstimator):
         embeddings : array-like of shape (n_samples, n_features), default=None
             Vectors of these rows, as ``transform`` gave them. ``None`` computes them.
         cv : int, default=None
-            Number of folds of the held-out IoU, 2 or more; ``None`` leaves it and the gain out. The
-            cells of a layer are divided into square blocks, a sixth of the grid's shorter side and
-            two cells at least, and the blocks into folds: with 2, a checkerboard, shifted so that
-            each holds half of the mask, as nearly as cells can. For each fold, a vector is fitted
-            to the pixels that read no cell of it, and drawn in its cells.
+            Number of folds of the held-out IoU, 2 or more; ``None`` leaves it out. The cells of a
+            layer are divided into square blocks, a sixth of the grid's shorter side and two cells
+            at least, and the blocks into folds: with 2, a checkerboard, shifted so that each holds
+            half of the mask, as nearly as cells can. For each fold, a vector is fitted to the
+            pixels that read no cell of it, and drawn in its cells.
+        flip : bool, default=None
+            Whether to measure the gain; ``None`` means with ``cv``.
         bias : {"auto", "best", "own", "none"}, default="auto"
             What is added before the sigmoid. "best" is the one whose positive pixels have the
             largest Jaccard index with the mask at ``mask_size``, chosen on the pixels that the
@@ -251,10 +260,12 @@ class SampleTransformer(TransformerMixin, BaseEstimator):
             ``embeddings`` without biases it is fitted again. "none" adds nothing, as in the paper.
             "auto" is "own" with ``append_bias=True``, "none" for "net2vec", "mse" and "mae", and
             "best" for the others.
+        return_embeddings : bool, default=False
+            Whether to return the vectors too, so that images pass once for both.
 
         Returns
         -------
-        DataFrame
+        evaluation : DataFrame
             One row per sample and layer, samples in order, with the index of X repeated:
 
             - ``layer``: its name;
@@ -263,7 +274,7 @@ class SampleTransformer(TransformerMixin, BaseEstimator):
               channels or cells redraws any mask;
             - ``heldout_iou``, with ``cv``: the same of what the vectors of all folds draw, each in
               its own fold; NaN where a fold leaves no pixel of the mask to fit;
-            - ``gain``, with ``cv``: ``iou`` less that of the mask turned upside down, for which a
+            - ``gain``, with ``flip``: ``iou`` less that of the mask turned upside down, for which a
               vector of its own is fitted; NaN where more than half of the mask stays in its place;
             - ``loss``: the objective's value, at ``mask_size``, with the intercept that makes it
               least, or with ``append_bias=True`` that which the vectors hold; NaN for an empty
@@ -273,6 +284,8 @@ class SampleTransformer(TransformerMixin, BaseEstimator):
             - ``n_iter``, ``gradient_norm``: of the optimization, the norm as ``tol`` bounds it; NaN
               for ``embeddings`` that were given. These two only for "logistic", "jaccard" and
               "dice".
+        embeddings : ndarray of shape (n_samples, n_features), float32
+            As of ``transform``; only with ``return_embeddings=True``.
 
         Raises
         ------
@@ -283,22 +296,27 @@ class SampleTransformer(TransformerMixin, BaseEstimator):
         Warns
         -----
         UserWarning
-            With ``cv``, if there are rows with an IoU and without a held-out IoU or a gain.
+            If there are rows with an IoU and without a held-out IoU or a gain that was asked for.
         """
         check_is_fitted(self)
         validate_parameter_constraints(
             {
                 "cv": [Interval(Integral, 2, None, closed="left"), None],
+                "flip": ["boolean", None],
                 "bias": [StrOptions(_BIASES)],
+                "return_embeddings": ["boolean"],
             },
-            {"cv": cv, "bias": bias},
+            {"cv": cv, "flip": flip, "bias": bias, "return_embeddings": return_embeddings},
             caller_name="evaluate",
         )
-        evaluation = Evaluation(self._find_bias(bias), cv or 0, flips=cv is not None)
-        return self._evaluate(as_samples(X), embeddings, evaluation)
+        evaluation = Evaluation(
+            self._find_bias(bias), cv or 0, flips=cv is not None if flip is None else flip
+        )
+        frame, vectors = self._evaluate(as_samples(X), embeddings, evaluation)
+        return (frame, vectors) if return_embeddings else frame
 
     def _evaluate(self, samples, embeddings, evaluation):
-        rows = self._finish(samples, embeddings, evaluation)
+        rows, vectors = self._finish(samples, embeddings, evaluation)
         columns = evaluation.columns(self._objective)
         unknown = np.full((len(self.layers_), len(columns)), np.nan)
         facts = np.concatenate([unknown if row is None else row for row in rows])
@@ -310,7 +328,7 @@ class SampleTransformer(TransformerMixin, BaseEstimator):
         frame.insert(0, "layer", self.layers_ * len(samples))
         place = frame.columns.get_loc("foreground_cells") + 1
         frame.insert(place, "failed", ~(frame["iou"] > 0))
-        return frame.set_index(samples.index.repeat(len(self.layers_)))
+        return frame.set_index(samples.index.repeat(len(self.layers_))), vectors
 
     def _find_bias(self, bias):
         """Give the rule by which biases are chosen."""
@@ -347,9 +365,7 @@ class SampleTransformer(TransformerMixin, BaseEstimator):
         ValueError, FileNotFoundError, TypeError, RuntimeError, StoreError
             As ``transform``.
         """
-        check_is_fitted(self)
-        evaluation = Evaluation(self._find_bias("auto"), n_folds=2)
-        return float(self._evaluate(as_samples(X), None, evaluation)["heldout_iou"].mean())
+        return float(self.evaluate(X, cv=2, flip=False)["heldout_iou"].mean())
 
     def project(self, X, embeddings=None, *, layer=None, threshold=0.5, bias="auto"):
         """Project each vector onto its image's activations, which redraws the mask.
@@ -386,7 +402,7 @@ class SampleTransformer(TransformerMixin, BaseEstimator):
             {"bias": [StrOptions(_BIASES)]}, {"bias": bias}, caller_name="project"
         )
         draw = Drawing(self._check_layer(layer), threshold, self._find_bias(bias))
-        return self._finish(as_samples(X), embeddings, draw)
+        return self._finish(as_samples(X), embeddings, draw)[0]
 
     def _check_layer(self, layer):
         if layer is None and len(self.layers_) == 1:
@@ -474,6 +490,7 @@ class SampleTransformer(TransformerMixin, BaseEstimator):
         with ended_by_interrupt(self.n_jobs):
             table = embed_table(other, samples, probed=True, keeps=False)
         report_failures(other, table)
+        warn_missed(other, table)
         return self
 
     def get_feature_names_out(self, input_features=None):

@@ -4,7 +4,8 @@ import sys
 import warnings
 
 # Frames of these stand between a user's line and ours: decorators, searches, pools.
-_PASSED_OVER = {__name__.partition(".")[0], "sklearn", "joblib", "torch", "contextlib"}
+_PASSED_OVER = {__name__.partition(".")[0], "sklearn", "joblib", "torch"}
+_PASSED_OVER |= {"contextlib", "functools"}
 
 
 def warn_user(message, category=UserWarning):

@@ -239,8 +239,8 @@ def test_failures_and_iou(layers):
     ).set_index(["layer", "metric"])["mean"]
     # Rows 0 to 11 are one concept's: 12 of its 30 rows, as in a draw of 20 of 60 on average.
     assert table["noise", "failed_share"] == pytest.approx(12 / 90, abs=0.02)
-    assert table["noise", "mean_iou"] == pytest.approx(0.5 * 78 / 90, abs=0.02)
-    assert table["good", "mean_iou"] == pytest.approx(0.5, abs=0.03)
+    assert table["noise", "iou"] == pytest.approx(0.5 * 78 / 90, abs=0.02)
+    assert table["good", "iou"] == pytest.approx(0.5, abs=0.03)
     assert table["good", "failed_share"] == pytest.approx(1 / 90, abs=0.01)
 
 
@@ -323,15 +323,15 @@ def test_layers_are_ranked_and_compared_within_draws(layers):
         assert by_layer[metric].tolist() == [1.5, 3.0, 1.5]
     # Concepts of two parts each are no better separated than noise.
     assert by_layer["separation"].tolist() == [2.5, 1.0, 2.5]
-    assert by_layer["mean_iou"].tolist() == [2.0, 1.0, 3.0]
+    assert by_layer["iou"].tolist() == [2.0, 1.0, 3.0]
     assert by_layer["failed_share"].tolist() == [2.0] * 3
     assert by_layer["rank_sum"].tolist() == [9.5, 10.0, 10.5]
     assert "n_clusters" not in by_layer
-    assert rank_layers(table, ["mean_iou"])["layer"].tolist() == ["noise", "twin", "good"]
+    assert rank_layers(table, ["iou"])["layer"].tolist() == ["noise", "twin", "good"]
     # The twin has the same values in every draw, so its difference is exactly none.
     columns = ["difference", "difference_low", "difference_high"]
     assert found.loc[("twin", "purity"), columns].tolist() == [0.0] * 3
-    for metric, best in (("purity", "good"), ("mean_iou", "noise")):
+    for metric, best in (("purity", "good"), ("iou", "noise")):
         means = found["mean"].xs(metric, level="metric")
         assert_allclose(found["difference"].xs(metric, level="metric"), means - means[best])
     to_noise = compare_layers(layers, y, reference="noise", **options)
@@ -376,7 +376,7 @@ def test_intervals_hold_the_difference_in_other_samples_of_images():
         )
         found.append(table[table.layer == "other"].set_index("metric"))
     found = pd.concat(found)
-    for metric, widest in (("mean_iou", 1.3), ("precision_at_3", 2.0)):
+    for metric, widest in (("iou", 1.3), ("precision_at_3", 2.0)):
         rows = found.loc[metric]
         truth, spread = rows["difference"].mean(), rows["difference"].std()
         inside = (rows["difference_low"] <= truth) & (truth <= rows["difference_high"])
@@ -530,7 +530,7 @@ def test_cka_of_constant_tiny_and_huge_layers(n_features):
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        (np.full(90, np.inf), r"iou of 'good' holds inf; IoUs lie in \[0, 1\]"),
+        (np.full(90, np.inf), r"iou of 'good' holds inf; it lies in \[0, 1\]"),
         (np.full(90, -0.5), "iou of 'good' holds -0.5"),
         (np.full(90, "high"), "iou of 'good' holds what is no number"),
         (np.ones((90, 2)), r"iou of 'good' has shape \(90, 2\)"),

@@ -343,3 +343,42 @@ def test_workers_measure_the_same():
         LoCETransformer(MODEL, "out", n_jobs=n, **HOW).fit(X).evaluate(X, cv=2) for n in (None, 2)
     ]
     pd.testing.assert_frame_equal(*frames)
+
+
+# Failures in fit_transform
+
+
+@pytest.mark.parametrize("method", ["fit_transform", "transform", "precompute"])
+def test_more_than_half_of_the_rows_fail(method):
+    X = draw_samples(5)
+    blank = [np.zeros_like(image) if i < 3 else image for i, image in enumerate(X["image"])]
+    X["image"] = blank  # black images activate nothing, and a projection of 0.5 draws nothing
+    how = HOW | {"objective": "net2vec", "memory": None}
+    loce = LoCETransformer(TorchModel(Colors().eval()), ["pool", "out"], **how).fit(X)
+    arguments = [["pool", "out"]] if method == "precompute" else []
+    with pytest.warns(
+        UserWarning, match=r"failed, 3 of 5 at 'pool', 3 of 5 at 'out': they draw no"
+    ):
+        getattr(loce, method)(X, *arguments)
+    vectors = loce.transform(X)  # from the store, where nobody knows any more
+    failed = loce.evaluate(X, vectors)["failed"].to_numpy().reshape(5, 2)
+    np.testing.assert_array_equal(failed, np.repeat([[True], [False]], [3, 2], axis=0).repeat(2, 1))
+    loce.set_params(memory=False).fit_transform(X[1:])  # two of four are no more than half
+
+
+def test_rows_fail_by_the_bias_that_evaluate_draws_with():
+    X = draw_samples(3)
+    X["mask"] = [np.ones(SIZE, bool)] * 3  # whose logistic LoCE is zero, with the bias 0
+    loce = LoCETransformer(MODEL, "out", **HOW)
+    assert not loce.fit(X).evaluate(X, loce.fit_transform(X))["failed"].any()
+    with pytest.warns(UserWarning, match="3 of 3 at 'out'"):
+        vectors = loce.set_params(append_bias=True).fit_transform(X)
+    assert loce.evaluate(X, vectors)["failed"].all()
+
+
+@pytest.mark.slow
+def test_workers_know_which_rows_failed():
+    X = draw_samples(2).assign(image=[np.zeros((*SIZE, 3), np.uint8)] * 2)
+    loce = LoCETransformer(MODEL, "out", objective="mse", n_jobs=2, **HOW)
+    with pytest.warns(UserWarning, match="2 of 2 at 'out'"):
+        loce.fit_transform(X)

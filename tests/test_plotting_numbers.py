@@ -239,6 +239,8 @@ def test_layers_of_a_search(rows):
     ("metric", "label"),
     [
         ("mean_iou", "mean IoU"),
+        ("heldout_iou", "held-out IoU"),
+        ("iou_gain", "IoU gain"),
         ("r_precision", "R-precision"),
         ("precision_at_10", "precision at 10"),
         ("previous", "previous"),

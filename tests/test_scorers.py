@@ -67,8 +67,12 @@ EXPECTED_OF_CLUSTERS = {
 }
 
 
+# Tested in test_layer_comparison.py, as they need a network.
+OF_EVALUATIONS = ["heldout_iou", "iou", "iou_gain"]
+
+
 def test_every_scorer_is_listed_and_tested():
-    assert get_scorer_names() == sorted([*EXPECTED, *EXPECTED_OF_CLUSTERS])
+    assert get_scorer_names() == sorted([*EXPECTED, *EXPECTED_OF_CLUSTERS, *OF_EVALUATIONS])
 
 
 @pytest.mark.parametrize("name", EXPECTED)
@@ -109,7 +113,7 @@ def test_cluster_scorers_judge_predictions(name, last, planted):
     assert get_scorer(name)(pipeline, X, y) == expected(y, pipeline.predict(X))
 
 
-@pytest.mark.parametrize("name", get_scorer_names())
+@pytest.mark.parametrize("name", [*EXPECTED, *EXPECTED_OF_CLUSTERS])
 def test_scorers_pickle_and_say_what_they_do(name, planted):
     X, y, _ = planted
     pipeline = make_pipeline(PCA(2), KMeans(3, random_state=0)).fit(X)
@@ -293,8 +297,9 @@ def test_requests_that_can_not_be_met_are_refused():
         pytest.raises(ValueError, match=r"separation.* takes no groups"),
     ):
         get_scorer("separation").set_score_request(groups=True)
-    with pytest.raises(ValueError, match=r"purity.* takes no groups"):
-        get_scorer("purity")(KMeans(2).fit(np.eye(2)), np.eye(2), [0, 1], groups=[0, 1])
+    for scorer in (get_scorer("purity"), get_scorer(["purity", "neg_n_clusters"])):
+        with pytest.raises(ValueError, match=r"purity.* takes no groups"):
+            scorer(KMeans(2).fit(np.eye(2)), np.eye(2), [0, 1], groups=[0, 1])
 
 
 def test_a_window_of_frames_reaches_every_fold():

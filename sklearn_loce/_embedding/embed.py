@@ -12,6 +12,7 @@ from tqdm.auto import tqdm
 from .._network.handle import as_module, resolve_device
 from .._samples.table import read_sample_mask, row_name
 from .._solvers.adamw import Recorder
+from .._solvers.project import project
 from .._solvers.solution import Solution
 from .._store.keys import sample_digests
 from .._warnings import warn_user
@@ -44,6 +45,9 @@ class Sample:
         What ``finish`` asked to be solved besides, by number of the layer.
     value : object
         What ``finish`` gave.
+    missed : dict of {int: bool}
+        Whether the new vectors draw nothing on the mask, by number of the layer. Without
+        ``finish``, and unless the bias is chosen by the mask, which always draws something.
     is_random : bool
         Whether the preprocessing drew random numbers.
     """
@@ -55,6 +59,7 @@ class Sample:
     solutions: dict = field(default_factory=dict)
     controls: dict = field(default_factory=dict)
     value: object = None
+    missed: dict = field(default_factory=dict)
     is_random: bool = False
 
 
@@ -294,7 +299,7 @@ def _embed_rows(loce, task, parts, recorder):
     if hasattr(task.finish, "controls"):
         samples = _solve_controls(loce, task, samples, recorder)
     return outcomes + [
-        _finish(loce, task, sample, bool((target > 0).any()), solutions)
+        _finish(loce, task, sample, target, solutions)
         for sample, target, solutions in zip(samples, targets, solved, strict=True)
     ]
 
@@ -367,24 +372,35 @@ def _solve_in_memory(solve, grids, targets, weights=None, *, stack):
     return solutions
 
 
-def _finish(loce, task, sample, has_foreground, solutions):
+def _finish(loce, task, sample, target, solutions):
     name, i = row_name(task.samples, sample.position), sample.position
-    failure = None
+    has_foreground, failure = bool((target > 0).any()), None
     if not has_foreground and solutions and loce.on_empty == "raise":
         failure = f"the mask of {name} {explain_empty(loce)}"
     elif has_foreground and not all(np.isfinite(s.vectors).all() for s in solutions.values()):
         failure = f"the LoCE of {name} did not stay finite; {loce._objective.advice}"
     if failure is not None:
         return Failure(i, name, ValueError(failure))
-    value = None
-    if task.finish is not None:
+    value, missed = None, {}
+    if task.finish is None and loce._find_bias("auto") != "best":
+        missed = {k: _misses(loce, sample, target, k, s) for k, s in solutions.items()}
+    elif task.finish is not None:
         known = {k: solution[i] for k, solution in enumerate(task.known)}
         try:
             value = task.finish(loce, sample, {**known, **solutions})
         except Exception as error:
             return Failure(i, name, error)
     is_random = sample.activations.view.random
-    return Sample(i, solutions=solutions, value=value, is_random=is_random)
+    return Sample(i, solutions=solutions, value=value, missed=missed, is_random=is_random)
+
+
+def _misses(loce, sample, target, k, solution):
+    """Say whether no pixel that a vector draws lies on the mask; so it is for a vector of NaN."""
+    grid = sample.activations.grids[loce.layers_[k]]
+    vector = torch.from_numpy(solution.vectors[None]).to(grid)
+    bias = torch.tensor([solution.intercept]).to(grid) if loce._appends_bias() else None
+    drawn = project(grid.detach()[None], vector, target.shape, bias)[0].cpu().numpy() > 0.5
+    return not (drawn & (target > 0)).any()
 
 
 def explain_empty(loce):

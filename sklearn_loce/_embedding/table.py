@@ -59,12 +59,15 @@ class Table:
         What ``finish`` gave, by row.
     failures : dict of {int: Failure}
         By row.
+    missed : list of dict of {int: bool}
+        As of Sample, of the rows that were optimized now.
     """
 
     samples: pd.DataFrame
     solutions: list
     finished: dict = field(default_factory=dict)
     failures: dict = field(default_factory=dict)
+    missed: list = field(default_factory=list)
 
     def enter(self, loce, outcomes):
         """Enter what came of some rows."""
@@ -73,6 +76,7 @@ class Table:
                 self.failures[outcome.position] = outcome
             else:
                 self.finished[outcome.position] = outcome.value
+                self.missed.append(outcome.missed)
                 self.put(loce, outcome.position, outcome.solutions)
 
     def put(self, loce, i, solutions):
@@ -272,3 +276,19 @@ def report_failures(loce, table):
         frame,
         table.matrix(loce._appends_bias()),
     ) from next(iter(failures.values())).error
+
+
+def warn_missed(loce, table):
+    """Warn of layers at which more than half of the vectors that are new draw nothing on masks."""
+    missed = [[row[k] for row in table.missed if k in row] for k in range(len(loce.layers_))]
+    parts = [
+        f"{sum(own)} of {len(own)} at {layer!r}"
+        for layer, own in zip(loce.layers_, missed, strict=True)
+        if 2 * sum(own) > len(own)
+    ]
+    if parts:
+        warn_user(
+            f"More than half of the LoCEs failed, {', '.join(parts)}: they draw nothing on their "
+            "masks. Use objective='logistic' with append_bias=False, which draws with the bias "
+            "that redraws a mask best, or raise max_iter; see the column failed of evaluate."
+        )

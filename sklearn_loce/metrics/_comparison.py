@@ -1,4 +1,4 @@
-"""Layers and models side by side, on the rows that all of them have."""
+"""Layers and models side by side, on the same rows."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -6,19 +6,22 @@ from numbers import Integral, Real
 
 import numpy as np
 import pandas as pd
-from sklearn.utils import check_array, check_random_state
+from sklearn.utils import check_consistent_length, check_random_state
 from sklearn.utils._param_validation import HasMethods, Interval, validate_params
 from tqdm.auto import tqdm
 
 from .._distances import RowDistances
-from .._validation import average_concepts, check_indexes, encode_concepts
+from .._validation import average_concepts
 from .._warnings import warn_user
 from . import _exclusion
 from ._clusters import fit_clusters, purity_score
-from ._exclusion import Exclusion, read_exclusion
+from ._exclusion import Exclusion
+from ._layers import evaluate_layers, name_members, name_space, read_column
 from ._retrieval import average_queries, judge_queries, share_relevant
+from ._rows import OF_PROJECTIONS, align
 from ._scorers import finite_separation, n_clusters
 
+_OF_SPACES = ("separation", "purity", "n_clusters")
 # Metrics of which less is better.
 _LESS_IS_BETTER = ("n_clusters", "failed_share")
 # Standard errors on either side of a mean that make an interval of 95 %.
@@ -27,9 +30,13 @@ _INTERVAL = 1.96
 
 @validate_params(
     {
-        "layers": [dict],
-        "y": ["array-like"],
+        "spaces": [dict, HasMethods(["evaluate", "get_feature_names_out", "set_params"])],
+        "X": "no_validation",
+        "y": ["array-like", str, None],
+        "layers": [list, tuple, None],
+        "metrics": ["array-like", None],
         **_exclusion.PARAMETERS,
+        "groups": ["array-like", str, None],
         "iou": [dict, None],
         "clusterer": [HasMethods("fit_predict"), None],
         "k": [Interval(Integral, 1, None, closed="left")],
@@ -45,9 +52,12 @@ _INTERVAL = 1.96
     prefer_skip_nested_validation=True,
 )
 def compare_layers(
-    layers,
-    y,
+    spaces,
+    X,
+    y=None,
     *,
+    layers=None,
+    metrics=None,
     groups=None,
     exclude=None,
     iou=None,
@@ -59,28 +69,40 @@ def compare_layers(
     random_state=None,
     verbose=0,
 ):
-    """Compare embeddings of the same rows from several layers or models.
+    """Compare layers of a network, or embeddings of the same rows from several models.
 
     Each repeat draws rows of every concept, the same rows for every layer, and measures each layer
     on them.
 
     Parameters
     ----------
-    layers : dict of str to array-like of shape (n_samples, n_features)
-        Embeddings by layer or model. A row that is not finite is a failed one.
-    y : array-like of shape (n_samples,)
-        Concept of each row. Where y is a Series and every layer a DataFrame, rows are matched by
-        index, and only those that all layers have are used; else by position, and indexes that
-        are there must agree.
-    groups : array-like of shape (n_samples,) or (n_samples, n_columns), default=None
-        Image or video sequence of each row. Draws then take whole groups one after the other, so
-        that their standard deviation is that between images, not between rows of one image; and
-        precision leaves rows of the query's own group out of its ranking.
+    spaces : estimator, or dict of str to array-like of shape (n_samples, n_features)
+        LoCETransformer or MaskedMeanTransformer, fitted or not, of which a clone is fitted with all
+        `layers`, so that each image passes once; or embeddings by layer or model. A row that is
+        not finite is a failed one.
+    X : DataFrame, or array-like of shape (n_samples,)
+        The table of samples. Embeddings need none: ``compare_layers(spaces, y)``.
+    y : array-like of shape (n_samples,) or str, default=None
+        Concept of each row, or the column of X that has them; None means "concept". Where y is a
+        Series and all embeddings are DataFrames, rows are matched by index, and only those that all
+        layers have are used; else by position, and indexes that are there must agree.
+    layers : list of str, Joined or lists of these, default=None
+        Two or more layers of an estimator. A list among them is one space, in which the vectors of
+        its layers lie side by side; it has their mean IoU.
+    metrics : array-like of str, default=None
+        What to measure, of the metrics below; None means all. Without "heldout_iou" and "iou_gain",
+        an estimator optimizes one vector per row and layer, with them four.
+    groups : array-like of shape (n_samples,) or (n_samples, n_columns), or str, default=None
+        Image or video sequence of each row, or the column of X that has them. Draws then take
+        whole groups one after the other, so that their standard deviation is that between images,
+        not between rows of one image; and precision leaves rows of the query's own group out of its
+        ranking.
     exclude : float or callable, default=None
         Which rows are left out of a query's ranking, instead of those of its group, as in
         :func:`precision_at_k`: with frame numbers as `groups`, a window. Draws take whole frames.
-    iou : dict of str to array-like of shape (n_samples,), default=None
-        IoU of each row's projection by layer, in [0, 1], matched as the rows are. NaN counts as 0.
+    iou : dict of str to array-like of shape (n_samples,) or DataFrame, default=None
+        With embeddings: IoU of each row's projection by layer, in [0, 1], matched as the rows are;
+        or what ``evaluate`` gives, whose columns `iou`, `heldout_iou` and `gain` are used.
     clusterer : clusterer, default=None
         Unfitted, with `fit_predict`; clones are fitted on each draw, and on its concepts only
         where the clusterer's tags say that it requires y. None means ``ConceptAgglomerative()``,
@@ -113,17 +135,27 @@ def compare_layers(
         - "precision_at_k", with the number for k: :func:`precision_at_k` over the queries that have
           k rows of their concept to find. A concept without such queries in a draw is left out,
           with a warning; NaN where every concept is;
-        - "failed_share": share of rows that are not finite or, where `iou` is given, have IoU 0;
-        - "mean_iou": where `iou` is given.
+        - "failed_share": share of rows that are not finite or, where IoUs are known, have IoU 0;
+        - "iou", "heldout_iou", "iou_gain": means of ``evaluate(X, cv=2)``, where they are known.
+          An IoU of NaN counts as 0. Rows without a held-out IoU or a gain in some layer are left
+          out in all layers, with a warning; a layer without any has NaN.
 
-        The first four are measured on rows that are finite in every layer, the last two on draws
+        The first four are measured on rows that are finite in every layer, the others on draws
         from all rows. Fewer clusters and failed rows are better.
 
     Raises
     ------
     ValueError
         If lengths or indexes differ, layers share no rows, an IoU is out of range, fewer than two
-        concepts are left, a concept has fewer than two rows, or `reference` is no layer.
+        concepts are left, a concept has fewer than two rows, `reference` is no layer, a metric is
+        unknown, X lacks a column, or an estimator gets fewer than two layers, or `iou`.
+    FileNotFoundError, TypeError, RuntimeError, StoreError
+        As ``evaluate`` of the estimator. With ``on_error="nan"``, rows that fail are counted.
+
+    Warns
+    -----
+    UserWarning
+        If a concept or rows are left out.
 
     See Also
     --------
@@ -155,21 +187,47 @@ def compare_layers(
     petals    0.71
     sepals    0.65
     Name: precision_at_10, dtype: float64
+
+    Layers of a network:
+
+    >>> from sklearn_loce import LoCETransformer, TorchModel
+    >>> from sklearn_loce.datasets import load_scene_model, make_scenes
+    >>> from sklearn_loce.metrics import rank_layers
+    >>> loce = LoCETransformer(TorchModel(load_scene_model), "features.1")
+    >>> table = compare_layers(
+    ...     loce,
+    ...     make_scenes(8, random_state=0).data,
+    ...     layers=["features.1", "features.5"],
+    ...     metrics=["heldout_iou", "separation"],
+    ...     groups="image_id",
+    ...     n_repeats=5,
+    ...     random_state=0,
+    ... )
+    >>> rank_layers(table)["layer"].tolist()
+    ['features.5', 'features.1']
     """
-    rows = align_rows(layers, y, groups, exclude, iou)
-    if reference is not None and reference not in rows.layers:
-        raise ValueError(f"reference={reference!r} is no layer; choose from {list(rows.layers)}.")
+    known = [*_OF_SPACES, f"precision_at_{k}", "failed_share", *OF_PROJECTIONS]
+    wanted = _check_metrics(metrics, known)
+    members = name_members(spaces, layers)
+    reference = None if reference is None else name_space(reference)
+    if reference not in [None, *members]:
+        raise ValueError(f"reference={reference!r} is no layer; choose from {list(members)}.")
+    rows = _read_rows(spaces, X, y, members, groups, exclude, iou, wanted)
+    known = [name for name in known if name not in OF_PROJECTIONS or name in rows.projections]
+    wanted = _check_metrics(metrics, known)
+    for name in wanted.intersection(rows.projections):
+        rows.projections[name] = _share_rows(rows.projections[name], name)
     clusterer = _default_clusterer() if clusterer is None else clusterer
     seeds = check_random_state(random_state).randint(np.iinfo(np.int32).max, size=n_repeats)
     records, short = [], np.zeros(len(rows.concepts), dtype=int)
     with tqdm(total=len(seeds) * len(rows.layers), unit="layer", disable=not verbose) as bar:
         for repeat, seed in enumerate(seeds):
             measured, counted = _draw_twice(rows, rows_per_concept, seed)
-            short += measured.most_to_find < k
+            short += (measured.most_to_find < k) & (f"precision_at_{k}" in wanted)
             for name in rows.layers:
-                values = _measure(rows, name, measured, clusterer, k)
-                failures = _measure_failures(rows, name, counted.rows)
-                for draw, found in ((measured, values), (counted, failures)):
+                values = _measure_space(rows, name, measured, clusterer, k, wanted)
+                means = _measure_projections(rows, name, counted.rows, wanted)
+                for draw, found in ((measured, values), (counted, means)):
                     common = (repeat, len(draw.rows), draw.scale)
                     records += [(name, metric, value, *common) for metric, value in found.items()]
                 bar.update()
@@ -235,22 +293,6 @@ def rank_layers(table, metrics=None):
 
 
 @dataclass
-class _Rows:
-    """Rows that all layers have, in one order."""
-
-    layers: dict
-    concepts: np.ndarray
-    codes: np.ndarray
-    exclusion: Exclusion
-    iou: dict | None
-
-    @property
-    def finite(self):
-        """Whether each row is finite in every layer: (n_rows,)."""
-        return np.all([np.isfinite(X).all(axis=1) for X in self.layers.values()], axis=0)
-
-
-@dataclass
 class _Draw:
     """Rows that were drawn, and which of them queries leave out."""
 
@@ -268,79 +310,6 @@ class _Draw:
     def most_to_find(self):
         """Most rows that a query of each concept can find: (n_concepts,)."""
         return pd.Series(self.n_relevant).groupby(self.codes).max().to_numpy()
-
-
-def align_rows(layers, y, groups=None, exclude=None, iou=None):
-    """Match the rows of all layers, by index where all have one, else by position."""
-    check_layers(layers)
-    if iou is not None and set(iou) != set(layers):
-        raise ValueError(f"iou has the layers {list(iou)}, embeddings have {list(layers)}.")
-    iou_tables = {f"iou of {name!r}": values for name, values in (iou or {}).items()}
-    index = _common_index(layers, y, {"groups": groups, **iou_tables})
-    concepts, codes = encode_concepts(_pick(y, "y", y, index))
-    if groups is not None:
-        groups = _pick(groups, "groups", y, index)
-    exclusion = read_exclusion(len(codes), groups, exclude)
-    matrices = {name: _matrix(_pick(X, name, y, index), name) for name, X in layers.items()}
-    if iou is not None:
-        iou = {name: _read_iou(iou[name], f"iou of {name!r}", y, index) for name in iou}
-    return _Rows(matrices, concepts, codes, exclusion, iou)
-
-
-def check_layers(layers):
-    if not layers:
-        raise ValueError("layers is empty; pass embeddings by name, as in {'features.9': X}.")
-
-
-def _common_index(layers, y, others):
-    """Labels of the rows that y and all layers have, or None where positions count."""
-    tables = [y, *layers.values()]
-    if not all(isinstance(table, pd.Series | pd.DataFrame) for table in tables):
-        check_indexes({"y": y, **layers, **others})
-        return None
-    index = y.index
-    for table in tables:
-        if not table.index.is_unique:
-            raise ValueError("Rows are matched by index, and an index repeats; call reset_index.")
-        index = index.intersection(table.index, sort=False)
-    if index.empty:
-        raise ValueError("The layers share no row: their indexes have nothing in common.")
-    return index
-
-
-def _pick(values, name, y, index):
-    """Take the common rows of what is matched by index, or by position with y."""
-    if index is not None and isinstance(values, pd.Series | pd.DataFrame):
-        if (absent := index.difference(values.index)).size:
-            raise ValueError(f"{name} has no row {absent[0]!r} ({absent.size} in all are absent).")
-        if not values.index.is_unique:
-            raise ValueError(f"The index of {name} repeats; rows can't be matched by it.")
-        return values.loc[index].to_numpy()
-    if len(values) != len(y):
-        raise ValueError(
-            f"{name} has {len(values)} rows and y has {len(y)}: inconsistent numbers of samples. "
-            "To match rows by index, pass y as a Series and every layer as a DataFrame."
-        )
-    return values if index is None else np.asarray(values)[y.index.get_indexer(index)]
-
-
-def _read_iou(values, name, y, index):
-    """Read one layer's IoUs; NaN is a failed projection."""
-    values = _pick(values, name, y, index)
-    try:
-        iou = np.asarray(values, dtype=np.float64)
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"{name} holds what is no number: {values!r}.") from error
-    if iou.ndim != 1:
-        raise ValueError(f"{name} has shape {iou.shape}; pass one IoU per row: (n_samples,).")
-    if (bad := iou[(iou < 0) | (iou > 1)]).size:
-        raise ValueError(f"{name} holds {bad[0]}; IoUs lie in [0, 1], and NaN counts as 0.")
-    return np.nan_to_num(iou)
-
-
-def _matrix(X, name):
-    """Read one layer's embeddings; failed rows may hold NaN."""
-    return check_array(X, dtype=np.float64, ensure_all_finite=False, input_name=name)
 
 
 def _draw_twice(rows, rows_per_concept, seed):
@@ -397,16 +366,56 @@ def _default_clusterer():
     return ConceptAgglomerative()
 
 
-def _measure(rows, name, draw, clusterer, k):
-    """Measure one layer on one draw."""
+def _read_rows(spaces, X, y, members, groups, exclude, iou, wanted):
+    """Match the rows of all layers, which an estimator evaluates first."""
+    if y is None and isinstance(spaces, dict) and not isinstance(X, pd.DataFrame):
+        X, y = None, X
+    y = read_column(X, "concept" if y is None else y, "y")
+    groups = read_column(X, groups, "groups")
+    if not isinstance(spaces, dict):
+        # Before all images pass, which may take hours.
+        check_consistent_length(X, y, groups)
+        spaces, iou = evaluate_layers(spaces, X, members, iou, wanted)
+    return align(spaces, y, groups, exclude, iou)
+
+
+def _check_metrics(metrics, known):
+    """Give the metrics that are asked for, all that are known without `metrics`."""
+    wanted = set(known if metrics is None else metrics)
+    if unknown := sorted(wanted.difference(known)):
+        raise ValueError(
+            f"metrics holds {unknown[0]!r}; choose from {known}. Precision has k in its name, and "
+            "IoUs are known of an estimator, or from iou."
+        )
+    return wanted
+
+
+def _share_rows(values, metric):
+    """Leave out, in all layers, rows that lack a value in a layer that has others."""
+    lacking = {name: np.isnan(own) for name, own in values.items()}
+    some = [own for own in lacking.values() if not own.all()]
+    left_out = np.any(some, axis=0) if some else np.zeros(0, dtype=bool)
+    if any(own.any() for own in lacking.values()):
+        counts = [f"{name!r} ({own.sum()})" for name, own in lacking.items() if own.any()]
+        warn_user(
+            f"{metric} leaves out {left_out.sum()} of {len(next(iter(values.values())))} rows; "
+            f"those without one, by layer: {', '.join(counts)}."
+        )
+    return {name: np.where(left_out, np.nan, own) if some else own for name, own in values.items()}
+
+
+def _measure_space(rows, name, draw, clusterer, k, wanted):
+    """Measure one layer's embeddings on one draw."""
     X, codes = rows.layers[name][draw.rows], draw.codes
-    labels = fit_clusters(clusterer, X, codes)
-    return {
-        "separation": finite_separation(X, codes),
-        "purity": purity_score(codes, labels),
-        "n_clusters": n_clusters(codes, labels),
-        f"precision_at_{k}": _measure_precision(X, draw, k),
+    clusters = wanted & {"purity", "n_clusters"}
+    labels = fit_clusters(clusterer, X, codes) if clusters else None
+    measures = {
+        "separation": lambda: finite_separation(X, codes),
+        "purity": lambda: purity_score(codes, labels),
+        "n_clusters": lambda: n_clusters(codes, labels),
+        f"precision_at_{k}": lambda: _measure_precision(X, draw, k),
     }
+    return {metric: measure() for metric, measure in measures.items() if metric in wanted}
 
 
 def _measure_precision(X, draw, k):
@@ -419,13 +428,15 @@ def _measure_precision(X, draw, k):
     return average_concepts(average_queries(values, draw.codes, draw.codes.max() + 1), "macro")
 
 
-def _measure_failures(rows, name, drawn):
-    """Count one layer's failed rows in one draw."""
+def _measure_projections(rows, name, drawn, wanted):
+    """Count one layer's failed rows in one draw, and average what is known of its projections."""
     failed = ~np.isfinite(rows.layers[name][drawn]).all(axis=1)
-    if rows.iou is None:
-        return {"failed_share": failed.mean()}
-    iou = rows.iou[name][drawn]
-    return {"failed_share": (failed | (iou == 0)).mean(), "mean_iou": iou.mean()}
+    values = {metric: own[name][drawn] for metric, own in rows.projections.items()}
+    if "iou" in values:
+        failed |= values["iou"] == 0
+    found = {"failed_share": failed.mean()}
+    found |= {metric: pd.Series(own).mean() for metric, own in values.items()}
+    return {metric: value for metric, value in found.items() if metric in wanted}
 
 
 _RECORD = ["layer", "metric", "value", "repeat", "n_rows", "scale"]

@@ -84,15 +84,16 @@ class _GroupsRouter:
 
 
 class ConceptScorer(_GroupsRouter):
-    """Score a fitted estimator by its embeddings or by its clusters.
+    """Score a fitted estimator by its embeddings, its clusters, or the masks they redraw.
 
-    Built by :func:`make_embedding_scorer` and :func:`make_cluster_scorer`.
+    Built by :func:`make_embedding_scorer`, :func:`make_cluster_scorer` and :func:`get_scorer`.
 
     Parameters
     ----------
     score_func : callable
-        ``score_func(embeddings, y, **kwargs)``, or ``score_func(y, labels, **kwargs)``.
-    response : {"embeddings", "clusters"}
+        ``score_func(embeddings, y, **kwargs)``, ``score_func(y, labels, **kwargs)``, or
+        ``score_func(evaluation, **kwargs)`` of what ``evaluate`` gives.
+    response : {"embeddings", "clusters", "evaluation"}
         What `score_func` judges.
     sign : {1, -1}
         -1 where a low score is a good one.
@@ -127,8 +128,8 @@ class ConceptScorer(_GroupsRouter):
             Fitted transformer, clusterer, mixture or Pipeline.
         X : array-like or DataFrame of shape (n_samples, n_features)
             Rows as the estimator takes them.
-        y : array-like of shape (n_samples,)
-            Concepts.
+        y : array-like of shape (n_samples,), default=None
+            Concepts; an evaluation needs none.
         groups : array-like of shape (n_samples,) or (n_samples, n_columns), default=None
             As `score_func` takes them, such as :func:`precision_at_k`.
 
@@ -139,10 +140,17 @@ class ConceptScorer(_GroupsRouter):
         """
         if groups is not None:
             self._check_takes_groups()
-        return self._judge(Responses(estimator, X), y, groups)
+        return self._judge(Responses(estimator, X, self._columns), y, groups)
+
+    @property
+    def _columns(self):
+        """Columns that an evaluation has to have."""
+        return {self.kwargs["column"]} if self.response == "evaluation" else set()
 
     def _judge(self, responses, y, groups=None):
         """Score responses that other scorers may share."""
+        if self.response == "evaluation":
+            return self.sign * float(self.score_func(responses.evaluation, **self.kwargs))
         if y is None:
             raise ValueError(
                 f"{self!r} compares with concepts, and y is None; pass them, as in fit(X, y)."
@@ -161,10 +169,10 @@ class ConceptScorer(_GroupsRouter):
 
 
 class MultiConceptScorer(_GroupsRouter):
-    """Score a fitted estimator by several scorers that share one transform.
+    """Score a fitted estimator by several scorers that share one transform and one `evaluate`.
 
-    scikit-learn's own ``scoring={...}`` runs `transform` once per scorer, which is what costs the
-    time where embeddings come from a network. Built by :func:`get_scorer` from a list of names.
+    scikit-learn's own ``scoring={...}`` runs these once per scorer, which is what costs the time
+    where embeddings come from a network. Built by :func:`get_scorer` from a list of names.
 
     Parameters
     ----------
@@ -197,8 +205,8 @@ class MultiConceptScorer(_GroupsRouter):
             Fitted transformer, clusterer, mixture or Pipeline.
         X : array-like or DataFrame of shape (n_samples, n_features)
             Rows as the estimator takes them.
-        y : array-like of shape (n_samples,)
-            Concepts.
+        y : array-like of shape (n_samples,), default=None
+            Concepts; scorers of an evaluation need none.
         groups : array-like of shape (n_samples,) or (n_samples, n_columns), default=None
             For the scorers whose measures take them.
 
@@ -206,23 +214,48 @@ class MultiConceptScorer(_GroupsRouter):
         -------
         dict of str to float
             Higher is better.
+
+        Raises
+        ------
+        ValueError
+            If there are groups, and no measure takes them.
         """
-        responses = Responses(estimator, X)
-        return {name: scorer._judge(responses, y, groups) for name, scorer in self.scorers.items()}
+        if groups is not None:
+            self._check_takes_groups()
+        columns = set().union(*(scorer._columns for scorer in self.scorers.values()))
+        responses = Responses(estimator, X, columns)
+        # Evaluations come last, as they take the vectors that others have asked for.
+        names = sorted(self.scorers, key=lambda name: self.scorers[name].response == "evaluation")
+        scores = {name: self.scorers[name]._judge(responses, y, groups) for name in names}
+        return {name: scores[name] for name in self.scorers}
 
     def __repr__(self):
         return f"MultiConceptScorer({list(self.scorers)})"
 
 
+def evaluate_columns(estimator, columns, *args, **kwargs):
+    """Call `evaluate` so that it measures these columns, and nothing else that takes time."""
+    how = {"cv": 2 if "heldout_iou" in columns else None, "flip": "gain" in columns}
+    return estimator.evaluate(*args, **how, **kwargs)
+
+
+def has_evaluation(estimator):
+    """Say whether an estimator makes vectors that it can draw; segmenters evaluate no vectors."""
+    return hasattr(estimator, "evaluate") and hasattr(estimator, "transform")
+
+
 class Responses:
     """What an estimator makes of X, each computed once and when first asked for."""
 
-    def __init__(self, estimator, X):
+    _vectors = None  # of the first step, where they have been computed
+
+    def __init__(self, estimator, X, columns=frozenset()):
         # A search is what it found best; its own transform may be that of a clusterer.
         while hasattr(estimator, "best_estimator_"):
             estimator = estimator.best_estimator_
         self.estimator = estimator
         self.X = X
+        self.columns = columns
 
     @cached_property
     def _steps(self):
@@ -240,13 +273,37 @@ class Responses:
         """Rows as a clusterer or mixture gets them."""
         before, last = self._steps
         if before is not None:
-            return before.transform(self.X)
+            return self._transform(before)
         if hasattr(last, "predict"):
             return self.X
         raise TypeError(
             f"{type(self.estimator).__name__} has no transform, so there are no embeddings to "
             "score; put it behind a transformer in a Pipeline, or choose a scorer of clusters."
         )
+
+    def _transform(self, before):
+        """Transform the rows; keep what comes out of the first step, if that can be evaluated."""
+        if not has_evaluation(self._first):
+            return before.transform(self.X)
+        self._vectors = self._first.transform(self.X)
+        rest = getattr(before, "steps", ())[1:]
+        return before[1:].transform(self._vectors) if rest else self._vectors
+
+    @property
+    def _first(self):
+        """What takes the table of samples."""
+        return self.estimator[0] if hasattr(self.estimator, "steps") else self.estimator
+
+    @cached_property
+    def evaluation(self):
+        """Which masks the first step's vectors redraw, a table of rows and layers."""
+        if not has_evaluation(self._first):
+            raise TypeError(
+                f"{type(self._first).__name__} has no evaluate of vectors, so there is no IoU to "
+                "score; pass a LoCETransformer or MaskedMeanTransformer, or a Pipeline that begins "
+                "with one."
+            )
+        return evaluate_columns(self._first, self.columns, self.X, self._vectors)
 
     @cached_property
     def clusters(self):
@@ -346,7 +403,16 @@ def n_clusters(y, labels):
     return np.setdiff1d(labels, [NOISE]).size
 
 
+def mean_of(evaluation, *, column):
+    """Average a column of what `evaluate` gives over samples and layers; NaN is left out."""
+    return evaluation[column].mean()
+
+
 _SCORERS = {
+    **{
+        name: ConceptScorer(mean_of, "evaluation", 1, {"column": column})
+        for name, column in (("iou", "iou"), ("heldout_iou", "heldout_iou"), ("iou_gain", "gain"))
+    },
     "separation": make_embedding_scorer(finite_separation),
     "robust_separation": make_embedding_scorer(finite_separation, quantile=0.05),
     "silhouette": make_embedding_scorer(silhouette),
@@ -380,7 +446,7 @@ def get_scorer_names():
 
 
 def get_scorer(scoring):
-    """Get a scorer by name, or several that share one transform.
+    """Get a scorer by name, or several that share one transform and one `evaluate`.
 
     Parameters
     ----------
@@ -389,7 +455,9 @@ def get_scorer(scoring):
         embeddings ("separation", "robust_separation", "silhouette", "r_precision",
         "precision_at_*", "mean_average_precision_at_*") take a transformer or a Pipeline; scorers
         of clusters ("purity", "penalized_purity", "neg_n_clusters") take a clusterer or mixture
-        with `predict`, or a Pipeline that ends in one.
+        with `predict`, or a Pipeline that ends in one. "heldout_iou", "iou_gain" and "iou" take a
+        LoCETransformer or MaskedMeanTransformer, or a Pipeline that begins with one, and no y: they
+        are means of columns of its ``evaluate(X, cv=2)``, where NaN is left out.
 
     Returns
     -------
@@ -401,6 +469,10 @@ def get_scorer(scoring):
     ------
     ValueError
         If a name is unknown, or there is none.
+
+    See Also
+    --------
+    sklearn_loce.LoCETransformer.evaluate : What held-out IoU and gain are.
 
     Examples
     --------

@@ -8,7 +8,7 @@ from sklearn.utils import check_array, check_consistent_length
 from sklearn.utils._param_validation import validate_params
 
 from .._validation import check_indexes
-from ._comparison import align_rows, check_layers
+from ._rows import align, check_layers
 
 
 def linear_cka(X, Y):
@@ -109,11 +109,11 @@ def compare_similarity(layers):
     if len(layers) < 2:
         raise ValueError(f"layers holds {list(layers)}; pass at least two to compare.")
     if all(isinstance(X, pd.DataFrame) for X in layers.values()):
-        rows = align_rows(layers, pd.Series("", index=first.index))
+        rows = align(layers, pd.Series("", index=first.index))
     else:
         check_consistent_length(*layers.values())
         check_indexes(layers)
-        rows = align_rows({name: np.asarray(X) for name, X in layers.items()}, [""] * len(first))
+        rows = align({name: np.asarray(X) for name, X in layers.items()}, [""] * len(first))
     finite = {name: X[rows.finite] for name, X in rows.layers.items()}
     if rows.finite.sum() < 2:
         raise ValueError(

@@ -243,7 +243,8 @@ class LayerComparisonDisplay:
 
 def _in_words(metric):
     """Write a metric's name as a paper does."""
-    words = metric.replace("r_precision", "R-precision").replace("_", " ")
+    words = metric.replace("r_precision", "R-precision").replace("heldout", "held-out")
+    words = words.replace("_", " ")
     return re.sub(r"\biou\b", "IoU", words)
 
 
