@@ -43,17 +43,18 @@ loce.precompute(scenes.data, layers)
 print(f"{RowStore(folder.name).info()['n_rows']} vectors stored")
 
 # %%
-# Which layer redraws best?
-# -------------------------
-# The score of the transformer itself is the mean IoU of projections and masks. ``GroupKFold``
-# keeps the rows of an image in one fold. A LoCE depends on its row alone, so nothing leaks between
-# folds here; the folds show how much the score varies with the images, as the bars below.
+# Which layer finds masks best?
+# -----------------------------
+# The score of the transformer itself is the mean held-out IoU: a LoCE is fitted to one half of each
+# mask, and drawn in the other. ``GroupKFold`` keeps the rows of an image in one fold. A LoCE depends
+# on its row alone, so nothing leaks between folds here; the folds show how much the score varies
+# with the images, as the bars below.
 
 from sklearn.model_selection import GridSearchCV, GroupKFold
 
 search = GridSearchCV(loce, {"layer": layers}, cv=GroupKFold(3))
 search.fit(scenes.data, scenes.target, groups=scenes.groups)
-print(f"best by IoU: {search.best_params_}, mean IoU {search.best_score_:.3f}")
+print(f"best: {search.best_params_}, held-out IoU {search.best_score_:.3f}")
 print(f"{RowStore(folder.name).info()['n_rows']} vectors stored: the search computed none")
 
 # %%
@@ -71,9 +72,8 @@ _ = display.ax_.set_ylabel("held-out IoU")
 # holds one concept. The clusters are learned from the training folds, and the rows that are judged
 # come from images that they have not seen.
 #
-# ``heldout_iou`` is the transformer's own score: a vector is fitted to one half of a mask, and
-# drawn in the other. All three share the vectors. "net2vec" is the paper's objective; "logistic"
-# has one optimum, and a ridge of strength ``alpha``.
+# ``heldout_iou`` is the transformer's own score. All three share the vectors. "net2vec" is the
+# paper's objective; "logistic" has one optimum, and a ridge of strength ``alpha``.
 
 from sklearn.cluster import KMeans
 from sklearn.pipeline import Pipeline

@@ -180,7 +180,7 @@ class LoCETransformer(SampleTransformer):
     >>> embeddings = loce.fit_transform(scenes.data)
     >>> embeddings.shape
     (14, 48)
-    >>> round(loce.score(scenes.data), 1)  # mean IoU of projections and masks
+    >>> round(loce.score(scenes.data), 1)  # mean held-out IoU
     0.9
     """
 
