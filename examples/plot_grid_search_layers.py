@@ -73,9 +73,8 @@ _ = display.ax_.set_ylabel("held-out IoU")
 # holds one concept. The clusters are learned from the training folds, and the rows that are judged
 # come from images that they have not seen.
 #
-# ``heldout_iou`` is the transformer's own score: a vector is fitted to one half of a mask, and
-# drawn in the other. All three share the vectors. "net2vec" is the paper's objective; "logistic"
-# has one optimum, and a ridge of strength ``alpha``.
+# ``heldout_iou`` is the transformer's own score. All three share the vectors. "net2vec" is the
+# paper's objective; "logistic" has one optimum, and a ridge of strength ``alpha``.
 
 from sklearn.cluster import KMeans
 from sklearn.pipeline import Pipeline

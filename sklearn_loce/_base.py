@@ -174,6 +174,11 @@ class SampleTransformer(TransformerMixin, BaseEstimator):
         ------
         ValueError, FileNotFoundError, TypeError, RuntimeError, StoreError
             As ``fit`` and ``transform``.
+
+        Warns
+        -----
+        UserWarning
+            If more than half of the vectors that are new draw nothing on their masks.
         """
         samples = as_samples(X)
         self._fit(samples)
