@@ -79,6 +79,11 @@ class Case:
         return mixed.groupby("concept", sort=False).head(self.n_rows).sort_index()
 
     @cached_property
+    def rows(self):
+        """Give the IoU of all rows at each layer."""
+        return evaluate(self, self.samples)
+
+    @cached_property
     def embeddings(self):
         """Give {layer: DataFrame of the vectors of all rows}."""
         return _split(self.embedder().fit(self.samples), self.samples)
@@ -101,13 +106,21 @@ def _split(loce, samples):
     return dict(zip(loce.layers_, frames, strict=True))
 
 
-def measure_optimization(case, samples=None, preprocess="paper"):
-    """Count failed LoCEs and average the IoU of each layer and concept, and of all concepts."""
-    samples = case.samples if samples is None else samples
+def evaluate(case, samples, preprocess="paper"):
+    """Give the IoU of each row and layer, with its concept."""
     rows = case.embedder(preprocess=preprocess).fit(samples).evaluate(samples)
-    rows = rows.join(samples["concept"])
+    return rows[["layer", "iou", "failed"]].join(samples["concept"])
+
+
+def summarize(rows, *by):
+    """Count failed LoCEs and average the IoU of each concept, and of all concepts."""
     rows = pd.concat([rows.assign(concept=ALL), rows])
-    return rows.groupby(["layer", "concept"], sort=False).agg(**_IOU_COLUMNS).reset_index()
+    return rows.groupby([*by, "concept"], sort=False).agg(**_IOU_COLUMNS).reset_index()
+
+
+def measure_optimization(case):
+    """Measure failed LoCEs and IoU by layer and concept."""
+    return summarize(case.rows, "layer")
 
 
 _IOU_COLUMNS = {
@@ -131,13 +144,11 @@ def rank_layers_by_iou(optimization):
 
 def measure_shapes(case):
     """Measure optimization with rectangles and ellipses in place of masks."""
-    tables = []
+    rows = [case.rows.loc[case.drawn.index].assign(mask="segmentation")]
     for shape in ("rectangle", "ellipse"):
         masks = [SHAPES[shape](as_rle(mask)) for mask in case.drawn["mask"]]
-        table = measure_optimization(case, case.drawn.assign(mask=masks))
-        tables.append(table.assign(mask=shape))
-    tables.append(measure_optimization(case, case.drawn).assign(mask="segmentation"))
-    return put_first(pd.concat(tables), "mask")
+        rows.append(evaluate(case, case.drawn.assign(mask=masks)).assign(mask=shape))
+    return summarize(pd.concat(rows), "mask", "layer")
 
 
 def as_rle(mask):
@@ -269,16 +280,14 @@ def disturb(noise, module):
 def measure_noise(case):
     """Measure optimization under noise, and the cosine of its LoCEs to those without."""
     clean = {layer: found.loc[case.drawn.index] for layer, found in case.embeddings.items()}
-    tables = [measure_optimization(case, case.drawn).assign(noise="none", percent=0, cosine=1.0)]
+    rows = [case.rows.loc[case.drawn.index].assign(noise="none", percent=0, cosine=1.0)]
     for name, percent, noise in find_noises():
         preprocess = disturb(noise, case.model.module)
-        table = measure_optimization(case, case.drawn, preprocess)
+        found = evaluate(case, case.drawn, preprocess).assign(noise=name, percent=percent)
         noisy = _split(case.embedder(preprocess=preprocess).fit(case.drawn), case.drawn)
         cosines = {layer: _median_cosine(clean[layer], noisy[layer]) for layer in case.layers}
-        table["cosine"] = table["layer"].map(cosines)
-        tables.append(table.assign(noise=name, percent=percent))
-    table = pd.concat(tables, ignore_index=True)
-    return put_first(table[table["concept"] == ALL].drop(columns="concept"), "noise", "percent")
+        rows.append(found.assign(cosine=found["layer"].map(cosines)))
+    return summarize(pd.concat(rows), "noise", "percent", "layer", "cosine")
 
 
 def _median_cosine(first, second):
@@ -289,17 +298,13 @@ def _median_cosine(first, second):
 def measure_segmentation(case, layer):
     """Compare GloCE and Net2Vec on a fifth of the images, which neither has seen."""
     split = GroupShuffleSplit(1, test_size=0.2, random_state=SEED)
-    seen, unseen = (
-        case.drawn.iloc[i] for i in next(split.split(case.drawn, groups=case.drawn["image_id"]))
-    )
+    parts = next(split.split(case.drawn, groups=case.drawn["image_id"]))
+    seen, unseen = (case.drawn.iloc[part] for part in parts)
     unseen = unseen[unseen["concept"].isin(seen["concept"])]
     loce = case.embedder(layer)
-    methods = {"LoCE": loce.fit(unseen), "GloCE": ConceptSegmenter(loce).fit(seen)}
-    methods["Net2Vec"] = Net2VecSegmenter(loce, random_state=SEED).fit(seen)
-    tables = []
-    for name, method in methods.items():
-        rows = method.evaluate(unseen)[["iou", "failed"]].join(unseen["concept"])
-        rows = pd.concat([rows.assign(concept=ALL), rows])
-        table = rows.groupby("concept", sort=False).agg(**_IOU_COLUMNS).reset_index()
-        tables.append(put_first(table.assign(method=name, layer=layer), "method", "layer"))
-    return pd.concat(tables, ignore_index=True)
+    net2vec = Net2VecSegmenter(loce, random_state=SEED)
+    rows = [case.rows[case.rows["layer"] == layer].loc[unseen.index].assign(method="LoCE")]
+    for name, method in {"GloCE": ConceptSegmenter(loce), "Net2Vec": net2vec}.items():
+        found = method.fit(seen).evaluate(unseen)
+        rows.append(found.assign(method=name, layer=layer))
+    return summarize(pd.concat(rows), "method", "layer")

@@ -42,8 +42,9 @@ _FIGURES = {
     "separation": _figures.draw_separation,
     "overlap": _figures.draw_overlap,
 }
-# Tables and figures of one network.
-_N_STEPS = 4 + len(_EXPERIMENTS) + 1 + len(_FIGURES) + len(CLUSTERINGS)
+# Tables and figures of one network, and those of all.
+_N_STEPS = len(_EXPERIMENTS) + len(_FIGURES) + len(CLUSTERINGS) + 5
+_N_JOINED = len(_EXPERIMENTS) + 8
 
 
 def reproduce(
@@ -114,7 +115,9 @@ def reproduce(
     models = {name: network.open(name) for name, network in networks.items()}
     others = {"memory": Path(out, "store"), "device": device, "n_jobs": n_jobs, "verbose": verbose}
     digest, parts = _digest(samples), {}
-    with tqdm(total=_N_STEPS * len(networks), unit="result", disable=not verbose) as bar:
+    with tqdm(
+        total=_N_STEPS * len(networks) + _N_JOINED, unit="result", disable=not verbose
+    ) as bar:
         for name, model in models.items():
             layers = tuple(networks[name].layers)
             case = Case(model, layers, samples, n_draws, rows_per_concept, others)
