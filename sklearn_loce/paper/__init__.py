@@ -5,21 +5,19 @@ Bade (IJCV 2025) on drawn scenes, in some minutes. ``--coco FOLDER`` takes COCO'
 the paper's six networks, and downloads what is missing. The command writes tables as CSV and
 Markdown, and figures as PDF. Where it was interrupted, the same command goes on.
 
-The parts are here for scripts: the paper's concepts, its networks and layers, and
-:func:`reproduce`, which takes any table of samples and any networks.
+For scripts, :func:`reproduce` takes any table of samples and any networks. ``CONCEPTS`` are the
+paper's 19 concepts of COCO, ``NETWORKS`` its networks and layers by name, each a :class:`Network`,
+and ``K`` its numbers of neighbors.
 """
 
 from importlib import import_module
 
-_HOMES = {
-    "CONCEPTS": "_networks",
-    "K": "_networks",
-    "NETWORKS": "_networks",
-    "Network": "_networks",
-    "reproduce": "_reproduce",
-}
+_CONSTANTS = ("CONCEPTS", "K", "NETWORKS")
+_HOMES = {"Network": "_networks", "reproduce": "_reproduce"} | dict.fromkeys(
+    _CONSTANTS, "_networks"
+)
 
-__all__ = [*_HOMES]
+__all__ = ["Network", "reproduce"]
 
 
 def __getattr__(name):
@@ -29,4 +27,4 @@ def __getattr__(name):
 
 
 def __dir__():
-    return sorted([*globals(), *__all__])
+    return sorted([*globals(), *_HOMES])

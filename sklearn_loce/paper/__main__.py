@@ -16,7 +16,7 @@ def parse(arguments):
     parser = argparse.ArgumentParser("python -m sklearn_loce.paper", description=__doc__)
     data = parser.add_mutually_exclusive_group()
     add = data.add_argument
-    add("--scenes", type=int, default=120, metavar="N", help="draw so many scenes (the default)")
+    add("--scenes", type=int, default=30, metavar="N", help="draw so many scenes; 30 by default")
     add("--coco", metavar="DIR", help="COCO's validation set of 2017, downloaded there if missing")
     add("--annotations", metavar="FILE", help="any file in COCO's format; needs --images")
     add = parser.add_argument
@@ -26,7 +26,7 @@ def parse(arguments):
     add("--networks", nargs="+", metavar="NAME", help=f"{', '.join(NETWORKS)}, or torchvision's")
     add("--layers", nargs="+", metavar="LAYER", help="layers of a network that isn't the paper's")
     add("--draws", type=int, default=50, metavar="N", help="draws in which layers are compared")
-    add("--rows", type=int, default=100, metavar="N", help="most rows of a concept in a draw")
+    add("--rows", type=int, metavar="N", help="most rows of a concept in a draw: 100, of scenes 20")
     add("--device", help="such as cuda; where the network is, if left out")
     add("--jobs", type=int, metavar="N", help="worker processes")
     add("--out", type=Path, default=Path("paper"), metavar="DIR", help="folder to write to")
@@ -35,6 +35,8 @@ def parse(arguments):
         parser.error("--annotations and --images go together")
     if options.layers and len(options.networks or []) != 1:
         parser.error("--layers goes with one name in --networks")
+    if options.rows is None:
+        options.rows = 100 if options.coco or options.annotations else 20
     return parser, options
 
 

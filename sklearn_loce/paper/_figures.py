@@ -15,8 +15,6 @@ from ..plotting import (
 from ..plotting._style import COLUMN_WIDTH, PAPER_STYLE, concept_styles
 from ._experiments import ALL, find_k, make_mixture
 
-_N_STD = 0.707  # of the published code's ellipses
-
 
 @contextmanager
 def _open_axes(xlabel, ylabel):
@@ -33,9 +31,12 @@ def _open_axes(xlabel, ylabel):
 def draw_map(maps, layer):
     """Draw rows in the plane, with the mixture of each concept."""
     rows = maps[maps["layer"] == layer]
-    return ConceptMapDisplay.from_embeddings(
-        rows[["x", "y"]].to_numpy(), rows["concept"], mixture=make_mixture(), n_std=_N_STD
-    ).figure_
+    U = rows[["x", "y"]].to_numpy()
+    # Given as coordinates, they aren't taken for features, and get no names of such.
+    display = ConceptMapDisplay.from_embeddings(
+        U, rows["concept"], embedding=U, mixture=make_mixture()
+    )
+    return display.figure_
 
 
 def draw_tree(case, layer, clusterer):
@@ -81,7 +82,7 @@ def compare_draws(draws):
 
 def draw_noise(noise, best):
     """Draw the mean IoU of each network's best layer over the strength of noise."""
-    styles = concept_styles(best)
+    styles, noise = concept_styles(best), noise[noise["concept"] == ALL]
     with _open_axes("noise (percent)", "mean IoU") as ax:
         for network, layer in best.items():
             rows = noise[(noise["network"] == network) & (noise["layer"] == layer)]
@@ -102,8 +103,7 @@ def draw_segmentation(segmentation):
     with _open_axes("", "mean IoU on unseen images") as ax:
         for i, method in enumerate(table):
             shift = (i - (len(table.columns) - 1) / 2) * width
-            bars = ax.bar(places + shift, table[method], width, label=method)
-            for bar in bars:
-                bar.set_color(styles[method][0])
+            color = styles[method][0]
+            ax.bar(places + shift, table[method], 0.9 * width, label=method, color=color)
         ax.set_xticks(places, table.index, rotation=20 if len(table) > 2 else 0)
     return ax.figure

@@ -12,6 +12,7 @@ from .._samples.table import as_samples, group_by_image
 from .._store.keys import sample_digests
 from . import _figures
 from ._experiments import (
+    ALL,
     CLUSTERINGS,
     Case,
     make_map,
@@ -136,6 +137,8 @@ def _check_samples(X):
             "Two concepts are needed, with two rows or more each, but there are "
             f"{counts.to_dict()}. Add images, or leave rare concepts out."
         )
+    if ALL in counts:
+        raise ValueError(f"The concept {ALL!r} stands for all concepts in tables; rename it.")
     return samples
 
 
