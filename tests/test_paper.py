@@ -18,16 +18,15 @@ from sklearn_loce.paper._results import Results
 
 from .counting import LAYERS, build_counting, draw_table
 
-pytestmark = pytest.mark.usefixtures("no_figure_stays")
+pytestmark = [
+    pytest.mark.usefixtures("no_figure_stays"),
+    # Of concepts with few rows.
+    pytest.mark.filterwarnings("ignore:Precision at k:UserWarning"),
+    pytest.mark.filterwarnings("ignore:No query has more than:UserWarning"),
+]
 
 SCENE_LAYERS = ("features.2", "features.5")
 HOW = {"n_draws": 2, "rows_per_concept": 6, "verbose": 0}
-# Few rows: UMAP and precision say so.
-FEW = [
-    "ignore:The concepts .* have fewer than:UserWarning",
-    "ignore:.*rows of its concept to find:UserWarning",
-    "ignore:k >= N:RuntimeWarning",
-]
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,7 @@ def parse(arguments):
     parser = argparse.ArgumentParser("python -m sklearn_loce.paper", description=__doc__)
     data = parser.add_mutually_exclusive_group()
     add = data.add_argument
-    add("--scenes", type=int, default=30, metavar="N", help="draw so many scenes; 30 by default")
+    add("--scenes", type=int, default=24, metavar="N", help="draw so many scenes; 24 by default")
     add("--coco", metavar="DIR", help="COCO's validation set of 2017, downloaded there if missing")
     add("--annotations", metavar="FILE", help="any file in COCO's format; needs --images")
     add = parser.add_argument

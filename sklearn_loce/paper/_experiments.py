@@ -170,6 +170,7 @@ def put_first(table, *names):
 def measure_draws(case):
     """Compare the layers by both clusterings and precision on repeated draws."""
     how = {"n_repeats": case.n_draws, "rows_per_concept": case.n_rows, "random_state": SEED}
+    how["k"] = max(1, min(10, case.n_rows - 1))
     tables = [
         compare_layers(case.embeddings, case.samples["concept"], clusterer=clusterer, **how).assign(
             clustering=name
