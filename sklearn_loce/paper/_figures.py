@@ -25,7 +25,7 @@ def _open_axes(xlabel, ylabel):
         figure, ax = plt.subplots(figsize=(COLUMN_WIDTH, 2.3), layout="constrained")
         ax.set(xlabel=xlabel, ylabel=ylabel)
         yield ax
-        figure.legend(loc="outside lower center", ncols=2, frameon=False)
+        figure.legend(loc="outside lower center", ncols=2, frameon=False, handlelength=3)
 
 
 def draw_map(maps, layer):
