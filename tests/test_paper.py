@@ -1,5 +1,7 @@
 """The paper's experiments as one command."""
 
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -9,7 +11,7 @@ from torchvision.models import get_model
 
 from sklearn_loce import LoCETransformer, TorchModel
 from sklearn_loce.corruptions import GaussianNoise
-from sklearn_loce.datasets import load_scene_model, make_scenes
+from sklearn_loce.datasets import load_coco, load_scene_model, make_scenes
 from sklearn_loce.metrics import precision_at_k
 from sklearn_loce.paper import CONCEPTS, NETWORKS, Network, reproduce
 from sklearn_loce.paper.__main__ import main
@@ -17,6 +19,7 @@ from sklearn_loce.paper._experiments import disturb, find_noises
 from sklearn_loce.paper._results import Results
 
 from .counting import LAYERS, build_counting, draw_table
+from .dataset_trees import make_coco_tree
 
 pytestmark = [
     pytest.mark.usefixtures("no_figure_stays"),
@@ -154,7 +157,9 @@ def test_no_image_passes_twice_for_a_run_that_is_done(tmp_path):
 @pytest.mark.slow
 def test_camvid(camvid_frames, camvid_network, tmp_path):
     network = Network(camvid_network, ("backbone.9", "backbone.13"))
-    tables = reproduce(camvid_frames, {"camvid": network}, tmp_path, **HOW)
+    frames = camvid_frames["image_id"].unique()[::3]
+    X = camvid_frames[camvid_frames["image_id"].isin(frames)]
+    tables = reproduce(X, {"camvid": network}, tmp_path, **HOW)
     iou = tables["layers"].set_index("layer")["mean_iou"]
     assert 0.2 < iou["backbone.13"] < 0.6
     methods = tables["segmentation"].query("concept == 'all'").set_index("method")["mean_iou"]
@@ -232,3 +237,62 @@ def test_a_command_line_that_says_too_little_is_refused(arguments, message, caps
     with pytest.raises(SystemExit):
         main(arguments)
     assert message in capsys.readouterr().err
+
+
+@pytest.fixture
+def asked(monkeypatch):
+    """Give what the command asks ``reproduce`` for, which does nothing."""
+    calls = []
+
+    def note(X, networks, out, **how):
+        calls.append((X, networks, Path(out), how))
+
+    monkeypatch.setattr("sklearn_loce.paper.__main__.reproduce", note)
+    return calls
+
+
+def test_the_command_draws_scenes_by_default(asked):
+    main(["--max-images", "3", "--out", "there"])
+    ((X, networks, out, how),) = asked
+    assert X["image_id"].nunique() == 3
+    assert list(networks) == ["scenes"]
+    assert out == Path("there")
+    assert how == {"n_draws": 50, "rows_per_concept": 20, "device": None, "n_jobs": None}
+
+
+def test_the_command_takes_files_in_cocos_format_and_networks_by_name(asked, tmp_path):
+    path = make_coco_tree(tmp_path)
+    files = ["--annotations", str(path), "--images", str(tmp_path)]
+    main([*files, "--networks", "resnet18", "--layers", "layer3", "layer4", "--draws", "7"])
+    main([*files, "--networks", "vit_b_16", "swin_t"])
+    main(files)
+    (X, networks, _, how), *others = asked
+    pd.testing.assert_frame_equal(X, load_coco(path, tmp_path).data)
+    assert networks["resnet18"].layers == ("layer3", "layer4")
+    assert (how["n_draws"], how["rows_per_concept"]) == (7, 100)
+    assert others[0][1] == {name: NETWORKS[name] for name in ("vit_b_16", "swin_t")}
+    assert others[1][1] == NETWORKS
+
+
+def test_the_command_takes_the_papers_concepts_of_coco(asked, monkeypatch):
+    def fetch(data_home, categories):
+        assert (data_home, categories) == ("here", list(CONCEPTS))
+        return make_scenes(2, random_state=0)
+
+    monkeypatch.setattr("sklearn_loce.paper.__main__.fetch_coco_val2017", fetch)
+    main(["--coco", "here"])
+    assert asked[0][1] == NETWORKS
+
+
+def test_rare_concepts_are_left_out_with_a_warning(tmp_path):
+    def fail():
+        raise OSError("stop here")
+
+    X = draw_table(4)
+    X.loc[0, "concept"] = "rare"
+    network = Network(fail, ("a",))
+    with (
+        pytest.warns(UserWarning, match=r"Concepts with one row are left out: \['rare'\]"),
+        pytest.raises(RuntimeError, match="stop here"),
+    ):
+        reproduce(X, {"far": network}, tmp_path)

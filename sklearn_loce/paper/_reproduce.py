@@ -10,6 +10,7 @@ from tqdm.auto import tqdm
 from .._network.handle import digest_model
 from .._samples.table import as_samples, group_by_image
 from .._store.keys import sample_digests
+from .._warnings import warn_user
 from . import _figures
 from ._experiments import (
     ALL,
@@ -100,6 +101,11 @@ def reproduce(
     RuntimeError
         If a network can't be built.
 
+    Warns
+    -----
+    UserWarning
+        If concepts with a single row are left out.
+
     Notes
     -----
     Mikriukov, Schwalbe and Bade, *Local Concept Embeddings for Analysis of Concept Distributions
@@ -132,14 +138,17 @@ def _check_samples(X):
     if absent := [name for name in _NEEDED if name not in samples]:
         raise ValueError(f"X lacks the columns {absent}; load_coco and the others give them.")
     counts = samples["concept"].value_counts()
-    if len(counts) < 2 or counts.min() < 2:
-        raise ValueError(
-            "Two concepts are needed, with two rows or more each, but there are "
-            f"{counts.to_dict()}. Add images, or leave rare concepts out."
-        )
     if ALL in counts:
         raise ValueError(f"The concept {ALL!r} stands for all concepts in tables; rename it.")
-    return samples
+    rare = counts[counts < 2]
+    if len(counts) - len(rare) < 2:
+        raise ValueError(
+            "Two concepts are needed, with two rows or more each, but there are "
+            f"{counts.to_dict()}. Add images."
+        )
+    if len(rare):
+        warn_user(f"Concepts with one row are left out: {sorted(rare.index)}.")
+    return samples[~samples["concept"].isin(rare.index)].reset_index(drop=True)
 
 
 def _settings(case, digest):
