@@ -198,6 +198,10 @@ API_REFERENCE = {
         "Noise on images, to see how much a vector moves.",
         (Section("", "", ("GaussianNoise", "SaltAndPepperNoise")),),
     ),
+    "sklearn_loce.paper": Module(
+        "The paper's experiments, as one command and as a function.",
+        (Section("", "", ("reproduce", "Network")),),
+    ),
     "sklearn_loce.utils": Module(
         "Tools around the estimators.",
         (Section("", "", ("UnsupervisedUMAP",)),),

@@ -28,6 +28,7 @@ _SUBMODULES = (
     "metrics",
     "mixture",
     "outliers",
+    "paper",
     "plotting",
     "segmentation",
     "utils",

@@ -20,9 +20,16 @@ from ._embedding.identify import keyed_seed, look_up_layers
 from ._embedding.measure import Drawing, Evaluation
 from ._embedding.parallel import ended_by_interrupt
 from ._embedding.table import embed_table, find_store, may_fail, report_failures, warn_missed
+from ._embedding.threads import runs_here
 from ._network.extract import check_layers
 from ._network.handle import as_module
-from ._network.preprocess import make_transform, make_view, warn_unnormalized
+from ._network.identity import digest
+from ._network.preprocess import (
+    make_transform,
+    make_view,
+    resolve_preprocess,
+    warn_unnormalized,
+)
 from ._samples.table import (
     as_samples,
     check_rows,
@@ -36,6 +43,8 @@ from ._solvers.solution import Solution
 from ._warnings import warn_user
 from .exceptions import LayoutError
 
+# On these the passes depend, and where vectors are kept.
+_OF_PASSES = ("model", "preprocess", "reshape_transform", "device", "random_state", "memory")
 _MOST_TRIED = 20  # images in fit, where all fail
 _BIASES = {"auto", "best", "own", "none"}
 # Why a row that has an IoU lacks another number.
@@ -43,6 +52,33 @@ _CAUSES = {
     "heldout_iou": "a fold leaves no pixel of the mask to fit, or a vector did not stay finite",
     "gain": "more than half of the mask stays in its place when it is turned upside down",
 }
+
+
+def _compare_passes(first, second):
+    """Give {parameter: what two transformers must have in common there to share passes}."""
+    pairs = zip(_describe_passes(first), _describe_passes(second), strict=True)
+    return dict(zip(_OF_PASSES, pairs, strict=True))
+
+
+def _describe_passes(loce):
+    """Give what the passes depend on, and where vectors are kept, in the order of _OF_PASSES."""
+    store = id(find_store(None, loce.model)) if loce.memory is None else loce.memory
+    return (
+        id(as_module(loce.model)),
+        digest(resolve_preprocess(loce.preprocess, loce.model)),
+        digest(loce.reshape_transform),
+        loce.device,
+        loce.random_state,
+        store,
+    )
+
+
+def _join_layers(parts, samples):
+    """Make a fitted transformer with all layers of others, which passes images for them."""
+    layers = {str(layer): layer for part in parts for layer in part._layers}
+    passing = clone(parts[0]).set_params(layer=list(layers.values()), standardize=False)
+    passing._fit(samples)
+    return passing
 
 
 class SampleTransformer(TransformerMixin, BaseEstimator):
@@ -443,17 +479,23 @@ class SampleTransformer(TransformerMixin, BaseEstimator):
             )
         return embeddings
 
-    def precompute(self, X, layers):
-        """Fill the store for many layers in one forward pass per image.
+    def precompute(self, X, layers=None, *, beside=()):
+        """Fill the store in one forward pass per image, for many layers and several transformers.
 
-        A search over layers that follows, such as a ``GridSearchCV``, finds every vector there.
+        What follows finds every vector there: a search over layers, such as a ``GridSearchCV``, or
+        a ``FeatureUnion`` of the transformers.
 
         Parameters
         ----------
         X : DataFrame or list of (image, mask) pairs
             The table of samples.
-        layers : str, Joined or list of these
-            Dotted names. The parameter ``layer`` and fitted attributes do not change.
+        layers : str, Joined or list of these, default=None
+            Layers of all transformers. ``None`` means those that each has. The parameter ``layer``
+            and fitted attributes do not change.
+        beside : list of LoCETransformer and MaskedMeanTransformer, default=()
+            Other transformers of the same network, preprocessing and store, whose vectors come from
+            the same passes. They don't change either. Only ``standardize=True`` takes a pass of its
+            own, in every fit.
 
         Returns
         -------
@@ -463,40 +505,71 @@ class SampleTransformer(TransformerMixin, BaseEstimator):
         Raises
         ------
         ValueError
-            If there is no store to fill, see ``memory``; or ``preprocess`` is random and
-            ``random_state`` no integer.
+            If there is no store to fill, see ``memory``; ``preprocess`` is random and
+            ``random_state`` no integer; or with ``beside``, if a transformer sees other activations
+            or has another store, or there are workers, see ``n_jobs``.
         ValueError, FileNotFoundError, TypeError, RuntimeError, StoreError
             As ``fit`` and ``transform``.
 
         Examples
         --------
-        >>> from sklearn_loce import LoCETransformer, TorchModel
+        >>> from sklearn_loce import LoCETransformer, MaskedMeanTransformer, TorchModel
         >>> from sklearn_loce.datasets import load_scene_model, make_scenes
         >>> X = make_scenes(2, random_state=0).data
         >>> loce = LoCETransformer(TorchModel(load_scene_model), "features.2")
         >>> loce = loce.precompute(X, ["features.2", "features.4"])
         >>> loce.fit_transform(X).shape[0] == len(X)  # no forward pass of an image
         True
+
+        LoCEs beside averages:
+
+        >>> from sklearn.pipeline import FeatureUnion
+        >>> averages = MaskedMeanTransformer(loce.model, "features.4")
+        >>> loce = loce.precompute(X, beside=[averages])
+        >>> FeatureUnion([("loce", loce), ("average", averages)]).fit_transform(X).shape
+        (14, 144)
         """
-        samples, other = as_samples(X), clone(self).set_params(layer=layers)
-        check_layers(as_module(self.model), layers)
+        samples, parts = as_samples(X), [clone(part) for part in (self, *beside)]
+        self._check_shares(beside)
+        for part in parts:
+            part.layer = part.layer if layers is None else layers
+            check_layers(as_module(self.model), part.layer)
         if find_store(self.memory, self.model) is None:
             raise ValueError(
                 f"There is no store to fill with memory={self.memory!r} and a model of type "
                 f"{type(self.model).__name__}. Set memory to a folder, or wrap the module in a "
                 "TorchModel."
             )
-        other._fit(samples)
-        if other._is_random and keyed_seed(other) is None:
+        for part in parts:
+            part._fit(samples)
+        if parts[0]._is_random and keyed_seed(parts[0]) is None:
             raise ValueError(
                 f"preprocess={self.preprocess!r} draws random numbers, so that with "
                 f"random_state={self.random_state!r} no vector can be found again. Set an integer."
             )
+        passing = _join_layers(parts, samples) if beside else parts[0]
         with ended_by_interrupt(self.n_jobs):
-            table = embed_table(other, samples, probed=True, keeps=False)
-        report_failures(other, table)
-        warn_missed(other, table)
+            shared = parts if beside else ()
+            table = embed_table(passing, samples, probed=True, keeps=False, shared=shared)
+        report_failures(passing, table)
+        warn_missed(passing, table)
         return self
+
+    def _check_shares(self, beside):
+        """Raise unless the same passes and the same store serve other transformers."""
+        if beside and not runs_here(self.n_jobs):
+            raise ValueError(
+                f"n_jobs={self.n_jobs}: workers do not share passes among transformers. Set "
+                "n_jobs=None, or precompute one transformer after the other."
+            )
+        for i, other in enumerate(beside):
+            for name, (own, its) in _compare_passes(self, other).items():
+                if own != its:
+                    raise ValueError(
+                        f"beside[{i}] has {name}={getattr(other, name)!r}, and this transformer "
+                        f"{getattr(self, name)!r}: one pass can't serve both. Give both the same, "
+                        "or precompute one after the other."
+                    )
 
     def get_feature_names_out(self, input_features=None):
         """Name the components of a vector.

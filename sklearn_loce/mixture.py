@@ -32,11 +32,15 @@ class ConceptGaussianMixture(ConceptLabelsMixin, DensityMixin, BaseEstimator):
     ----------
     max_components : int, default=5
         Most components of a mixture. It gets fewer, but always one, where the rows it is fitted on
-        are few or hardly distinct: every component has to find ``3 * (n_features + 1)`` rows with
-        full covariances, and 9 with the others, or BIC rewards those that shrink to a point.
+        are hardly distinct, or fewer than `rows_per_component` allows.
     min_weight : float in [0, 1), default=0.1
         Components whose weight in their mixture is no larger are dropped, as the outliers'. The
         heaviest component of a mixture always stays.
+    rows_per_component : int or "auto", default="auto"
+        Rows that there must be for each component of a mixture. "auto" is ``3 * (n_features + 1)``
+        with full covariances, and 9 with the others: with fewer, BIC rewards components that shrink
+        to a point. 1 sets no bound, as in the published code; after UMAP to two dimensions, that
+        matters to concepts with fewer than 45 rows.
     per_concept : bool, default=True
         Whether y, where `fit` gets it, gives every concept a mixture of its own. With False, y
         is ignored, as in a Pipeline whose scorer needs y.
@@ -103,6 +107,10 @@ class ConceptGaussianMixture(ConceptLabelsMixin, DensityMixin, BaseEstimator):
     _parameter_constraints = {  # noqa: RUF012 - scikit-learn's own form
         "max_components": [Interval(Integral, 1, None, closed="left")],
         "min_weight": [Interval(Real, 0, 1, closed="left")],
+        "rows_per_component": [
+            Interval(Integral, 1, None, closed="left"),
+            StrOptions({"auto"}),
+        ],
         "per_concept": ["boolean"],
         "covariance_type": [StrOptions({"full", "diag", "spherical"})],
         "reg_covar": [Interval(Real, 0, None, closed="left")],
@@ -117,6 +125,7 @@ class ConceptGaussianMixture(ConceptLabelsMixin, DensityMixin, BaseEstimator):
         max_components=5,
         *,
         min_weight=0.1,
+        rows_per_component="auto",
         per_concept=True,
         covariance_type="full",
         reg_covar=1e-6,
@@ -127,6 +136,7 @@ class ConceptGaussianMixture(ConceptLabelsMixin, DensityMixin, BaseEstimator):
     ):
         self.max_components = max_components
         self.min_weight = min_weight
+        self.rows_per_component = rows_per_component
         self.per_concept = per_concept
         self.covariance_type = covariance_type
         self.reg_covar = reg_covar
@@ -294,7 +304,9 @@ class ConceptGaussianMixture(ConceptLabelsMixin, DensityMixin, BaseEstimator):
 
     def _most_components(self, X):
         """Count the components for which X has rows enough, all distinct."""
-        rows_each = _ROWS_PER_MOMENT * (X.shape[1] + 1 if self.covariance_type == "full" else 3)
+        rows_each = self.rows_per_component
+        if rows_each == "auto":
+            rows_each = _ROWS_PER_MOMENT * (X.shape[1] + 1 if self.covariance_type == "full" else 3)
         distinct = len(np.unique(X, axis=0))
         return max(1, min(self.max_components, distinct, len(X) // rows_each))
 

@@ -32,6 +32,7 @@ def _modules_after(statement):
         "import sklearn_loce",
         "import sklearn_loce.datasets",
         "import sklearn_loce.plotting",
+        "from sklearn_loce.paper import NETWORKS",
         "import sklearn_loce.plotting._style",
         "from sklearn_loce.plotting import to_html",
         "from sklearn_loce import RowStore",
@@ -67,7 +68,7 @@ def _files_of(*names):
         (_files_of(*ARRAY_FLOOR), {"torch", "torchvision", *TORCH_FLOOR}),
         (_files_of(*TORCH_FLOOR), set(ARRAY_FLOOR)),
         (
-            [p for p in PACKAGE.rglob("*.py") if p.parent.name != "plotting"],
+            [p for p in PACKAGE.rglob("*.py") if p.parent.name not in ("plotting", "paper")],
             {"matplotlib", "plotting"},
         ),
     ],
@@ -141,12 +142,14 @@ RUNS_CODE = {
     *("os.system", "os.popen", "subprocess.getoutput", "subprocess.getstatusoutput"),
     *("tempfile.mktemp", "np.fromregex", "runpy.run_path"),
     *("pd.read_pickle", "pandas.read_pickle", "joblib.load", "yaml.load", "yaml.unsafe_load"),
-    *("torch.hub.load", "hub.load"),
 }
 RUN_CODE_MODULES = {"pickle", "cPickle", "dill", "cloudpickle", "shelve", "marshal", "jsonpickle"}
 # Calls that are safe with one argument only: {name: (argument, value)}.
 SAFE_WITH = {
     "torch.load": ("weights_only", True),
+    # Asks the user, before it runs the code of a repository.
+    "torch.hub.load": ("trust_repo", "check"),
+    "hub.load": ("trust_repo", "check"),
     "load_state_dict_from_url": ("weights_only", True),
     "extractall": ("filter", "data"),
     "unpack_archive": ("filter", "data"),
@@ -210,6 +213,8 @@ def test_no_file_is_run():
         "torch.load(path)",
         "torch.load(path, weights_only=False)",
         "torch.load(path, map_location='cpu')",
+        "torch.hub.load(repository, name)",
+        "hub.load(repository, name, trust_repo=True)",
         "eval(text)",
         "exec(text)",
         "yaml.load(file)",
@@ -229,6 +234,7 @@ def test_code_that_runs_files_is_found(code):
     "code",
     [
         "torch.load(path, weights_only=True)",
+        "hub.load(repository, name, trust_repo='check')",
         "safetensors.torch.load(data)",
         "load_file(path)",
         "network.eval()",

@@ -26,10 +26,11 @@ from pycocotools import mask as coco_mask
 from sklearn.base import clone
 from sklearn.model_selection import GridSearchCV, GroupKFold
 from sklearn.neighbors import KNeighborsClassifier
-from sklearn.pipeline import make_pipeline
+from sklearn.pipeline import FeatureUnion, make_pipeline
+from sklearn.preprocessing import Normalizer
 from torchvision.transforms import v2
 
-from sklearn_loce import ActivationExtractor, MaskedMeanTransformer, RowStore, TorchModel
+from sklearn_loce import ActivationExtractor, Joined, MaskedMeanTransformer, RowStore, TorchModel
 from sklearn_loce._solvers.objectives import LBFGSObjective
 from sklearn_loce._store import database
 from sklearn_loce.exceptions import FailedRowsError, StoreError
@@ -125,6 +126,107 @@ def test_averages_after_precompute_need_no_pass(table, tmp_path):
     assert n_passes(means) == 6
     means = MaskedMeanTransformer(TorchModel(build_counting), "body.2", memory=False)
     np.testing.assert_array_equal(means.fit_transform(table), found)
+
+
+def make_union(loce, **how):
+    """Give LoCEs beside averages of the same network, and the averages."""
+    averages = MaskedMeanTransformer(loce.model, "body.4", **{"memory": loce.memory} | how)
+    parts = [("loce", make_pipeline(loce, Normalizer())), ("average", averages)]
+    return FeatureUnion(parts, transformer_weights={"average": 0.7}), averages
+
+
+@pytest.mark.parametrize("on_disk", [True, False])
+@pytest.mark.parametrize("how", [{}, {"objective": "net2vec"}, {"append_bias": True}])
+def test_a_union_after_precompute_costs_one_pass_per_image(how, on_disk, table, tmp_path):
+    loce = make_loce(memory=tmp_path if on_disk else None, **how)
+    union, averages = make_union(loce)
+    assert loce.precompute(table, beside=[averages]) is loce
+    assert n_passes(loce) == 6
+    found = union.fit_transform(table)
+    np.testing.assert_array_equal(clone(union).fit(table).transform(table[::-1]), found[::-1])
+    loce.precompute(table, beside=[averages])
+    assert n_passes(loce) == 6
+    plain, _ = make_union(make_loce(memory=False, **how))
+    np.testing.assert_array_equal(plain.fit_transform(table), found)
+
+
+def test_without_precompute_each_part_of_a_union_passes_the_images(table):
+    loce = make_loce()
+    make_union(loce)[0].fit_transform(table)
+    assert n_passes(loce) == 12
+
+
+def test_what_is_known_of_one_part_is_not_computed_again(table, tmp_path):
+    loce = make_loce(memory=tmp_path)
+    union, averages = make_union(loce)
+    loce.fit_transform(table[:6])  # three of the six images
+    averages.fit_transform(table[:4])  # two of them
+    assert n_passes(loce) == 5
+    loce.precompute(table, beside=[averages])
+    assert n_passes(loce) == 5 + 4
+    union.fit_transform(table)
+    assert n_passes(loce) == 9
+
+
+def test_scales_of_a_part_take_a_pass_of_their_own(table, tmp_path):
+    loce = make_loce(memory=tmp_path)
+    union, averages = make_union(loce, standardize=True)
+    loce.precompute(table, beside=[averages])
+    assert n_passes(loce) == 12
+    found = union.fit_transform(table)
+    assert n_passes(loce) == 18
+    plain, _ = make_union(make_loce(memory=False), standardize=True)
+    np.testing.assert_array_equal(plain.fit_transform(table), found)
+
+
+def test_precompute_of_several_transformers_at_several_layers(table, tmp_path):
+    loce = make_loce(memory=tmp_path, layer=Joined("body.0", "body.4"))
+    _, averages = make_union(loce)
+    other = make_loce(model=loce.model, memory=tmp_path, alpha=1e-2)
+    layers = ["body.0", Joined("body.2", "body.6")]
+    loce.precompute(pd.concat([table, table]), layers, beside=[averages, other])
+    assert n_passes(loce) == 6
+    for part in (loce, averages, other):
+        found = clone(part).set_params(layer=layers).fit_transform(table)
+        plain = clone(part).set_params(layer=layers, memory=False)
+        assert n_passes(loce) == 6
+        expected = plain.set_params(model=TorchModel(build_counting)).fit_transform(table)
+        np.testing.assert_array_equal(found, expected)
+
+
+@pytest.mark.parametrize(
+    ("how", "name"),
+    [
+        ({"model": TorchModel(build_counting)}, "model"),
+        ({"preprocess": "paper"}, "preprocess"),
+        ({"memory": "other"}, "memory"),
+        ({"random_state": 1}, "random_state"),
+    ],
+)
+def test_transformers_that_see_something_else_do_not_share_passes(how, name, table, tmp_path):
+    loce = make_loce(memory=tmp_path)
+    other = clone(loce).set_params(**how)
+    with pytest.raises(ValueError, match=rf"beside\[0\] has {name}=.*one after the other"):
+        loce.precompute(table, beside=[other])
+    assert n_passes(loce) == 0
+
+
+def test_workers_do_not_share_passes(table, tmp_path):
+    loce = make_loce(memory=tmp_path, n_jobs=2)
+    with pytest.raises(ValueError, match=r"n_jobs=2: workers do not share passes"):
+        loce.precompute(table, beside=[clone(loce)])
+
+
+def test_a_row_that_fails_for_one_part_is_named_and_the_others_are_kept(table, tmp_path):
+    full = np.ones((24, 32), dtype=bool)
+    broken = table.assign(mask=[full, *table["mask"][1:]])
+    loce = make_loce(memory=tmp_path)
+    _, averages = make_union(loce, background="subtract")
+    with pytest.raises(FailedRowsError, match="may cover the whole image"):
+        loce.precompute(broken, beside=[averages])
+    for part in (loce, averages):
+        part.fit(broken).transform(broken[1:])
+    assert n_passes(loce) == 6
 
 
 @pytest.mark.parametrize("on_disk", [True, False])

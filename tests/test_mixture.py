@@ -184,7 +184,13 @@ def test_rows_that_nearly_coincide_get_no_more_components_than_places(noise):
 class TestBadInput:
     @pytest.mark.parametrize(
         ("name", "value"),
-        [("max_components", 0), ("min_weight", -0.1), ("min_weight", 1.0), ("reg_covar", -1.0)],
+        [
+            ("max_components", 0),
+            ("min_weight", -0.1),
+            ("min_weight", 1.0),
+            ("reg_covar", -1.0),
+            ("rows_per_component", 0),
+        ],
     )
     def test_parameters(self, name, value):
         with pytest.raises(ValueError, match=f"'{name}' parameter"):
@@ -205,3 +211,14 @@ class TestBadInput:
         model = ConceptGaussianMixture(1).fit(np.eye(3))
         with pytest.raises(ValueError, match="n_samples"):
             model.sample(0)
+
+
+@pytest.mark.parametrize("n_rows", [10, 20])
+def test_without_a_bound_bic_alone_chooses(n_rows):
+    X = np.random.default_rng(n_rows).normal(size=(n_rows, 2))
+    bics = [GaussianMixture(n, random_state=0).fit(X).bic(X) for n in range(1, 6)]
+    free = ConceptGaussianMixture(rows_per_component=1, min_weight=0, random_state=0).fit(X)
+    np.testing.assert_allclose(free.bic_curves_[0], bics)
+    assert free.n_components_ == np.argmin(bics) + 1
+    few = ConceptGaussianMixture(rows_per_component=n_rows // 2, random_state=0).fit(X)
+    assert np.isfinite(few.bic_curves_[0]).sum() == 2

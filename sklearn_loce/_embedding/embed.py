@@ -17,7 +17,7 @@ from .._solvers.solution import Solution
 from .._store.keys import sample_digests
 from .._warnings import warn_user
 from .identify import probe_network
-from .images import Activations, open_network
+from .images import Activations, open_network, standardize
 from .threads import count_threads, map_in_threads
 
 # Rows of one image that are solved at once, so that their number does not set the memory; and rows
@@ -50,6 +50,8 @@ class Sample:
         ``finish``, and unless the bias is chosen by the mask, which always draws something.
     is_random : bool
         Whether the preprocessing drew random numbers.
+    part : int
+        Number of the estimator among those that share the passes.
     """
 
     position: int
@@ -61,6 +63,7 @@ class Sample:
     value: object = None
     missed: dict = field(default_factory=dict)
     is_random: bool = False
+    part: int = 0
 
 
 @dataclass(frozen=True)
@@ -73,11 +76,14 @@ class Failure:
     name : str
         The row as messages name it.
     error : Exception
+    part : int
+        As of Sample.
     """
 
     position: int
     name: str
     error: Exception
+    part: int = 0
 
     def __post_init__(self):
         # Their frames hold images and activations, as long as the run lasts.
@@ -116,6 +122,9 @@ class Task:
         What workers compare their network with; see :func:`open_network`.
     fingerprint : bytes or None
         Digest of the network, which those of other processes compare too.
+    shared : list of (estimator, Task)
+        Those that work on the same passes, each with what is asked of it, in place of the estimator
+        whose network passes the images; in threads only.
     """
 
     samples: object
@@ -126,9 +135,12 @@ class Task:
     digests: np.ndarray | None = None
     records: dict | None = None
     fingerprint: bytes | None = None
+    shared: list = field(default_factory=list)
 
     def layers(self, loce):
         """List the layers whose activations are needed."""
+        if self.shared:
+            return list(dict.fromkeys(k for part, task in self.shared for k in task.layers(part)))
         needed = self.asked.any(0) | (self.finish is not None)
         return [layer for layer, is_needed in zip(loce.layers_, needed, strict=True) if is_needed]
 
@@ -242,7 +254,7 @@ def embed_images(loce, task, pass_image, images, recorder=None):
     def embed_parts():
         size = loce.batch_size or _MOST_ROWS
         while parts:
-            outcomes.extend(_embed_rows(loce, task, parts[:size], recorder))
+            outcomes.extend(_embed_all(loce, task, parts[:size], recorder))
             del parts[:size]
 
     for rows in images:
@@ -278,6 +290,18 @@ def _check_unchanged(task, images, outcomes):
             )
             outcomes = [o for o in outcomes if o.position not in rows]
             outcomes += _fail_all(task.samples, rows, error)
+    return outcomes
+
+
+def _embed_all(loce, task, parts, recorder):
+    """Optimize rows for one estimator, or for all that share the passes."""
+    if not task.shared:
+        return _embed_rows(loce, task, parts, recorder)
+    outcomes = []
+    for number, (estimator, own) in enumerate(task.shared):
+        scaled = [(i, standardize(estimator, activations)) for i, activations in parts]
+        found = _embed_rows(estimator, own, scaled, None)
+        outcomes += [replace(outcome, part=number) for outcome in found]
     return outcomes
 
 

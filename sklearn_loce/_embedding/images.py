@@ -1,7 +1,7 @@
 """An image with its activations, from its file to what a layer gives."""
 
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -62,7 +62,7 @@ def open_network(loce, layers=None, records=None):
             grids = extract(view.image[None], shown)
             _check_grids(loce, grids, row_name(samples, i))
             view = view.within(extract.frame(view.image.shape[-2:]))
-            return Activations(view, {k: _standardize(loce, k, g[0]) for k, g in grids.items()})
+            return standardize(loce, Activations(view, {k: g[0] for k, g in grids.items()}))
 
         yield pass_image
 
@@ -117,10 +117,15 @@ def _check_grids(loce, grids, name):
             )
 
 
-def _standardize(loce, layer, grid):
+def standardize(loce, activations):
     """Bring channels to the mean 0 and the variance 1 that they had in fit."""
     if loce.mean_ is None:
-        return grid
+        return activations
+    known = {k: g for k, g in activations.grids.items() if k in loce.layers_}
+    return replace(activations, grids={k: _scale(loce, k, g) for k, g in known.items()})
+
+
+def _scale(loce, layer, grid):
     k = loce.layers_.index(layer)
     mean, scale = (torch.as_tensor(facts[k])[:, None, None] for facts in (loce.mean_, loce.scale_))
     dtype = torch.promote_types(grid.dtype, torch.float32)

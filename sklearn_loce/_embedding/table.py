@@ -1,7 +1,7 @@
 """From a table of samples to vectors: look up what is known, embed the rest, keep it."""
 
 from contextlib import closing, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from numbers import Integral
 
 import numpy as np
@@ -74,7 +74,7 @@ class Table:
         for outcome in outcomes:
             if isinstance(outcome, Failure):
                 self.failures[outcome.position] = outcome
-            else:
+            elif outcome.part == 0:
                 self.finished[outcome.position] = outcome.value
                 self.missed.append(outcome.missed)
                 self.put(loce, outcome.position, outcome.solutions)
@@ -117,7 +117,7 @@ class Table:
         return vectors
 
 
-def embed_table(loce, samples, *, probed=False, given=None, finish=None, keeps=True):
+def embed_table(loce, samples, *, probed=False, given=None, finish=None, keeps=True, shared=()):
     """Embed the rows of a table, or finish rows with vectors that are given.
 
     Parameters
@@ -133,6 +133,9 @@ def embed_table(loce, samples, *, probed=False, given=None, finish=None, keeps=T
         See Task.
     keeps : bool, default=True
         Whether to give the vectors, and not only store them.
+    shared : sequence of estimator
+        Fitted; they share the passes of ``loce``, which has all of their layers, and its store.
+        They are worked for in place of it, and their vectors are only stored.
 
     Returns
     -------
@@ -147,28 +150,35 @@ def embed_table(loce, samples, *, probed=False, given=None, finish=None, keeps=T
     if records is None:  # where it draws random numbers, nothing can be found again
         store = None
     with nullcontext() if store is None else store.open() as session:
-        keys, digests = [], None
+        keys, digests, parts = [], None, shared or [loce]
         if session is not None:
-            keys = find_keys(loce, session, fingerprint, records)
+            keys = [find_keys(part, session, fingerprint, records) for part in parts]
         if session is not None or not runs_here(loce.n_jobs):
             digests = hash_rows(table, images)
-        asked = np.full((len(samples), len(loce.layers_)), given is None)
-        asked[list(table.failures)] = False
-        if session is not None:
-            look_up(loce, table, session, keys, digests, asked)
+        asked = [np.full((len(samples), len(part.layers_)), given is None) for part in parts]
+        for k, part in enumerate(parts):
+            asked[k][list(table.failures)] = False
+            if session is not None:
+                into = Table(samples, unknown_solutions(part, 0)) if shared else table
+                look_up(part, into, session, keys[k], digests, asked[k])
         # Equal rows are optimized once, but each may be finished.
-        equal = find_equal_rows(digests, asked) if keys and not finish else {}
+        is_kept = keys and not finish
+        equal = [find_equal_rows(digests, own) if is_kept else {} for own in asked]
         images = _without(images, table.failures)
-        images = [rows for rows in images if finish or asked[rows].any()]
+        images = [rows for rows in images if finish or any(own[rows].any() for own in asked)]
         known = table.solutions if finish else None
-        task = Task(samples, images, asked, known, finish, digests, records, fingerprint)
+        task = Task(samples, images, asked[0], known, finish, digests, records, fingerprint)
+        if shared:
+            tasks = [Task(samples, images, own) for own in asked]
+            task = replace(task, shared=list(zip(shared, tasks, strict=True)))
         with closing(run(loce, task)) as batches:
             for outcomes in batches:
                 if session is not None:
                     versions = check_weights(loce, fingerprint, versions)
                 save(loce, session, keys, digests, outcomes)
                 table.enter(loce, outcomes)
-    table.copy_rows(equal)
+    for rows in equal:
+        table.copy_rows(rows)
     return table
 
 
@@ -250,10 +260,12 @@ def save(loce, session, keys, digests, outcomes):
     """Keep the vectors of some rows, all layers of each, unless they are random."""
     is_seeded = isinstance(loce.random_state, Integral)
     done = [o for o in outcomes if isinstance(o, Sample) and (is_seeded or not o.is_random)]
-    for k, key in enumerate(keys):
-        own = {digests[o.position]: o.solutions[k] for o in done if k in o.solutions}
-        if own:
-            session.save(key, own)
+    for part, of_layers in enumerate(keys):
+        found = [o for o in done if o.part == part]
+        for k, key in enumerate(of_layers):
+            own = {digests[o.position]: o.solutions[k] for o in found if k in o.solutions}
+            if own:
+                session.save(key, own)
 
 
 def report_failures(loce, table):

@@ -1,0 +1,311 @@
+"""The paper's experiments on one network; each gives a table."""
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import pandas as pd
+import torch
+from sklearn.metrics.pairwise import paired_cosine_distances
+from sklearn.model_selection import GroupShuffleSplit
+from torchvision.transforms import v2
+
+from .._network.families import is_detr, only_size
+from .._network.handle import TorchModel
+from .._transformer import LoCETransformer
+from ..cluster import ConceptAgglomerative
+from ..corruptions import GaussianNoise, SaltAndPepperNoise
+from ..datasets._shapes import SHAPES
+from ..metrics import (
+    category_separation,
+    compare_layers,
+    overlap_ratio,
+    pairwise_separation,
+    precision_at_k,
+    purity_score,
+)
+from ..mixture import ConceptGaussianMixture
+from ..segmentation import ConceptSegmenter, Net2VecSegmenter
+from ..utils import UnsupervisedUMAP
+from ._networks import K
+
+SEED = 42  # the published code's
+CLUSTERINGS = {
+    "relaxed": ConceptAgglomerative(purity=0.8, size=0.05),
+    "strict": ConceptAgglomerative(purity=0.9, size=0.025),
+}
+PERCENTS = (5, 10, 20)
+_BICUBIC = v2.InterpolationMode.BICUBIC
+ALL = "all"  # stands for all concepts in a table
+# The components are many where labels are ignored; none of the published code's is dropped there.
+_UNLABELED = {"per_concept": False, "min_weight": 0}
+
+
+@dataclass(frozen=True)
+class Case:
+    """One network on one table of samples.
+
+    Parameters
+    ----------
+    model : TorchModel
+    layers : tuple of str
+    samples : DataFrame
+        With the columns ``image``, ``mask``, ``concept`` and ``image_id``, and an index from 0.
+    n_draws : int
+        How often layers are compared.
+    n_rows : int
+        Most rows of a concept where some are drawn.
+    others : dict
+        Further parameters of the transformer, such as ``memory``.
+    """
+
+    model: TorchModel
+    layers: tuple
+    samples: pd.DataFrame
+    n_draws: int
+    n_rows: int
+    others: dict
+
+    def embedder(self, layer=None, preprocess="paper"):
+        """Make the paper's transformer for one layer, or for all."""
+        # A mask of some pixels can lose them at 100 x 100: such a LoCE failed.
+        how = {"objective": "net2vec", "preprocess": preprocess, "on_empty": "nan", **self.others}
+        return LoCETransformer(self.model, list(self.layers) if layer is None else layer, **how)
+
+    @cached_property
+    def drawn(self):
+        """Give up to ``n_rows`` rows of each concept, for what is slow for many."""
+        mixed = self.samples.sample(frac=1, random_state=SEED)
+        return mixed.groupby("concept", sort=False).head(self.n_rows).sort_index()
+
+    @cached_property
+    def rows(self):
+        """Give the IoU of all rows at each layer."""
+        return evaluate(self, self.samples)
+
+    @cached_property
+    def embeddings(self):
+        """Give {layer: DataFrame of the vectors of all rows}."""
+        return _split(self.embedder().fit(self.samples), self.samples)
+
+    def drawn_embeddings(self, layer):
+        """Give vectors and concepts of the drawn rows, without those that failed."""
+        found = self.embeddings[layer].loc[self.drawn.index].dropna()
+        return found.to_numpy(), self.drawn["concept"].loc[found.index].to_numpy()
+
+    def finite(self, layer):
+        """Give vectors and concepts of all rows, without those that failed."""
+        found = self.embeddings[layer].dropna()
+        return found.to_numpy(), self.samples["concept"].loc[found.index].to_numpy()
+
+
+def _split(loce, samples):
+    """Transform rows, and give {layer: DataFrame of its part}."""
+    parts = np.split(loce.transform(samples), np.cumsum(loce.n_channels_)[:-1], axis=1)
+    frames = [pd.DataFrame(part, index=samples.index) for part in parts]
+    return dict(zip(loce.layers_, frames, strict=True))
+
+
+def evaluate(case, samples, preprocess="paper"):
+    """Give the IoU of each row and layer, with its concept."""
+    rows = case.embedder(preprocess=preprocess).fit(samples).evaluate(samples)
+    return rows[["layer", "iou", "failed"]].join(samples["concept"])
+
+
+def summarize(rows, *by):
+    """Count failed LoCEs and average the IoU of each concept, and of all concepts."""
+    rows = pd.concat([rows.assign(concept=ALL), rows])
+    return rows.groupby([*by, "concept"], sort=False).agg(**_IOU_COLUMNS).reset_index()
+
+
+def measure_optimization(case):
+    """Measure failed LoCEs and IoU by layer and concept."""
+    return summarize(case.rows, "layer")
+
+
+_IOU_COLUMNS = {
+    "n_rows": ("iou", "size"),
+    "n_failed": ("failed", "sum"),
+    "mean_iou": ("iou", "mean"),
+    "std_iou": ("iou", "std"),
+}
+
+
+def rank_layers_by_iou(optimization):
+    """Rank layers by failed LoCEs, by mean IoU, and by the sum of both ranks."""
+    table = optimization[optimization["concept"] == ALL].drop(columns="concept")
+    ranks = {
+        "rank_failed": table["n_failed"].rank(),
+        "rank_iou": table["mean_iou"].rank(ascending=False),
+    }
+    table = table.assign(**ranks, rank_sum=sum(ranks.values()))
+    return table.sort_values(["rank_sum", "rank_iou"], kind="stable")
+
+
+def measure_shapes(case):
+    """Measure optimization with rectangles and ellipses in place of masks."""
+    rows = [case.rows.loc[case.drawn.index].assign(mask="segmentation")]
+    for shape in ("rectangle", "ellipse"):
+        masks = [SHAPES[shape](as_rle(mask)) for mask in case.drawn["mask"]]
+        rows.append(evaluate(case, case.drawn.assign(mask=masks)).assign(mask=shape))
+    return summarize(pd.concat(rows), "mask", "layer")
+
+
+def as_rle(mask):
+    """Give a mask as COCO's compressed run-length encoding."""
+    from .._samples.masks import compress_rle, read_mask
+
+    if isinstance(mask, dict):
+        return compress_rle(mask)
+    from pycocotools.mask import encode
+
+    return encode(np.asfortranarray(read_mask(mask), dtype=np.uint8))
+
+
+def put_first(table, *names):
+    """Put some columns before the others."""
+    return table[[*names, *table.columns.drop(list(names))]]
+
+
+def measure_draws(case):
+    """Compare the layers by both clusterings and precision on repeated draws."""
+    how = {"n_repeats": case.n_draws, "rows_per_concept": case.n_rows, "random_state": SEED}
+    how["k"] = max(1, min(10, case.n_rows - 1))
+    tables = [
+        compare_layers(case.embeddings, case.samples["concept"], clusterer=clusterer, **how).assign(
+            clustering=name
+        )
+        for name, clusterer in CLUSTERINGS.items()
+    ]
+    # Only purity and the number of clusters depend on the clustering.
+    table = pd.concat([tables[0], tables[1][tables[1]["metric"].isin(["purity", "n_clusters"])]])
+    return put_first(table, "clustering")
+
+
+def find_k(concepts):
+    """Give the paper's numbers of neighbors, as far as a concept has so many to find."""
+    most = np.unique(concepts, return_counts=True)[1].max() - 1
+    return [k for k in K if k <= most]
+
+
+def measure_retrieval(case):
+    """Measure precision at the paper's k, of each concept and on average over concepts."""
+    tables = []
+    for layer in case.layers:
+        X, y = case.finite(layer)
+        found = {str(k): precision_at_k(X, y, k, average=None) for k in find_k(y)}
+        table = pd.DataFrame({"layer": layer, "concept": np.unique(y), **found})
+        mean = {"layer": layer, "concept": ALL, **table[list(found)].mean()}
+        tables += [pd.DataFrame([mean]), table]
+    return pd.concat(tables, ignore_index=True)
+
+
+def measure_separation(case):
+    """Measure separation and overlap of each pair of concepts."""
+    tables = []
+    for layer in case.layers:
+        X, y = case.finite(layer)
+        names = np.unique(y)
+        pairs = pd.MultiIndex.from_product([names, names], names=["concept", "other"])
+        columns = {
+            "layer": layer,
+            "separation": pairwise_separation(X, y).ravel(),
+            "overlap": overlap_ratio(X, y).ravel(),
+        }
+        table = pd.DataFrame(columns, index=pairs).reset_index()
+        own = dict(zip(names, category_separation(X, y, average=None), strict=True))
+        tables.append(
+            put_first(table.assign(category_separation=table["concept"].map(own)), "layer")
+        )
+    return pd.concat(tables, ignore_index=True)
+
+
+def make_map(case):
+    """Bring the drawn rows of each layer into the plane, by UMAP with 5 % of them as neighbors."""
+    tables = []
+    for layer in case.layers:
+        X, y = case.drawn_embeddings(layer)
+        umap = UnsupervisedUMAP(n_neighbors=max(2, len(X) // 20), random_state=SEED, n_jobs=1)
+        coordinates = umap.fit_transform(X)
+        table = {"layer": layer, "concept": y, "x": coordinates[:, 0], "y": coordinates[:, 1]}
+        tables.append(pd.DataFrame(table))
+    return pd.concat(tables, ignore_index=True)
+
+
+def make_mixture(max_components=5, **how):
+    """Make the published code's mixture, which needs no number of rows for a component."""
+    return ConceptGaussianMixture(max_components, rows_per_component=1, random_state=0, **how)
+
+
+def measure_mixtures(maps):
+    """Count the components of each concept in the plane; and for all of them, without labels."""
+    tables = []
+    for layer, rows in maps.groupby("layer", sort=False):
+        U, y = rows[["x", "y"]].to_numpy(), rows["concept"].to_numpy()
+        mixture = make_mixture().fit(U, y)
+        own = pd.DataFrame({"concept": y, "is_outlier": mixture.labels_ < 0}).groupby("concept")
+        table = own["is_outlier"].agg(n_rows="size", n_outliers="sum")
+        table["n_components"] = [m.n_components for m in mixture.mixtures_]
+        table["n_kept"] = pd.Series(mixture.component_concepts_).value_counts()
+        joint = make_mixture(2 * len(table), **_UNLABELED).fit(U)
+        together = {"n_rows": len(U), "n_outliers": 0, "n_components": joint.n_components_}
+        together |= {"n_kept": joint.n_components_, "purity": purity_score(y, joint.labels_)}
+        table = pd.concat([pd.DataFrame(together, index=[ALL]), table])
+        tables.append(
+            put_first(table.rename_axis("concept").reset_index().assign(layer=layer), "layer")
+        )
+    return pd.concat(tables, ignore_index=True)
+
+
+def find_noises():
+    """Give (name, percent, noise); the percent is as the published code counts."""
+    for percent in PERCENTS:
+        yield "Gaussian", percent, GaussianNoise(percent)
+        # There, each of three draws replaces so many pixels, some of them again.
+        share = 100 * (1 - np.exp(-3 * percent / 100))
+        yield "salt and pepper", percent, SaltAndPepperNoise(float(share))
+
+
+def disturb(noise, module):
+    """Put noise into the paper's preprocessing, after images have got their size."""
+    steps, own = [v2.Resize((480, 640), interpolation=_BICUBIC), noise], only_size(module)
+    if own is not None:
+        steps.append(v2.Resize(own, interpolation=_BICUBIC))
+    steps.append(v2.ToDtype(torch.float32, scale=True))
+    if is_detr(module):  # what its processor does
+        steps.insert(2, v2.Resize(800, max_size=1333))
+        steps.append(v2.Normalize([0.485, 0.456, 0.406], [0.229, 0.224, 0.225]))
+    return v2.Compose(steps)
+
+
+def measure_noise(case):
+    """Measure optimization under noise, and the cosine of its LoCEs to those without."""
+    clean = {layer: found.loc[case.drawn.index] for layer, found in case.embeddings.items()}
+    rows = [case.rows.loc[case.drawn.index].assign(noise="none", percent=0, cosine=1.0)]
+    for name, percent, noise in find_noises():
+        preprocess = disturb(noise, case.model.module)
+        found = evaluate(case, case.drawn, preprocess).assign(noise=name, percent=percent)
+        noisy = _split(case.embedder(preprocess=preprocess).fit(case.drawn), case.drawn)
+        cosines = {layer: _median_cosine(clean[layer], noisy[layer]) for layer in case.layers}
+        rows.append(found.assign(cosine=found["layer"].map(cosines)))
+    return summarize(pd.concat(rows), "noise", "percent", "layer", "cosine")
+
+
+def _median_cosine(first, second):
+    known = (np.isfinite(first) & np.isfinite(second)).all(axis=1)
+    return float(1 - np.median(paired_cosine_distances(first[known], second[known])))
+
+
+def measure_segmentation(case, layer):
+    """Compare GloCE and Net2Vec on a fifth of the images, which neither has seen."""
+    split = GroupShuffleSplit(1, test_size=0.2, random_state=SEED)
+    parts = next(split.split(case.drawn, groups=case.drawn["image_id"]))
+    seen, unseen = (case.drawn.iloc[part] for part in parts)
+    unseen = unseen[unseen["concept"].isin(seen["concept"])]
+    loce = case.embedder(layer)
+    net2vec = Net2VecSegmenter(loce, random_state=SEED)
+    rows = [case.rows[case.rows["layer"] == layer].loc[unseen.index].assign(method="LoCE")]
+    for name, method in {"GloCE": ConceptSegmenter(loce), "Net2Vec": net2vec}.items():
+        found = method.fit(seen).evaluate(unseen)
+        rows.append(found.assign(method=name, layer=layer))
+    return summarize(pd.concat(rows), "method", "layer")

@@ -1,0 +1,122 @@
+"""The paper's concepts, networks and layers."""
+
+from dataclasses import dataclass
+from functools import partial
+
+# One person, eight vehicles and ten animals of COCO.
+CONCEPTS = (
+    *("person", "bicycle", "car", "motorcycle", "airplane", "bus", "train", "truck", "boat"),
+    *("bird", "cat", "dog", "horse", "sheep", "cow", "elephant", "bear", "zebra", "giraffe"),
+)
+# Neighbors of a query in retrieval.
+K = (1, 5, 10, 20, 30, 40)
+
+_PEELED = ("AutoShape", "DetectMultiBackend")
+
+
+@dataclass(frozen=True)
+class Network:
+    """A network with the layers that are compared.
+
+    Parameters
+    ----------
+    source : torch.nn.Module, TorchModel or callable
+        The network, or a builder: a function without arguments that gives it.
+    layers : tuple of str
+        Dotted names of its layers.
+
+    See Also
+    --------
+    reproduce : Takes networks by name.
+    sklearn_loce.list_layers : The layers of a network.
+
+    Examples
+    --------
+    >>> from sklearn_loce.datasets import load_scene_model
+    >>> from sklearn_loce.paper import Network
+    >>> Network(load_scene_model, ("features.2", "features.5")).layers
+    ('features.2', 'features.5')
+    """
+
+    source: object
+    layers: tuple
+
+    def open(self, name):
+        """Build the network.
+
+        Parameters
+        ----------
+        name : str
+            What to call it where it can't be built.
+
+        Returns
+        -------
+        TorchModel
+            A handle on it.
+
+        Raises
+        ------
+        RuntimeError
+            If a package is missing, or weights can't be downloaded.
+        """
+        from .. import TorchModel
+
+        model = self.source if isinstance(self.source, TorchModel) else TorchModel(self.source)
+        try:
+            _ = model.module
+        except Exception as error:
+            raise RuntimeError(
+                f"The network {name!r} can't be built: {type(error).__name__}: {error} Install "
+                "what it lacks, connect to the internet for its weights, or name other networks."
+            ) from error
+        return model
+
+
+def build_torchvision(name, weights="DEFAULT"):
+    """Build a network of torchvision by its name, with weights that are downloaded once."""
+    from torchvision.models import get_model
+
+    return get_model(name, weights=weights).eval()
+
+
+def build_detr():
+    """Build Hugging Face's DETR with a ResNet-50."""
+    from transformers import DetrForObjectDetection
+
+    return DetrForObjectDetection.from_pretrained("facebook/detr-resnet-50").eval()
+
+
+def build_yolo():
+    """Build YOLOv5s, by code of its own repository, which torch asks to trust."""
+    from torch import hub
+
+    # Within AutoShape, as the published code loads it: only there are the batch norms part of the
+    # convolutions, whose outputs are the paper's layers.
+    network = hub.load("ultralytics/yolov5", "yolov5s", trust_repo="check", device="cpu")
+    while type(network).__name__ in _PEELED:
+        network = network.model
+    return network.float().eval()
+
+
+def _of_imagenet(name):
+    return partial(build_torchvision, name, "IMAGENET1K_V1")
+
+
+NETWORKS = {
+    "yolov5s": Network(build_yolo, ("model.6.cv3.conv", "model.14.conv", "model.20.cv3.conv")),
+    "mobilenet_v3_large": Network(
+        _of_imagenet("mobilenet_v3_large"), ("features.9", "features.11", "features.14")
+    ),
+    "efficientnet_b0": Network(
+        _of_imagenet("efficientnet_b0"), ("features.5.2", "features.6.2", "features.7.0")
+    ),
+    "detr_resnet50": Network(
+        build_detr,
+        ("model.backbone.model.layer3", "model.encoder.layers.1", "model.encoder.layers.5"),
+    ),
+    "vit_b_16": Network(
+        _of_imagenet("vit_b_16"),
+        tuple(f"encoder.layers.encoder_layer_{i}" for i in (3, 7, 11)),
+    ),
+    "swin_t": Network(_of_imagenet("swin_t"), ("features.3", "features.5", "features.7")),
+}
