@@ -45,10 +45,10 @@ print(f"{RowStore(folder.name).info()['n_rows']} vectors stored")
 # %%
 # Which layer finds masks best?
 # -----------------------------
-# The score of the transformer itself is the mean held-out IoU: a LoCE is fitted to one half of each
-# mask, and drawn in the other. ``GroupKFold`` keeps the rows of an image in one fold. A LoCE depends
-# on its row alone, so nothing leaks between folds here; the folds show how much the score varies
-# with the images, as the bars below.
+# The score of the transformer itself is the mean held-out IoU: a LoCE is fitted to one half of
+# each mask, and drawn in the other. ``GroupKFold`` keeps the rows of an image in one fold. A LoCE
+# depends on its row alone, so nothing leaks between folds here; the folds show how much the score
+# varies with the images, as the bars below.
 
 from sklearn.model_selection import GridSearchCV, GroupKFold
 
