@@ -1,5 +1,6 @@
 """From a table of samples to vectors: look up what is known, embed the rest, keep it."""
 
+from collections import Counter
 from contextlib import closing, nullcontext
 from dataclasses import dataclass, field, replace
 from numbers import Integral
@@ -59,15 +60,15 @@ class Table:
         What ``finish`` gave, by row.
     failures : dict of {int: Failure}
         By row.
-    missed : list of dict of {int: bool}
-        As of Sample, of the rows that were optimized now.
+    missed : Counter
+        Of pairs (number of the layer, whether a new vector draws nothing on its mask).
     """
 
     samples: pd.DataFrame
     solutions: list
     finished: dict = field(default_factory=dict)
     failures: dict = field(default_factory=dict)
-    missed: list = field(default_factory=list)
+    missed: Counter = field(default_factory=Counter)
 
     def enter(self, loce, outcomes):
         """Enter what came of some rows."""
@@ -76,7 +77,7 @@ class Table:
                 self.failures[outcome.position] = outcome
             elif outcome.part == 0:
                 self.finished[outcome.position] = outcome.value
-                self.missed.append(outcome.missed)
+                self.missed.update(outcome.missed.items())
                 self.put(loce, outcome.position, outcome.solutions)
 
     def put(self, loce, i, solutions):
@@ -292,11 +293,11 @@ def report_failures(loce, table):
 
 def warn_missed(loce, table):
     """Warn of layers at which more than half of the vectors that are new draw nothing on masks."""
-    missed = [[row[k] for row in table.missed if k in row] for k in range(len(loce.layers_))]
+    counts = [(table.missed[k, True], table.missed[k, False]) for k in range(len(loce.layers_))]
     parts = [
-        f"{sum(own)} of {len(own)} at {layer!r}"
-        for layer, own in zip(loce.layers_, missed, strict=True)
-        if 2 * sum(own) > len(own)
+        f"{n_missed} of {n_missed + n_drawn} at {layer!r}"
+        for layer, (n_missed, n_drawn) in zip(loce.layers_, counts, strict=True)
+        if n_missed > n_drawn
     ]
     if parts:
         warn_user(
