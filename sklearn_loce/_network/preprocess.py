@@ -264,6 +264,8 @@ def make_transform(preprocess, model=None):
     if isinstance(preprocess, str) and preprocess == "paper":
         module = None if model is None else as_module(model)
         return JointTransform(PaperTransform(module), full_frame=True)
+    if isinstance(preprocess, PaperTransform):
+        return JointTransform(preprocess, full_frame=True)
     if preprocess is None:
         return JointTransform(_SCALE, full_frame=True)
     if isinstance(preprocess, WeightsEnum):
@@ -461,7 +463,8 @@ def warn_unnormalized(preprocess, model, size, seed=0):
     seed : int, default=0
         For random transforms.
     """
-    trained_with = None if isinstance(preprocess, str) else find_training_preprocess(model)
+    is_known = isinstance(preprocess, str | PaperTransform)
+    trained_with = None if is_known else find_training_preprocess(model)
     if trained_with is None:
         return
     if _measure_normalization(make_transform(preprocess, model), size, seed) is not None:

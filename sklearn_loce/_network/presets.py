@@ -26,12 +26,15 @@ class PaperTransform:
     ----------
     module : torch.nn.Module, default=None
         The network.
+    noise : callable, default=None
+        What is done to the images of 640 x 480.
     """
 
-    def __init__(self, module=None):
+    def __init__(self, module=None, noise=None):
         own = None if module is None else only_size(module)
         # Twice, as there: the first resize rounds to whole levels.
-        self.sizes = [_PAPER_SIZE] if own is None else [_PAPER_SIZE, own[::-1]]
+        self.own_size = None if own is None else own[::-1]
+        self.noise = noise
         self.processor = None
         if module is not None and is_detr(module):
             from transformers import DetrImageProcessor
@@ -39,15 +42,23 @@ class PaperTransform:
             self.processor = ProcessorTransform(DetrImageProcessor())
 
     def __repr__(self):
-        return repr("paper")
+        return repr("paper") if self.noise is None else f"PaperTransform(noise={self.noise!r})"
 
     def __call__(self, image):
         """Resize an image (3, height, width), uint8."""
-        picture = Image.fromarray(image.permute(1, 2, 0).numpy())
-        for size in self.sizes:
-            picture = picture.resize(size, Image.Resampling.BICUBIC)
-        pixels = torch.from_numpy(np.array(picture)).permute(2, 0, 1)
+        pixels = _resize(image, _PAPER_SIZE)
+        if self.noise is not None:
+            pixels = self.noise(pixels)
+        if self.own_size is not None:
+            pixels = _resize(pixels, self.own_size)
         return pixels if self.processor is None else self.processor.process(pixels)
+
+
+def _resize(image, size):
+    """Resize an image (3, height, width), uint8, to (width, height)."""
+    picture = Image.fromarray(image.permute(1, 2, 0).numpy())
+    picture = picture.resize(size, Image.Resampling.BICUBIC)
+    return torch.from_numpy(np.array(picture)).permute(2, 0, 1)
 
 
 def find_training_preprocess(model):

@@ -5,13 +5,11 @@ from functools import cached_property
 
 import numpy as np
 import pandas as pd
-import torch
 from sklearn.metrics.pairwise import paired_cosine_distances
 from sklearn.model_selection import GroupShuffleSplit
-from torchvision.transforms import v2
 
-from .._network.families import is_detr, only_size
 from .._network.handle import TorchModel
+from .._network.presets import PaperTransform
 from .._transformer import LoCETransformer
 from ..cluster import ConceptAgglomerative
 from ..corruptions import GaussianNoise, SaltAndPepperNoise
@@ -35,7 +33,6 @@ CLUSTERINGS = {
     "strict": ConceptAgglomerative(purity=0.9, size=0.025),
 }
 PERCENTS = (5, 10, 20)
-_BICUBIC = v2.InterpolationMode.BICUBIC
 ALL = "all"  # stands for all concepts in a table
 # The components are many where labels are ignored; none of the published code's is dropped there.
 _UNLABELED = {"per_concept": False, "min_weight": 0}
@@ -266,24 +263,12 @@ def find_noises():
         yield "salt and pepper", percent, SaltAndPepperNoise(float(share))
 
 
-def disturb(noise, module):
-    """Put noise into the paper's preprocessing, after images have got their size."""
-    steps, own = [v2.Resize((480, 640), interpolation=_BICUBIC), noise], only_size(module)
-    if own is not None:
-        steps.append(v2.Resize(own, interpolation=_BICUBIC))
-    steps.append(v2.ToDtype(torch.float32, scale=True))
-    if is_detr(module):  # what its processor does
-        steps.insert(2, v2.Resize(800, max_size=1333))
-        steps.append(v2.Normalize([0.485, 0.456, 0.406], [0.229, 0.224, 0.225]))
-    return v2.Compose(steps)
-
-
 def measure_noise(case):
     """Measure optimization under noise, and the cosine of its LoCEs to those without."""
     clean = {layer: found.loc[case.drawn.index] for layer, found in case.embeddings.items()}
     rows = [case.rows.loc[case.drawn.index].assign(noise="none", percent=0, cosine=1.0)]
     for name, percent, noise in find_noises():
-        preprocess = disturb(noise, case.model.module)
+        preprocess = PaperTransform(case.model.module, noise)
         found = evaluate(case, case.drawn, preprocess).assign(noise=name, percent=percent)
         noisy = _split(case.embedder(preprocess=preprocess).fit(case.drawn), case.drawn)
         cosines = {layer: _median_cosine(clean[layer], noisy[layer]) for layer in case.layers}
