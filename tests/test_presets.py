@@ -154,7 +154,9 @@ def test_a_transformer_of_one_size_gets_it_after_the_papers(scenes):
     torch.manual_seed(0)
     sizes = {"patch_size": 32, "num_layers": 2, "num_heads": 2, "hidden_dim": 32, "mlp_dim": 32}
     network = models.VisionTransformer(224, **sizes).eval()
-    loce = LoCETransformer(TorchModel(network), "encoder.layers.encoder_layer_1")
+    loce = LoCETransformer(
+        TorchModel(network), "encoder.layers.encoder_layer_1", objective="net2vec"
+    )
     found = loce.set_params(preprocess="paper").fit_transform(scenes)
     pictures = [paper_picture(image, (224, 224)) for image in scenes["image"]]
     grids = [grid_of(network, loce.layer, as_pixels(p))[:, 1:] for p in pictures]
@@ -170,7 +172,9 @@ def test_detr_gets_the_papers_images_through_its_processor(scenes):
     torch.manual_seed(0)
     network = build_detr().eval()
     rows = scenes.iloc[:2]
-    loce = LoCETransformer(TorchModel(network), "model.encoder.layers.0", preprocess="paper")
+    loce = LoCETransformer(
+        TorchModel(network), "model.encoder.layers.0", preprocess="paper", objective="net2vec"
+    )
     found = loce.fit_transform(rows)
     processor = transformers.DetrImageProcessor()
     for k, image in enumerate(rows["image"]):
