@@ -148,12 +148,13 @@ def test_other_settings_are_refused(run, scenes):
 
 
 @pytest.mark.slow
-def test_no_image_passes_twice_for_a_run_that_is_done(tmp_path):
+def test_no_image_passes_for_a_run_that_is_done(tmp_path):
     table = draw_table(12, n_concepts=2)
     network = Network(TorchModel(build_counting), tuple(LAYERS[:2]))
     first = reproduce(table, {"counting": network}, tmp_path, **HOW)
     again = Network(TorchModel(build_counting), tuple(LAYERS[:2]))
     second = reproduce(table, {"counting": again}, tmp_path, **HOW)
+    assert again.source.module.n_images == 0
     for name in first:
         pd.testing.assert_frame_equal(first[name], second[name])
 
