@@ -20,16 +20,24 @@ from sklearn_loce.metrics import precision_at_k
 from .conftest import SHARED
 
 TABLES = [
-    "bars",
+    "compared",
     "quality",
     "concepts",
     "stability",
+    "changes",
     "cost",
     "convergence",
     "unconverged",
     "scenes, directions",
     "small",
     "masks",
+    "scores",
+    "correlation",
+    "above random",
+    "picks",
+    "candidates",
+    "chosen",
+    "parts",
 ]
 
 
@@ -60,8 +68,6 @@ def test_precision_elsewhere_against_loops(space, k):
     _, y, groups = space
     X = np.random.default_rng(1).normal(size=(40, 3))  # no two similarities are equal
     rows = precision_by_loops(X, y, groups, k)
-    expected = np.mean([rows[y == concept].mean() for concept in "abc"])
-    assert study.precision_elsewhere(X, y, groups, k) == pytest.approx(expected)
     np.testing.assert_allclose(study_small.precision_of_rows(X, y, groups, k), rows)
 
 
@@ -72,12 +78,12 @@ def test_neighbours_of_other_rows_are_those_of_the_metric(space):
     assert study_small.mean_of_concepts(rows, y) == pytest.approx(precision_at_k(X, y, 5))
 
 
-def test_neighbours_of_the_same_group_are_left_out():
-    # Each row's twin lies in its own group: elsewhere, all neighbours are of the other concept.
-    X = np.array([[1, 0], [1, 0.01], [0.9, 0.5], [0.9, 0.49]])
-    y, groups = np.array(["a", "a", "b", "b"]), np.array([0, 0, 1, 1])
-    assert study.precision_elsewhere(X, y, groups, k=1) == 0
-    assert study.precision_elsewhere(X, y, np.arange(4), k=1) == 1
+def test_neighbours_of_other_groups_are_those_of_the_metric(space):
+    _, y, groups = space
+    X = np.random.default_rng(1).normal(size=(40, 3))
+    rows = study_small.precision_of_rows(X, y, groups, 5)
+    expected = precision_at_k(X, y, 5, groups=groups)
+    assert study_small.mean_of_concepts(rows, y) == pytest.approx(expected)
 
 
 def _plant(n=40, mixed=0.0):
@@ -220,7 +226,7 @@ def test_rows_that_do_not_converge_are_counted():
     assert study.count_unconverged(batches, logistic | {"max_iter": 1}) == 5
     counts = study.count_by_setting(batches[:1])
     assert "jaccard" in counts
-    assert not {study.PAPER, study.MASKED_MEAN, "logistic, standardised"} & set(counts)
+    assert not {study.PAPER, *study.MEANS, "logistic, standardized"} & set(counts)
 
 
 @pytest.mark.parametrize(("n_images", "kept"), [(1, [7]), (2, [7, 1, 5]), (5, [7, 3, 1, 4, 5])])
@@ -238,18 +244,21 @@ def _made_up():
         quality[setting] = {}
         for k, layer in enumerate(["first", "second"]):
             values = {name: s + k / 10 + i / 100 for i, name in enumerate(spaces)}
-            is_mean = setting == study.MASKED_MEAN
             quality[setting][layer] = {
-                "quality": values if is_mean else {"IoU": 0.5 + s / 10, **values},
-                "concepts": {} if is_mean else {"car": 0.25, "sky": 0.75},
-                "stability": {"noise": [0.5, 0.25, 0], "nearest": [0.75, 0.125, 3]},
+                "quality": {"IoU": 0.5 + s / 10, **values},
+                "concepts": {"car": 0.25, "sky": 0.75},
             }
+    quality["logistic"]["a+b+c"] = quality[study.PAPER]["a+b+c"] = quality["logistic"]["first"]
+    quality[study.MASKED_MEAN]["a+b+c"] = quality["logistic"]["second"]
+    still = {"noise": [0.5, 0.25, 0], "nearest": [0.75, 0.125, 3]}
     ways = [
         {"objective": "net2vec", "layers": ["a"], "shown": "all", "quality": {"IoU": 0.125}},
         {"objective": "dice", "layers": ["a", "b"], "shown": "all", "quality": {"P@10": 0.5}},
     ]
     return {
         "quality": quality,
+        "stability": {study.PAPER: {"first": still}, study.MASKED_MEAN: {"first": {}}},
+        "changes": {study.PAPER: {"first": still}},
         "cost": {"first": {"ms per row": 1.5, "paper": 1.0}},
         "convergence": {
             "layers": {
@@ -262,6 +271,40 @@ def _made_up():
         "scenes": {"directions": {"paper": {"features.1": 0.25, "features.2": 0.75}}},
         "small": {"ways": ways},
         "masks": [{"layers": ["a", "b"], "mask_size": [20, 30], "quality": {"IoU": 0.5}}],
+        "scores": {
+            "places": [
+                {"network": "n", "setting": "s", "layer": "a+b", "values": {"P@10": 0.5, "g": 0.25}}
+            ],
+            "correlation": {"all": {"g": [0.5, 0.25, 0.75]}},
+            "above random": {"a+b+c": {"random": {"g": [0.125, 0.0, 0.25]}}},
+            "picks": [
+                {
+                    "setting": "s",
+                    "among": "single",
+                    "score": "g",
+                    "layer": "a",
+                    "values": {"its P@10": 0.5, "best P@10": 0.75},
+                }
+            ],
+        },
+        "choice": {
+            "candidates": [
+                {
+                    "setting": [1e-4, "a", "none", 0.0],
+                    "chosen": {"IoU": 0.1, "P@10": 0.2},
+                    "told": {"IoU": 0.3, "P@10": 0.4},
+                    "above single": {"IoU": [0.0, -0.5, 0.5], "P@10": [0.0, -0.5, 0.5]},
+                }
+            ],
+            "chosen": [
+                {
+                    "setting": [1e-3, "a+b+c", "keep", 0.7],
+                    "above single": {"IoU": [0.5, 0.25, 0.75], "P@10": [0.5, 0.25, 0.75]},
+                }
+            ]
+            * 2,
+        },
+        "parts": {"layers": {"a": {"paper": {"sequence, Ward": 0.5}}}},
     }
 
 
@@ -273,21 +316,33 @@ def _cells(table):
 def test_tables_hold_the_results():
     tables = study_page.make_tables(_made_up())
     assert list(tables) == TABLES
-    first, second = _cells(tables["bars"])[2:]
-    assert first == ["`first`", "0.700", "0.650", "2.000", "0.990", "2.010", "0.010"]
-    assert second[0] == "`second`"
+    first, *_, joined = _cells(tables["compared"])[2:]
+    assert first[:4] == ["`first`", "0.700", "0.500", "0.600"]  # default, paper, masked mean
+    assert first[4:] == ["2.000", "0.000", "1.000", "2.010", "0.010", "1.010"]
+    assert joined[0] == "all, joined"
     rows = _cells(tables["quality"])
     assert rows[0] == ["layer", "setting", "IoU", "P@10", "silhouette", "clusters"]
-    assert rows[3] == ["`first`", study.MASKED_MEAN, "n/a", "1.000", "1.010", "1"]
-    assert len(rows) == 2 + 6
-    assert len(_cells(tables["concepts"])) == 2 + 4  # the masked mean redraws nothing
+    assert rows[3] == ["`first`", study.MASKED_MEAN, "0.600", "1.000", "1.010", "1"]
+    assert len(rows) == len(_cells(tables["concepts"])) == 2 + 9
     assert _cells(tables["stability"])[2][2:] == ["0.500, 0.250", "0.750, 0.125 (3 lost)"]
+    assert _cells(tables["stability"])[3][2:] == ["-", "-"]
     assert _cells(tables["scenes, directions"])[2] == ["paper", "0.250", "0.750", "0.500"]
     assert _cells(tables["small"])[2:] == [
         [study.PAPER, "`a`", "all", "0.125", "n/a"],
         ["dice", "`a` + `b`", "all", "n/a", "0.500"],
     ]
     assert _cells(tables["masks"])[2] == ["`a` + `b`", "20 x 30", "0.500"]
+    assert _cells(tables["scores"])[2] == ["n", "`a` + `b`", "s", "0.500", "0.250"]
+    assert _cells(tables["correlation"])[2] == ["all", "0.500 [0.250, 0.750]"]
+    assert _cells(tables["above random"])[2] == ["all, joined", "random", "0.125 [0.000, 0.250]"]
+    assert _cells(tables["picks"])[2] == ["s", "single", "g", "`a`", "0.500", "0.750"]
+    assert _cells(tables["candidates"])[2][:7] == [
+        *("`a`", "0.0001", "-"),
+        *("0.100", "0.300", "0.200", "0.400"),
+    ]
+    chosen = _cells(tables["chosen"])[3][:4]
+    assert chosen == ["later", "all, joined", "0.001", "0.7 average, background keep"]
+    assert _cells(tables["parts"])[2] == ["`a`", "paper", "0.500"]
     head, _, distances = _cells(tables["convergence"])
     assert head[2:4] == ["`tol=1e-4`, worst", "`tol=1e-6`, median"]
     assert distances == ["`first`", "0.500", "4.250", "0.005", "0.030"]  # percent
@@ -317,7 +372,7 @@ def test_page_without_a_place_is_an_error_and_left_alone(tmp_path):
     page = tmp_path / "page.md"
     _write_page(page, TABLES[:-1])
     before = page.read_text(encoding="utf-8")
-    with pytest.raises(ValueError, match="no place <!-- begin masks -->"):
+    with pytest.raises(ValueError, match="no place <!-- begin parts -->"):
         study_page.fill_page(page, _made_up())
     assert page.read_text(encoding="utf-8") == before
 
@@ -383,7 +438,7 @@ def test_committed_finer_masks_bear_out_the_words_of_the_page():
 @pytest.mark.slow
 def test_parts_run_on_some_frames(tmp_path, camvid, camvid_network, monkeypatch):
     """Measure three settings and three ways on two frames; the numbers make sense."""
-    chosen = {name: study.SETTINGS[name] for name in (study.PAPER, study.MASKED_MEAN, "logistic")}
+    chosen = {name: study.SETTINGS[name] for name in (study.PAPER, "logistic")}
     monkeypatch.setattr(study, "SETTINGS", chosen)
     ways = [way for way in study_small.list_ways() if way.objective == "logistic"]
     ways = [ways[0], ways[2], ways[-1]]
@@ -394,11 +449,13 @@ def test_parts_run_on_some_frames(tmp_path, camvid, camvid_network, monkeypatch)
     _write_page(page, [name for name in TABLES if not name.startswith("scenes")])
     files = ["--page", str(page), "--results", str(results), "--camvid", str(SHARED / "camvid")]
     few = ["--frames", "2", "--layers", "backbone.13", "--images", "1", "--repeats", "1"]
-    study.main([*files, *few, "--only", "quality", "cost", "convergence", "small", "masks"])
+    few += ["--settings", study.PAPER, study.MASKED_MEAN, "logistic"]
+    measured = ["quality", "stability", "cost", "convergence", "small", "masks"]
+    study.main([*files, *few, "--only", *measured])
     found = json.loads(results.read_text(encoding="utf-8"))
     paper, logistic = (found["quality"][name]["backbone.13"] for name in (study.PAPER, "logistic"))
     assert logistic["quality"]["IoU"] > paper["quality"]["IoU"] + 0.1
-    assert logistic["stability"]["resize by area"][0] > 0.99
+    assert found["stability"]["logistic"]["backbone.13"]["resize by area"][0] > 0.99
     assert found["cost"]["backbone.13"]["paper"] == 1
     assert (found["convergence"]["frames"], found["convergence"]["compared frames"]) == (2, 1)
     near = found["convergence"]["layers"]["backbone.13"]
