@@ -172,21 +172,23 @@ def _scores(found):
     ranks = [[of, *map(_write_interval, s.values())] for of, s in found["correlation"].items()]
     above = [
         [_shorten(layer), network, *map(_write_interval, values.values())]
-        for layer, networks in found["above random"].items()
+        for layer, networks in found["default above"].items()
         for network, values in networks.items()
     ]
     picks = [
-        [p["setting"], p["among"], p["score"], _shorten(p["layer"]), *p["values"].values()]
+        [
+            *(p["setting"], p["among"]),
+            *(f"{_shorten(layer)}, {precision:.3f}" for layer, precision in p["picks"].values()),
+            p["best"],
+        ]
         for p in found["picks"]
     ]
-    compared = list(next(iter(next(iter(found["above random"].values())).values())))
+    compared = list(next(iter(next(iter(found["default above"].values())).values())))
     return {
         "scores": _write(["network", "layer", "setting"], names, places),
         "correlation": _write(["over"], list(next(iter(found["correlation"].values()))), ranks),
-        "above random": _write(["layer", "above"], compared, above),
-        "picks": _write(
-            ["setting", "among", "score", "picks"], list(found["picks"][0]["values"]), picks
-        ),
+        "default above": _write(["layer", "above"], compared, above),
+        "picks": _write(["setting", "among", *found["picks"][0]["picks"]], ["best P@10"], picks),
     }
 
 
@@ -200,7 +202,7 @@ def _choice(found):
             *map(_write_interval, one["above single"].values()),
         ]
         for one in found["candidates"]
-        if one["setting"][-1] in (0, 0.7)
+        if one["setting"][-1] in (0, 0.5)
     ]
     chosen = [
         [

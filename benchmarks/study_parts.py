@@ -23,7 +23,7 @@ SETTINGS = {
     "logistic, 1e-3": {"objective": "logistic", "alpha": 1e-3},
 }
 SINGLE = ("backbone.13", "backbone.16")
-WEIGHT = 0.7  # of an average beside a LoCE
+WEIGHT = 0.5  # of an average beside a LoCE
 LEAST = 8  # rows of each side, or the concept is left out
 KINDS = ("sequence", "near and far", "left and right")
 

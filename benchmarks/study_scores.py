@@ -86,11 +86,13 @@ def find_some(samples):
 
 
 def score_networks(networks, layers, samples):
-    """Score all networks, settings and layers, with all layers joined as one more."""
-    layers = [*layers, Joined(*layers)] if len(layers) > 1 else list(layers)
+    """Score all networks, settings and layers; of the trained one all layers joined, too."""
+    joined = [Joined(*layers)] if len(layers) > 1 else []
     with threads(1):
         return pd.concat(
-            score_rows(model, layers, parameters, samples).assign(network=name, setting=setting)
+            score_rows(
+                model, [*layers, *(joined if name == TRAINED else [])], parameters, samples
+            ).assign(network=name, setting=setting)
             for name, model in networks.items()
             for setting, parameters in SETTINGS.items()
         )
@@ -162,16 +164,18 @@ def correlate(places, draws, chosen):
     }
 
 
-def compare_with_random(places, draws):
-    """Give how far scores of the trained network are above those of random weights, by layer."""
+def compare_default(places, draws):
+    """Give how far the default is above random weights and above the paper's setting, by layer."""
     index, found = {place: k for k, place in enumerate(places)}, {}
-    for network, setting, layer in places:
-        if network == TRAINED or setting != DEFAULT:
+    for place in places:
+        network, setting, layer = place
+        is_random, is_paper = network != TRAINED, setting == "paper"
+        if is_random == is_paper or setting not in (DEFAULT, "paper"):
             continue
-        ours, theirs = index[TRAINED, DEFAULT, layer], index[network, setting, layer]
-        found.setdefault(layer, {})[network] = {
+        ours, theirs = index[TRAINED, DEFAULT, layer], index[place]
+        found.setdefault(layer, {})["paper" if is_paper else network] = {
             name: interval(draws[name][:, ours] - draws[name][:, theirs])
-            for name in (HELD_OUT, f"{PLAIN}, best", PRECISION)
+            for name in (f"{HELD_OUT}, best", f"{PLAIN}, best", PRECISION)
         }
     return found
 
@@ -190,17 +194,10 @@ def pick_layers(places, draws):
                 if (network, its) == (TRAINED, setting) and layer.count("+") <= most
             ]
             precision = draws[PRECISION][0, some]
-            for name in SCORES:
-                best = int(np.argmax(draws[name][0, some]))
-                found.append(
-                    {
-                        "setting": setting,
-                        "among": among,
-                        "score": name,
-                        "layer": places[some[best]][2],
-                        "values": {"its P@10": precision[best], "best P@10": precision.max()},
-                    }
-                )
+            best = {name: int(np.argmax(draws[name][0, some])) for name in SCORES}
+            picks = {name: [places[some[k]][2], precision[k]] for name, k in best.items()}
+            about = {"setting": setting, "among": among, "best": precision.max()}
+            found.append(about | {"picks": picks})
     return found
 
 
@@ -221,7 +218,7 @@ def describe_scores(rows, n_draws=N_DRAWS):
             for k, place in enumerate(places)
         ],
         "correlation": {name: correlate(places, draws, of) for name, of in chosen.items()},
-        "above random": compare_with_random(places, draws),
+        "default above": compare_default(places, draws),
         "picks": pick_layers(places, draws),
     }
 

@@ -69,14 +69,16 @@ def test_planted_ranks_are_found():
     for ranks in found["correlation"].values():
         assert ranks["held-out IoU"] == pytest.approx([1, 1, 1])
         assert ranks["IoU, best"][0] < -0.9
-    for networks in found["above random"].values():
-        value, low, high = networks["random 0"]["held-out IoU"]
-        assert low <= value <= high
-        assert value == pytest.approx(0.4, abs=0.01)
-    best = {(p["among"], p["score"]): p["layer"] for p in found["picks"]}
-    assert best["single", "held-out IoU"] == "b"
-    assert best["joined, too", "held-out IoU"] == "a+b"
-    assert best["joined, too", "IoU, best"] == "a"
+    for others in found["default above"].values():
+        for other, worth in {"random 0": 0.4, "paper": 0}.items():
+            value, low, high = others[other]["held-out IoU, best"]
+            assert low <= value <= high
+            assert value == pytest.approx(worth, abs=0.01)
+    for among, best in {"single": "b", "joined, too": "a+b"}.items():
+        for found_best in (p for p in found["picks"] if p["among"] == among):
+            layer, precision = found_best["picks"]["held-out IoU"]
+            assert (layer, precision) == (best, found_best["best"])
+            assert found_best["picks"]["IoU, best"][0] == "a"
 
 
 def test_the_chart_is_drawn(tmp_path):
