@@ -451,6 +451,30 @@ def test_committed_choice_bears_out_the_words_of_the_page():
     assert np.round(gains, 3).tolist() == [0.018, 0.0]
 
 
+def test_committed_sub_concepts_bear_out_the_words_of_the_page():
+    found = json.loads(study.RESULTS.read_text(encoding="utf-8"))["parts"]
+    assert set(found["tasks"].values()) == {11}
+    means = {
+        way: pd.DataFrame(
+            {
+                layer: {name: values[f"mean, {way}"] for name, values in settings.items()}
+                for layer, settings in found["layers"].items()
+            }
+        )
+        for way in ("Ward", "HDBSCAN")
+    }
+    every = "+".join(study.LAYERS)
+    assert means["Ward"].stack().idxmax() == ("logistic, 1e-3", every)
+    assert means["HDBSCAN"].stack().idxmax() == (study.MASKED_MEAN, every)
+    rise = {
+        way: table.loc["logistic, 1e-3"] - table.loc["logistic"] for way, table in means.items()
+    }
+    assert (rise["HDBSCAN"] > 0).all()
+    assert rise["Ward"].index[rise["Ward"] <= 0].tolist() == ["backbone.13"]
+    less = means["Ward"].loc["logistic"] < means["Ward"].loc["paper"]
+    assert less.index[less].tolist() == ["backbone.13", "backbone.16"]
+
+
 def test_committed_distances_bear_out_the_words_of_the_page():
     found = json.loads(study.RESULTS.read_text(encoding="utf-8"))["convergence"]
     text = " ".join(study.PAGE.read_text(encoding="utf-8").split())
