@@ -27,15 +27,14 @@ from torchvision.transforms import v2
 
 from benchmarks.measure import in_turn, median_ratio, threads
 from benchmarks.segmentation import NORMALIZE, SHARED, WEIGHTS, load_network, sequence_of
+from benchmarks.study_choice import measure_choice
 from benchmarks.study_page import MASKED_MEAN, PAGE, PAPER, RECOMMENDED, fill_page
-from benchmarks.study_small import (
-    mean_of_concepts,
-    measure_masks,
-    measure_small,
-    precision_of_rows,
-)
+from benchmarks.study_parts import measure_parts
+from benchmarks.study_scores import measure_scores
+from benchmarks.study_small import measure_masks, measure_small
 from sklearn_loce import (
     ActivationExtractor,
+    Joined,
     LoCETransformer,
     MaskedMeanTransformer,
     TorchModel,
@@ -48,22 +47,30 @@ from sklearn_loce.metrics import category_separation, precision_at_k, purity_sco
 
 LAYERS = ("backbone.4", "backbone.9", "backbone.13", "backbone.16")
 SCENE_LAYERS = ("features.1", "features.2", "features.3", "features.4", "features.5")
-# Parameters of LoCETransformer; the masked mean has none.
-SETTINGS = {
+SETTINGS = {  # parameters of LoCETransformer
     PAPER: {"objective": "net2vec"},
-    MASKED_MEAN: None,
     "logistic": {"objective": "logistic"},
     "logistic, 3e-4": {"objective": "logistic", "alpha": 3e-4},
     "logistic, 1e-3": {"objective": "logistic", "alpha": 1e-3},
     "logistic, balanced": {"objective": "logistic", "class_weight": "balanced"},
     "logistic, unweighted": {"objective": "logistic", "class_weight": None},
-    "logistic, standardised": {"objective": "logistic", "standardize": True},
+    "logistic, standardized": {"objective": "logistic", "standardize": True},
     "jaccard": {"objective": "jaccard"},
     "jaccard, 1e-3": {"objective": "jaccard", "alpha": 1e-3},
     "dice, 1e-3": {"objective": "dice", "alpha": 1e-3},
 }
+MEANS = {  # parameters of MaskedMeanTransformer
+    MASKED_MEAN: {},
+    f"{MASKED_MEAN}, standardized": {"standardize": True},
+    f"{MASKED_MEAN}, less background": {"background": "subtract"},
+    f"{MASKED_MEAN}, both": {"standardize": True, "background": "subtract"},
+}
+JOINED = (PAPER, *MEANS, "logistic", "logistic, 1e-3")  # all layers joined, too
+CHANGED = (PAPER, MASKED_MEAN, "logistic", "logistic, 1e-3")
 NOISE = 5  # percent
 DILATION = 2  # pixels
+QUALITY = 50  # of JPEG
+SMALLER = (270, 360)  # pixels, of 360 x 480
 RESIZERS = ("area", "bilinear", "nearest")
 TOLERANCES = (1e-4, 1e-6)  # the default first
 OPTIMUM = 1e-10  # the tolerance to which optima are solved
@@ -72,13 +79,17 @@ N_DRAWS = 3
 RESULTS = Path(__file__).with_suffix(".json")
 
 
+def list_settings():
+    """List the settings in the order of the tables."""
+    return [PAPER, *MEANS, *(name for name in SETTINGS if name != PAPER)]
+
+
 def make_embedder(setting, model, layers, **others):
     """Make the transformer of a setting; nothing is kept, so that all of it is computed."""
-    parameters, others = SETTINGS[setting], {"memory": False, "on_empty": "nan", **others}
-    if parameters is None:
-        others.pop("mask_resize", None)  # masks are averaged at the layer's own size
-        return MaskedMeanTransformer(model, layers, **others)
-    return LoCETransformer(model, layers, **parameters, **others)
+    others = {"memory": False, "on_empty": "nan", **others}
+    if setting in MEANS:
+        return MaskedMeanTransformer(model, layers, **MEANS[setting], **others)
+    return LoCETransformer(model, layers, **SETTINGS[setting], **others)
 
 
 def split_by_layer(embedder, X):
@@ -87,18 +98,12 @@ def split_by_layer(embedder, X):
     return dict(zip(embedder.layers_, np.split(X, ends, axis=1), strict=True))
 
 
-def precision_elsewhere(X, y, groups, k=K):
-    """Precision at k, averaged over concepts, of neighbours from other groups than the query's."""
-    return mean_of_concepts(precision_of_rows(X, y, groups, k), y)
-
-
 def describe_space(X, samples):
     """Measure how the concepts lie in an embedding space, by cosine."""
     y = samples["concept"].to_numpy()
     clusters = ConceptAgglomerative(criterion="size").fit_predict(normalize(X))
     return {
-        "P@10": precision_at_k(X, y, K),
-        "P@10 elsewhere": precision_elsewhere(X, y, sequence_of(samples)),
+        "P@10": precision_at_k(X, y, K, groups=sequence_of(samples)),
         "silhouette": silhouette_score(X, y, metric="cosine"),
         "separation": category_separation(X, y, metric="cosine", quantile=0.05),
         "purity": purity_score(y, clusters),
@@ -113,27 +118,42 @@ def dilate_masks(samples, n_pixels=DILATION):
 
 
 def make_disturbed(setting, model, layers):
-    """Give transformers and changes of the table, by what they disturb."""
-    noisy = v2.Compose([GaussianNoise(NOISE), *NORMALIZE.transforms])
+    """Give transformers and changes of masks, by what they disturb."""
     make = partial(make_embedder, setting, model, layers)
     disturbed = {
-        f"noise of {NOISE} %": (make(preprocess=noisy, random_state=0), None),
+        f"noise of {NOISE} %": (make(preprocess=see(GaussianNoise(NOISE)), random_state=0), None),
         f"masks {DILATION} px wider": (make(preprocess=NORMALIZE), dilate_masks),
     }
-    if SETTINGS[setting] is not None:
+    if setting in SETTINGS:
         for method in RESIZERS:
             embedder = make(preprocess=NORMALIZE, mask_resize=method)
             disturbed[f"resize by {method}"] = (embedder, None)
     return disturbed
 
 
-def measure_stability(setting, model, samples, before):
+def make_changed(setting, model, layers):
+    """Give transformers of images that are compressed, smaller or flipped, masks with them."""
+    changes = {
+        f"JPEG of quality {QUALITY}": v2.JPEG(QUALITY),
+        "images at 3/4 of their size": v2.Resize(SMALLER),
+        "images flipped": v2.RandomHorizontalFlip(1.0),
+    }
+    make = partial(make_embedder, setting, model, layers)
+    return {name: (make(preprocess=see(change)), None) for name, change in changes.items()}
+
+
+def see(change):
+    """Let a change come before the normalization."""
+    return v2.Compose([change, *NORMALIZE.transforms])
+
+
+def compare_vectors(before, disturbed, samples):
     """Give median and lowest tenth of the cosine of vectors before and after a disturbance.
 
     And how many rows are lost, because their masks are empty once they are resized.
     """
     found = {layer: {} for layer in before}
-    for name, (embedder, change) in make_disturbed(setting, model, list(before)).items():
+    for name, (embedder, change) in disturbed.items():
         # Masks change after the fit; noise is in the preprocessing, and scales learn it, too.
         embedder.fit(samples)
         moved = embedder.transform(samples if change is None else change(samples))
@@ -144,23 +164,28 @@ def measure_stability(setting, model, samples, before):
     return found
 
 
+def measure_stability(options, samples, model, make=make_disturbed, settings=None):
+    """Say how still vectors hold at single layers, by setting and layer."""
+    layers, found = list(options.layers), {}
+    for setting in options.settings if settings is None else settings:
+        embedder = make_embedder(setting, model, layers, preprocess=NORMALIZE).fit(samples)
+        before = split_by_layer(embedder, embedder.transform(samples))
+        found[setting] = compare_vectors(before, make(setting, model, layers), samples)
+    return found
+
+
 def measure_setting(setting, model, layers, samples):
-    """Measure everything about one setting at all layers."""
+    """Measure space and IoU, with the best bias, of one setting at all layers."""
+    if setting in JOINED and len(layers) > 1:
+        layers = [*layers, Joined(*layers)]
     embedder = make_embedder(setting, model, layers, preprocess=NORMALIZE).fit(samples)
-    X = embedder.transform(samples)
-    spaces = split_by_layer(embedder, X)
-    stability = measure_stability(setting, model, samples, spaces)
-    results = {}
-    for k, (layer, space) in enumerate(spaces.items()):
-        quality, concepts = describe_space(space, samples), {}
-        if SETTINGS[setting] is not None:
-            iou = embedder.evaluate(samples, X)["iou"].to_numpy()[k :: len(layers)]
-            quality = {"IoU": iou.mean(), **quality}
-            concepts = pd.Series(iou).groupby(samples["concept"].to_numpy()).mean().to_dict()
+    X, results = embedder.transform(samples), {}
+    iou = embedder.evaluate(samples, X, bias="best")["iou"].to_numpy()
+    for k, (layer, space) in enumerate(split_by_layer(embedder, X).items()):
+        drawn = pd.Series(iou[k :: len(layers)])
         results[layer] = {
-            "quality": quality,
-            "concepts": concepts,
-            "stability": stability[layer],
+            "quality": {"IoU": drawn.mean(), **describe_space(space, samples)},
+            "concepts": drawn.groupby(samples["concept"].to_numpy()).mean().to_dict(),
         }
     return results
 
@@ -168,7 +193,7 @@ def measure_setting(setting, model, layers, samples):
 def measure_quality(options, samples, model):
     """Measure all settings at all layers; by setting, then by layer."""
     layers = list(options.layers)
-    return {name: measure_setting(name, model, layers, samples) for name in SETTINGS}
+    return {name: measure_setting(name, model, layers, samples) for name in options.settings}
 
 
 def thin_out(samples, n_images):
@@ -210,7 +235,7 @@ def compare_cost(batches, repeats):
     sides = {
         name: partial(embed, parameters)
         for name, parameters in SETTINGS.items()
-        if parameters is not None and "standardize" not in parameters
+        if "standardize" not in parameters
     }
     times = in_turn(sides, repeats, clock=time.process_time)
     n_rows = sum(len(masks) for _, masks in batches)
@@ -261,7 +286,7 @@ def count_by_setting(batches):
     return {
         name: count_unconverged(batches, parameters)
         for name, parameters in SETTINGS.items()
-        if name not in (PAPER, MASKED_MEAN) and "standardize" not in parameters
+        if name != PAPER and "standardize" not in parameters
     }
 
 
@@ -277,11 +302,11 @@ def count_unconverged(batches, parameters):
 
 
 def make_clusterers():
-    """Give two ways to look for two sub-concepts, by direction and by standardised direction."""
+    """Give two ways to look for two sub-concepts, by direction and by standardized direction."""
     means = partial(KMeans, 2, n_init=10, random_state=0)
     return {
         "directions": make_pipeline(Normalizer(), means()),
-        "standardised directions": make_pipeline(Normalizer(), StandardScaler(), means()),
+        "standardized directions": make_pipeline(Normalizer(), StandardScaler(), means()),
     }
 
 
@@ -301,7 +326,7 @@ def measure_scenes(options, samples, model):
     draws = [make_scenes(options.scenes, random_state=seed) for seed in range(N_DRAWS)]
     model = TorchModel(load_scene_model())
     found = {name: {} for name in make_clusterers()}
-    for setting in SETTINGS:
+    for setting in list_settings():
         embedder = make_embedder(setting, model, list(SCENE_LAYERS))
         spaces = [split_by_layer(embedder.fit(s.data), embedder.transform(s.data)) for s in draws]
         for name, clusterer in make_clusterers().items():
@@ -319,12 +344,20 @@ def measure_scenes(options, samples, model):
 
 PARTS = {
     "quality": measure_quality,
+    "stability": measure_stability,
+    "changes": partial(measure_stability, make=make_changed, settings=CHANGED),
     "cost": measure_cost,
     "convergence": measure_convergence,
     "scenes": measure_scenes,
     "small": measure_small,
     "masks": measure_masks,
+    "scores": measure_scores,
+    "choice": measure_choice,
+    "parts": measure_parts,
 }
+
+
+BY_SETTING = ("quality", "stability")
 
 
 def as_number(value):
@@ -337,6 +370,7 @@ def read_options(arguments=None):
     parser.add_argument("--camvid", type=Path, default=SHARED / "camvid")
     parser.add_argument("--weights", type=Path, default=WEIGHTS)
     parser.add_argument("--layers", nargs="+", default=list(LAYERS))
+    parser.add_argument("--settings", nargs="+", choices=list_settings(), default=list_settings())
     parser.add_argument("--frames", type=int, help="of all sequences together; default all")
     parser.add_argument("--images", type=int, default=10, help="that are timed and have optima")
     parser.add_argument("--repeats", type=int, default=5)
@@ -364,7 +398,11 @@ def main(arguments=None):
     if options.results.is_file():
         results = json.loads(options.results.read_text(encoding="utf-8"))
     for name in options.only:
-        results[name] = PARTS[name](options, samples, model)
+        found = PARTS[name](options, samples, model)
+        if name in BY_SETTING:  # of those that were not measured again, the numbers stay
+            known = results.get(name, {}) | found
+            found = {setting: known[setting] for setting in list_settings() if setting in known}
+        results[name] = found
         text = json.dumps(results, indent=1, default=as_number)
         options.results.write_text(text + "\n", encoding="utf-8")
     fill_page(options.page, json.loads(options.results.read_text(encoding="utf-8")))

@@ -35,10 +35,12 @@ def make_tables(results):
     tables = {}
     if "quality" in results:
         quality = results["quality"]
-        tables["bars"] = _bars(quality)
+        tables["compared"] = _compared(quality)
         for kind in ("quality", "concepts"):
             tables[kind] = _by_layer(quality, kind)
-        tables["stability"] = _stability(quality)
+    for name in ("stability", "changes"):
+        if name in results:
+            tables[name] = _stability(results[name])
     if "cost" in results:
         tables["cost"] = _wide(results["cost"])
     if "convergence" in results:
@@ -52,6 +54,12 @@ def make_tables(results):
         tables["small"] = _small(results["small"]["ways"])
     if "masks" in results:
         tables["masks"] = _masks(results["masks"])
+    if "scores" in results:
+        tables |= _scores(results["scores"])
+    if "choice" in results:
+        tables |= _choice(results["choice"])
+    if "parts" in results:
+        tables["parts"] = _parts(results["parts"]["layers"])
     return tables
 
 
@@ -61,43 +69,37 @@ def _write(head, names, rows, digits=3):
     return write_table(columns, rows)
 
 
-def _bars(quality):
-    """Compare the recommended setting with what it has to reach at every layer."""
-    names = ["IoU", "paper's + 0.15", "P@10", "best baseline's - 0.01", "silhouette", "paper's"]
-    rows = []
-    for layer, ours in quality[RECOMMENDED].items():
-        paper, mean = (quality[name][layer]["quality"] for name in (PAPER, MASKED_MEAN))
-        bars = {
-            "IoU": paper["IoU"] + 0.15,
-            "P@10": max(paper["P@10"], mean["P@10"]) - 0.01,
-            "silhouette": paper["silhouette"],
-        }
-        pairs = [[ours["quality"][name], bar] for name, bar in bars.items()]
-        rows.append([f"`{layer}`", *np.ravel(pairs).tolist()])
-    return _write(["layer"], names, rows)
+def _compared(quality):
+    """Compare the default with the paper's setting and the masked mean at every layer."""
+    measures, names = ("IoU", "P@10", "silhouette"), (RECOMMENDED, PAPER, MASKED_MEAN)
+    rows = [
+        [_shorten(layer), *(quality[n][layer]["quality"][m] for m in measures for n in names)]
+        for layer in quality[RECOMMENDED]
+    ]
+    return _write(["layer"], [f"{m}, {n}" for m in measures for n in names], rows)
 
 
 def _by_layer(quality, kind):
     """Write what was measured of all settings, those of one layer together."""
     layers, names = list(quality[PAPER]), list(quality[PAPER][next(iter(quality[PAPER]))][kind])
-    rows = []
-    for layer in layers:
-        for setting, found in quality.items():
-            values = found[layer][kind]
-            if values:
-                rows.append([f"`{layer}`", setting, *map(values.get, names)])
+    rows = [
+        [_shorten(layer), setting, *map(found[layer][kind].get, names)]
+        for layer in layers
+        for setting, found in quality.items()
+        if layer in found
+    ]
     return _write(["layer", "setting"], names, rows)
 
 
-def _stability(quality):
+def _stability(found):
     """Write the median and the lowest tenth of the cosine by disturbance."""
-    layers = list(quality[PAPER])
-    names = list(quality[PAPER][layers[0]]["stability"])
-    rows = []
-    for layer in layers:
-        for setting, found in quality.items():
-            cosines = [found[layer]["stability"].get(name) for name in names]
-            rows.append([f"`{layer}`", setting, *map(_write_cosine, cosines)])
+    layers = list(found[PAPER])
+    names = list(found[PAPER][layers[0]])
+    rows = [
+        [f"`{layer}`", setting, *(_write_cosine(cosines[layer].get(name)) for name in names)]
+        for layer in layers
+        for setting, cosines in found.items()
+    ]
     return _write(["layer", "setting"], names, rows)
 
 
@@ -158,3 +160,91 @@ def _masks(found):
 
 def _join(layers):
     return " + ".join(f"`{layer}`" for layer in layers)
+
+
+def _scores(found):
+    """Write the scores of all places, their rank correlations, and what they tell of random."""
+    names = list(found["places"][0]["values"])
+    places = [
+        [p["network"], _shorten(p["layer"]), p["setting"], *p["values"].values()]
+        for p in found["places"]
+    ]
+    ranks = [[of, *map(_write_interval, s.values())] for of, s in found["correlation"].items()]
+    above = [
+        [_shorten(layer), network, *map(_write_interval, values.values())]
+        for layer, networks in found["default above"].items()
+        for network, values in networks.items()
+    ]
+    picks = [
+        [
+            *(p["setting"], p["among"]),
+            *(f"{_shorten(layer)}, {precision:.3f}" for layer, precision in p["picks"].values()),
+            p["best"],
+        ]
+        for p in found["picks"]
+    ]
+    compared = list(next(iter(next(iter(found["default above"].values())).values())))
+    return {
+        "scores": _write(["network", "layer", "setting"], names, places),
+        "correlation": _write(["over"], list(next(iter(found["correlation"].values()))), ranks),
+        "default above": _write(["layer", "above"], compared, above),
+        "picks": _write(["setting", "among", *found["picks"][0]["picks"]], ["best P@10"], picks),
+    }
+
+
+def _choice(found):
+    """Write the candidates with and without an average, and those that were chosen."""
+    halves = ("chosen", "told")
+    rows = [
+        [
+            *_name_candidate(one["setting"]),
+            *(one[half][measure] for measure in ("IoU", "P@10") for half in halves),
+            *map(_write_interval, one["above single"].values()),
+        ]
+        for one in found["candidates"]
+        if one["setting"][-1] in (0, 0.5)
+    ]
+    chosen = [
+        [
+            half,
+            *_name_candidate(one["setting"]),
+            *map(_write_interval, one["above single"].values()),
+        ]
+        for half, one in zip(("earlier", "later"), found["chosen"], strict=True)
+    ]
+    head, above = ["layer", "alpha", "beside it"], ["IoU, above single", "P@10, above single"]
+    measures = [
+        f"{measure}, {half}" for measure in ("IoU", "P@10") for half in ("earlier", "later")
+    ]
+    return {
+        "candidates": _write(head, [*measures, *above], rows),
+        "chosen": _write(["chosen on", *head], above, chosen),
+    }
+
+
+def _parts(layers):
+    """Write how well real sub-concepts are recovered, by layer and setting."""
+    rows = [
+        [_shorten(layer), setting, *values.values()]
+        for layer, settings in layers.items()
+        for setting, values in settings.items()
+    ]
+    names = list(next(iter(next(iter(layers.values())).values())))
+    return _write(["layer", "setting"], names, rows)
+
+
+def _name_candidate(setting):
+    alpha, layer, average, weight = setting
+    beside = "-" if average == "none" else f"{weight:g} average, background {average}"
+    return _shorten(layer), f"{alpha:g}", beside
+
+
+def _shorten(layer):
+    """Name joined layers: all of them in words."""
+    layers = layer.split("+")
+    return _join(layers) if len(layers) < 3 else "all, joined"
+
+
+def _write_interval(found):
+    value, low, high = found
+    return f"{value:.3f} [{low:.3f}, {high:.3f}]"
