@@ -10,8 +10,11 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GridSearchCV
 from torch import nn
 from torch.nn import functional
+from torchvision import models
 
 from sklearn_loce import Joined, LoCETransformer, MaskedMeanTransformer, TorchModel
+
+from .planted import NORMALIZE
 
 SIZE = (24, 36)  # of images, masks and targets: nothing is resized but the grid
 CELLS = (12, 18)  # blocks of 2 cells, 4 pixels
@@ -200,6 +203,41 @@ def test_noise_redraws_a_mask_but_does_not_find_it():
     assert search.best_params_ == {"layer": "out"}
     out = loce.set_params(layer="out").fit(X).evaluate(X)
     assert out["iou"].mean() < frame["iou"].mean()
+
+
+def spread_frames(camvid, step):
+    """Give the rows of every ``step``-th image."""
+    images = camvid.data["image"].unique()[::step]
+    return camvid.data[camvid.data["image"].isin(images)]
+
+
+@pytest.mark.slow
+def test_random_weights_score_below_trained_ones(camvid, camvid_network):
+    """At every layer by more than .1, and the best score is that of the layer of best precision."""
+    X, layers = spread_frames(camvid, 12), [f"backbone.{i}" for i in (4, 9, 13, 16)]
+    torch.manual_seed(0)
+    build = models.segmentation.lraspp_mobilenet_v3_large
+    random = TorchModel(build(weights=None, weights_backbone=None, num_classes=11).eval())
+    found = {}
+    for name, model in (("trained", camvid_network), ("random", random)):
+        loce = LoCETransformer(model, layers, preprocess=NORMALIZE, on_empty="nan", memory=False)
+        with pytest.warns(UserWarning, match="values of heldout_iou are NaN"):
+            frame = loce.fit(X).evaluate(X, cv=2, flip=False)
+        found[name] = frame.groupby("layer", sort=False)[["iou", "heldout_iou"]].mean()
+    above = found["trained"] - found["random"]
+    assert (above["heldout_iou"] > 0.1).all()
+    assert above["iou"].min() < 0.1  # which random weights nearly earn
+    assert found["trained"]["heldout_iou"].idxmax() == "backbone.16"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("objective", ["mse", "mae"])
+def test_most_rows_of_the_papers_other_losses_fail(objective, camvid, camvid_network):
+    """As the page on the published code says."""
+    X, layers = spread_frames(camvid, 12), ["backbone.9", "backbone.13"]
+    how = {"objective": objective, "on_empty": "nan", "memory": False}
+    frame = LoCETransformer(camvid_network, layers, **how).fit(X).evaluate(X)
+    assert (frame.groupby("layer")["failed"].mean() > 0.5).all()
 
 
 # Averages
