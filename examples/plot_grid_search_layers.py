@@ -44,7 +44,7 @@ print(f"{RowStore(folder.name).info()['n_rows']} vectors stored")
 
 # %%
 # Which layer finds the concept where it was not told?
-# ---------------------------------------------------
+# -----------------------------------------------------
 # The score of the transformer itself is the mean held-out IoU: a LoCE is fitted to one half of a
 # mask, by blocks of cells, and drawn in the other. The IoU of the mask that a LoCE was fitted to
 # says less, for many channels redraw any mask. ``GroupKFold`` keeps the rows of an image in one
