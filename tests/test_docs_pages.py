@@ -15,6 +15,7 @@ BLOCK = re.compile(r"^```(python|pycon)\n(.*?)^```", flags=re.DOTALL | re.MULTIL
 FLAGS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
 # These two need more than a minute or an extra, and have tests of their own.
 ELSEWHERE = {"large_runs.md", "scale.md"}
+SLOW = {"choosing_a_layer.md"}
 PAGES = sorted(
     path.name
     for path in DOCS.glob("*.md")
@@ -47,7 +48,10 @@ def test_pages_are_found():
     assert {"index.md", "quickstart.md", "reproducibility.md"} <= set(PAGES)
 
 
-@pytest.mark.parametrize("page", PAGES)
+@pytest.mark.parametrize(
+    "page",
+    [pytest.param(page, marks=[pytest.mark.slow] * (page in SLOW)) for page in PAGES],
+)
 def test_code_runs_as_printed(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     told = _run_page(DOCS / page)

@@ -106,6 +106,7 @@ def search(loce, table, **how):
     return found.fit(table, table["concept"], groups=table["image_id"])
 
 
+@pytest.mark.slow
 def test_a_grid_search_after_precompute_costs_one_pass_per_image(table, tmp_path):
     loce = make_loce(memory=tmp_path)
     loce.precompute(table, LAYERS)
@@ -777,6 +778,7 @@ def test_masks_of_an_image_are_decoded_as_they_are_needed():
     assert peak < 50 * mask.size  # all masks at once are 200 times that
 
 
+@pytest.mark.slow
 def test_a_lock_of_another_program_costs_one_wait_and_is_told_in_each_call(table, tmp_path):
     """Six images are saved one by one; each save alone would wait."""
     make_loce(memory=tmp_path, layer="body.0").fit_transform(table[:2])

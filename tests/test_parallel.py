@@ -262,7 +262,7 @@ class CountingLoads(TorchModel):
             file.write(f"{os.getpid()}\n")
 
 
-@pytest.mark.parametrize("backend", ["loky", "dask"])
+@pytest.mark.parametrize("backend", ["loky", pytest.param("dask", marks=pytest.mark.slow)])
 def test_the_model_travels_once_per_worker(backend, table, tmp_path, client):
     model = CountingLoads(large(), tmp_path / "log")
     with joblib.parallel_config(backend, n_jobs=2):
