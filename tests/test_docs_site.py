@@ -135,9 +135,9 @@ def test_a_browser_draws_formulas_and_finds_names(tmp_path):
     with chromium(tmp_path / "profile") as driver:
         driver.get(f"{BUILT.as_uri()}/how_it_works.html")
         wide = "return [...document.querySelectorAll('math[display=block]')].map(m => m.clientWidth"
-        widths = driver.execute_script(f"{wide} || m.getBoundingClientRect().width)")
-        assert len(widths) > 5
-        assert min(widths) > 100
+        script = f"{wide} || m.getBoundingClientRect().width)"
+        WebDriverWait(driver, 60).until(lambda driver: len(driver.execute_script(script)) > 5)
+        WebDriverWait(driver, 60).until(lambda driver: min(driver.execute_script(script)) > 100)
         driver.get(f"{BUILT.as_uri()}/search.html?q=overlap_ratio")
         results = "return document.querySelectorAll('ul.search li').length"
         WebDriverWait(driver, 60).until(lambda driver: driver.execute_script(results))
