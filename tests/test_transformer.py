@@ -371,6 +371,7 @@ def test_camvid_nearest_neighbors_on_other_frames(camvid_network, camvid_frames)
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.*values of heldout_iou are NaN")
 def test_camvid_grid_search_over_layers(camvid_network, camvid_frames):
     search = GridSearchCV(
         LoCETransformer(camvid_network, "backbone.1", preprocess=NORMALIZE),

@@ -102,6 +102,13 @@ class _Threads:
             thread.start()
 
     def stop(self):
+        """End all threads, also if Ctrl-C comes meanwhile: the network may be theirs as yet."""
+        try:
+            self._end()
+        finally:
+            self._end()
+
+    def _end(self):
         self._stops.set()
         for _ in self._threads:
             self._free.release()
@@ -114,6 +121,8 @@ class _Threads:
         self._free.release()
 
     def _serve(self):
+        if self._stops.is_set():  # Ctrl-C came while this thread started
+            return
         try:
             with (
                 _ONE_THREAD[-1](self._before),
