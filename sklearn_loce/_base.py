@@ -387,7 +387,7 @@ class SampleTransformer(TransformerMixin, BaseEstimator):
 
         A vector is fitted to one half of each mask, by blocks of cells, and drawn in the other.
         The plain IoU says how many masks a layer can redraw, which random weights do well; this one
-        says whether the layer knows the concept where it was not told. See ``evaluate``.
+        measures whether the concept is found where no vector was fitted. See ``evaluate``.
 
         Parameters
         ----------
