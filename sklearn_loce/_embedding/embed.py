@@ -12,12 +12,12 @@ from tqdm.auto import tqdm
 from .._network.handle import as_module, resolve_device
 from .._samples.table import read_sample_mask, row_name
 from .._solvers.adamw import Recorder
-from .._solvers.project import project
 from .._solvers.solution import Solution
 from .._store.keys import sample_digests
 from .._warnings import warn_user
 from .identify import probe_network
 from .images import Activations, open_network, standardize
+from .measure import project_vector
 from .threads import count_threads, map_in_threads
 
 # Rows of one image that are solved at once, so that their number does not set the memory; and rows
@@ -421,9 +421,8 @@ def _finish(loce, task, sample, target, solutions):
 def _misses(loce, sample, target, k, solution):
     """Say whether no pixel that a vector draws lies on the mask; so it is for a vector of NaN."""
     grid = sample.activations.grids[loce.layers_[k]]
-    vector = torch.from_numpy(solution.vectors[None]).to(grid)
-    bias = torch.tensor([solution.intercept]).to(grid) if loce._appends_bias() else None
-    drawn = project(grid.detach()[None], vector, target.shape, bias)[0].cpu().numpy() > 0.5
+    bias = solution.intercept if loce._appends_bias() else None
+    drawn = project_vector(grid, solution.vectors, bias, target.shape).cpu().numpy() > 0.5
     return not (drawn & (target > 0)).any()
 
 

@@ -60,7 +60,8 @@ class Evaluation:
         size = sample.activations.grids[layer].shape[1:]
         if self.n_folds:
             target = objective.control_target(sample.view_mask, size)
-            folds = self._divide(loce, sample, layer)
+            drawn = objective.drawing_target(sample.view_mask)
+            folds = block_folds(drawn, size, self.n_folds)
             weights = [fitted_pixels(folds, target.shape, f) for f in range(self.n_folds)]
             problems += [(target, pixels.astype(np.float32)) for pixels in weights]
         if self.flips:
@@ -108,21 +109,17 @@ class Evaluation:
                 facts["gain"] = facts["iou"] - flipped
         return [facts[name] for name in columns]
 
-    def _divide(self, loce, sample, layer):
-        target = loce._objective.drawing_target(sample.view_mask)
-        return block_folds(target, sample.activations.grids[layer].shape[1:], self.n_folds)
-
     def _measure_heldout(self, loce, sample, layer, solutions, target):
         """Give the IoU of what each fold's vector draws where it was not fitted."""
         grid, size = sample.activations.grids[layer], target.shape
-        folds, mosaic = self._divide(loce, sample, layer), torch.empty(size)
+        folds, mosaic = block_folds(target, grid.shape[1:], self.n_folds), torch.empty(size)
         for f, solution in enumerate(solutions):
             if not np.isfinite(solution.vectors).all():
                 return np.nan
             pixels = fitted_pixels(folds, size, f)
             bias = choose_bias(self.bias, loce, grid, solution, target, pixels)
             there = torch.from_numpy(drawn_pixels(folds, size, f))
-            mosaic[there] = _project(grid, solution.vectors, bias, size).cpu()[there]
+            mosaic[there] = project_vector(grid, solution.vectors, bias, size).cpu()[there]
         drawn = sample.activations.view.to_original(mosaic[None])[0].numpy() > 0.5
         return intersection_over_union(drawn, sample.mask)
 
@@ -159,7 +156,7 @@ def draw(activations, layer, vector, bias, mask_size):
     ndarray of shape (image_height, image_width), float32
         Probabilities.
     """
-    projection = _project(activations.grids[layer], vector, bias, mask_size)
+    projection = project_vector(activations.grids[layer], vector, bias, mask_size)
     return activations.view.to_original(projection[None])[0].cpu().numpy()
 
 
@@ -168,7 +165,7 @@ def _draw_best(rule, loce, sample, layer, solution, target):
     return draw(sample.activations, layer, solution.vectors, bias, target.shape)
 
 
-def _project(grid, vector, bias, mask_size):
+def project_vector(grid, vector, bias, mask_size):
     """Give probabilities (H, W), a tensor."""
     weights = torch.from_numpy(vector[None]).to(grid)
     bias = None if bias is None else torch.tensor([bias]).to(grid)
