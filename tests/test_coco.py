@@ -100,6 +100,7 @@ def test_instances_of_a_concept_are_merged(folder):
         "image_id",
         "area",
         "n_instances",
+        "annotation_id",
     ]
     assert list(zip(bunch.groups, bunch.target, strict=True)) == [
         (11, "person"),
@@ -157,6 +158,26 @@ def test_rectangles_and_ellipses_are_drawn_per_instance(folder):
     np.testing.assert_array_equal(ellipse, inside_a | inside_b)
     spot = _load(folder, mask="rectangle").data["mask"][2]
     np.testing.assert_array_equal(_decode(spot), SPOT)
+
+
+def test_fields_of_annotations_are_kept(folder):
+    def add_scores(content):
+        for annotation in content["annotations"][1:]:
+            annotation["score"] = annotation["id"] / 10
+
+    _rewrite(folder, add_scores)
+    merged = _load(folder, keep=["score"]).data
+    assert merged["annotation_id"].tolist() == [(4,), (2, 3), (5,), (1,)]
+    assert merged["score"].tolist() == [(0.4,), (0.2, 0.3), (0.5,), (None,)]
+    apart = _load(folder, keep=["score", "iscrowd"], merge_instances=False).data
+    assert apart["annotation_id"].tolist() == [4, 2, 3, 5, 1]
+    assert apart["score"].tolist()[:4] == [0.4, 0.2, 0.3, 0.5]
+    assert np.isnan(apart["score"][4])
+    assert apart["iscrowd"].tolist()[0] == 1
+    with pytest.raises(ValueError, match=r"no annotation has the fields \['scores'\].*'score'"):
+        _load(folder, keep=["scores"])
+    with pytest.raises(ValueError, match=r"none of the table's own columns .*\['area'\]"):
+        _load(folder, keep=["area", "score"])
 
 
 @pytest.mark.parametrize(

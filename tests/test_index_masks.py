@@ -155,7 +155,11 @@ def test_cityscapes(cityscapes):
     assert merged["concept"].tolist() == wanted
     assert merged["n_instances"].tolist() == [1, 1, 2]
     assert set(merged["image_id"]) == {"frankfurt/frankfurt_000000_000294"}
-    split = load_masks(*where, **how, categories=["car"], merge_instances=False).data
+    kept = {"merge_instances": False, "keep": ["class_id", "instance"]}
+    split = load_masks(*where, **how, categories=["car"], **kept).data
+    assert split[["class_id", "instance"]].to_numpy().tolist() == [[26, 26000], [26, 26001]]
+    assert split["annotation_id"][1] == "frankfurt/frankfurt_000000_000294:26:26001"
+    assert merged["annotation_id"][2] == tuple(split["annotation_id"])
     # The cars touch: only the numbers tell them apart.
     assert ndimage.label(labels == 26)[1] == 1
     for rle, number in zip(split["mask"], (26000, 26001), strict=True):

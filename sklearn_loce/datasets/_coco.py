@@ -9,8 +9,8 @@ from pycocotools import mask as coco_mask
 from sklearn.utils._param_validation import StrOptions, validate_params
 
 from .._samples.masks import check_n_pixels, compress_rle, rle_size
-from ._shapes import SHAPES
-from ._table import TABLE_CONSTRAINTS, as_bunch, choose, locate, make_frame, make_row
+from ._instances import Instance, make_frame
+from ._table import TABLE_CONSTRAINTS, as_bunch, choose, locate
 
 # What is read of each entry; without it the entry is of no use.
 _KEYS = {
@@ -143,29 +143,31 @@ def _encode(segmentation, size, empty):
     return compress_rle(segmentation)
 
 
-def _group(annotations, chosen, *, merge_instances, crowd):
-    """Collect the annotations that share a row, rows in the order of their first annotation."""
-    rows = {}
-    for position, annotation in enumerate(annotations):
-        if annotation["category_id"] not in chosen:
-            continue
-        if crowd == "drop" and annotation.get("iscrowd", 0):
-            continue
-        key = (annotation["image_id"], annotation["category_id"])
-        rows.setdefault(key if merge_instances else (*key, position), []).append(annotation)
-    return rows
+def _read_instances(image, annotations, names, folder, path):
+    """Give the objects of one image, in the file's order."""
+    location = locate(folder, image["file_name"], path)
+    return [
+        Instance(
+            location,
+            image["id"],
+            names[annotation["category_id"]],
+            tuple(_image_size(image, path)),
+            mask=_annotation_mask(annotation, image, path),
+            annotation_id=annotation.get("id"),
+            fields=annotation,
+        )
+        for annotation in annotations
+    ]
 
 
-def _in_file_order(groups, images, names):
-    """Sort groups by image, then by category, both as the file lists them."""
-    image_rank = {key: rank for rank, key in enumerate(images)}
-    concept_rank = {key: rank for rank, key in enumerate(names)}
-
-    def rank(item):
-        (image_id, category_id, *_), _ = item
-        return image_rank[image_id], concept_rank[category_id]
-
-    return sorted(groups.items(), key=rank)
+def _group_by_image(annotations, images, chosen, crowd):
+    """Give {image id: its annotations} for the images that have some, in the file's order."""
+    groups = {key: [] for key in images}
+    for annotation in annotations:
+        is_crowd = crowd == "drop" and annotation.get("iscrowd", 0)
+        if annotation["category_id"] in chosen and not is_crowd:
+            groups[annotation["image_id"]].append(annotation)
+    return {key: group for key, group in groups.items() if group}
 
 
 def _check_images(frame, path, image_dir):
@@ -196,6 +198,7 @@ def load_coco(
     crowd="keep",
     min_area=0,
     mask="segmentation",
+    keep=(),
     return_X_y=False,
 ):
     """Load a table of samples from annotations in COCO format.
@@ -221,6 +224,10 @@ def load_coco(
         [0, 1] where it is a float.
     mask : {"segmentation", "rectangle", "ellipse"}, default="segmentation"
         The mask itself, the bounding rectangle of each instance, or the ellipse inscribed in it.
+    keep : list of str, default=()
+        Further fields of the annotations to keep, such as "score". Each becomes a column; where
+        instances are merged, a tuple with one value per instance. None (NaN in a column of
+        numbers) stands where an annotation lacks the field.
     return_X_y : bool, default=False
         Whether to return ``(data, target)`` instead of a Bunch.
 
@@ -230,8 +237,9 @@ def load_coco(
         With the attributes
 
         - ``data``: DataFrame with one row per image-concept pair and the columns ``image`` (path),
-          ``mask`` (RLE dict), ``concept``, ``image_id``, ``area`` (share of the image) and
-          ``n_instances``;
+          ``mask`` (RLE dict), ``concept``, ``image_id``, ``area`` (share of the image),
+          ``n_instances``, ``annotation_id`` (a tuple where instances are merged) and what ``keep``
+          names;
         - ``target``: ndarray of shape (n_samples,), the concepts;
         - ``groups``: ndarray of shape (n_samples,), the image ids, for ``GroupKFold``;
         - ``target_names``: list of str, the loaded categories in the file's order;
@@ -271,14 +279,18 @@ def load_coco(
     """
     images, names, annotations = _read_annotations(annotation_file)
     chosen = choose(categories, names, annotation_file)
-    groups = _group(annotations, chosen, merge_instances=merge_instances, crowd=crowd)
-    rows = []
-    for (image_id, category_id, *_), members in _in_file_order(groups, images, names):
-        image = images[image_id]
-        masks = [SHAPES[mask](_annotation_mask(a, image, annotation_file)) for a in members]
-        location = locate(image_dir, image["file_name"], annotation_file)
-        ids = [a.get("id") for a in members]
-        rows.append(make_row(location, image_id, names[category_id], masks, ids))
-    frame = make_frame(rows, min_area, annotation_file)
+    groups = _group_by_image(annotations, images, chosen, crowd)
+    frame = make_frame(
+        (
+            _read_instances(images[k], g, names, image_dir, annotation_file)
+            for k, g in groups.items()
+        ),
+        chosen.values(),
+        keep=keep,
+        merge_instances=merge_instances,
+        mask=mask,
+        min_area=min_area,
+        source=annotation_file,
+    )
     _check_images(frame, annotation_file, image_dir)
     return as_bunch(frame, chosen.values(), annotation_file, return_X_y=return_X_y)

@@ -5,23 +5,12 @@ from dataclasses import dataclass
 from numbers import Real
 
 import numpy as np
-from pycocotools import mask as coco_mask
 from sklearn.utils._param_validation import Interval, validate_params
 
 from .._samples.images import size_of_image
 from .._samples.masks import compress_rle, rle_size
-from ._shapes import SHAPES
-from ._table import TABLE_CONSTRAINTS, as_bunch, choose, encode, make_frame, make_row
-
-
-@dataclass(frozen=True)
-class _Instance:
-    """One detected object: its mask, its concept and how sure the detector is."""
-
-    mask: dict
-    concept: str
-    score: float
-    name: str
+from ._instances import Instance, make_frame
+from ._table import TABLE_CONSTRAINTS, as_bunch, choose, encode
 
 
 @dataclass(frozen=True)
@@ -150,67 +139,42 @@ def _encode_mask(mask, size, threshold):
     return encode(mask > threshold if mask.dtype.kind == "f" else mask != 0)
 
 
-def _encode_box(box, size):
-    """Fill a box, cut at the image's borders: pycocotools walks the whole of its outline."""
-    corners = np.asarray(box, dtype=float)
-    if corners.shape != (4,) or not np.isfinite(corners).all():
-        raise ValueError(f"a box must be four finite numbers, got {corners.tolist()}.")
-    height, width = size
-    left, right = np.clip(corners[[0, 2]], -1, width + 1)
-    top, bottom = np.clip(corners[[1, 3]], -1, height + 1)
-    sides = np.array([[left, top, max(right - left, 0), max(bottom - top, 0)]])
-    return coco_mask.frPyObjects(sides, *size)[0]
+def _as_coco_box(corners):
+    """Bring left, top, right and bottom to left, top, width and height."""
+    left, top, right, bottom = np.asarray(corners, dtype=float)
+    return left, top, right - left, bottom - top
 
 
-def _encode_all(result, kept, image, mask, threshold):
-    """Encode the masks, or the boxes where they will do, of the instances to keep."""
-    size = tuple(size_of_image(image))
-    if result.masks is not None:
-        return [SHAPES[mask](_encode_mask(result.masks[i], size, threshold)) for i in kept]
-    if mask == "segmentation":
-        raise ValueError(
-            "there are boxes but no masks; set mask='rectangle' or mask='ellipse' to draw the "
-            "masks from the boxes."
-        )
-    return [SHAPES[mask](_encode_box(result.boxes[i], size)) for i in kept]
-
-
-def _make_instances(image, result, position, *, class_names, min_score, mask, threshold):
+def _make_instances(image, image_id, result, *, class_names, min_score, threshold):
     """Bring one image's result to a list of instances."""
     result = _read_result(result)
     scores = np.full(len(result), np.nan) if result.scores is None else result.scores
     kept = np.flatnonzero(~(scores < min_score))
     if len(kept) == 0:
         return []
-    concepts = _name_concepts(result, kept, class_names)
-    masks = _encode_all(result, kept, image, mask, threshold)
+    size = tuple(size_of_image(image))
     return [
-        _Instance(rle, concept, float(scores[i]), f"image {position}, instance {i}")
-        for i, rle, concept in zip(kept, masks, concepts, strict=True)
+        Instance(
+            image,
+            image_id,
+            concept,
+            size,
+            mask=None if result.masks is None else _encode_mask(result.masks[i], size, threshold),
+            box=None if result.boxes is None else _as_coco_box(result.boxes[i]),
+            annotation_id=f"{image_id}:{i}",
+            fields={"score": float(scores[i])},
+        )
+        for i, concept in zip(kept, _name_concepts(result, kept, class_names), strict=True)
     ]
 
 
-def _read_instances(image, result, position, **how):
+def _read_instances(image, image_id, result, position, **how):
     """Bring one image's result to a list of instances; an error says which image."""
     try:
-        return _make_instances(image, result, position, **how)
+        return _make_instances(image, image_id, result, **how)
     except (OSError, TypeError, ValueError) as error:
         kind = next(k for k in (OSError, TypeError, ValueError) if isinstance(error, k))
         raise kind(f"detections[{position}]: {error}") from error
-
-
-def _group(instances, *, merge_instances):
-    groups = {}
-    for i, instance in enumerate(instances):
-        key = instance.concept if merge_instances else (instance.concept, i)
-        groups.setdefault(key, []).append(instance)
-    return groups.values()
-
-
-def _make_row(image, image_id, group):
-    masks, names = [i.mask for i in group], [i.name for i in group]
-    row = make_row(image, image_id, group[0].concept, masks, names)
-    return {**row, "score": max(instance.score for instance in group)}
 
 
 def _check_lengths(images, detections, image_ids):
@@ -254,6 +218,7 @@ def from_detections(
     merge_instances=True,
     min_area=0,
     mask="segmentation",
+    keep=(),
     return_X_y=False,
 ):
     """Make a table of samples from what detectors and segmenters give.
@@ -297,6 +262,9 @@ def from_detections(
     mask : {"segmentation", "rectangle", "ellipse"}, default="segmentation"
         The mask itself, the bounding rectangle of each instance, or the ellipse inscribed in it.
         The latter two are drawn from the boxes where there are no masks.
+    keep : list of str, default=()
+        Further fields of the results to keep. Each becomes a column; where instances are merged, a
+        tuple with one value per instance.
     return_X_y : bool, default=False
         Whether to return ``(data, target)`` instead of a Bunch.
 
@@ -304,7 +272,8 @@ def from_detections(
     -------
     data : Bunch
         As :func:`load_coco` gives it; its table has the further column ``score``, the highest of a
-        row's instances, NaN where there is none. Rows are in the order of the images, then of
+        row's instances, NaN where there is none, and ``annotation_id`` is "IMAGE_ID:NUMBER", with
+        the place in the result. Rows are in the order of the images, then of
         ``class_names``, then of the instances.
     (data, target) : tuple if ``return_X_y`` is True
 
@@ -352,29 +321,22 @@ def from_detections(
     1     cat  0.50            1    0.9
     """
     _check_lengths(images, detections, image_ids)
-    found = [
-        _read_instances(
-            image,
-            result,
-            i,
-            class_names=class_names,
-            min_score=min_score,
-            mask=mask,
-            threshold=mask_threshold,
-        )
-        for i, (image, result) in enumerate(zip(images, detections, strict=True))
-    ]
-    names = _order(found, class_names)
-    chosen = choose(categories, names, "detections")
-    rank = {name: position for position, name in enumerate(chosen)}
     ids = range(len(images)) if image_ids is None else image_ids
-    rows = []
-    for image, image_id, instances in zip(images, ids, found, strict=True):
-        kept = [instance for instance in instances if instance.concept in rank]
-        kept.sort(key=lambda instance: rank[instance.concept])
-        rows += [
-            _make_row(image, image_id, group)
-            for group in _group(kept, merge_instances=merge_instances)
-        ]
-    frame = make_frame(rows, min_area, "detections", extra=("score",))
+    how = {"class_names": class_names, "min_score": min_score, "threshold": mask_threshold}
+    found = [
+        _read_instances(image, image_id, result, i, **how)
+        for i, (image, image_id, result) in enumerate(zip(images, ids, detections, strict=True))
+    ]
+    chosen = choose(categories, _order(found, class_names), "detections")
+    frame = make_frame(
+        found,
+        chosen,
+        keep=["score", *keep],
+        merge_instances=merge_instances,
+        mask=mask,
+        min_area=min_area,
+        source="detections",
+    )
+    if merge_instances:
+        frame["score"] = [max(scores) for scores in frame["score"]]
     return as_bunch(frame, chosen, "detections", return_X_y=return_X_y)

@@ -91,6 +91,7 @@ def fetch_coco_val2017(
     crowd="keep",
     min_area=1,
     mask="segmentation",
+    keep=(),
     return_X_y=False,
     base_url="http://images.cocodataset.org",
     n_retries=3,
@@ -108,7 +109,7 @@ def fetch_coco_val2017(
         Folder for datasets; ``None`` is scikit-learn's, ``~/scikit_learn_data``.
     download_if_missing : bool, default=True
         If False, raise an OSError if the data is not there, instead of downloading it.
-    categories, merge_instances, crowd, mask, return_X_y
+    categories, merge_instances, crowd, mask, keep, return_X_y
         See :func:`load_coco`.
     min_area : int or float, default=1
         See :func:`load_coco`. The default leaves out annotations that cover no pixel.
@@ -161,6 +162,7 @@ def fetch_coco_val2017(
         crowd=crowd,
         min_area=min_area,
         mask=mask,
+        keep=keep,
         return_X_y=return_X_y,
     )
 
@@ -178,6 +180,7 @@ def fetch_voc2012(
     merge_instances=True,
     min_area=0,
     mask="segmentation",
+    keep=(),
     return_X_y=False,
     base_url="http://host.robots.ox.ac.uk/pascal/VOC/voc2012",
     n_retries=3,
@@ -197,7 +200,7 @@ def fetch_voc2012(
         Folder for datasets; ``None`` is scikit-learn's, ``~/scikit_learn_data``.
     download_if_missing : bool, default=True
         If False, raise an OSError if the data is not there, instead of downloading it.
-    categories, merge_instances, min_area, mask, return_X_y
+    categories, merge_instances, min_area, mask, keep, return_X_y
         See :func:`load_voc`.
     base_url : str, default="http://host.robots.ox.ac.uk/pascal/VOC/voc2012"
         A mirror with the same paths may stand in, such as
@@ -248,5 +251,6 @@ def fetch_voc2012(
         merge_instances=merge_instances,
         min_area=min_area,
         mask=mask,
+        keep=keep,
         return_X_y=return_X_y,
     )

@@ -8,8 +8,8 @@ import pandas as pd
 from scipy import ndimage
 
 from .._samples.images import READ_ERRORS, open_image
-from ._shapes import SHAPES
-from ._table import choose, encode, make_row
+from ._instances import Instance
+from ._table import choose, encode
 
 # Palette images count by their index, not by their color.
 _INDEX_MODES = ("1", "L", "P", "I", "I;16", "I;16B", "I;16L")
@@ -96,21 +96,23 @@ def _encode_parts(parts, box, shape):
 
 
 def _split_regions(labels, ids):
-    """Encode the connected regions of a concept."""
+    """Give (mask, id, number) of the connected regions of a concept."""
     inside = np.isin(labels, ids)
     box = _bounding_box(inside)
     parts, count = ndimage.label(inside[box], structure=_EIGHT_NEIGHBOURS)
-    return _encode_parts(parts, box, labels.shape), list(range(1, count + 1))
+    masks = _encode_parts(parts, box, labels.shape)
+    return list(zip(masks, [ids[0]] * count, range(1, count + 1), strict=True))
 
 
 def _split_numbered(labels, instances, label):
-    """Encode the parts of a class that have a number of their own."""
+    """Give (mask, id, number) of the parts of a class that have a number of their own."""
     inside = labels == label
     box = _bounding_box(inside)
     ranks, numbers = pd.factorize(instances[inside], sort=True)
     parts = np.zeros(labels.shape, dtype=np.int32)
     parts[inside] = ranks + 1
-    return _encode_parts(parts[box], box, labels.shape), numbers.tolist()
+    masks = _encode_parts(parts[box], box, labels.shape)
+    return list(zip(masks, [label] * len(masks), numbers.tolist(), strict=True))
 
 
 def split_concept(labels, instances, ids):
@@ -125,20 +127,17 @@ def split_concept(labels, instances, ids):
 
     Returns
     -------
-    masks : list of dict
-        Compressed RLE.
-    numbers : list of int
-        What each mask was told apart by.
+    list of (dict, int, int)
+        Compressed RLE, class id (a region of several has the first) and number of each.
     """
     # Transposed, arrays in column order are contiguous, which halves the time.
     if instances is None:
         return _split_regions(labels.T, ids)
-    parts = [_split_numbered(labels.T, instances.T, label) for label in ids]
-    return [m for masks, _ in parts for m in masks], [n for _, numbers in parts for n in numbers]
+    return [part for label in ids for part in _split_numbered(labels.T, instances.T, label)]
 
 
 class Labelling:
-    """What the ids mean, and how rows are made of them.
+    """What the ids mean, and how objects are made of them.
 
     Parameters
     ----------
@@ -148,23 +147,18 @@ class Labelling:
         Ids that belong to no concept.
     categories : list of str or None
         The concepts to keep.
-    merge_instances : bool
-    mask : str
-        Key of ``SHAPES``.
     source : str or path
         What messages call the dataset.
     """
 
-    def __init__(self, names, ignore, *, categories, merge_instances, mask, source):
+    def __init__(self, names, ignore, *, categories, source):
         self.known = {*names, *ignore}
         self.concepts = {}
         for label, name in choose(categories, names, source).items():
             self.concepts.setdefault(name, []).append(label)
-        self.merge_instances = merge_instances
-        self.draw = SHAPES[mask]
 
-    def make_rows(self, sample, labels, instances):
-        """Make the rows of one image, concepts in the order of their names.
+    def make_instances(self, sample, labels, instances):
+        """Give the objects of one image, concepts in the order of their names.
 
         Parameters
         ----------
@@ -174,7 +168,7 @@ class Labelling:
 
         Returns
         -------
-        list of dict
+        list of Instance
         """
         check_ids(labels, self.known, sample.labels)
         if instances is not None and instances.shape != labels.shape:
@@ -182,15 +176,26 @@ class Labelling:
                 f"{sample.labels} is {labels.shape}, but {sample.instances} is {instances.shape} "
                 "(height, width)."
             )
-        present, rows = set(distinct(labels).tolist()), []
+        present = set(distinct(labels).tolist())
+        objects = []
         for concept, ids in self.concepts.items():
             ids = [label for label in ids if label in present]
-            if not ids:
-                continue
-            masks, numbers = split_concept(labels, instances, ids)
-            masks = [self.draw(mask) for mask in masks]
-            groups = [(masks, numbers)]
-            if not self.merge_instances:
-                groups = [([m], [n]) for m, n in zip(masks, numbers, strict=True)]
-            rows += [make_row(str(sample.image), sample.image_id, concept, *g) for g in groups]
-        return rows
+            if ids:
+                objects += _make_instances(sample, concept, labels, instances, ids)
+        return objects
+
+
+def _make_instances(sample, concept, labels, instances, ids):
+    """Give the objects of one concept; their ids name the image, the class and the number."""
+    return [
+        Instance(
+            str(sample.image),
+            sample.image_id,
+            concept,
+            labels.shape,
+            mask=mask,
+            annotation_id=f"{sample.image_id}:{label}:{number}",
+            fields={"class_id": label, "instance": number},
+        )
+        for mask, label, number in split_concept(labels, instances, ids)
+    ]

@@ -8,7 +8,8 @@ from pathlib import Path
 from sklearn.utils._param_validation import StrOptions, validate_params
 
 from ._index_images import LabelledImage, Labelling, read_index_image
-from ._table import TABLE_CONSTRAINTS, as_bunch, make_frame
+from ._instances import make_frame
+from ._table import TABLE_CONSTRAINTS, as_bunch
 
 _IMAGE_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
 
@@ -68,6 +69,16 @@ def _as_mapping(class_names, ignore):
     return {int(key): str(name) for key, name in names.items()}
 
 
+def _read_pair(pair, labelling, mask_suffix, instance_suffix):
+    """Give the objects of an image and its index mask."""
+    name, image, labels = pair
+    stem = labels.name[: -len(mask_suffix)]
+    numbered = instance_suffix and labels.with_name(stem + instance_suffix)
+    instances = read_index_image(numbered) if numbered else None
+    sample = LabelledImage(name, image, labels, numbered)
+    return labelling.make_instances(sample, read_index_image(labels), instances)
+
+
 @validate_params(
     {
         "image_dir": [str, os.PathLike],
@@ -96,6 +107,7 @@ def load_masks(
     merge_instances=True,
     min_area=0,
     mask="segmentation",
+    keep=(),
     return_X_y=False,
 ):
     """Load a table of samples from folders of images and index masks.
@@ -137,6 +149,9 @@ def load_masks(
         [0, 1] where it is a float.
     mask : {"segmentation", "rectangle", "ellipse"}, default="segmentation"
         The mask itself, the bounding rectangle of each instance, or the ellipse inscribed in it.
+    keep : list of str, default=()
+        Further fields to keep: "class_id" and "instance", the number of the instance or region.
+        Each becomes a column; where instances are merged, a tuple with one value per instance.
     return_X_y : bool, default=False
         Whether to return ``(data, target)`` instead of a Bunch.
 
@@ -144,7 +159,8 @@ def load_masks(
     -------
     data : Bunch
         As :func:`load_coco` gives it, rows sorted by image and in the order of ``class_names``;
-        ``image_id`` is the common name of image and mask with its subfolders.
+        ``image_id`` is the common name of image and mask with its subfolders, and
+        ``annotation_id`` is "IMAGE_ID:CLASS_ID:NUMBER", with the number of the instance or region.
     (data, target) : tuple if ``return_X_y`` is True
 
     Raises
@@ -188,20 +204,16 @@ def load_masks(
     1    tree        a  0.250
     2    road        a  0.375
     """
-    labelling = Labelling(
-        _as_mapping(class_names, ignore),
-        ignore,
-        categories=categories,
+    names = _as_mapping(class_names, ignore)
+    labelling = Labelling(names, ignore, categories=categories, source="class_names")
+    pairs = _pair(image_dir, image_suffix, mask_dir, mask_suffix, unpaired)
+    frame = make_frame(
+        (_read_pair(pair, labelling, mask_suffix, instance_suffix) for pair in pairs),
+        labelling.concepts,
+        keep=keep,
         merge_instances=merge_instances,
         mask=mask,
-        source="class_names",
+        min_area=min_area,
+        source=mask_dir,
     )
-    rows = []
-    for name, image, labels in _pair(image_dir, image_suffix, mask_dir, mask_suffix, unpaired):
-        stem = labels.name[: -len(mask_suffix)]
-        numbered = instance_suffix and labels.with_name(stem + instance_suffix)
-        instances = read_index_image(numbered) if numbered else None
-        sample = LabelledImage(name, image, labels, numbered)
-        rows += labelling.make_rows(sample, read_index_image(labels), instances)
-    frame = make_frame(rows, min_area, mask_dir)
     return as_bunch(frame, labelling.concepts, mask_dir, return_X_y=return_X_y)

@@ -1,4 +1,4 @@
-"""What the loaders share: the columns of the table, its filters and the Bunch around it."""
+"""What the loaders share: their parameters, their files and the Bunch around their table."""
 
 import os
 from difflib import get_close_matches
@@ -6,14 +6,11 @@ from numbers import Integral, Real
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 from pycocotools import mask as coco_mask
 from sklearn.utils import Bunch
 from sklearn.utils._param_validation import Interval, StrOptions
 
 from ._shapes import SHAPES
-
-COLUMNS = ("image", "mask", "concept", "image_id", "area", "n_instances")
 
 # The parameters that every loader has, as validate_params wants them.
 TABLE_CONSTRAINTS = {
@@ -24,6 +21,7 @@ TABLE_CONSTRAINTS = {
         Interval(Real, 0, 1, closed="both"),
     ],
     "mask": [StrOptions(set(SHAPES))],
+    "keep": ["array-like"],
     "return_X_y": ["boolean"],
 }
 
@@ -66,65 +64,6 @@ def choose(categories, names, source):
 def encode(mask):
     """Bring a boolean mask to compressed RLE; fastest where it is in column order."""
     return coco_mask.encode(np.asfortranarray(mask, dtype=np.uint8))
-
-
-def make_row(image, image_id, concept, masks, ids):
-    """Merge the masks of a row; ``ids`` say in error messages where they come from."""
-    rle = coco_mask.merge(masks)
-    pixels = int(coco_mask.area(rle))
-    return {
-        "image": image,
-        "mask": rle,
-        "concept": concept,
-        "image_id": image_id,
-        "area": pixels / (rle["size"][0] * rle["size"][1]),
-        "n_instances": len(masks),
-        "pixels": pixels,
-        "ids": ids,
-    }
-
-
-def _drop_small(frame, min_area, source):
-    """Leave out masks below ``min_area``; an empty one that would stay is an error."""
-    measure = "pixels" if isinstance(min_area, Integral) else "area"
-    frame = frame[frame[measure] >= min_area]
-    empty = frame.loc[frame["pixels"] == 0, "ids"].sum() or []
-    if empty:
-        raise ValueError(
-            f"{source}: the annotations {empty[:5]} cover no pixel ({len(empty)} in all); "
-            "min_area=1 leaves them out."
-        )
-    return frame
-
-
-def make_frame(rows, min_area, source, extra=()):
-    """Put rows into a table, in their order.
-
-    Parameters
-    ----------
-    rows : list of dict
-        From ``make_row``.
-    min_area : int or float
-        Pixels or share of the image.
-    source : str or path
-        What messages call the origin.
-    extra : sequence of str, default=()
-        Columns beside those that all loaders have.
-
-    Returns
-    -------
-    DataFrame
-
-    Raises
-    ------
-    ValueError
-        If a mask is empty or no row is left.
-    """
-    columns = [*COLUMNS, *extra]
-    frame = _drop_small(pd.DataFrame(rows, columns=[*columns, "pixels", "ids"]), min_area, source)
-    if frame.empty:
-        raise ValueError(f"{source}: no annotation is left to load; widen categories or min_area.")
-    return frame[columns].reset_index(drop=True)
 
 
 def _describe(frame, names, source):

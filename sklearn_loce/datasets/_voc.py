@@ -6,7 +6,8 @@ from pathlib import Path
 from sklearn.utils._param_validation import validate_params
 
 from ._index_images import LabelledImage, Labelling, read_index_image
-from ._table import TABLE_CONSTRAINTS, as_bunch, locate, make_frame
+from ._instances import make_frame
+from ._table import TABLE_CONSTRAINTS, as_bunch, locate
 
 # The order of VOC's development kit: the id of a class is its place, counted from 1.
 _CLASSES = (
@@ -65,13 +66,13 @@ def _locate(tree, names, split_file):
     return samples
 
 
-def _read_rows(sample, labelling):
+def _read_instances(sample, labelling):
     labels = read_index_image(sample.labels)
     instances = read_index_image(sample.instances)
     if labels.shape == instances.shape:
         # Void around an object belongs to nobody, whichever of the two images says so.
         labels[instances == _VOID] = _VOID
-    return labelling.make_rows(sample, labels, instances)
+    return labelling.make_instances(sample, labels, instances)
 
 
 @validate_params(
@@ -86,6 +87,7 @@ def load_voc(
     merge_instances=True,
     min_area=0,
     mask="segmentation",
+    keep=(),
     return_X_y=False,
 ):
     """Load a table of samples from a PASCAL VOC 2012 tree.
@@ -112,6 +114,9 @@ def load_voc(
         [0, 1] where it is a float.
     mask : {"segmentation", "rectangle", "ellipse"}, default="segmentation"
         The mask itself, the bounding rectangle of each instance, or the ellipse inscribed in it.
+    keep : list of str, default=()
+        Further fields to keep: "class_id" and "instance", the number of the object. Each becomes a
+        column; where instances are merged, a tuple with one value per instance.
     return_X_y : bool, default=False
         Whether to return ``(data, target)`` instead of a Bunch.
 
@@ -119,7 +124,8 @@ def load_voc(
     -------
     data : Bunch
         As :func:`load_coco` gives it, rows in the order of the split's list and of the class ids;
-        ``image_id`` is the image's name, such as "2007_000032".
+        ``image_id`` is the image's name, such as "2007_000032", and ``annotation_id`` is
+        "IMAGE_ID:CLASS_ID:NUMBER".
     (data, target) : tuple if ``return_X_y`` is True
 
     Raises
@@ -160,17 +166,15 @@ def load_voc(
     0  person        a  0.25            1
     """
     tree = _find_tree(root)
-    labelling = Labelling(
-        _NAMES,
-        (_BACKGROUND, _VOID),
-        categories=categories,
+    labelling = Labelling(_NAMES, (_BACKGROUND, _VOID), categories=categories, source=tree)
+    split_file, names = _read_split(tree, split)
+    frame = make_frame(
+        (_read_instances(sample, labelling) for sample in _locate(tree, names, split_file)),
+        labelling.concepts,
+        keep=keep,
         merge_instances=merge_instances,
         mask=mask,
-        source=tree,
+        min_area=min_area,
+        source=split_file,
     )
-    split_file, names = _read_split(tree, split)
-    rows = []
-    for sample in _locate(tree, names, split_file):
-        rows += _read_rows(sample, labelling)
-    frame = make_frame(rows, min_area, split_file)
     return as_bunch(frame, labelling.concepts, split_file, return_X_y=return_X_y)
