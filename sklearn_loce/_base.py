@@ -31,6 +31,7 @@ from ._network.preprocess import (
     warn_unnormalized,
 )
 from ._samples.table import (
+    ANNOTATION,
     as_samples,
     check_rows,
     examine_rows,
@@ -324,7 +325,8 @@ class SampleTransformer(TransformerMixin, BaseEstimator):
             - ``failed``: whether the IoU is 0 or there is none;
             - ``n_iter``, ``gradient_norm``: of the optimization, the norm as ``tol`` bounds it; NaN
               for ``embeddings`` that were given. These two only for "logistic", "jaccard" and
-              "dice".
+              "dice";
+            - ``annotation_id``: as in X, where X has that column.
         embeddings : ndarray of shape (n_samples, n_features), float32
             As of ``transform``; only with ``return_embeddings=True``.
 
@@ -369,6 +371,8 @@ class SampleTransformer(TransformerMixin, BaseEstimator):
         frame.insert(0, "layer", self.layers_ * len(samples))
         place = frame.columns.get_loc("foreground_cells") + 1
         frame.insert(place, "failed", ~(frame["iou"] > 0))
+        if ANNOTATION in samples:
+            frame[ANNOTATION] = samples[ANNOTATION].repeat(len(self.layers_)).array
         return frame.set_index(samples.index.repeat(len(self.layers_))), vectors
 
     def _find_bias(self, bias):

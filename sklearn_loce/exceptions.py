@@ -21,7 +21,8 @@ class FailedRowsError(ValueError):
     Attributes
     ----------
     failures : DataFrame
-        One line per failed row, with its index in X: ``position`` (from 0) and ``cause`` (str).
+        One line per failed row, with its index in X: ``position`` (from 0), ``cause`` (str), and
+        ``annotation_id`` where X has that column.
     embeddings : ndarray of shape (n_samples, n_features), float32, or None
         What ``transform`` would have returned, with NaN in the failed rows; ``None`` for methods
         that return something else.

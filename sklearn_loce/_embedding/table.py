@@ -12,6 +12,7 @@ from tqdm.auto import tqdm
 from .._network.handle import TorchModel, as_module, digest_model, weight_versions
 from .._samples.images import READ_ERRORS
 from .._samples.table import (
+    ANNOTATION,
     enumerate_messages,
     examine_rows,
     group_by_image,
@@ -282,6 +283,8 @@ def report_failures(loce, table):
         return
     causes = {"position": list(failures), "cause": [str(failure) for failure in failures.values()]}
     frame = pd.DataFrame(causes, index=samples.index[list(failures)])
+    if ANNOTATION in samples:
+        frame[ANNOTATION] = samples[ANNOTATION].iloc[list(failures)].array
     raise FailedRowsError(
         f"{what} The others were computed: they are in the store, if there is one, and in the "
         "attribute embeddings of this error. Leave the failed rows out, or set on_error='nan' (for "

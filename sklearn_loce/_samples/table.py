@@ -13,6 +13,7 @@ from .images import PATH, READ_ERRORS, read_image, size_of_image
 from .masks import compress_rle, has_foreground, read_mask, size_of_mask
 
 _SHOWN = 5
+ANNOTATION = "annotation_id"  # the loaders' column of the ids that a source has
 POSITION = "__position__"  # of a row in the table of which a part was cut out
 _NAN_FOR_EMPTY = ", or set on_empty='nan' to get vectors of NaN for them, which score ignores"
 
@@ -76,15 +77,35 @@ def absolute_paths(samples):
 
 def part_of(samples, rows):
     """Cut rows out of a table, with the columns that are read; messages name them as before."""
-    return samples[["image", "mask"]].iloc[rows].assign(**{POSITION: rows})
+    read = [name for name in ("image", "mask", ANNOTATION) if name in samples]
+    return samples[read].iloc[rows].assign(**{POSITION: rows})
 
 
 def row_name(samples, i):
-    """Name a row by position, and by index label where that differs."""
+    """Name a row by position, by index label where that differs, and by its annotations."""
     (label,) = samples.index[i : i + 1].tolist()  # numbers of Python's, not of NumPy's
-    i = int(samples[POSITION].iloc[i]) if POSITION in samples else i
-    is_position = isinstance(label, Integral) and label == i
-    return f"row {i}" if is_position else f"row {i} (index {label!r})"
+    position = int(samples[POSITION].iloc[i]) if POSITION in samples else i
+    is_position = isinstance(label, Integral) and label == position
+    known = [] if is_position else [f"index {label!r}"]
+    if ANNOTATION in samples:
+        known += _name_annotations(samples[ANNOTATION].iloc[i])
+    return f"row {position} ({', '.join(known)})" if known else f"row {position}"
+
+
+def _name_annotations(cell):
+    # What differs from itself is NaN.
+    known = (value for value in cell_values(cell) if value is not None and value is not pd.NA)
+    ids = [value for value in known if value == value]
+    names = [repr(value) if isinstance(value, str) else str(value) for value in ids[:_SHOWN]]
+    more = f" and {len(ids) - _SHOWN} more" if len(ids) > _SHOWN else ""
+    return [f"annotation{'s' * (len(ids) > 1)} {', '.join(names)}{more}"] if ids else []
+
+
+def cell_values(cell):
+    """Give what a cell holds as a tuple: merged instances have several values, others one."""
+    if isinstance(cell, np.ndarray):  # what a tuple is after parquet
+        cell = cell.tolist()
+    return tuple(cell) if isinstance(cell, tuple | list) else (cell,)
 
 
 def image_key(image):

@@ -78,7 +78,8 @@ def make_scenes(n_samples=100, *, image_size=(120, 160), random_state=None, retu
         data : DataFrame of n_rows rows
             One row per image-concept pair, with the columns `image` (array (H, W, 3) of uint8; the
             rows of a scene share one array), `mask` (compressed COCO RLE), `concept`, `image_id`
-            (number of the scene) and `area` (share of the image, in [0, 1]).
+            (number of the scene), `area` (share of the image, in [0, 1]) and `annotation_id`
+            ("IMAGE_ID:CONCEPT").
         target : ndarray of shape (n_rows,), dtype object
             Concept of every row.
         sub_concepts : ndarray of shape (n_rows,), dtype object
@@ -124,7 +125,7 @@ def make_scenes(n_samples=100, *, image_size=(120, 160), random_state=None, retu
     for image_id in range(n_samples):
         scene = draw_scene(np.random.default_rng([seed, image_id]), (height, width))
         rows += _scene_rows(image_id, *scene)
-    columns = ["image", "mask", "concept", "image_id", "area", "sub_concept"]
+    columns = ["image", "mask", "concept", "image_id", "area", "annotation_id", "sub_concept"]
     data = pd.DataFrame(rows, columns=columns)
     sub_concepts = data.pop("sub_concept").to_numpy(dtype=object)
     target = data["concept"].to_numpy(dtype=object)
@@ -214,7 +215,7 @@ def _place_roadside(rng, kinds):
 
 
 def _scene_rows(image_id, image, labels, kinds):
-    """Rows (image, mask, concept, image_id, area, sub_concept) of a scene's visible concepts."""
+    """Rows of a scene's visible concepts, in the order of the columns."""
     rows = []
     for concept in CONCEPTS:
         mask = labels == LABELS[concept]
@@ -223,5 +224,6 @@ def _scene_rows(image_id, image, labels, kinds):
             continue
         sub_concept = f"{concept}/{kinds[concept]}" if concept in kinds else concept
         encoded = rle.encode(np.asfortranarray(mask, dtype=np.uint8))
-        rows.append((image, encoded, concept, image_id, area, sub_concept))
+        annotation_id = f"{image_id}:{concept}"
+        rows.append((image, encoded, concept, image_id, area, annotation_id, sub_concept))
     return rows

@@ -9,6 +9,7 @@ from sklearn.utils.validation import check_is_fitted
 from .._validation import uniform_labels
 from ..metrics import cluster_composition
 from ..outliers import ConceptOutlierDetector
+from ._captions import choose_captions, describe_tiles, read_captions, write_below
 from ._drawing import draw_outline, fit_text, show_tile, write_heading
 from ._grid import Layout, open_grid
 from ._inputs import check_inputs, check_lengths, choose
@@ -42,6 +43,10 @@ class ClusterGalleryDisplay:
         :func:`sklearn_loce.metrics.cluster_composition`.
     names : dict of {int: object}, default=None
         Concepts of the rows shown, by position.
+    table : DataFrame of n_tiles rows, default=None
+        The rows behind the tiles, in the order in which these are drawn, with the index of the
+        table of samples: ``position``, ``cluster``, ``distance``, and the columns of the samples
+        but ``mask``, and ``image`` where it is no path.
 
     Attributes
     ----------
@@ -77,7 +82,18 @@ class ClusterGalleryDisplay:
     >>> plt.close(display.figure_)
     """
 
-    def __init__(self, *, clusters, sizes, rows, distances, tiles, composition=None, names=None):
+    def __init__(
+        self,
+        *,
+        clusters,
+        sizes,
+        rows,
+        distances,
+        tiles,
+        composition=None,
+        names=None,
+        table=None,
+    ):
         self.clusters = clusters
         self.sizes = sizes
         self.rows = rows
@@ -85,6 +101,7 @@ class ClusterGalleryDisplay:
         self.tiles = tiles
         self.composition = composition
         self.names = names
+        self.table = table
 
     @classmethod
     def from_estimator(cls, estimator, X, samples, y=None, **kwargs):
@@ -213,14 +230,24 @@ class ClusterGalleryDisplay:
             tiles=read_tiles(samples, shown, size=tile_size, crop=crop),
             composition=_compose(names, labels, kept, clusters),
             names=None if names is None else {int(i): names[i] for i in shown},
+            table=describe_tiles(
+                samples,
+                shown,
+                names,
+                cluster=np.repeat(clusters, list(map(len, rows))),
+                distance=np.concatenate(distances),
+            ),
         )
         return display.plot(**plot_kw)
 
-    def plot(self, *, ax=None, contour_kw=None):
+    def plot(self, *, captions=None, ax=None, contour_kw=None):
         """Draw a line of tiles per cluster.
 
         Parameters
         ----------
+        captions : str or list of str, default=None
+            Columns of `table` whose values stand below each tile, one line each, such as
+            ``["annotation_id", "score"]``. None writes none.
         ax : Axes or array-like of Axes, default=None
             An Axes is divided, best in a figure with ``layout="constrained"``;
             an array needs ``len(clusters)`` lines of as many Axes as the
@@ -235,16 +262,22 @@ class ClusterGalleryDisplay:
         Raises
         ------
         ValueError
-            If the number of Axes is wrong, or `ax` was divided before.
+            If the number of Axes is wrong, `ax` was divided before, or `table` lacks a column.
         """
         n_columns = max(map(len, self.rows))
+        named = choose_captions(captions, self.table)
+        texts = read_captions(named, self.table)
+        layout = Layout(len(self.rows), (("", n_columns),), n_captions=len(named))
         self.outlines_ = []
-        with open_grid(self, ax, Layout(len(self.rows), (("", n_columns),))) as (_, axes):
+        with open_grid(self, ax, layout) as (_, axes):
             for line, rows in enumerate(self.rows):
                 for spare in axes[line, len(rows) :]:
                     spare.set_axis_off()
                 for tile_ax, row in zip(axes[line], rows, strict=False):
-                    self._plot_tile(tile_ax, int(row), contour_kw, names=self._is_mixed(line))
+                    self._plot_tile(tile_ax, int(row), contour_kw)
+                    name = [self.names[row]] if self._is_mixed(line) and self.names else []
+                    style = {"fontsize": SMALL_FONT_SIZE, "labelpad": 1}
+                    write_below(tile_ax, [], [*name, *next(texts)], **style)
                 title = fit_text(
                     axes[line, 0], self._title(line), size=FONT_SIZE, n_lines=1, n_tiles=n_columns
                 )
@@ -254,12 +287,9 @@ class ClusterGalleryDisplay:
     def _is_mixed(self, line):
         return self.composition is not None and (self.composition.iloc[line] > 0).sum() > 1
 
-    def _plot_tile(self, ax, row, contour_kw, *, names):
+    def _plot_tile(self, ax, row, contour_kw):
         show_tile(ax, self.tiles[row].image)
         self.outlines_.append(draw_outline(ax, self.tiles[row].mask, contour_kw))
-        if names and self.names is not None:
-            name = fit_text(ax, self.names[row], n_lines=1)
-            ax.set_xlabel(name, fontsize=SMALL_FONT_SIZE, labelpad=1)
 
     def _title(self, line):
         size = self.sizes[line]

@@ -21,6 +21,7 @@ _GAP = 0.12  # tiles, between groups of columns
 _MOST_PASSES = 4  # that a layout takes to settle
 _PAD = 0.025  # inches
 _TEXTS = 27  # points between two lines of tiles, for a text below and one above
+_CAPTION = 8.5  # points, of a line more below the tiles
 _CHART_TEXTS = 44  # points between a chart and tiles, for its numbers and label and for headings
 _MOST_BETWEEN = 3  # lines of tiles, where there is hardly any room
 
@@ -36,11 +37,14 @@ class Layout:
         Heading and number of columns of each group; a gap lies between groups.
     chart_height : float, default=0
         Inches of an axes for a chart above the tiles.
+    n_captions : int, default=0
+        Lines of text below the tiles, beyond one.
     """
 
     n_lines: int
     groups: tuple
     chart_height: float = 0.0
+    n_captions: int = 0
 
     @property
     def n_columns(self):
@@ -166,9 +170,10 @@ def _add_tiles(figure, spec, layout):
     n_above = int(bool(layout.headings))
     heights = [0.001] * n_above + [1.0] * layout.n_lines
     shape = len(heights), len(widths)
+    texts = _TEXTS + _CAPTION * layout.n_captions
     space = {
         "wspace": _space_of(figure, 0.1),
-        "hspace": _space_of(figure, _between(figure, spec, len(heights), _TEXTS)),
+        "hspace": _space_of(figure, _between(figure, spec, len(heights), texts)),
     }
     grid = spec.subgridspec(*shape, width_ratios=widths, height_ratios=heights, **space)
     if n_above:

@@ -7,6 +7,7 @@ from sklearn.utils._param_validation import Interval, validate_params
 from sklearn.utils.validation import check_is_fitted
 
 from ..outliers import ConceptOutlierDetector
+from ._captions import choose_captions, describe_tiles, read_captions, write_below
 from ._drawing import (
     MARKS,
     RIGHT,
@@ -67,6 +68,10 @@ class OutlierDisplay:
         and ``mask``.
     n_most, n_least : int, default=4 and 2
         How many of the most and of the least outlying rows of each concept are shown.
+    table : DataFrame of n_tiles rows, default=None
+        The rows behind the tiles, in the order in which these are drawn, with the index of the
+        table of samples: ``position``, ``outlier_score``, ``outlier``, and the columns of the
+        samples but ``mask``, and ``image`` where it is no path.
 
     Attributes
     ----------
@@ -105,7 +110,18 @@ class OutlierDisplay:
     >>> plt.close(display.figure_)
     """
 
-    def __init__(self, *, scores, concepts, thresholds, members, tiles, n_most=4, n_least=2):
+    def __init__(
+        self,
+        *,
+        scores,
+        concepts,
+        thresholds,
+        members,
+        tiles,
+        n_most=4,
+        n_least=2,
+        table=None,
+    ):
         self.scores = scores
         self.concepts = concepts
         self.thresholds = thresholds
@@ -113,6 +129,7 @@ class OutlierDisplay:
         self.tiles = tiles
         self.n_most = n_most
         self.n_least = n_least
+        self.table = table
 
     @classmethod
     @validate_params(
@@ -265,16 +282,23 @@ class OutlierDisplay:
             n_most=n_most,
             n_least=n_least,
         )
-        rows = [row for line in range(len(concepts)) for row in display._shown(line)]
-        rows = [row for row in rows if row is not None]
+        lines = [[row for row in display._shown(k) if row is not None] for k in range(len(members))]
+        rows = np.concatenate(lines)
         display.tiles = read_tiles(samples, rows, size=tile_size, crop=crop)
+        is_outlier = [display._is_outlier(k, line) for k, line in enumerate(lines)]
+        display.table = describe_tiles(
+            samples, rows, names, outlier_score=scores[rows], outlier=np.concatenate(is_outlier)
+        )
         return display.plot(**plot_kw)
 
-    def plot(self, *, ax=None, contour_kw=None, frame_kw=None, scatter_kw=None):
+    def plot(self, *, captions=None, ax=None, contour_kw=None, frame_kw=None, scatter_kw=None):
         """Draw the scores, and a line of tiles per concept below them.
 
         Parameters
         ----------
+        captions : str or list of str, default=None
+            Columns of `table` whose values stand below each tile, one line each, such as
+            ``["annotation_id", "score"]``. None writes none.
         ax : Axes or array-like of Axes, default=None
             An Axes is divided, best in a figure with ``layout="constrained"``;
             an array needs one for the scores, and ``n_most + n_least`` more per
@@ -293,19 +317,25 @@ class OutlierDisplay:
         Raises
         ------
         ValueError
-            If the number of Axes is wrong, or `ax` was divided before.
+            If the number of Axes is wrong, `ax` was divided before, or `table` lacks a column.
         """
         n_lines = len(self.concepts)
         groups = (("most outlying", self.n_most), ("least outlying", self.n_least))
         base, more = _CHART_HEIGHT
-        layout = Layout(n_lines, groups[: 1 + (self.n_least > 0)], base + more * n_lines)
+        named = choose_captions(captions, self.table)
+        texts, chart_height = read_captions(named, self.table), base + more * n_lines
+        layout = Layout(n_lines, groups[: 1 + (self.n_least > 0)], chart_height, len(named))
         self.outlines_ = []
         with open_grid(self, ax, layout) as (chart, axes):
             self.chart_ax_, self.frames_ = chart, np.full(axes.shape, None, dtype=object)
             self._plot_scores(chart, scatter_kw)
             for line in range(n_lines):
                 for column, row in enumerate(self._shown(line)):
+                    if row is None:
+                        axes[line, column].set_axis_off()
+                        continue
                     self._plot_tile(line, column, row, contour_kw, frame_kw)
+                    self._write_score(axes[line, column], line, row, next(texts))
                 write_heading(axes[line, 0], self._title(axes[line, 0], line))
         return self
 
@@ -341,15 +371,15 @@ class OutlierDisplay:
 
     def _plot_tile(self, line, column, row, contour_kw, frame_kw):
         ax = self.axes_[line, column]
-        if row is None:
-            ax.set_axis_off()
-            return
         show_tile(ax, self.tiles[row].image)
         self.outlines_.append(draw_outline(ax, self.tiles[row].mask, contour_kw))
         outlying = bool(self._is_outlier(line, row))
         self.frames_[line, column] = draw_frame(ax, WRONG if outlying else _INLYING, frame_kw)
-        label = f"{MARKS[False]} " * outlying + format_number(self.scores[row])
-        ax.set_xlabel(label, fontsize=SMALL_FONT_SIZE, labelpad=2, family=font_with_marks())
+
+    def _write_score(self, ax, line, row, captions):
+        mark = f"{MARKS[False]} " * bool(self._is_outlier(line, row))
+        style = {"fontsize": SMALL_FONT_SIZE, "labelpad": 2, "family": font_with_marks()}
+        write_below(ax, [mark + format_number(self.scores[row])], captions, **style)
 
     def _title(self, ax, line):
         members, concept = self.members[line], self.concepts[line]

@@ -5,6 +5,7 @@ from sklearn.utils._param_validation import StrOptions, validate_params
 
 from .._samples.table import as_samples, part_of, read_rows
 from ..metrics import mask_iou
+from ._captions import choose_captions, describe_tiles, read_captions, write_below
 from ._drawing import draw_outline, fit_text, show_tile
 from ._grid import Layout, open_grid
 from ._inputs import check_lengths, concept_names
@@ -36,6 +37,9 @@ class ProjectionDisplay:
         Concepts.
     threshold : float, default=0.5
         Pixels above it belong to the projection.
+    table : DataFrame of n_rows rows, default=None
+        The rows shown, with the index of the table of samples: ``position``, ``iou``, and the
+        columns of the samples but ``mask``, and ``image`` where it is no path.
 
     Attributes
     ----------
@@ -70,13 +74,14 @@ class ProjectionDisplay:
     >>> plt.close(display.figure_)
     """
 
-    def __init__(self, *, images, masks, projections, iou, names=None, threshold=0.5):
+    def __init__(self, *, images, masks, projections, iou, names=None, threshold=0.5, table=None):
         self.images = images
         self.masks = masks
         self.projections = projections
         self.iou = iou
         self.names = names
         self.threshold = threshold
+        self.table = table
 
     @classmethod
     def from_estimator(
@@ -146,6 +151,7 @@ class ProjectionDisplay:
             iou=np.array(iou),
             names=None if names is None else names[rows],
             threshold=threshold,
+            table=describe_tiles(samples, rows, names, iou=iou),
         )
         return display.plot(**plot_kw)
 
@@ -155,6 +161,7 @@ class ProjectionDisplay:
             "kind": [StrOptions({"probability", "mask"})],
             "n_cols": "no_validation",
             "colorbar": ["boolean"],
+            "captions": "no_validation",
             "ax": "no_validation",
             "contour_kw": [dict, None],
             "image_kw": [dict, None],
@@ -167,6 +174,7 @@ class ProjectionDisplay:
         kind="probability",
         n_cols=None,
         colorbar=True,
+        captions=None,
         ax=None,
         contour_kw=None,
         image_kw=None,
@@ -183,6 +191,9 @@ class ProjectionDisplay:
             column, and 8 in one as wide as a page.
         colorbar : bool, default=True
             Whether a bar tells the colors of probabilities. An array of Axes gets none.
+        captions : str or list of str, default=None
+            Columns of `table` whose values stand below each projection, one line each, such as
+            ``["annotation_id", "score"]``. None writes none.
         ax : Axes or array-like of Axes, default=None
             An Axes is divided, best in a figure with ``layout="constrained"``;
             an array needs two lines for every `n_cols` rows. None opens a
@@ -199,7 +210,7 @@ class ProjectionDisplay:
         Raises
         ------
         ValueError
-            If the number of Axes is wrong, or `ax` was divided before.
+            If the number of Axes is wrong, `ax` was divided before, or `table` lacks a column.
         """
         n_rows = len(self.images)
         if n_cols is None:
@@ -207,7 +218,9 @@ class ProjectionDisplay:
             n_cols = min(n_rows, narrow if n_rows <= 3 * narrow else wide)
         has_bar = colorbar and kind == "probability" and np.ndim(ax) == 0
         n_lines = 2 * -(-n_rows // n_cols)
-        layout = Layout(n_lines, (("", n_cols),))
+        named = choose_captions(captions, self.table)
+        texts = read_captions(named, self.table)
+        layout = Layout(n_lines, (("", n_cols),), n_captions=len(named))
         self.outlines_, self.colorbar_ = [], None
         with open_grid(self, ax, layout) as (_, axes):
             pairs = axes.reshape(-1, 2, n_cols).transpose(0, 2, 1).reshape(-1, 2)
@@ -217,6 +230,8 @@ class ProjectionDisplay:
                 self._plot_row(i, *pair, kind, contour_kw, image_kw or {})
                 for i, pair in enumerate(pairs[:n_rows])
             ]
+            for lower, lines in zip(pairs[:n_rows, 1], texts, strict=False):
+                write_below(lower, [], lines, fontsize=SMALL_FONT_SIZE, labelpad=2)
             if has_bar and any(maps):
                 self._add_colorbar(next(filter(None, maps)))
         return self

@@ -8,6 +8,7 @@ from sklearn.utils._param_validation import Interval, validate_params
 from .._distances import RowDistances, tie_tolerance
 from ..metrics import _exclusion
 from ..metrics._exclusion import read_exclusion
+from ._captions import choose_captions, describe_tiles, read_captions, write_below
 from ._drawing import (
     MARKS,
     NEUTRAL,
@@ -51,6 +52,10 @@ class RetrievalDisplay:
         Whether each match shows its query's concept. None draws no frames around matches.
     names : dict of {int: object}, default=None
         Concepts of the rows shown, by position.
+    table : DataFrame of n_tiles rows, default=None
+        The rows behind the tiles, in the order in which these are drawn, with the index of the
+        table of samples: ``position``, ``query`` and ``distance``, which is NaN for the query
+        itself, and the columns of the samples but ``mask``, and ``image`` where it is no path.
 
     Attributes
     ----------
@@ -87,7 +92,18 @@ class RetrievalDisplay:
     >>> plt.close(display.figure_)
     """
 
-    def __init__(self, *, queries, matches, distances, n_best, tiles, relevant=None, names=None):
+    def __init__(
+        self,
+        *,
+        queries,
+        matches,
+        distances,
+        n_best,
+        tiles,
+        relevant=None,
+        names=None,
+        table=None,
+    ):
         self.queries = queries
         self.matches = matches
         self.distances = distances
@@ -95,6 +111,7 @@ class RetrievalDisplay:
         self.tiles = tiles
         self.relevant = relevant
         self.names = names
+        self.table = table
 
     @classmethod
     def from_estimator(cls, estimator, X, y=None, **kwargs):
@@ -205,7 +222,8 @@ class RetrievalDisplay:
         queries = check_positions(queries, len(samples), "queries")
         _check_queries(queries, kept, n_best + n_worst)
         matches, distances = _rank(embeddings, kept, queries, n_best, n_worst, metric, exclusion)
-        shown = np.unique([*queries, *matches.ravel()])
+        lines = np.column_stack([queries, matches])
+        shown = np.unique(lines)
         display = cls(
             queries=queries,
             matches=matches,
@@ -214,14 +232,24 @@ class RetrievalDisplay:
             tiles=read_tiles(samples, shown, size=tile_size, crop=crop),
             relevant=None if names is None else names[matches] == names[queries][:, None],
             names=None if names is None else {int(i): names[i] for i in shown},
+            table=describe_tiles(
+                samples,
+                lines.ravel(),
+                names,
+                query=np.repeat(queries, lines.shape[1]),
+                distance=np.insert(distances, 0, np.nan, axis=1).ravel(),
+            ),
         )
         return display.plot(**plot_kw)
 
-    def plot(self, *, ax=None, contour_kw=None, frame_kw=None):
+    def plot(self, *, captions=None, ax=None, contour_kw=None, frame_kw=None):
         """Draw a line of tiles per query.
 
         Parameters
         ----------
+        captions : str or list of str, default=None
+            Columns of `table` whose values stand below each tile, one line each, such as
+            ``["annotation_id", "score"]``. None writes none.
         ax : Axes or array-like of Axes, default=None
             An Axes is divided, best in a figure with ``layout="constrained"``;
             an array needs ``1 + n_best + n_worst`` Axes per query. None opens
@@ -238,30 +266,33 @@ class RetrievalDisplay:
         Raises
         ------
         ValueError
-            If the number of Axes is wrong, or `ax` was divided before.
+            If the number of Axes is wrong, `ax` was divided before, or `table` lacks a column.
         """
         n_worst = self.matches.shape[1] - self.n_best
         groups = (("query", 1), ("nearest", self.n_best), ("farthest", n_worst))
-        layout = Layout(len(self.queries), groups[: 2 + (n_worst > 0)])
+        named = choose_captions(captions, self.table)
+        texts = read_captions(named, self.table)
+        layout = Layout(len(self.queries), groups[: 2 + (n_worst > 0)], n_captions=len(named))
         self.outlines_ = []
         with open_grid(self, ax, layout) as (_, axes):
             self.frames_ = np.full(axes.shape, None, dtype=object)
             for line, query in enumerate(self.queries):
-                self._plot_tile(line, 0, int(query), contour_kw)
+                self._plot_tile(line, 0, int(query), next(texts), contour_kw)
                 self.frames_[line, 0] = draw_frame(axes[line, 0], NEUTRAL, frame_kw)
                 for k, match in enumerate(self.matches[line]):
-                    self._plot_tile(line, k + 1, int(match), contour_kw)
+                    self._plot_tile(line, k + 1, int(match), next(texts), contour_kw)
                     if self.relevant is not None:
                         style = RIGHT if self.relevant[line, k] else WRONG
                         self.frames_[line, k + 1] = draw_frame(axes[line, k + 1], style, frame_kw)
         return self
 
-    def _plot_tile(self, line, column, row, contour_kw):
+    def _plot_tile(self, line, column, row, captions, contour_kw):
         ax, tile = self.axes_[line, column], self.tiles[row]
         show_tile(ax, tile.image)
         self.outlines_.append(draw_outline(ax, tile.mask, contour_kw))
         title = self._title(ax, line, column, row)
         ax.set_title(title, fontsize=SMALL_FONT_SIZE, pad=3, family=font_with_marks())
+        write_below(ax, [], captions, fontsize=SMALL_FONT_SIZE, labelpad=2)
 
     def _title(self, ax, line, column, row):
         name = f"row {row}" if self.names is None else self.names[row]

@@ -9,6 +9,7 @@ from .._embedding.embed import read_images
 from .._embedding.measure import draw
 from .._samples.masks import intersection_over_union
 from .._samples.table import (
+    ANNOTATION,
     as_samples,
     blank_masks,
     check_rows,
@@ -114,7 +115,8 @@ class ConceptProjector(BaseEstimator):
             - ``concept``;
             - ``iou``: intersection over union of predicted and given mask, at the image's own size;
               NaN for an empty mask;
-            - ``failed``: whether the IoU is 0 or there is none.
+            - ``failed``: whether the IoU is 0 or there is none;
+            - ``annotation_id``: as in X, where X has that column.
 
         Raises
         ------
@@ -133,6 +135,8 @@ class ConceptProjector(BaseEstimator):
             if mask.any():
                 iou[i] = intersection_over_union(probabilities > self.threshold, mask)
         facts = {"concept": self.concepts_[codes], "iou": iou, "failed": ~(iou > 0)}
+        if ANNOTATION in samples:
+            facts[ANNOTATION] = samples[ANNOTATION].array
         return pd.DataFrame(facts, index=samples.index)
 
     def score(self, X, y=None):
