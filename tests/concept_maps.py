@@ -27,7 +27,7 @@ SPACING = 2.0
 
 
 def hostile_table(n_rows=24, n_images=8):
-    """Draw a table of boxes on noise whose concepts and image ids are hostile texts.
+    """Draw a table of boxes on noise whose concepts, ids and further columns are hostile texts.
 
     Rows 0, n_images, ... share an image. The concepts come in turn.
     """
@@ -42,8 +42,10 @@ def hostile_table(n_rows=24, n_images=8):
         mask = np.zeros((60, 80), dtype=bool)
         mask[10 : 20 + i, 15 : 30 + i] = True
         image_id = f"{i % n_images} {HOSTILE[i % n_images % len(HOSTILE)]}"
-        rows.append((images[i % n_images], mask, HOSTILE[i % len(HOSTILE)], image_id))
-    return pd.DataFrame(rows, columns=["image", "mask", "concept", "image_id"])
+        ids = tuple(f"{i}.{k} {HOSTILE[k]}" for k in range(i % 3))
+        rows.append((images[i % n_images], mask, HOSTILE[i % len(HOSTILE)], image_id, ids, i / 8))
+    columns = ["image", "mask", "concept", "image_id", "annotation_id", HOSTILE[1]]
+    return pd.DataFrame(rows, columns=columns)
 
 
 def grid_coordinates(n_rows):

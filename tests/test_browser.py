@@ -4,6 +4,7 @@ import io
 import time
 
 import numpy as np
+import pandas as pd
 import pytest
 from PIL import Image
 
@@ -209,6 +210,37 @@ def test_selecting_lists_the_neighbours(page, written):
     assert page.texts(".near") == []
 
 
+def test_the_selected_row_and_its_neighbours_are_saved_with_their_annotations(
+    page, written, tmp_path
+):
+    _, embeddings, samples = written
+    order, distances = (found[8] for found in nearest(embeddings, 4))
+    page.run("select(8)")
+    where = {"behavior": "allow", "downloadPath": str(tmp_path)}
+    page.driver.execute_cdp_cmd("Page.setDownloadBehavior", where)
+    page.find("#selected .save").click()
+    file = tmp_path / "rows.csv"
+    deadline = time.monotonic() + 20
+    while not file.exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    table = pd.read_csv(file, keep_default_na=False)
+    rows = [8, *order]
+    assert table["row"].tolist() == rows
+    np.testing.assert_allclose(table["distance"][1:].astype(float), distances, rtol=1e-3)
+    for name in ("concept", "image_id"):
+        assert table[name].tolist() == samples[name].iloc[rows].tolist()
+    assert table["annotation_id"].tolist() == [", ".join(samples["annotation_id"][k]) for k in rows]
+    np.testing.assert_allclose(table[HOSTILE[1]], samples[HOSTILE[1]].iloc[rows])
+
+
+def test_a_card_tells_the_further_columns(page, written):
+    for row, ids in ((8, ", ".join(written[2]["annotation_id"][8])), (0, "none")):
+        page.run("point(arguments[0])", row)
+        facts = dict(zip(page.texts("#card dt"), page.texts("#card dd"), strict=True))
+        assert facts["annotation_id"] == ids
+        assert facts[HOSTILE[1]] == str(row // 8)
+
+
 def test_neighbours_that_are_filtered_out_are_painted_no_more(page, written):
     page.point_at_row(7, click=True)
     page.wait("return selected === 7")
@@ -246,8 +278,9 @@ def test_the_focus_stays_when_the_selection_goes(page, how):
 
 def test_long_names_leave_the_card_inside_the_map(driver, tmp_path):
     long = " ".join(["a very long name"] * 200)
-    table = hostile_table(6).assign(concept=long, image_id=long)
-    how = {"coordinates": grid_coordinates(6), "clusters": [long] * 6}
+    further = {f"{k} {long}": long for k in range(12)}
+    table = hostile_table(6).assign(concept=long, image_id=long, **further)
+    how = {"coordinates": grid_coordinates(6), "clusters": [long] * 6, "columns": [*further]}
     path = to_html(np.eye(6), table, tmp_path / "map.html", **how)
     page = MapPage(driver)
     assert open_quietly(driver, path.as_uri()) == ([], [])

@@ -4,6 +4,7 @@ import hashlib
 import re
 import sys
 from importlib import resources
+from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -418,6 +419,40 @@ def test_clusters_may_be_numbers_and_a_dataframe_s_index_plays_no_part(plain):
     assert page.payload["clusters"]["names"] == ["-1", "2", "10"]
     assert page.names("clusters") == ["10", "-1", "2", "10"]
     assert page.names("concepts") == samples["concept"].tolist()
+
+
+def further_columns(page):
+    """Give the texts of each further column of a page."""
+    columns = page.payload["columns"]
+    return {c["name"]: [c["names"][code] for code in c["codes"]] for c in columns}
+
+
+def test_further_columns_are_texts(plain):
+    columns = {
+        "score": [0.25, np.nan, None, 1 / 3],
+        "ids": [(7, 9), [8], np.array([4, 5]), 6],  # an array is what a tuple is after parquet
+        "when": pd.to_datetime(["2026-01-02", None, "2026-01-03", "2026-01-04"]),
+        "file": [Path("a"), "b\udcff", None, pd.NA],
+        "annotation_id": [1.0, 2.0, 123456789.0, np.nan],  # ints, of which one is missing
+        "polygon": [[[1, 2]], {}, None, 3],
+        "vector": list(np.random.default_rng(0).normal(size=(4, 50))),
+    }
+    table = hostile_table(4).drop(columns=[HOSTILE[1], "annotation_id"]).assign(**columns)
+    found = further_columns(plain(samples=table))
+    assert list(found) == ["annotation_id", "score", "ids", "when", "file"]
+    assert found["annotation_id"] == ["1", "2", "123456789", ""]
+    assert found["score"] == ["0.25", "", "", "0.333333"]
+    assert found["ids"] == ["7, 9", "8", "4, 5", "6"]
+    assert found["when"][:2] == ["2026-01-02 00:00:00", ""]
+    assert found["file"] == ["a", "b?", "", ""]
+    assert further_columns(plain(samples=table, columns=[])) == {}
+    assert list(further_columns(plain(samples=table, columns=["vector", "ids"]))) == [
+        *("vector", "ids")
+    ]
+    with pytest.raises(ValueError, match=r"columns holds 'polygon', whose values are not all"):
+        plain(samples=table, columns=["polygon"])
+    with pytest.raises(ValueError, match=r"columns holds 'colour', and .* are \['score', 'ids'"):
+        plain(samples=table, columns=["colour"])
 
 
 def test_blank_texts_get_a_name(plain):

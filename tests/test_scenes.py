@@ -40,13 +40,19 @@ def pixels(scenes, sub_concept):
 
 def test_table(scenes):
     data = scenes.data
-    assert list(data.columns) == ["image", "mask", "concept", "image_id", "area"]
+    assert list(data.columns) == [
+        *("image", "mask", "concept", "image_id", "area", "annotation_id")
+    ]
     assert data["image_id"].nunique() == 120
     np.testing.assert_array_equal(scenes.target, data["concept"])
     np.testing.assert_array_equal(scenes.groups, data["image_id"])
     assert list(scenes.target_names) == sorted(PLANTED)
     assert scenes.target.dtype == scenes.sub_concepts.dtype == object
     assert not data.duplicated(["image_id", "concept"]).any()
+    assert data["annotation_id"].tolist() == [
+        f"{image_id}:{concept}"
+        for image_id, concept in zip(data["image_id"], data["concept"], strict=True)
+    ]
     assert "taxi" in scenes.DESCR
 
 

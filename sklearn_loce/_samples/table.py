@@ -93,9 +93,7 @@ def row_name(samples, i):
 
 
 def _name_annotations(cell):
-    # What differs from itself is NaN.
-    known = (value for value in cell_values(cell) if value is not None and value is not pd.NA)
-    ids = [value for value in known if value == value]
+    ids = [value for value in cell_values(cell) if not is_missing(value)]
     names = [repr(value) if isinstance(value, str) else str(value) for value in ids[:_SHOWN]]
     more = f" and {len(ids) - _SHOWN} more" if len(ids) > _SHOWN else ""
     return [f"annotation{'s' * (len(ids) > 1)} {', '.join(names)}{more}"] if ids else []
@@ -106,6 +104,11 @@ def cell_values(cell):
     if isinstance(cell, np.ndarray):  # what a tuple is after parquet
         cell = cell.tolist()
     return tuple(cell) if isinstance(cell, tuple | list) else (cell,)
+
+
+def is_missing(value):
+    """Say whether a value is none, such as None or NaN; lists and the like are values."""
+    return bool(pd.api.types.is_scalar(value) and pd.isna(value))
 
 
 def image_key(image):

@@ -5,7 +5,7 @@ from itertools import repeat
 import numpy as np
 
 from .._samples.images import PATH
-from .._samples.table import cell_values
+from .._samples.table import cell_values, is_missing
 from ._drawing import fit_text, format_number
 
 _WIDTH = 0.85  # of a tile, as digits, of which ids consist, are wider than the mean letter
@@ -114,7 +114,7 @@ def _write(cell):
 
 
 def _write_value(value):
-    if value is None or value != value:  # NaN
+    if is_missing(value):
         return "none"
     if not isinstance(value, float | np.floating):
         return str(value)

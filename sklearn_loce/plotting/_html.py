@@ -15,6 +15,7 @@ from .._samples.table import as_samples, image_key
 from ..metrics import _exclusion
 from ..metrics._exclusion import read_exclusion
 from ..metrics._retrieval import rank_candidates
+from ._html_columns import describe_columns
 from ._html_page import (
     BOKEH_MARKERS,
     as_text,
@@ -42,6 +43,7 @@ _PARAMETERS = {
     **_exclusion.PARAMETERS,
     "thumbnail_size": [Interval(Integral, 16, 512, closed="both")],
     "title": [str],
+    "columns": ["array-like", None],
     "random_state": ["random_state"],
 }
 
@@ -63,14 +65,16 @@ def to_html(
     exclude=None,
     thumbnail_size=160,
     title="Concept map",
+    columns=None,
     random_state=None,
 ):
     """Write a map of LoCEs as one file, to be explored in a browser without a network.
 
     Every row is a point. Pointing at it shows its image with the outline of its mask and, where
     there is a transformer, its projection; selecting it lists its nearest neighbors among the
-    embeddings, wherever they lie on the map. Points are filtered by concept, cluster and IoU, and
-    found by the id of their image. All of that works with the keyboard too.
+    embeddings, wherever they lie on the map, and saves them as CSV, with the ids of their
+    annotations. Points are filtered by concept, cluster and IoU, and found by the id of their
+    image. All of that works with the keyboard too.
 
     Parameters
     ----------
@@ -107,6 +111,10 @@ def to_html(
         Longest side of the images in pixels, 16 to 512. The file's size grows with its square.
     title : str, default="Concept map"
         Heading of the page.
+    columns : list of str, default=None
+        Further columns of `samples` that the page shows and saves, such as ``annotation_id``.
+        ``None`` takes all of texts, numbers, or tuples or arrays of these, unless they are longer
+        than 200 letters on average; ``[]`` takes none.
     random_state : int, RandomState instance or None, default=None
         Of UMAP. Pass an int for the same file in every call.
 
@@ -123,7 +131,8 @@ def to_html(
         If the folder of `path`, an image or a mask file does not exist.
     ValueError
         If lengths or indexes differ, no row is finite, UMAP or PCA has too few rows or features or
-        all rows are the same, or an image or a mask can't be read.
+        all rows are the same, a column is missing or holds what is no text, or an image or a mask
+        can't be read.
 
     See Also
     --------
@@ -163,6 +172,7 @@ def to_html(
     _check_lengths(len(samples), embeddings=embeddings, **given)
     exclusion = read_exclusion(len(samples), groups, exclude, **tables)
     kept = _placed_rows(embeddings, given.get("coordinates"))
+    further = describe_columns(samples.iloc[kept], columns)
     places, caption = _place(embeddings, given.get("coordinates", coordinates), kept, random_state)
     pictures = draw_rows(samples, kept, thumbnail_size, _projector(transformer, layer, embeddings))
     payload = {
@@ -171,6 +181,7 @@ def to_html(
         "metric": metric if isinstance(metric, str) else "given",
         "iou": rounded(pictures.iou if iou is None else _check_iou(iou)[kept]),
         "row": kept.tolist(),
+        "columns": further,
         **_describe_labels(samples, clusters, kept),
         **pictures.as_payload(),
         **_neighbours(embeddings[kept], exclusion.take(kept), n_neighbors, metric),

@@ -140,7 +140,9 @@ function describe(i) {
     return;
   }
   const clear = element("button", { type: "button", onclick: () => select(null) }, "Clear");
-  const head = element("div", { class: "head" }, element("h2", {}, "Selected"), clear);
+  const csv = `data:text/csv;charset=utf-8,${encodeURIComponent(asCsv(i))}`;
+  const file = { class: "save", download: "rows.csv", href: csv, title: "This row and its neighbours" };
+  const head = element("div", { class: "head" }, element("h2", {}, "Selected"), element("a", file, "Save as CSV"), clear);
   byId("selected").replaceChildren(head, pair(i), what(i), facts(i));
   listNeighbours(i);
 }

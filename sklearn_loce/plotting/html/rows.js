@@ -60,6 +60,23 @@ function sentence(i) {
   return `${conceptOf(i)}, image ${idOf(i)}, IoU ${iouOf(i)}${cluster}`;
 }
 
+// What is known of a row and its neighbours, as CSV.
+function asCsv(i) {
+  const near = [[i, ""], ...data.neighbours[i].map((k, rank) => [k, data.distances[i][rank]])];
+  const columns = [
+    ["row", (k) => data.row[k]],
+    ["image_id", idOf],
+    ["concept", conceptOf],
+    ...(data.clusters ? [["cluster", (k) => nameOf(data.clusters, k)]] : []),
+    ...(hasIou ? [["iou", (k) => data.iou[k] ?? ""]] : []),
+    ...data.columns.map((column) => [column.name, (k) => nameOf(column, k)]),
+  ];
+  const lines = [["distance", ...columns.map(([name]) => name)]];
+  for (const [k, distance] of near) lines.push([distance, ...columns.map(([, read]) => read(k))]);
+  const quoted = (value) => `"${String(value).replaceAll('"', '""')}"`;
+  return lines.map((line) => `${line.map(quoted).join(",")}\r\n`).join("");
+}
+
 function panel(i, light) {
   const [width, height] = data.sizes[data.image_of[i]];
   const webp = (text) => `data:image/webp;base64,${text}`;
@@ -93,6 +110,7 @@ function facts(i) {
   const known = [["Image", idOf(i)], ["Row", String(data.row[i])]];
   if (hasIou) known.push(["IoU", iouOf(i)]);
   if (data.clusters) known.push(["Cluster", nameOf(data.clusters, i)]);
+  for (const column of data.columns) known.push([column.name, nameOf(column, i) || "none"]);
   const cells = known.flatMap(([k, v]) => [element("dt", {}, k), element("dd", {}, v)]);
   return element("dl", { class: "facts" }, ...cells);
 }
