@@ -41,17 +41,11 @@ def describe_columns(samples, columns=None):
     """
     known = {name: column for name, column in samples.items() if name not in _SHOWN_ANYWAY}
     if columns is None:
-        written = {name: _write_column(column) for name, column in known.items()}
-        chosen = {name: texts for name, texts in written.items() if _is_short(name, texts)}
-        first = sorted(chosen, key=lambda name: name != ANNOTATION)
-        return [_encode(name, chosen[name]) for name in first]
+        most = dict.fromkeys(known, _MOST_LETTERS) | {ANNOTATION: np.inf}
+        written = {name: _write_column(column, most[name]) for name, column in known.items()}
+        first = sorted(written, key=lambda name: name != ANNOTATION)
+        return [_encode(name, written[name]) for name in first if written[name] is not None]
     return [_encode(name, _take(name, known)) for name in columns]
-
-
-def _is_short(name, texts):
-    if texts is None or name == ANNOTATION:
-        return texts is not None
-    return sum(map(len, texts)) <= _MOST_LETTERS * len(texts)
 
 
 def _take(name, known):
@@ -71,13 +65,19 @@ def _encode(name, texts):
     return {"name": as_text(name), "codes": codes.tolist(), "names": names.tolist()}
 
 
-def _write_column(column):
-    """Write the cells of a column, or give None where one holds more than texts and numbers."""
-    cells = [cell_values(cell) for cell in column]
+def _write_column(column, most=np.inf):
+    """Write the cells of a column; give None where they hold more than texts and numbers.
+
+    Also where they have more than ``most`` letters on average.
+    """
+    cells, most = [cell_values(cell) for cell in column], most * len(column)
     values = (value for cell in cells for value in cell)
     if not all(pd.api.types.is_scalar(value) or isinstance(value, os.PathLike) for value in values):
         return None
-    return [", ".join(map(_write, cell)) for cell in cells]
+    if sum(map(len, cells)) > most:  # vectors, which take long to write
+        return None
+    texts = [", ".join(map(_write, cell)) for cell in cells]
+    return texts if sum(map(len, texts)) <= most else None
 
 
 def _write(value):
