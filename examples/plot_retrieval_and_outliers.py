@@ -99,7 +99,7 @@ RetrievalDisplay.from_embeddings(early, data, queries=queries, n_best=5, n_worst
 
 from sklearn_loce.outliers import ConceptOutlierDetector
 
-detector = ConceptOutlierDetector(aggregate="mean", contamination=0.05)
+detector = ConceptOutlierDetector(contamination=0.05)
 is_outlier = detector.fit_predict(embeddings, data["concept"]) == -1
 
 # %%
