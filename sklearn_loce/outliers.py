@@ -488,4 +488,4 @@ def _read_ids(annotation_ids, n_rows):
     ids = [tuple(value) if isinstance(value, list) else value for value in ids]
     if len(ids) != n_rows:
         raise ValueError(f"annotation_ids has {len(ids)} values, and X has {n_rows} rows.")
-    return pd.Series(ids, dtype=object).infer_objects()
+    return pd.Series(ids, dtype=object)
