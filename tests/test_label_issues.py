@@ -1,7 +1,10 @@
 """Wrong labels: their ranking against double loops, closed forms, and labels changed on purpose."""
 
+import json
 import math
+import shutil
 import tracemalloc
+from pathlib import Path
 from statistics import median
 
 import numpy as np
@@ -10,10 +13,14 @@ import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 from sklearn import config_context
 
+from sklearn_loce import LoCETransformer
+from sklearn_loce.datasets import load_coco
 from sklearn_loce.outliers import ConceptOutlierDetector, label_issues
 
 from . import brute_force
+from .conftest import SHARED
 from .embeddings import CASES, planted_parts
+from .planted import NORMALIZE
 from .test_metrics_inputs import BAD
 
 
@@ -34,8 +41,10 @@ def brute_issues(X, y, metric, k, is_out=lambda i, j: False):
         for concept, rows in concepts.items()
     }
     widths = {concept: median(values) for concept, values in own.items() if values}
-    usual, widest = median(widths.values()), max(widths.values())
-    scale = {c: math.sqrt(max(widths.get(c, usual), 0.01 * widest) or 1) for c in concepts}
+    missing, widest = median(widths.values()), max(widths.values())
+    widths = {c: max(widths.get(c, missing), 0.01 * widest) for c in concepts}
+    usual = median(widths.values())
+    scale = {c: (width / usual) ** 0.25 if usual else 1 for c, width in widths.items()}
     near = {(i, c): None if d is None else d / scale[c] for (i, c), d in near.items()}
     confidence = []
     for i in range(n):
@@ -43,8 +52,8 @@ def brute_issues(X, y, metric, k, is_out=lambda i, j: False):
         if near[i, str(y[i])] is None or not others:
             confidence.append(math.nan)
             continue
-        a, b = near[i, str(y[i])], min(others)
-        confidence.append((a - b) / max(a, b) if max(a, b) else 0.0)
+        gap = near[i, str(y[i])] - min(others)
+        confidence.append(gap / (abs(gap) + usual) if gap else 0.0)
     return np.array(confidence), near
 
 
@@ -102,11 +111,11 @@ def test_a_closed_form():
     X, y = [[0.0], [1.0], [3.0], [10.0], [11.0], [13.0], [2.0]], [*["car"] * 3, *["tree"] * 4]
     issues = label_issues(X, y, k=2, metric="euclidean")
     # The widths: cars have 2, 1.5 and 2.5 to cars; trees have 2, 1.5, 2.5 and 8.5 to trees.
-    car, tree = math.sqrt(2), math.sqrt(2.25)
-    a, b = 8.5 / tree, 1 / car
+    usual = (2 + 2.25) / 2
+    gap = 8.5 / (2.25 / usual) ** 0.25 - 1 / (2 / usual) ** 0.25
     first = issues.iloc[0]
     assert first[["row", "given", "suggested"]].tolist() == [6, "tree", "car"]
-    assert first["confidence"] == pytest.approx((a - b) / a)
+    assert first["confidence"] == pytest.approx(gap / (gap + usual))
     assert first["distance"] == pytest.approx((8 + 9 + 11) / 3)
     assert (issues["confidence"].iloc[1:] < 0).all()
     assert_array_equal(issues["suggested"].iloc[1:], issues["given"].iloc[1:])
@@ -150,10 +159,10 @@ def test_ties_keep_the_given_label_and_the_order_of_the_rows():
 
 
 def test_of_equal_confidences_the_farther_row_comes_first():
-    X, y = [[5.0], [5.0], [0.0], [0.0], [9.0], [4.0]], ["tree", "tree", *["car"] * 4]
+    X, y = [[5.0], [5.0], [0.0], [0.0], [-30.0]], ["tree", "tree", "car", "car", "car"]
     issues = label_issues(X, y, k=1, metric="euclidean")
-    assert_array_equal(issues["row"], [5, 4, 2, 3, 0, 1])
-    assert_array_equal(issues["confidence"].iloc[2:], -1)
+    assert_array_equal(issues["confidence"], -1)
+    assert_array_equal(issues["row"], [4, 2, 3, 0, 1])
 
 
 class TestTable:
@@ -268,3 +277,52 @@ def test_progress_is_shown_where_it_is_asked_for(capsys):
     assert capsys.readouterr().err == ""
     pd.testing.assert_frame_equal(label_issues(X, y, verbose=1), quiet)
     assert "100%|██████████| 31/31" in capsys.readouterr().err
+
+
+# The concept of an annotation, and what it is called in the copy.
+MISTAKES = {"building": "bicyclist", "car": "fence", "sky": "car", "tree": "pedestrian"}
+
+
+def plant(content):
+    """Misname the largest annotation of each concept, in images without the wrong name."""
+    ids, planted = {c["name"]: c["id"] for c in content["categories"]}, {}
+    for truth, wrong in MISTAKES.items():
+        taken = {a["image_id"] for a in content["annotations"] if a["category_id"] == ids[wrong]}
+        annotations = [
+            a
+            for a in content["annotations"]
+            if a["category_id"] == ids[truth] and a["image_id"] not in taken
+        ]
+        largest = max(annotations, key=lambda a: a["area"])
+        largest["category_id"] = ids[wrong]
+        planted[largest["id"]] = truth
+    return planted
+
+
+@pytest.mark.slow
+def test_wrong_labels_in_a_file_are_found_named_and_mended(camvid_network, tmp_path):
+    if not (SHARED / "camvid").is_dir():
+        pytest.skip(f"needs the CamVid scenes in {SHARED / 'camvid'}")
+    shutil.copytree(SHARED / "camvid" / "images", tmp_path / "images")
+    file, original = tmp_path / "a.json", (SHARED / "camvid" / "annotations.json").read_text()
+    content = json.loads(original)
+    planted = plant(content)
+    file.write_text(json.dumps(content))
+
+    X = load_coco(file, tmp_path / "images", min_area=0.001).data
+    embeddings = LoCETransformer(camvid_network, "backbone.16", preprocess=NORMALIZE).fit_transform(
+        X
+    )
+    sequences = X["image"].map(lambda path: Path(path).stem.split("_")[0])
+    issues = label_issues(
+        embeddings, X["concept"], groups=sequences, annotation_ids=X["annotation_id"]
+    )
+    found = issues.iloc[:10].set_index("annotation_id")["suggested"]
+    confirmed = {name: truth for (name, *_), truth in found.items() if name in planted}
+    assert confirmed == planted
+
+    content, ids = json.loads(file.read_text()), {c["name"]: c["id"] for c in content["categories"]}
+    for annotation in content["annotations"]:
+        if annotation["id"] in confirmed:
+            annotation["category_id"] = ids[confirmed[annotation["id"]]]
+    assert content == json.loads(original)
