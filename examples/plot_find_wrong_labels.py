@@ -21,42 +21,31 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from sklearn_loce.datasets import make_scenes
+from sklearn_loce.datasets import make_scenes, to_coco
 
-scenes = make_scenes(n_samples=100, random_state=0)
-folder = Path(tempfile.mkdtemp())
-images, annotations = {}, []
-for row in scenes.data.itertuples():
-    name, (height, width) = f"{row.image_id}.png", row.image.shape[:2]
-    if row.image_id not in images:
-        Image.fromarray(row.image).save(folder / name)
-    images[row.image_id] = {"id": row.image_id, "file_name": name, "height": height, "width": width}
-    counts = row.mask["counts"]
-    annotations.append(
-        {
-            "id": 1000 + row.Index,
-            "image_id": row.image_id,
-            "category_id": int(np.flatnonzero(scenes.target_names == row.concept)[0]),
-            "segmentation": {"size": [height, width], "counts": counts.decode()},
-        }
-    )
+scenes, folder = make_scenes(n_samples=100, random_state=0).data, Path(tempfile.mkdtemp())
+for image_id, image in scenes.groupby("image_id")["image"].first().items():
+    Image.fromarray(image).save(folder / f"{image_id}.png")
+scenes["image"] = [folder / f"{image_id}.png" for image_id in scenes["image_id"]]
+# The scenes' own ids would tell the concepts.
+content = to_coco(scenes.drop(columns="annotation_id"), image_dir=folder)
 
 rng, truth = np.random.RandomState(0), {}
-for i in rng.choice(len(annotations), 12, replace=False):
-    truth[annotations[i]["id"]] = annotations[i]["category_id"]
-    others = np.delete(np.arange(8), annotations[i]["category_id"])
-    annotations[i]["category_id"] = int(rng.choice(others))
+categories = [category["id"] for category in content["categories"]]
+for annotation in rng.choice(content["annotations"], 12, replace=False):
+    truth[annotation["id"]] = annotation["category_id"]
+    others = np.setdiff1d(categories, annotation["category_id"])
+    annotation["category_id"] = int(rng.choice(others))
 
 file = folder / "annotations.json"
-categories = [{"id": i, "name": name} for i, name in enumerate(scenes.target_names)]
-content = {"images": list(images.values()), "categories": categories, "annotations": annotations}
 _ = file.write_text(json.dumps(content))
 
 # %%
 # Rank all labels
 # ---------------
-# With ``merge_instances=False`` every annotation is a row, and ``annotation_id`` is its id. With
-# ``groups``, a row is compared with rows of other images only. Of a video, pass the sequences:
+# With ``merge_instances=False`` every annotation is a row, and ``annotation_id`` is its id. Where
+# instances are merged it is a tuple, and ``issues.explode("annotation_id")`` gives each id a row.
+# With ``groups``, a row is compared with rows of other images only. Of a video, pass the sequences:
 # neighboring frames are nearly the same picture, and may share an error.
 
 from sklearn_loce import LoCETransformer, TorchModel
@@ -72,7 +61,7 @@ issues.head(15).round(2)
 
 # %%
 # The confidence is above 0 where another concept is nearer than the given one. That alone is no
-# error: the layer confuses car and taxi, which differ by a small sign on the roof. But their
+# error: the layer confuses car and taxi, which differ by a small sign on the roof. But then the
 # confidence is low.
 
 first = issues["annotation_id"].iloc[: len(truth)]
@@ -95,7 +84,7 @@ LabelIssuesDisplay.from_issues(issues, X, n_rows=16)
 # Mend the file
 # -------------
 # Annotations are changed by their ids. Here the eye confirms all suggestions with a confidence
-# above 0.5; of others it may refuse some, as in ``confirmed.drop([1014])``.
+# above 0.5; of others it may refuse some, as in ``confirmed.drop([15])``.
 
 confirmed = issues[issues["confidence"] > 0.5].set_index("annotation_id")["suggested"]
 
