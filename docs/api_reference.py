@@ -151,8 +151,8 @@ API_REFERENCE = {
         (Section("", "", ("ConceptGaussianMixture",)),),
     ),
     "sklearn_loce.outliers": Module(
-        "Rows that are unlike the others of their concept.",
-        (Section("", "", ("ConceptOutlierDetector",)),),
+        "Rows that are unlike the others of their concept, and rows of another one.",
+        (Section("", "", ("ConceptOutlierDetector", "label_issues")),),
     ),
     "sklearn_loce.segmentation": Module(
         "One vector or a few per concept, projected onto unseen images.",
@@ -168,6 +168,7 @@ API_REFERENCE = {
                     "ProjectionDisplay",
                     "RetrievalDisplay",
                     "OutlierDisplay",
+                    "LabelIssuesDisplay",
                     "ClusterGalleryDisplay",
                 ),
             ),

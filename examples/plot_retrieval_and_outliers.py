@@ -8,7 +8,8 @@ from all others of its concept shows what it takes for something else. The first
 second a search for outliers.
 
 Which outliers there are is known here: into a table of drawn scenes we plant two kinds of errors
-of annotation, wrong names and masks at the wrong place. Are they found?
+of annotation, wrong names and masks at the wrong place. Are they found? For wrong names alone there
+is a sharper tool, in :ref:`sphx_glr_auto_examples_plot_find_wrong_labels.py`.
 """
 
 # %%
@@ -99,7 +100,7 @@ RetrievalDisplay.from_embeddings(early, data, queries=queries, n_best=5, n_worst
 
 from sklearn_loce.outliers import ConceptOutlierDetector
 
-detector = ConceptOutlierDetector(aggregate="mean", contamination=0.05)
+detector = ConceptOutlierDetector(contamination=0.05)
 is_outlier = detector.fit_predict(embeddings, data["concept"]) == -1
 
 # %%

@@ -1,4 +1,4 @@
-"""Rows that are unlike the other rows of their concept.
+"""Rows that are unlike the other rows of their concept, and rows with another concept's label.
 
 Recipes with scikit-learn's own detectors, in the settings of the paper, for one concept's rows:
 
@@ -26,21 +26,33 @@ and within each concept of a labeled matrix:
 -1
 """
 
-from numbers import Real
+from itertools import pairwise
+from numbers import Integral, Real
 
 import numpy as np
+import pandas as pd
 from sklearn.base import BaseEstimator, OutlierMixin, _fit_context
 from sklearn.utils import check_consistent_length
-from sklearn.utils._param_validation import Interval, StrOptions
+from sklearn.utils._param_validation import Interval, StrOptions, validate_params
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from ._distances import RowDistances, show_rows, sums_within_concept
-from ._validation import ConceptLabelsMixin, encode_concepts
+from ._validation import ConceptLabelsMixin, check_embeddings, check_indexes, encode_concepts
+from ._warnings import warn_user
+from .metrics import _exclusion
+from .metrics._exclusion import read_exclusion
 
-__all__ = ["ConceptOutlierDetector"]
+__all__ = ["ConceptOutlierDetector", "label_issues"]
 
 # Sums of distances are exact to seven digits at least.
 _SCORE_NOISE = 3e-7
+# Concepts are equally near where their distances agree to this share.
+_TIE = 1e-6
+# Least width of a concept, as a share of the widest; duplicates alone have no width.
+_NARROWEST = 0.01
+# Power of the width that divides distances. On CamVid, 0 calls most rows of a rare concept wrong,
+# and with 0.5 and more, wrong labels rank lower.
+_SMOOTHING = 0.25
 
 
 class ConceptOutlierDetector(ConceptLabelsMixin, OutlierMixin, BaseEstimator):
@@ -48,10 +60,10 @@ class ConceptOutlierDetector(ConceptLabelsMixin, OutlierMixin, BaseEstimator):
 
     Parameters
     ----------
-    aggregate : {"sum", "mean"}, default="sum"
-        Whether a row's distances to its concept's other rows are summed, as in the paper, or
-        averaged, which makes the scores of concepts of different sizes comparable. Both find the
-        same outliers, as the threshold is set within each concept.
+    aggregate : {"mean", "sum"}, default="mean"
+        Whether a row's distances to its concept's other rows are averaged, which makes the scores
+        of concepts of different sizes comparable, or summed, as in the paper. Both find the same
+        outliers, as the threshold is set within each concept.
     metric : str or callable, default="cosine"
         Any metric of :func:`sklearn.metrics.pairwise_distances` but "precomputed", those for
         booleans, and "seuclidean" and "mahalanobis", which change with the rows compared.
@@ -65,7 +77,7 @@ class ConceptOutlierDetector(ConceptLabelsMixin, OutlierMixin, BaseEstimator):
     labels_ : ndarray of shape (n_samples,), dtype int64
         -1 for outliers among the training rows, 1 for the others.
     training_scores_ : ndarray of shape (n_samples,), dtype float64
-        Negated sum or mean of each training row's distances; the lower, the more unusual.
+        Negated mean or sum of each training row's distances; the lower, the more unusual.
     concepts_ : ndarray of shape (n_concepts,)
         Sorted concepts; only where `fit` got y.
     offset_ : float, or ndarray of shape (n_concepts,), dtype float64
@@ -80,6 +92,7 @@ class ConceptOutlierDetector(ConceptLabelsMixin, OutlierMixin, BaseEstimator):
 
     See Also
     --------
+    label_issues : Rows that lie nearer to another concept.
     sklearn.neighbors.LocalOutlierFactor : Outliers by local density.
     sklearn.ensemble.IsolationForest : Outliers by random splits.
 
@@ -98,13 +111,13 @@ class ConceptOutlierDetector(ConceptLabelsMixin, OutlierMixin, BaseEstimator):
     """
 
     _parameter_constraints = {  # noqa: RUF012 - scikit-learn's own form
-        "aggregate": [StrOptions({"sum", "mean"})],
+        "aggregate": [StrOptions({"mean", "sum"})],
         "metric": [str, callable],
         "contamination": [Interval(Real, 0, 0.5, closed="right")],
         "verbose": ["verbose"],
     }
 
-    def __init__(self, *, aggregate="sum", metric="cosine", contamination=0.05, verbose=0):
+    def __init__(self, *, aggregate="mean", metric="cosine", contamination=0.05, verbose=0):
         self.aggregate = aggregate
         self.metric = metric
         self.contamination = contamination
@@ -191,11 +204,11 @@ class ConceptOutlierDetector(ConceptLabelsMixin, OutlierMixin, BaseEstimator):
         return scores - np.atleast_1d(self.offset_)[codes]
 
     def score_samples(self, X, y=None):
-        """Find the negated sum or mean of each row's distances to a concept's training rows.
+        """Find the negated mean or sum of each row's distances to a concept's training rows.
 
         A training row of the concept scores as in `training_scores_`, over the other rows. A new
-        row has one distance more: its sum is scaled to as many as a training row has, its mean
-        taken over all of them.
+        row has one distance more: its mean is taken over all of them, its sum scaled to as many as
+        a training row has.
 
         Parameters
         ----------
@@ -271,3 +284,216 @@ class ConceptOutlierDetector(ConceptLabelsMixin, OutlierMixin, BaseEstimator):
                 "leave these rows out, or fit with them."
             )
         return np.searchsorted(self.concepts_, names)[codes]
+
+
+@validate_params(
+    {
+        "X": ["array-like"],
+        "y": ["array-like"],
+        **_exclusion.PARAMETERS,
+        "annotation_ids": ["array-like", None],
+        "k": [Interval(Integral, 1, None, closed="left")],
+        "metric": [str, callable],
+        "verbose": ["verbose"],
+    },
+    prefer_skip_nested_validation=True,
+)
+def label_issues(
+    X, y, *, groups=None, exclude=None, annotation_ids=None, k=10, metric="cosine", verbose=0
+):
+    """Rank rows by how much nearer they lie to another concept than to their own.
+
+    A row is compared with the rows of other groups only, so that its label is judged by other
+    images. Its distance to a concept is the mean over the concept's k nearest rows.
+
+    Parameters
+    ----------
+    X : array-like of shape (n_samples, n_features)
+        Embeddings.
+    y : array-like of shape (n_samples,)
+        Concept of each row as annotated; at least two concepts.
+    groups : array-like of shape (n_samples,) or (n_samples, n_columns), default=None
+        Group of each row, such as its image or video sequence. Rows of a row's own group are no
+        neighbors of it: they may be nearly the same picture, and may share its error. With
+        `exclude`, what that compares.
+    exclude : float or callable, default=None
+        Which rows are left out instead of those of the group, as of
+        :func:`sklearn_loce.metrics.precision_at_k`.
+    annotation_ids : array-like of shape (n_samples,), default=None
+        What names each row's annotation, such as the column `annotation_id` of a table of samples;
+        a value may be a tuple or an array of several ids.
+    k : int, default=10
+        Nearest rows of each concept. Of a concept with fewer, all count.
+    metric : str or callable, default="cosine"
+        Any metric of :func:`sklearn.metrics.pairwise_distances` but "precomputed", those for
+        booleans, and "seuclidean" and "mahalanobis", which change with the rows compared.
+    verbose : int, default=0
+        With 1 or more, a progress bar over the rows.
+
+    Returns
+    -------
+    DataFrame of n_samples rows
+        All rows, the most suspicious first. The index holds the labels of X, or else those of y,
+        where these are pandas objects, and otherwise positions.
+
+        - `row`: position in X.
+        - `given`: the concept in y.
+        - `suggested`: the nearest concept; the given one where no other is nearer.
+        - `confidence`: how much nearer the suggested concept is, in [-1, 1]; above 0 exactly where
+          it is not the given one. It is ``(a - b) / (abs(a - b) + w)``, with the distances a to
+          the given concept and b to the nearest other one, and the width w of a usual concept: 0.5
+          where b is smaller than a by w.
+        - `distance`: mean distance to all other rows of the given concept, of any group, as
+          ConceptOutlierDetector scores rows; NaN if there is none. It ranks equal confidences.
+        - `annotation_id`: what `annotation_ids` holds, several ids as a tuple; only if it is given.
+
+        A row can't be judged where all other rows of its concept, or of all other concepts, are of
+        its group: its confidence is NaN, it comes last, and a warning names the concepts.
+
+    Raises
+    ------
+    ValueError
+        If there are fewer than two concepts, a row has no rows in other groups, no row can be
+        judged, X is not finite, labels are missing or mix types, lengths or indexes differ, or
+        `exclude` does not fit the groups.
+
+    See Also
+    --------
+    ConceptOutlierDetector : Rows that are far from their concept, whatever else is near.
+    sklearn_loce.plotting.LabelIssuesDisplay : The first rows with images and masks.
+
+    Notes
+    -----
+    Among k neighbors of any concept, a frequent concept outvotes a rare one. So each concept has k
+    neighbors of its own. The width of a concept is the median of its rows' own distances to it.
+    A dense concept is near to everything, so distances to a concept are divided by the fourth root
+    of its width over the usual one, the median of all concepts. That is the contextual
+    dissimilarity of [1]_, with one neighborhood per concept.
+
+    A mask that covers few cells of the layer has an unsure vector, and may rank high without an
+    error: leave out small masks, such as with ``min_area`` of the loaders.
+
+    References
+    ----------
+    .. [1] H. Jégou, H. Harzallah and C. Schmid, "A contextual dissimilarity measure for accurate
+       and efficient image search", CVPR 2007.
+
+    Examples
+    --------
+    >>> from sklearn_loce.outliers import label_issues
+    >>> X = [[1.0, 0.0], [1.0, 0.1], [0.9, 0.1], [0.0, 1.0], [0.1, 1.0], [0.1, 0.9]]
+    >>> y = ["car", "car", "tree", "tree", "tree", "tree"]
+    >>> issues = label_issues(X, y, annotation_ids=[11, 12, 13, 14, 15, 16])
+    >>> issues.loc[issues["confidence"] > 0, ["given", "suggested", "annotation_id"]]
+      given suggested  annotation_id
+    2  tree       car             13
+    """
+    check_indexes({"X": X, "y": y, "groups": groups, "annotation_ids": annotation_ids})
+    matrix, concepts, codes = check_embeddings(X, y, min_concepts=2)
+    exclusion = read_exclusion(len(matrix), groups, exclude)
+    exclusion.check_candidates(exclusion.count(codes)[0], 1)
+    with show_rows(len(matrix), verbose) as bar:
+        near, distance = _distances_to_concepts(matrix, codes, exclusion, k, metric, bar)
+    suggested, confidence = _suggest(near, codes)
+    _warn_of_unjudged(confidence, concepts[codes])
+    issues = pd.DataFrame(
+        {
+            "row": np.arange(len(matrix)),
+            "given": concepts[codes],
+            "suggested": concepts[suggested],
+            "confidence": confidence,
+            "distance": distance,
+        },
+        index=next((t.index for t in (X, y) if isinstance(t, pd.Series | pd.DataFrame)), None),
+    )
+    if annotation_ids is not None:
+        issues["annotation_id"] = _read_ids(annotation_ids, len(matrix)).set_axis(issues.index)
+    return issues.sort_values(["confidence", "distance"], ascending=False, kind="stable")
+
+
+def _distances_to_concepts(X, codes, exclusion, k, metric, bar):
+    """Average distances to the k nearest candidates of every concept, and to all of the own.
+
+    The former are infinite where there is no candidate: (n_rows, n_concepts).
+    """
+    order = np.argsort(codes, kind="stable")
+    bounds = np.searchsorted(codes[order], np.arange(codes.max() + 2))
+    exclusion, space = exclusion.take(order), RowDistances(X[order], metric, bar)
+    near, own, every = np.empty((len(X), len(bounds) - 1)), np.empty(len(X)), np.arange(len(X))
+
+    def reduce(D, start):
+        rows = every[start : start + len(D)]
+        D[rows - start, rows] = 0.0
+        D = space.finish(D, rows, every)
+        for first, last in pairwise(bounds):
+            inside = rows[(rows >= first) & (rows < last)]
+            means = D[inside - start, first:last].sum(axis=1) / max(last - first - 1, 1)
+            own[order[inside]] = means if last - first > 1 else np.nan
+        for part, mask in exclusion.masks(rows):
+            D[part][mask] = np.inf
+        for concept, (first, last) in enumerate(pairwise(bounds)):
+            near[order[rows], concept] = _average_nearest(D[:, first:last], k)
+
+    for _ in space.chunks(reduce):
+        pass
+    return near, own
+
+
+def _average_nearest(D, k):
+    """Average the k smallest finite values of every row, or all where there are fewer."""
+    if k < D.shape[1]:
+        D = np.partition(D, k - 1, axis=1)[:, :k]
+    counts = np.isfinite(D).sum(axis=1)
+    sums = np.where(np.isfinite(D), D, 0.0).sum(axis=1)
+    return np.where(counts > 0, sums / np.maximum(counts, 1), np.inf)
+
+
+def _suggest(near, codes):
+    """Find the nearest concept of every row, and how much nearer it is; NaN if that is unknown."""
+    rows, widths = np.arange(len(codes)), _widths(near, codes)
+    usual = np.median(widths)
+    scaled = near / (widths / usual) ** _SMOOTHING if usual else near
+    given = scaled[rows, codes]
+    others = scaled.copy()
+    others[rows, codes] = np.inf
+    best = others.min(axis=1)
+    nearest = (others <= (1 + _TIE) * best[:, np.newaxis]).argmax(axis=1)
+    judged = np.isfinite(given) & np.isfinite(best)
+    gap, confidence = given[judged] - best[judged], np.full(len(codes), np.nan)
+    confidence[judged] = gap / np.maximum(np.abs(gap) + usual, np.finfo(np.float64).tiny)
+    is_given = given <= (1 + _TIE) * best
+    confidence[is_given] = np.minimum(confidence[is_given], 0.0)
+    return np.where(is_given, codes, nearest), confidence
+
+
+def _widths(near, codes):
+    """Find the median distance of every concept's rows to it; the common one if it is unknown."""
+    own = pd.Series(near[np.arange(len(codes)), codes])
+    widths = own[np.isfinite(own)].groupby(codes[np.isfinite(own)]).median()
+    if widths.empty:
+        raise ValueError(
+            "No row can be judged: each concept's rows are all of one group. Pass rows of more "
+            "groups, or smaller groups."
+        )
+    widths = widths.reindex(range(near.shape[1]), fill_value=widths.median()).to_numpy()
+    return np.maximum(widths, _NARROWEST * widths.max())
+
+
+def _warn_of_unjudged(confidence, given):
+    """Tell which concepts have rows that can't be judged."""
+    if (unjudged := np.isnan(confidence)).any():
+        names = ", ".join(map(repr, np.unique(given[unjudged]).tolist()))
+        warn_user(
+            f"{unjudged.sum()} rows can't be judged, as all other rows of their concept, or of all "
+            f"other concepts, are of their group or excluded: rows of {names}. Their confidence "
+            "is NaN."
+        )
+
+
+def _read_ids(annotation_ids, n_rows):
+    """Read an id per row; several as a tuple, which Parquet gives back as an array."""
+    ids = [value.tolist() if isinstance(value, np.ndarray) else value for value in annotation_ids]
+    ids = [tuple(value) if isinstance(value, list) else value for value in ids]
+    if len(ids) != n_rows:
+        raise ValueError(f"annotation_ids has {len(ids)} values, and X has {n_rows} rows.")
+    return pd.Series(ids, dtype=object)

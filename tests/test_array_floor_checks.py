@@ -20,7 +20,7 @@ INSTANCES = [
     ConceptGaussianMixture(2, covariance_type="diag", min_weight=0.4),
     ConceptGaussianMixture(2, covariance_type="spherical"),
     ConceptOutlierDetector(),
-    ConceptOutlierDetector(aggregate="mean"),
+    ConceptOutlierDetector(aggregate="sum"),
     ConceptOutlierDetector(metric="euclidean"),
 ]
 

@@ -133,10 +133,10 @@ def test_new_rows_score_as_training_rows_do(metric):
     for concept in ("bus", "car", "sky"):
         own = y == concept
         model = ConceptOutlierDetector(metric=metric).fit(X, y)
-        expected = -(own.sum() - 1) * D[:, own].mean(axis=1)
-        assert_allclose(model.score_samples(new, [concept] * 6), expected)
-        model.set_params(aggregate="mean").fit(X, y)
-        assert_allclose(model.score_samples(new, [concept] * 6), -D[:, own].mean(axis=1))
+        means = -D[:, own].mean(axis=1)
+        assert_allclose(model.score_samples(new, [concept] * 6), means)
+        model.set_params(aggregate="sum").fit(X, y)
+        assert_allclose(model.score_samples(new, [concept] * 6), (own.sum() - 1) * means)
 
 
 @pytest.mark.parametrize("metric", ["cosine", "euclidean"])

@@ -19,9 +19,10 @@ from sklearn.preprocessing import FunctionTransformer
 
 from sklearn_loce import LoCETransformer, TorchModel
 from sklearn_loce.datasets import load_scene_model, make_scenes
-from sklearn_loce.outliers import ConceptOutlierDetector
+from sklearn_loce.outliers import ConceptOutlierDetector, label_issues
 from sklearn_loce.plotting import (
     ClusterGalleryDisplay,
+    LabelIssuesDisplay,
     OutlierDisplay,
     ProjectionDisplay,
     RetrievalDisplay,
@@ -405,23 +406,90 @@ def test_concepts_of_few_rows_leave_tiles_empty(samples, embeddings):
     assert [frame is not None for frame in display.frames_[0]] == [True, True, *[False] * 4]
 
 
+def find_issues(samples, embeddings, y=None):
+    """Rank the labels of all rows but 4, which failed."""
+    kept = np.delete(np.arange(26), 4)
+    y = samples["concept"] if y is None else pd.Series(y)
+    ids = [(row, 900100184613) if row % 2 else row for row in kept]
+    return label_issues(embeddings[kept], y.iloc[kept], k=3, annotation_ids=ids)
+
+
+@pytest.mark.parametrize("labeled", [True, False])
+def test_issues_are_shown_with_the_numbers_of_their_table(samples, embeddings, labeled):
+    # By label where the table of samples has the labels, else by position.
+    table = (
+        samples if labeled else samples.drop(index=4).set_axis(list("abcdefghijklmnopqrstuvwxy"))
+    )
+    issues = find_issues(samples, embeddings)
+    display = LabelIssuesDisplay.from_issues(issues, table, n_rows=7)
+    pd.testing.assert_frame_equal(display.issues, issues.iloc[:7])
+    assert display.axes_.shape == (2, 4)
+    assert not display.axes_[1, 3].axison
+    assert {(issue.suggested != issue.given) for issue in issues.iloc[:7].itertuples()} == {0, 1}
+    for ax, tile, frame, issue in zip(
+        display.axes_.flat, display.tiles, display.frames_, issues.itertuples(), strict=False
+    ):
+        is_wrong = issue.suggested != issue.given
+        given, suggested = ax.get_title().split("\n")
+        assert given == f"{'✗ ' * is_wrong}{issue.given}"
+        assert suggested == f"→ {issue.suggested}"
+        confidence, name = ax.get_xlabel().split("\n")
+        assert float(confidence.replace("\N{MINUS SIGN}", "-")) == pytest.approx(
+            issue.confidence, rel=6e-3
+        )
+        ids = issue.annotation_id
+        assert name == (f"{ids[0]},…" if isinstance(ids, tuple) else str(ids))
+        assert frame.get_linestyle() == (WRONG if is_wrong else RIGHT)["linestyle"]
+        np.testing.assert_array_equal(tile.mask > 0.5, mask_of(samples, issue.Index))
+        np.testing.assert_array_equal(ax.get_images()[0].get_array(), tile.image)
+
+
+def test_rows_that_were_not_judged_say_so(samples, embeddings):
+    with pytest.warns(UserWarning, match="can't be judged"):
+        issues = find_issues(samples, embeddings, ["tram", *["bus", "car"] * 12, "bus"])
+    display = LabelIssuesDisplay.from_issues(issues.iloc[-1:], samples)
+    assert display.axes_[0, 0].get_xlabel() == "not judged\n0"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda issues: issues.drop(columns="given"), r"issues lacks \['given'\]"),
+        (lambda issues: issues.iloc[:0], "issues has no rows"),
+        (lambda issues: issues.rename({25: "x"}), "samples has no row 'x' of the issues"),
+        (lambda issues: issues.assign(row=26), r"issues\['row'\] holds 26"),
+    ],
+)
+def test_wrong_tables_of_issues_are_refused(samples, embeddings, change, message):
+    issues = change(find_issues(samples, embeddings))
+    with pytest.raises(ValueError, match=message):
+        LabelIssuesDisplay.from_issues(issues, samples, n_rows=25)
+    assert plt.get_fignums() == []
+
+
 def display_of(kind, samples, embeddings, projector, y=None, **how):
     """Make a display of 20 rows or of one, with names of any length."""
     if kind is ProjectionDisplay:
         return kind.from_estimator(projector, samples, y=y, rows=how.pop("rows", range(20)), **how)
     if kind is ClusterGalleryDisplay:
         return kind.from_embeddings(embeddings, samples, np.arange(26) % 4, y, **how)
+    if kind is LabelIssuesDisplay:
+        return kind.from_issues(find_issues(samples, embeddings, y), samples, **how)
     if kind is RetrievalDisplay:
         how = {"queries": [0, 1, 2]} | how
     return kind.from_embeddings(embeddings, samples, y, **how)
 
 
-KINDS = [ProjectionDisplay, ClusterGalleryDisplay, RetrievalDisplay, OutlierDisplay]
+KINDS = [
+    *(ProjectionDisplay, ClusterGalleryDisplay, RetrievalDisplay),
+    *(OutlierDisplay, LabelIssuesDisplay),
+]
 LEAST = {
     ProjectionDisplay: {"rows": 1},
     ClusterGalleryDisplay: {"clusters": [1], "n_tiles": 1},
     RetrievalDisplay: {"queries": 1, "n_best": 1, "n_worst": 0},
     OutlierDisplay: {"n_most": 1, "n_least": 0},
+    LabelIssuesDisplay: {"n_rows": 1},
 }
 every_kind = pytest.mark.parametrize("kind", KINDS)
 

@@ -6,6 +6,7 @@ ORDER = (
     "plot_first_loces",
     "plot_distributions",
     "plot_retrieval_and_outliers",
+    "plot_find_wrong_labels",
     "plot_sub_concepts",
     "plot_concept_map",
     "plot_grid_search_layers",

@@ -13,6 +13,7 @@ _HOMES = {
     "ClusterGalleryDisplay": "_gallery",
     "ConceptMapDisplay": "_map",
     "DendrogramDisplay": "_dendrogram",
+    "LabelIssuesDisplay": "_label_issues",
     "LayerComparisonDisplay": "_layers",
     "OutlierDisplay": "_outliers",
     "OverlapDisplay": "_pairs",

@@ -308,7 +308,7 @@ def _mean_distances(X, metric):
     """Give each row's mean distance to the others; 0 for a row alone."""
     if len(X) == 1:
         return np.zeros(1)
-    detector = ConceptOutlierDetector(aggregate="mean", metric=metric)
+    detector = ConceptOutlierDetector(metric=metric)
     return -detector.fit(X).training_scores_
 
 

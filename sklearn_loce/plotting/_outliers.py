@@ -228,9 +228,8 @@ class OutlierDisplay:
             can't be read.
         """
         X, samples, names, kept = check_inputs(embeddings, samples, y)
-        detector = ConceptOutlierDetector(
-            aggregate="mean", metric=metric, contamination=contamination
-        ).fit(X[kept], None if names is None else names[kept])
+        detector = ConceptOutlierDetector(metric=metric, contamination=contamination)
+        detector.fit(X[kept], None if names is None else names[kept])
         scores = np.full(len(X), np.nan)
         scores[kept] = detector.training_scores_
         known = getattr(detector, "concepts_", np.array([None])).tolist()

@@ -1,0 +1,211 @@
+"""Rows whose label may be wrong, with the concept that is suggested."""
+
+from numbers import Integral
+
+import numpy as np
+import pandas as pd
+from sklearn.utils._param_validation import Interval, validate_params
+
+from .._samples.table import as_samples
+from ._drawing import (
+    MARKS,
+    RIGHT,
+    WRONG,
+    draw_frame,
+    draw_outline,
+    fit_text,
+    font_with_marks,
+    format_number,
+    show_tile,
+)
+from ._grid import Layout, open_grid
+from ._style import SMALL_FONT_SIZE
+from ._tiles import TILE_SIZE, check_positions, read_tiles
+
+_N_COLUMNS = 4
+_COLUMNS = ("row", "given", "suggested", "confidence")
+_AS_WIDE = 0.85  # of a tile, what digits may take, which are wider than the mean letter
+
+
+class LabelIssuesDisplay:
+    """Rows with their masks, their given concepts and the suggested ones.
+
+    Above each tile stand the given concept and, behind an arrow, the suggested one. Where they
+    differ, the given one has an ✗ and the tile a dashed frame. Below the tile stand the confidence
+    and, if the table has one, the id of the annotation.
+
+    Use :meth:`from_issues` to make one; parameters are stored as attributes.
+
+    Parameters
+    ----------
+    issues : DataFrame
+        The rows shown, as :func:`sklearn_loce.outliers.label_issues` gives them.
+    tiles : list of Tile
+        Thumbnail of each row, with the attributes ``image`` and ``mask``.
+
+    Attributes
+    ----------
+    ax_ : matplotlib Axes or None
+        The Axes that was divided; None where an array of Axes was given.
+    axes_ : ndarray of shape (n_lines, n_cols) of Axes
+    figure_ : matplotlib Figure
+    frames_ : list of Rectangle
+    outlines_ : list of LineCollection
+
+    See Also
+    --------
+    sklearn_loce.outliers.label_issues : The table.
+    OutlierDisplay : The rows that are farthest from the others of their concept.
+
+    Examples
+    --------
+    >>> import matplotlib.pyplot as plt
+    >>> import numpy as np
+    >>> from sklearn_loce.datasets import make_scenes
+    >>> from sklearn_loce.outliers import label_issues
+    >>> from sklearn_loce.plotting import LabelIssuesDisplay
+    >>> X = make_scenes(5, random_state=0).data
+    >>> embeddings = np.random.RandomState(0).normal(size=(len(X), 3))
+    >>> issues = label_issues(embeddings, X["concept"], groups=X["image_id"])
+    >>> display = LabelIssuesDisplay.from_issues(issues, X, n_rows=6)
+    >>> display.axes_.shape
+    (2, 4)
+    >>> plt.close(display.figure_)
+    """
+
+    def __init__(self, *, issues, tiles):
+        self.issues = issues
+        self.tiles = tiles
+
+    @classmethod
+    @validate_params(
+        {
+            "issues": [pd.DataFrame],
+            "samples": "no_validation",
+            "n_rows": [Interval(Integral, 1, None, closed="left")],
+            "crop": ["boolean"],
+            "tile_size": "no_validation",
+        },
+        prefer_skip_nested_validation=True,
+    )
+    def from_issues(cls, issues, samples, *, n_rows=12, crop=False, tile_size=TILE_SIZE, **plot_kw):
+        """Show the first rows of a table of issues.
+
+        Parameters
+        ----------
+        issues : DataFrame
+            Of :func:`sklearn_loce.outliers.label_issues`, or some of its rows.
+        samples : DataFrame or list of (image, mask) pairs
+            The table of samples that was embedded. Rows are found by their position, or by their
+            label where the index of the issues holds labels of the samples. Only images of the rows
+            shown are read.
+        n_rows : int, default=12
+            How many rows to show.
+        crop : bool, default=False
+            Whether only the surroundings of the mask are shown.
+        tile_size : int, default=256
+            Longest side of the stored thumbnails in pixels.
+        **plot_kw : dict
+            For :meth:`plot`.
+
+        Returns
+        -------
+        LabelIssuesDisplay
+
+        Raises
+        ------
+        ValueError, TypeError, FileNotFoundError
+            If the issues lack a column or are none, a row is not among the samples, or an image
+            can't be read.
+        """
+        if lacking := [name for name in _COLUMNS if name not in issues]:
+            raise ValueError(f"issues lacks {lacking}; pass the table of label_issues.")
+        if issues.empty:
+            raise ValueError("issues has no rows, so there is nothing to show.")
+        issues = issues.iloc[:n_rows]
+        samples = as_samples(samples)
+        rows = _find_rows(issues, samples)
+        tiles = read_tiles(samples, rows, size=tile_size, crop=crop)
+        return cls(issues=issues, tiles=[tiles[row] for row in rows]).plot(**plot_kw)
+
+    @validate_params(
+        {
+            "self": "no_validation",
+            "n_cols": [Interval(Integral, 1, None, closed="left"), None],
+            "ax": "no_validation",
+            "contour_kw": [dict, None],
+            "frame_kw": [dict, None],
+        },
+        prefer_skip_nested_validation=True,
+    )
+    def plot(self, *, n_cols=None, ax=None, contour_kw=None, frame_kw=None):
+        """Draw a tile per row.
+
+        Parameters
+        ----------
+        n_cols : int, default=None
+            Tiles side by side. None means up to 4.
+        ax : Axes or array-like of Axes, default=None
+            An Axes is divided, best in a figure with ``layout="constrained"``;
+            an array needs lines of `n_cols` Axes. None opens a figure.
+        contour_kw : dict, default=None
+            For the :class:`matplotlib.collections.LineCollection` of outlines.
+        frame_kw : dict, default=None
+            For the :class:`matplotlib.patches.Rectangle` of all frames.
+
+        Returns
+        -------
+        self : LabelIssuesDisplay
+
+        Raises
+        ------
+        ValueError
+            If the number of Axes is wrong, or `ax` was divided before.
+        """
+        n_cols = n_cols or min(len(self.issues), _N_COLUMNS)
+        layout = Layout(-(-len(self.issues) // n_cols), (("", n_cols),))
+        self.outlines_, self.frames_ = [], []
+        with open_grid(self, ax, layout) as (_, axes):
+            for spare in axes.ravel()[len(self.issues) :]:
+                spare.set_axis_off()
+            issues = self.issues.to_dict("records")
+            for tile_ax, tile, issue in zip(axes.ravel(), self.tiles, issues, strict=False):
+                self._plot_tile(tile_ax, tile, issue, contour_kw, frame_kw)
+        return self
+
+    def _plot_tile(self, ax, tile, issue, contour_kw, frame_kw):
+        is_wrong = issue["suggested"] != issue["given"]
+        show_tile(ax, tile.image)
+        self.outlines_.append(draw_outline(ax, tile.mask, contour_kw))
+        self.frames_.append(draw_frame(ax, WRONG if is_wrong else RIGHT, frame_kw))
+        given = f"{MARKS[False]} " * is_wrong + str(issue["given"])
+        texts = {"fontsize": SMALL_FONT_SIZE, "family": font_with_marks()}
+        title = [fit_text(ax, text, n_lines=1) for text in (given, f"→ {issue['suggested']}")]
+        ax.set_title("\n".join(title), pad=3, **texts)
+        ax.set_xlabel("\n".join(_write_below(ax, issue)), labelpad=2, **texts)
+
+
+def _write_below(ax, issue):
+    """Write the confidence, and the id of the annotation."""
+    confidence = issue["confidence"]
+    lines = ["not judged" if np.isnan(confidence) else format_number(confidence)]
+    if (name := issue.get("annotation_id")) is not None:
+        name = ", ".join(map(str, name)) if isinstance(name, tuple) else name
+        lines.append(fit_text(ax, name, n_lines=1, n_tiles=_AS_WIDE))
+    return lines
+
+
+def _find_rows(issues, samples):
+    """Find the positions of rows in a table of samples, by label where it has their labels."""
+    rows = check_positions(issues["row"], len(samples), "issues['row']")
+    if np.array_equal(issues.index, rows) or not samples.index.is_unique:
+        return rows
+    found = samples.index.get_indexer(issues.index)
+    if not (found >= 0).any():
+        return rows
+    if (found < 0).any():
+        absent = issues.index[found < 0][0]
+        raise ValueError(
+            f"samples has no row {absent!r} of the issues; pass the table that was embedded."
+        )
+    return found
