@@ -35,7 +35,7 @@ from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from ._distances import RowDistances, show_rows, sums_within_concept
-from ._validation import ConceptLabelsMixin, encode_concepts
+from ._validation import ConceptLabelsMixin, encode_concepts, match_rows
 
 __all__ = ["ConceptOutlierDetector"]
 
@@ -132,6 +132,7 @@ class ConceptOutlierDetector(ConceptLabelsMixin, OutlierMixin, BaseEstimator):
             If X is not finite, has fewer than two rows or does not fit y, or if labels are missing
             or mix types.
         """
+        X, y = match_rows(X=X, y=y)
         X = validate_data(self, X, dtype=np.float64, ensure_min_samples=2)
         self._rows, self._codes = X.copy(), self._encode(X, y, learned=())
         counts = np.bincount(self._codes)
@@ -231,6 +232,7 @@ class ConceptOutlierDetector(ConceptLabelsMixin, OutlierMixin, BaseEstimator):
     def _score(self, X, y):
         """Scores, and the concept by which each row is scored."""
         check_is_fitted(self)
+        X, y = match_rows(X=X, y=y)
         X = validate_data(self, X, dtype=np.float64, reset=False)
         n_concepts = self._codes.max() + 1
         every = np.arange(n_concepts)

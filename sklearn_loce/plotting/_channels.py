@@ -240,7 +240,8 @@ class ChannelDisplay:
         model = estimator[:-1] if _ends_in_clusters(estimator) else estimator
         if hasattr(model, "get_feature_names_out"):
             names = {"feature_names": model.get_feature_names_out()}
-        return cls.from_embeddings(embed(estimator, X), y, group=group, **(names | kwargs))
+        X, y = embed(estimator, X, y=y)
+        return cls.from_embeddings(X, y, group=group, **(names | kwargs))
 
     @classmethod
     def from_embeddings(
@@ -285,8 +286,8 @@ class ChannelDisplay:
         """
         if feature_names is None and isinstance(X, pd.DataFrame):
             feature_names = X.columns.to_numpy()
-        X, *columns, n_failed = finite_rows(X, *([] if y is None else [y]))
-        inside = _find_group(columns, group, len(X))
+        X, y, _, n_failed = finite_rows(X, y)
+        inside = _find_group(y, group, len(X))
         X = normalize(X) if normalized else X
         display = cls(
             X[inside],
@@ -302,11 +303,11 @@ def _ends_in_clusters(estimator):
     return hasattr(estimator, "steps") and hasattr(last_step(estimator), "predict")
 
 
-def _find_group(columns, group, n_samples):
+def _find_group(y, group, n_samples):
     """Tell which rows belong to a group."""
     if group is None:
         return np.ones(n_samples, dtype=bool)
-    names = np.unique(columns[0]).tolist() if columns else []
+    names = [] if y is None else np.unique(y).tolist()
     if group not in names:
         raise ValueError(f"group={group!r} has no finite row; y holds {names or None}.")
-    return columns[0] == group
+    return y == group

@@ -4,6 +4,7 @@ import numpy as np
 from sklearn.utils._param_validation import StrOptions, validate_params
 
 from .._samples.table import as_samples, part_of, read_rows
+from .._validation import match_rows
 from ..metrics import mask_iou
 from ._drawing import draw_outline, fit_text, show_tile
 from ._grid import Layout, open_grid
@@ -127,7 +128,7 @@ class ProjectionDisplay:
         ValueError, FileNotFoundError
             If a row is out of range, lengths differ, or the estimator can't read or project a row.
         """
-        samples = as_samples(X)
+        samples, embeddings, y = match_rows(X=as_samples(X), embeddings=embeddings, y=y)
         names = concept_names(y, samples)
         check_lengths(len(samples), embeddings=embeddings)
         rows = _choose(rows, len(samples))

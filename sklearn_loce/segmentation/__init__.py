@@ -19,6 +19,7 @@ from .._network.handle import as_module, resolve_device
 from .._samples.table import as_samples
 from .._solvers.objectives import ADAMW_OBJECTIVES, READ_BY, make_objective
 from .._transformer import LoCETransformer
+from .._validation import match_rows
 from ._net2vec import ConceptVectors, ImageStream, optimize_net2vec
 from ._projector import ConceptProjector
 
@@ -142,7 +143,8 @@ class ConceptSegmenter(ConceptProjector):
         """
         if self.clusterer is not None and cluster_labels is not None:
             raise ValueError("Pass cluster_labels, or set clusterer, but not both.")
-        samples = as_samples(X)
+        given = {"y": y, "embeddings": embeddings, "cluster_labels": cluster_labels}
+        samples, y, embeddings, cluster_labels = match_rows(X=as_samples(X), **given)
         codes = self._fit_concepts(samples, y)
         if embeddings is None:
             embeddings = np.asarray(self.loce_.transform(samples))

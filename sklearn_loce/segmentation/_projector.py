@@ -18,6 +18,7 @@ from .._samples.table import (
     row_name,
 )
 from .._solvers.objectives import LBFGS_OBJECTIVES
+from .._validation import match_rows
 
 _SHOWN = 5
 
@@ -243,6 +244,7 @@ def _concept_labels(samples, y):
                 "the column 'concept', or pass y where a method takes it."
             )
         y = samples["concept"]
+    samples, y = match_rows(X=samples, y=y)
     labels = column_or_1d(y)
     check_consistent_length(samples, labels)
     missing = np.flatnonzero(pd.isna(labels))
