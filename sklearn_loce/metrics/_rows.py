@@ -61,7 +61,7 @@ def _common_index(layers, y, others):
     for table in tables:
         if not table.index.is_unique:
             raise ValueError("Rows are matched by index, and an index repeats; call reset_index.")
-        index = index.intersection(table.index, sort=False)
+        index = index[index.isin(table.index)]
     if index.empty:
         raise ValueError("The layers share no row: their indexes have nothing in common.")
     return index
