@@ -64,6 +64,27 @@ def check_embeddings(X, y, *, min_concepts=1):
     return X, concepts, codes
 
 
+def as_pandas(table):
+    """Bring a table of polars to one of pandas, cell by cell; give all else as it is."""
+    kind = type(table)
+    if kind.__module__.partition(".")[0] != "polars":
+        return table
+    if not hasattr(table, "get_columns"):
+        raise TypeError(
+            f"X is a {kind.__name__} of polars, and must be a DataFrame: pass X.collect() of a "
+            "LazyFrame."
+        )
+    # Arrow has no form for images, and reading what it has as pandas would need pyarrow.
+    columns = {
+        column.name: column.to_list()
+        if type(column.dtype).__name__ != "Array"
+        else list(column.to_numpy())
+        for column in table.get_columns()
+    }
+    cells = {name: pd.Series(values, dtype=object) for name, values in columns.items()}
+    return pd.DataFrame({name: column.infer_objects() for name, column in cells.items()})
+
+
 def match_rows(**tables):
     """Bring what belongs together row by row, by its names, into the order of the first: a list.
 

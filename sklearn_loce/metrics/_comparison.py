@@ -11,7 +11,7 @@ from sklearn.utils._param_validation import HasMethods, Interval, validate_param
 from tqdm.auto import tqdm
 
 from .._distances import RowDistances
-from .._validation import average_concepts, match_rows
+from .._validation import as_pandas, average_concepts, match_rows
 from .._warnings import warn_user
 from . import _exclusion
 from ._clusters import fit_clusters, purity_score
@@ -368,6 +368,7 @@ def _default_clusterer():
 
 def _read_rows(spaces, X, y, members, groups, exclude, iou, wanted):
     """Match the rows of all layers, which an estimator evaluates first."""
+    X = as_pandas(X) if hasattr(X, "columns") else X
     if y is None and isinstance(spaces, dict) and not isinstance(X, pd.DataFrame):
         X, y = None, X
     y = read_column(X, "concept" if y is None else y, "y")

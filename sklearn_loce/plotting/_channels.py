@@ -1,7 +1,6 @@
 """Display of the channels that make up a concept or a cluster."""
 
 import numpy as np
-import pandas as pd
 from sklearn.preprocessing import normalize
 from sklearn.utils import check_array, check_consistent_length
 
@@ -284,8 +283,8 @@ class ChannelDisplay:
         ([[0.6, 0.8], [0.0, 1.0]], [1.0, 0.0])
         >>> plt.close(display.figure_)
         """
-        if feature_names is None and isinstance(X, pd.DataFrame):
-            feature_names = X.columns.to_numpy()
+        if feature_names is None and hasattr(X, "columns"):
+            feature_names = list(X.columns)
         X, y, _, n_failed = finite_rows(X, y)
         inside = _find_group(y, group, len(X))
         X = normalize(X) if normalized else X

@@ -18,7 +18,7 @@ from .._samples.table import (
     row_name,
 )
 from .._solvers.objectives import LBFGS_OBJECTIVES
-from .._validation import match_rows
+from .._validation import as_pandas, match_rows
 
 _SHOWN = 5
 
@@ -41,8 +41,8 @@ class ConceptProjector(BaseEstimator):
 
         Returns
         -------
-        list of ndarray of shape (height, width), bool
-            One mask per row, at the size of its image.
+        ndarray of shape (n_samples,), object
+            One mask per row, bool, of shape (height, width), at the size of its image.
 
         Raises
         ------
@@ -64,9 +64,9 @@ class ConceptProjector(BaseEstimator):
 
         Returns
         -------
-        list of ndarray of shape (height, width), float32
-            One map per row, at the size of its image. Parts of the image that ``preprocess`` cut
-            off have probability 0.
+        ndarray of shape (n_samples,), object
+            One map per row, float32, of shape (height, width), at the size of its image. Parts of
+            the image that ``preprocess`` cut off have probability 0.
 
         Raises
         ------
@@ -188,7 +188,7 @@ class ConceptProjector(BaseEstimator):
         images = _as_images(X)
         codes = self._encode(images, None)
         samples = as_samples(images.assign(mask=blank_masks(images)))
-        drawn = [None] * len(samples)
+        drawn = np.empty(len(samples), dtype=object)  # which folds of any image sizes make up
         for i, maps in self._projections(samples, codes):
             drawn[i] = maps if threshold is None else maps > threshold
         return drawn
@@ -223,9 +223,10 @@ class ConceptProjector(BaseEstimator):
 
 def _as_images(X):
     """Check a table of which only images and concepts are read."""
+    X = as_pandas(X)
     if not isinstance(X, pd.DataFrame):
         raise TypeError(
-            "X must be a DataFrame with the columns 'image' and 'concept', got "
+            "X must be a DataFrame of pandas or polars with the columns 'image' and 'concept', got "
             f"{type(X).__name__}. For all concepts on one image there is segment(image)."
         )
     if "image" not in X:
