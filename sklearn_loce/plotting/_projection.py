@@ -203,20 +203,15 @@ class ProjectionDisplay:
             If the number of Axes is wrong, or `ax` was divided before.
         """
         n_rows = len(self.images)
-        if n_cols is None:
-            narrow, wide = _MAX_COLUMNS
-            n_cols = min(n_rows, narrow if n_rows <= 3 * narrow else wide)
+        n_cols = count_columns(n_rows) if n_cols is None else n_cols
         has_bar = colorbar and kind == "probability" and np.ndim(ax) == 0
         n_lines = 2 * -(-n_rows // n_cols)
         layout = Layout(n_lines, (("", n_cols),))
         self.outlines_, self.colorbar_ = [], None
         with open_grid(self, ax, layout) as (_, axes):
-            pairs = axes.reshape(-1, 2, n_cols).transpose(0, 2, 1).reshape(-1, 2)
-            for spare in pairs[n_rows:].ravel():
-                spare.set_axis_off()
             maps = [
                 self._plot_row(i, *pair, kind, contour_kw, image_kw or {})
-                for i, pair in enumerate(pairs[:n_rows])
+                for i, pair in enumerate(pair_axes(axes, n_rows))
             ]
             if has_bar and any(maps):
                 self._add_colorbar(next(filter(None, maps)))
@@ -259,6 +254,40 @@ class ProjectionDisplay:
         self.colorbar_.set_label("projection (probability)", fontsize=SMALL_FONT_SIZE)
         self.colorbar_.ax.tick_params(labelsize=SMALL_FONT_SIZE)
         self.colorbar_.set_ticks([0.0, 0.5, 1.0])
+
+
+def count_columns(n_pairs):
+    """Tell how many images with what is drawn below them stand side by side.
+
+    Parameters
+    ----------
+    n_pairs : int
+
+    Returns
+    -------
+    int
+    """
+    narrow, wide = _MAX_COLUMNS
+    return min(n_pairs, narrow if n_pairs <= 3 * narrow else wide)
+
+
+def pair_axes(axes, n_pairs):
+    """Give the Axes of each image and of what is drawn below it; leave the others empty.
+
+    Parameters
+    ----------
+    axes : ndarray of shape (n_lines, n_cols) of Axes
+        Images in the even lines.
+    n_pairs : int
+
+    Returns
+    -------
+    ndarray of shape (n_pairs, 2) of Axes
+    """
+    pairs = axes.reshape(-1, 2, axes.shape[1]).transpose(0, 2, 1).reshape(-1, 2)
+    for spare in pairs[n_pairs:].ravel():
+        spare.set_axis_off()
+    return pairs[:n_pairs]
 
 
 def _choose(rows, n_samples):

@@ -21,6 +21,10 @@ from .._solvers.objectives import LBFGS_OBJECTIVES
 from .._validation import as_pandas, match_rows
 
 _SHOWN = 5
+_BY_COLUMN = (
+    "cross_val_predict with method='predict_proba' numbers y: leave y out, so that the column "
+    "'concept' counts."
+)
 
 
 class ConceptProjector(BaseEstimator):
@@ -75,27 +79,50 @@ class ConceptProjector(BaseEstimator):
         """
         return self._draw(X, None)
 
-    def segment(self, image):
-        """Draw the masks of all concepts on one image.
+    def segment(self, images):
+        """Draw the masks of all concepts on an image, or on several.
 
         Parameters
         ----------
-        image : str, path, PIL image or ndarray of shape (height, width, 3), uint8
+        images : str, path, PIL image or ndarray of shape (height, width, 3), uint8
+            One, or a list, tuple or Series of several, which may differ in size.
 
         Returns
         -------
-        dict of {concept: ndarray of shape (height, width), bool}
-            In the order of ``concepts_``. Masks may overlap, for each concept is asked alone.
+        dict of {concept: ndarray of shape (height, width), bool}, or list of these
+            In the order of ``concepts_``. Masks may overlap, for each concept is asked alone. A
+            list, in the order of the images, unless one image was given.
 
         Raises
         ------
         FileNotFoundError, ValueError
-            If the image is missing or can't be read.
+            If there is no image, or one is missing or can't be read.
+
+        See Also
+        --------
+        sklearn_loce.plotting.SegmentationDisplay : What is drawn, in one color per concept.
         """
         check_is_fitted(self)
-        images = object_array([image] * len(self.concepts_))
-        table = pd.DataFrame({"image": images, "concept": self.concepts_})
-        return dict(zip(self.concepts_.tolist(), self.predict(table), strict=True))
+        is_one = not isinstance(images, list | tuple | pd.Series)
+        images = object_array([images] if is_one else list(images))
+        concepts = self.concepts_.tolist()
+        table = pd.DataFrame(
+            {"image": images.repeat(len(concepts)), "concept": concepts * len(images)}
+        )
+        masks = self.predict(table).reshape(len(images), len(concepts))
+        drawn = [dict(zip(concepts, own, strict=True)) for own in masks]
+        return drawn[0] if is_one else drawn
+
+    @property
+    def classes_(self):
+        """Not there: rows have maps, and no probabilities of classes.
+
+        Raises
+        ------
+        AttributeError
+            Always.
+        """
+        raise AttributeError(f"{type(self).__name__} has no classes. {_BY_COLUMN}")
 
     def evaluate(self, X, y=None):
         """Compare the predicted masks with those of new samples.
@@ -177,8 +204,10 @@ class ConceptProjector(BaseEstimator):
         unknown = np.flatnonzero(codes < 0)
         if len(unknown):
             known = ", ".join(map(repr, self.concepts_.tolist()))
+            is_numbered = self.concepts_.dtype.kind in "iu" and isinstance(labels[unknown[0]], str)
             raise ValueError(
                 f"{_enumerate(samples, unknown, labels)} not in fit. The known ones are {known}."
+                f"{f' {_BY_COLUMN}' if is_numbered else ''}"
             )
         return codes
 
