@@ -503,9 +503,7 @@ def test_orders_that_differ_beside_arrays_are_refused(layers):
     layers, y = layers
     tables = {name: pd.DataFrame(X) for name, X in layers.items()}
     tables["noise"] = tables["noise"].iloc[::-1]
-    with pytest.raises(
-        ValueError, match="of 'good' and embeddings of 'noise' hold the same.* y has"
-    ):
+    with pytest.raises(ValueError, match=r"embeddings of .noise. hold the .* and y has"):
         compare_layers(tables, y)
     match = "the same labels in another order, and .* has no such labels"
     with pytest.raises(ValueError, match=match):

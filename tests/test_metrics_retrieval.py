@@ -329,6 +329,6 @@ def test_groups_are_matched_by_index():
         X, y, 1, groups=groups
     )
     with pytest.raises(
-        ValueError, match="indexes of y and groups hold .* and X has no such labels"
+        ValueError, match=r"indexes of y and groups hold .* and X has no such labels"
     ):
         precision_at_k(X, y, 1, groups=groups[::-1])
