@@ -27,12 +27,8 @@ def test_pixels_have_the_color_of_their_most_probable_concept(boxes, segmenter):
     assert names == ["bar", "box"]
     assert display.axes_.shape == (4, 2)
     assert not any(ax.axison for ax in display.axes_[2:, 1])
-    for ax, image, upper in zip(
-        display.axes_[[1, 1, 3], [0, 1, 0]],
-        images,
-        display.axes_[[0, 0, 2], [0, 1, 0]],
-        strict=True,
-    ):
+    pairs = [display.axes_[line : line + 2, column] for line, column in ((0, 0), (0, 1), (2, 0))]
+    for (upper, ax), image in zip(pairs, images, strict=True):
         np.testing.assert_array_equal(upper.images[0].get_array(), image)
         maps = segmenter.predict_proba(
             boxes.iloc[:2].assign(image=[image, image], concept=names)[["image", "concept"]]

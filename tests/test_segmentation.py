@@ -228,7 +228,7 @@ def test_segment_draws_every_concept(boxes, tmp_path):
     for source in (image, Image.fromarray(image), file):
         masks = segmenter.segment(source)
         assert list(masks) == ["bar", "box"]
-        np.testing.assert_array_equal(list(masks.values()), expected)
+        np.testing.assert_array_equal(list(masks.values()), list(expected))
 
 
 def test_several_images_are_segmented_in_their_order(boxes):
