@@ -166,6 +166,7 @@ API_REFERENCE = {
                 "Rows as pictures: masks, projections, neighbors, clusters.",
                 (
                     "ProjectionDisplay",
+                    "SegmentationDisplay",
                     "RetrievalDisplay",
                     "OutlierDisplay",
                     "LabelIssuesDisplay",

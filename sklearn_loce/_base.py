@@ -41,6 +41,7 @@ from ._samples.table import (
 from ._solvers.objectives import LBFGS_OBJECTIVES
 from ._solvers.optimize import warn_unconverged
 from ._solvers.solution import Solution
+from ._validation import match_rows
 from ._warnings import warn_user
 from .exceptions import LayoutError
 
@@ -473,6 +474,7 @@ class SampleTransformer(TransformerMixin, BaseEstimator):
         return solutions
 
     def _check_embeddings(self, embeddings, samples):
+        samples, embeddings = match_rows(X=samples, embeddings=embeddings)
         embeddings = check_array(embeddings, dtype=np.float32, ensure_all_finite="allow-nan")
         expected = (len(samples), sum(self._widths()))
         if embeddings.shape != expected:

@@ -1,5 +1,6 @@
-"""Checks of embeddings and labels that all metrics share."""
+"""Checks of tables, embeddings and labels that both floors share."""
 
+from itertools import combinations
 from numbers import Number
 
 import numpy as np
@@ -51,6 +52,7 @@ def _uniform(y, name):
 
 def check_embeddings(X, y, *, min_concepts=1):
     """Validate embeddings and labels: X in float64, the sorted concepts, each row's number."""
+    X, y = match_rows(X=X, y=y)
     X = check_array(X, dtype=np.float64, input_name="X")
     concepts, codes = encode_concepts(y)
     check_consistent_length(X, codes)
@@ -62,16 +64,69 @@ def check_embeddings(X, y, *, min_concepts=1):
     return X, concepts, codes
 
 
-def check_indexes(tables):
-    """Refuse to match rows by position where indexes of tables, by their names, differ."""
-    found = {name: t.index for name, t in tables.items() if isinstance(t, pd.Series | pd.DataFrame)}
-    first = next(iter(found), None)
-    for name, index in found.items():
-        if not index.equals(found[first]):
+def as_pandas(table):
+    """Bring a table of polars to one of pandas, cell by cell; give all else as it is."""
+    kind = type(table)
+    if kind.__module__.partition(".")[0] != "polars":
+        return table
+    if not hasattr(table, "get_columns"):
+        raise TypeError(
+            f"X is a {kind.__name__} of polars, and must be a DataFrame: pass X.collect() of a "
+            "LazyFrame."
+        )
+    # Arrow has no form for images, and reading what it has as pandas would need pyarrow.
+    columns = {
+        column.name: column.to_list()
+        if type(column.dtype).__name__ != "Array"
+        else list(column.to_numpy())
+        for column in table.get_columns()
+    }
+    cells = {name: pd.Series(values, dtype=object) for name, values in columns.items()}
+    return pd.DataFrame({name: column.infer_objects() for name, column in cells.items()})
+
+
+def match_rows(**tables):
+    """Bring what belongs together row by row, by its names, into the order of the first: a list.
+
+    Rows are matched by index where all indexes hold the same labels. Otherwise positions count, as
+    in scikit-learn; but two indexes with the same labels in another order are then an error, for
+    nothing says which of them the others follow.
+    """
+    given = {name: table for name, table in tables.items() if table is not None}
+    indexes = {
+        name: t.index for name, t in given.items() if isinstance(t, pd.Series | pd.DataFrame)
+    }
+    pairs = combinations(indexes, 2)
+    pair = next(((a, b) for a, b in pairs if _is_reordered(indexes[a], indexes[b])), None)
+    if pair is None:
+        return list(tables.values())
+    problem = f"The indexes of {pair[0]} and {pair[1]} hold the same labels in another order"
+    first = indexes[pair[0]]
+    if not first.is_unique:
+        raise ValueError(
+            f"{problem}, and {first[first.duplicated()][0]!r} repeats, so that rows can't be "
+            "matched. Bring them into one order, and call reset_index(drop=True)."
+        )
+    for name in given:
+        if name not in indexes or not _has_labels(indexes[name], first):
             raise ValueError(
-                f"The indexes of {first} and {name} differ, so rows can't be matched by position; "
-                "bring them into one order, or pass arrays throughout."
+                f"{problem}, and {name} has no such labels, so that its rows can't be matched. "
+                "Bring all into one order, or give all the same labels."
             )
+    order = next(iter(indexes.values()))
+    return [t if t is None else t.iloc[t.index.get_indexer(order)] for t in tables.values()]
+
+
+def _is_reordered(first, second):
+    """Tell whether two indexes differ, and hold the same labels."""
+    return not first.equals(second) and _has_labels(first, second)
+
+
+def _has_labels(first, second):
+    """Tell whether two indexes hold the same labels, in any order."""
+    if first.equals(second):
+        return True
+    return len(first) == len(second) and first.isin(second).all() and second.isin(first).all()
 
 
 def check_range(X):

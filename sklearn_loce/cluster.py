@@ -17,7 +17,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from tqdm.auto import tqdm
 
 from ._distances import RESOLUTION, unit_rows
-from ._validation import ConceptLabelsMixin, check_range
+from ._validation import ConceptLabelsMixin, check_range, match_rows
 from ._warnings import warn_user
 
 __all__ = ["ConceptAgglomerative"]
@@ -185,6 +185,7 @@ class ConceptAgglomerative(ConceptLabelsMixin, ClusterMixin, BaseEstimator):
         RuntimeWarning
             If the tree needs more memory than the machine has.
         """
+        X, y = match_rows(X=X, y=y)
         X = validate_data(self, X, dtype=np.float64, ensure_min_samples=2)
         check_range(X)
         self._check_settings(X, y)

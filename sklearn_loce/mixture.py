@@ -11,7 +11,7 @@ from sklearn.mixture import GaussianMixture
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from ._validation import ConceptLabelsMixin, check_range
+from ._validation import ConceptLabelsMixin, check_range, match_rows
 
 __all__ = ["ConceptGaussianMixture"]
 
@@ -168,6 +168,7 @@ class ConceptGaussianMixture(ConceptLabelsMixin, DensityMixin, BaseEstimator):
             If X is not finite, has fewer than two rows or does not fit y, or if labels are missing
             or mix types.
         """
+        X, y = match_rows(X=X, y=y)
         X = validate_data(self, X, dtype=np.float64, ensure_min_samples=2)
         check_range(X)
         codes = self._encode(X, y if self.per_concept else None, learned=("component_concepts_",))

@@ -37,7 +37,7 @@ from sklearn.utils._param_validation import Interval, StrOptions, validate_param
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from ._distances import RowDistances, show_rows, sums_within_concept
-from ._validation import ConceptLabelsMixin, check_embeddings, check_indexes, encode_concepts
+from ._validation import ConceptLabelsMixin, check_embeddings, encode_concepts, match_rows
 from ._warnings import warn_user
 from .metrics import _exclusion
 from .metrics._exclusion import read_exclusion
@@ -145,6 +145,7 @@ class ConceptOutlierDetector(ConceptLabelsMixin, OutlierMixin, BaseEstimator):
             If X is not finite, has fewer than two rows or does not fit y, or if labels are missing
             or mix types.
         """
+        X, y = match_rows(X=X, y=y)
         X = validate_data(self, X, dtype=np.float64, ensure_min_samples=2)
         self._rows, self._codes = X.copy(), self._encode(X, y, learned=())
         counts = np.bincount(self._codes)
@@ -244,6 +245,7 @@ class ConceptOutlierDetector(ConceptLabelsMixin, OutlierMixin, BaseEstimator):
     def _score(self, X, y):
         """Scores, and the concept by which each row is scored."""
         check_is_fitted(self)
+        X, y = match_rows(X=X, y=y)
         X = validate_data(self, X, dtype=np.float64, reset=False)
         n_concepts = self._codes.max() + 1
         every = np.arange(n_concepts)
@@ -388,7 +390,9 @@ def label_issues(
       given suggested  annotation_id
     2  tree       car             13
     """
-    check_indexes({"X": X, "y": y, "groups": groups, "annotation_ids": annotation_ids})
+    X, y, groups, annotation_ids = match_rows(
+        X=X, y=y, groups=groups, annotation_ids=annotation_ids
+    )
     matrix, concepts, codes = check_embeddings(X, y, min_concepts=2)
     exclusion = read_exclusion(len(matrix), groups, exclude)
     exclusion.check_candidates(exclusion.count(codes)[0], 1)

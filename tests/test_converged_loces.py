@@ -205,8 +205,6 @@ def test_a_grid_over_an_unread_parameter_is_an_error(boxes):
 
 
 def test_net2vec_segmenter_refuses_what_it_does_not_read_of_its_loce(boxes):
-    with pytest.raises(ValueError, match=r"Net2VecSegmenter optimizes one of .*'logistic'"):
-        Net2VecSegmenter(LoCETransformer(MODEL, "2", objective="logistic")).fit(boxes)
     for name, value in {"learning_rate": 0.5, "max_iter": 7}.items():
         loce = LoCETransformer(MODEL, "2", objective="net2vec", **{name: value})
         with pytest.raises(

@@ -14,7 +14,8 @@ from .pages import python_blocks
 
 PACKAGE = Path(sklearn_loce.__file__).parent
 ROOT = PACKAGE.parent
-ARRAY_FLOOR = ("_distances", "_validation", "metrics", "cluster", "mixture", "outliers")
+GROUND = ("_validation", "_warnings", "exceptions")  # of both floors
+ARRAY_FLOOR = ("_distances", "metrics", "cluster", "mixture", "outliers")
 # In the order in which a row travels; each imports only itself and those before it.
 ROOMS = ("_samples", "_network", "_solvers", "_store", "_embedding")
 TORCH_FLOOR = (*ROOMS, "_base", "_transformer", "_mean_transformer", "segmentation")
@@ -65,6 +66,7 @@ def _files_of(*names):
 @pytest.mark.parametrize(
     ("files", "forbidden"),
     [
+        (_files_of(*GROUND), {"torch", "torchvision", *TORCH_FLOOR, *ARRAY_FLOOR}),
         (_files_of(*ARRAY_FLOOR), {"torch", "torchvision", *TORCH_FLOOR}),
         (_files_of(*TORCH_FLOOR), set(ARRAY_FLOOR)),
         (
@@ -72,7 +74,7 @@ def _files_of(*names):
             {"matplotlib", "plotting"},
         ),
     ],
-    ids=["arrays-torch", "torch-arrays", "all-displays"],
+    ids=["ground-floors", "arrays-torch", "torch-arrays", "all-displays"],
 )
 def test_floors_do_not_import_each_other(files, forbidden):
     forbidden = forbidden | {f"sklearn_loce.{name}" for name in forbidden}
@@ -82,7 +84,7 @@ def test_floors_do_not_import_each_other(files, forbidden):
 
 @pytest.mark.parametrize("room", ROOMS)
 def test_a_private_package_imports_only_those_before_it(room):
-    allowed = {*ROOMS[: ROOMS.index(room) + 1], "exceptions", "_warnings"}
+    allowed = {*ROOMS[: ROOMS.index(room) + 1], *GROUND}
     for path in _files_of(room):
         own = {name.split(".")[1] for name in _imports_of(path) if name.startswith("sklearn_loce.")}
         assert own <= allowed, path

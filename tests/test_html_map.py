@@ -411,10 +411,10 @@ def test_paths_are_ids_where_there_are_no_others(plain, tmp_path):
     assert page.names("ids") == [str(tmp_path / name) for name in names]
 
 
-def test_clusters_may_be_numbers_and_a_dataframe_s_index_plays_no_part(plain):
+def test_clusters_may_be_numbers_and_unrelated_indexes_play_no_part(plain):
     samples = hostile_table(4).set_index(pd.Index(["d", "c", "b", "a"]))
     X = np.random.default_rng(0).normal(size=(4, 3))
-    X = pd.DataFrame(X, index=["a", "b", "c", "d"])
+    X = pd.DataFrame(X, index=["e", "f", "g", "h"])
     page = plain(samples=samples, embeddings=X, clusters=pd.Series([10, -1, 2, 10]))
     assert page.payload["clusters"]["names"] == ["-1", "2", "10"]
     assert page.names("clusters") == ["10", "-1", "2", "10"]

@@ -320,11 +320,15 @@ def test_exclusions_that_do_not_fit_are_refused(groups, exclude, match):
         r_precision(np.eye(4), ["car", "car", "sky", "sky"], groups=groups, exclude=exclude)
 
 
-def test_groups_in_another_order_are_refused():
+def test_groups_are_matched_by_index():
     X, y = np.eye(4), pd.Series(["car", "car", "sky", "sky"], index=list("abcd"))
     groups = pd.Series([1, 2, 1, 2], index=list("abcd"))
     assert precision_at_k(X, y, 1, groups=groups) == precision_at_k(X, y, 1, groups=[1, 2, 1, 2])
-    with pytest.raises(ValueError, match="indexes of groups and y differ"):
+    table = pd.DataFrame(X, index=y.index)
+    assert precision_at_k(table, y, 1, groups=groups[::-1]) == precision_at_k(
+        X, y, 1, groups=groups
+    )
+    with pytest.raises(
+        ValueError, match=r"indexes of y and groups hold .* and X has no such labels"
+    ):
         precision_at_k(X, y, 1, groups=groups[::-1])
-    with pytest.raises(ValueError, match="indexes of groups and X differ"):
-        precision_at_k(pd.DataFrame(X), y.to_numpy(), 1, groups=groups)

@@ -10,9 +10,16 @@ from PIL import Image
 from skimage.transform import resize
 from sklearn.base import clone
 from sklearn.cluster import KMeans
-from sklearn.exceptions import SkipTestWarning
+from sklearn.exceptions import ConvergenceWarning, SkipTestWarning
+from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import adjusted_rand_score
-from sklearn.model_selection import GridSearchCV, GroupKFold, cross_val_score
+from sklearn.model_selection import (
+    GridSearchCV,
+    GroupKFold,
+    KFold,
+    cross_val_predict,
+    cross_val_score,
+)
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import Normalizer
 from sklearn.utils.estimator_checks import estimator_checks_generator
@@ -46,6 +53,7 @@ SEGMENTERS = [
         cache_size=0,
         random_state=0,
     ),
+    Net2VecSegmenter(LoCETransformer(MODEL, "2", alpha=0.1, tol=1e-3)),
 ]
 both = pytest.mark.parametrize("kind", [ConceptSegmenter, Net2VecSegmenter])
 
@@ -220,7 +228,52 @@ def test_segment_draws_every_concept(boxes, tmp_path):
     for source in (image, Image.fromarray(image), file):
         masks = segmenter.segment(source)
         assert list(masks) == ["bar", "box"]
-        np.testing.assert_array_equal(list(masks.values()), expected)
+        np.testing.assert_array_equal(list(masks.values()), list(expected))
+
+
+def test_several_images_are_segmented_in_their_order(boxes):
+    segmenter = ConceptSegmenter(LOCE).fit(boxes)
+    images = boxes["image"].iloc[[4, 2, 0]]
+    assert len({image.shape for image in images}) == 2
+    for several in (images, tuple(images), images.tolist()):
+        for drawn, image in zip(segmenter.segment(several), images, strict=True):
+            expected = segmenter.segment(image)
+            assert list(drawn) == list(expected)
+            np.testing.assert_array_equal([*drawn.values()], [*expected.values()])
+    with pytest.raises(ValueError, match="0 sample"):
+        segmenter.segment([])
+
+
+@both
+@pytest.mark.parametrize("method", ["predict", "predict_proba"])
+def test_held_out_images_of_any_size_are_predicted(boxes, kind, method):
+    samples = pd.concat([boxes, boxes.assign(image_id=boxes["image_id"] + 3)])
+    assert len({image.shape for image in samples["image"]}) == 2
+    folds = [(np.arange(5), np.arange(5, 10)), (np.arange(5, 10), np.arange(5))]
+    segmenter = kind(LOCES[kind])
+    if kind is Net2VecSegmenter:
+        segmenter.set_params(max_iter=2, shuffle=False)
+    drawn = cross_val_predict(segmenter, samples, cv=folds, method=method)
+    for train, test in folds:
+        expected = getattr(segmenter.fit(samples.iloc[train]), method)(samples.iloc[test])
+        for ours, one in zip(drawn[test], expected, strict=True):
+            np.testing.assert_array_equal(ours, one)
+    same = samples[[image.shape == boxes["image"].iloc[0].shape for image in samples["image"]]]
+    assert len(cross_val_predict(segmenter, same, cv=KFold(2), method=method)) == len(same)
+
+
+def test_labels_that_cross_validation_numbers_are_refused(boxes):
+    samples, how = pd.concat([boxes, boxes]), {"cv": KFold(2), "method": "predict_proba"}
+    match = "numbers y: leave y out, so that the column 'concept' counts"
+    with pytest.raises(ValueError, match=match):
+        cross_val_predict(ConceptSegmenter(LOCE), samples, samples["concept"], **how)
+    numbers = samples.assign(concept=(samples["concept"] == "box").astype(int))
+    with pytest.raises(AttributeError, match=match):
+        cross_val_predict(ConceptSegmenter(LOCE), numbers, numbers["concept"], **how)
+    drawn = cross_val_predict(ConceptSegmenter(LOCE), samples, samples["concept"], cv=KFold(2))
+    expected = cross_val_predict(ConceptSegmenter(LOCE), samples, cv=KFold(2))
+    for one, other in zip(drawn, expected, strict=True):
+        np.testing.assert_array_equal(one, other)
 
 
 def test_concepts_may_be_numbers(boxes):
@@ -347,6 +400,111 @@ def test_net2vec_leaves_empty_masks_out(boxes):
         segmenter.set_params(loce__on_empty="raise").fit(blank)
 
 
+# Objectives with a bias, against scikit-learn, autograd and the LoCEs of single rows.
+
+
+def _pixels(boxes, concept):
+    """Give the pixels (n_pixels, n_channels) of each image of a concept, and its mask there."""
+    for image, mask in boxes[boxes["concept"] == concept][["image", "mask"]].to_numpy():
+        pixels = torch.from_numpy(image).permute(2, 0, 1)[None].double() / 255
+        with torch.no_grad():
+            grid = make_small_network().double()[:3](pixels)
+            channels = functional.interpolate(grid, size=(100, 100), mode="bilinear")[0]
+        scale = (grid**2).sum(1).mean().item()
+        yield channels.flatten(1).T.numpy(), _target(mask).numpy().ravel(), scale
+
+
+@pytest.mark.parametrize("class_weight", ["balanced", None])
+def test_logistic_is_the_regression_on_all_pixels(boxes, class_weight):
+    how = {"alpha": 0.01, "tol": 1e-6, "class_weight": class_weight}
+    segmenter = Net2VecSegmenter(LoCETransformer(MODEL, "2", **how)).fit(boxes)
+    for k, concept in enumerate(segmenter.concepts_):
+        images, targets, scales = zip(*_pixels(boxes, concept), strict=True)
+        X, n_rows = np.concatenate([*images, *images]), len(images)
+        # A pixel of a soft mask is one of each class, each with its share.
+        y, weights = np.repeat([1, 0], len(X) // 2), []
+        for value in (1, 0):
+            for target in targets:
+                shares = target if value else 1 - target
+                total = 2 * shares.sum() if class_weight else target.size
+                weights.append(shares / total / n_rows)
+        regression = LogisticRegression(C=1 / (0.01 * np.mean(scales)), tol=1e-10, max_iter=5000)
+        regression.fit(X, y, sample_weight=np.concatenate(weights))
+        vector = segmenter.embeddings_[k]
+        np.testing.assert_allclose(vector[:-1], regression.coef_[0], rtol=2e-3, atol=2e-3)
+        np.testing.assert_allclose(vector[-1], regression.intercept_[0], rtol=2e-3, atol=2e-3)
+
+
+@pytest.mark.parametrize("objective", ["jaccard", "dice"])
+def test_overlaps_are_stationary_by_autograd(boxes, objective):
+    loce = LoCETransformer(MODEL, "2", objective=objective, alpha=1e-3, tol=1e-5)
+    segmenter = Net2VecSegmenter(loce).fit(boxes)
+    assert (segmenter.loss_curve_[-1] < segmenter.loss_curve_[0] - 0.1).all()
+    for k, concept in enumerate(segmenter.concepts_):
+        vector = torch.tensor(segmenter.embeddings_[k], dtype=torch.float64, requires_grad=True)
+        losses, scales = [], []
+        for pixels, target, scale in _pixels(boxes, concept):
+            drawn = (torch.from_numpy(pixels) @ vector[:-1] + vector[-1]).sigmoid()
+            shared, whole = (drawn * torch.from_numpy(target)).sum(), drawn.sum() + target.sum()
+            ratio = 2 * shared / whole if objective == "dice" else shared / (whole - shared)
+            losses.append(1 - ratio)
+            scales.append(scale)
+        loss = sum(losses) / len(losses)
+        loss = loss + 1e-3 / 2 * np.mean(scales) * (vector[:-1] ** 2).sum()
+        loss.backward()
+        assert loss.item() == pytest.approx(segmenter.loss_curve_[-1, k], abs=1e-4)
+        slopes = vector.grad.numpy()
+        assert np.abs(slopes[:-1]).max() < 1e-3 * np.sqrt(np.mean(scales))
+        assert abs(slopes[-1]) < 1e-3
+
+
+@pytest.mark.parametrize("objective", ["logistic", "jaccard", "dice"])
+def test_the_vector_of_one_row_is_its_loce(boxes, objective):
+    loce = LoCETransformer(MODEL, "2", objective=objective, alpha=1e-3, tol=1e-6)
+    segmenter = Net2VecSegmenter(loce).fit(boxes, list("abcde"))
+    expected = clone(loce).set_params(append_bias=True).fit_transform(boxes)
+    np.testing.assert_allclose(segmenter.embeddings_, expected, rtol=1e-3, atol=2e-3)
+    assert segmenter.n_iter_.shape == (5,)
+    assert segmenter.loss_curve_.shape == (segmenter.n_iter_.max(), 5)
+
+
+def test_optima_depend_on_the_concept_s_rows_alone(boxes):
+    loce = LoCETransformer(MODEL, "2", alpha=0.01)
+    both = Net2VecSegmenter(loce).fit(boxes)
+    for k, concept in enumerate(both.concepts_):
+        alone = Net2VecSegmenter(loce, cache_size=0).fit(boxes[boxes["concept"] == concept])
+        np.testing.assert_allclose(both.embeddings_[k], alone.embeddings_[0], rtol=1e-4, atol=1e-4)
+        assert both.n_iter_[k] == alone.n_iter_[0]
+
+
+def test_optima_that_are_not_reached_are_told(boxes):
+    loce = LoCETransformer(MODEL, "2")
+    with pytest.warns(ConvergenceWarning, match=r"\['bar', 'box'\] did not converge.*max_iter=2"):
+        segmenter = Net2VecSegmenter(loce, max_iter=2).fit(boxes)
+    assert segmenter.n_iter_.tolist() == [2, 2]
+    stepped = Net2VecSegmenter(STEPPED, max_iter=2).fit(boxes)
+    assert stepped.n_iter_.tolist() == [2, 2]
+
+
+@pytest.mark.parametrize(
+    ("loce", "how", "match"),
+    [
+        ({}, {"batch_size": 4}, "batch_size=4 is not read with objective='logistic'"),
+        ({"objective": "dice"}, {"shuffle": False}, "shuffle=False is not read with .*'dice'"),
+        ({}, {"learning_rate": 0.2}, "learning_rate=0.2 is not read with"),
+        ({"learning_rate": 0.2}, {}, "learning_rate=0.2 is not read by objective='logistic'"),
+        ({"max_iter": 9}, {}, "max_iter=9 of its loce is not read"),
+        ({"objective": "net2vec", "max_iter": 9}, {}, "max_iter=9 of its loce is not read"),
+        ({"objective": "mse", "learning_rate": 0.2}, {}, "learning_rate=0.2 of its loce is not"),
+        ({"objective": "net2vec", "alpha": 0.1}, {}, "alpha=0.1 is not read by"),
+        ({"objective": "jaccard", "class_weight": None}, {}, "class_weight=None is not read by"),
+    ],
+)
+def test_parameters_that_nothing_reads_are_refused(boxes, loce, how, match):
+    with pytest.raises(ValueError, match=match):
+        Net2VecSegmenter(LoCETransformer(MODEL, "2", **loce), **how).fit(boxes)
+
+
 # Memory: how many images' activations live at once.
 
 
@@ -449,9 +607,11 @@ def test_concepts_without_loces_are_named(boxes):
     with pytest.raises(ValueError, match=r"\(5, 13\), got \(5, 3\)\. The bias is the last feature"):
         segmenter.fit(boxes, embeddings=embeddings[:, :3])
     blank = [np.zeros_like(m) for m in boxes["mask"]]
-    net2vec = Net2VecSegmenter(clone(STEPPED).set_params(on_empty="nan"))
-    with pytest.raises(ValueError, match=r"All masks of the concepts \['bar', 'box'\] are empty"):
-        net2vec.fit(boxes.assign(mask=blank))
+    for loce in (STEPPED, LoCETransformer(MODEL, "2")):
+        net2vec = Net2VecSegmenter(clone(loce).set_params(on_empty="nan"))
+        match = r"All masks of the concepts \['bar', 'box'\] are empty"
+        with pytest.raises(ValueError, match=match):
+            net2vec.fit(boxes.assign(mask=blank))
 
 
 def test_clusterers_that_fail_name_the_concept(boxes):
@@ -587,6 +747,7 @@ def test_camvid_sequences_held_out(camvid_network, camvid_frames):
     train = sequence_of(samples) == "Seq05VD"
     loce = LoCETransformer(camvid_network, "backbone.16", preprocess=NORMALIZE)
     net2vec = Net2VecSegmenter(_for_net2vec(loce), random_state=0)
-    for segmenter in (ConceptSegmenter(loce), net2vec):
+    optimal = Net2VecSegmenter(clone(loce).set_params(alpha=1e-2, tol=1e-3))
+    for segmenter in (ConceptSegmenter(loce), net2vec, optimal):
         frame = segmenter.fit(samples[train]).evaluate(samples[~train])
         assert frame.groupby("concept")["iou"].mean().min() > 0.5

@@ -9,6 +9,7 @@ import pandas as pd
 import xxhash
 from PIL import UnidentifiedImageError
 
+from .._validation import as_pandas
 from .images import PATH, READ_ERRORS, read_image, size_of_image
 from .masks import compress_rle, has_foreground, read_mask, size_of_mask
 
@@ -19,7 +20,8 @@ _NAN_FOR_EMPTY = ", or set on_empty='nan' to get vectors of NaN for them, which 
 
 
 def as_samples(X):
-    """Bring a DataFrame or a sequence of pairs to a DataFrame with ``image`` and ``mask``."""
+    """Bring a DataFrame or a sequence of pairs to pandas, with ``image`` and ``mask``."""
+    X = as_pandas(X)
     if not isinstance(X, pd.DataFrame):
         X = _frame_of_pairs(X)
     missing = {"image", "mask"} - set(X.columns)
@@ -34,13 +36,13 @@ def as_samples(X):
 
 def _frame_of_pairs(pairs):
     if isinstance(pairs, str | bytes) or not isinstance(pairs, Sequence | np.ndarray):
-        hint = ""
+        hint = " Pass X.to_pandas()." if hasattr(pairs, "to_pandas") else ""
         if isinstance(pairs, dict):
             is_table = {"image", "mask"} <= pairs.keys()
             hint = f" Did you mean {'pandas.DataFrame(X)' if is_table else 'its attribute data'}?"
         raise TypeError(
-            "X must be a pandas DataFrame with the columns 'image' and 'mask', or a list of "
-            f"(image, mask) pairs, got {type(pairs).__name__}.{hint}"
+            "X must be a DataFrame of pandas or polars with the columns 'image' and 'mask', or a "
+            f"list of (image, mask) pairs, got {type(pairs).__name__}.{hint}"
         )
     for i, pair in enumerate(pairs):
         is_row = isinstance(pair, np.ndarray) and pair.dtype == object

@@ -194,59 +194,90 @@ class _Line:
             return slope, torch.zeros_like(slope)
         return slope, self.pixels.losses(logits) + t * (self.linear + t * self.square / 2)
 
-    def search(self, slope):
-        """Give for each row a step that is neither too short nor too long."""
-        low, high = torch.zeros_like(slope), torch.full_like(slope, torch.inf)
-        low_slope, t = slope, torch.ones_like(slope)
-        _, before = self.evaluate(low)
-        is_open = slope < 0
-        for _ in range(MAX_TRIALS):
-            now, value = self.evaluate(t)
-            too_long = is_open & ((now > -LONG * slope) | (value > before + RISE))
-            too_short = is_open & ~too_long & (now < SHORT * slope)
-            is_open = too_long | too_short
-            if not is_open.any():
-                break
-            high = torch.where(too_long, t, high)
-            # Where the slope has turned round, its zero lies between, about where a line says.
-            secant = low_slope / (low_slope - now)
-            share = torch.where(now > 0, secant.clamp(0.1, 0.9), 0.5)
-            inside = low + share * (high - low)
-            low = torch.where(too_short, t, low)
-            low_slope = torch.where(too_short, now, low_slope)
-            beyond = torch.where(high.isinf(), 4 * t, (low + high) / 2)
-            t = torch.where(too_long, inside, torch.where(too_short, beyond, t))
-        return torch.where(slope < 0, t, 0)
+
+def search_line(evaluate, slope, before):
+    """Give for each row a step that is neither too short nor too long.
+
+    ``evaluate(t)`` gives slopes along the line, and losses, of which ``before`` are those at 0.
+    """
+    low, high = torch.zeros_like(slope), torch.full_like(slope, torch.inf)
+    low_slope, t = slope, torch.ones_like(slope)
+    is_open = slope < 0
+    for _ in range(MAX_TRIALS):
+        now, value = evaluate(t)
+        too_long = is_open & ((now > -LONG * slope) | (value > before + RISE))
+        too_short = is_open & ~too_long & (now < SHORT * slope)
+        is_open = too_long | too_short
+        if not is_open.any():
+            break
+        high = torch.where(too_long, t, high)
+        # Where the slope has turned round, its zero lies between, about where a line says.
+        secant = low_slope / (low_slope - now)
+        share = torch.where(now > 0, secant.clamp(0.1, 0.9), 0.5)
+        inside = low + share * (high - low)
+        low = torch.where(too_short, t, low)
+        low_slope = torch.where(too_short, now, low_slope)
+        beyond = torch.where(high.isinf(), 4 * t, (low + high) / 2)
+        t = torch.where(too_long, inside, torch.where(too_short, beyond, t))
+    return torch.where(slope < 0, t, 0)
 
 
-def _minimize(scaled, pixels, weights, objective):
-    """Give the weights of each row, its number of iterations, and its relative gradient norm."""
+class _Stack:
+    """Rows of one size, whose maps are kept from step to step."""
+
+    def __init__(self, scaled, pixels, ridge):
+        self.scaled, self.pixels, self.ridge = scaled, pixels, ridge
+
+    def begin(self, weights):
+        """Go to these weights, (n_rows, n_channels + 1); give the gradients."""
+        self.logits = self.scaled.logits(weights)
+        return self._differentiate(weights)
+
+    def step(self, weights, direction, gradient):
+        """Go along a direction; give the step of each row, and the gradients there."""
+        towards = self.scaled.logits(direction)
+        line = _Line(self.pixels, self.ridge, weights, direction, self.logits, towards)
+        slope = _dot(direction, gradient)
+        t = search_line(line.evaluate, slope, line.evaluate(torch.zeros_like(slope))[1])
+        self.logits = self.logits + _column(t) * towards
+        return t, self._differentiate(weights + _column(t) * direction)
+
+    def _differentiate(self, weights):
+        return self.scaled.gradient(self.pixels.slopes(self.logits)) + self.ridge * weights
+
+
+def make_ridge(weights, objective):
+    """Give the factor of each weight, (n_rows, n_channels + 1): the bias is free."""
     ridge = torch.full_like(weights, objective.alpha)
     ridge[:, -1] = 0
-    logits, memory = scaled.logits(weights), _Memory()
+    return ridge
+
+
+def minimize(problem, weights, objective):
+    """Give the weights of each row, its number of iterations, and its relative gradient norm.
+
+    ``problem`` has the methods ``begin`` and ``step`` of ``_Stack``.
+    """
+    memory, n_iter = _Memory(), torch.zeros_like(weights[:, 0])
     # Gradients count by that at zero, whatever the start.
-    unit = scaled.gradient(pixels.slopes(torch.zeros_like(logits))).norm(dim=1)
-    if pixels.is_convex:
+    unit = problem.begin(torch.zeros_like(weights)).norm(dim=1)
+    if objective.is_convex:
         unit = unit.clamp(min=LEAST_UNIT)
     unit = torch.where(unit > 0, unit, 1)
-    gradient = scaled.gradient(pixels.slopes(logits)) + ridge * weights
-    n_iter = torch.zeros_like(unit)
+    gradient = problem.begin(weights)
     for _ in range(objective.max_iter):
         norm = gradient.norm(dim=1)
         # Where losses are not convex, gradients at zero are as small as the mask, and may grow.
-        unit = unit if pixels.is_convex else torch.maximum(unit, norm)
+        unit = unit if objective.is_convex else torch.maximum(unit, norm)
         active = norm > objective.tol * unit
         if not active.any():
             break
         n_iter += active
         direction = memory.direction(gradient) * _column(active)
-        towards = scaled.logits(direction)
-        line = _Line(pixels, ridge, weights, direction, logits, towards)
-        t = line.search(_dot(direction, gradient))
-        weights, before = weights + _column(t) * direction, gradient
-        logits = logits + _column(t) * towards
-        gradient = scaled.gradient(pixels.slopes(logits)) + ridge * weights
-        memory.add(_column(t) * direction, gradient - before)
+        t, after = problem.step(weights, direction, gradient)
+        weights = weights + _column(t) * direction
+        memory.add(_column(t) * direction, after - gradient)
+        gradient = after
     return weights, n_iter, gradient.norm(dim=1) / unit
 
 
@@ -256,7 +287,8 @@ def _solve_chunk(activations, targets, weights, start, objective):
     pixels = PixelLoss(objective, targets, weights, **like)
     start = torch.as_tensor(start, **like).expand(len(activations), -1)
     point = scaled.scale(start, torch.zeros(len(start), **like))
-    point, n_iter, norm = _minimize(scaled, pixels, point, objective)
+    problem = _Stack(scaled, pixels, make_ridge(point, objective))
+    point, n_iter, norm = minimize(problem, point, objective)
     vectors, intercept = scaled.unscale(point)
     return vectors, torch.stack([intercept, n_iter, norm])
 

@@ -6,7 +6,7 @@ from sklearn.metrics.cluster import contingency_matrix
 from sklearn.utils import check_consistent_length, get_tags
 from sklearn.utils._param_validation import validate_params
 
-from .._validation import encode_concepts
+from .._validation import encode_concepts, match_rows
 
 # What clusterers and mixtures of scikit-learn and of this package call a row without a cluster.
 NOISE = -1
@@ -159,6 +159,7 @@ def count_concepts(y, labels, name="labels"):
 
     Noise is no cluster; `name` is what error messages call the labels.
     """
+    y, labels = match_rows(**{"y": y, name: labels})
     concepts, codes = encode_concepts(y)
     clusters, cluster_codes = encode_concepts(labels, name=name)
     check_consistent_length(codes, cluster_codes)

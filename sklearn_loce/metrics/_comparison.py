@@ -11,7 +11,7 @@ from sklearn.utils._param_validation import HasMethods, Interval, validate_param
 from tqdm.auto import tqdm
 
 from .._distances import RowDistances
-from .._validation import average_concepts
+from .._validation import as_pandas, average_concepts, match_rows
 from .._warnings import warn_user
 from . import _exclusion
 from ._clusters import fit_clusters, purity_score
@@ -85,7 +85,7 @@ def compare_layers(
     y : array-like of shape (n_samples,) or str, default=None
         Concept of each row, or the column of X that has them; None means "concept". Where y is a
         Series and all embeddings are DataFrames, rows are matched by index, and only those that all
-        layers have are used; else by position, and indexes that are there must agree.
+        layers have are used; else by position, and indexes of the same labels must have one order.
     layers : list of str, Joined or lists of these, default=None
         Two or more layers of an estimator. A list among them is one space, in which the vectors of
         its layers lie side by side; it has their mean IoU.
@@ -368,6 +368,7 @@ def _default_clusterer():
 
 def _read_rows(spaces, X, y, members, groups, exclude, iou, wanted):
     """Match the rows of all layers, which an estimator evaluates first."""
+    X = as_pandas(X) if hasattr(X, "columns") else X
     if y is None and isinstance(spaces, dict) and not isinstance(X, pd.DataFrame):
         X, y = None, X
     y = read_column(X, "concept" if y is None else y, "y")
@@ -375,6 +376,7 @@ def _read_rows(spaces, X, y, members, groups, exclude, iou, wanted):
     if not isinstance(spaces, dict):
         # Before all images pass, which may take hours.
         check_consistent_length(X, y, groups)
+        X, y, groups = match_rows(X=X, y=y, groups=groups)
         spaces, iou = evaluate_layers(spaces, X, members, iou, wanted)
     return align(spaces, y, groups, exclude, iou)
 

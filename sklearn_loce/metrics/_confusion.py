@@ -10,7 +10,7 @@ from sklearn.utils import check_consistent_length
 from sklearn.utils._param_validation import HasMethods, Interval, validate_params
 
 from .._distances import sums_within_concept
-from .._validation import check_embeddings, encode_concepts, uniform_labels
+from .._validation import check_embeddings, encode_concepts, match_rows, uniform_labels
 from ._clusters import NOISE, count_concepts, fit_clusters
 from ._separation import overlap_ratio, pairwise_separation, pairwise_silhouette
 
@@ -90,6 +90,7 @@ def confused_concepts(
     0       bus       car      0.5                  1.0
     1       car      tree      0.0                  0.0
     """
+    X, y, clusters, components = _match(X, y, clusters=clusters, components=components)
     X, concepts, _ = check_embeddings(X, y, min_concepts=2)
     a, b = np.array(list(combinations(range(len(concepts)), 2))).T
     overlap = overlap_ratio(X, y, metric=metric, verbose=verbose)
@@ -105,6 +106,14 @@ def confused_concepts(
             counts = count_concepts(y, _labels(grouping, X, y, fit_clusters), f"{name}s")[2]
             _add_mixed(pairs, name, counts, (a, b), min_share)
     return _rank_pairs(pairs, y)
+
+
+def _match(X, y, **groupings):
+    """Bring concepts, and labels of clusters that are given, into the order of X."""
+    given = {name: None if hasattr(g, "fit_predict") else g for name, g in groupings.items()}
+    X, y, *labels = match_rows(X=X, y=y, **given)
+    estimators = groupings.values()
+    return X, y, *(g if own is None else own for g, own in zip(estimators, labels, strict=True))
 
 
 def _labels(grouping, X, y, fit):
@@ -204,6 +213,7 @@ def sub_concepts(X, y, clusters, *, concept=None, metric="cosine", n_rows=3):
     0     car        0     3    0.6    (3,)     (4,)
     1     car        1     2    0.4    (0,)     (1,)
     """
+    X, y, clusters = _match(X, y, clusters=clusters)
     X, concepts, codes = check_embeddings(X, y)
     if concept is not None and concept not in concepts:
         raise ValueError(f"concept={concept!r} does not occur in y, which holds {concepts}.")

@@ -10,7 +10,7 @@ import pandas as pd
 from sklearn.utils import check_consistent_length
 from sklearn.utils._param_validation import Interval
 
-from .._validation import check_indexes, encode_concepts
+from .._validation import encode_concepts
 
 PARAMETERS = {
     "groups": ["array-like", None],
@@ -83,8 +83,8 @@ class Exclusion:
             )
 
 
-def read_exclusion(n_rows, groups=None, exclude=None, **beside):
-    """Read `groups` and `exclude` of `n_rows` rows; indexes of what is `beside` must agree."""
+def read_exclusion(n_rows, groups=None, exclude=None):
+    """Read `groups` and `exclude` of `n_rows` rows, in their order."""
     if groups is None:
         if exclude is not None:
             raise ValueError(
@@ -92,7 +92,6 @@ def read_exclusion(n_rows, groups=None, exclude=None, **beside):
                 "such as frame numbers."
             )
         return Exclusion(np.arange(n_rows), np.equal, np.arange(n_rows))
-    check_indexes({"groups": groups, **beside})
     if exclude is None:
         names, values = encode_concepts(groups, "groups")
         exclusion = Exclusion(values, np.equal, names[values])

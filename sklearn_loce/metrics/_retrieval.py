@@ -6,7 +6,7 @@ import numpy as np
 from sklearn.utils._param_validation import Interval, StrOptions, validate_params
 
 from .._distances import RowDistances, nearest_rows, show_rows
-from .._validation import average_concepts, check_embeddings
+from .._validation import average_concepts, check_embeddings, match_rows
 from .._warnings import warn_user
 from . import _exclusion
 from ._exclusion import read_exclusion
@@ -73,7 +73,7 @@ def precision_at_k(
     ------
     ValueError
         If k is not below the number of rows, or a query has fewer than k rows in other groups, or
-        X, y and groups do not fit, in length or index, or `exclude` does not fit the groups.
+        X, y and groups do not fit, or `exclude` does not fit the groups.
 
     Notes
     -----
@@ -139,7 +139,7 @@ def mean_average_precision_at_k(
     ------
     ValueError
         If k is not below the number of rows, or a query has fewer than k rows in other groups, or
-        X, y and groups do not fit, in length or index, or `exclude` does not fit the groups.
+        X, y and groups do not fit, or `exclude` does not fit the groups.
 
     Notes
     -----
@@ -199,7 +199,7 @@ def r_precision(X, y, *, metric="cosine", average="macro", groups=None, exclude=
     Raises
     ------
     ValueError
-        If there are fewer than two rows, or X, y and groups do not fit, in length or index, or
+        If there are fewer than two rows, or X, y and groups do not fit, or
         `exclude` does not fit the groups.
 
     Notes
@@ -231,11 +231,12 @@ def _average_precision(relevant, n_relevant):
 
 def _retrieve(X, y, excluded, metric, average, judge, k, verbose):
     """Average a judgment of every query's ranking, at depth `k` or at its relevant rows."""
-    given = {"X": X, "y": y}
+    groups, exclude = excluded
+    X, y, groups = match_rows(X=X, y=y, groups=groups)
     X, concepts, codes = check_embeddings(X, y)
     if len(X) < 2:
         raise ValueError("A query needs other rows to find, and X has 1; pass at least 2 rows.")
-    exclusion = read_exclusion(len(X), *excluded, **given)
+    exclusion = read_exclusion(len(X), groups, exclude)
     n_left, n_relevant = exclusion.count(codes)
     exclusion.check_candidates(n_left, k or 1)
     if judge is share_relevant and k is not None and k > n_relevant.max():
@@ -244,7 +245,7 @@ def _retrieve(X, y, excluded, metric, average, judge, k, verbose):
             f"precision at k={k} can't reach 1; choose a smaller k."
         )
     depths = n_relevant if k is None else np.full(len(X), k)
-    if excluded[0] is not None:
+    if groups is not None:
         depths = leave_out_lone_queries(depths, n_relevant, concepts, codes)
     with show_rows(len(X), verbose) as bar:
         space = RowDistances(X, metric, bar)

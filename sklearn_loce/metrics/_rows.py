@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 from sklearn.utils import check_array
 
-from .._validation import check_indexes, encode_concepts
+from .._validation import encode_concepts, match_rows
 from ._exclusion import Exclusion, read_exclusion
 
 # Metrics of projections: the column of what `evaluate` gives, and its lowest value; 1 is highest.
@@ -54,13 +54,14 @@ def _common_index(layers, y, others):
     """Labels of the rows that y and all layers have, or None where positions count."""
     tables = [y, *layers.values()]
     if not all(isinstance(table, pd.Series | pd.DataFrame) for table in tables):
-        check_indexes({"y": y, **layers, **others})
+        named = {f"embeddings of {name!r}": X for name, X in layers.items()}
+        match_rows(**named, y=y, **others)  # of which one has no labels: these can't disagree
         return None
     index = y.index
     for table in tables:
         if not table.index.is_unique:
             raise ValueError("Rows are matched by index, and an index repeats; call reset_index.")
-        index = index.intersection(table.index, sort=False)
+        index = index[index.isin(table.index)]
     if index.empty:
         raise ValueError("The layers share no row: their indexes have nothing in common.")
     return index

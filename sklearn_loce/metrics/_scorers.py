@@ -11,7 +11,7 @@ from sklearn.base import is_clusterer
 from sklearn.metrics import silhouette_score
 from sklearn.utils.metadata_routing import MetadataRequest
 
-from .._validation import check_embeddings
+from .._validation import check_embeddings, match_rows
 from ._clusters import NOISE, penalized_purity_score, purity_score
 from ._retrieval import mean_average_precision_at_k, precision_at_k, r_precision
 from ._separation import category_separation
@@ -140,6 +140,7 @@ class ConceptScorer(_GroupsRouter):
         """
         if groups is not None:
             self._check_takes_groups()
+        X, y, groups = match_rows(X=X, y=y, groups=groups)
         return self._judge(Responses(estimator, X, self._columns), y, groups)
 
     @property
@@ -222,6 +223,7 @@ class MultiConceptScorer(_GroupsRouter):
         """
         if groups is not None:
             self._check_takes_groups()
+        X, y, groups = match_rows(X=X, y=y, groups=groups)
         columns = set().union(*(scorer._columns for scorer in self.scorers.values()))
         responses = Responses(estimator, X, columns)
         # Evaluations come last, as they take the vectors that others have asked for.

@@ -7,7 +7,7 @@ import pandas as pd
 from sklearn.utils import check_array, check_consistent_length
 from sklearn.utils._param_validation import validate_params
 
-from .._validation import check_indexes
+from .._validation import match_rows
 from ._rows import align, check_layers
 
 
@@ -44,6 +44,7 @@ def linear_cka(X, Y):
     >>> round(linear_cka(X, [[-b, a] for a, b in X]), 6)
     1.0
     """
+    X, Y = match_rows(X=X, Y=Y)
     X, Y = (check_array(A, dtype=np.float64, ensure_min_samples=2) for A in (X, Y))
     check_consistent_length(X, Y)
     X, Y = _center(X), _center(Y)
@@ -105,15 +106,14 @@ def compare_similarity(layers):
     0  sepals  petals        0.77     150
     """
     check_layers(layers)
-    first = next(iter(layers.values()))
     if len(layers) < 2:
         raise ValueError(f"layers holds {list(layers)}; pass at least two to compare.")
     if all(isinstance(X, pd.DataFrame) for X in layers.values()):
-        rows = align(layers, pd.Series("", index=first.index))
+        y = pd.Series("", index=next(iter(layers.values())).index)
     else:
         check_consistent_length(*layers.values())
-        check_indexes(layers)
-        rows = align({name: np.asarray(X) for name, X in layers.items()}, [""] * len(first))
+        y = [""] * len(next(iter(layers.values())))
+    rows = align(layers, y)
     finite = {name: X[rows.finite] for name, X in rows.layers.items()}
     if rows.finite.sum() < 2:
         raise ValueError(

@@ -20,6 +20,7 @@ _HOMES = {
     "PrecisionAtKDisplay": "_precision",
     "ProjectionDisplay": "_projection",
     "RetrievalDisplay": "_retrieval",
+    "SegmentationDisplay": "_segmentation",
     "SeparationDisplay": "_pairs",
     "to_html": "_html",
 }

@@ -1,7 +1,6 @@
 """Display of the channels that make up a concept or a cluster."""
 
 import numpy as np
-import pandas as pd
 from sklearn.preprocessing import normalize
 from sklearn.utils import check_array, check_consistent_length
 
@@ -240,7 +239,8 @@ class ChannelDisplay:
         model = estimator[:-1] if _ends_in_clusters(estimator) else estimator
         if hasattr(model, "get_feature_names_out"):
             names = {"feature_names": model.get_feature_names_out()}
-        return cls.from_embeddings(embed(estimator, X), y, group=group, **(names | kwargs))
+        X, y = embed(estimator, X, y=y)
+        return cls.from_embeddings(X, y, group=group, **(names | kwargs))
 
     @classmethod
     def from_embeddings(
@@ -283,10 +283,10 @@ class ChannelDisplay:
         ([[0.6, 0.8], [0.0, 1.0]], [1.0, 0.0])
         >>> plt.close(display.figure_)
         """
-        if feature_names is None and isinstance(X, pd.DataFrame):
-            feature_names = X.columns.to_numpy()
-        X, *columns, n_failed = finite_rows(X, *([] if y is None else [y]))
-        inside = _find_group(columns, group, len(X))
+        if feature_names is None and hasattr(X, "columns"):
+            feature_names = list(X.columns)
+        X, y, _, n_failed = finite_rows(X, y)
+        inside = _find_group(y, group, len(X))
         X = normalize(X) if normalized else X
         display = cls(
             X[inside],
@@ -302,11 +302,11 @@ def _ends_in_clusters(estimator):
     return hasattr(estimator, "steps") and hasattr(last_step(estimator), "predict")
 
 
-def _find_group(columns, group, n_samples):
+def _find_group(y, group, n_samples):
     """Tell which rows belong to a group."""
     if group is None:
         return np.ones(n_samples, dtype=bool)
-    names = np.unique(columns[0]).tolist() if columns else []
+    names = [] if y is None else np.unique(y).tolist()
     if group not in names:
         raise ValueError(f"group={group!r} has no finite row; y holds {names or None}.")
-    return columns[0] == group
+    return y == group

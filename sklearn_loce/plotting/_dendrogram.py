@@ -6,6 +6,7 @@ from sklearn.base import clone
 from sklearn.utils import check_array, check_consistent_length, column_or_1d
 from sklearn.utils.validation import check_is_fitted
 
+from .._validation import match_rows
 from ..cluster import ConceptAgglomerative
 from ..metrics import cluster_composition
 from ._names import fit_names, literal
@@ -135,8 +136,9 @@ class DendrogramDisplay:
         """Read the tree, and number its clusters and concepts: 0 or above, -1 for no cluster."""
         tree = check_array(self.linkage_matrix, dtype=np.float64, input_name="linkage_matrix")
         is_valid_linkage(tree, throw=True, name="linkage_matrix")
-        labels = column_or_1d(self.labels)
-        y = None if self.y is None else column_or_1d(self.y)
+        labels, y = match_rows(labels=self.labels, y=self.y)
+        labels = column_or_1d(labels)
+        y = None if y is None else column_or_1d(y)
         for name, values in (("labels", labels), ("y", labels if y is None else y)):
             if len(values) != len(tree) + 1:
                 raise ValueError(
@@ -326,6 +328,7 @@ class DendrogramDisplay:
                 "cluster with ConceptAgglomerative."
             )
         check_consistent_length(X, model.labels_, y)
+        X, y = match_rows(X=X, y=y)
         return cls(model.linkage_matrix_, model.labels_, y=y).plot(**kwargs)
 
     @classmethod
@@ -367,8 +370,7 @@ class DendrogramDisplay:
         [1.0, 1.0, 1.0]
         >>> plt.close(display.figure_)
         """
-        X, *columns, n_failed = finite_rows(X, *([] if y is None else [y]))
-        y = columns[0] if columns else None
+        X, y, _, n_failed = finite_rows(X, y)
         clusterer = ConceptAgglomerative() if clusterer is None else clone(clusterer)
         display = cls.from_estimator(clusterer.fit(X, y), X, y, **kwargs)
         display.n_failed = n_failed

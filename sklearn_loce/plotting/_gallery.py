@@ -12,7 +12,7 @@ from ..outliers import ConceptOutlierDetector
 from ._captions import choose_captions, describe_tiles, read_captions, write_below
 from ._drawing import draw_outline, fit_text, show_tile, write_heading
 from ._grid import Layout, open_grid
-from ._inputs import check_inputs, check_lengths, choose
+from ._inputs import check_inputs, choose
 from ._style import FONT_SIZE, SMALL_FONT_SIZE
 from ._tiles import TILE_SIZE, read_tiles
 
@@ -138,10 +138,10 @@ class ClusterGalleryDisplay:
                 "rows, as in ClusterGalleryDisplay.from_embeddings(X, samples, estimator.labels_)."
             )
         check_is_fitted(estimator)
-        embeddings, _, _, kept = check_inputs(X, samples, y)
+        embeddings, samples, names, kept = check_inputs(X, samples, y)
         labels = np.full(len(embeddings), -1)
         labels[kept] = estimator.predict(embeddings[kept])
-        return cls.from_embeddings(X, samples, labels, y, **kwargs)
+        return cls.from_embeddings(embeddings, samples, labels, names, **kwargs)
 
     @classmethod
     @validate_params(
@@ -206,8 +206,8 @@ class ClusterGalleryDisplay:
         ValueError, FileNotFoundError
             If lengths differ, a cluster is unknown or none is left, or an image can't be read.
         """
-        embeddings, samples, names, kept = check_inputs(embeddings, samples, y)
-        check_lengths(len(samples), labels=labels)
+        found = check_inputs(embeddings, samples, y, labels=labels)
+        embeddings, samples, names, kept, labels = found
         labels = uniform_labels(labels, "labels")
         kept = kept[labels[kept] != -1]
         if not kept.size:

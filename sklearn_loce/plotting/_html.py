@@ -12,6 +12,7 @@ from sklearn.utils._param_validation import HasMethods, Interval, StrOptions, va
 from .._distances import RowDistances
 from .._network.joined import Joined
 from .._samples.table import as_samples, image_key
+from .._validation import match_rows
 from ..metrics import _exclusion
 from ..metrics._exclusion import read_exclusion
 from ..metrics._retrieval import rank_candidates
@@ -162,15 +163,18 @@ def to_html(
     ('map.html', True)
     """
     require_bokeh()
-    tables = {"embeddings": embeddings, "samples": samples}
-    path, samples = _check_path(path), as_samples(samples)
+    path, places = _check_path(path), None if isinstance(coordinates, str) else coordinates
+    given = {"coordinates": places, "clusters": clusters, "iou": iou, "groups": groups}
+    embeddings, samples, places, clusters, iou, groups = match_rows(
+        embeddings=embeddings, samples=as_samples(samples), **given
+    )
     embeddings = check_array(embeddings, dtype=np.float64, ensure_all_finite=False)
     clusters = None if clusters is None else column_or_1d(clusters)
     given = {"clusters": clusters, "iou": iou}
-    if not isinstance(coordinates, str):
-        given["coordinates"] = _check_coordinates(coordinates)
+    if places is not None:
+        given["coordinates"] = _check_coordinates(places)
     _check_lengths(len(samples), embeddings=embeddings, **given)
-    exclusion = read_exclusion(len(samples), groups, exclude, **tables)
+    exclusion = read_exclusion(len(samples), groups, exclude)
     kept = _placed_rows(embeddings, given.get("coordinates"))
     further = describe_columns(samples.iloc[kept], columns)
     places, caption = _place(embeddings, given.get("coordinates", coordinates), kept, random_state)

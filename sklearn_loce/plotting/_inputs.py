@@ -4,11 +4,11 @@ import numpy as np
 from sklearn.utils.validation import check_array
 
 from .._samples.table import as_samples
-from .._validation import uniform_labels
+from .._validation import match_rows, uniform_labels
 
 
-def check_inputs(embeddings, samples, y):
-    """Check that embeddings, table and concepts are of the same rows.
+def check_inputs(embeddings, samples, y, **columns):
+    """Check that embeddings, table and concepts are of the same rows, and match them.
 
     Parameters
     ----------
@@ -17,31 +17,38 @@ def check_inputs(embeddings, samples, y):
     samples : DataFrame or list of (image, mask) pairs
     y : array-like of shape (n_samples,) or None
         None takes the column ``concept`` of the table.
+    **columns : array-like of n_samples rows, or None
+        What else there is of each row, by name.
 
     Returns
     -------
     embeddings : ndarray of shape (n_samples, n_features), dtype float64
+        All is in the order of the embeddings.
     samples : DataFrame
     names : ndarray of shape (n_samples,), or None
         Concepts.
     kept : ndarray of shape (n_finite,), dtype intp
         Positions of the rows that did not fail.
+    *columns : array-like of n_samples rows, or None
 
     Raises
     ------
     ValueError, TypeError
-        If lengths differ, every row failed, or the table or the concepts are unusable.
+        If lengths differ, rows can't be matched, every row failed, or the table or the concepts are
+        unusable.
     """
     samples = as_samples(samples)
+    given = {"embeddings": embeddings, "samples": samples, "y": y, **columns}
+    embeddings, samples, y, *found = match_rows(**given)
     X = check_array(embeddings, dtype=np.float64, ensure_all_finite=False, input_name="embeddings")
-    check_lengths(len(samples), embeddings=X)
+    check_lengths(len(samples), embeddings=X, **columns)
     kept = np.flatnonzero(np.isfinite(X).all(axis=1))
     if not kept.size:
         raise ValueError(
             f"None of the {len(X)} rows of the embeddings is finite: all of them failed; see "
             "evaluate(X) of the transformer for the causes."
         )
-    return X, samples, concept_names(y, samples), kept
+    return X, samples, concept_names(y, samples), kept, *found
 
 
 def concept_names(y, samples):

@@ -1,9 +1,9 @@
 """Display of LoCEs as points of a plane."""
 
 import numpy as np
-import pandas as pd
 from sklearn.utils import check_consistent_length, column_or_1d
 
+from .._validation import match_rows
 from ._legend import add_legend
 from ._map_mixture import FittedMixture, check_labels, fit_gaussians
 from ._map_parts import check_coordinates, find_coordinates, find_extent
@@ -164,8 +164,9 @@ class ConceptMapDisplay:
         return self
 
     def _check(self):
-        coordinates = check_coordinates(self.coordinates, len(self.coordinates))
-        y = np.zeros(len(coordinates)) if self.y is None else column_or_1d(self.y)
+        coordinates, y = match_rows(coordinates=self.coordinates, y=self.y)
+        coordinates = check_coordinates(coordinates, len(coordinates))
+        y = np.zeros(len(coordinates)) if y is None else column_or_1d(y)
         check_consistent_length(coordinates, y)
         if (self.means is None) != (self.covariances is None):
             raise ValueError("means and covariances go together; one of them is None.")
@@ -300,12 +301,13 @@ class ConceptMapDisplay:
         True
         >>> plt.close(display.figure_)
         """
-        rows = embed(estimator, X)
+        X, y, embedding, mixture = _match(X, y, embedding, mixture)
+        (X,) = embed(estimator, X)
         if isinstance(mixture, str) and embedding is None:
             model = last_step(estimator)
             if hasattr(model, "covariances_") and model.means_.shape[1] == 2:
                 mixture = FittedMixture(model)
-        return cls.from_embeddings(rows, y, embedding=embedding, mixture=mixture, **kwargs)
+        return cls.from_embeddings(X, y, embedding=embedding, mixture=mixture, **kwargs)
 
     @classmethod
     def from_embeddings(
@@ -370,14 +372,28 @@ class ConceptMapDisplay:
         >>> plt.close(display.figure_)
         """
         n_samples = len(X)
-        X, kept, *columns, n_failed = finite_rows(X, range(n_samples), *([y] * (y is not None)))
-        y = columns[0] if columns else None
-        if embedding is None or isinstance(embedding, str) or hasattr(embedding, "fit_transform"):
-            coordinates, names = find_coordinates(X, embedding, random_state)
-        else:
+        X, y, embedding, mixture = _match(X, y, embedding, mixture)
+        X, y, kept, n_failed = finite_rows(X, y)
+        if _has_rows(embedding):
             coordinates, names = check_coordinates(embedding, n_samples)[kept], ("", "")
-        if isinstance(mixture, list | tuple | np.ndarray | pd.Series):
+        else:
+            coordinates, names = find_coordinates(X, embedding, random_state)
+        if _has_rows(mixture):
             mixture = check_labels(mixture, n_samples)[kept]
         found = fit_gaussians(mixture, coordinates, y, regions, random_state)
         display = cls(coordinates, y, axis_names=names, n_failed=n_failed, **found)
         return display.plot(**kwargs)
+
+
+def _has_rows(value):
+    """Tell coordinates or labels of rows from what finds them."""
+    is_name = value is None or isinstance(value, str | FittedMixture)
+    return not (is_name or hasattr(value, "fit") or hasattr(value, "fit_transform"))
+
+
+def _match(X, y, embedding, mixture):
+    """Bring concepts, and coordinates and labels that are given, into the order of X."""
+    rows = [value if _has_rows(value) else None for value in (embedding, mixture)]
+    X, y, coordinates, labels = match_rows(X=X, y=y, embedding=rows[0], mixture=rows[1])
+    embedding = embedding if coordinates is None else coordinates
+    return X, y, embedding, mixture if labels is None else labels

@@ -109,7 +109,7 @@ class SeparationDisplay(HeatMap):
         >>> display = SeparationDisplay.from_estimator(PCA(2).fit(X), X, y)
         >>> plt.close(display.figure_)
         """
-        X = embed(estimator, X)
+        X, y = embed(estimator, X, y=y)
         return cls.from_embeddings(X, y, metric=metric, quantile=quantile, **kwargs)
 
     @classmethod
@@ -148,7 +148,7 @@ class SeparationDisplay(HeatMap):
         '.60'
         >>> plt.close(display.figure_)
         """
-        X, y, n_failed = finite_rows(X, y)
+        X, y, _, n_failed = finite_rows(X, y)
         matrix = pairwise_separation(X, y, metric=metric, quantile=quantile)
         return cls(matrix, concepts=np.unique(y), n_failed=n_failed).plot(**kwargs)
 
@@ -256,7 +256,8 @@ class OverlapDisplay(HeatMap):
         >>> display = OverlapDisplay.from_estimator(PCA(2).fit(X), X, y)
         >>> plt.close(display.figure_)
         """
-        return cls.from_embeddings(embed(estimator, X), y, metric=metric, **kwargs)
+        X, y = embed(estimator, X, y=y)
+        return cls.from_embeddings(X, y, metric=metric, **kwargs)
 
     @classmethod
     def from_embeddings(cls, X, y, *, metric="euclidean", **kwargs):
@@ -292,6 +293,6 @@ class OverlapDisplay(HeatMap):
         [[0.0, 0.667], [1.0, 0.0]]
         >>> plt.close(display.figure_)
         """
-        X, y, n_failed = finite_rows(X, y)
+        X, y, _, n_failed = finite_rows(X, y)
         matrix = overlap_ratio(X, y, metric=metric)
         return cls(matrix, concepts=np.unique(y), n_failed=n_failed).plot(**kwargs)

@@ -4,7 +4,7 @@ import numpy as np
 from sklearn.utils import check_array, check_consistent_length, column_or_1d
 
 from .._distances import RowDistances
-from .._validation import average_concepts
+from .._validation import average_concepts, match_rows
 from ..metrics._exclusion import read_exclusion
 from ..metrics._retrieval import average_queries, judge_queries, leave_out_lone_queries
 from ._legend import add_legend
@@ -162,7 +162,7 @@ class PrecisionAtKDisplay:
         return self.ax_.axhline(mean, **merge_style(Line2D, defaults, chance_kw))
 
     @classmethod
-    def from_estimator(cls, estimator, X, y, *, k=None, metric="cosine", **kwargs):
+    def from_estimator(cls, estimator, X, y, *, k=None, metric="cosine", groups=None, **kwargs):
         """Transform rows, and plot how well they find their concepts.
 
         Parameters
@@ -179,8 +179,10 @@ class PrecisionAtKDisplay:
             number of rows.
         metric : str or callable, default="cosine"
             Metric of the distances.
+        groups : array-like of shape (n_samples,) or (n_samples, n_columns), default=None
+            Image or video sequence of each row; see :meth:`from_embeddings`.
         **kwargs : dict
-            Passed to :meth:`from_embeddings`, such as `groups`.
+            Passed to :meth:`from_embeddings`.
 
         Returns
         -------
@@ -203,7 +205,8 @@ class PrecisionAtKDisplay:
         >>> display = PrecisionAtKDisplay.from_estimator(PCA(2).fit(X), X, y, k=[1, 5])
         >>> plt.close(display.figure_)
         """
-        return cls.from_embeddings(embed(estimator, X), y, k=k, metric=metric, **kwargs)
+        X, y, groups = embed(estimator, X, y=y, groups=groups)
+        return cls.from_embeddings(X, y, k=k, metric=metric, groups=groups, **kwargs)
 
     @classmethod
     def from_embeddings(cls, X, y, *, k=None, metric="cosine", groups=None, exclude=None, **kwargs):
@@ -249,8 +252,9 @@ class PrecisionAtKDisplay:
         [[1.0, 0.5], [1.0, 0.5]]
         >>> plt.close(display.figure_)
         """
-        exclusion = read_exclusion(len(X), groups, exclude, X=X, y=y)
-        X, kept, y, n_failed = finite_rows(X, range(len(X)), y)
+        X, y, groups = match_rows(X=X, y=y, groups=groups)
+        exclusion = read_exclusion(len(X), groups, exclude)
+        X, y, kept, n_failed = finite_rows(X, y)
         concepts, codes = np.unique(y, return_inverse=True)
         exclusion = exclusion.take(kept)
         n_left, n_relevant = exclusion.count(codes)

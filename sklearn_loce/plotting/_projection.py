@@ -4,6 +4,7 @@ import numpy as np
 from sklearn.utils._param_validation import StrOptions, validate_params
 
 from .._samples.table import as_samples, part_of, read_rows
+from .._validation import match_rows
 from ..metrics import mask_iou
 from ._captions import choose_captions, describe_tiles, read_captions, write_below
 from ._drawing import draw_outline, fit_text, show_tile
@@ -132,7 +133,7 @@ class ProjectionDisplay:
         ValueError, FileNotFoundError
             If a row is out of range, lengths differ, or the estimator can't read or project a row.
         """
-        samples = as_samples(X)
+        samples, embeddings, y = match_rows(X=as_samples(X), embeddings=embeddings, y=y)
         names = concept_names(y, samples)
         check_lengths(len(samples), embeddings=embeddings)
         rows = _choose(rows, len(samples))
@@ -213,9 +214,7 @@ class ProjectionDisplay:
             If the number of Axes is wrong, `ax` was divided before, or `table` lacks a column.
         """
         n_rows = len(self.images)
-        if n_cols is None:
-            narrow, wide = _MAX_COLUMNS
-            n_cols = min(n_rows, narrow if n_rows <= 3 * narrow else wide)
+        n_cols = count_columns(n_rows) if n_cols is None else n_cols
         has_bar = colorbar and kind == "probability" and np.ndim(ax) == 0
         n_lines = 2 * -(-n_rows // n_cols)
         named = choose_captions(captions, self.table)
@@ -223,12 +222,9 @@ class ProjectionDisplay:
         layout = Layout(n_lines, (("", n_cols),), n_captions=len(named))
         self.outlines_, self.colorbar_ = [], None
         with open_grid(self, ax, layout) as (_, axes):
-            pairs = axes.reshape(-1, 2, n_cols).transpose(0, 2, 1).reshape(-1, 2)
-            for spare in pairs[n_rows:].ravel():
-                spare.set_axis_off()
             maps = [
                 self._plot_row(i, *pair, kind, contour_kw, image_kw or {})
-                for i, pair in enumerate(pairs[:n_rows])
+                for i, pair in enumerate(pair_axes(axes, n_rows))
             ]
             for lower, lines in zip(pairs[:n_rows, 1], texts, strict=False):
                 write_below(lower, [], lines, fontsize=SMALL_FONT_SIZE, labelpad=2)
@@ -273,6 +269,40 @@ class ProjectionDisplay:
         self.colorbar_.set_label("projection (probability)", fontsize=SMALL_FONT_SIZE)
         self.colorbar_.ax.tick_params(labelsize=SMALL_FONT_SIZE)
         self.colorbar_.set_ticks([0.0, 0.5, 1.0])
+
+
+def count_columns(n_pairs):
+    """Tell how many images with what is drawn below them stand side by side.
+
+    Parameters
+    ----------
+    n_pairs : int
+
+    Returns
+    -------
+    int
+    """
+    narrow, wide = _MAX_COLUMNS
+    return min(n_pairs, narrow if n_pairs <= 3 * narrow else wide)
+
+
+def pair_axes(axes, n_pairs):
+    """Give the Axes of each image and of what is drawn below it; leave the others empty.
+
+    Parameters
+    ----------
+    axes : ndarray of shape (n_lines, n_cols) of Axes
+        Images in the even lines.
+    n_pairs : int
+
+    Returns
+    -------
+    ndarray of shape (n_pairs, 2) of Axes
+    """
+    pairs = axes.reshape(-1, 2, axes.shape[1]).transpose(0, 2, 1).reshape(-1, 2)
+    for spare in pairs[n_pairs:].ravel():
+        spare.set_axis_off()
+    return pairs[:n_pairs]
 
 
 def _choose(rows, n_samples):

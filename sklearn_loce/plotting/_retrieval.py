@@ -6,6 +6,8 @@ import numpy as np
 from sklearn.utils._param_validation import Interval, validate_params
 
 from .._distances import RowDistances, tie_tolerance
+from .._samples.table import as_samples
+from .._validation import match_rows
 from ..metrics import _exclusion
 from ..metrics._exclusion import read_exclusion
 from ._captions import choose_captions, describe_tiles, read_captions, write_below
@@ -114,7 +116,7 @@ class RetrievalDisplay:
         self.table = table
 
     @classmethod
-    def from_estimator(cls, estimator, X, y=None, **kwargs):
+    def from_estimator(cls, estimator, X, y=None, *, groups=None, **kwargs):
         """Embed a table, and plot what queries find in it.
 
         Parameters
@@ -125,6 +127,8 @@ class RetrievalDisplay:
             The table of samples.
         y : array-like of shape (n_samples,), default=None
             Concepts. None takes the column ``concept``, if there is one.
+        groups : array-like of shape (n_samples,) or (n_samples, n_columns), default=None
+            Image or video sequence of each row; see :meth:`from_embeddings`.
         **kwargs : dict
             For :meth:`from_embeddings`; it needs ``queries``.
 
@@ -144,7 +148,8 @@ class RetrievalDisplay:
                 f"{type(estimator).__name__} has no transform; pass a transformer of tables of "
                 "samples, or embeddings to RetrievalDisplay.from_embeddings."
             )
-        return cls.from_embeddings(estimator.transform(X), X, y, **kwargs)
+        X, y, groups = match_rows(X=as_samples(X), y=y, groups=groups)
+        return cls.from_embeddings(estimator.transform(X), X, y, groups=groups, **kwargs)
 
     @classmethod
     @validate_params(
@@ -216,9 +221,9 @@ class RetrievalDisplay:
             If lengths or indexes differ, a query is out of range or NaN, there are too few rows, or
             an image can't be read.
         """
-        given = {"embeddings": embeddings, "samples": samples, "y": y}
-        embeddings, samples, names, kept = check_inputs(embeddings, samples, y)
-        exclusion = read_exclusion(len(samples), groups, exclude, **given).take(kept)
+        found = check_inputs(embeddings, samples, y, groups=groups)
+        embeddings, samples, names, kept, groups = found
+        exclusion = read_exclusion(len(samples), groups, exclude).take(kept)
         queries = check_positions(queries, len(samples), "queries")
         _check_queries(queries, kept, n_best + n_worst)
         matches, distances = _rank(embeddings, kept, queries, n_best, n_worst, metric, exclusion)

@@ -5,11 +5,13 @@ its global vector (GloCE). :class:`Net2VecSegmenter` optimizes one vector per co
 training images at once, the method that the paper compares with.
 """
 
+from dataclasses import replace
 from numbers import Integral, Real
 
 import numpy as np
 import torch
 from sklearn.base import _fit_context, clone
+from sklearn.exceptions import ConvergenceWarning
 from sklearn.preprocessing import normalize
 from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import HasMethods, Interval
@@ -17,12 +19,18 @@ from sklearn.utils.validation import check_consistent_length, column_or_1d
 
 from .._network.handle import as_module, resolve_device
 from .._samples.table import as_samples
-from .._solvers.objectives import ADAMW_OBJECTIVES, READ_BY, make_objective
+from .._solvers.objectives import ADAMW_OBJECTIVES, READ_BY
 from .._transformer import LoCETransformer
+from .._validation import match_rows
+from .._warnings import warn_user
 from ._net2vec import ConceptVectors, ImageStream, optimize_net2vec
+from ._pooled import PooledRows
 from ._projector import ConceptProjector
 
 __all__ = ["ConceptSegmenter", "Net2VecSegmenter"]
+
+# What only AdamW reads, and its default.
+_OF_STEPS = {"learning_rate": 0.1, "batch_size": 16, "shuffle": True}
 
 
 class ConceptSegmenter(ConceptProjector):
@@ -142,7 +150,8 @@ class ConceptSegmenter(ConceptProjector):
         """
         if self.clusterer is not None and cluster_labels is not None:
             raise ValueError("Pass cluster_labels, or set clusterer, but not both.")
-        samples = as_samples(X)
+        given = {"y": y, "embeddings": embeddings, "cluster_labels": cluster_labels}
+        samples, y, embeddings, cluster_labels = match_rows(X=as_samples(X), **given)
         codes = self._fit_concepts(samples, y)
         if embeddings is None:
             embeddings = np.asarray(self.loce_.transform(samples))
@@ -210,28 +219,31 @@ class Net2VecSegmenter(ConceptProjector):
     """Segment concepts in unseen images with one vector per concept, as Net2Vec does.
 
     The vector of a concept is optimized over all its training rows at once, with the objective of
-    the LoCEs, "net2vec", "mse" or "mae", and AdamW in minibatches. Two images per thread are in
-    memory besides the cache, whatever the number of images.
+    the LoCEs: "net2vec", "mse" and "mae" by AdamW in minibatches; "logistic", "jaccard" and "dice",
+    with a bias, by L-BFGS on all images, to the optimum of the mean over rows. Two images per
+    thread are in memory besides the cache, whatever the number of images.
 
     Parameters
     ----------
     loce : LoCETransformer
-        Says what is optimized where: model, one layer, preprocessing, mask size, objective, start
-        and device are taken from it; its learning rate and number of steps have to be left at
-        their defaults. ``fit`` clones it: hold the network by a ``TorchModel``, so that the clone
-        shares its weights.
+        Says what is optimized where: model, one layer, preprocessing, mask size, objective with
+        `alpha`, `tol` and `class_weight`, start and device are taken from it; its learning rate and
+        number of steps have to be left at their defaults. ``fit`` clones it: hold the network by a
+        ``TorchModel``, so that the clone shares its weights.
     learning_rate : float, default=0.1
-        Learning rate of AdamW.
-    max_iter : int, default=20
-        Number of epochs, that is passes over the training images.
+        Learning rate of AdamW; not read by L-BFGS, for which it has to be left at its default.
+    max_iter : int, default=None
+        Number of epochs of AdamW, that is passes over the training images, or the most iterations
+        of L-BFGS, each of which takes a pass or a few. None means 20 and 500.
     batch_size : int, default=16
-        Number of images with a concept after which its vector takes a step, with the mean gradient
-        of its rows in them. What is left at the end of an epoch makes a step of its own.
+        Number of images with a concept after which AdamW takes a step with its vector, by the mean
+        gradient of its rows in them. What is left at the end of an epoch makes a step of its own.
+        Not read by L-BFGS.
     shuffle : bool, default=True
-        Whether the images come in a new random order in each epoch.
+        Whether the images come in a new random order in each epoch. Not read by L-BFGS.
     cache_size : float, default=200
         Size in megabytes of the cache for activations and masks. Images beyond it are read again
-        and pass the network in each epoch; the result is the same.
+        and pass the network in each pass; the result is the same.
     threshold : float in [0, 1), default=0.5
         Pixels whose probability is above it belong to the concept.
     random_state : int, RandomState instance or None, default=None
@@ -244,13 +256,21 @@ class Net2VecSegmenter(ConceptProjector):
     concepts_ : ndarray of shape (n_concepts,)
         The concepts, sorted.
     embeddings_ : ndarray of shape (n_concepts, n_features), float32
-        The vectors.
-    loss_curve_ : ndarray of shape (max_iter, n_concepts), float64
-        Mean loss of each concept's rows during each epoch.
+        The vectors; the bias is the last feature, where the objective has one.
+    n_iter_ : ndarray of shape (n_concepts,), int
+        Number of epochs or iterations.
+    loss_curve_ : ndarray of shape (n_iter, n_concepts), float64
+        Mean loss of each concept's rows during each epoch, or where each iteration starts.
 
     See Also
     --------
     ConceptSegmenter : Centroids of LoCEs, which need one pass.
+
+    Notes
+    -----
+    With L-BFGS, a concept's vector and bias minimize ``1/n sum_i loss(z_i, t_i) + alpha / 2 * s *
+    ||v||^2`` over its n rows, with the losses of :func:`~sklearn_loce.optimize_loces` and the mean
+    s of the rows' own. For a single row, that is its LoCE with the bias of the optimum.
 
     References
     ----------
@@ -276,7 +296,7 @@ class Net2VecSegmenter(ConceptProjector):
     _parameter_constraints = {  # noqa: RUF012 - the name and form are scikit-learn's
         "loce": [LoCETransformer],
         "learning_rate": [Interval(Real, 0, None, closed="neither")],
-        "max_iter": [Interval(Integral, 1, None, closed="left")],
+        "max_iter": [Interval(Integral, 1, None, closed="left"), None],
         "batch_size": [Interval(Integral, 1, None, closed="left")],
         "shuffle": ["boolean"],
         "cache_size": [Interval(Real, 0, None, closed="left")],
@@ -289,7 +309,7 @@ class Net2VecSegmenter(ConceptProjector):
         loce,
         *,
         learning_rate=0.1,
-        max_iter=20,
+        max_iter=None,
         batch_size=16,
         shuffle=True,
         cache_size=200,
@@ -325,44 +345,82 @@ class Net2VecSegmenter(ConceptProjector):
         FileNotFoundError
             If an image or a mask file is missing. The message names the rows.
         ValueError
-            If parameters are out of range or not read, ``loce`` has several layers or an objective
-            that AdamW does not minimize, concepts are missing, a mask is empty and ``loce`` has
-            ``on_empty="raise"``, or all masks of a concept are empty.
+            If parameters are out of range or not read, ``loce`` has several layers, concepts are
+            missing, a mask is empty and ``loce`` has ``on_empty="raise"``, or all masks of a
+            concept are empty.
         RuntimeError
             If another thread runs a network that can't be copied.
+
+        Warns
+        -----
+        ConvergenceWarning
+            If L-BFGS ends before `tol` is reached.
         """
         samples = as_samples(X)
         self._check_loce()
         codes = self._fit_concepts(samples, y)
         images = ImageStream(self.loce_, samples, self.cache_size)
-        how = {"learning_rate": self.learning_rate, "max_iter": self.max_iter}
-        objective = make_objective(self.loce_.objective, **how)
+        if self.loce_.objective in ADAMW_OBJECTIVES:
+            self._step_through(images, codes)
+        else:
+            self._minimize(images, codes)
+        return self
+
+    def _step_through(self, images, codes):
+        """Take the steps of AdamW."""
+        how = {"learning_rate": float(self.learning_rate), "max_iter": self.max_iter or 20}
+        objective = replace(self.loce_._objective, **how)
         device = resolve_device(self.loce_.device, as_module(self.loce_.model))
         start = torch.as_tensor(self.loce_.inits_[0], dtype=torch.float32, device=device)
         vectors = ConceptVectors(len(self.concepts_), start, objective, self.batch_size)
-        self.loss_curve_ = optimize_net2vec(images, codes, vectors, self._orders(len(images)))
-        untouched = self.concepts_[np.isnan(self.loss_curve_[0])]
-        if len(untouched):
-            raise ValueError(f"All masks of the concepts {untouched.tolist()} are empty.")
+        orders = self._orders(len(images), objective.max_iter)
+        self.loss_curve_ = optimize_net2vec(images, codes, vectors, orders)
+        self._check_masks(~np.isnan(self.loss_curve_[0]))
         self.embeddings_ = vectors.numpy()
-        return self
+        self.n_iter_ = np.full(len(self.concepts_), objective.max_iter)
+
+    @torch.no_grad()
+    def _minimize(self, images, codes):
+        """Find the optima by L-BFGS."""
+        objective = replace(self.loce_._objective, max_iter=self.max_iter or 500)
+        problem = PooledRows(images, codes, len(self.concepts_), objective)
+        self._check_masks(problem.n_rows.numpy() > 0)
+        self.embeddings_, self.n_iter_, norm = problem.solve(self.loce_.inits_[0])
+        self.loss_curve_ = np.reshape(problem.curve, (-1, len(self.concepts_)))
+        late = self.concepts_[norm > objective.tol].tolist()
+        if late:
+            warn_user(
+                f"The vectors of {late} did not converge to tol={objective.tol} in "
+                f"max_iter={objective.max_iter} iterations. Raise max_iter, or alpha or tol of "
+                "loce.",
+                ConvergenceWarning,
+            )
+
+    def _check_masks(self, has_rows):
+        if not has_rows.all():
+            empty = self.concepts_[~has_rows].tolist()
+            raise ValueError(f"All masks of the concepts {empty} are empty.")
 
     def _check_loce(self):
-        """Check that nothing of ``loce`` is left unread: the segmenter has steps of its own."""
-        if self.loce.objective not in ADAMW_OBJECTIVES:
-            raise ValueError(
-                f"Net2VecSegmenter optimizes one of {sorted(ADAMW_OBJECTIVES)}, but its loce has "
-                f"objective={self.loce.objective!r}. Pass objective='net2vec' to the loce."
-            )
+        """Check that nothing is left unread: the segmenter has steps of its own, or none."""
+        steps = self.loce.objective in ADAMW_OBJECTIVES
         for name, default in (("learning_rate", READ_BY["learning_rate"][0]), ("max_iter", None)):
             value = getattr(self.loce, name)
-            if value != default:
+            if value != default and (steps or name == "max_iter"):
                 raise ValueError(
                     f"{name}={value!r} of its loce is not read by Net2VecSegmenter; leave it out "
                     f"there, and set {name} of the segmenter."
                 )
+        for name, default in _OF_STEPS.items():
+            value = getattr(self, name)
+            if value != default and not steps:
+                raise ValueError(
+                    f"{name}={value!r} is not read with objective={self.loce.objective!r} of its "
+                    "loce, for which L-BFGS takes all images at once; leave it out, or choose "
+                    f"one of {sorted(ADAMW_OBJECTIVES)}."
+                )
 
-    def _orders(self, n_images):
+    def _orders(self, n_images, n_epochs):
         rng = check_random_state(self.random_state)
-        for _ in range(self.max_iter):
+        for _ in range(n_epochs):
             yield rng.permutation(n_images) if self.shuffle else np.arange(n_images)

@@ -19,8 +19,13 @@ from .._samples.table import (
     row_name,
 )
 from .._solvers.objectives import LBFGS_OBJECTIVES
+from .._validation import as_pandas, match_rows
 
 _SHOWN = 5
+_BY_COLUMN = (
+    "cross_val_predict with method='predict_proba' numbers y: leave y out, so that the column "
+    "'concept' counts."
+)
 
 
 class ConceptProjector(BaseEstimator):
@@ -41,8 +46,8 @@ class ConceptProjector(BaseEstimator):
 
         Returns
         -------
-        list of ndarray of shape (height, width), bool
-            One mask per row, at the size of its image.
+        ndarray of shape (n_samples,), object
+            One mask per row, bool, of shape (height, width), at the size of its image.
 
         Raises
         ------
@@ -64,9 +69,9 @@ class ConceptProjector(BaseEstimator):
 
         Returns
         -------
-        list of ndarray of shape (height, width), float32
-            One map per row, at the size of its image. Parts of the image that ``preprocess`` cut
-            off have probability 0.
+        ndarray of shape (n_samples,), object
+            One map per row, float32, of shape (height, width), at the size of its image. Parts of
+            the image that ``preprocess`` cut off have probability 0.
 
         Raises
         ------
@@ -75,27 +80,50 @@ class ConceptProjector(BaseEstimator):
         """
         return self._draw(X, None)
 
-    def segment(self, image):
-        """Draw the masks of all concepts on one image.
+    def segment(self, images):
+        """Draw the masks of all concepts on an image, or on several.
 
         Parameters
         ----------
-        image : str, path, PIL image or ndarray of shape (height, width, 3), uint8
+        images : str, path, PIL image or ndarray of shape (height, width, 3), uint8
+            One, or a list, tuple or Series of several, which may differ in size.
 
         Returns
         -------
-        dict of {concept: ndarray of shape (height, width), bool}
-            In the order of ``concepts_``. Masks may overlap, for each concept is asked alone.
+        dict of {concept: ndarray of shape (height, width), bool}, or list of these
+            In the order of ``concepts_``. Masks may overlap, for each concept is asked alone. A
+            list, in the order of the images, unless one image was given.
 
         Raises
         ------
         FileNotFoundError, ValueError
-            If the image is missing or can't be read.
+            If there is no image, or one is missing or can't be read.
+
+        See Also
+        --------
+        sklearn_loce.plotting.SegmentationDisplay : What is drawn, in one color per concept.
         """
         check_is_fitted(self)
-        images = object_array([image] * len(self.concepts_))
-        table = pd.DataFrame({"image": images, "concept": self.concepts_})
-        return dict(zip(self.concepts_.tolist(), self.predict(table), strict=True))
+        is_one = not isinstance(images, list | tuple | pd.Series)
+        images = object_array([images] if is_one else list(images))
+        concepts = self.concepts_.tolist()
+        table = pd.DataFrame(
+            {"image": images.repeat(len(concepts)), "concept": concepts * len(images)}
+        )
+        masks = self.predict(table).reshape(len(images), len(concepts))
+        drawn = [dict(zip(concepts, own, strict=True)) for own in masks]
+        return drawn[0] if is_one else drawn
+
+    @property
+    def classes_(self):
+        """Not there: rows have maps, and no probabilities of classes.
+
+        Raises
+        ------
+        AttributeError
+            Always.
+        """
+        raise AttributeError(f"{type(self).__name__} has no classes. {_BY_COLUMN}")
 
     def evaluate(self, X, y=None):
         """Compare the predicted masks with those of new samples.
@@ -180,8 +208,10 @@ class ConceptProjector(BaseEstimator):
         unknown = np.flatnonzero(codes < 0)
         if len(unknown):
             known = ", ".join(map(repr, self.concepts_.tolist()))
+            is_numbered = self.concepts_.dtype.kind in "iu" and isinstance(labels[unknown[0]], str)
             raise ValueError(
                 f"{_enumerate(samples, unknown, labels)} not in fit. The known ones are {known}."
+                f"{f' {_BY_COLUMN}' if is_numbered else ''}"
             )
         return codes
 
@@ -191,7 +221,7 @@ class ConceptProjector(BaseEstimator):
         images = _as_images(X)
         codes = self._encode(images, None)
         samples = as_samples(images.assign(mask=blank_masks(images)))
-        drawn = [None] * len(samples)
+        drawn = np.empty(len(samples), dtype=object)  # which folds of any image sizes make up
         for i, maps in self._projections(samples, codes):
             drawn[i] = maps if threshold is None else maps > threshold
         return drawn
@@ -226,9 +256,10 @@ class ConceptProjector(BaseEstimator):
 
 def _as_images(X):
     """Check a table of which only images and concepts are read."""
+    X = as_pandas(X)
     if not isinstance(X, pd.DataFrame):
         raise TypeError(
-            "X must be a DataFrame with the columns 'image' and 'concept', got "
+            "X must be a DataFrame of pandas or polars with the columns 'image' and 'concept', got "
             f"{type(X).__name__}. For all concepts on one image there is segment(image)."
         )
     if "image" not in X:
@@ -247,6 +278,7 @@ def _concept_labels(samples, y):
                 "the column 'concept', or pass y where a method takes it."
             )
         y = samples["concept"]
+    samples, y = match_rows(X=samples, y=y)
     labels = column_or_1d(y)
     check_consistent_length(samples, labels)
     missing = np.flatnonzero(pd.isna(labels))

@@ -1,0 +1,203 @@
+"""What a segmenter draws on images without masks, all concepts in one picture."""
+
+import numpy as np
+import pandas as pd
+from PIL import Image
+from sklearn.utils._param_validation import validate_params
+
+from .._samples.images import read_image
+from .._samples.table import object_array
+from ._drawing import show_tile
+from ._grid import Layout, open_grid
+from ._inputs import choose
+from ._names import literal
+from ._projection import count_columns, pair_axes
+from ._style import COLOURS, SMALL_FONT_SIZE, concept_styles
+from ._tiles import TILE_SIZE
+
+_TINT_SHARE = 0.65
+
+
+class SegmentationDisplay:
+    """Images, and below each what a segmenter draws on it, in one color per concept.
+
+    Use :meth:`from_estimator` to make one; parameters are stored as attributes.
+
+    Parameters
+    ----------
+    images : list of ndarray of shape (height, width, 3), uint8
+        Thumbnails.
+    probabilities : list of ndarray of shape (n_concepts, height, width), float32
+        Probability of each pixel to show each concept, at the thumbnails' size.
+    concepts : list
+        Concepts, ten at most.
+    threshold : float, default=0.5
+        A pixel has the color of its most probable concept, if that is above the threshold.
+
+    Attributes
+    ----------
+    ax_ : matplotlib Axes or None
+        The Axes that was divided; None where an array of Axes was given.
+    axes_ : ndarray of shape (n_lines, n_cols) of Axes
+        Images in the even lines, and what is drawn on each below it.
+    figure_ : matplotlib Figure
+    legend_ : Legend or None
+        The names of the concepts.
+
+    See Also
+    --------
+    ProjectionDisplay : One concept per picture, beside its mask.
+    sklearn_loce.segmentation.ConceptSegmenter.segment : The masks at full size, which may overlap.
+
+    Examples
+    --------
+    >>> import matplotlib.pyplot as plt
+    >>> from sklearn_loce import LoCETransformer, TorchModel
+    >>> from sklearn_loce.datasets import load_scene_model, make_scenes
+    >>> from sklearn_loce.plotting import SegmentationDisplay
+    >>> from sklearn_loce.segmentation import ConceptSegmenter
+    >>> loce = LoCETransformer(TorchModel(load_scene_model), "features.5")
+    >>> segmenter = ConceptSegmenter(loce).fit(make_scenes(4, random_state=0).data)
+    >>> image = make_scenes(1, random_state=1).data["image"].iloc[0]
+    >>> display = SegmentationDisplay.from_estimator(segmenter, [image], concepts=["sky", "road"])
+    >>> display.probabilities[0].shape
+    (2, 120, 160)
+    >>> plt.close(display.figure_)
+    """
+
+    def __init__(self, *, images, probabilities, concepts, threshold=0.5):
+        self.images = images
+        self.probabilities = probabilities
+        self.concepts = concepts
+        self.threshold = threshold
+
+    @classmethod
+    def from_estimator(cls, estimator, images, *, concepts=None, tile_size=TILE_SIZE, **plot_kw):
+        """Segment images, and plot them.
+
+        Parameters
+        ----------
+        estimator : ConceptSegmenter or Net2VecSegmenter
+            Fitted.
+        images : sequence of str, path, PIL image or ndarray of shape (height, width, 3), uint8
+            As ``segment`` takes them.
+        concepts : array-like, default=None
+            Concepts to draw, ten at most, for which there are colors; None means all.
+        tile_size : int, default=256
+            Longest side of the stored thumbnails in pixels.
+        **plot_kw : dict
+            For :meth:`plot`.
+
+        Returns
+        -------
+        SegmentationDisplay
+
+        Raises
+        ------
+        TypeError
+            If the estimator is no segmenter.
+        ValueError, FileNotFoundError
+            If there is no image, a concept is unknown, there are more than ten, or an image can't
+            be read.
+        """
+        if not hasattr(estimator, "segment"):
+            raise TypeError(
+                f"{type(estimator).__name__} can't segment; pass a fitted ConceptSegmenter or "
+                "Net2VecSegmenter."
+            )
+        if not len(images):
+            raise ValueError("images is empty; pass a list of one image or more.")
+        concepts = choose(concepts, estimator.concepts_.tolist(), "concepts")
+        if len(concepts) > len(COLOURS):
+            raise ValueError(
+                f"There are {len(concepts)} concepts, and colors for {len(COLOURS)}; choose some, "
+                f"as in concepts={concepts[:2]}."
+            )
+        shown = [_segment(estimator, image, concepts, tile_size) for image in images]
+        pictures, probabilities = map(list, zip(*shown, strict=True))
+        display = cls(
+            images=pictures,
+            probabilities=probabilities,
+            concepts=concepts,
+            threshold=estimator.threshold,
+        )
+        return display.plot(**plot_kw)
+
+    @validate_params(
+        {
+            "self": "no_validation",
+            "n_cols": "no_validation",
+            "legend": ["boolean"],
+            "ax": "no_validation",
+        },
+        prefer_skip_nested_validation=True,
+    )
+    def plot(self, *, n_cols=None, legend=True, ax=None):
+        """Draw images, and what is segmented below them.
+
+        Parameters
+        ----------
+        n_cols : int, default=None
+            Images side by side. None means up to 4 in a figure as wide as a paper column, and 8 in
+            one as wide as a page.
+        legend : bool, default=True
+            Whether to name the concepts, below a figure of its own or a single Axes.
+        ax : Axes or array-like of Axes, default=None
+            An Axes is divided, best in a figure with ``layout="constrained"``; an array needs two
+            lines for every `n_cols` images. None opens a figure.
+
+        Returns
+        -------
+        self : SegmentationDisplay
+
+        Raises
+        ------
+        ValueError
+            If the number of Axes is wrong, or `ax` was divided before.
+        """
+        n_images, self.legend_ = len(self.images), None
+        n_cols = count_columns(n_images) if n_cols is None else n_cols
+        layout = Layout(2 * -(-n_images // n_cols), (("", n_cols),))
+        colours = {name: style[0] for name, style in concept_styles(self.concepts).items()}
+        with open_grid(self, ax, layout) as (_, axes):
+            pairs = zip(self.images, self.probabilities, strict=True)
+            for axes_of_image, pair in zip(pair_axes(axes, n_images), pairs, strict=True):
+                show_tile(axes_of_image[0], pair[0])
+                show_tile(axes_of_image[1], self._paint(*pair, list(colours.values())))
+            if legend and np.ndim(ax) == 0:
+                self._add_legend(colours)
+        return self
+
+    def _paint(self, image, probabilities, colours):
+        """Give the image in gray, each pixel tinted in the color of its concept."""
+        from matplotlib.colors import to_rgba_array
+
+        grey = np.repeat(image.mean(axis=2, keepdims=True), 3, axis=2)
+        tints = 255 * to_rgba_array(colours)[probabilities.argmax(axis=0), :3]
+        tinted = (1 - _TINT_SHARE) * grey + _TINT_SHARE * tints
+        is_drawn = probabilities.max(axis=0)[:, :, None] > self.threshold
+        return np.where(is_drawn, tinted, grey).round().astype(np.uint8)
+
+    def _add_legend(self, colours):
+        from matplotlib.patches import Patch
+
+        patches = [Patch(color=colour, label=literal(name)) for name, colour in colours.items()]
+        self.legend_ = self.figure_.legend(
+            handles=patches,
+            loc="outside lower center",
+            ncols=min(len(patches), 4),
+            frameon=False,
+            fontsize=SMALL_FONT_SIZE,
+            handlelength=1.0,
+        )
+
+
+def _segment(estimator, image, concepts, size):
+    """Give an image and the probabilities of concepts at the size of a thumbnail."""
+    table = pd.DataFrame({"image": object_array([image] * len(concepts)), "concept": concepts})
+    maps = estimator.predict_proba(table)
+    picture = Image.fromarray(np.ascontiguousarray(read_image(image)))
+    scale = min(1.0, size / max(picture.size))
+    shape = tuple(max(1, round(n * scale)) for n in picture.size)
+    shrunk = [Image.fromarray(own).resize(shape, Image.Resampling.BOX) for own in maps]
+    return np.asarray(picture.resize(shape, Image.Resampling.LANCZOS)), np.stack(shrunk)
