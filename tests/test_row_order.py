@@ -109,9 +109,7 @@ case("confused_concepts", "X", "y", "labels", "groups")(
     lambda X, y, labels, groups: metrics.confused_concepts(X, y, clusters=labels, components=groups)
 )
 case("sub_concepts", "X", "y", "labels")(metrics.sub_concepts)
-case("label_issues", "X", "y", "groups")(
-    lambda X, y, groups: label_issues(X, y, groups=groups)
-)
+case("label_issues", "X", "y", "groups")(lambda X, y, groups: label_issues(X, y, groups=groups))
 for scorer in (metrics.get_scorer("precision_at_1"), metrics.get_scorer(["r_precision"])):
     case(f"{type(scorer).__name__}.__call__", "X", "y", "groups")(
         lambda X, y, groups, scorer=scorer: scorer(IDENTITY, X, y, groups=groups)

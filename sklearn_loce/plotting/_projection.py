@@ -222,11 +222,12 @@ class ProjectionDisplay:
         layout = Layout(n_lines, (("", n_cols),), n_captions=len(named))
         self.outlines_, self.colorbar_ = [], None
         with open_grid(self, ax, layout) as (_, axes):
+            pairs = pair_axes(axes, n_rows)
             maps = [
                 self._plot_row(i, *pair, kind, contour_kw, image_kw or {})
-                for i, pair in enumerate(pair_axes(axes, n_rows))
+                for i, pair in enumerate(pairs)
             ]
-            for lower, lines in zip(pairs[:n_rows, 1], texts, strict=False):
+            for lower, lines in zip(pairs[:, 1], texts, strict=False):
                 write_below(lower, [], lines, fontsize=SMALL_FONT_SIZE, labelpad=2)
             if has_bar and any(maps):
                 self._add_colorbar(next(filter(None, maps)))
