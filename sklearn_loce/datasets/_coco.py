@@ -143,14 +143,17 @@ def load_coco(
     """Load a table of samples from annotations in COCO format.
 
     The annotation file is read once; images are not opened. Polygons, uncompressed and compressed
-    run-length encodings are all kept as compressed ones.
+    run-length encodings are all kept as compressed ones, equal to pycocotools' ``annToMask``.
 
     Parameters
     ----------
-    annotation_file : str or path
-        JSON file with ``images``, ``categories`` and ``annotations``.
-    image_dir : str or path
-        Folder to which the images' ``file_name`` is relative. All images must lie in it.
+    annotation_file : str, path, dict or CocoDetection
+        JSON file with ``images``, ``categories`` and ``annotations``; the content of one; or the
+        dataset that torchvision or pycocotools has made of one.
+    image_dir : str or path, default=None
+        Folder to which the images' ``file_name`` is relative. All images must lie in it. ``None``
+        takes the folder of a ``CocoDetection``. LVIS v1 has a ``coco_url`` in place of a name: the
+        last part of it counts, or the last two where the file lies there.
     categories : list of str, default=None
         Names of the categories to load; ``None`` loads all.
     merge_instances : bool, default=True
@@ -163,6 +166,7 @@ def load_coco(
         [0, 1] where it is a float.
     mask : {"segmentation", "rectangle", "ellipse"}, default="segmentation"
         The mask itself, the bounding rectangle of each instance, or the ellipse inscribed in it.
+        The latter two are drawn from ``bbox`` where an instance has no ``segmentation``.
     keep : list of str, default=()
         Further fields of the annotations to keep, such as "score". Each becomes a column; where
         instances are merged, a tuple with one value per instance. None (NaN in a column of
@@ -191,9 +195,28 @@ def load_coco(
     FileNotFoundError
         If the file or the folder is missing, or the folder has none of the images.
     ValueError
-        If the file is no COCO file, ids dangle, a category is unknown, an annotation can't be read
-        or covers no pixel, an image lies outside of ``image_dir``, a mask is larger than the images
-        that Pillow opens, or nothing is left to load. The message names the file.
+        If the file is no COCO file, ids dangle or stand for two images or categories, a category is
+        unknown, an annotation can't be read or covers no pixel, no annotation has a mask, an image
+        lies outside of ``image_dir``, a mask is larger than the images that Pillow opens, or
+        nothing is left to load. The message names the file. What is wrong with annotations of
+        other categories than the chosen ones stops no load.
+
+    Warns
+    -----
+    UserWarning
+        If annotations have a box but no mask, and ``mask`` is "segmentation": they are left out. If
+        an annotation is repeated: it counts once. If other annotations share an id.
+
+    See Also
+    --------
+    load_coco_panoptic : Panoptic annotations, a JSON file and PNG files.
+    to_coco : The way back.
+
+    Notes
+    -----
+    Flat polygons, polygons of pairs and run-length encodings in a list are read too. An object that
+    has neither a polygon nor a box with an extent covers no pixel. That an image has another size
+    than its entry is told by what reads the image, such as :meth:`LoCETransformer.transform`.
 
     References
     ----------
