@@ -14,7 +14,7 @@ from ._runs import merge_masks
 from ._shapes import SHAPES, fill_box
 
 COLUMNS = ("image", "mask", "concept", "image_id", "area", "n_instances", "annotation_id")
-_LONGEST_ENCODINGS = 1 << 28  # bytes of the shapes that are drawn in one image
+_LONGEST_ENCODINGS = 1 << 26  # bytes of the shapes that are drawn in one image
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ import os
 from collections import Counter
 from graphlib import CycleError, TopologicalSorter
 from itertools import count, pairwise
-from numbers import Integral
+from numbers import Real
 from pathlib import Path
 
 import numpy as np
@@ -146,12 +146,12 @@ def _check_columns(samples, keep):
     """Raise unless concepts and image ids are what the format has, and ``keep`` names columns."""
     if "concept" not in samples:
         raise ValueError(f"The table lacks the column 'concept'; it has {list(samples.columns)}.")
-    for name, kinds in (("concept", str), ("image_id", str | Integral)):
-        for i, value in enumerate(samples[name] if name in samples else ()):
-            if not isinstance(value, kinds):
-                raise ValueError(  # noqa: TRY004 - as above
+    for name, kinds in (("concept", str), ("image_id", str | Real)):
+        for i, value in enumerate(samples.get(name, ())):
+            if not isinstance(value, kinds) or value != value:
+                raise ValueError(
                     f"{row_name(samples, i)}: the {name} {value!r} can't be written in the COCO "
-                    f"format; it must be a string{'' if kinds is str else ' or an integer'}."
+                    f"format; it must be a string{'' if kinds is str else ' or a number'}."
                 )
     absent = [name for name in keep if name not in samples]
     if absent:
