@@ -87,17 +87,22 @@ def _read_instances(image, annotations, concepts, folder, source):
             tuple(size),
             mask=mask,
             box=annotation.get("bbox"),
-            annotation_id=_annotation_id(annotation),
-            fields=annotation,
+            **_identify(annotation),
         )
         for annotation, mask in zip(annotations, masks, strict=True)
     ]
 
 
-def _annotation_id(annotation):
-    """Give an annotation's id, or the ids that ``to_coco`` has kept of a merged row."""
-    ids = annotation.get("annotation_ids")
-    return tuple(ids) if isinstance(ids, list | tuple) and ids else annotation.get("id")
+def _identify(annotation):
+    """Give an annotation's id and fields, or those that ``to_coco`` has kept of a merged row."""
+    merged = annotation.get("merged")
+    if (
+        isinstance(merged, list)
+        and merged
+        and all(isinstance(m, dict) and "id" in m for m in merged)
+    ):
+        return {"annotation_id": tuple(m["id"] for m in merged), "fields": tuple(merged)}
+    return {"annotation_id": annotation.get("id"), "fields": annotation}
 
 
 def _group_by_image(annotations, images):

@@ -34,9 +34,9 @@ class Instance:
         Left, top, width and height in pixels.
     annotation_id : int, str, tuple or None
         As the source has it, for the way back; a tuple where the source has merged objects.
-    fields : Mapping
-        What else the source says about the object; ``keep`` makes columns of it. Of merged objects,
-        a list of as many values as there are ids has one for each.
+    fields : Mapping, or tuple of Mapping
+        What else the source says about the object; ``keep`` makes columns of it. A tuple has one
+        per id.
     """
 
     image: Any
@@ -46,14 +46,19 @@ class Instance:
     mask: dict | None = None
     box: Sequence | None = None
     annotation_id: int | str | tuple | None = None
-    fields: Mapping = field(default_factory=dict)
+    fields: Mapping | tuple = field(default_factory=dict)
 
     @property
     def ids(self):
-        """The ids of the objects, one of each."""
+        """The ids of the objects that the source has merged, or the one id."""
         return (
             self.annotation_id if isinstance(self.annotation_id, tuple) else (self.annotation_id,)
         )
+
+    @property
+    def parts(self):
+        """The fields of each id."""
+        return self.fields if isinstance(self.fields, tuple) else (self.fields,)
 
     def draw(self, shape):
         """Give the mask in a shape of ``SHAPES``, as compressed RLE."""
@@ -61,12 +66,6 @@ class Instance:
             return SHAPES[shape](fill_box(self.box, self.size) if self.mask is None else self.mask)
         except ValueError as error:
             raise ValueError(f"the annotation {self.annotation_id!r}: {error}") from error
-
-    def values(self, name):
-        """Give the values of a field, one per id."""
-        value, n = self.fields.get(name), len(self.ids)
-        is_one_each = isinstance(self.annotation_id, tuple) and isinstance(value, list)
-        return value if is_one_each and len(value) == n else [value] * n
 
 
 def _group(instances, masks, rank, *, merge_instances):
@@ -84,7 +83,7 @@ def _make_row(group, keep, *, merge_instances):
     rle, first = merge_masks(masks), instances[0]
     kept = {
         "annotation_id": tuple(chain(*(i.ids for i in instances))),
-        **{name: tuple(chain(*(i.values(name) for i in instances))) for name in keep},
+        **{name: tuple(part.get(name) for i in instances for part in i.parts) for name in keep},
     }
     pixels, ids = int(coco_mask.area(rle)), kept["annotation_id"]
     is_tuple = merge_instances or len(ids) > 1
@@ -139,7 +138,7 @@ def _draw_rows(images, rank, shape, keep, source, *, merge_instances):
         if shape == "segmentation":
             without_mask += chain(*(i.ids for i in chosen if i.mask is None))
             chosen = [instance for instance in chosen if instance.mask is not None]
-        fields.update(*(instance.fields for instance in chosen))
+        fields.update(*(part for instance in chosen for part in instance.parts))
         try:
             masks = _draw(chosen, shape)
         except ValueError as error:

@@ -20,7 +20,7 @@ from ._instances import COLUMNS
 from ._table import encode
 
 # What the format itself says of an annotation; "bbox" and "iscrowd" of the table are kept.
-_OWN_KEYS = {"id", "category_id", "segmentation", "annotation_ids"}
+_OWN_KEYS = {"id", "category_id", "segmentation", "merged"}
 
 
 def _file_names(samples, image_dir):
@@ -93,52 +93,49 @@ def _as_json(value):
     return None if isinstance(value, float) and np.isnan(value) else value
 
 
-def _identify(values):
-    """Give each row an id of its own, and its ids in a list where these are others."""
-    ids = [value if isinstance(value, list) else [value] for value in values]
+def _identify(ids):
+    """Give each row an id of its own: the one it has, if no other row has it, or a new one."""
     uses = Counter(key for keys in ids for key in keys)
     free = count(max((key for key in uses if isinstance(key, int)), default=0) + 1)
-    is_plain = [len(keys) == 1 and keys[0] is not None and uses[keys[0]] == 1 for keys in ids]
-    return [
-        {"id": keys[0]} if plain else {"id": next(free), "annotation_ids": keys}
-        for keys, plain in zip(ids, is_plain, strict=True)
-    ]
+    is_own = [len(keys) == 1 and keys[0] is not None and uses[keys[0]] == 1 for keys in ids]
+    return [keys[0] if own else next(free) for keys, own in zip(ids, is_own, strict=True)]
 
 
-def _spread(value, given, identity):
-    """Give a cell as an annotation has it: one value per id where these are listed."""
-    n = len(identity.get("annotation_ids", [None]))
-    is_one_each = isinstance(given, list) and isinstance(value, list) and len(value) == n
-    values = value if is_one_each else [value] * n
-    return values if "annotation_ids" in identity else values[0]
+def _describe_parts(samples, i, ids, keep):
+    """Give the kept fields of each object of a row; one value per object stays with its object."""
+    is_merged = isinstance(_as_json(samples["annotation_id"].iloc[i]), list)
+    parts = [{} for _ in ids]
+    for name in keep:
+        value = _as_json(samples[name].iloc[i])
+        is_one_each = is_merged and isinstance(value, list) and len(value) == len(ids)
+        for part, own in zip(parts, value if is_one_each else [value] * len(ids), strict=True):
+            part[name] = own
+    return parts
 
 
 def _annotation_entries(samples, image_ids, masks, categories, keep):
     """Give one entry per row."""
-    given = samples["annotation_id"] if "annotation_id" in samples else range(1, len(samples) + 1)
-    given = list(map(_as_json, given))
-    identities = _identify(given)
-    entries = [
-        {
-            **identity,
-            "image_id": image_id,
-            "category_id": categories[concept],
+    if "annotation_id" not in samples:
+        samples = samples.assign(annotation_id=range(1, len(samples) + 1))
+    ids = [_as_json(value) for value in samples["annotation_id"]]
+    ids = [value if isinstance(value, list) else [value] for value in ids]
+    entries = []
+    for i, (key, mask) in enumerate(zip(_identify(ids), masks, strict=True)):
+        entry = {
+            "id": key,
+            "image_id": image_ids[i],
+            "category_id": categories[samples["concept"].iloc[i]],
             "segmentation": {**mask, "counts": mask["counts"].decode("ascii")},
             "bbox": coco_mask.toBbox(mask).tolist(),
             "area": int(coco_mask.area(mask)),
             "iscrowd": 0,
         }
-        for identity, image_id, concept, mask in zip(
-            identities, image_ids, samples["concept"], masks, strict=True
-        )
-    ]
-    for name in keep:
-        for entry, identity, ids, cell in zip(
-            entries, identities, given, map(_as_json, samples[name]), strict=True
-        ):
-            value = _spread(cell, ids, identity)
-            if cell is not None:
-                entry[name] = value
+        parts = _describe_parts(samples, i, ids[i], keep)
+        if ids[i] == [key]:
+            entry |= parts[0]
+        else:
+            entry["merged"] = [{"id": k, **p} for k, p in zip(ids[i], parts, strict=True)]
+        entries.append({name: value for name, value in entry.items() if value is not None})
     return entries
 
 
@@ -163,7 +160,10 @@ def _check_columns(samples, keep):
 
 def _write(content, path):
     """Write the file whole or not at all."""
-    text = json.dumps(content, allow_nan=False)
+    try:
+        text = json.dumps(content, allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"A column that keep names can't be written as JSON: {error}.") from error
     part = Path(f"{os.fspath(path)}.part")
     part.write_text(text, encoding="utf-8")
     os.replace(part, path)
@@ -219,10 +219,10 @@ def to_coco(X, path=None, *, image_dir=None, keep=()):
     loader: by image, then by concept. Rows of an image and concept that are to stay apart need
     ``merge_instances=False``.
 
-    An annotation has the row's ``annotation_id`` where it is one that no other row has. A merged
-    row gets a new id; its own ids are the list ``annotation_ids``, and of a kept column with one
-    value per instance each value stays. :func:`load_coco` reads them again, other tools ignore
-    them. Of a single value per merged row, ``load_coco`` gives one copy per instance.
+    An annotation has the row's ``annotation_id`` if it is one, and no other row has it. Other rows
+    get new ids; their own ids, and kept fields of each instance, are in the annotation's list
+    ``merged``. :func:`load_coco` reads it again, other tools ignore it. A single value per merged
+    row comes back as one copy per instance.
 
     References
     ----------
