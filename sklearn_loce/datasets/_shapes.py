@@ -40,15 +40,13 @@ def _skip_outside(height, width):
 
 
 def check_box(box):
-    """Give left, top, width and height as an array; raise unless they are finite numbers."""
+    """Give a box as an array; raise unless it is four finite numbers."""
     try:
         numbers = np.asarray(box)
     except ValueError:  # lists of several lengths
         numbers = np.array(None)
     if numbers.shape != (4,) or numbers.dtype.kind not in "iuf" or not np.isfinite(numbers).all():
-        raise ValueError(
-            f"a box must be four finite numbers, left, top, width and height; got {box!r:.200}"
-        )
+        raise ValueError(f"a box must be four finite numbers, got {box!r:.100}")
     return numbers.astype(float)
 
 
