@@ -74,7 +74,12 @@ API_REFERENCE = {
             Section(
                 "Loaders",
                 "From annotations on disk or in memory.",
-                ("load_coco", "load_voc", "load_masks", "from_detections"),
+                ("load_coco", "load_coco_panoptic", "load_voc", "load_masks", "from_detections"),
+            ),
+            Section(
+                "The way back",
+                "A table as annotations that other tools read.",
+                ("to_coco",),
             ),
             Section(
                 "Small objects",

@@ -94,9 +94,9 @@ def test_an_entry_that_is_no_object(path):
     _raises(path, r"annotations\[3\]")
 
 
-def test_an_annotation_of_a_box_only(path):
+def test_an_annotation_without_anything_to_draw(path):
     _write(path, lambda content: content["annotations"][0].pop("segmentation"))
-    _raises(path, "annotation 11 lacks a 'segmentation'")
+    _raises(path, "annotation 11 .* neither a 'segmentation' nor a 'bbox'")
 
 
 @pytest.mark.parametrize("key", ["image_id", "category_id"])

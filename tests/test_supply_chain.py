@@ -204,7 +204,7 @@ def test_coco_images_of_absurd_size(tmp_path, mask, segmentation):
     path = tmp_path / "a.json"
     path.write_text(json.dumps(content))
     with (
-        pytest.raises(ValueError, match=r"annotation 12 .*larger than the limit") as error,
+        pytest.raises(ValueError, match=r"annotation 11 .*larger than the limit") as error,
         _little_memory_and_time(),
     ):
         load_coco(path, tmp_path, mask=mask)

@@ -11,11 +11,13 @@ _HOMES = {
     "fetch_voc2012": "_fetch",
     "from_detections": "_detections",
     "load_coco": "_coco",
+    "load_coco_panoptic": "_coco_panoptic",
     "load_masks": "_index_masks",
     "load_scene_model": "_scene_model",
     "load_voc": "_voc",
     "make_scenes": "_scenes",
     "paste_crops": "_crops",
+    "to_coco": "_to_coco",
 }
 
 __all__ = [*_HOMES]

@@ -2,188 +2,132 @@
 
 import json
 import os
+from collections import Counter
 from pathlib import Path
 
-import numpy as np
-from pycocotools import mask as coco_mask
 from sklearn.utils._param_validation import StrOptions, validate_params
 
-from .._samples.masks import check_n_pixels, compress_rle, rle_size
+from .._warnings import warn_user
+from ._coco_file import (
+    ID,
+    check_entry,
+    check_known,
+    choose_concepts,
+    choose_images,
+    image_path,
+    image_size,
+    read_source,
+)
+from ._coco_masks import read_masks
 from ._instances import Instance, make_frame
-from ._table import TABLE_CONSTRAINTS, as_bunch, choose, locate
+from ._table import TABLE_CONSTRAINTS, as_bunch
 
-# What is read of each entry; without it the entry is of no use.
-_KEYS = {
-    "images": ("id", "file_name", "height", "width"),
-    "categories": ("id", "name"),
-    "annotations": ("image_id", "category_id"),
-}
-
-_NAMING = {"images": ("id",), "categories": ("id", "name"), "annotations": _KEYS["annotations"]}
-# Pixels along the outline of a polygon; pycocotools takes 40 bytes for each.
-_LONGEST_OUTLINE = 1 << 20
+_ANNOTATION = {"image_id": ID, "id": ID | None}
 
 
-def _check_entries(content, path):
-    """Raise unless each of the three tables is a list of objects with the keys that are read."""
-    missing = [t for t in _KEYS if not isinstance(content, dict) or t not in content]
-    if missing:
-        raise ValueError(f"{path} is not in COCO format: it lacks {missing}.")
-    for table, keys in _KEYS.items():
-        if not isinstance(content[table], list):
-            raise ValueError(  # noqa: TRY004 - the file is at fault, not the caller's type
-                f"{path} is not in COCO format: {table!r} is not a list."
-            )
-        for i, entry in enumerate(content[table]):
-            lacking = [k for k in keys if not isinstance(entry, dict) or k not in entry]
-            if lacking:
-                name = entry.get("id") if isinstance(entry, dict) else None
-                raise ValueError(f"{path}: {table}[{i}] (id {name!r}) lacks {lacking}.")
+def _choose_annotations(content, concepts, categories, crowd, source):
+    """Give the annotations of the chosen concepts; exact repeats count once."""
+    named = []
+    for i, annotation in enumerate(content["annotations"]):
+        check_entry(annotation, {"category_id": ID}, f"annotations[{i}]", source)
+        if not (crowd == "drop" and annotation.get("iscrowd", 0)):
+            named.append((i, annotation))
+    if categories is None:
+        check_known("category_id", {a["category_id"] for _, a in named}, concepts, source)
+    chosen = [(i, a) for i, a in named if a["category_id"] in concepts]
+    for i, annotation in chosen:
+        check_entry({"id": None, **annotation}, _ANNOTATION, f"annotations[{i}]", source)
+    return _drop_repeats([annotation for _, annotation in chosen], source)
 
 
-def _check_ids(content, path):
-    """Raise unless ids are numbers or strings, and names are strings."""
-    for table, keys in _NAMING.items():
-        for i, entry in enumerate(content[table]):
-            for key in keys:
-                if not isinstance(entry[key], str if key == "name" else int | float | str):
-                    kind = "string" if key == "name" else "number or string"
-                    found = {key: entry[key]}
-                    raise ValueError(  # noqa: TRY004 - as above
-                        f"{path}: {table}[{i}] has {found}; a {kind} is expected."
-                    )
-
-
-def _read_annotations(path):
-    """Read and check the file: the three tables are there, and no id dangles."""
-    with open(path, encoding="utf-8") as file:
-        try:
-            content = json.load(file)
-        except (ValueError, RecursionError) as error:
-            raise ValueError(f"{path} is not a whole JSON file: {error}") from error
-    _check_entries(content, path)
-    _check_ids(content, path)
-    images = {image["id"]: image for image in content["images"]}
-    names = {category["id"]: category["name"] for category in content["categories"]}
-    for key, known in (("image_id", images), ("category_id", names)):
-        dangling = sorted({a[key] for a in content["annotations"]} - known.keys(), key=str)
-        if dangling:
-            raise ValueError(
-                f"{path}: annotations point to {len(dangling)} unknown {key}(s): {dangling[:5]}."
-            )
-    return images, names, content["annotations"]
-
-
-def _image_size(image, path):
-    """Give [height, width] as the file has it."""
-    try:
-        size = [int(image["height"]), int(image["width"])]
-    except (TypeError, ValueError, OverflowError):
-        size = [0, 0]
-    if min(size) < 1:
-        raise ValueError(
-            f"{path}: the image {image['file_name']!r} has height {image['height']!r} and width "
-            f"{image['width']!r}; both must be positive integers."
-        )
-    return size
-
-
-def _read_polygons(polygons):
-    """Keep the polygons that enclose something; raise where pycocotools would fill anything."""
-    kept = []
-    for polygon in polygons:
-        corners = np.asarray(polygon, dtype=float)
-        if corners.ndim != 1 or corners.size % 2 or not np.isfinite(corners).all():
-            raise ValueError(
-                "a polygon must be a flat list x1, y1, x2, y2, ... of finite numbers, got "
-                f"{corners.size} numbers that start with {polygon[:6]}"
-            )
-        if corners.size >= 6:
-            _check_outline(corners.reshape(-1, 2))
-            kept.append(polygon)
+def _drop_repeats(annotations, source):
+    """Leave out exact repeats, and tell of them and of other annotations that share an id."""
+    uses = Counter(annotation.get("id") for annotation in annotations)
+    shared = {key for key, n in uses.items() if n > 1 and key is not None}
+    contents, kept, repeated = set(), [], []
+    for annotation in annotations:
+        is_repeat = False
+        if annotation.get("id") in shared:
+            content = json.dumps(annotation, sort_keys=True, default=_as_plain)
+            is_repeat = content in contents
+            contents.add(content)
+        (repeated if is_repeat else kept).append(annotation)
+    _warn_shared(repeated, [a for a in kept if a.get("id") in shared], source)
     return kept
 
 
-def _check_outline(corners):
-    """Refuse what pycocotools would walk for minutes, or past the range of its integers."""
-    steps = np.abs(corners - np.roll(corners, 1, axis=0)).max(axis=1)
-    if np.abs(corners).max() > _LONGEST_OUTLINE or steps.sum() > _LONGEST_OUTLINE:
-        raise ValueError(
-            f"the outline of a polygon is {steps.sum():.3g} pixels long and reaches "
-            f"{np.abs(corners).max():.3g}; at most {_LONGEST_OUTLINE} pixels can be drawn"
+def _as_plain(value):
+    return value.tolist() if hasattr(value, "tolist") else repr(value)
+
+
+def _warn_shared(repeated, sharing, source):
+    if repeated:
+        ids = list(dict.fromkeys(annotation["id"] for annotation in repeated))
+        warn_user(
+            f"{source}: {len(repeated)} annotations repeat another one and are left out, such as "
+            f"{ids[:5]}."
+        )
+    ids = [key for key, n in Counter(annotation["id"] for annotation in sharing).items() if n > 1]
+    if ids:
+        warn_user(
+            f"{source}: {len(ids)} ids stand for several annotations, such as {ids[:5]}. All are "
+            "loaded, but annotation_id does not tell them apart."
         )
 
 
-def _annotation_mask(annotation, image, path):
-    """Bring one annotation's segmentation to compressed RLE."""
-    size = _image_size(image, path)
-    where = f"{path}: annotation {annotation.get('id')!r}"
-    # No polygon at all is a zero-size object: one without extent is told apart by its area.
-    empty = {"size": size, "counts": [size[0] * size[1]]}
-    if "segmentation" not in annotation:
-        raise ValueError(f"{where} lacks a 'segmentation'; boxes alone are no masks.")
-    try:
-        check_n_pixels(size)
-        rle = _encode(annotation["segmentation"] or empty, size, empty)
-    except Exception as error:
-        raise ValueError(f"{where} can't be read: {error}") from error
-    return rle
-
-
-def _encode(segmentation, size, empty):
-    """Bring polygons or an RLE to compressed RLE."""
-    if not isinstance(segmentation, dict):
-        segmentation = _read_polygons(segmentation) or empty
-    if not isinstance(segmentation, dict):
-        return coco_mask.merge(coco_mask.frPyObjects(segmentation, *size))
-    if list(rle_size(segmentation)) != size:
-        raise ValueError(
-            f"it is a mask of {segmentation['size']}, but its image is {size} (height, width)."
-        )
-    return compress_rle(segmentation)
-
-
-def _read_instances(image, annotations, names, folder, path):
+def _read_instances(image, annotations, concepts, folder, source):
     """Give the objects of one image, in the file's order."""
-    location = locate(folder, image["file_name"], path)
+    location, size = image_path(image, folder, source), image_size(image)
+    masks = read_masks(annotations, size, lambda a: f"{source}: annotation {a.get('id')!r}")
     return [
         Instance(
             location,
             image["id"],
-            names[annotation["category_id"]],
-            tuple(_image_size(image, path)),
-            mask=_annotation_mask(annotation, image, path),
-            annotation_id=annotation.get("id"),
-            fields=annotation,
+            concepts[annotation["category_id"]],
+            tuple(size),
+            mask=mask,
+            box=annotation.get("bbox"),
+            **_identify(annotation),
         )
-        for annotation in annotations
+        for annotation, mask in zip(annotations, masks, strict=True)
     ]
 
 
-def _group_by_image(annotations, images, chosen, crowd):
-    """Give {image id: its annotations} for the images that have some, in the file's order."""
+def _identify(annotation):
+    """Give an annotation's id and fields, or those that ``to_coco`` has kept of a merged row."""
+    merged = annotation.get("merged")
+    if (
+        isinstance(merged, list)
+        and merged
+        and all(isinstance(m, dict) and "id" in m for m in merged)
+    ):
+        return {"annotation_id": tuple(m["id"] for m in merged), "fields": tuple(merged)}
+    return {"annotation_id": annotation.get("id"), "fields": annotation}
+
+
+def _group_by_image(annotations, images):
+    """Give (image, its annotations) for the images that have some, in the file's order."""
     groups = {key: [] for key in images}
     for annotation in annotations:
-        is_crowd = crowd == "drop" and annotation.get("iscrowd", 0)
-        if annotation["category_id"] in chosen and not is_crowd:
-            groups[annotation["image_id"]].append(annotation)
-    return {key: group for key, group in groups.items() if group}
+        groups[annotation["image_id"]].append(annotation)
+    return [(images[key], group) for key, group in groups.items()]
 
 
-def _check_images(frame, path, image_dir):
+def check_images(frame, source, image_dir):
+    """Raise where a folder has none of a table's images."""
     if not Path(image_dir).is_dir():
         raise FileNotFoundError(f"The folder {str(image_dir)!r} does not exist.")
     if not any(os.path.exists(image) for image in frame["image"].unique()):
         raise FileNotFoundError(
-            f"{str(image_dir)!r} has none of the images of {path}, such as "
+            f"{str(image_dir)!r} has none of the images of {source}, such as "
             f"{frame['image'].iloc[0]!r}."
         )
 
 
 @validate_params(
     {
-        "annotation_file": [str, os.PathLike],
-        "image_dir": [str, os.PathLike],
+        "annotation_file": "no_validation",
+        "image_dir": [str, os.PathLike, None],
         "crowd": [StrOptions({"keep", "drop"})],
         **TABLE_CONSTRAINTS,
     },
@@ -191,7 +135,7 @@ def _check_images(frame, path, image_dir):
 )
 def load_coco(
     annotation_file,
-    image_dir,
+    image_dir=None,
     *,
     categories=None,
     merge_instances=True,
@@ -204,14 +148,17 @@ def load_coco(
     """Load a table of samples from annotations in COCO format.
 
     The annotation file is read once; images are not opened. Polygons, uncompressed and compressed
-    run-length encodings are all kept as compressed ones.
+    run-length encodings are all kept as compressed ones, equal to pycocotools' ``annToMask``.
 
     Parameters
     ----------
-    annotation_file : str or path
-        JSON file with ``images``, ``categories`` and ``annotations``.
-    image_dir : str or path
-        Folder to which the images' ``file_name`` is relative. All images must lie in it.
+    annotation_file : str, path, dict or CocoDetection
+        JSON file with ``images``, ``categories`` and ``annotations``; the content of one; or the
+        dataset that torchvision or pycocotools has made of one.
+    image_dir : str or path, default=None
+        Folder to which the images' ``file_name`` is relative. All images must lie in it. ``None``
+        takes the folder of a ``CocoDetection``. LVIS v1 has a ``coco_url`` in place of a name: the
+        last part of it counts, or the last two where the file lies there.
     categories : list of str, default=None
         Names of the categories to load; ``None`` loads all.
     merge_instances : bool, default=True
@@ -224,6 +171,7 @@ def load_coco(
         [0, 1] where it is a float.
     mask : {"segmentation", "rectangle", "ellipse"}, default="segmentation"
         The mask itself, the bounding rectangle of each instance, or the ellipse inscribed in it.
+        The latter two are drawn from ``bbox`` where an instance has no ``segmentation``.
     keep : list of str, default=()
         Further fields of the annotations to keep, such as "score". Each becomes a column; where
         instances are merged, a tuple with one value per instance. None (NaN in a column of
@@ -252,9 +200,28 @@ def load_coco(
     FileNotFoundError
         If the file or the folder is missing, or the folder has none of the images.
     ValueError
-        If the file is no COCO file, ids dangle, a category is unknown, an annotation can't be read
-        or covers no pixel, an image lies outside of ``image_dir``, a mask is larger than the images
-        that Pillow opens, or nothing is left to load. The message names the file.
+        If the file is no COCO file, ids dangle or stand for two images or categories, a category is
+        unknown, an annotation can't be read or covers no pixel, no annotation has a mask, an image
+        lies outside of ``image_dir``, a mask is larger than the images that Pillow opens, or
+        nothing is left to load. The message names the file. What is wrong with annotations of
+        other categories than the chosen ones stops no load.
+
+    Warns
+    -----
+    UserWarning
+        If annotations have a box but no mask, and ``mask`` is "segmentation": they are left out. If
+        an annotation is repeated: it counts once. If other annotations share an id.
+
+    See Also
+    --------
+    load_coco_panoptic : Panoptic annotations, a JSON file and PNG files.
+    to_coco : The way back.
+
+    Notes
+    -----
+    Flat polygons, polygons of pairs and run-length encodings in a list are read too. An object that
+    has neither a polygon nor a box with an extent covers no pixel. That an image has another size
+    than its entry is told by what reads the image, such as :meth:`LoCETransformer.transform`.
 
     References
     ----------
@@ -277,20 +244,21 @@ def load_coco(
       concept  image_id  area
     0     car         1  0.25
     """
-    images, names, annotations = _read_annotations(annotation_file)
-    chosen = choose(categories, names, annotation_file)
-    groups = _group_by_image(annotations, images, chosen, crowd)
+    content, image_dir, source = read_source(annotation_file, image_dir)
+    concepts = choose_concepts(content, categories, source)
+    annotations = _choose_annotations(content, concepts, categories, crowd, source)
+    images = choose_images(content, {a["image_id"] for a in annotations}, source)
     frame = make_frame(
         (
-            _read_instances(images[k], g, names, image_dir, annotation_file)
-            for k, g in groups.items()
+            _read_instances(image, group, concepts, image_dir, source)
+            for image, group in _group_by_image(annotations, images)
         ),
-        chosen.values(),
+        concepts.values(),
         keep=keep,
         merge_instances=merge_instances,
         mask=mask,
         min_area=min_area,
-        source=annotation_file,
+        source=source,
     )
-    _check_images(frame, annotation_file, image_dir)
-    return as_bunch(frame, chosen.values(), annotation_file, return_X_y=return_X_y)
+    check_images(frame, source, image_dir)
+    return as_bunch(frame, dict.fromkeys(concepts.values()), source, return_X_y=return_X_y)

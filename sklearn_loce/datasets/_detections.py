@@ -10,6 +10,7 @@ from sklearn.utils._param_validation import Interval, validate_params
 from .._samples.images import size_of_image
 from .._samples.masks import compress_rle, rle_size
 from ._instances import Instance, make_frame
+from ._shapes import check_box
 from ._table import TABLE_CONSTRAINTS, as_bunch, choose, encode
 
 
@@ -139,9 +140,10 @@ def _encode_mask(mask, size, threshold):
     return encode(mask > threshold if mask.dtype.kind == "f" else mask != 0)
 
 
-def _as_coco_box(corners):
+def _as_coco_box(corners, size):
     """Bring left, top, right and bottom to left, top, width and height."""
-    left, top, right, bottom = np.asarray(corners, dtype=float)
+    # Cut near the image: the width of a box that reaches far would lose its right side to rounding.
+    left, top, right, bottom = np.clip(check_box(corners), -1, max(size) + 1).tolist()
     return left, top, right - left, bottom - top
 
 
@@ -160,7 +162,7 @@ def _make_instances(image, image_id, result, *, class_names, min_score, threshol
             concept,
             size,
             mask=None if result.masks is None else _encode_mask(result.masks[i], size, threshold),
-            box=None if result.boxes is None else _as_coco_box(result.boxes[i]),
+            box=None if result.boxes is None else _as_coco_box(result.boxes[i], size),
             annotation_id=f"{image_id}:{i}",
             fields={"score": float(scores[i])},
         )

@@ -2,16 +2,19 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from numbers import Integral
 from typing import Any
 
-import numpy as np
 import pandas as pd
 from pycocotools import mask as coco_mask
 
-from ._shapes import SHAPES
+from .._warnings import warn_user
+from ._runs import merge_masks
+from ._shapes import SHAPES, fill_box
 
 COLUMNS = ("image", "mask", "concept", "image_id", "area", "n_instances", "annotation_id")
+_LONGEST_ENCODINGS = 1 << 26  # bytes of the shapes that are drawn in one image
 
 
 @dataclass(frozen=True)
@@ -29,10 +32,11 @@ class Instance:
         Compressed RLE; None where only the box is known.
     box : sequence of four numbers, or None
         Left, top, width and height in pixels.
-    annotation_id : int, str or None
-        As the source has it, for the way back.
-    fields : Mapping
-        What else the source says about the object; ``keep`` makes columns of it.
+    annotation_id : int, str, tuple or None
+        As the source has it, for the way back; a tuple where the source has merged objects.
+    fields : Mapping, or tuple of Mapping
+        What else the source says about the object; ``keep`` makes columns of it. A tuple has one
+        per id.
     """
 
     image: Any
@@ -41,69 +45,107 @@ class Instance:
     size: tuple[int, int]
     mask: dict | None = None
     box: Sequence | None = None
-    annotation_id: int | str | None = None
-    fields: Mapping = field(default_factory=dict)
+    annotation_id: int | str | tuple | None = None
+    fields: Mapping | tuple = field(default_factory=dict)
+
+    @property
+    def ids(self):
+        """The ids of the objects that the source has merged, or the one id."""
+        return (
+            self.annotation_id if isinstance(self.annotation_id, tuple) else (self.annotation_id,)
+        )
+
+    @property
+    def parts(self):
+        """The fields of each id."""
+        return self.fields if isinstance(self.fields, tuple) else (self.fields,)
 
     def draw(self, shape):
         """Give the mask in a shape of ``SHAPES``, as compressed RLE."""
-        if self.mask is None and (shape == "segmentation" or self.box is None):
-            has_box = (
-                "" if self.box is None else " but a box: mask='rectangle' draws a mask from it"
-            )
-            raise ValueError(f"the annotation {self.annotation_id!r} has no mask{has_box}.")
-        return SHAPES[shape](_fill_box(self.box, self.size) if self.mask is None else self.mask)
+        try:
+            return SHAPES[shape](fill_box(self.box, self.size) if self.mask is None else self.mask)
+        except ValueError as error:
+            raise ValueError(f"the annotation {self.annotation_id!r}: {error}") from error
 
 
-def _fill_box(box, size):
-    """Fill a box, cut at the image's borders: pycocotools walks the whole of its outline."""
-    corners = np.asarray(box, dtype=float)
-    if corners.shape != (4,) or not np.isfinite(corners).all():
-        raise ValueError(f"a box must be four finite numbers, got {corners.tolist()}")
-    start, end = corners[:2], corners[:2] + np.maximum(corners[2:], 0)
-    limits = np.array(size[::-1]) + 1
-    start, end = np.clip(start, -1, limits), np.clip(end, -1, limits)
-    return coco_mask.frPyObjects(np.array([[*start, *(end - start)]]), *size)[0]
-
-
-def _group(instances, rank, *, merge_instances):
-    """Collect the objects that share a row, concepts in the order of ``rank``."""
+def _group(instances, masks, rank, *, merge_instances):
+    """Collect objects and masks that share a row, concepts in the order of ``rank``."""
     groups = {}
-    for position, instance in enumerate(instances):
-        if instance.concept in rank:
-            key = (rank[instance.concept], 0 if merge_instances else position)
-            groups.setdefault(key, []).append(instance)
+    for position, (instance, rle) in enumerate(zip(instances, masks, strict=True)):
+        key = (rank[instance.concept], 0 if merge_instances else position)
+        groups.setdefault(key, []).append((instance, rle))
     return [groups[key] for key in sorted(groups)]
 
 
-def _make_row(group, shape, keep, *, merge_instances):
+def _make_row(group, keep, *, merge_instances):
     """Merge the objects of a row; what is kept of them becomes a tuple where they are merged."""
-    rle, first = coco_mask.merge([instance.draw(shape) for instance in group]), group[0]
-    kept = {"annotation_id": tuple(instance.annotation_id for instance in group)}
-    kept |= {name: tuple(instance.fields.get(name) for instance in group) for name in keep}
-    pixels = int(coco_mask.area(rle))
+    instances, masks = zip(*group, strict=True)
+    rle, first = merge_masks(masks), instances[0]
+    kept = {
+        "annotation_id": tuple(chain(*(i.ids for i in instances))),
+        **{name: tuple(part.get(name) for i in instances for part in i.parts) for name in keep},
+    }
+    pixels, ids = int(coco_mask.area(rle)), kept["annotation_id"]
+    is_tuple = merge_instances or len(ids) > 1
     return {
         "image": first.image,
         "mask": rle,
         "concept": first.concept,
         "image_id": first.image_id,
         "area": pixels / (rle["size"][0] * rle["size"][1]),
-        "n_instances": len(group),
+        "n_instances": len(ids),
         "pixels": pixels,
-        "ids": kept["annotation_id"],
-        **(kept if merge_instances else {name: values[0] for name, values in kept.items()}),
+        "ids": ids,
+        **(kept if is_tuple else {name: values[0] for name, values in kept.items()}),
     }
+
+
+def _draw(instances, shape):
+    """Draw the objects of an image; a box may ask for as many runs as the image has columns."""
+    masks, length = [], 0
+    for instance in instances:
+        masks.append(instance.draw(shape))
+        length += len(masks[-1]["counts"])
+        if shape != "segmentation" and length > _LONGEST_ENCODINGS:
+            raise ValueError(
+                f"the {shape}s of the first {len(masks)} of {len(instances)} objects of the image "
+                f"{instance.image_id!r} take more than {_LONGEST_ENCODINGS >> 20} MiB; load fewer."
+            )
+    return masks
+
+
+def _warn_without_mask(ids, n_rows, source):
+    """Tell which objects have a box but no mask; raise where no other is left."""
+    if not ids:
+        return
+    way = "mask='rectangle' or mask='ellipse' draws masks from the boxes"
+    shown = f"such as {ids[:5]}"
+    if not n_rows:
+        raise ValueError(
+            f"{source}: none of the {len(ids)} annotations to load has a mask, {shown}, but they "
+            f"have boxes; {way}."
+        )
+    warn_user(
+        f"{source}: {len(ids)} annotations have a box but no mask and are left out, {shown}; {way}."
+    )
 
 
 def _draw_rows(images, rank, shape, keep, source, *, merge_instances):
     """Give the rows of all images, and the fields that their objects have."""
-    rows, fields = [], set()
+    rows, fields, without_mask = [], set(), []
     for instances in images:
-        for group in _group(instances, rank, merge_instances=merge_instances):
-            fields.update(*(instance.fields for instance in group))
-            try:
-                rows.append(_make_row(group, shape, keep, merge_instances=merge_instances))
-            except ValueError as error:
-                raise ValueError(f"{source}: {error}") from error
+        chosen = [instance for instance in instances if instance.concept in rank]
+        if shape == "segmentation":
+            without_mask += chain(*(i.ids for i in chosen if i.mask is None))
+            chosen = [instance for instance in chosen if instance.mask is not None]
+        fields.update(*(part for instance in chosen for part in instance.parts))
+        try:
+            masks = _draw(chosen, shape)
+        except ValueError as error:
+            raise ValueError(f"{source}: {error}") from error
+        for group in _group(chosen, masks, rank, merge_instances=merge_instances):
+            rows.append(_make_row(group, keep, merge_instances=merge_instances))
+    _warn_without_mask(without_mask, len(rows), source)
     return rows, fields
 
 

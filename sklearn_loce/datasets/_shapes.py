@@ -3,6 +3,8 @@
 import numpy as np
 from pycocotools import mask as coco_mask
 
+from ._runs import encode_columns
+
 
 def _segmentation(rle):
     return rle
@@ -10,22 +12,64 @@ def _segmentation(rle):
 
 def _rectangle(rle):
     """Fill the bounding rectangle of a mask."""
-    if coco_mask.area(rle) == 0:
-        return rle
-    return coco_mask.frPyObjects(coco_mask.toBbox(rle)[None], *rle["size"])[0]
+    left, top, width, height = coco_mask.toBbox(rle).astype(int).tolist()
+    return encode_columns(left, np.full(width, top), np.full(width, top + height), rle["size"])
 
 
 def _ellipse(rle):
     """Fill the ellipse inscribed in the bounding rectangle; pixels count by their center."""
-    height, width = rle["size"]
-    left, top, box_width, box_height = coco_mask.toBbox(rle).astype(int)
-    if box_width == 0 or box_height == 0:
-        return rle
-    rows = (np.arange(box_height) + 0.5) / box_height * 2 - 1
-    columns = (np.arange(box_width) + 0.5) / box_width * 2 - 1
-    mask = np.zeros((height, width), dtype=np.uint8, order="F")
-    mask[top : top + box_height, left : left + box_width] = rows[:, None] ** 2 + columns**2 <= 1
-    return coco_mask.encode(mask)
+    left, top, width, height = coco_mask.toBbox(rle).astype(int).tolist()
+    above, below = _skip_outside(height, width)
+    return encode_columns(left, top + above, top + height - below, rle["size"])
+
+
+def _skip_outside(height, width):
+    """Count each column's pixels above and below the ellipse in a rectangle, as (2, width)."""
+    rows, columns = ((np.arange(n) + 0.5) / max(n, 1) * 2 - 1 for n in (height, width))
+    half = (height + 1) // 2
+    # Distances from the top and from the bottom to the middle, where the search ends.
+    squares = np.full((2, half + 1), -np.inf)
+    squares[:, :half] = rows[:half] ** 2, rows[::-1][:half] ** 2
+    side = np.array([[0], [1]])
+    low, high = np.zeros((2, width), dtype=int), np.full((2, width), half)
+    for _ in range(half.bit_length()):
+        middle = (low + high) // 2
+        inside = squares[side, middle] + columns**2 <= 1
+        low, high = np.where(inside, low, middle + 1), np.where(inside, middle, high)
+    return high
+
+
+def check_box(box):
+    """Give a box as an array; raise unless it is four finite numbers."""
+    try:
+        numbers = np.asarray(box)
+    except ValueError:  # lists of several lengths
+        numbers = np.array(None)
+    if numbers.shape != (4,) or numbers.dtype.kind not in "iuf" or not np.isfinite(numbers).all():
+        raise ValueError(f"a box must be four finite numbers, got {box!r:.100}")
+    return numbers.astype(float)
+
+
+def fill_box(box, size):
+    """Fill left, top, width and height as pycocotools does, without a walk along the outline.
+
+    Raises
+    ------
+    ValueError
+        If the box is not four finite numbers.
+    """
+    numbers = check_box(box)
+    start, end = numbers[:2], numbers[:2] + np.maximum(numbers[2:], 0)
+    limits = np.array(size[::-1])
+    # pycocotools rounds to fifths of a pixel. A column counts from the middle of its fifths on, a
+    # row where its center is inside.
+    start, end = (np.trunc(5 * np.clip(c, -1, limits + 1) + 0.5) for c in (start, end))
+    left, right = np.ceil((start[0] - 2) / 5), np.floor((end[0] - 3) / 5) + 1
+    top, bottom = np.ceil((np.array([start[1], end[1]]) + 0.5) / 5 - 0.5)
+    left, right = np.clip([left, right], 0, size[1]).astype(int)
+    top, bottom = np.clip([top, bottom], 0, size[0]).astype(int)
+    n_columns = max(right - left, 0)
+    return encode_columns(left, np.full(n_columns, top), np.full(n_columns, bottom), size)
 
 
 SHAPES = {"segmentation": _segmentation, "rectangle": _rectangle, "ellipse": _ellipse}

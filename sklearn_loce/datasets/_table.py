@@ -34,7 +34,7 @@ def locate(folder, name, source):
     Raises
     ------
     ValueError
-        If ``name`` is no string, or leads out of the folder.
+        If ``name`` is no string, leads out of the folder, or is empty or the name of a folder.
     """
     if not isinstance(name, str) or "\0" in name:
         raise ValueError(f"{source}: a file name must be a string without NUL, got {name!r}.")
@@ -44,6 +44,8 @@ def locate(folder, name, source):
             f"{source}: the file {name!r} lies outside of {root!r}. If you trust it, name a folder "
             "that holds all of its files."
         )
+    if name.endswith("/") or os.path.isdir(path):
+        raise ValueError(f"{source}: {name!r} names a folder, {root!r} or one in it, not a file.")
     return path
 
 
