@@ -11,9 +11,11 @@ _HOMES = {
     "fetch_voc2012": "_fetch",
     "from_detections": "_detections",
     "load_coco": "_coco",
+    "load_labelme": "_labelme",
     "load_masks": "_index_masks",
     "load_scene_model": "_scene_model",
     "load_voc": "_voc",
+    "load_yolo": "_yolo",
     "make_scenes": "_scenes",
     "paste_crops": "_crops",
 }

@@ -90,7 +90,7 @@ def _make_instances(image, image_id, result, *, class_names, min_score, threshol
             size,
             mask=_encode_mask(result, i, size, threshold),
             box=None if result.boxes is None else _as_coco_box(result.boxes[i]),
-            annotation_id=f"{image_id}:{i}",
+            annotation_id=f"{image_id}:{i if result.ids is None else result.ids[i]}",
             fields=_fields_of(result, i, scores[i]),
         )
         for i, concept in zip(kept, _name_concepts(result, kept, class_names), strict=True)
@@ -215,8 +215,8 @@ def from_detections(
     data : Bunch
         As :func:`load_coco` gives it; its table has the further column ``score``, the highest of a
         row's instances, NaN where there is none, and ``annotation_id`` is "IMAGE_ID:NUMBER", with
-        the place in the result. Rows are in the order of the images, then of
-        ``class_names``, then of the instances.
+        the place in the result, or the id of the segment or of a map's class. Rows are in the order
+        of the images, then of ``class_names``, then of the instances.
     (data, target) : tuple if ``return_X_y`` is True
 
     Raises

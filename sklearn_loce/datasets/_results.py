@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from ._index_images import distinct
+from ._runs import encode_labels
 
 
 def _draw_as_is(mask, size):
@@ -27,6 +27,8 @@ class Result:
     class_ids, class_names, scores : ndarray of shape (n,) or None
     names : Mapping, sequence or None
         What the result calls its class ids.
+    ids : sequence of int or None
+        What the result calls its instances; None counts them.
     fields : Mapping
         {name: one value per instance} of all else.
     size : (int, int) or None
@@ -43,6 +45,7 @@ class Result:
     class_names: np.ndarray | None = None
     scores: np.ndarray | None = None
     names: Any = None
+    ids: Sequence | None = None
     fields: Mapping = field(default_factory=dict)
     size: tuple[int, int] | None = None
     draw: Callable = _draw_as_is
@@ -143,39 +146,50 @@ def _read_records(records):
     return (_read_sam if "segmentation" in records[0] else _read_pipeline)(records)
 
 
-def _read_map(labels):
-    """Read a map of class ids; each id is an instance."""
+def _encode_map(labels):
+    """Give {id: RLE} of the ids on a map; those of Hugging Face may be floats."""
     labels = as_array(labels)
-    if labels.ndim != 2 or labels.dtype.kind not in "iu":
+    is_whole = labels.dtype.kind in "iuf" and bool((labels == np.round(labels)).all())
+    if labels.ndim != 2 or not is_whole:
         raise ValueError(
-            "a map must be of shape (height, width) and hold integer class ids, got "
+            "a map must be of shape (height, width) and hold integer ids, got "
             f"{labels.shape} of {labels.dtype}; masks must be of shape (n, height, width)."
         )
-    ids = distinct(labels)
-    return Result(ids, class_ids=ids, draw=lambda label, size: labels == label, is_map=True)
+    return encode_labels(labels.astype(np.int64))
+
+
+def _read_map(labels):
+    """Read a map of class ids; each class is an instance."""
+    masks = _encode_map(labels)
+    ids = np.array(list(masks))
+    return Result(list(masks.values()), class_ids=ids, ids=ids, is_map=True)
 
 
 def _distinct_segments(segments):
     """Give one segment per id, the surest: those that were fused share theirs."""
     chosen = {}
-    for segment in segments:
-        known = chosen.setdefault(segment["id"], segment)
+    for key, segment in zip(_column(segments, "id"), segments, strict=True):
+        known = chosen.setdefault(key, segment)
         if known["label_id"] != segment["label_id"]:
             raise ValueError(
-                f"the id {segment['id']} stands for segments of the labels {known['label_id']} and "
+                f"the id {key} stands for segments of the labels {known['label_id']} and "
                 f"{segment['label_id']}, so the map can't tell them apart; leave out "
                 "label_ids_to_fuse."
             )
         if (segment.get("score") or 0) > (known.get("score") or 0):
-            chosen[segment["id"]] = segment
+            chosen[key] = segment
     return list(chosen.values())
 
 
-def _check_segments(segmentation, ids):
-    """Raise where a map holds ids of no segment; -1 or 0 is where nothing was found."""
-    unknown = sorted(set(distinct(segmentation).tolist()) - {*ids, -1, 0})
+def _masks_of(segments, segmentation):
+    """Give the masks of segments on a map; -1 or 0 is where nothing was found."""
+    masks, ids = _encode_map(segmentation), _column(segments, "id")
+    unknown = sorted(masks.keys() - {*ids, -1, 0})
     if unknown:
         raise ValueError(f"segments_info lacks the ids {unknown[:10]}, which the map holds.")
+    size = list(segmentation.shape)
+    hidden = {"size": size, "counts": [size[0] * size[1]]}
+    return [masks.get(key, hidden) for key in ids]
 
 
 def _draw_runs(runs, size, *, covered):
@@ -210,21 +224,20 @@ def _read_segments(result):
     if "segments_info" not in result:
         return _read_map(result["segmentation"])
     segments, masks, draw = list(result["segments_info"]), result["segmentation"], _draw_as_is
-    ids = _column(segments, "id")
     _column(segments, "label_id")
     if isinstance(masks, list):
         draw = partial(_draw_runs, covered=sum(sum(runs[1::2]) for runs in masks))
-        masks = _order_runs(masks, ids)
-    elif segments and (labels := as_array(masks)).ndim == 2:
-        _check_segments(labels, ids)
+        masks = _order_runs(masks, _column(segments, "id"))
+    elif segments and masks.ndim == 2:
         segments = _distinct_segments(segments)
-        masks, draw = _column(segments, "id"), lambda key, size: labels == key
+        masks = _masks_of(segments, masks)
     else:
         masks = _as_masks(masks) if segments else ()
     return Result(
         masks,
         class_ids=np.array(_column(segments, "label_id")),
         scores=_scores_of(segments, "score"),
+        ids=_column(segments, "id"),
         fields=_fields_of(segments, ("id", "score")),
         draw=draw,
     )

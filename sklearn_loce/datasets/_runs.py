@@ -1,0 +1,60 @@
+"""Masks as runs of pixels, column by column: made, filled and merged without the whole image."""
+
+import numpy as np
+from pycocotools import mask as coco_mask
+
+# One merge walks over all runs once per mask; a tree of small merges walks a few times per level.
+_MERGED_AT_ONCE = 8
+
+
+def encode_runs(starts, ends, size):
+    """Bring runs of foreground to compressed RLE.
+
+    Parameters
+    ----------
+    starts, ends : ndarray of shape (n,), int
+        Places in the image's pixels in column order; ascending, none of them empty.
+    size : (int, int)
+        Height and width of the image.
+    """
+    bounds = np.empty(2 * len(starts) + 2, dtype=np.int64)
+    bounds[0], bounds[-1] = 0, size[0] * size[1]
+    bounds[1:-1:2], bounds[2:-1:2] = starts, ends
+    # Where one run ends and the next one starts, there is no bound.
+    touching = 2 * np.flatnonzero(starts[1:] == ends[:-1]) + 2
+    if len(touching):
+        bounds = np.delete(bounds, [touching, touching + 1])
+    counts = (bounds[1:] - bounds[:-1]).tolist()
+    counts = counts[:-1] if counts[-1] == 0 else counts
+    return coco_mask.frPyObjects({"size": list(size), "counts": counts}, *size)
+
+
+def encode_columns(left, tops, bottoms, size):
+    """Encode one run per column, from ``left`` on: rows from top to below bottom, if any."""
+    offsets = np.arange(left, left + len(tops)) * size[0]
+    filled = tops < bottoms
+    return encode_runs((offsets + tops)[filled], (offsets + bottoms)[filled], size)
+
+
+def encode_labels(labels):
+    """Encode each number of an index image (height, width), as {number: compressed RLE}."""
+    pixels = labels.ravel(order="F")
+    starts = np.flatnonzero(np.diff(pixels, prepend=~pixels[:1]))
+    ends = np.append(starts[1:], len(pixels))
+    numbers, ranks = np.unique(pixels[starts], return_inverse=True)
+    order = np.argsort(ranks, kind="stable")
+    parts = np.split(order, np.cumsum(np.bincount(ranks))[:-1])
+    return {
+        number: encode_runs(starts[part], ends[part], labels.shape)
+        for number, part in zip(numbers.tolist(), parts, strict=True)
+    }
+
+
+def merge_masks(rles):
+    """Give the union of masks of one size as compressed RLE."""
+    while len(rles) > 1:
+        rles = [
+            coco_mask.merge(rles[i : i + _MERGED_AT_ONCE])
+            for i in range(0, len(rles), _MERGED_AT_ONCE)
+        ]
+    return rles[0]
