@@ -134,7 +134,7 @@ def _size_of(path):
         raise ValueError(f"{path} can't be read as an image: {error}") from error
 
 
-def _shape_of(line, size):
+def _draw_shape(line, size):
     """Give the mask of a polygon, or the box, in pixels."""
     height, width = size
     if len(line.shape) == _BOX:
@@ -145,30 +145,39 @@ def _shape_of(line, size):
 
 
 def _make_instance(image, name, size, line, label, concept):
+    """Make an object of a line; ``label`` is the file in its folder."""
     fields = {"class_id": line.class_id}
     return Instance(
         str(image),
         name,
         concept,
         size,
-        **_shape_of(line, size),
+        **_draw_shape(line, size),
         annotation_id=f"{label}:{line.number}",
         fields=fields if line.score is None else {**fields, "score": line.score},
     )
+
+
+def _read_image(image, name, path, lines, label, chosen):
+    """Give the objects of one image."""
+    size, instances = _size_of(image) if lines else None, []
+    for line in lines:
+        try:
+            instances.append(_make_instance(image, name, size, line, label, chosen[line.class_id]))
+        except ValueError as error:
+            raise ValueError(f"{path}, line {line.number}: {error}.") from error
+    return instances
 
 
 def _read_images(images, labels, chosen, *, all_named):
     """Give the objects of one image after the other."""
     seen = {}
     for name, (folder, label) in labels.items():
-        lines = _parse(folder / label)
-        _check_scores(folder / label, lines, seen)
-        lines = _choose_lines(folder / label, lines, chosen, all_named=all_named)
-        size = _size_of(images[name]) if lines else None
-        yield [
-            _make_instance(images[name], name, size, line, label, chosen[line.class_id])
-            for line in lines
-        ]
+        path = folder / label
+        lines = _parse(path)
+        _check_scores(path, lines, seen)
+        lines = _choose_lines(path, lines, chosen, all_named=all_named)
+        yield _read_image(images[name], name, path, lines, label, chosen)
 
 
 def _find_labels(images, image_dir, label_dir):
