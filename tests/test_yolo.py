@@ -257,7 +257,7 @@ def test_lines_that_are_wrong(root, line, match):
 def test_a_very_long_outline_is_refused(root):
     _save_image(root / "images" / "a.png", (4000, 4000))
     _write(root, "0 " + "0 0 1 1 " * 500)
-    with pytest.raises(ValueError, match=r"a\.txt, line 1: the outline"):
+    with pytest.raises(ValueError, match=r"a\.txt, line 1 can't be read: the outline"):
         _load(root)
 
 

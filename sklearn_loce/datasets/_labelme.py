@@ -9,21 +9,20 @@ from pathlib import Path, PureWindowsPath
 
 import numpy as np
 from PIL import Image
-from pycocotools import mask as coco_mask
 from sklearn.utils._param_validation import validate_params
 
 from .._samples.images import READ_ERRORS, size_of_image
 from .._samples.masks import read_mask
 from .._warnings import warn_user
-from ._coco import _read_polygons
 from ._index_masks import _files_by_name
 from ._instances import Instance, make_frame
-from ._runs import encode_columns, encode_runs
+from ._outlines import fill_polygons
+from ._runs import encode_columns, encode_runs, merge_masks
 from ._table import TABLE_CONSTRAINTS, as_bunch, choose, locate
 
 _NO_AREA = ("point", "points", "line", "linestrip")
 # Those of four corners are X-AnyLabeling's, and of labelme from version 6 on.
-_POLYGONS = ("polygon", "oriented_rectangle", "rotation")
+_POLYGONS = ("polygon", "rectangle", "oriented_rectangle", "rotation")
 _FARTHEST = 1e9
 
 
@@ -77,8 +76,8 @@ def _read_points(points):
     return array
 
 
-def _read_shape(number, entry):
-    """Check what is read of a shape."""
+def _check_entry(entry):
+    """Check what is read of a shape, and give its points."""
     lacking = [k for k in ("label", "points") if not isinstance(entry, dict) or k not in entry]
     if lacking:
         raise ValueError(f"it lacks {lacking}")
@@ -89,21 +88,27 @@ def _read_shape(number, entry):
     ):
         if not isinstance(entry.get(key), kinds):
             raise ValueError(f"{key} is {entry[key]!r}")  # noqa: TRY004 - the file is at fault
-    return _Shape(number, entry, _read_points(entry["points"]))
+    return _read_points(entry["points"])
 
 
 def _at(path, number):
     return f"{path}: shapes[{number}]"
 
 
-def _read_shapes(path, entries):
-    shapes = []
-    for number, entry in enumerate(entries):
+def _read_each(read, numbered, path):
+    """Call a function on each shape; an error says on which."""
+    results = []
+    for number, shape in numbered:
         try:
-            shapes.append(_read_shape(number, entry))
+            results.append(read(shape))
         except ValueError as error:
             raise ValueError(f"{_at(path, number)} can't be read: {error}.") from error
-    return shapes
+    return results
+
+
+def _read_shapes(path, entries):
+    points = _read_each(_check_entry, enumerate(entries), path)
+    return [_Shape(number, entry, points[number]) for number, entry in enumerate(entries)]
 
 
 def _read_json(path):
@@ -181,20 +186,16 @@ def _check_count(shape, *wanted):
         )
 
 
-def _fill_polygon(points, size):
-    if len(points) < 3:
-        raise ValueError(f"a polygon has three points or more, got {len(points)}")
-    corners = points.ravel().tolist()
-    return coco_mask.merge(coco_mask.frPyObjects(_read_polygons([corners]), *size))
-
-
-def _fill_rectangle(shape, size):
-    """Fill a rectangle by two opposite corners, or by all four."""
-    _check_count(shape, 2, 4)
-    if len(shape.points) == 4:
-        return _fill_polygon(shape.points, size)
-    (x, y), (to_x, to_y) = shape.points
-    return _fill_polygon(np.array([[x, y], [to_x, y], [to_x, to_y], [x, to_y]]), size)
+def _outline_of(shape):
+    """Give the corners of a polygon, or of a rectangle by two opposite corners or all four."""
+    if shape.kind == "rectangle":
+        _check_count(shape, 2, 4)
+        if len(shape.points) == 2:
+            (x, y), (to_x, to_y) = shape.points
+            return np.array([[x, y], [to_x, y], [to_x, to_y], [x, to_y]])
+    if len(shape.points) < 3:
+        raise ValueError(f"a polygon has three points or more, got {len(shape.points)}")
+    return shape.points
 
 
 def _fill_circle(shape, size):
@@ -240,48 +241,52 @@ def _fill_mask(shape, size):
     return encode_runs(starts, ends, size)
 
 
-_FILLS = {
-    "rectangle": _fill_rectangle,
-    "circle": _fill_circle,
-    "mask": _fill_mask,
-    **dict.fromkeys(_POLYGONS, lambda shape, size: _fill_polygon(shape.points, size)),
-}
+_FILLS = {"circle": _fill_circle, "mask": _fill_mask}
 
 
-def _fill_unknown(shape, size):
-    raise ValueError(f"the shape_type {shape.kind!r} is none of {[*_FILLS, *_NO_AREA]}")
+def _check_kind(shape):
+    if shape.kind not in (*_POLYGONS, *_FILLS):
+        raise ValueError(
+            f"the shape_type {shape.kind!r} is none of {[*_POLYGONS, *_FILLS, *_NO_AREA]}"
+        )
 
 
-def _fill(shape, file, size):
-    """Fill a shape, as compressed RLE."""
-    try:
-        return _FILLS.get(shape.kind, _fill_unknown)(shape, size)
-    except ValueError as error:
-        raise ValueError(f"{_at(file.path, shape.number)} can't be read: {error}.") from error
+def _fill(shapes, size, path):
+    """Give {number of a shape: compressed RLE}."""
+    numbered = [(shape.number, shape) for shape in shapes]
+    _read_each(_check_kind, numbered, path)
+    others = [(number, shape) for number, shape in numbered if shape.kind in _FILLS]
+    masks = _read_each(lambda shape: _FILLS[shape.kind](shape, size), others, path)
+    polygons = [(number, shape) for number, shape in numbered if shape.kind in _POLYGONS]
+    outlines = _read_each(_outline_of, polygons, path)
+    masks += fill_polygons(outlines, size, lambda i: _at(path, polygons[i][0]))
+    return dict(zip([number for number, _ in others + polygons], masks, strict=True))
 
 
-def _make_instance(file, shapes, size):
+def _make_instance(file, shapes, size, masks):
     """Join the shapes of one instance; what is kept of it is the first's."""
-    numbers = ",".join(str(shape.number) for shape in shapes)
+    numbers = [shape.number for shape in shapes]
     return Instance(
         file.image,
         file.name,
         shapes[0].label,
         size,
-        mask=coco_mask.merge([_fill(shape, file, size) for shape in shapes]),
-        annotation_id=f"{file.name}.json:{numbers}",
+        mask=merge_masks([masks[number] for number in numbers]),
+        annotation_id=f"{file.name}.json:{','.join(map(str, numbers))}",
         fields=shapes[0].entry,
     )
 
 
 def _read_instances(file, chosen):
     """Give the objects of one image."""
-    groups = {}
-    for shape in file.shapes:
-        if shape.label in chosen and shape.kind not in _NO_AREA:
-            groups.setdefault(shape.instance, []).append(shape)
-    size = _size_of(file) if groups else None
-    return [_make_instance(file, shapes, size) for shapes in groups.values()]
+    shapes = [s for s in file.shapes if s.label in chosen and s.kind not in _NO_AREA]
+    if not shapes:
+        return []
+    size, groups = _size_of(file), {}
+    masks = _fill(shapes, size, file.path)
+    for shape in shapes:
+        groups.setdefault(shape.instance, []).append(shape)
+    return [_make_instance(file, group, size, masks) for group in groups.values()]
 
 
 def _warn_without_area(files, chosen):

@@ -6,14 +6,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from pycocotools import mask as coco_mask
 from sklearn.utils._param_validation import validate_params
 
 from .._samples.images import READ_ERRORS, size_of_image
 from .._warnings import warn_user
-from ._coco import _read_polygons
 from ._index_masks import _IMAGE_SUFFIXES, _as_mapping, _files_by_name
 from ._instances import Instance, make_frame
+from ._outlines import fill_polygons
 from ._table import TABLE_CONSTRAINTS, as_bunch, choose
 
 # As ultralytics: labels are rounded, and reach over the image's border by as much.
@@ -134,39 +133,43 @@ def _size_of(path):
         raise ValueError(f"{path} can't be read as an image: {error}") from error
 
 
-def _draw_shape(line, size):
-    """Give the mask of a polygon, or the box, in pixels."""
+def _draw_shapes(lines, size, path):
+    """Give the mask of each polygon, and the box of each other line, in pixels."""
     height, width = size
-    if len(line.shape) == _BOX:
-        center, extent = line.shape[:2] * (width, height), line.shape[2:] * (width, height)
-        return {"box": [*(center - extent / 2), *extent]}
-    corners = (line.shape.reshape(-1, 2) * (width, height)).ravel().tolist()
-    return {"mask": coco_mask.merge(coco_mask.frPyObjects(_read_polygons([corners]), *size))}
-
-
-def _make_instance(image, name, size, line, label, concept):
-    """Make an object of a line; ``label`` is the file in its folder."""
-    fields = {"class_id": line.class_id}
-    return Instance(
-        str(image),
-        name,
-        concept,
-        size,
-        **_draw_shape(line, size),
-        annotation_id=f"{label}:{line.number}",
-        fields=fields if line.score is None else {**fields, "score": line.score},
-    )
-
-
-def _read_image(image, name, path, lines, label, chosen):
-    """Give the objects of one image."""
-    size, instances = _size_of(image) if lines else None, []
+    drawn = {}
     for line in lines:
-        try:
-            instances.append(_make_instance(image, name, size, line, label, chosen[line.class_id]))
-        except ValueError as error:
-            raise ValueError(f"{path}, line {line.number}: {error}.") from error
-    return instances
+        if len(line.shape) == _BOX:
+            center, extent = line.shape[:2] * (width, height), line.shape[2:] * (width, height)
+            drawn[line.number] = {"box": [*(center - extent / 2), *extent]}
+    polygons = [line for line in lines if line.number not in drawn]
+    masks = fill_polygons(
+        [line.shape.reshape(-1, 2) * (width, height) for line in polygons],
+        size,
+        lambda i: f"{path}, line {polygons[i].number}",
+    )
+    numbers = [line.number for line in polygons]
+    return drawn | {n: {"mask": mask} for n, mask in zip(numbers, masks, strict=True)}
+
+
+def _read_image(image, name, path, label, lines, chosen):
+    """Give the objects of one image; ``label`` is the file of its lines in its folder."""
+    if not lines:
+        return []
+    size = _size_of(image)
+    drawn = _draw_shapes(lines, size, path)
+    return [
+        Instance(
+            str(image),
+            name,
+            chosen[line.class_id],
+            size,
+            **drawn[line.number],
+            annotation_id=f"{label}:{line.number}",
+            fields={"class_id": line.class_id}
+            | ({} if line.score is None else {"score": line.score}),
+        )
+        for line in lines
+    ]
 
 
 def _read_images(images, labels, chosen, *, all_named):
@@ -177,7 +180,7 @@ def _read_images(images, labels, chosen, *, all_named):
         lines = _parse(path)
         _check_scores(path, lines, seen)
         lines = _choose_lines(path, lines, chosen, all_named=all_named)
-        yield _read_image(images[name], name, path, lines, label, chosen)
+        yield _read_image(images[name], name, path, label, lines, chosen)
 
 
 def _find_labels(images, image_dir, label_dir):
