@@ -24,6 +24,7 @@ _NO_AREA = ("point", "points", "line", "linestrip")
 # Those of four corners are X-AnyLabeling's, and of labelme from version 6 on.
 _POLYGONS = ("polygon", "rectangle", "oriented_rectangle", "rotation")
 _FARTHEST = 1e9
+_LONGEST_ENCODINGS = 1 << 27  # bytes of the circles and masks of one image
 
 
 @dataclass(frozen=True)
@@ -234,11 +235,13 @@ def _fill_mask(shape, size):
     if not (0 <= left <= right < size[1] and 0 <= top <= bottom < size[0]):
         raise ValueError(f"the box of its mask {shape.points.tolist()} is not in the image {size}")
     mask = _decode_png(shape.entry.get("mask"), (bottom - top + 1, right - left + 1))
-    columns, rows = np.nonzero(mask.T)
+    # A row of background below each column, so that no run reaches into the next.
+    padded = np.zeros((mask.shape[0] + 1, mask.shape[1]), dtype=np.int8, order="F")
+    padded[:-1] = mask
+    edges = np.flatnonzero(np.diff(padded.ravel(order="F"), prepend=np.int8(0)))
+    columns, rows = np.divmod(edges, len(padded))
     pixels = (columns + left) * size[0] + rows + top
-    starts = pixels[np.diff(pixels, prepend=-2) != 1]
-    ends = pixels[np.diff(pixels, append=-2) != 1] + 1
-    return encode_runs(starts, ends, size)
+    return encode_runs(pixels[::2], pixels[1::2], size)
 
 
 _FILLS = {"circle": _fill_circle, "mask": _fill_mask}
@@ -251,12 +254,26 @@ def _check_kind(shape):
         )
 
 
+def _fill_others(numbered, size, path):
+    """Fill circles and masks, which may ask for as many runs as the image has columns each."""
+    masks, length = [], 0
+    for number, shape in numbered:
+        masks += _read_each(lambda s: _FILLS[s.kind](s, size), [(number, shape)], path)
+        length += len(masks[-1]["counts"])
+        if length > _LONGEST_ENCODINGS:
+            raise ValueError(
+                f"{_at(path, number)}: the circles and masks of the image take more than "
+                f"{_LONGEST_ENCODINGS >> 20} MiB; load fewer categories."
+            )
+    return masks
+
+
 def _fill(shapes, size, path):
     """Give {number of a shape: compressed RLE}."""
     numbered = [(shape.number, shape) for shape in shapes]
     _read_each(_check_kind, numbered, path)
     others = [(number, shape) for number, shape in numbered if shape.kind in _FILLS]
-    masks = _read_each(lambda shape: _FILLS[shape.kind](shape, size), others, path)
+    masks = _fill_others(others, size, path)
     polygons = [(number, shape) for number, shape in numbered if shape.kind in _POLYGONS]
     outlines = _read_each(_outline_of, polygons, path)
     masks += fill_polygons(outlines, size, lambda i: _at(path, polygons[i][0]))
