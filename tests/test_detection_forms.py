@@ -273,10 +273,11 @@ def test_an_image_in_which_nothing_was_found():
         {"segmentation": blank, "segments_info": []},
         {"segmentation": None, "segments_info": []},
         {"segmentation": [[1, HEIGHT * WIDTH]], "segments_info": []},
+        {"masks": [], "scores": torch.empty(0)},
         _pipeline(),
     ]
     data = from_detections([IMAGE] * len(results), results).data
-    assert set(data["image_id"]) == {5}
+    assert set(data["image_id"]) == {len(results) - 1}
 
 
 def test_fields_of_other_forms():
@@ -346,6 +347,7 @@ RUNS = [[1, 100], [101, HEIGHT * WIDTH - 100]]
         (_result(_segments([1, 2, 3, 4, 5]), SOFT), "holds NaN"),
         (_result(_segments([1]), SOFT[0]), "hold integer ids"),
         (_result(_segments([1, 2]), RUNS), "2 run-length encodings of 2 segments"),
+        ({"segmentation": None, "segments_info": _segments([1])}, "one of each per instance"),
         (_result(_segments([1]), [[1, 100], [101, 100]]), "are of 200 pixels, but the image"),
         (_result(_segments([1]), [RUNS[0], [110, *RUNS[1][1:]]]), "are of 3072 pixels"),
         (MASKS[0], "a map must .* hold integer ids, got .* of bool"),

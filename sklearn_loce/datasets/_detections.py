@@ -66,7 +66,7 @@ def _fields_of(result, i, score):
     """Give what is known of an instance besides its mask, for ``keep``."""
     fields = {name: values[i] for name, values in result.fields.items()}
     if result.class_ids is not None:
-        fields["class_id"] = result.class_ids[i].item()
+        fields["class_id"] = result.class_ids[i : i + 1].tolist()[0]
     return {**fields, "score": float(score)}
 
 

@@ -71,9 +71,11 @@ def as_array(values):
 def _as_masks(values):
     """Bring a stack of masks to (n, height, width)."""
     masks = as_array(values)
-    if masks is not None and masks.ndim == 4 and masks.shape[1] == 1:
+    if masks is None or masks.shape[:1] == (0,):
+        return masks
+    if masks.ndim == 4 and masks.shape[1] == 1:
         masks = masks[:, 0]
-    if masks is not None and masks.ndim != 3:
+    if masks.ndim != 3:
         raise ValueError(
             "masks must be of shape (n, height, width) or (n, 1, height, width), got "
             f"{masks.shape}."
@@ -228,11 +230,13 @@ def _read_segments(result):
     if isinstance(masks, list):
         draw = partial(_draw_runs, covered=sum(sum(runs[1::2]) for runs in masks))
         masks = _order_runs(masks, _column(segments, "id"))
-    elif segments and masks.ndim == 2:
+    elif not segments:
+        masks = ()
+    elif np.ndim(masks) == 2:
         segments = _distinct_segments(segments)
         masks = _masks_of(segments, masks)
     else:
-        masks = _as_masks(masks) if segments else ()
+        masks = _as_masks(() if masks is None else masks)
     return Result(
         masks,
         class_ids=np.array(_column(segments, "label_id")),

@@ -19,7 +19,7 @@ from ._table import TABLE_CONSTRAINTS, as_bunch, choose
 _TOLERANCE = 0.01
 _BOX, _TRIANGLE = 4, 6
 # Lists of names that tools write beside the labels.
-_NO_LABELS = ("classes.txt", "obj.names", "train.txt", "val.txt", "test.txt")
+_NO_LABELS = ("classes.txt", "train.txt", "val.txt", "test.txt")
 
 
 @dataclass(frozen=True)
