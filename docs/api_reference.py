@@ -74,7 +74,15 @@ API_REFERENCE = {
             Section(
                 "Loaders",
                 "From annotations on disk or in memory.",
-                ("load_coco", "load_coco_panoptic", "load_voc", "load_masks", "from_detections"),
+                (
+                    "load_coco",
+                    "load_coco_panoptic",
+                    "load_voc",
+                    "load_masks",
+                    "load_yolo",
+                    "load_labelme",
+                    "from_detections",
+                ),
             ),
             Section(
                 "The way back",

@@ -63,7 +63,9 @@ print(f"{len(data)} rows, {data['concept'].nunique()} concepts")
 # Masks with a number per concept, as of Cityscapes or ADE20K, are read by
 # :func:`~sklearn_loce.datasets.load_masks`. All cars of an image make one row, the paper's way; or
 # each its own. Where no file numbers the instances, connected regions stand for them. That is a
-# guess: cars that touch stay one, and a car behind a pole falls in two.
+# guess: cars that touch stay one, and a car behind a pole falls in two. Polygons tell instances
+# apart: :func:`~sklearn_loce.datasets.load_coco`, :func:`~sklearn_loce.datasets.load_yolo` and
+# :func:`~sklearn_loce.datasets.load_labelme` read them.
 
 from sklearn_loce.datasets import load_masks
 

@@ -1,7 +1,6 @@
 """Tables of samples from what detectors and segmenters give."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
 from numbers import Real
 
 import numpy as np
@@ -10,104 +9,14 @@ from sklearn.utils._param_validation import Interval, validate_params
 from .._samples.images import size_of_image
 from .._samples.masks import compress_rle, rle_size
 from ._instances import Instance, make_frame
+from ._results import as_array, read_result
 from ._shapes import check_box
 from ._table import TABLE_CONSTRAINTS, as_bunch, choose, encode
 
 
-@dataclass(frozen=True)
-class _Result:
-    """What was detected in one image, whoever detected it.
-
-    Parameters
-    ----------
-    masks : sequence or None
-        Arrays of shape (height, width) or RLE dicts.
-    boxes : ndarray of shape (n, 4) or None
-        Left, top, right, bottom in pixels.
-    class_ids, class_names, scores : ndarray of shape (n,) or None
-    """
-
-    masks: Sequence | None
-    boxes: np.ndarray | None = None
-    class_ids: np.ndarray | None = None
-    class_names: np.ndarray | None = None
-    scores: np.ndarray | None = None
-
-    def __post_init__(self):
-        lengths = {name: len(part) for name, part in vars(self).items() if part is not None}
-        if len(set(lengths.values())) > 1:
-            raise ValueError(f"there must be one of each per instance, got {lengths}.")
-
-    def __len__(self):
-        return len(self.boxes if self.masks is None else self.masks)
-
-
-def _as_array(values):
-    """Bring a tensor on any device, a list or an array to an array."""
-    if values is None:
-        return None
-    return np.asarray(values.detach().cpu() if hasattr(values, "detach") else values)
-
-
-def _as_masks(values):
-    """Bring a stack of masks to (n, height, width)."""
-    masks = _as_array(values)
-    if masks is not None and masks.ndim == 4 and masks.shape[1] == 1:
-        masks = masks[:, 0]
-    if masks is not None and masks.ndim != 3:
-        raise ValueError(
-            "masks must be of shape (n, height, width) or (n, 1, height, width), got "
-            f"{masks.shape}."
-        )
-    return masks
-
-
-def _read_sam(records):
-    scores = [record.get("predicted_iou", np.nan) for record in records]
-    return _Result([r["segmentation"] for r in records], scores=np.array(scores, dtype=float))
-
-
-def _read_supervision(detections):
-    return _Result(
-        masks=_as_masks(detections.mask),
-        boxes=_as_array(detections.xyxy),
-        class_ids=_as_array(detections.class_id),
-        class_names=_as_array((getattr(detections, "data", None) or {}).get("class_name")),
-        scores=_as_array(getattr(detections, "confidence", None)),
-    )
-
-
-def _read_torchvision(output):
-    return _Result(
-        masks=_as_masks(output.get("masks")),
-        boxes=_as_array(output.get("boxes")),
-        class_ids=_as_array(output.get("labels")),
-        scores=_as_array(output.get("scores")),
-    )
-
-
-def _read_result(result):
-    """Tell by its form whose result it is."""
-    if isinstance(result, Mapping) and {"masks", "boxes"} & result.keys():
-        return _read_torchvision(result)
-    if all(hasattr(result, name) for name in ("mask", "xyxy", "class_id")):
-        return _read_supervision(result)
-    if hasattr(result, "ndim"):
-        return _Result(_as_masks(result))
-    if isinstance(result, list | tuple) and all(
-        isinstance(record, Mapping) and "segmentation" in record for record in result
-    ):
-        return _read_sam(result)
-    raise TypeError(
-        "expected an object with mask, xyxy and class_id (supervision), a dict with 'masks' or "
-        "'boxes' (torchvision), a list of dicts with 'segmentation' (SAM) or an array of masks, "
-        f"got {type(result).__name__}."
-    )
-
-
 def _name_concepts(result, kept, class_names):
     """Give the concepts of the instances to keep."""
-    if isinstance(class_names, str):
+    if isinstance(class_names, str) and not result.is_map:
         return [class_names] * len(kept)
     if class_names is None and result.class_names is not None:
         return [str(name) for name in result.class_names[kept]]
@@ -115,10 +24,11 @@ def _name_concepts(result, kept, class_names):
         raise ValueError(
             "the masks come without classes; name them all alike, as in class_names='object'."
         )
-    if class_names is None:
+    class_names = result.names if class_names is None else class_names
+    if class_names is None or isinstance(class_names, str):
         raise ValueError(
             "the classes come without names; pass class_names, for torchvision "
-            "weights.meta['categories']."
+            "weights.meta['categories'], for Hugging Face model.config.id2label."
         )
     names = dict(class_names if isinstance(class_names, Mapping) else enumerate(class_names))
     labels = result.class_ids[kept].tolist()
@@ -128,16 +38,23 @@ def _name_concepts(result, kept, class_names):
     return [str(names[label]) for label in labels]
 
 
-def _encode_mask(mask, size, threshold):
+def _encode_mask(result, i, size, threshold):
     """Encode a mask, unless its size already says that it belongs to another image."""
+    if result.masks is None:
+        return None
+    mask = result.draw(result.masks[i], size)
     is_rle = isinstance(mask, Mapping)
-    mask = mask if is_rle else _as_array(mask)
+    mask = mask if is_rle else as_array(mask)
     found = rle_size(mask) if is_rle else mask.shape
     if found != size:
         raise ValueError(f"a mask is {found}, but the image is {size} (height, width).")
     if is_rle:
         return compress_rle(mask)
-    return encode(mask > threshold if mask.dtype.kind == "f" else mask != 0)
+    if mask.dtype.kind != "f":
+        return encode(mask != 0)
+    if np.isnan(mask).any():
+        raise ValueError("a mask of floating-point numbers holds NaN.")
+    return encode(mask > threshold)
 
 
 def _as_coco_box(corners, size):
@@ -147,24 +64,36 @@ def _as_coco_box(corners, size):
     return left, top, right - left, bottom - top
 
 
+def _fields_of(result, i, score):
+    """Give what is known of an instance besides its mask, for ``keep``."""
+    fields = {name: values[i] for name, values in result.fields.items()}
+    if result.class_ids is not None:
+        fields["class_id"] = result.class_ids[i : i + 1].tolist()[0]
+    return {**fields, "score": float(score)}
+
+
 def _make_instances(image, image_id, result, *, class_names, min_score, threshold):
     """Bring one image's result to a list of instances."""
-    result = _read_result(result)
+    result = read_result(result)
     scores = np.full(len(result), np.nan) if result.scores is None else result.scores
     kept = np.flatnonzero(~(scores < min_score))
     if len(kept) == 0:
         return []
     size = tuple(size_of_image(image))
+    if result.size not in (None, size):
+        raise ValueError(
+            f"it is of an image {result.size}, but the image is {size} (height, width)."
+        )
     return [
         Instance(
             image,
             image_id,
             concept,
             size,
-            mask=None if result.masks is None else _encode_mask(result.masks[i], size, threshold),
+            mask=_encode_mask(result, i, size, threshold),
             box=None if result.boxes is None else _as_coco_box(result.boxes[i], size),
-            annotation_id=f"{image_id}:{i}",
-            fields={"score": float(scores[i])},
+            annotation_id=f"{image_id}:{i if result.ids is None else result.ids[i]}",
+            fields=_fields_of(result, i, scores[i]),
         )
         for i, concept in zip(kept, _name_concepts(result, kept, class_names), strict=True)
     ]
@@ -239,13 +168,23 @@ def from_detections(
           ``data["class_name"]``, such as ``supervision.Detections``;
         - a dict with ``masks`` of shape (n, 1, height, width), ``boxes``, ``labels`` and
           ``scores``, the output of torchvision's detectors;
+        - an object with ``masks``, ``boxes``, ``names`` and ``orig_shape``, such as ultralytics'
+          ``Results``; masks lose the rim that pads the network's input, and follow the image's
+          size;
         - a list of dicts with ``segmentation``, an array of shape (height, width) or an RLE dict,
           such as Segment Anything's automatic masks (``predicted_iou`` is the score);
+        - a list of dicts with ``score``, ``label`` and ``mask``, a PIL image, or ``box``: what
+          Hugging Face's pipelines for image segmentation and object detection give;
+        - a dict with ``segmentation`` and ``segments_info``, what
+          ``post_process_instance_segmentation`` and ``post_process_panoptic_segmentation`` of
+          Hugging Face give, as a map, as binary maps or as their own run-length encodings;
+        - a map of class ids of shape (height, width), what ``post_process_semantic_segmentation``
+          gives; each class is an instance;
         - an array or tensor of masks of shape (n, height, width) or (n, 1, height, width).
     class_names : dict, list of str or str, default=None
         Names of the class ids, as ``{id: name}`` or by place; for torchvision
-        ``weights.meta["categories"]``. A str names all masks alike, for results without classes.
-        ``None`` takes the names in the results.
+        ``weights.meta["categories"]``, for Hugging Face ``model.config.id2label``. A str names all
+        masks alike, for results without classes. ``None`` takes the names in the results.
     min_score : float, default=0.0
         Instances with a lower score are left out; torchvision's detectors give up to 100 per
         image, most of them unsure. Instances without a score stay.
@@ -266,7 +205,10 @@ def from_detections(
         The latter two are drawn from the boxes where there are no masks.
     keep : list of str, default=()
         Further fields of the results to keep. Each becomes a column; where instances are merged, a
-        tuple with one value per instance.
+        tuple with one value per instance. There are "class_id", and whatever else a result says
+        about each instance: "stability_score" of Segment Anything, "tracker_id" and the entries of
+        ``data`` of supervision, "track_id" of ultralytics, "was_fused" and "label_id" of Hugging
+        Face, further entries of torchvision's dict. The column ``score`` is there anyway.
     return_X_y : bool, default=False
         Whether to return ``(data, target)`` instead of a Bunch.
 
@@ -275,8 +217,8 @@ def from_detections(
     data : Bunch
         As :func:`load_coco` gives it; its table has the further column ``score``, the highest of a
         row's instances, NaN where there is none, and ``annotation_id`` is "IMAGE_ID:NUMBER", with
-        the place in the result. Rows are in the order of the images, then of
-        ``class_names``, then of the instances.
+        the place in the result, or the id of the segment or of a map's class. Rows are in the order
+        of the images, then of ``class_names``, then of the instances.
     (data, target) : tuple if ``return_X_y`` is True
 
     Raises
@@ -284,8 +226,14 @@ def from_detections(
     TypeError
         If a result has none of the forms above.
     ValueError
-        If the lists' lengths differ, classes have no names, a mask can't be read or is not of its
-        image's size, or nothing is left to load. The message says which result.
+        If the lists' lengths differ, classes have no names, a mask can't be read, holds NaN or is
+        not of its image's size, segments can't be told apart, or nothing is left to load. The
+        message says which result.
+
+    See Also
+    --------
+    load_yolo : Predictions and labels that are files in YOLO format.
+    load_coco : Annotations in COCO format.
 
     Notes
     -----
@@ -321,6 +269,17 @@ def from_detections(
       concept  area  n_instances  score
     0     dog  0.25            1    0.4
     1     cat  0.50            1    0.9
+
+    Networks of Hugging Face and of ultralytics::
+
+        segmenter = transformers.pipeline("image-segmentation")
+        from_detections(images, segmenter(images))
+
+        results = processor.post_process_instance_segmentation(
+            outputs, target_sizes=[image.size[::-1] for image in images])
+        from_detections(images, results, class_names=model.config.id2label)
+
+        from_detections(paths, list(ultralytics.YOLO("yolo11n-seg.pt")(paths)), min_score=0.5)
     """
     _check_lengths(images, detections, image_ids)
     ids = range(len(images)) if image_ids is None else image_ids
@@ -333,12 +292,12 @@ def from_detections(
     frame = make_frame(
         found,
         chosen,
-        keep=["score", *keep],
+        keep=["score", *(name for name in keep if name != "score")],
         merge_instances=merge_instances,
         mask=mask,
         min_area=min_area,
         source="detections",
     )
     if merge_instances:
-        frame["score"] = [max(scores) for scores in frame["score"]]
+        frame["score"] = [np.fmax.reduce(scores) for scores in frame["score"]]
     return as_bunch(frame, chosen, "detections", return_X_y=return_X_y)
