@@ -282,5 +282,5 @@ def test_missing_and_empty_folders(folders, tmp_path):
     with pytest.raises(FileNotFoundError, match="nowhere' does not exist"):
         load_masks(folders[0], tmp_path / "nowhere", NAMES)
     (tmp_path / "empty").mkdir()
-    with pytest.raises(FileNotFoundError, match=r"has no mask that ends with \.png"):
+    with pytest.raises(FileNotFoundError, match=r"has no mask that is named NAME\.png"):
         load_masks(folders[0], tmp_path / "empty", NAMES)
