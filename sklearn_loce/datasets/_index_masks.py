@@ -82,7 +82,7 @@ def _pair(image_dir, image_names, mask_dir, mask_names, unpaired):
     masks = _files_by_name(mask_dir, mask_names, "mask")
     if unpaired == "raise":
         _check_paired(images, masks, mask_dir, mask_names)
-    return [(name, images[name], masks[name]) for name in images if name in masks]
+    return [(name, images[name], masks[name]) for name in sorted(images) if name in masks]
 
 
 def _as_mapping(class_names, ignore):

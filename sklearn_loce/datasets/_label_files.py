@@ -165,7 +165,7 @@ class IdReader:
             return self._read_indexes(image, path)
         if image.mode not in ("1", "L"):
             return self._read_shown(image, path)
-        pixels = np.array(image, order="F").view(np.uint8)
+        pixels = np.array(image, dtype=np.uint8, order="F")
         used = distinct(pixels)
         # An optimizer has made one bit of 0 and 255; other tools write ids as they are.
         other = used.astype(int) * 255 if image.mode == "1" else used // factor
