@@ -277,7 +277,7 @@ def _compress(suffix, kind):
 def _catch(archive, target):
     try:
         unpack(archive, target)
-    except Exception as error:  # noqa: BLE001
+    except Exception as error:
         return error
     return None
 
