@@ -254,7 +254,7 @@ def load_masks(
     Warns
     -----
     UserWarning
-        If masks store other numbers than the ids that they show; see Notes.
+        If masks store other numbers than they show, and the ids are known all the same; see Notes.
 
     Notes
     -----

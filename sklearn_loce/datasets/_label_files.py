@@ -57,7 +57,7 @@ def _pack(colors):
 
 
 def _make_voc_colors():
-    """Pack the colors of VOC: bit k of red has bit 3 (7 - k) of the id, and so on, from above."""
+    """Pack the colors of VOC: the lowest bits of an id are the highest of red, green and blue."""
     ids = np.arange(256)
     colors = np.zeros((256, 4), dtype=np.uint8)
     for channel in range(3):
@@ -69,13 +69,18 @@ def _make_voc_colors():
 VOC_COLORS = _make_voc_colors()
 
 
+def _raw_mode(arguments):
+    """Give the mode in which a file has its pixels, of what Pillow hands to a decoder."""
+    return arguments[0] if isinstance(arguments, tuple | list) and arguments else str(arguments)
+
+
 def _load(path):
     """Give the decoded image, and the factor by which Pillow has scaled its numbers."""
     try:
         with open_image(path) as image:
-            raw_modes = [tile[3] if isinstance(tile[3], str) else tile[3][0] for tile in image.tile]
+            factors = [_FACTORS.get(_raw_mode(tile[3]), 1) for tile in image.tile]
             image.load()
-            return image, max((_FACTORS.get(mode, 1) for mode in raw_modes), default=1)
+            return image, max(factors, default=1)
     except FileNotFoundError as error:
         raise FileNotFoundError(f"The mask {path} does not exist.") from error
     except READ_ERRORS as error:
@@ -103,8 +108,8 @@ def _pack_pixels(image, path):
     hidden = np.count_nonzero(pixels[..., 3] < 255)
     if hidden:
         raise ValueError(
-            f"{path} has {hidden} pixels that are transparent, whose colors tell nothing. Save it "
-            "without, as by image.convert('RGB')."
+            f"{path} has {hidden} transparent pixel(s), whose colors tell nothing. Save it without "
+            "transparency, as by image.convert('RGB')."
         )
     return np.asfortranarray(_pack(pixels))
 
@@ -178,8 +183,9 @@ class IdReader:
                 _raise_doubt(paths, palette)
         if self.undone:
             warn_user(
-                f"{len(self.undone)} masks store other numbers than the ids, as optimizers and GIF "
-                f"writers do; their ids are taken from what they show: {_enumerate(self.undone)}."
+                f"{len(self.undone)} mask(s) store other numbers than they show, as optimizers and "
+                "GIF writers leave them; the ids are those that have names: "
+                f"{_enumerate(self.undone)}."
             )
 
     def _fits(self, ids):
@@ -191,8 +197,8 @@ class IdReader:
             return pixels
         if self._fits(used):
             raise ValueError(
-                f"{path} may hold the ids {used.tolist()} as it stores them, or {other.tolist()} "
-                f"as it shows them (or the reverse), and both have names. {_WAY_OUT}."
+                f"{path} may hold the ids {used.tolist()} or {other.tolist()}: what it stores "
+                f"differs from what it shows, and both have names. {_WAY_OUT}."
             )
         return self._replace(pixels, used, other, path)
 
@@ -268,7 +274,7 @@ def _enumerate(items):
 def _raise_doubt(paths, palette):
     colors = map(write_color, np.frombuffer(palette, dtype=np.uint32))
     raise ValueError(
-        f"{len(paths)} masks use every entry of their palettes, so an optimizer or GIF writer may "
-        f"have changed the ids, and the colors {_enumerate(colors)} don't tell them: "
+        f"{len(paths)} mask(s) use every entry of their palettes, so an optimizer or GIF writer "
+        f"may have changed the ids, and the colors {_enumerate(colors)} don't tell them: "
         f"{_enumerate(paths)}. {_WAY_OUT}."
     )
