@@ -61,7 +61,8 @@ print(f"{len(data)} rows, {data['concept'].nunique()} concepts")
 # Merged or single instances
 # --------------------------
 # Masks with a number per concept, as of Cityscapes or ADE20K, are read by
-# :func:`~sklearn_loce.datasets.load_masks`. All cars of an image make one row, the paper's way; or
+# :func:`~sklearn_loce.datasets.load_masks`; of masks with a color per concept, as of CamVid, its
+# parameter ``palette`` names the colors. All cars of an image make one row, the paper's way; or
 # each its own. Where no file numbers the instances, connected regions stand for them. That is a
 # guess: cars that touch stay one, and a car behind a pole falls in two. Polygons tell instances
 # apart: :func:`~sklearn_loce.datasets.load_coco`, :func:`~sklearn_loce.datasets.load_yolo` and

@@ -211,11 +211,105 @@ def test_a_disk_too_small_to_unpack(data, monkeypatch):
     unpack(archive, data / "target")
 
 
-def test_another_process_was_faster(data):
+@pytest.mark.parametrize("suffix", [".zip", ".tar", ".tar.gz"])
+@pytest.mark.parametrize(
+    "name",
+    ["a.txt", "./a.txt", "A.TXT", "a.txt/c.txt", "b//c.txt", "b\\c.txt", "b", ".", "B/C.txt"],
+)
+@pytest.mark.filterwarnings("ignore:Duplicate name:UserWarning")
+def test_members_that_overwrite_each_other_are_refused(data, suffix, name):
+    archive = data / f"x{suffix}"
+    _write_pairs(archive, [*GOOD.items(), (name, b"other")])
+    with pytest.raises(ValueError, match=r"x\.\S+ is refused: '.*' is (there twice|in a file)"):
+        unpack(archive, data / "target")
+    assert list(data.iterdir()) == [archive]
+
+
+def _write_pairs(path, pairs):
+    if path.suffix == ".zip":
+        with zipfile.ZipFile(path, "w") as file:
+            for name, content in pairs:
+                file.writestr(name, content)
+        return
+    with tarfile.open(path, "w:gz" if path.suffix == ".gz" else "w") as file:
+        for name, content in pairs:
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            file.addfile(info, BytesIO(content))
+
+
+def test_folders_may_be_listed_twice(data):
+    archive = data / "x.zip"
+    with pytest.warns(UserWarning, match="Duplicate name"):
+        _write_pairs(archive, [("b/", b""), ("b/", b""), *GOOD.items()])
+    unpack(archive, data / "target")
+    assert files_of(data / "target") == GOOD
+
+
+def test_an_encrypted_archive(data):
     archive = data / "x.zip"
     _make_archive(archive, GOOD)
-    (data / "target").mkdir()
-    (data / "target" / "theirs").write_bytes(b"")
-    unpack(archive, data / "target")
-    assert set(files_of(data / "target")) == {"theirs"}
-    assert sorted(p.name for p in data.iterdir()) == ["target", "x.zip"]
+    content = bytearray(archive.read_bytes())
+    for signature, flags in ((b"PK\3\4", 6), (b"PK\1\2", 8)):
+        content[content.index(signature) + flags] |= 1
+    archive.write_bytes(content)
+    with pytest.raises(OSError, match=r"x\.zip can't be unpacked: .*a\.txt.*encrypted"):
+        unpack(archive, data / "target")
+    assert list(data.iterdir()) == [archive]
+
+
+def _compress(suffix, kind):
+    content = {"a.txt": b"a" * 500, "b/c.bin": BLOB[:3000], "\xfc.txt": b"u"}
+    buffer = BytesIO()
+    if suffix == ".zip":
+        with zipfile.ZipFile(buffer, "w", kind) as file:
+            for name, data in content.items():
+                file.writestr(name, data)
+        return buffer.getvalue()
+    with tarfile.open(fileobj=buffer, mode=f"w:{kind}") as file:
+        for name, data in content.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            file.addfile(info, BytesIO(data))
+    return buffer.getvalue()
+
+
+def _catch(archive, target):
+    try:
+        unpack(archive, target)
+    except Exception as error:
+        return error
+    return None
+
+
+@pytest.mark.parametrize(
+    ("suffix", "kind"),
+    [(".zip", kind) for kind in (zipfile.ZIP_STORED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA)]
+    + [(".zip", zipfile.ZIP_DEFLATED), *((".tar", kind) for kind in ("", "gz", "bz2", "xz"))],
+)
+def test_damage_anywhere_is_an_error_of_the_archive(data, suffix, kind):
+    """Whatever Python raises; and a tar archive gives all of its files, or none."""
+    whole, rng = _compress(suffix, kind), np.random.default_rng(0)
+    archive, target = data / f"x{suffix}", data / "target"
+    archive.write_bytes(whole)
+    unpack(archive, target)
+    sound, n_refused = files_of(target), 0
+    shutil.rmtree(target)
+    for _ in range(60):
+        damaged = np.frombuffer(whole, dtype=np.uint8).copy()
+        damaged[rng.integers(0, len(damaged), 2)] = rng.choice([0, 127, 255], 2)
+        archive.write_bytes(damaged.tobytes())
+        error = _catch(archive, target)
+        if error is None:
+            # Python does not count what a zip archive says it holds.
+            missing = sorted(map(len, sound.values()))
+            for content in files_of(target).values():
+                missing.remove(len(content))
+            assert not missing or suffix == ".zip"
+            shutil.rmtree(target)
+        else:
+            assert type(error) in (OSError, ValueError)
+            assert str(archive) in str(error)
+            n_refused += 1
+        assert list(data.iterdir()) == [archive]
+    assert n_refused > 5

@@ -6,8 +6,11 @@ import os
 import re
 import shutil
 import socket
+import subprocess
+import sys
 import tarfile
 import threading
+import time
 import zipfile
 from contextlib import suppress
 from dataclasses import replace
@@ -68,6 +71,7 @@ class _Handler(BaseHTTPRequestHandler):
         body = content[start:]
         if server.breaks:
             body = body[: server.breaks.pop(0)]
+        server.gate.wait(60)
         server.sent += len(body)
         # A client that has no room on its disk hangs up.
         with suppress(BrokenPipeError, ConnectionResetError):
@@ -84,6 +88,8 @@ def server(monkeypatch):
     with ThreadingHTTPServer(("127.0.0.1", 0), _Handler) as server:
         server.files, server.requests, server.breaks, server.statuses = {}, [], [], []
         server.knows_ranges, server.range_error, server.sent = True, 0, 0
+        server.gate = threading.Event()
+        server.gate.set()
         server.url = f"http://127.0.0.1:{server.server_port}"
         thread = threading.Thread(target=server.serve_forever, args=(0.01,))
         thread.start()
@@ -152,6 +158,11 @@ def voc(server, tmp_path, monkeypatch):
     return load_voc(source)
 
 
+def _files_of(home):
+    """Give what is there besides locks."""
+    return {path: content for path, content in files_of(home).items() if ".lock" not in path}
+
+
 def _same_table(got, expected):
     columns = [c for c in expected.data.columns if c != "image"]
     assert got.data[columns].to_dict("records") == expected.data[columns].to_dict("records")
@@ -166,7 +177,7 @@ def test_fetch_coco(coco, server, tmp_path, capsys):
     assert "unpacking" not in capsys.readouterr().err
     assert len(server.requests) == 2
     # The archives and the members that nobody asked for are gone.
-    assert set(files_of(home)) == {
+    assert set(_files_of(home)) == {
         "coco_val2017/annotations/annotations/instances_val2017.json",
         "coco_val2017/images/val2017/000001.jpg",
         "coco_val2017/images/val2017/000002.jpg",
@@ -183,7 +194,7 @@ def test_fetch_voc_with_a_progress_bar(voc, server, tmp_path, capsys):
     assert "VOCtrainval_11-May-2012.tar" in shown
     assert "100%" in shown
     assert "unpacking" in shown
-    assert sorted(p.name for p in (home / "voc2012").iterdir()) == ["trainval"]
+    assert sorted(p.name for p in (home / "voc2012").iterdir()) == [".lock", "trainval"]
 
 
 def test_fetch_hands_its_parameters_on(voc, server, tmp_path):
@@ -205,6 +216,40 @@ def test_data_home_is_scikit_learns(coco, server, tmp_path, monkeypatch):
     monkeypatch.setenv("SCIKIT_LEARN_DATA", str(tmp_path / "elsewhere"))
     fetch_coco_val2017(base_url=server.url, verbose=0)
     assert (tmp_path / "elsewhere" / "coco_val2017" / "images").is_dir()
+
+
+FETCH = """
+import sys
+from dataclasses import replace
+from sklearn_loce.datasets import _fetch, fetch_voc2012
+home, url, checksum = sys.argv[1:]
+_fetch._VOC2012 = [replace(archive, checksum=checksum) for archive in _fetch._VOC2012]
+print(len(fetch_voc2012(data_home=home, base_url=url, verbose=0).data))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dies", [False, True])
+def test_processes_wait_for_the_one_that_downloads(voc, server, tmp_path, dies):
+    command = [sys.executable, "-c", FETCH, str(tmp_path / "home"), server.url]
+    command.append(_fetch._VOC2012[0].checksum)
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    server.gate.clear()
+    with subprocess.Popen(command, **pipes) as first:
+        while not server.requests:
+            time.sleep(0.01)
+        with subprocess.Popen(command, **pipes) as second:
+            assert "Another process downloads to" in second.stderr.readline()
+            assert len(server.requests) == 1
+            if dies:
+                first.kill()
+                assert first.wait() != 0
+            server.gate.set()
+            assert second.communicate()[0] == f"{len(voc.data)}\n"
+        if not dies:
+            assert first.communicate()[0] == f"{len(voc.data)}\n"
+    assert len(server.requests) == 1 + dies
+    _same_table(fetch_voc2012(data_home=tmp_path / "home", download_if_missing=False), voc)
 
 
 @pytest.mark.parametrize("fetch", [fetch_coco_val2017, fetch_voc2012])
@@ -297,7 +342,7 @@ def test_a_tree_with_the_wrong_checksum_is_not_unpacked(server, tmp_path):
         server.files[f"/{archive.path}"] = _zip({"val2017/000001.jpg": b"not COCO"})
     with pytest.raises(OSError, match="not the published file"):
         fetch_coco_val2017(data_home=tmp_path, base_url=server.url, verbose=0)
-    assert files_of(tmp_path) == {}
+    assert _files_of(tmp_path) == {}
 
 
 def test_a_file_that_is_there_is_not_downloaded(blob, server):
@@ -334,7 +379,7 @@ def test_no_network(tmp_path, monkeypatch):
     ):
         fetch_coco_val2017(data_home=tmp_path, base_url=url, n_retries=2, delay=0, verbose=0)
     assert len(record) == 2
-    assert files_of(tmp_path) == {}
+    assert _files_of(tmp_path) == {}
 
 
 def test_a_disk_too_small_is_told_before_anything_is_written(blob, server, monkeypatch):

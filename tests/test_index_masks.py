@@ -260,6 +260,49 @@ def test_an_unpaired_file(folders, side):
     assert data["image_id"].unique().tolist() == ["b", "city/c"]
 
 
+@pytest.fixture
+def prefixed(tmp_path, arrays):
+    """The same masks, but what tells files apart comes before the common name."""
+    for name, ids in arrays.items():
+        folder, _, stem = name.rpartition("/")
+        _save(tmp_path / "images" / folder / f"leftImg8bit_{stem}.png", ids)
+        _save(tmp_path / "masks" / folder / f"mask_{stem}_ids.png", ids)
+        _save(tmp_path / "masks" / folder / f"number_{stem}_n.png", ids + 7)
+    return tmp_path / "images", tmp_path / "masks"
+
+
+def test_prefixes(prefixed, arrays):
+    how = {"image_prefix": "leftImg8bit_", "mask_prefix": "Mask_", "mask_suffix": "_ids.png"}
+    data = load_masks(*prefixed, NAMES, ignore=[255], **how).data
+    assert data["image_id"].unique().tolist() == ["a", "b", "city/c"]
+    for row in data.itertuples():
+        expected = arrays[row.image_id] == NAMES.index(row.concept)
+        np.testing.assert_array_equal(_decode(row.mask), expected)
+    how |= {"instance_prefix": "number_", "instance_suffix": "_n.png", "merge_instances": False}
+    data = load_masks(*prefixed, NAMES, ignore=[255], keep=["class_id", "instance"], **how).data
+    assert (data["instance"] == data["class_id"] + 7).all()
+
+
+def test_prefixes_that_don_t_fit_are_named(prefixed):
+    how = {"image_prefix": "leftImg8bit_", "mask_suffix": "_ids.png"}
+    with pytest.raises(
+        FileNotFoundError, match=r"masks/NAME_ids\.png: set image_prefix, .*mask_pre"
+    ):
+        load_masks(*prefixed, NAMES, ignore=[255], **how)
+    with pytest.raises(FileNotFoundError, match=r"has no mask that is named label_NAME_ids\.png"):
+        load_masks(*prefixed, NAMES, ignore=[255], mask_prefix="label_", **how)
+    with pytest.raises(ValueError, match="instance_prefix='number_' needs an instance_suffix"):
+        load_masks(
+            *prefixed, NAMES, ignore=[255], mask_prefix="mask_", instance_prefix="number_", **how
+        )
+
+
+def test_prefix_and_suffix_do_not_overlap(folders):
+    how = {"mask_prefix": "a.", "mask_suffix": ".png", "unpaired": "drop"}
+    with pytest.raises(FileNotFoundError, match=r"named a\.NAME\.png"):
+        load_masks(*folders, NAMES, **how)
+
+
 def test_two_images_of_one_name(folders):
     Image.new("RGB", (36, 24)).save(folders[0] / "a.png")
     with pytest.raises(ValueError, match=r"a\.jpg and .*a\.png are both the image 'a'"):
@@ -282,5 +325,5 @@ def test_missing_and_empty_folders(folders, tmp_path):
     with pytest.raises(FileNotFoundError, match="nowhere' does not exist"):
         load_masks(folders[0], tmp_path / "nowhere", NAMES)
     (tmp_path / "empty").mkdir()
-    with pytest.raises(FileNotFoundError, match=r"has no mask that ends with \.png"):
+    with pytest.raises(FileNotFoundError, match=r"has no mask that is named NAME\.png"):
         load_masks(folders[0], tmp_path / "empty", NAMES)

@@ -311,7 +311,7 @@ def test_files_that_are_wrong(tmp_path, text, match):
 
 
 def test_folders_that_are_wrong(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"no file that ends with \.json"):
+    with pytest.raises(FileNotFoundError, match=r"no file that is named NAME\.json"):
         load_labelme(tmp_path)
     with pytest.raises(FileNotFoundError, match="nowhere' does not exist"):
         load_labelme(tmp_path / "nowhere")

@@ -40,7 +40,7 @@ def client():
         n_workers=2,
         threads_per_worker=1,
         processes=True,
-        dashboard_address=":0",
+        dashboard_address="127.0.0.1:0",
         memory_limit=None,  # else their share of a machine with many cores may be too little
     )
     with cluster, distributed.Client(cluster) as client:

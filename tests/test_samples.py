@@ -5,6 +5,8 @@
 
 import io
 import pickle
+import struct
+import zlib
 
 import numpy as np
 import pandas as pd
@@ -62,6 +64,67 @@ def test_every_kind_of_pixels_becomes_rgb(image, expected, tmp_path):
         image.save(tmp_path / "image.png")
         for path in (tmp_path / "image.png", str(tmp_path / "image.png")):
             np.testing.assert_array_equal(read_image(path), expected)
+
+
+TWELVE = RNG.integers(0, 4096, (6, 8), dtype=np.uint16)
+TWELVE[0, 0] = 4095
+
+
+def _png_of_16_bit_colors(array):
+    def chunk(kind, content):
+        check = zlib.crc32(kind + content)
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", check)
+
+    head = struct.pack(">IIBBBBB", *array.shape[1::-1], 16, 2, 0, 0, 0)
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in array)
+    chunks = [(b"IHDR", head), (b"IDAT", zlib.compress(rows)), (b"IEND", b"")]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(chunk(*c) for c in chunks)
+
+
+def _tiff_of_12_bits(array):
+    """Pack two pixels into three bytes, as microscopes do; Pillow can't write that."""
+    bits = "".join(f"{value:012b}" for value in array.ravel().tolist())
+    pixels = int(bits, 2).to_bytes(len(bits) // 8, "big")
+    height, width = array.shape
+    entries = {256: width, 257: height, 258: 12, 259: 1, 262: 1, 273: 8 + 2 + 12 * 8 + 4}
+    entries |= {278: height, 279: len(pixels)}
+    table = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in entries.items())
+    return b"II*\0" + struct.pack("<IH", 8, len(entries)) + table + bytes(4) + pixels
+
+
+@pytest.mark.parametrize("n_bits", [8, 10, 12])
+def test_16_bits_of_which_few_are_used_are_told(tmp_path, n_bits):
+    pixels = TWELVE >> (12 - n_bits)
+    (tmp_path / "color.png").write_bytes(_png_of_16_bit_colors(_three(pixels)))
+    Image.fromarray(pixels).save(tmp_path / "gray.png")
+    Image.fromarray(pixels).save(tmp_path / "gray.tif")
+    cells = [pixels, _three(pixels), Image.fromarray(pixels)]
+    cells += [tmp_path / name for name in ("color.png", "gray.png", "gray.tif")]
+    for cell in cells:
+        with pytest.warns(
+            UserWarning, match=f"lower {n_bits} bits.* image \\* {2 ** (16 - n_bits)}"
+        ):
+            read_image(cell)
+    # As the warning says: now the whole range is used, and nobody is told.
+    np.testing.assert_allclose(
+        read_image(pixels * 2 ** (16 - n_bits)), _three(pixels) * 255.0 / (2**n_bits - 1), atol=1.5
+    )
+
+
+def test_16_bits_that_are_used_are_not_told(tmp_path):
+    bright = DEEP.copy()
+    bright[0, 0] = 4096
+    (tmp_path / "color.png").write_bytes(_png_of_16_bit_colors(_three(bright)))
+    for cell in (np.minimum(bright, 4096), np.zeros_like(DEEP), tmp_path / "color.png"):
+        read_image(cell)
+
+
+def test_a_tiff_tells_its_12_bits(tmp_path):
+    (tmp_path / "a.tif").write_bytes(_tiff_of_12_bits(TWELVE))
+    expected = np.floor(TWELVE * 255.0 / 4095 + 0.5).astype(np.uint8)
+    np.testing.assert_array_equal(read_image(tmp_path / "a.tif"), _three(expected))
+    with Image.open(tmp_path / "a.tif") as image:
+        np.testing.assert_array_equal(read_image(image), _three(expected))
 
 
 def test_palette_images_show_their_colors(tmp_path):

@@ -2,6 +2,8 @@
 
 import json
 import os
+import signal
+import socket
 import struct
 import sys
 import time
@@ -338,6 +340,73 @@ def test_truncated_files_are_named(loce, tmp_path, cell, share, suffix):
     path.write_bytes(whole[: int(share * len(whole))])
     row = {"image": pixels, "mask": pixels > 127, cell: path}
     _refused(lambda: loce.transform(_samples(**row)), path, f"row 2: the {cell}")
+
+
+def _make_pipe(path):
+    os.mkfifo(path)
+
+
+def _make_socket(path):
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(str(path))
+
+
+def _link_to(target):
+    return lambda path: path.symlink_to(target)
+
+
+NO_FILES = {
+    "pipe": _make_pipe,
+    "socket": _make_socket,
+    "folder": lambda path: path.mkdir(),
+    "endless device": _link_to("/dev/zero"),
+    "empty device": _link_to("/dev/null"),
+}
+
+
+@contextmanager
+def _at_once():
+    """Fail where the block waits; an alarm wakes it."""
+
+    def wake(*_):
+        raise TimeoutError("this waits")
+
+    before = signal.signal(signal.SIGALRM, wake)
+    signal.alarm(SECONDS)
+    try:
+        yield
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs pipes that have a name")
+@pytest.mark.parametrize("cell", ["image", "mask"])
+@pytest.mark.parametrize("kind", NO_FILES)
+def test_what_is_no_file_is_refused_at_once(loce, tmp_path, monkeypatch, kind, cell):
+    monkeypatch.chdir(tmp_path)  # the name of a socket must be short
+    NO_FILES[kind]("a.png" if kind == "socket" else tmp_path / "a.png")
+    samples, kept = _samples(**{cell: "a.png"}), _transformer(memory=tmp_path / "store")
+    for read in (loce.transform, loce.evaluate, kept.fit_transform):
+        with _at_once():
+            _refused(lambda read=read: read(samples), "a.png", f"row 2: the {cell} .*not a file")
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs pipes that have a name")
+def test_pipes_in_folders_are_not_opened(tmp_path):
+    for folder in ("images", "masks"):
+        (tmp_path / folder).mkdir()
+        Image.new("L", (WIDTH, HEIGHT)).save(tmp_path / folder / "a.png")
+    folders = tmp_path / "images", tmp_path / "masks"
+    _make_pipe(folders[1] / "b.png")
+    with _at_once():
+        assert len(load_masks(*folders, ["road"]).data) == 1
+    _make_pipe(folders[1] / "a_instances.png")
+    with (
+        _at_once(),
+        pytest.raises(ValueError, match=r"a_instances\.png can't be read .*not a file"),
+    ):
+        load_masks(*folders, ["road"], instance_suffix="_instances.png")
 
 
 @pytest.mark.parametrize("cell", ["image", "mask"])

@@ -1,10 +1,13 @@
 """Images of the table of samples: files, PIL images and arrays, read as RGB."""
 
 import os
+import stat
 from contextlib import contextmanager
 
 import numpy as np
 from PIL import Image, ImageOps
+
+from .._warnings import warn_user
 
 PATH = (str, os.PathLike)
 # What Pillow raises for damaged files; its decoders have found each of these.
@@ -22,11 +25,19 @@ READ_ERRORS = (
 _ORIENTATION = 0x0112  # the EXIF tag
 _TURNED = (5, 6, 7, 8)  # its values that swap width and height
 _PROGRAMS = ("EPS",)  # formats that Pillow reads by running an interpreter on them
+_BITS_PER_SAMPLE = 258  # the TIFF tag
+
+
+def check_is_file(path):
+    """Raise where a path leads to a pipe or the like: to open it could wait for ever."""
+    if not stat.S_ISREG(os.stat(path).st_mode):
+        raise ValueError("it is a folder, pipe, socket or device, not a file")
 
 
 @contextmanager
 def open_image(path):
     """Open an image file as a PIL image; Pillow decodes the pixels on demand."""
+    check_is_file(path)
     with Image.open(path) as image:
         if image.format in _PROGRAMS:
             raise ValueError("PostScript is a program, not pixels; save it as PNG")
@@ -37,7 +48,8 @@ def read_image(image):
     """Read a file, PIL image or array as RGB, an array (height, width, 3) of uint8.
 
     Gray images get three equal channels, an alpha channel is dropped, 16-bit values are scaled to 8
-    bits, and an EXIF orientation is applied.
+    bits, and an EXIF orientation is applied. A TIFF tells how many bits it uses; of other images
+    that use 12 bits of 16 or less, a warning says so.
     """
     if isinstance(image, PATH):
         with open_image(image) as opened:
@@ -54,6 +66,7 @@ def read_image(image):
 
 
 def _pil_to_rgb(image):
+    n_bits, is_cut = _count_bits(image), _is_cut_to_bytes(image)
     image = ImageOps.exif_transpose(image)
     if image.mode == "F":
         raise ValueError("floating-point pixels have no known scale; save the image as 8 or 16 bit")
@@ -61,16 +74,42 @@ def _pil_to_rgb(image):
         array = np.asarray(image)
         if array.min() < 0 or array.max() > 65535:
             raise ValueError("integer pixels must be in [0, 65535]")
-        return _array_to_rgb(array.astype(np.uint16))
+        return _array_to_rgb(array.astype(np.uint16), n_bits)
     if "transparency" in image.info:
         image = image.convert("RGBA")
-    return np.asarray(image.convert("RGB"))
+    rgb = np.asarray(image.convert("RGB"))
+    if is_cut:
+        _warn_if_dark(int(rgb.max()) << 8 | 255)
+    return rgb
 
 
-def _array_to_rgb(array):
+def _count_bits(image):
+    """Say how many of 16 bits the pixels of a TIFF have; Pillow unpacks 12 to 16."""
+    return min(16, *getattr(image, "tag_v2", {}).get(_BITS_PER_SAMPLE, (16,)))
+
+
+def _is_cut_to_bytes(image):
+    """Say whether Pillow will keep the upper 8 of 16 bits, as it does of colors in a file."""
+    tiles = getattr(image, "tile", ())
+    return not image.mode.startswith("I") and any(";16" in str(tile[3]) for tile in tiles)
+
+
+def _warn_if_dark(largest):
+    n_bits = int(largest).bit_length()
+    if 0 < n_bits <= 12:
+        warn_user(
+            f"A 16-bit image uses only the lower {n_bits} bits, so it is read as nearly black. If "
+            f"its values are of {n_bits} bits, scale them first: image * {2 ** (16 - n_bits)}."
+        )
+
+
+def _array_to_rgb(array, n_bits=16):
     if array.dtype.kind == "u" and array.dtype.itemsize == 2:
-        # 65535 becomes 255, and halves are rounded up.
-        array = ((array.astype(np.uint32) + 128) // 257).astype(np.uint8)
+        if n_bits == 16:
+            _warn_if_dark(array.max(initial=0))
+        # The largest value becomes 255, and halves are rounded up.
+        largest = 2**n_bits - 1
+        array = ((array.astype(np.uint32) * 255 + largest // 2 + 1) // largest).astype(np.uint8)
     if array.dtype != np.uint8:
         raise ValueError(
             f"pixels must be uint8 or uint16, got {array.dtype}; scale them first, as "

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import xxhash
 
-from .._samples.images import PATH, read_image
+from .._samples.images import PATH, check_is_file, read_image
 from .._samples.masks import compress_rle
 
 # Counts up when vectors of older versions must not be found: other tables of the store, or other
@@ -111,6 +111,7 @@ def _bulk_digest(header, content):
 
 
 def _file_digest(what, path):
+    check_is_file(path)
     return _bulk_digest(f"{what} file:", Path(path).read_bytes())
 
 

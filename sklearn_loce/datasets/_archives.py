@@ -1,14 +1,16 @@
 """Unpacking of archives: all or nothing, and nothing outside the target."""
 
+import lzma
 import os
 import shutil
 import stat
+import struct
 import tarfile
 import tempfile
 import zipfile
 import zlib
 from collections.abc import Callable
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path, PurePosixPath, PureWindowsPath
@@ -21,7 +23,21 @@ from ._download import check_space
 _LARGEST_RATIO = 200
 _HARMLESS = 100_000_000  # bytes, which may have shrunk to nothing
 
-_BROKEN = (zipfile.BadZipFile, tarfile.TarError, zlib.error, EOFError, NotImplementedError)
+# What Python raises for archives that are damaged or encrypted; tests have found each of these.
+_BROKEN = (
+    zipfile.BadZipFile,
+    tarfile.TarError,
+    zlib.error,
+    lzma.LZMAError,
+    EOFError,
+    OSError,
+    RuntimeError,  # encrypted, or of a version or compression that Python lacks
+    ValueError,
+    IndexError,
+    struct.error,
+    OverflowError,
+    MemoryError,
+)
 
 
 @dataclass(frozen=True)
@@ -63,23 +79,61 @@ def _open_members(archive):
 
 
 def _read_tar(file):
+    """List the members; tarfile takes a header that it can't read for the end of the archive."""
+    members = list(_tar_members(file))
+    file.fileobj.seek(file.offset)
+    if file.fileobj.read(tarfile.BLOCKSIZE).strip(b"\0"):
+        raise tarfile.ReadError(f"the header at byte {file.offset} is damaged")
+    while file.fileobj.read(1 << 20):  # to the checksum of a compressed archive
+        pass
+    return members
+
+
+@contextmanager
+def _own_errors(archive):
+    """Raise an OSError that names the archive for whatever is wrong with it."""
     try:
-        return list(_tar_members(file))
-    except OSError as error:
-        # A size that is none has led to a place that is none.
-        raise tarfile.ReadError(str(error)) from error
+        yield
+    except _BROKEN as error:
+        number = getattr(error, "errno", None)
+        message = f"{archive} can't be unpacked: {error or type(error).__name__}"
+        raise OSError(*([number] if number else []), message) from error
+
+
+def _place_of(member):
+    return PurePosixPath(member.name.replace("\\", "/"))
 
 
 def _check_members(members, archive):
     """Refuse members that could end up, or lead, outside the target."""
     for member in members:
-        path = PurePosixPath(member.name.replace("\\", "/"))
+        path = _place_of(member)
         if path.is_absolute() or PureWindowsPath(member.name).drive or ".." in path.parts:
             raise ValueError(f"{archive} is refused: {member.name!r} leads out of the target.")
         if not member.is_plain:
             raise ValueError(f"{archive} is refused: {member.name!r} is a link or a device.")
         if member.size < 0:
             raise ValueError(f"{archive} is refused: {member.name!r} has {member.size} bytes.")
+
+
+def _check_unique(members, archive):
+    """Refuse members of which one would overwrite another, if only where case makes no difference.
+
+    A file must not be a folder too.
+    """
+    seen = set()
+    for member in members:
+        place = PurePosixPath(str(_place_of(member)).casefold())
+        if not member.is_folder and (place in seen or not place.name):
+            raise ValueError(
+                f"{archive} is refused: {member.name!r} is there twice or has no name."
+            )
+        if not member.is_folder:
+            seen.add(place)
+    for member in members:
+        place = PurePosixPath(str(_place_of(member)).casefold())
+        if (member.is_folder and place in seen) or not seen.isdisjoint(place.parents):
+            raise ValueError(f"{archive} is refused: {member.name!r} is in a file.")
 
 
 def _check_total(members, archive, staging):
@@ -111,15 +165,6 @@ def _write(members, folder, verbose):
             shutil.copyfileobj(source, sink, 1 << 20)
 
 
-def _put_in_place(folder, target):
-    try:
-        os.rename(folder, target)
-    except OSError:
-        # Another process that unpacked the same archive may have been faster.
-        if not target.is_dir():
-            raise
-
-
 def unpack(archive, target, *, only=(), verbose=0):
     """Unpack a zip or tar archive into a folder that appears when it is whole.
 
@@ -137,21 +182,22 @@ def unpack(archive, target, *, only=(), verbose=0):
     Raises
     ------
     ValueError
-        If a member's path leaves the target, it is a link or a device, or the members are larger
-        than the archive by more than honest ones can be. Nothing is written then.
+        If a member's path leaves the target, it is a link, a device or there twice, or the members
+        are larger than the archive by more than honest ones can be. Nothing is written then.
     OSError
-        If the archive is broken or lacks a member, or the disk is full.
+        If the archive is damaged, encrypted or lacks a member, or the disk is full.
     """
     # The parent is on the same disk, so that the last step is one rename.
-    with tempfile.TemporaryDirectory(prefix=f".{target.name}-", dir=target.parent) as staging:
+    folder = tempfile.TemporaryDirectory(prefix=f".{target.name}-", dir=target.parent)
+    with folder as staging, ExitStack() as stack:
         content = Path(staging, "content")
         content.mkdir()
-        try:
-            with _open_members(archive) as members:
-                _check_members(members, archive)
-                members = _select(members, only, archive)
-                _check_total(members, archive, staging)
-                _write(members, content, verbose)
-        except _BROKEN as error:
-            raise OSError(f"{archive} can't be unpacked: {error}") from error
-        _put_in_place(content, target)
+        with _own_errors(archive):
+            members = stack.enter_context(_open_members(archive))
+        _check_members(members, archive)
+        _check_unique(members, archive)
+        members = _select(members, only, archive)
+        _check_total(members, archive, staging)
+        with _own_errors(archive):
+            _write(members, content, verbose)
+        os.rename(content, target)

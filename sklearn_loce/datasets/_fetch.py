@@ -1,13 +1,16 @@
 """Published datasets, downloaded once into scikit-learn's data home."""
 
 import os
+from contextlib import contextmanager
 from dataclasses import dataclass
 from numbers import Integral, Real
 from pathlib import Path, PurePosixPath
 
+from filelock import FileLock, Timeout
 from sklearn.datasets import get_data_home
 from sklearn.utils._param_validation import Interval, StrOptions, validate_params
 
+from .._warnings import warn_user
 from ._archives import unpack
 from ._coco import load_coco
 from ._download import download
@@ -62,20 +65,41 @@ _VOC2012 = (
 )
 
 
+@contextmanager
+def _alone(home):
+    """Wait until no other process fills a folder; one that has died does not count."""
+    lock = FileLock(str(home / ".lock"))
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        warn_user(f"Another process downloads to {home}; this one waits for it.")
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
+
+
 def _fetch(archives, home, *, base_url, download_if_missing, **how):
     """Download and unpack what the folder ``home`` lacks; archives are deleted afterwards."""
-    for archive in archives:
-        target = home / archive.folder
-        if target.is_dir():
-            continue
-        if not download_if_missing:
-            raise OSError(f"Data not found in {target} and `download_if_missing` is False")
-        home.mkdir(parents=True, exist_ok=True)
-        file = home / PurePosixPath(archive.path).name
-        url = f"{base_url.rstrip('/')}/{archive.path}"
-        download(url, archive.checksum, file, **how)
-        unpack(file, target, only=archive.only, verbose=how["verbose"])
-        file.unlink()
+    missing = [home / a.folder for a in archives if not (home / a.folder).is_dir()]
+    if not missing:
+        return
+    if not download_if_missing:
+        raise OSError(f"Data not found in {missing[0]} and `download_if_missing` is False")
+    home.mkdir(parents=True, exist_ok=True)
+    with _alone(home):
+        for archive in archives:
+            if not (home / archive.folder).is_dir():
+                _fetch_one(archive, home, base_url, **how)
+
+
+def _fetch_one(archive, home, base_url, *, verbose, **how):
+    file = home / PurePosixPath(archive.path).name
+    url = f"{base_url.rstrip('/')}/{archive.path}"
+    download(url, archive.checksum, file, verbose=verbose, **how)
+    unpack(file, home / archive.folder, only=archive.only, verbose=verbose)
+    file.unlink()
 
 
 @validate_params(
@@ -101,7 +125,8 @@ def fetch_coco_val2017(
     """Load the validation set of MS COCO 2017, downloading it once.
 
     It has 5,000 images and 80 concepts. The download is 1.1 GB; it is checked, goes on where it
-    broke off, and needs another 1.1 GB of the disk until it is unpacked.
+    broke off, and needs another 1.1 GB of the disk until it is unpacked. Processes that ask for it
+    at a time wait for the one that downloads.
 
     Parameters
     ----------
@@ -190,7 +215,8 @@ def fetch_voc2012(
     """Load the segmentation set of PASCAL VOC 2012, downloading it once.
 
     It has 2,913 images and 20 concepts. The download is 2 GB; it is checked, goes on where it broke
-    off, and needs another 2 GB of the disk until it is unpacked.
+    off, and needs another 2 GB of the disk until it is unpacked. Processes that ask for it at a
+    time wait for the one that downloads.
 
     Parameters
     ----------

@@ -1,5 +1,6 @@
-"""Images whose pixels are class ids: reading them, and turning them into rows."""
+"""Images whose pixels are class ids or colors of classes: turning them into rows."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -7,12 +8,12 @@ import numpy as np
 import pandas as pd
 from scipy import ndimage
 
-from .._samples.images import READ_ERRORS, open_image
 from ._instances import Instance
+from ._label_files import distinct, write_color
 from ._table import choose, encode
 
-# Palette images count by their index, not by their color.
-_INDEX_MODES = ("1", "L", "P", "I", "I;16", "I;16B", "I;16L")
+_SHOWN = 10
+_BLURRED = 20  # unknown labels that no forgetful user has
 _EIGHT_NEIGHBOURS = np.ones((3, 3), dtype=bool)
 
 
@@ -36,47 +37,54 @@ class LabelledImage:
     instances: Path | None
 
 
-def read_index_image(path):
-    """Read an image of ids, one per pixel.
+@dataclass(frozen=True)
+class Coding:
+    """How pixels say their class, in words.
 
-    Returns
-    -------
-    ndarray of shape (height, width)
-        Integers or booleans, in column order, as run-length encoding goes.
-
-    Raises
-    ------
-    FileNotFoundError, ValueError
-        If the file is missing, can't be read, or shows colors in place of ids.
+    Parameters
+    ----------
+    labels : str
+        What they are.
+    parameter : str
+        What names them.
+    ignored : str
+        An example of labels to ignore.
+    field : str
+        Under which name the table keeps them.
+    write : callable
+        Gives a label as the user writes it.
     """
-    try:
-        with open_image(path) as image:
-            if image.mode in _INDEX_MODES:
-                return np.array(image, order="F")
-            mode = image.mode
-    except FileNotFoundError as error:
-        raise FileNotFoundError(f"The mask {path} does not exist.") from error
-    except READ_ERRORS as error:
-        raise ValueError(f"{path} can't be read as an image: {error}") from error
-    raise ValueError(
-        f"{path} is an image of mode {mode}, but a mask must hold one class id per pixel (mode L, "
-        "P or I). Masks drawn in colors must be turned into ids first."
+
+    labels: str
+    parameter: str
+    ignored: str
+    field: str
+    write: Callable
+
+
+IDS = Coding("ids", "class_names", "[255]", "class_id", int)
+COLORS = Coding("colors", "palette", "['#000000']", "color", write_color)
+
+
+def _check_labels(labels, known, coding, path):
+    """Raise where an image holds labels that have neither a name nor are ignored."""
+    if known.issuperset(distinct(labels).tolist()):
+        return
+    values, counts = np.unique(labels, return_counts=True)
+    unknown = [i for i in np.argsort(-counts) if int(values[i]) not in known]
+    most = sorted(unknown[:_SHOWN])
+    shown = [coding.write(values[i]) for i in most]
+    pixels = ", ".join(str(counts[i]) for i in most)
+    blurred = (
+        " So many come from JPEG compression or smooth resizing, which masks do not survive."
+        if len(unknown) > _BLURRED
+        else ""
     )
-
-
-def distinct(ids):
-    """Give the sorted distinct values of an index image, without sorting its pixels."""
-    return np.sort(pd.unique(ids.ravel(order="K")))
-
-
-def check_ids(labels, known, path):
-    """Raise where an image holds ids that have neither a name nor are ignored."""
-    unknown = [int(i) for i in distinct(labels) if i not in known]
-    if unknown:
-        raise ValueError(
-            f"{path} holds the ids {unknown[:10]} ({len(unknown)} in all), which class_names does "
-            "not name. Name them, or list those that mean nothing, as in ignore=[255]."
-        )
+    raise ValueError(
+        f"{path} holds the {coding.labels} {shown} ({pixels} pixels; {len(unknown)} in all), which "
+        f"{coding.parameter} does not name. Name them, or list those that mean nothing, as in "
+        f"ignore={coding.ignored}.{blurred}"
+    )
 
 
 def _bounding_box(inside):
@@ -137,22 +145,24 @@ def split_concept(labels, instances, ids):
 
 
 class Labelling:
-    """What the ids mean, and how objects are made of them.
+    """What labels mean, and how objects are made of them.
 
     Parameters
     ----------
     names : dict
-        {id: concept}; several ids may share a concept.
+        {label: concept}; several labels may share a concept. Colors are packed.
     ignore : iterable of int
-        Ids that belong to no concept.
+        Labels that belong to no concept.
     categories : list of str or None
         The concepts to keep.
     source : str or path
         What messages call the dataset.
+    coding : Coding
     """
 
-    def __init__(self, names, ignore, *, categories, source):
+    def __init__(self, names, ignore, *, categories, source, coding=IDS):
         self.known = {*names, *ignore}
+        self.coding = coding
         self.concepts = {}
         for label, name in choose(categories, names, source).items():
             self.concepts.setdefault(name, []).append(label)
@@ -170,7 +180,7 @@ class Labelling:
         -------
         list of Instance
         """
-        check_ids(labels, self.known, sample.labels)
+        _check_labels(labels, self.known, self.coding, sample.labels)
         if instances is not None and instances.shape != labels.shape:
             raise ValueError(
                 f"{sample.labels} is {labels.shape}, but {sample.instances} is {instances.shape} "
@@ -181,21 +191,19 @@ class Labelling:
         for concept, ids in self.concepts.items():
             ids = [label for label in ids if label in present]
             if ids:
-                objects += _make_instances(sample, concept, labels, instances, ids)
+                parts = split_concept(labels, instances, ids)
+                objects += [self._make_instance(sample, concept, labels.shape, *p) for p in parts]
         return objects
 
-
-def _make_instances(sample, concept, labels, instances, ids):
-    """Give the objects of one concept; their ids name the image, the class and the number."""
-    return [
-        Instance(
+    def _make_instance(self, sample, concept, size, mask, label, number):
+        """Give one object; its id names the image, the class and the number."""
+        label = self.coding.write(label)
+        return Instance(
             str(sample.image),
             sample.image_id,
             concept,
-            labels.shape,
+            size,
             mask=mask,
             annotation_id=f"{sample.image_id}:{label}:{number}",
-            fields={"class_id": label, "instance": number},
+            fields={self.coding.field: label, "instance": number},
         )
-        for mask, label, number in split_concept(labels, instances, ids)
-    ]

@@ -1,60 +1,88 @@
-"""Tables of samples from folders of images and index masks."""
+"""Tables of samples from folders of images and masks of class ids or colors."""
 
 import os
 from collections.abc import Mapping
-from numbers import Integral
+from dataclasses import dataclass
+from numbers import Integral, Number
 from pathlib import Path
 
 from sklearn.utils._param_validation import StrOptions, validate_params
 
-from ._index_images import LabelledImage, Labelling, read_index_image
+from ._index_images import COLORS, LabelledImage, Labelling
 from ._instances import make_frame
+from ._label_files import IdReader, pack_color, read_colors, write_color
 from ._table import TABLE_CONSTRAINTS, as_bunch
 
 _IMAGE_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
 
 
-def _files_by_name(folder, suffixes, what):
-    """Give {path in the folder without the suffix: path} of the files that end with a suffix."""
+@dataclass(frozen=True)
+class _Names:
+    """How the files of one kind are named: PREFIX, the common name, SUFFIX.
+
+    Parameters
+    ----------
+    prefix : str
+    suffix : str or None
+        ``None`` stands for those of the usual image formats.
+    """
+
+    prefix: str
+    suffix: str | None
+
+    def strip(self, name):
+        """Give what a file name has between prefix and suffix, or None; their case is ignored."""
+        suffixes = _IMAGE_SUFFIXES if self.suffix is None else (self.suffix,)
+        suffix = next((s for s in suffixes if name.lower().endswith(s.lower())), None)
+        fits = suffix is not None and name.lower().startswith(self.prefix.lower())
+        if not fits or len(name) < len(self.prefix) + len(suffix):
+            return None
+        return name[len(self.prefix) : len(name) - len(suffix)]
+
+    def __str__(self):
+        suffix = " or ".join(_IMAGE_SUFFIXES) if self.suffix is None else self.suffix
+        return f"{self.prefix}NAME{suffix}"
+
+
+def _files_by_name(folder, names, what):
+    """Give {path in the folder, by the common name: path} of the files that are named so."""
     folder = Path(folder)
     if not folder.is_dir():
         raise FileNotFoundError(f"The folder {str(folder)!r} does not exist.")
     found = {}
     for path in sorted(folder.rglob("*")):
-        suffix = next((s for s in suffixes if path.name.lower().endswith(s.lower())), None)
-        if suffix is None or path.name.startswith(".") or not path.is_file():
+        name = names.strip(path.name)
+        if name is None or path.name.startswith(".") or not path.is_file():
             continue
-        name = path.relative_to(folder).as_posix()[: -len(suffix)]
+        name = (path.relative_to(folder).parent / name).as_posix()
         if name in found:
             raise ValueError(f"{found[name]} and {path} are both the {what} {name!r}.")
         found[name] = path
     if not found:
-        raise FileNotFoundError(
-            f"{str(folder)!r} has no {what} that ends with {' or '.join(suffixes)}."
-        )
+        raise FileNotFoundError(f"{str(folder)!r} has no {what} that is named {names}.")
     return found
 
 
-def _check_paired(images, masks, mask_dir, mask_suffix):
+def _check_paired(images, masks, mask_dir, mask_names):
     """Raise unless each image has a mask and each mask an image."""
     for here, there, what in ((images, masks, "mask"), (masks, images, "image")):
         lonely = [path for name, path in here.items() if name not in there]
         if lonely:
             raise FileNotFoundError(
                 f"{len(lonely)} file(s) have no {what}: {[str(path) for path in lonely[:5]]}. The "
-                f"mask of an image 'NAME' is {Path(mask_dir, 'NAME')}{mask_suffix}: set "
-                "image_suffix and mask_suffix, or unpaired='drop' to leave such files out."
+                f"mask of an image 'NAME' is {Path(mask_dir, str(mask_names))}: set image_prefix, "
+                "image_suffix, mask_prefix and mask_suffix, or unpaired='drop' to leave such files "
+                "out."
             )
 
 
-def _pair(image_dir, image_suffix, mask_dir, mask_suffix, unpaired):
+def _pair(image_dir, image_names, mask_dir, mask_names, unpaired):
     """Give [(name, image, mask)], sorted by name."""
-    suffixes = _IMAGE_SUFFIXES if image_suffix is None else (image_suffix,)
-    images = _files_by_name(image_dir, suffixes, "image")
-    masks = _files_by_name(mask_dir, (mask_suffix,), "mask")
+    images = _files_by_name(image_dir, image_names, "image")
+    masks = _files_by_name(mask_dir, mask_names, "mask")
     if unpaired == "raise":
-        _check_paired(images, masks, mask_dir, mask_suffix)
-    return [(name, images[name], masks[name]) for name in images if name in masks]
+        _check_paired(images, masks, mask_dir, mask_names)
+    return [(name, images[name], masks[name]) for name in sorted(images) if name in masks]
 
 
 def _as_mapping(class_names, ignore):
@@ -69,24 +97,64 @@ def _as_mapping(class_names, ignore):
     return {int(key): str(name) for key, name in names.items()}
 
 
-def _read_pair(pair, labelling, mask_suffix, instance_suffix):
-    """Give the objects of an image and its index mask."""
+def _pack_colors(colors, where):
+    """Pack one color, or each of a list."""
+    try:
+        is_one = isinstance(colors, str) or all(isinstance(part, Number) for part in colors)
+        return [pack_color(color) for color in ([colors] if is_one and len(colors) else colors)]
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{where}: {error}.") from error
+
+
+def _as_packed(palette, ignore):
+    """Bring a palette to {packed color: name}, and the ignored colors to a list."""
+    names, ignored = {}, _pack_colors(ignore, "ignore")
+    for name, colors in palette.items():
+        packed = _pack_colors(colors, f"palette[{name!r}]")
+        twice = [write_color(color) for color in packed if color in {*names, *ignored}]
+        if twice or not packed:
+            problem = f"{twice} are given elsewhere too" if twice else "it has no color"
+            raise ValueError(f"palette[{name!r}]: {problem}.")
+        names |= dict.fromkeys(packed, str(name))
+    return names, ignored
+
+
+def _make_labelling(class_names, palette, ignore, categories):
+    """Give what labels mean, whether they are ids or colors."""
+    if (class_names is None) == (palette is None):
+        raise ValueError("Give either class_names, of masks of ids, or palette, of colored masks.")
+    if palette is None:
+        names = _as_mapping(class_names, ignore)
+        return Labelling(names, ignore, categories=categories, source="class_names")
+    names, ignored = _as_packed(palette, ignore)
+    return Labelling(names, ignored, categories=categories, source="palette", coding=COLORS)
+
+
+def _read_pair(pair, labelling, read, read_numbers, names):
+    """Give the objects of an image and its mask."""
     name, image, labels = pair
-    stem = labels.name[: -len(mask_suffix)]
-    numbered = instance_suffix and labels.with_name(stem + instance_suffix)
-    instances = read_index_image(numbered) if numbered else None
+    mask_names, instance_names = names
+    numbered = None
+    if instance_names.suffix is not None:
+        stem = mask_names.strip(labels.name)
+        numbered = labels.with_name(f"{instance_names.prefix}{stem}{instance_names.suffix}")
     sample = LabelledImage(name, image, labels, numbered)
-    return labelling.make_instances(sample, read_index_image(labels), instances)
+    instances = read_numbers(numbered) if numbered else None
+    return labelling.make_instances(sample, read(labels), instances)
 
 
 @validate_params(
     {
         "image_dir": [str, os.PathLike],
         "mask_dir": [str, os.PathLike],
-        "class_names": [Mapping, "array-like"],
+        "class_names": [Mapping, "array-like", None],
+        "palette": [Mapping, None],
         "ignore": ["array-like"],
+        "image_prefix": [str],
         "image_suffix": [str, None],
+        "mask_prefix": [str],
         "mask_suffix": [str],
+        "instance_prefix": [str],
         "instance_suffix": [str, None],
         "unpaired": [StrOptions({"raise", "drop"})],
         **TABLE_CONSTRAINTS,
@@ -96,11 +164,15 @@ def _read_pair(pair, labelling, mask_suffix, instance_suffix):
 def load_masks(
     image_dir,
     mask_dir,
-    class_names,
+    class_names=None,
     *,
+    palette=None,
     ignore=(),
+    image_prefix="",
     image_suffix=None,
+    mask_prefix="",
     mask_suffix=".png",
+    instance_prefix="",
     instance_suffix=None,
     unpaired="raise",
     categories=None,
@@ -110,32 +182,37 @@ def load_masks(
     keep=(),
     return_X_y=False,
 ):
-    """Load a table of samples from folders of images and index masks.
+    """Load a table of samples from folders of images and masks of all concepts at once.
 
-    An index mask is an image whose pixels are class ids, as CamVid, Cityscapes, ADE20K and most
-    tools for semantic segmentation write them. Folders are searched with all that is in them; an
-    image and its mask have the same name in the same subfolder, up to their suffixes. Images
-    themselves are not opened.
+    The pixels of a mask are class ids, as CamVid, Cityscapes, ADE20K and most tools for semantic
+    segmentation write them, or colors, as the raw CamVid and tools for drawing have them. Folders
+    are searched with all that is in them; an image and its mask have the same name in the same
+    subfolder, up to prefixes and suffixes. Images themselves are not opened.
 
     Parameters
     ----------
     image_dir, mask_dir : str or path
         Folders of the images and of the masks.
-    class_names : dict or list of str
-        The concepts, as ``{id: name}`` or by place, where the first name has the id 0. Ids of the
-        same name become one concept.
-    ignore : list of int, default=()
-        Ids that belong to no concept, such as 255 for void. Any other id that has no name is an
-        error.
+    class_names : dict or list of str, default=None
+        Of masks of ids the concepts, as ``{id: name}`` or by place, where the first name has the
+        id 0. Ids of the same name become one concept.
+    palette : dict, default=None
+        Of colored masks the concepts, as ``{name: color}``. A color is ``(red, green, blue)`` or a
+        string as "#804080"; a list of colors becomes one concept.
+    ignore : list of int or of colors, default=()
+        Ids or colors that belong to no concept, such as 255 for void. Any other that has no name
+        is an error.
+    image_prefix : str, default=""
+        What precedes the common name in the images' file names, such as "leftImg8bit_".
     image_suffix : str, default=None
-        What follows the common name in the images' file names, such as "_leftImg8bit.png";
-        ``None`` stands for the endings of the usual image formats.
-    mask_suffix : str, default=".png"
+        What follows it, such as "_leftImg8bit.png"; ``None`` stands for the endings of the usual
+        image formats.
+    mask_prefix, mask_suffix : str, default="", ".png"
         The same for the masks, such as "_gtFine_labelIds.png".
-    instance_suffix : str, default=None
-        The same for index images beside the masks that number the instances, such as
-        "_gtFine_instanceIds.png". Pixels of one class and one number are an instance. With
-        ``None``, the connected regions of a concept (diagonal neighbors included) stand for its
+    instance_prefix, instance_suffix : str, default="", None
+        The same for images beside the masks that number the instances, such as
+        "_gtFine_instanceIds.png". Pixels of one class and one number are an instance. Without a
+        suffix, the connected regions of a concept (diagonal neighbors included) stand for its
         instances.
     unpaired : {"raise", "drop"}, default="raise"
         What to do with images without a mask and masks without an image.
@@ -150,17 +227,19 @@ def load_masks(
     mask : {"segmentation", "rectangle", "ellipse"}, default="segmentation"
         The mask itself, the bounding rectangle of each instance, or the ellipse inscribed in it.
     keep : list of str, default=()
-        Further fields to keep: "class_id" and "instance", the number of the instance or region.
-        Each becomes a column; where instances are merged, a tuple with one value per instance.
+        Further fields to keep: "class_id" (with a palette "color", such as "#804080") and
+        "instance", the number of the instance or region. Each becomes a column; where instances
+        are merged, a tuple with one value per instance.
     return_X_y : bool, default=False
         Whether to return ``(data, target)`` instead of a Bunch.
 
     Returns
     -------
     data : Bunch
-        As :func:`load_coco` gives it, rows sorted by image and in the order of ``class_names``;
-        ``image_id`` is the common name of image and mask with its subfolders, and
-        ``annotation_id`` is "IMAGE_ID:CLASS_ID:NUMBER", with the number of the instance or region.
+        As :func:`load_coco` gives it, rows sorted by image and in the order of ``class_names``
+        or ``palette``; ``image_id`` is the common name of image and mask with its subfolders, and
+        ``annotation_id`` is "IMAGE_ID:CLASS_ID:NUMBER" (or "IMAGE_ID:COLOR:NUMBER"), with the
+        number of the instance or region.
     (data, target) : tuple if ``return_X_y`` is True
 
     Raises
@@ -168,13 +247,33 @@ def load_masks(
     FileNotFoundError
         If a folder is missing or empty, or an image has no mask or a mask no image.
     ValueError
-        If a mask can't be read or holds an id that has no name, an id is both named and ignored, a
-        category is unknown, or nothing is left to load. The message names the file.
+        If a mask can't be read, may be read in two ways, or holds an id or a color that has no
+        name, one is both named and ignored, a category is unknown, or nothing is left to load. The
+        message names the file.
+
+    Warns
+    -----
+    UserWarning
+        If masks store other numbers than they show, and the ids are known all the same; see Notes.
+
+    Notes
+    -----
+    Label tools store ids as the indexes of a palette image, and its colors serve the display. An
+    optimizer such as oxipng, or a GIF writer, keeps the colors only: it drops those that no pixel
+    has and sorts the others, so that indexes are no ids any more. Where all colors are gray and
+    their values have names, these are the ids, and a warning says so. Where an image uses every
+    entry of a palette in other colors, nothing tells the ids, and the image is refused, unless
+    another mask has the same palette and does not use all of it, or it is VOC's. The ids are also
+    refused where an image of 1, 2 or 4 bits has two readings that both have names. In all of these
+    cases, ``palette`` says what each color means.
 
     Examples
     --------
-    Cityscapes, with the names from its own tools and its numbered instances; and ADE20K, where 0
-    is what no class fits::
+    The raw CamVid, whose masks are colored; Cityscapes, with the names from its own tools and its
+    numbered instances; and ADE20K, where 0 is what no class fits::
+
+        load_masks("701_StillsRaw_full", "LabeledApproved_full", mask_suffix="_L.png",
+                   palette={"road": (128, 64, 128), "lane": [(128, 0, 192), (192, 0, 64)], ...})
 
         from cityscapesscripts.helpers.labels import labels
 
@@ -204,11 +303,17 @@ def load_masks(
     1    tree        a  0.250
     2    road        a  0.375
     """
-    names = _as_mapping(class_names, ignore)
-    labelling = Labelling(names, ignore, categories=categories, source="class_names")
-    pairs = _pair(image_dir, image_suffix, mask_dir, mask_suffix, unpaired)
+    labelling = _make_labelling(class_names, palette, ignore, categories)
+    image_names, mask_names = _Names(image_prefix, image_suffix), _Names(mask_prefix, mask_suffix)
+    instance_names = _Names(instance_prefix, instance_suffix)
+    if instance_prefix and instance_suffix is None:
+        raise ValueError(f"instance_prefix={instance_prefix!r} needs an instance_suffix.")
+    pairs = _pair(image_dir, image_names, mask_dir, mask_names, unpaired)
+    ids, numbers = IdReader(labelling.known), IdReader(None)
+    read = ids.read if palette is None else read_colors
+    names = mask_names, instance_names
     frame = make_frame(
-        (_read_pair(pair, labelling, mask_suffix, instance_suffix) for pair in pairs),
+        (_read_pair(pair, labelling, read, numbers.read, names) for pair in pairs),
         labelling.concepts,
         keep=keep,
         merge_instances=merge_instances,
@@ -216,4 +321,6 @@ def load_masks(
         min_area=min_area,
         source=mask_dir,
     )
+    for reader in (ids, numbers):
+        reader.finish()
     return as_bunch(frame, labelling.concepts, mask_dir, return_X_y=return_X_y)

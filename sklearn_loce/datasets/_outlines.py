@@ -1,8 +1,6 @@
 """Polygons of annotation files in pixels, drawn as those of COCO are."""
 
-from pycocotools import mask as coco_mask
-
-from ._coco import _read_polygons
+from ._coco_masks import read_masks
 
 
 def fill_polygons(outlines, size, where):
@@ -25,13 +23,7 @@ def fill_polygons(outlines, size, where):
     Raises
     ------
     ValueError
-        If an outline is too long to be drawn.
+        If an outline, or those of the image together, are too long to be drawn.
     """
-    masks = []
-    for i, corners in enumerate(outlines):
-        try:
-            flat = _read_polygons([corners.ravel().tolist()])
-        except ValueError as error:
-            raise ValueError(f"{where(i)} can't be read: {error}") from error
-        masks += coco_mask.frPyObjects(flat, *size)
-    return masks
+    annotations = [{"segmentation": [corners], "at": i} for i, corners in enumerate(outlines)]
+    return read_masks(annotations, list(size), lambda annotation: where(annotation["at"]))

@@ -5,8 +5,9 @@ from pathlib import Path
 
 from sklearn.utils._param_validation import validate_params
 
-from ._index_images import LabelledImage, Labelling, read_index_image
+from ._index_images import LabelledImage, Labelling
 from ._instances import make_frame
+from ._label_files import VOC_COLORS, IdReader
 from ._table import TABLE_CONSTRAINTS, as_bunch, locate
 
 # The order of VOC's development kit: the id of a class is its place, counted from 1.
@@ -66,9 +67,9 @@ def _locate(tree, names, split_file):
     return samples
 
 
-def _read_instances(sample, labelling):
-    labels = read_index_image(sample.labels)
-    instances = read_index_image(sample.instances)
+def _read_instances(sample, labelling, classes, objects):
+    labels = classes.read(sample.labels)
+    instances = objects.read(sample.instances)
     if labels.shape == instances.shape:
         # Void around an object belongs to nobody, whichever of the two images says so.
         labels[instances == _VOID] = _VOID
@@ -93,8 +94,9 @@ def load_voc(
     """Load a table of samples from a PASCAL VOC 2012 tree.
 
     The index images in ``SegmentationClass`` and ``SegmentationObject`` are read as they are
-    published. Pixels of the id 255 (void: the rims of objects and what is hard to tell) belong to
-    no mask; images themselves are not opened.
+    published; where an optimizer has sorted their palettes anew, VOC's colors tell the ids. Pixels
+    of the id 255 (void: the rims of objects and what is hard to tell) belong to no mask; images
+    themselves are not opened.
 
     Parameters
     ----------
@@ -168,8 +170,9 @@ def load_voc(
     tree = _find_tree(root)
     labelling = Labelling(_NAMES, (_BACKGROUND, _VOID), categories=categories, source=tree)
     split_file, names = _read_split(tree, split)
+    readers = [IdReader(known, VOC_COLORS) for known in (labelling.known, set(range(256)))]
     frame = make_frame(
-        (_read_instances(sample, labelling) for sample in _locate(tree, names, split_file)),
+        (_read_instances(s, labelling, *readers) for s in _locate(tree, names, split_file)),
         labelling.concepts,
         keep=keep,
         merge_instances=merge_instances,
@@ -177,4 +180,6 @@ def load_voc(
         min_area=min_area,
         source=split_file,
     )
+    for reader in readers:
+        reader.finish()
     return as_bunch(frame, labelling.concepts, split_file, return_X_y=return_X_y)

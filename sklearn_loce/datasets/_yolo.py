@@ -10,7 +10,7 @@ from sklearn.utils._param_validation import validate_params
 
 from .._samples.images import READ_ERRORS, size_of_image
 from .._warnings import warn_user
-from ._index_masks import _IMAGE_SUFFIXES, _as_mapping, _files_by_name
+from ._index_masks import _as_mapping, _files_by_name, _Names
 from ._instances import Instance, make_frame
 from ._outlines import fill_polygons
 from ._table import TABLE_CONSTRAINTS, as_bunch, choose
@@ -368,7 +368,7 @@ def load_yolo(
     """
     names = _read_names(class_names)
     chosen = choose(categories, names, "class_names")
-    images = _files_by_name(image_dir, _IMAGE_SUFFIXES, "image")
+    images = _files_by_name(image_dir, _Names("", None), "image")
     labels = _find_labels(images, image_dir, label_dir)
     concepts = list(dict.fromkeys(chosen.values()))
     frame = make_frame(
