@@ -10,7 +10,8 @@ from scipy import ndimage
 
 from ._instances import Instance
 from ._label_files import distinct, write_color
-from ._table import choose, encode
+from ._runs import encode_labels
+from ._table import choose
 
 _SHOWN = 10
 _BLURRED = 20  # unknown labels that no forgetful user has
@@ -94,13 +95,11 @@ def _bounding_box(inside):
 
 def _encode_parts(parts, box, shape):
     """Encode each part of a box; parts are numbered from 1, and lie in an image of ``shape``."""
-    masks = []
-    for number, (rows, columns) in enumerate(ndimage.find_objects(parts), start=1):
-        mask = np.zeros(shape, dtype=np.uint8)
-        mask[box][rows, columns] = parts[rows, columns] == number
-        # The image lies on its side: see split_concept.
-        masks.append(encode(mask.T))
-    return masks
+    numbers = np.zeros((parts.shape[0], shape[1]), dtype=np.int32)
+    numbers[:, box[1]] = parts
+    # The image lies on its side: see split_concept. Whole columns lie before and behind the box.
+    masks = encode_labels(numbers.T, left=box[0].start, width=shape[0])
+    return [mask for number, mask in masks.items() if number]
 
 
 def _split_regions(labels, ids):

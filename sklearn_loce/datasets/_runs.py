@@ -36,16 +36,25 @@ def encode_columns(left, tops, bottoms, size):
     return encode_runs((offsets + tops)[filled], (offsets + bottoms)[filled], size)
 
 
-def encode_labels(labels):
-    """Encode each number of an index image (height, width), as {number: compressed RLE}."""
+def encode_labels(labels, left=0, width=None):
+    """Encode each number of an index image, as {number: compressed RLE}.
+
+    Parameters
+    ----------
+    labels : ndarray of shape (height, n_columns), int
+    left, width : int, default=0, None
+        Where the columns stand in the image, and its width; ``None`` means that these are all.
+    """
+    size = labels.shape[0], width or labels.shape[1]
     pixels = labels.ravel(order="F")
     starts = np.flatnonzero(np.diff(pixels, prepend=~pixels[:1]))
-    ends = np.append(starts[1:], len(pixels))
+    ends = np.append(starts[1:], len(pixels)) + left * size[0]
     numbers, ranks = np.unique(pixels[starts], return_inverse=True)
     order = np.argsort(ranks, kind="stable")
     parts = np.split(order, np.cumsum(np.bincount(ranks))[:-1])
+    starts = starts + left * size[0]
     return {
-        number: encode_runs(starts[part], ends[part], labels.shape)
+        number: encode_runs(starts[part], ends[part], size)
         for number, part in zip(numbers.tolist(), parts, strict=True)
     }
 
