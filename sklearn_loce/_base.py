@@ -287,7 +287,8 @@ class SampleTransformer(TransformerMixin, BaseEstimator):
         X : DataFrame or list of (image, mask) pairs
             The table of samples.
         embeddings : array-like of shape (n_samples, n_features), default=None
-            Vectors of these rows, as ``transform`` gave them. ``None`` computes them.
+            Vectors of these rows, as ``transform`` gave them; a DataFrame with the labels of X in
+            another order is matched by index. ``None`` computes them.
         cv : int, default=None
             Number of folds of the held-out IoU, 2 or more; ``None`` leaves it out. The cells of a
             layer are divided into square blocks, a sixth of the grid's shorter side and two cells
@@ -421,7 +422,8 @@ class SampleTransformer(TransformerMixin, BaseEstimator):
         X : DataFrame or list of (image, mask) pairs
             The table of samples.
         embeddings : array-like of shape (n_samples, n_features), default=None
-            One vector per row, such as LoCEs or centroids of clusters. ``None`` computes them.
+            One vector per row, such as LoCEs or centroids of clusters, matched as in ``evaluate``.
+            ``None`` computes them.
         layer : str or Joined, default=None
             Which layer to project; may be left out if there is only one.
         threshold : float or None, default=0.5

@@ -12,7 +12,7 @@ from sklearn.preprocessing import FunctionTransformer
 
 from sklearn_loce import LoCETransformer, MaskedMeanTransformer, TorchModel, metrics, plotting
 from sklearn_loce.cluster import ConceptAgglomerative
-from sklearn_loce.datasets import load_scene_model, make_scenes
+from sklearn_loce.datasets import crop_samples, load_scene_model, make_scenes, paste_crops
 from sklearn_loce.mixture import ConceptGaussianMixture
 from sklearn_loce.outliers import ConceptOutlierDetector, label_issues
 from sklearn_loce.plotting._tiles import Tile
@@ -38,6 +38,8 @@ def rows():
     table.index = [f"r{i}" for i in range(len(table))]
     y, index, rng = table["concept"].to_numpy(), table.index, np.random.RandomState(0)
     X = pd.DataFrame(rng.normal(size=(len(table), 4)), index).add_prefix("f")
+    crops = crop_samples(table, min_size=8)
+    maps = [np.full(crop.shape[:2], i) for i, crop in enumerate(crops["image"])]
     numbers = {"labels": rng.randint(3, size=len(y)), "iou": rng.uniform(size=len(y))}
     return {
         "table": table,
@@ -48,6 +50,8 @@ def rows():
         "y": pd.Series(np.where(np.isin(y, ["sky", "road"]), "far", "near"), index),
         "groups": table["image_id"],
         "coordinates": X.iloc[:, :2],
+        "crops": crops,
+        "maps": pd.Series(maps, index, dtype=object),
         **{name: pd.Series(values, index) for name, values in numbers.items()},
         "loces": pd.DataFrame(LOCE.fit_transform(table), index),
         "biased": pd.DataFrame(
@@ -117,6 +121,7 @@ for scorer in (metrics.get_scorer("precision_at_1"), metrics.get_scorer(["r_prec
 case("ConceptScorer.__call__", "X", "y")(
     lambda X, y: metrics.get_scorer("purity")(TREE.fit(X, y), X, y)
 )
+case("paste_crops", "maps", "crops")(paste_crops)
 COMPARED = {"k": 1, "n_repeats": 2, "rows_per_concept": 12, "random_state": 0}
 
 
@@ -271,7 +276,17 @@ EXEMPT = {
 }
 MODULES = ("", ".metrics", ".outliers", ".cluster", ".mixture", ".plotting", ".segmentation")
 ROW_NAMES = {"X", "Y", "y", "embeddings", "samples", "groups", "labels", "clusters", "components"}
-ROW_NAMES |= {"iou", "spaces", "layers", "coordinates", "cluster_labels", "embedding", "mixture"}
+ROW_NAMES |= {
+    "maps",
+    "crops",
+    "iou",
+    "spaces",
+    "layers",
+    "coordinates",
+    "cluster_labels",
+    "embedding",
+    "mixture",
+}
 
 
 def public_functions():

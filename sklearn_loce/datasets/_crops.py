@@ -18,6 +18,7 @@ from .._samples.table import (
     raise_empty,
     read_rows,
 )
+from .._validation import match_rows
 from ._table import encode
 
 _BOX = ("crop_top", "crop_left", "crop_height", "crop_width")
@@ -176,7 +177,7 @@ def paste_crops(maps, crops):
 
     Parameters
     ----------
-    maps : list of ndarray of shape (crop_height, crop_width) or None
+    maps : list or Series of ndarray of shape (crop_height, crop_width) or None
         One per row, such as the projections that ``LoCETransformer.project`` gives for the crops;
         ``None`` stands for a row that failed.
     crops : DataFrame
@@ -208,6 +209,7 @@ def paste_crops(maps, crops):
     >>> whole.shape, int(whole.sum())
     ((90, 120), 1200)
     """
+    maps, crops = match_rows(maps=maps, crops=crops)
     missing = [name for name in (*_BOX, *_SIZE) if name not in crops]
     if missing:
         raise ValueError(f"The table lacks the columns {missing} that crop_samples gives.")

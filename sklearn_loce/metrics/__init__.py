@@ -2,6 +2,9 @@
 
 Every function takes any matrix of embeddings, LoCEs or others, and never needs torch. Those that
 compute all distances between rows work in chunks: their memory grows with the number of rows.
+
+Where all that is given row by row has an index of pandas, with the same labels in another order,
+rows are matched by it. Otherwise positions count.
 """
 
 from ._clusters import cluster_composition, penalized_purity_score, purity_score

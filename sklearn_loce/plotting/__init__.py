@@ -4,6 +4,9 @@ A display stores numbers, and draws them with ``plot``: into ``ax`` where one is
 figure of its own that fits a paper column of 3.3 inches. Such a figure keeps text as text in PDF
 and SVG; for one of your own, set matplotlib's ``svg.fonttype`` to "none". Names are imported when
 they are first used, and matplotlib when something is drawn: ``pip install sklearn-loce[examples]``.
+
+Where all that is given row by row has an index of pandas, with the same labels in another order,
+rows are matched by it, in the order of the first argument. Otherwise positions count.
 """
 
 from importlib import import_module
