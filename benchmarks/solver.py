@@ -15,7 +15,7 @@ CONCEPTS_PER_IMAGE = 11
 _CHECKED = 4  # samples that are compared with the plain formulation in float64
 _LARGE = 4 * 10**8  # bytes of upsampled channels, beyond which the plain product takes minutes
 _TEXT = """\
-This section compares `optimize_loces` with `objective="net2vec"` with the plain formulation. The
+This section compares `optimize_loces(objective="net2vec")` and the plain formulation. The
 plain formulation upsamples every channel to 100 x 100 and takes 50 steps with autograd and
 `torch.optim.AdamW`. All {samples} samples are in one batch. The time of `optimize_loces`
 includes the resizing of masks from 200 x 300 pixels; the plain formulation gets resized masks.
