@@ -231,7 +231,7 @@ def _is_on_gpu(loce):
 
 
 def _choose_threads(loce):
-    """Give one thread where the network is on a GPU, or can't be copied; else those of torch."""
+    """Return one thread where the network is on a GPU, or can't be copied; else those of torch."""
     return 1 if loce._is_lent or _is_on_gpu(loce) else count_threads()
 
 
@@ -329,7 +329,7 @@ def _embed_rows(loce, task, parts, recorder):
 
 
 def _solve(loce, task, samples, targets, recorder):
-    """Give {number of the layer: Solution} for each row."""
+    """Return {number of the layer: Solution} for each row."""
     solved = [{} for _ in samples]
     for k, layer in enumerate(loce.layers_):
         rows = [j for j, s in enumerate(samples) if task.asked[s.position, k]]
@@ -357,7 +357,7 @@ def _solve_controls(loce, task, samples, recorder):
 
 
 def _solve_layer(loce, k, grids, targets, weights, recorder):
-    """Give a Solution for each row, of NaN where no pixel of the concept counts."""
+    """Return a Solution for each row, of NaN where no pixel of the concept counts."""
     counted = zip(targets, weights or [1] * len(targets), strict=True)
     full = [j for j, (target, weight) in enumerate(counted) if (target * weight > 0).any()]
     empty = Solution.unknown(1, loce.n_channels_[k], has_facts=loce._objective.has_bias)[0]
@@ -419,7 +419,7 @@ def _finish(loce, task, sample, target, solutions):
 
 
 def _misses(loce, sample, target, k, solution):
-    """Say whether no pixel that a vector draws lies on the mask; so it is for a vector of NaN."""
+    """Return whether no pixel that a vector draws lies on the mask; so it is for a vector of NaN."""
     grid = sample.activations.grids[loce.layers_[k]]
     bias = solution.intercept if loce._appends_bias() else None
     drawn = project_vector(grid, solution.vectors, bias, target.shape).cpu().numpy() > 0.5
@@ -427,7 +427,7 @@ def _misses(loce, sample, target, k, solution):
 
 
 def explain_empty(loce):
-    """Say how a mask that has foreground can lose it."""
+    """Return how a mask that has foreground can lose it."""
     if loce._objective.mask_size is None:
         return "lies where preprocess cuts the image off"
     return f"loses its foreground at mask_size={tuple(loce._objective.mask_size)}"

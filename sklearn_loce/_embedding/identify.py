@@ -72,7 +72,7 @@ def _are_steady(first, second):
 
 
 def probe_network(loce):
-    """Give what the network of a fitted estimator gives for the probe now, by layer.
+    """Return what the network of a fitted estimator gives for the probe now, by layer.
 
     What it gave in fit saves the second pass. ``None`` where two passes differ.
     """
@@ -101,7 +101,7 @@ def check_weights(loce, fingerprint, versions):
 
 
 def find_keys(loce, session, fingerprint, records):
-    """Give the Key of each layer.
+    """Return the Key of each layer.
 
     Parameters
     ----------
@@ -134,7 +134,7 @@ def find_keys(loce, session, fingerprint, records):
 
 
 def keyed_seed(loce):
-    """Give the seed on which vectors may depend, which then belongs to their keys.
+    """Return the seed on which vectors may depend, which then belongs to their keys.
 
     Without a fixed one, vectors that depend on random numbers are not kept.
     """

@@ -68,7 +68,7 @@ def open_network(loce, layers=None, records=None):
 
 
 def make_extractor(loce, layers=None):
-    """Give what takes the activations of layers by their names, all of them with ``None``."""
+    """Return what takes the activations of layers by their names, all of them with ``None``."""
     how = {"reshape_transform": loce.reshape_transform, "device": loce.device}
     asked = [layer for layer in loce._layers if layers is None or str(layer) in layers]
     extract = ActivationExtractor(loce.model, asked, readings=loce._readings, **how)

@@ -30,7 +30,7 @@ class Drawing:
     bias: str
 
     def __call__(self, loce, sample, solutions):
-        """Give the projection at the image's size, bool, or float32 without a threshold."""
+        """Return the projection at the image's size, bool, or float32 without a threshold."""
         target = loce._objective.drawing_target(sample.view_mask)
         k = loce.layers_.index(self.layer)
         drawn = _draw_best(self.bias, loce, sample, self.layer, solutions[k], target)
@@ -80,7 +80,7 @@ class Evaluation:
         return names + (["n_iter", "gradient_norm"] if objective.has_bias else [])
 
     def __call__(self, loce, sample, solutions):
-        """Give a line per layer; what can't be measured is NaN."""
+        """Return a line per layer; what can't be measured is NaN."""
         target = loce._objective.drawing_target(sample.view_mask)
         return [
             self._measure_layer(loce, sample, k, solutions[k], target)
@@ -110,7 +110,7 @@ class Evaluation:
         return [facts[name] for name in columns]
 
     def _measure_heldout(self, loce, sample, layer, solutions, target):
-        """Give the IoU of what each fold's vector draws where it was not fitted."""
+        """Return the IoU of what each fold's vector draws where it was not fitted."""
         grid, size = sample.activations.grids[layer], target.shape
         folds, mosaic = block_folds(target, grid.shape[1:], self.n_folds), torch.empty(size)
         for f, solution in enumerate(solutions):
@@ -124,7 +124,7 @@ class Evaluation:
         return intersection_over_union(drawn, sample.mask)
 
     def _measure_flipped(self, loce, sample, layer, solution):
-        """Give the IoU of a vector that redraws the mask turned upside down."""
+        """Return the IoU of a vector that redraws the mask turned upside down."""
         flipped = sample.mask[::-1]
         shared = np.count_nonzero(flipped & sample.mask) / np.count_nonzero(sample.mask)
         if shared > _MOST_SHARED or not np.isfinite(solution.vectors).all():
@@ -166,14 +166,14 @@ def _draw_best(rule, loce, sample, layer, solution, target):
 
 
 def project_vector(grid, vector, bias, mask_size):
-    """Give probabilities (H, W), a tensor."""
+    """Return probabilities (H, W), a tensor."""
     weights = torch.from_numpy(vector[None]).to(grid)
     bias = None if bias is None else torch.tensor([bias]).to(grid)
     return project(grid[None], weights, tuple(mask_size), bias)[0]
 
 
 def choose_bias(rule, loce, grid, solution, target, pixels=None):
-    """Give the bias to draw with.
+    """Return the bias to draw with.
 
     Parameters
     ----------

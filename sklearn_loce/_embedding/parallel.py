@@ -84,7 +84,7 @@ def _spread(payload):
 
 
 def _load(payload, raw):
-    """Give the estimator of this process, unpickled and compared once; or why it is refused."""
+    """Return the estimator of this process, unpickled and compared once; or why it is refused."""
     checked = payload.key, payload.fingerprint, repr(payload.settings), _hash_records(payload)
     with _LOADING[-1]:
         if checked not in _LOADED:
@@ -123,7 +123,7 @@ def _settings_as(settings):
 
 
 def _embed_part(number, payload, raw, task):
-    """Give the number of a part and what came of it, or a str that says why it is refused.
+    """Return the number of a part and what came of it, or a str that says why it is refused.
 
     An exception would not do: joblib ends its workers after one, and new ones take seconds.
     """
@@ -149,7 +149,7 @@ def _portable(outcome):
 
 
 def _choose_size(loce, task):
-    """Give the number of rows of a part; few where each has a map of its image's size."""
+    """Return the number of rows of a part; few where each has a map of its image's size."""
     if task.finish is not None:
         return _ROWS[0]
     n_rows = sum(map(len, task.images))
@@ -171,7 +171,7 @@ def _task_of(images, task):
 
 
 def _place(outcomes, images):
-    """Give outcomes their rows in the whole table."""
+    """Return outcomes their rows in the whole table."""
     rows = np.concatenate(images)
     return [replace(outcome, position=int(rows[outcome.position])) for outcome in outcomes]
 

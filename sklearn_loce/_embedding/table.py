@@ -34,7 +34,7 @@ _LOOKUP = 1000  # rows that are looked up at once, which bounds the memory that 
 
 
 def find_store(memory, model):
-    """Give the store that the parameter ``memory`` stands for, or ``None``."""
+    """Return the store that the parameter ``memory`` stands for, or ``None``."""
     if memory is False:
         return None
     if memory is None:
@@ -43,7 +43,7 @@ def find_store(memory, model):
 
 
 def may_fail(loce):
-    """Say whether rows that are wrong wait for the others, which are computed and kept."""
+    """Return whether rows that are wrong wait for the others, which are computed and kept."""
     return loce.on_error == "nan" or not (loce.memory is None or loce.memory is False)
 
 
@@ -104,7 +104,7 @@ class Table:
                     solution.put(i, solution[first])
 
     def matrix(self, append_bias):
-        """Give the vectors, (n_rows, n_features), float32; NaN in rows that failed.
+        """Return the vectors, (n_rows, n_features), float32; NaN in rows that failed.
 
         ``None`` where they were not kept.
         """
@@ -194,7 +194,7 @@ def run(loce, task):
 
 
 def unknown_solutions(loce, n_rows):
-    """Give a Solution of NaN for each layer."""
+    """Return a Solution of NaN for each layer."""
     has_facts = loce._objective.has_bias
     return [Solution.unknown(n_rows, n, has_facts=has_facts) for n in loce.n_channels_]
 
@@ -223,7 +223,7 @@ def _without(groups, failures):
 
 
 def hash_rows(table, images):
-    """Give the digest of image and mask of every row that can be read."""
+    """Return the digest of image and mask of every row that can be read."""
     digests = np.empty(len(table.samples), dtype=object)
     for rows in images:
         try:

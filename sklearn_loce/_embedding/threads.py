@@ -50,17 +50,17 @@ if hasattr(os, "register_at_fork"):
 
 
 def count_threads():
-    """Give the number of threads that the user lets torch have."""
+    """Return the number of threads that the user lets torch have."""
     return _ONE_THREAD[-1].n_threads
 
 
 def is_cluster(backend):
-    """Say whether a backend of joblib is a cluster."""
+    """Return whether a backend of joblib is a cluster."""
     return hasattr(backend, "client")
 
 
 def runs_here(n_jobs):
-    """Say whether joblib, as it is configured, would use this process alone; threads count so."""
+    """Return whether joblib, as it is configured, would use this process alone; threads count so."""
     backend, _ = get_active_backend()
     if is_cluster(backend):
         return False

@@ -49,7 +49,7 @@ class PlainAdapter:
         return module(images) if self.forward is None else self.forward(module, images)
 
     def frame(self, module, size):
-        """Give what becomes of an image of ``size`` inside the network."""
+        """Return what becomes of an image of ``size`` inside the network."""
         own = getattr(self.forward, "frame", None)
         return Frame(tuple(size), tuple(size)) if own is None else _checked(own(module, size))
 
@@ -170,7 +170,7 @@ def _explain_channels(n_channels):
 
 
 def _explain_divisor(module, size, error, adapter):
-    """Say which size a network takes, by trying it on zeros; ``None`` if none is found."""
+    """Return which size a network takes, by trying it on zeros; ``None`` if none is found."""
     is_of_size = isinstance(error, RuntimeError | ValueError | AssertionError)
     if adapter is None or not is_of_size or isinstance(error, torch.OutOfMemoryError):
         return None

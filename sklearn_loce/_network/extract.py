@@ -62,7 +62,7 @@ def _list_members(layers):
 
 
 def _hint(name, known):
-    """Say which names may have been meant."""
+    """Return which names may have been meant."""
     parts = name.split("+")  # as tables name joined layers
     if len(parts) > 1 and len(set(parts)) == len(parts) and set(parts) <= set(known):
         return f"To join layers, pass {Joined(*parts)!r}."
@@ -220,13 +220,13 @@ class ActivationExtractor:
         return {str(layer): self._give(layer, taken) for layer in self.layers}
 
     def _give(self, layer, taken):
-        """Give the grid of a layer, or join those of several."""
+        """Return the grid of a layer, or join those of several."""
         if isinstance(layer, Joined):
             return join_grids([taken[name] for name in layer.layers])
         return taken[layer]
 
     def frame(self, size):
-        """Give what the network makes of an image of ``size`` before its first layer.
+        """Return what the network makes of an image of ``size`` before its first layer.
 
         Parameters
         ----------

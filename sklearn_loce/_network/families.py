@@ -16,17 +16,17 @@ _SIZE_ATTRIBUTES = (
 
 
 def is_detector(module):
-    """Say whether a network is one of torchvision's detectors."""
+    """Return whether a network is one of torchvision's detectors."""
     return isinstance(getattr(module, "transform", None), GeneralizedRCNNTransform)
 
 
 def is_transformers(module):
-    """Say whether a network is a vision model of Hugging Face."""
+    """Return whether a network is a vision model of Hugging Face."""
     return getattr(module, "main_input_name", None) == "pixel_values"
 
 
 def is_detr(module):
-    """Say whether a network is Hugging Face's DETR, the original one."""
+    """Return whether a network is Hugging Face's DETR, the original one."""
     return any(kind.__name__ == "DetrPreTrainedModel" for kind in type(module).__mro__)
 
 
@@ -54,14 +54,14 @@ def _as_size(value):
 
 
 def only_size(module):
-    """Give the one input size that a network takes; ``None`` where it takes others."""
+    """Return the one input size that a network takes; ``None`` where it takes others."""
     if isinstance(module, VisionTransformer | MaxVit) or _has_fixed_positions(module):
         return trained_size(module)
     return None
 
 
 def _has_fixed_positions(module):
-    """Say whether positions were learned for one size, and no others are made by default."""
+    """Return whether positions were learned for one size, and no others are made by default."""
     if is_transformers(module):
         asks = "interpolate_pos_encoding" in inspect.signature(module.forward).parameters
         return asks and any("position_embedding" in name for name, _ in module.named_parameters())
@@ -69,7 +69,7 @@ def _has_fixed_positions(module):
 
 
 def explain_size(module, size):
-    """Say what sizes a network takes, and what to do, if ``size`` may be why it failed.
+    """Return what sizes a network takes, and what to do, if ``size`` may be why it failed.
 
     Returns
     -------

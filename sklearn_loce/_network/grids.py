@@ -191,7 +191,7 @@ def check_reshaped(grid, output, layer):
 
 
 def root_mean_squares(grids):
-    """Give the root of the mean over cells of the squared norm of their activations; 1 for 0.
+    """Return the root of the mean over cells of the squared norm of their activations; 1 for 0.
 
     Grids are a tensor (n_rows, n_channels, height, width), roots one of shape (n_rows,).
     """

@@ -167,7 +167,7 @@ class TorchModel:
         return digest_model(self).hex()
 
     def _shared_store(self, make):
-        """Give the vectors in memory that the clones of this handle share; ``make`` makes them."""
+        """Return the vectors in memory that the clones of this handle share; ``make`` makes them."""
         if self._cell.rows is None:
             with _BUILDING[-1]:
                 self._cell.rows = make() if self._cell.rows is None else self._cell.rows
@@ -250,7 +250,7 @@ def _with_weights(builder, weights):
 
 
 def _weights_of(builder):
-    """Give torchvision's weights that a partial builds with; ``None`` for others."""
+    """Return torchvision's weights that a partial builds with; ``None`` for others."""
     weights = getattr(builder, "keywords", {}).get("weights")
     if isinstance(weights, str):
         try:
@@ -266,7 +266,7 @@ def _name(builder):
 
 
 def as_module(model):
-    """Give the module of a handle, or the module itself; that inside where it is compiled."""
+    """Return the module of a handle, or the module itself; that inside where it is compiled."""
     module = model.module if isinstance(model, TorchModel) else model
     return getattr(module, "_orig_mod", module)
 
@@ -278,14 +278,14 @@ def digest_model(model):
 
 
 def device_of(module):
-    """Give the device of a module's first parameter or buffer; the CPU where it has none."""
+    """Return the device of a module's first parameter or buffer; the CPU where it has none."""
     for tensor in (*module.parameters(), *module.buffers()):
         return tensor.device
     return torch.device("cpu")
 
 
 def dtype_of(module):
-    """Give the dtype of a module's first floating parameter; float32 where it has none."""
+    """Return the dtype of a module's first floating parameter; float32 where it has none."""
     for parameter in module.parameters():
         if parameter.is_floating_point():
             return parameter.dtype
@@ -445,7 +445,7 @@ def _reach(roots, parts_of):
 
 
 def _runs_originals(runner, originals, held):
-    """Say whether code holds one of the modules where no deep copy can replace it."""
+    """Return whether code holds one of the modules where no deep copy can replace it."""
     kinds = {kind for child in originals for kind in type(child).__mro__ if not is_library(kind)}
     held = [*held, *(part for kind in kinds for part in vars(kind).values())]
     fixed = [part for part in held if isinstance(part, types.FunctionType | weakref.ref)]
@@ -454,12 +454,12 @@ def _runs_originals(runner, originals, held):
 
 
 def _tensors_of(held):
-    """Give the tensors among objects: weights, buffers, and those in plain attributes."""
+    """Return the tensors among objects: weights, buffers, and those in plain attributes."""
     return [part for part in held if isinstance(part, torch.Tensor)]
 
 
 def _alias(tensor, *, share):
-    """Give a tensor of its own for the replica, over the same memory if that may be shared."""
+    """Return a tensor of its own for the replica, over the same memory if that may be shared."""
     is_weight = isinstance(tensor, nn.Parameter)
     if type(tensor) not in (torch.Tensor, nn.Parameter):
         if not _is_plain(tensor):
@@ -475,7 +475,7 @@ _SPECIAL = ("__torch_function__", "__torch_dispatch__", "__tensor_flatten__")
 
 
 def _is_plain(tensor):
-    """Say whether a subclass of Tensor computes as that does; then its results need no class."""
+    """Return whether a subclass of Tensor computes as that does; then its results need no class."""
     own = [vars(kind) for kind in type(tensor).__mro__ if not is_library(kind)]
     is_special = any(name in kind for kind in own for name in _SPECIAL)
     return bool(own) and not is_special and vars(tensor).keys() <= {"_is_param"}
@@ -512,7 +512,7 @@ _COPYING = {f"__{name}__" for name in ("deepcopy", "reduce", "reduce_ex", "getst
 
 
 def _has_own_copying(kind):
-    """Say whether a class of the user's is copied by its own code, which may leave things out."""
+    """Return whether a class of the user's is copied by its own code, which may leave things out."""
     own = [base for base in kind.__mro__ if not is_library(base)]
     return any(not _COPYING.isdisjoint(vars(base)) for base in own)
 

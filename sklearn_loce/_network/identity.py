@@ -71,12 +71,12 @@ def digest_network(module, forward=None):
 
 
 def array_bytes(array):
-    """Give the bytes of an array in C order, without a copy where it is in that order."""
+    """Return the bytes of an array in C order, without a copy where it is in that order."""
     return memoryview(np.ascontiguousarray(array).reshape(-1).view(np.uint8))
 
 
 def is_library(kind):
-    """Say whether a class or function is of a library, whose code counts by its name."""
+    """Return whether a class or function is of a library, whose code counts by its name."""
     return (getattr(kind, "__module__", None) or "builtins").partition(".")[0] in _LIBRARIES
 
 
@@ -232,7 +232,7 @@ class _Writer:
 
 
 def _is_setting(value):
-    """Say whether a global is a number, a string, or a tuple or list of such."""
+    """Return whether a global is a number, a string, or a tuple or list of such."""
     if isinstance(value, tuple | list):
         return len(value) < _MANY and all(map(_is_setting, value))
     return isinstance(value, _ATOMS) and value is not None

@@ -84,5 +84,5 @@ class Joined:
 
 
 def members_of(layer):
-    """Give the names of the layers that a layer is made of: its own, or those that it joins."""
+    """Return the names of the layers that a layer is made of: its own, or those that it joins."""
     return layer.layers if isinstance(layer, Joined) else (layer,)

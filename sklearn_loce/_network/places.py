@@ -61,7 +61,7 @@ class Atlas:
         self._codes = {}
 
     def number(self, size):
-        """Give the number of a grid of (n_rows, n_columns)."""
+        """Return the number of a grid of (n_rows, n_columns)."""
         if size not in self.sizes:
             self.sizes.append(size)
         return self.sizes.index(size)
@@ -80,7 +80,7 @@ class Atlas:
         return images[:, None, None] * _IMAGE + cells
 
     def lay(self, shape):
-        """Give the places of a map (n_images, n_channels, height, width) over the whole image."""
+        """Return the places of a map (n_images, n_channels, height, width) over the whole image."""
         return Places(self.code(shape[2:])[:, None].expand(shape), is_map=True)
 
     def sizes_in(self, codes):
@@ -88,7 +88,7 @@ class Atlas:
         return [self.sizes[int(n)] for n in (codes % _IMAGE // _GRID).unique()]
 
     def merge(self, codes, axis, most_pooled):
-        """Give the codes of what is summed along an axis.
+        """Return the codes of what is summed along an axis.
 
         Either all along the axis have one place; or blocks of cells become one: so do the patches
         of an unfolded image, Swin's merging, and strided slices that are concatenated.
@@ -189,7 +189,7 @@ def compact(codes, kept=None):
 
 
 def exact_codes(codes, axis):
-    """Give the one code that all along an axis have; ``None`` where they differ."""
+    """Return the one code that all along an axis have; ``None`` where they differ."""
     if codes.stride(axis) == 0 or codes.shape[axis] == 1:
         return codes.select(axis, 0)
     few = compact(codes)
@@ -204,7 +204,7 @@ def _cells(codes):
 
 
 def _are_blocks(centers, n):
-    """Say whether centers are those of blocks that cover n cells; the last block may be cut.
+    """Return whether centers are those of blocks that cover n cells; the last block may be cut.
 
     What is summed over tokens far apart, as those of a dilated attention, has its centers in the
     middle of the image.

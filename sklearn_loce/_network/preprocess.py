@@ -62,7 +62,7 @@ class View:
     share: np.ndarray | None = None
 
     def see(self, mask):
-        """Give a mask over the network's field of view.
+        """Return a mask over the network's field of view.
 
         Parameters
         ----------
@@ -84,7 +84,7 @@ class View:
         return np.pad(mask, [(0, n) for n in missing])
 
     def within(self, frame):
-        """Give the view of a network that pads the image, below and on the right, inside.
+        """Return the view of a network that pads the image, below and on the right, inside.
 
         Parameters
         ----------
@@ -178,7 +178,7 @@ def _without_crop(settings, size):
 
 
 def _takes_images_alone(preprocess):
-    """Say whether a transform is of torchvision's first version or of timm, without masks."""
+    """Return whether a transform is of torchvision's first version or of timm, without masks."""
     package = type(preprocess).__module__
     return package == "torchvision.transforms.transforms" or package.startswith("timm.data")
 
@@ -214,7 +214,7 @@ def _only_size(model):
 
 
 def _is_pointwise(preprocess):
-    """Say whether a transform is one of those, not a subclass, or composed of them."""
+    """Return whether a transform is one of those, not a subclass, or composed of them."""
     if type(preprocess) in (v2.Compose, nn.Sequential):
         steps = getattr(preprocess, "transforms", preprocess)
         return all(_is_pointwise(step) for step in steps)
@@ -293,13 +293,13 @@ _WIDE = (torch.float32, torch.float64, torch.int32, torch.int64)
 
 
 def _positions(height, width):
-    """Give every pixel its own (row, column), counted from ``_FIRST``."""
+    """Return every pixel its own (row, column), counted from ``_FIRST``."""
     rows, columns = (torch.arange(_FIRST, _FIRST + n).float() for n in (height, width))
     return torch.stack(torch.meshgrid(rows, columns, indexing="ij"))
 
 
 def _shown(positions):
-    """Say which pixels show the image; the others were filled in."""
+    """Return which pixels show the image; the others were filled in."""
     return (positions > _FIRST - 0.5).all(0)
 
 
@@ -318,7 +318,7 @@ def _fit_affine(positions, original_size):
 
 
 def _is_full_frame(positions, original_size):
-    """Say whether the positions are where a mere resize puts them, exactly."""
+    """Return whether the positions are where a mere resize puts them, exactly."""
     start, size = _positions(*original_size), positions.shape[1:]
     if size == original_size:
         return torch.equal(start, positions)
@@ -365,7 +365,7 @@ def _apply(transform, image, positions):
 
 
 def _sources(positions):
-    """Give the original's row and column of every pixel; (0, 0) for what was filled in."""
+    """Return the original's row and column of every pixel; (0, 0) for what was filled in."""
     return tuple(torch.where(_shown(positions), positions.round().long() - _FIRST, 0).numpy())
 
 

@@ -62,7 +62,7 @@ def _resize(image, size):
 
 
 def find_training_preprocess(model):
-    """Give what a network was trained with, in a form that ``preprocess`` takes.
+    """Return what a network was trained with, in a form that ``preprocess`` takes.
 
     Nothing is downloaded: Hugging Face's processors are looked up on this machine.
 

@@ -12,12 +12,12 @@ class ProcessorError(ValueError):
 
 
 def _image_part(preprocess):
-    """Give the image processor of a processor for several modalities, or the object itself."""
+    """Return the image processor of a processor for several modalities, or the object itself."""
     return getattr(preprocess, "image_processor", preprocess)
 
 
 def is_image_processor(preprocess):
-    """Say whether ``preprocess`` is a processor of the ``transformers`` package."""
+    """Return whether ``preprocess`` is a processor of the ``transformers`` package."""
     kinds = type(_image_part(preprocess)).__mro__
     return any(kind.__name__ == "BaseImageProcessor" for kind in kinds)
 
@@ -36,7 +36,7 @@ def _probes(height, width):
 
 
 def _edges(shares, inside, length):
-    """Give where the original's first edge and last edge lie along one axis, in seen pixels.
+    """Return where the original's first edge and last edge lie along one axis, in seen pixels.
 
     Parameters
     ----------
@@ -82,7 +82,7 @@ def _fit_line(shares, positions, length, allowed):
 
 
 def _sources(edges, length, size):
-    """Give the original's pixel under each of ``size`` seen ones; -1 outside."""
+    """Return the original's pixel under each of ``size`` seen ones; -1 outside."""
     if (edges == np.rint(edges)).all() and edges[0] >= 0 and edges[1] <= size:
         start, stop = edges.astype(int)
         pixels = torch.arange(float(length))[None, None]

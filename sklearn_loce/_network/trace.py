@@ -70,7 +70,7 @@ class Trace(TorchDispatchMode):
         self._places[images] = self.atlas.lay(images.shape)
 
     def places_of(self, tensor):
-        """Give the places of a tensor; ``None`` where it does not come from the images."""
+        """Return the places of a tensor; ``None`` where it does not come from the images."""
         return self._places.get(tensor)
 
     @property
@@ -137,7 +137,7 @@ class Trace(TorchDispatchMode):
         self._places[given] = self.atlas.lay(given.shape)
 
     def regrid(self, places, shape, sides=(1, 1), *, convolves=False):
-        """Give the places of what a convolution, pooling or interpolation makes of a map."""
+        """Return the places of what a convolution, pooling or interpolation makes of a map."""
         if places.is_map and self.framed:
             blocks = None
         else:
@@ -165,7 +165,7 @@ class Trace(TorchDispatchMode):
         return [whole] if whole else []
 
     def _sample(self, codes, shape):
-        """Give each number the place at the middle of what it sees of windows or tokens."""
+        """Return each number the place at the middle of what it sees of windows or tokens."""
         merged = self.atlas.merge(codes, 1, self.most_pooled)
         if isinstance(merged, str):
             return merged
@@ -210,7 +210,7 @@ class Trace(TorchDispatchMode):
 
 
 def _draws(func, args, kwargs):
-    """Say whether an operation draws random numbers; attentions may, and do not in evaluation."""
+    """Return whether an operation draws random numbers; attentions may, and do not in evaluation."""
     if torch.Tag.nondeterministic_seeded not in func.tags:
         return False
     arguments = func._schema.arguments
@@ -241,7 +241,7 @@ def _first_lost(known):
 
 
 def _codes_in(trace, value):
-    """Give the codes of a tensor, or -1 where it has none."""
+    """Return the codes of a tensor, or -1 where it has none."""
     places = trace.places_of(value)
     if places is None or places.codes is None:
         return torch.full((1,) * value.ndim, -1.0, dtype=torch.float64).expand(value.shape)
@@ -437,7 +437,7 @@ def _weigh(trace, call, places, axis):
 
 
 def _attend(trace, call, known):
-    """Give the places of the queries, which are those of the result."""
+    """Return the places of the queries, which are those of the result."""
     query = trace.places_of(call.args[0])
     if query is None or query.codes is None:
         return LEARNED
@@ -446,7 +446,7 @@ def _attend(trace, call, known):
 
 
 def _begin_empty(trace, call, known):
-    """Give codes of its own to a tensor into which maps may be copied, as detectors do."""
+    """Return codes of its own to a tensor into which maps may be copied, as detectors do."""
     output = call.outputs[0]
     if output.ndim < 3 or not output.is_floating_point():
         return []
@@ -477,7 +477,7 @@ def _find_regions(trace, call, known):
 
 
 def _lose(trace, call, known):
-    """Give up, except on an operation of another library that keeps the shape."""
+    """Return up, except on an operation of another library that keeps the shape."""
     namespace, _, name = call.func._schema.name.partition("::")
     codes = known[0].codes
     if namespace != "aten" and codes is not None and codes.shape == call.outputs[0].shape:

@@ -52,7 +52,7 @@ _WRONG = "its checksum is not that of its content"
 
 
 def as_folder(path):
-    """Give the absolute path of a store's folder; an error names a path that can't be one."""
+    """Return the absolute path of a store's folder; an error names a path that can't be one."""
     if not isinstance(path, str | os.PathLike) or not isinstance(os.fspath(path), str):
         raise TypeError(f"path must be the path of a folder, got {path!r}.")
     if not os.fspath(path) or "\0" in os.fspath(path):
@@ -117,7 +117,7 @@ def _pragma(connection, name):
 
 
 def _tables_of(connection):
-    """Give the SQL of all tables, and of whatever else there is, by name."""
+    """Return the SQL of all tables, and of whatever else there is, by name."""
     tables = {}
     for name, sql in connection.execute("SELECT name, sql FROM sqlite_master"):
         if not name.startswith(b"sqlite_"):
@@ -238,7 +238,7 @@ def transaction(connection, file):
 
 
 def compact(file):
-    """Give the space of deleted rows back to the disk; give the file's size in bytes."""
+    """Return the space of deleted rows back to the disk; give the file's size in bytes."""
     with _explained(file), closing(_connect(file, "mode=rw")) as connection:
         connection.execute("VACUUM")
         connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
@@ -255,7 +255,7 @@ def check_integrity(connection, file):
 
 
 def n_bytes(connection):
-    """Give the size of the file in bytes, as the connection sees it."""
+    """Return the size of the file in bytes, as the connection sees it."""
     return _pragma(connection, "page_count") * _pragma(connection, "page_size")
 
 
@@ -273,7 +273,7 @@ def _checksum(*parts):
 
 
 def find_rows(connection, key, samples):
-    """Give (sample, Solution) of a key's digest, ``None`` in place of what is damaged."""
+    """Return (sample, Solution) of a key's digest, ``None`` in place of what is damaged."""
     number = connection.execute("SELECT id FROM keys WHERE digest = ?", [key]).fetchone()
     found = []
     for start in range(0, len(samples) if number else 0, _CHUNK):
@@ -325,7 +325,7 @@ def _put_key(connection, key):
 
 
 def find_probes(connection, source):
-    """Give (probe, (probe, record, n_channels)), the oldest first; ``None`` for what is damaged."""
+    """Return (probe, (probe, record, n_channels)), the oldest first; ``None`` for what is damaged."""
     found, query = [], "SELECT probe, record, n_channels, checksum FROM probes WHERE source = ?"
     for probe, record, n, check in connection.execute(f"{query} ORDER BY id", [source]):
         is_sound = check == _checksum(source, probe, record, n)
@@ -350,7 +350,7 @@ Record = namedtuple("Record", "id key_id facts sample vector created problem")
 
 
 def all_keys(connection):
-    """Give {number: (digest, what a store can be searched by)}, ``None`` for what is damaged."""
+    """Return {number: (digest, what a store can be searched by)}, ``None`` for what is damaged."""
     rows = connection.execute("SELECT id, digest, source, description, checksum FROM keys")
     return {
         number: (row[0], json.loads(row[2]) if check == _checksum(*row) else None)
@@ -390,7 +390,7 @@ def problems(connection):
 
 
 def choose_rows(connection, layer, model, before, damaged):
-    """Give the ids of the rows that meet all criteria that are given."""
+    """Return the ids of the rows that meet all criteria that are given."""
     return [
         row.id
         for row in all_rows(connection)
@@ -402,7 +402,7 @@ def choose_rows(connection, layer, model, before, damaged):
 
 
 def oldest_rows(connection, share):
-    """Give the ids of a share of the rows, the oldest ones."""
+    """Return the ids of a share of the rows, the oldest ones."""
     n_rows = connection.execute("SELECT count(*) FROM loces").fetchone()[0]
     query = "SELECT id FROM loces ORDER BY created, id LIMIT ?"
     return [number for (number,) in connection.execute(query, [math.ceil(share * n_rows)])]

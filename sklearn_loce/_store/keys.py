@@ -122,7 +122,7 @@ def _pixel_digest(what, array):
 
 
 def agree(first, second):
-    """Say whether two records are of one network; see ``TOLERANCE``."""
+    """Return whether two records are of one network; see ``TOLERANCE``."""
     if first.shape != second.shape:
         return False
     difference = np.linalg.norm(first - second, axis=-1)
@@ -132,7 +132,7 @@ def agree(first, second):
 
 
 def find_source(session, network, members, record, n_channels):
-    """Give the digest of all that the activations of a layer depend on.
+    """Return the digest of all that the activations of a layer depend on.
 
     Networks whose digests are equal are told apart by what they give for the probe image, within a
     tolerance; the store holds the probes that it has seen.

@@ -52,11 +52,11 @@ class MemoryStore:
         self._lock = threading.Lock()
 
     def open(self):
-        """Give the store itself for a ``with`` block, as a RowStore gives a Session."""
+        """Return the store itself for a ``with`` block, as a RowStore gives a Session."""
         return nullcontext(self)
 
     def load(self, key, samples):
-        """Give the Solutions that are there, by digest of the sample; vectors are read-only."""
+        """Return the Solutions that are there, by digest of the sample; vectors are read-only."""
         of_key, found = key.digest, {}
         with self._lock:
             for sample in samples:
@@ -83,7 +83,7 @@ class MemoryStore:
             self._n_bytes -= _size_of(self._rows.popitem(last=False)[1])
 
     def probes(self, source):
-        """Give the probes of a source as (id, record, n_channels), the oldest first."""
+        """Return the probes of a source as (id, record, n_channels), the oldest first."""
         with self._lock:
             return [(probe, *facts) for probe, facts in self._probes.get(source, {}).items()]
 

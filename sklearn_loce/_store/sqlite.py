@@ -288,7 +288,7 @@ class Session:
             warn_user(message)
 
     def load(self, key, samples):
-        """Give the Solutions that are there, by digest of the sample; damaged ones are absent."""
+        """Return the Solutions that are there, by digest of the sample; damaged ones are absent."""
         return dict(self._find(database.find_rows, key.digest, list(samples)))
 
     def save(self, key, solutions):
@@ -296,7 +296,7 @@ class Session:
         self._write(database.put_rows, key, solutions, time.time_ns())
 
     def probes(self, source):
-        """Give the probes of a source as (id, record, n_channels), the oldest first."""
+        """Return the probes of a source as (id, record, n_channels), the oldest first."""
         return [probe for _, probe in self._find(database.find_probes, source)]
 
     def save_probe(self, source, probe, record, n_channels):
@@ -304,7 +304,7 @@ class Session:
         self._write(database.put_probe, source, probe, record, n_channels)
 
     def _find(self, find, *args):
-        """Give the sound ones of the pairs that ``find(connection, *args)`` gives."""
+        """Return the sound ones of the pairs that ``find(connection, *args)`` gives."""
         if "read" in self._warnings:
             return []
         try:
