@@ -167,7 +167,7 @@ class TorchModel:
         return digest_model(self).hex()
 
     def _shared_store(self, make):
-        """Return the vectors in memory that the clones of this handle share; ``make`` makes them."""
+        """Return the store in memory that the clones of this handle share; ``make`` creates it."""
         if self._cell.rows is None:
             with _BUILDING[-1]:
                 self._cell.rows = make() if self._cell.rows is None else self._cell.rows
@@ -512,7 +512,7 @@ _COPYING = {f"__{name}__" for name in ("deepcopy", "reduce", "reduce_ex", "getst
 
 
 def _has_own_copying(kind):
-    """Return whether a class of the user's is copied by its own code, which may leave things out."""
+    """Return whether a user's class is copied by its own code, which may omit parts."""
     own = [base for base in kind.__mro__ if not is_library(base)]
     return any(not _COPYING.isdisjoint(vars(base)) for base in own)
 

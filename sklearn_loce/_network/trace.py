@@ -210,7 +210,7 @@ class Trace(TorchDispatchMode):
 
 
 def _draws(func, args, kwargs):
-    """Return whether an operation draws random numbers; attentions may, and do not in evaluation."""
+    """Return whether an operation draws random numbers; attention does so only in training."""
     if torch.Tag.nondeterministic_seeded not in func.tags:
         return False
     arguments = func._schema.arguments

@@ -44,8 +44,8 @@ _LEAST, _MOST, _FARTHER = _F(0.1), _F(0.9), _F(4)
 _BLOCK = 4096  # number of squares that are summed as float32
 _FAINT = 1e-30  # below this sum, single squares may be too small for float32
 
-# Records of a row: its point, its gradient, its direction, a trial; then the pairs of L-BFGS. A pair
-# is a step and the resulting change of the gradient.
+# Records of a row: its point, its gradient, its direction, and a trial. The pairs of L-BFGS follow,
+# each with a step and the resulting change of the gradient.
 _POINT, _GRADIENT, _DIRECTION, _TRIAL, _PAIRS = 0, 1, 2, 3, 4
 _N_RECORDS = _PAIRS + 2 * MEMORY
 # Numbers of a row: factors of concept and background, area of the mask, area that the padding of
