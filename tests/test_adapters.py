@@ -386,7 +386,7 @@ def test_a_size_that_a_network_takes_is_named():
 
 def test_list_layers_of_a_network_that_fails_late():
     network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Conv2d(5, 4, 3))
-    with pytest.warns(UserWarning, match="failed behind the layers listed here: RuntimeError"):
+    with pytest.warns(UserWarning, match="failed after the layers listed here: RuntimeError"):
         table = list_layers(network, (16, 16))
     assert list(table["name"]) == ["0"]
 
@@ -443,7 +443,7 @@ def test_other_failures_are_not_blamed_on_the_size(vit):
 
 
 # torchvision's boxes, far behind the layer, do not know half precision on every device.
-@pytest.mark.filterwarnings("ignore:The network failed behind the layers")
+@pytest.mark.filterwarnings("ignore:The network failed after the layers")
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_half_precision_is_close(dtype):
     images = torch.rand(1, 3, 64, 96)
