@@ -145,8 +145,8 @@ def explain_failure(module, size, error, *, began, adapter=None):
     if not began and isinstance(error, TypeError | ValueError | LookupError | AttributeError):
         return ValueError(
             f"{name} failed on a tensor of images before its first layer ({reason}). If it takes "
-            "a list, a dict or more than images, say how to call it: TorchModel(network, "
-            "forward=...)."
+            "a list, a dict or further arguments, pass a function that calls it: "
+            "TorchModel(network, forward=...)."
         )
     return None
 
@@ -164,8 +164,8 @@ def _explain_channels(n_channels):
         call = f"torch.nn.functional.pad(images, (0, 0, 0, 0, 0, {n_channels - 3}))"
     return (
         f"takes images with {n_channels} channel{'s' * (n_channels > 1)}, and images here have 3. "
-        "Say how to make those: TorchModel(network, forward=lambda module, images: "
-        f"module({call})). To run in other processes, use a function that can be imported."
+        "Convert the images: TorchModel(network, forward=lambda module, images: "
+        f"module({call})). To run in other processes, use an importable function."
     )
 
 
@@ -233,8 +233,8 @@ def _why_unhookable(child, inside):
         )
     if re.match(r"torch\.ao\.nn\.(intrinsic\.)?quantized(?!\.dynamic)", type(child).__module__):
         return (
-            "is statically quantized, and puts out integers: pass the network that it was made "
-            "of, or quantize that dynamically"
+            "is statically quantized, and its outputs are integers: pass the original network, or "
+            "quantize it dynamically"
         )
     return None
 
@@ -263,8 +263,8 @@ def explain_silence(module, missing, ran):
     if not ran:
         return (
             f"No layer of {type(module).__name__} ran, although the pass succeeded: it calls "
-            "another module than those that it shows, such as a copy of itself, or compiled code. "
-            "Pass the inner module that runs."
+            "a module that is not one of its submodules, such as a copy of itself, or compiled "
+            "code. Pass the inner module that runs."
         )
     if not missing:
         return None

@@ -74,7 +74,7 @@ def _channel_axis(codes, n_images):
     if len(long) > 1:
         lengths = " and ".join(str(codes.shape[axis]) for axis in long)
         return (
-            f"beside its places it has axes of {lengths}, as a part of an attention, such as its "
+            f"besides its places it has axes of {lengths}, as part of an attention, such as its "
             "weights or heads; its block has the grid"
         )
     if long:

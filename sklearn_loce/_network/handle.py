@@ -134,8 +134,8 @@ class TorchModel:
             raise TypeError(f"forward must be called as forward(module, images), got {forward!r}.")
         if not (preprocess is None or isinstance(preprocess, WeightsEnum) or callable(preprocess)):
             raise TypeError(
-                "preprocess is what the network was trained with: torchvision's weights, an image "
-                f"processor or a transform; got {preprocess!r}."
+                "preprocess must be the preprocessing of the network's training: torchvision's "
+                f"weights, an image processor or a transform; got {preprocess!r}."
             )
         source = source if weights is None else _with_weights(source, weights)
         self._cell = _Cell(source)
@@ -243,8 +243,8 @@ def _with_weights(builder, weights):
         )
     if isinstance(builder, nn.Module):
         raise TypeError(
-            f"weights={weights} are for a builder, and {type(builder).__name__} is built. Pass the "
-            "function that builds it, or preprocess=weights if it has these weights."
+            f"weights={weights} need a builder, but {type(builder).__name__} is already built. "
+            "Pass the function that builds it, or preprocess=weights if it has these weights."
         )
     return functools.partial(builder, weights=weights)
 
@@ -318,13 +318,13 @@ def resolve_device(device, module):
     tensors = [*module.parameters(), *module.buffers()]
     if any(isinstance(tensor, UninitializedTensorMixin) for tensor in tensors):
         raise ValueError(
-            "Weights of the network are not initialized yet, as those of torch's lazy modules "
-            "before their first pass. Pass an image through it once, or load its weights."
+            "Weights of the network are not initialized yet, for example those of torch's lazy "
+            "modules before their first pass. Pass an image through it once, or load its weights."
         )
     if "meta" in (device_of(module).type, "cpu" if device is None else device.type):
         raise ValueError(
             "The meta device holds no numbers, so nothing can be computed there. Build the network "
-            "with its weights on another device, and pass that or device=None."
+            "with its weights on another device, and pass this device or device=None."
         )
     if device is None:
         return device_of(module)
@@ -533,9 +533,9 @@ if hasattr(os, "register_at_fork"):
 def refuse_shared(module):
     """Raise because a second thread uses a lent module."""
     raise RuntimeError(
-        f"Another thread uses {type(module).__name__} while it is lent. It can't be copied, so "
-        "that only one thread may use it at a time. Pass a network that copy.deepcopy copies, or "
-        "keep other threads from it."
+        f"Another thread uses {type(module).__name__} during a run. It can't be copied, so only "
+        "one thread may use it at a time. Pass a network that copy.deepcopy can copy, or do not "
+        "use it in other threads."
     )
 
 

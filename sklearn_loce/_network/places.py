@@ -9,8 +9,8 @@ from typing import NamedTuple
 
 import torch
 
-POOLED = "it is pooled over the image, so that no places are left"
-MIXED = "it mixes over places, so that none of its axes counts them"
+POOLED = "it is pooled over the image, so no places are left"
+MIXED = "it mixes over places, so none of its axes corresponds to places"
 
 # A place is one number, so that one operation moves a twin. Its digits are image, grid, row and
 # column. It is a float, because im2col takes no integers; float64 is exact up to 2**53.

@@ -228,9 +228,9 @@ def resolve_preprocess(preprocess, model):
     found = None if model is None else find_training_preprocess(model)
     if found is None:
         raise ValueError(
-            "preprocess='auto' takes what the network was trained with, which is not known of "
-            f"{_network_name(model)}. Say it in TorchModel(builder, weights=...) or "
-            "TorchModel(network, preprocess=...); or set preprocess to it."
+            "preprocess='auto' uses the preprocessing of the network's training, which is not "
+            f"known for {_network_name(model)}. Pass it as TorchModel(builder, weights=...) or "
+            "TorchModel(network, preprocess=...), or as preprocess."
         )
     return found
 
@@ -477,6 +477,6 @@ def warn_unnormalized(preprocess, model, size, seed=0):
     warn_user(
         f"With preprocess={preprocess!r} pixels are in [0, 1], but {_network_name(model)} was "
         f"trained on images normalized with mean={mean} and std={std}. Set preprocess='auto' for "
-        "what it was trained with, or preprocess='paper' for the images of the paper, which are "
-        "not normalized."
+        "the preprocessing of its training, or preprocess='paper' for the images of the paper, "
+        "which are not normalized."
     )

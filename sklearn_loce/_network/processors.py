@@ -78,7 +78,7 @@ def _fit_line(shares, positions, length, allowed):
         if slope > 0 and np.abs(start + slope * shares - positions).max() <= allowed:
             return start, slope
     raise ProcessorError(
-        "it does more than resize, pad and crop an upright image, so that masks can't follow"
+        "it does more than resize, pad and crop an upright image, so masks cannot follow"
     )
 
 

@@ -17,16 +17,16 @@ from ..exceptions import LayoutError
 from .places import MIXED, POOLED, Atlas, Places, exact_codes
 
 LEARNED = (
-    "it has no places of its own: it describes learned tokens, such as queries, groups and class "
-    "tokens, or boxes, or the image as a whole"
+    "it has no places in the image: it describes learned tokens, such as queries, groups and class "
+    "tokens, or boxes, or the whole image"
 )
 _CHOSEN = (
-    "its tokens are chosen, merged or put in order by their values or at random, so that other "
-    "places are there in each image"
+    "its tokens are selected, merged or sorted by their values or at random, so their places "
+    "differ between images"
 )
 _REGIONS = "it describes regions of interest one by one, which share no grid with the image"
-_PADDED = "it comes from a map that was padded or cropped on one side, inside the network"
-_PAIRS = "it holds weights of places for places, as a part of an attention; its block has the grid"
+_PADDED = "it comes from a map that the network padded or cropped on one side"
+_PAIRS = "it holds weights of places for places, as part of an attention; its block has the grid"
 _MOST_POOLED = 3  # cells on a side that a strided layer may merge
 _LARGEST_PATCH = 64  # pixels on a side that a first layer may merge
 
@@ -204,9 +204,9 @@ class Trace(TorchDispatchMode):
         part = "" if content is None else f" of which {content[0]} x {content[1]} are the image,"
         raise LayoutError(
             f"The first layer sees {seen[0]} x {seen[1]} pixels,{part} for an image of "
-            f"{self.shape[2]} x {self.shape[3]}: the network resizes or pads inside, so its grids "
-            "can't be laid on the image. Pass TorchModel(network, forward=...) with a method "
-            "frame, which says what the first layer sees."
+            f"{self.shape[2]} x {self.shape[3]}: the network resizes or pads images itself, so the "
+            "positions of its grids are unknown. Pass TorchModel(network, forward=...) with a "
+            "method frame that returns the size of the first layer's input."
         )
 
 

@@ -57,7 +57,7 @@ def as_folder(path):
         raise TypeError(f"path must be the path of a folder, got {path!r}.")
     if not os.fspath(path) or "\0" in os.fspath(path):
         raise ValueError(
-            f"path must be the path of a folder, got {path!r}. For the working directory, give '.'."
+            f"path must be the path of a folder, got {path!r}. For the working directory, pass '.'."
         )
     folder = Path(os.path.abspath(os.path.expanduser(path)))
     for part in (folder, *folder.parents):

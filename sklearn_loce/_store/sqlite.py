@@ -321,7 +321,7 @@ class Session:
         if len(sound) < len(pairs):
             self._warnings["damaged"] = (
                 f"{str(self._file)!r} holds damaged rows. They are computed again and replaced; "
-                "verify() lists what is damaged."
+                "verify() lists the damaged rows."
             )
         return sound
 
