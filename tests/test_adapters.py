@@ -190,7 +190,7 @@ class Before(nn.Module):
     [nn.ZeroPad2d((0, 8, 0, 0)), nn.Sequential(nn.Upsample(scale_factor=2), nn.ZeroPad2d(9))],
 )
 def test_padding_by_the_network_itself_does_not_either(first):
-    with pytest.raises(LayoutError, match="resizes or pads inside"):
+    with pytest.raises(LayoutError, match="resizes or pads images itself"):
         ActivationExtractor(Before(first), "conv")(torch.rand(1, 3, 32, 48))
 
 
