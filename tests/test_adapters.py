@@ -311,7 +311,7 @@ def _quantized():
         (_scripted, "2", r"network is scripted \(torch.jit\).*pass the module that was scripted"),
         (lambda: nn.Sequential(_scripted()), "0.2", "module '0' is scripted"),
         (lambda: _exported().module(), "2", r"is an exported program.*torch\.export\.unflatten"),
-        (_quantized, "1", "module '1' is statically quantized.*quantize that dynamically"),
+        (_quantized, "1", "module '1' is statically quantized.*quantize it dynamically"),
     ],
     ids=["traced", "traced child", "exported", "quantized"],
 )

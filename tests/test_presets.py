@@ -377,10 +377,16 @@ def test_auto_is_an_error_where_nothing_is_known(scenes, model):
 @pytest.mark.parametrize(
     ("given", "match"),
     [
-        ({"source": build(), "weights": WEIGHTS}, "Strided is built.*or preprocess=weights"),
+        (
+            {"source": build(), "weights": WEIGHTS},
+            "Strided is already built.*or preprocess=weights",
+        ),
         ({"source": build, "weights": models.ResNet18_Weights}, "a member of a WeightsEnum"),
         ({"source": build, "weights": "DEFAULT"}, "a member of a WeightsEnum"),
-        ({"source": build, "preprocess": "auto"}, "what the network was trained with.*'auto'"),
+        (
+            {"source": build, "preprocess": "auto"},
+            "preprocessing of the network's training.*'auto'",
+        ),
     ],
 )
 def test_what_says_nothing_of_the_training_is_refused(given, match):
