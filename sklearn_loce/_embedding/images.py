@@ -96,8 +96,8 @@ def _compare_records(found, expected):
         raise RuntimeError(
             f"A worker has another network than its caller: the activations of {wrong} differ for "
             "the same image. The result depends on something outside the module, such as a class "
-            "or a setting that was changed after import, or a value of one thread. Change it "
-            "where workers import it, or set n_jobs=None."
+            "or a setting that was changed after import, or a value that belongs to one thread. "
+            "Change it where workers import it, or set n_jobs=None."
         )
 
 
