@@ -23,23 +23,26 @@ from sklearn_loce.datasets import load_coco
 _TITLE = "End to end"
 _PLAIN, _FASTEST = "plain, per row", "fastest bare forward"
 _TEXT = """\
-`transform` with `objective="net2vec"` and `memory=False`: {images} CamVid scenes of 480 x
-360 pixels, all concepts of each, {rows} rows, LR-ASPP MobileNetV3-Large, layers {layers}.
+This section times `transform` with `objective="net2vec"` and `memory=False` on {images} CamVid
+scenes of 480 x 360 pixels with all their concepts, {rows} rows. The network is LR-ASPP
+MobileNetV3-Large with the layers {layers}.
 
-*Forward* is the network alone, cut off after the deepest layer, one image at a time, images
-ready in memory; on all threads of torch, {threads}, and on one, of which the faster counts in
-each run. *Decoding* is opening and normalizing the image files, and decoding the masks. The
-*fastest bare forward* is the same passes, the stop after the deepest layer and images in memory
-included, the fastest way in each run: batches of several sizes on all threads of torch, or one
-image at a time on as many Python threads, each with a replica of the network that shares its
-weights and one thread of torch; contiguous or channels last. No pass computes gradients; batch
-normalization is in evaluation mode. `transform` is to take at most 1.1 times the forward and the
-decoding, and at most 2.1 times the fastest bare forward.
+- *Forward* is the pass of the network alone, one image at a time, with images in memory. It
+  stops after the deepest layer. It runs on all threads of torch ({threads}) and on one thread;
+  the faster one counts in each run.
+- *Decoding* opens and normalizes the image files and decodes the masks.
+- *Fastest bare forward* makes the same passes in the fastest way of each run. The ways are
+  batches of several sizes on all threads of torch, and one image at a time on as many Python
+  threads. Each Python thread has a replica of the network that shares its weights, and one
+  thread of torch. Memory formats are contiguous and channels last.
+- *Plain, per row* works as the published code does. For every row, it reads the image and passes
+  it through the whole network, twice. It then upsamples, weights and sums every channel in 50
+  steps, one row at a time. It runs on {plain_rows} rows. Both layers use the same passes, which
+  favors it.
 
-*Plain, per row* is how the published code goes about it: for every row the image is read, and
-passed through the whole network, twice; every channel is upsampled, weighed and summed, 50 steps,
-one row at a time. It is measured on {plain_rows} rows, both layers from the same passes, which
-favors it."""
+No pass computes gradients, and batch normalization is in evaluation mode. The targets for
+`transform` are at most 1.1 times the forward and the decoding, and at most 2.1 times the fastest
+bare forward."""
 _FORMATS = {"contiguous": torch.contiguous_format, "channels last": torch.channels_last}
 
 

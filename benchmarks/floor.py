@@ -11,12 +11,14 @@ from benchmarks.measure import in_turn, one_thread_each
 from benchmarks.report import Column, Section, Table
 
 _TEXT = """\
-The floor is what no solver of this kind can leave out: 50 times, for every sample, one sigmoid
-of 100 x 100 pixels, the two separable upsampling products and their adjoints, and two passes
-over the activations. These are torch calls on tensors that are allocated beforehand; no loss, no
-AdamW, no autograd. It is run with one sample at a time, with eight, and with all {samples}, on
-all threads of torch and spread over as many threads of one each, and the fastest of these
-counts. Ours is `optimize_loces` on masks that are ready, with its checks of what it is given."""
+No solver of this kind can omit the work of the floor. For each sample and each of 50 steps, this
+work is one sigmoid of 100 x 100 pixels, the two separable upsampling products and their
+adjoints, and two passes over the activations. The floor consists of torch calls on preallocated
+tensors, without loss, AdamW or autograd. It runs with one sample at a time, with eight, and with
+all {samples}, both on all threads of torch and spread over as many Python threads with one
+thread of torch each. The fastest of these counts.
+
+*Ours* is `optimize_loces` with masks resized beforehand. It includes the checks of the input."""
 
 
 def _upsampling(size_in, size_out):

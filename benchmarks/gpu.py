@@ -1,4 +1,4 @@
-"""The optimisation on a GPU against what the GPU could do at best."""
+"""The optimization on a GPU, compared with the limit of the GPU."""
 
 import statistics
 from functools import partial
@@ -16,11 +16,15 @@ from sklearn_loce._solvers.objectives import make_objective
 _OBJECTIVE = make_objective(OBJECTIVE, max_iter=N_STEPS)
 _TITLE = "GPU"
 _TEXT = """\
-LoCEs per second, {samples} samples at once, activations on the GPU. *All* is `optimize_loces`
-with masks of 200 x 300 pixels, which are resized on the CPU; *ours* is the optimisation alone,
-on masks that are ready, its steps recorded and launched as one. The roofline is the larger of
-two times: every activation read once at the bandwidth of a large copy, and the operations of all
-50 steps at the rate of a large product of float32 matrices, both measured in this run."""
+This section counts LoCEs per second on a GPU, with {samples} samples at once and activations on
+the GPU.
+
+- *All* is `optimize_loces` with masks of 200 x 300 pixels, which are resized on the CPU.
+- *Ours* is the optimization alone, with masks resized beforehand. Its steps are recorded and
+  launched as one.
+- *Roofline* is the upper limit from the larger of two times: the time to read every activation
+  once, at the bandwidth of a large copy, and the time for the operations of all 50 steps, at the
+  rate of a large product of float32 matrices. Both rates are measured in the same run."""
 _BYTES = 2**30
 _SIDE = 8192  # of the matrices
 _WARM_UPS = 3

@@ -19,12 +19,16 @@ from sklearn_loce import LoCETransformer, TorchModel
 SIZE = (240, 320)
 _N_FILES = 16  # of different content; the others are links to them
 _TEXT = """\
-The exponent of growth is the slope of a straight line through the logarithms: 1 is growth in
-proportion. *Doubled* is what twice the size costs, 2 to that power. Rows, concepts and layers
-are those of `transform` with `memory=False` on a network of eight small convolutions and images
-of 240 x 320 pixels, the network's pass included, so that more concepts and layers of one image
-cost less than their number says; channels, height and width those of the optimization alone.
-Peak memory is the whole resident set of a process that transforms image files; each size has its
+The exponent of growth is the slope of a straight line through the logarithms of sizes and
+values. An exponent of 1 means proportional growth. *Doubled* is the factor for twice the size: 2
+to the power of the exponent.
+
+For rows, concepts and layers, the section times `transform` with `memory=False` on a network of
+eight small convolutions and images of 240 x 320 pixels. These times include the pass of the
+network. More concepts or layers of one image share its pass, so the time grows more slowly than
+their number. For channels, height and width, the section times the optimization alone.
+
+Peak memory is the whole resident set of a process that transforms image files. Each size has its
 own process."""
 
 

@@ -7,9 +7,9 @@ from benchmarks.solver import sides_of
 
 _TITLE = "Memory"
 _TEXT = """\
-The peak of the resident set over the inputs, each side in a process of its own, with {samples}
-samples. Two steps are taken, for all further ones use the same memory; less than {least} MB
-counts as that. Ratios are plain / ours."""
+This section compares the peak of the resident set, minus the inputs, with {samples} samples.
+Each side runs in its own process. It takes only two steps, because all further steps use the
+same memory. A value below {least} MB counts as {least} MB. Ratios are plain / ours."""
 _LEAST = 0.1  # MB, below which growth is noise
 
 

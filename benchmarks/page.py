@@ -8,12 +8,14 @@ from benchmarks.machine import BUSY, is_busy
 _HEAD = """\
 # Benchmarks
 
-Written by `python -m benchmarks`, which measures all of it in one go; the numbers are those of
-`benchmarks/results.json`. What a ratio compares was measured in turn in one process; every
-figure is the median of its runs. LoCEs are those of the paper's objective, `objective="net2vec"`,
-if nothing else is said. Times belong to this machine; ratios travel better, but compare
-them on one machine only: `python -m benchmarks --compare benchmarks/results.json` measures
-again, and fails where a ratio has got worse."""
+`python -m benchmarks` measures all figures of this page in one run and writes the page. The
+numbers are in `benchmarks/results.json`. The two sides of each ratio were timed alternately in one
+process, and every figure is the median of its runs. Unless stated otherwise, LoCEs are optimized
+with the paper's objective, `objective="net2vec"`.
+
+Absolute times hold for this machine only. Ratios carry over better, but compare them on one machine
+only, too: `python -m benchmarks --compare benchmarks/results.json` measures again, and fails if a
+ratio is worse."""
 
 
 def render(report):
@@ -22,7 +24,7 @@ def render(report):
     Parameters
     ----------
     report : dict
-        As ``python -m benchmarks`` writes it to JSON.
+        The content of the JSON file that ``python -m benchmarks`` writes.
 
     Returns
     -------
@@ -54,7 +56,7 @@ def _machine(about):
     if is_busy(about):
         lines += [
             "",
-            f"**Other work was running: the load at the start was over {BUSY} per core. Don't "
+            f"**Other work was running: the load at the start was over {BUSY} per core. Do not "
             "trust the times; ratios suffer less.**",
         ]
     return "\n".join(lines)
@@ -70,14 +72,14 @@ def _section(section):
 
 
 def write_table(columns, rows):
-    """Write a table, text to the left and numbers to the right.
+    """Write a table, with text aligned to the left and numbers to the right.
 
     Parameters
     ----------
     columns : list of dict
-        Their ``name`` and ``digits``.
+        The ``name`` and ``digits`` of each column.
     rows : list of list
-        Text and numbers, None or NaN where one is missing.
+        Text and numbers; None or NaN if a value is missing.
 
     Returns
     -------
@@ -99,7 +101,7 @@ def _line(cells):
 
 
 def write_cell(cell, digits):
-    """Write text as it is, and a number with so many digits."""
+    """Write text unchanged, and a number with the given digits."""
     if isinstance(cell, str):
         return cell
     if cell is None or math.isnan(cell):

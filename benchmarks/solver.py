@@ -15,16 +15,21 @@ CONCEPTS_PER_IMAGE = 11
 _CHECKED = 4  # samples that are compared with the plain formulation in float64
 _LARGE = 4 * 10**8  # bytes of upsampled channels, beyond which the plain product takes minutes
 _TEXT = """\
-`optimize_loces` with `objective="net2vec"`, the resizing of its masks from 200 x 300 pixels
-included, against the plain formulation, which gets its masks ready: every channel upsampled to 100
-x 100, autograd, `torch.optim.AdamW`, 50 steps, all {samples} samples in one batch. *Product* weighs
-and sums the upsampled channels as the published implementation does, `(upsampled *
-weights).sum(1)`; *matmul* is the best that can be written plainly, one `einsum`. Cosine is the
-worst of {checked} samples to the plain formulation in float64. Ratios are plain / ours. Plain sides
-run at most three times, and product once where its channels take more than 0.4 GB.
+This section compares `optimize_loces(objective="net2vec")` and the plain formulation. The
+plain formulation upsamples every channel to 100 x 100 and takes 50 steps with autograd and
+`torch.optim.AdamW`. All {samples} samples are in one batch. The time of `optimize_loces`
+includes the resizing of masks from 200 x 300 pixels; the plain formulation gets resized masks.
 
-In the second table {concepts} samples share the activations of one image, as its concepts do;
-their masks are ready, too."""
+- *Product* weights and sums the upsampled channels as the published implementation does:
+  `(upsampled * weights).sum(1)`.
+- *Matmul* is the fastest plain formulation: one `einsum`.
+- *Cosine* is the lowest cosine of {checked} samples with the plain formulation in float64.
+
+Ratios are plain / ours. The plain formulations run at most three times. *Product* runs once if
+its channels need more than 0.4 GB.
+
+In the second table, {concepts} samples share the activations of one image, as the concepts of
+one image do. Their masks are resized beforehand."""
 
 
 def sides_of(activations, masks, **how):

@@ -126,7 +126,7 @@ def test_nothing_is_left_on_the_module_whatever_happens(where):
 def test_a_failure_behind_the_layers_is_a_warning_once(small_network):
     small_network.append(Failing())
     with ActivationExtractor(small_network, "2") as extract:
-        with pytest.warns(UserWarning, match="failed behind the layers"):
+        with pytest.warns(UserWarning, match="failed after the layers"):
             first = extract(IMAGES)
         assert torch.equal(extract(IMAGES)["2"], first["2"])
 

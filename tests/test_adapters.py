@@ -190,7 +190,7 @@ class Before(nn.Module):
     [nn.ZeroPad2d((0, 8, 0, 0)), nn.Sequential(nn.Upsample(scale_factor=2), nn.ZeroPad2d(9))],
 )
 def test_padding_by_the_network_itself_does_not_either(first):
-    with pytest.raises(LayoutError, match="resizes or pads inside"):
+    with pytest.raises(LayoutError, match="resizes or pads images itself"):
         ActivationExtractor(Before(first), "conv")(torch.rand(1, 3, 32, 48))
 
 
@@ -311,7 +311,7 @@ def _quantized():
         (_scripted, "2", r"network is scripted \(torch.jit\).*pass the module that was scripted"),
         (lambda: nn.Sequential(_scripted()), "0.2", "module '0' is scripted"),
         (lambda: _exported().module(), "2", r"is an exported program.*torch\.export\.unflatten"),
-        (_quantized, "1", "module '1' is statically quantized.*quantize that dynamically"),
+        (_quantized, "1", "module '1' is statically quantized.*quantize it dynamically"),
     ],
     ids=["traced", "traced child", "exported", "quantized"],
 )
@@ -386,7 +386,7 @@ def test_a_size_that_a_network_takes_is_named():
 
 def test_list_layers_of_a_network_that_fails_late():
     network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Conv2d(5, 4, 3))
-    with pytest.warns(UserWarning, match="failed behind the layers listed here: RuntimeError"):
+    with pytest.warns(UserWarning, match="failed after the layers listed here: RuntimeError"):
         table = list_layers(network, (16, 16))
     assert list(table["name"]) == ["0"]
 
@@ -443,7 +443,7 @@ def test_other_failures_are_not_blamed_on_the_size(vit):
 
 
 # torchvision's boxes, far behind the layer, do not know half precision on every device.
-@pytest.mark.filterwarnings("ignore:The network failed behind the layers")
+@pytest.mark.filterwarnings("ignore:The network failed after the layers")
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_half_precision_is_close(dtype):
     images = torch.rand(1, 3, 64, 96)

@@ -112,7 +112,7 @@ def cross_covariance(grid):
     return (channels @ channels.mT).softmax(-1)
 
 
-CHOSEN, LEARNED = "chosen, merged or put in order", "learned tokens, such as queries"
+CHOSEN, LEARNED = "selected, merged or sorted", "learned tokens, such as queries"
 NO_PLACES = {
     # 24 of each, as many as there are places.
     "queries": (lambda grid: attend(torch.ones(1, 24, 24), tokens_of(grid)), LEARNED),
@@ -121,13 +121,13 @@ NO_PLACES = {
         LEARNED,
     ),
     "learned tokens": (lambda grid: torch.ones(1, 24, 24), LEARNED),
-    "tokens of learned maps": (pooled_by_learned_maps, "no places of its own|mixes over places"),
+    "tokens of learned maps": (pooled_by_learned_maps, "no places in the image|mixes over places"),
     "groups": (lambda grid: attend(CLASS.expand(1, 24, 24), tokens_of(grid)), LEARNED),
     "class attention": (lambda grid: behind(tokens_of(grid), 1)[:, :1], LEARNED),
     "best tokens": (pruned, CHOSEN),
     "shuffled tokens": (shuffled, CHOSEN),
     "merged tokens": (merged, CHOSEN),
-    "channels by channels": (cross_covariance, "no places of its own"),
+    "channels by channels": (cross_covariance, "no places in the image"),
     "weights": (lambda grid: tokens_of(grid) @ grid.flatten(2), "weights of places for places"),
     "heads": (lambda grid: tokens_of(grid).unflatten(2, (3, 8)).transpose(1, 2), "axes of 3 and 8"),
     "first tokens": (lambda grid: tokens_of(grid)[:, :16], "16 tokens for the 24 places"),
@@ -305,7 +305,7 @@ def test_windows_of_maxvit_are_laid_out():
 @pytest.mark.parametrize("layer", ["avgpool", "fc1", "activation", "fc2"])
 def test_pooled_vectors_have_no_places(layer):
     network = nn.Sequential(nn.Conv2d(3, 8, 4, 4), ops.SqueezeExcitation(8, 4))
-    with pytest.raises(LayoutError, match="pooled over the image, so that no places are left"):
+    with pytest.raises(LayoutError, match="pooled over the image, so no places are left"):
         take(network, f"1.{layer}", 64, 64)
     assert take(network, "1", 64, 64)["1"].shape == (1, 8, 16, 16)
 

@@ -284,7 +284,7 @@ def perceiver():
     return transformers.PerceiverForImageClassificationConvProcessing(config)
 
 
-CHOSEN, LEARNED = "chosen, merged or put in order", "learned tokens, such as queries"
+CHOSEN, LEARNED = "selected, merged or sorted", "learned tokens, such as queries"
 
 
 @pytest.mark.parametrize(

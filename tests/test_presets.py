@@ -331,7 +331,7 @@ def no_internet(monkeypatch):
 def test_auto_finds_the_processor_beside_a_network_of_hugging_face(scenes, tmp_path):
     network, processor = save_huggingface(tmp_path)
     loce = LoCETransformer(TorchModel(network), "layers.0", preprocess="auto", memory=tmp_path)
-    with pytest.raises(ValueError, match="not known of ViTModel"):
+    with pytest.raises(ValueError, match="not known for ViTModel"):
         loce.fit(scenes)
     assert LoCETransformer(network, "layers.0", preprocess=v2.Resize((64, 64))).fit(scenes)
     processor.save_pretrained(tmp_path)
@@ -342,7 +342,7 @@ def test_auto_finds_the_processor_beside_a_network_of_hugging_face(scenes, tmp_p
         loce.set_params(preprocess=v2.Resize((64, 64))).fit(scenes)
     for name in ("somebody/a-network-that-is-not-here", "a/folder/that/is/gone"):
         network.config.name_or_path = name
-        with pytest.raises(ValueError, match="not known of ViTModel"):
+        with pytest.raises(ValueError, match="not known for ViTModel"):
             loce.set_params(preprocess="auto").fit(scenes)
     said = TorchModel(network, preprocess=processor)
     found = loce.set_params(model=said, memory=False).fit_transform(scenes)
@@ -366,7 +366,9 @@ def test_auto_finds_the_processor_that_was_downloaded(scenes, tmp_path, monkeypa
 @pytest.mark.parametrize("model", [build(), TorchModel(build), TorchModel(build())])
 def test_auto_is_an_error_where_nothing_is_known(scenes, model):
     for kind in (LoCETransformer, MaskedMeanTransformer):
-        with pytest.raises(ValueError, match=r"not known of Strided\. Say it in TorchModel\(buil"):
+        with pytest.raises(
+            ValueError, match=r"not known for Strided\. Pass it as TorchModel\(buil"
+        ):
             kind(model, "2", preprocess="auto").fit(scenes)
     with pytest.raises(ValueError, match="must be None, a str among"):
         LoCETransformer(model, "2", preprocess="papr").fit(scenes)
@@ -375,10 +377,16 @@ def test_auto_is_an_error_where_nothing_is_known(scenes, model):
 @pytest.mark.parametrize(
     ("given", "match"),
     [
-        ({"source": build(), "weights": WEIGHTS}, "Strided is built.*or preprocess=weights"),
+        (
+            {"source": build(), "weights": WEIGHTS},
+            "Strided is already built.*or preprocess=weights",
+        ),
         ({"source": build, "weights": models.ResNet18_Weights}, "a member of a WeightsEnum"),
         ({"source": build, "weights": "DEFAULT"}, "a member of a WeightsEnum"),
-        ({"source": build, "preprocess": "auto"}, "what the network was trained with.*'auto'"),
+        (
+            {"source": build, "preprocess": "auto"},
+            "preprocessing of the network's training.*'auto'",
+        ),
     ],
 )
 def test_what_says_nothing_of_the_training_is_refused(given, match):

@@ -462,7 +462,7 @@ def test_a_folder_that_cant_be_made_costs_no_result(mortal, tmp_path):
     below_a_file = RowStore(tmp_path / "file" / "rows")
     (tmp_path / "file").touch()
     assert load(below_a_file, [1]) == {}
-    _assert_told_once_per_run(below_a_file, r"file/rows' can't be written \(.*computed all the sa")
+    _assert_told_once_per_run(below_a_file, r"file/rows' can't be written \(.*computed but not")
     become()
     store = RowStore(folder / "rows" / "here")
     _assert_told_once_per_run(store, "can't be written .*Permission denied")

@@ -1,1 +1,1 @@
-"""From a table of samples to vectors."""
+"""All steps from a table of samples to vectors."""

@@ -1,4 +1,4 @@
-"""From rows to vectors: what one thread does with an image, and all threads with a table."""
+"""From rows to vectors: the work of one thread on an image, and of all threads on a table."""
 
 import re
 from contextlib import closing, contextmanager
@@ -20,34 +20,36 @@ from .images import Activations, open_network, standardize
 from .measure import project_vector
 from .threads import count_threads, map_in_threads
 
-# Rows of one image that are solved at once, so that their number does not set the memory; and rows
-# of many images on a GPU, whose operations take as long for one row as for some dozens.
+# Rows that are solved at once. On the CPU they are rows of one image, and the limit bounds the
+# memory. On a GPU they are rows of many images: an operation takes as long for one row as for some
+# dozens.
 _MOST_ROWS = 64
 
 
 @dataclass(frozen=True)
 class Sample:
-    """One row: what is worked on, and then what came of it.
+    """One row, with its inputs and its results.
 
     Parameters
     ----------
     position : int
-        Its place in the table.
+        The position of the row in the table.
     activations : Activations or None
-        Shared by the rows of one image; ``None`` once the row is done.
+        Activations, which the rows of one image share; ``None`` after the row is finished.
     mask : ndarray of shape (height, width), bool, or None
-        At the size of the original image; ``None`` unless it is needed again.
+        Mask at the size of the original image; ``None`` unless it is needed again.
     view_mask : ndarray, bool, or None
-        The mask over the network's field of view.
+        Mask over the field of view of the network.
     solutions : dict of {int: Solution}
         The newly optimized vectors by number of the layer; NaN for an empty mask.
     controls : dict of {int: list of Solution}
-        What ``finish`` asked to be solved besides, by number of the layer.
+        The additional solutions that ``finish`` requested, by number of the layer.
     value : object
-        What ``finish`` gave.
+        The result of ``finish``.
     missed : dict of {int: bool}
-        Whether the new vectors draw nothing on the mask, by number of the layer. Without
-        ``finish``, and unless the bias is chosen by the mask, which always draws something.
+        Whether the projections of the new vectors miss the mask, by number of the layer. It is set
+        only without ``finish``, and only if the bias does not depend on the mask. With a bias that
+        the mask chooses, a projection never misses it.
     is_random : bool
         Whether the preprocessing drew random numbers.
     part : int
@@ -74,10 +76,10 @@ class Failure:
     ----------
     position : int
     name : str
-        The row as messages name it.
+        The name of the row in messages.
     error : Exception
     part : int
-        As of Sample.
+        Number of the estimator, as in Sample.
     """
 
     position: int
@@ -86,7 +88,7 @@ class Failure:
     part: int = 0
 
     def __post_init__(self):
-        # Their frames hold images and activations, as long as the run lasts.
+        # The frames of an error would hold images and activations until the run ends.
         error = self.error
         while error is not None:
             error.__traceback__ = None
@@ -94,13 +96,13 @@ class Failure:
 
     def __str__(self):
         text = str(self.error).rstrip(".") or type(self.error).__name__
-        # What is said of an image names its first row.
+        # Messages on an image already name its first row.
         return text if re.search(r"\brow \d", text) else f"{self.name}: {text}"
 
 
 @dataclass(frozen=True)
 class Task:
-    """What is asked of a table.
+    """The work that an estimator requests for a table.
 
     Parameters
     ----------
@@ -108,23 +110,23 @@ class Task:
     images : list of ndarray of int
         Positions of the rows of each image.
     asked : ndarray of shape (n_rows, n_layers), bool
-        What is to be optimized.
+        The vectors to optimize.
     known : list of Solution, or None
-        The vectors of all rows that are known already, by layer; read where there is a ``finish``.
+        The vectors that are already known, by layer. They are read only if there is a ``finish``.
     finish : callable or None
-        Called as ``finish(loce, sample, solutions)`` with one Solution per layer, for what is to be
-        known of each row besides; it then needs the activations of all layers. Where it has a
-        method ``controls(loce, sample, layer)``, the targets and weights of pixels that this gives
-        are solved, and ``sample`` has the solutions.
+        Computes a further result of each row, as ``finish(loce, sample, solutions)`` with one
+        Solution per layer. It needs the activations of all layers. If it has a method
+        ``controls(loce, sample, layer)``, the method returns targets and weights of pixels to solve
+        for, and ``sample`` holds their solutions.
     digests : ndarray of shape (n_rows,), object, or None
-        Of the rows' images and masks, which must be the same when these are read.
+        Digests of images and masks. A row fails if its files have other digests when they are read.
     records : dict or None
-        What workers compare their network with; see :func:`open_network`.
+        Records that workers compare their network with; see :func:`open_network`.
     fingerprint : bytes or None
-        Digest of the network, which those of other processes compare too.
+        Digest of the network, which worker processes compare as well.
     shared : list of (estimator, Task)
-        Those that work on the same passes, each with what is asked of it, in place of the estimator
-        whose network passes the images; in threads only.
+        The estimators that share the passes, each with its task. They replace the estimator whose
+        network passes the images. Only threads support this.
     """
 
     samples: object
@@ -138,7 +140,7 @@ class Task:
     shared: list = field(default_factory=list)
 
     def layers(self, loce):
-        """List the layers whose activations are needed."""
+        """Return the layers whose activations are needed."""
         if self.shared:
             return list(dict.fromkeys(k for part, task in self.shared for k in task.layers(part)))
         needed = self.asked.any(0) | (self.finish is not None)
@@ -146,7 +148,7 @@ class Task:
 
 
 def embed(loce, task, n_threads=None):
-    """Yield the number of images, and what came of their rows, in the order of the images.
+    """Yield the number of images and the results of their rows, in the order of the images.
 
     Parameters
     ----------
@@ -154,7 +156,7 @@ def embed(loce, task, n_threads=None):
         Fitted.
     task : Task
     n_threads : int, default=None
-        ``None`` means as many as torch has. The result is the same.
+        ``None`` uses as many threads as torch. The result does not depend on it.
 
     Yields
     ------
@@ -165,7 +167,7 @@ def embed(loce, task, n_threads=None):
     n_threads = n_threads or _choose_threads(loce)
     size = (loce.batch_size or _MOST_ROWS) if on_gpu else 1
     batches = batch_images(task.images, size)
-    recorder = Recorder() if on_gpu else None  # of the steps, from batch to batch
+    recorder = Recorder() if on_gpu else None  # records the steps once for all batches
 
     @contextmanager
     def open_worker():
@@ -179,7 +181,7 @@ def embed(loce, task, n_threads=None):
 
 
 def pass_images(loce, samples, images, records=None):
-    """Yield the rows of each image, its Activations, and the exception where it failed.
+    """Yield the rows of each image, its Activations, and the exception if it failed.
 
     Parameters
     ----------
@@ -189,7 +191,7 @@ def pass_images(loce, samples, images, records=None):
     images : list of ndarray of int
         Positions of the rows of each image.
     records : dict of {str: ndarray}, default=None
-        As of Task.
+        See Task.
     """
 
     @contextmanager
@@ -201,7 +203,7 @@ def pass_images(loce, samples, images, records=None):
 
 
 def read_images(loce, samples, images):
-    """Yield the rows of each image with its Activations; a failure raises.
+    """Yield the rows of each image with its Activations; raise the first failure.
 
     Parameters
     ----------
@@ -231,12 +233,12 @@ def _is_on_gpu(loce):
 
 
 def _choose_threads(loce):
-    """Give one thread where the network is on a GPU, or can't be copied; else those of torch."""
+    """Return 1 if the network is on a GPU or cannot be copied; otherwise torch's number."""
     return 1 if loce._is_lent or _is_on_gpu(loce) else count_threads()
 
 
 def batch_images(images, size):
-    """Put images together until they have so many rows."""
+    """Group images until a group has the given number of rows."""
     batches, n_rows = [], size
     for rows in images:
         if n_rows >= size:
@@ -275,18 +277,18 @@ def _fail_all(samples, rows, error):
 
 
 def _check_unchanged(task, images, outcomes):
-    """Let rows fail whose files are no longer those that were hashed before."""
+    """Replace rows whose files changed after they were hashed by failures."""
     if task.digests is None:
         return outcomes
     for rows in images:
         try:
             is_same = sample_digests(task.samples, rows) == [task.digests[i] for i in rows]
-        except Exception:  # whatever is wrong with it now, it was read, or failed, before
+        except Exception:  # the row was read, or failed, before; a new error does not matter
             is_same = False
         if not is_same:
             error = ValueError(
-                f"{row_name(task.samples, rows[0])}: the image or a mask changed while the table "
-                "was worked on; run it again"
+                f"{row_name(task.samples, rows[0])}: the image or a mask changed during the run; "
+                "run it again"
             )
             outcomes = [o for o in outcomes if o.position not in rows]
             outcomes += _fail_all(task.samples, rows, error)
@@ -294,7 +296,7 @@ def _check_unchanged(task, images, outcomes):
 
 
 def _embed_all(loce, task, parts, recorder):
-    """Optimize rows for one estimator, or for all that share the passes."""
+    """Optimize rows for one estimator, or for all estimators that share the passes."""
     if not task.shared:
         return _embed_rows(loce, task, parts, recorder)
     outcomes = []
@@ -306,7 +308,7 @@ def _embed_all(loce, task, parts, recorder):
 
 
 def _embed_rows(loce, task, parts, recorder):
-    """Optimize rows whose images have passed, layer by layer, and finish them."""
+    """Optimize the rows of passed images, layer by layer, and finish them."""
     outcomes, samples, targets = [], [], []
     for i, activations in parts:
         try:
@@ -316,7 +318,7 @@ def _embed_rows(loce, task, parts, recorder):
         except Exception as error:
             outcomes += _fail_all(task.samples, [i], error)
             continue
-        # Masks are large: they are kept only where they are needed again.
+        # Masks are large, so keep them only if they are needed again.
         kept = (mask, view_mask) if task.finish is not None else (None, None)
         samples.append(Sample(i, activations, *kept))
     solved = _solve(loce, task, samples, targets, recorder)
@@ -329,7 +331,7 @@ def _embed_rows(loce, task, parts, recorder):
 
 
 def _solve(loce, task, samples, targets, recorder):
-    """Give {number of the layer: Solution} for each row."""
+    """Return {number of the layer: Solution} for each row."""
     solved = [{} for _ in samples]
     for k, layer in enumerate(loce.layers_):
         rows = [j for j, s in enumerate(samples) if task.asked[s.position, k]]
@@ -341,7 +343,7 @@ def _solve(loce, task, samples, targets, recorder):
 
 
 def _solve_controls(loce, task, samples, recorder):
-    """Solve what ``finish`` asks for besides; give the samples with it."""
+    """Solve the controls of ``finish``; return the samples with their solutions."""
     solved = [{} for _ in samples]
     for k, layer in enumerate(loce.layers_):
         problems = [
@@ -357,7 +359,7 @@ def _solve_controls(loce, task, samples, recorder):
 
 
 def _solve_layer(loce, k, grids, targets, weights, recorder):
-    """Give a Solution for each row, of NaN where no pixel of the concept counts."""
+    """Return a Solution for each row; NaN if no pixel of the concept has a weight."""
     counted = zip(targets, weights or [1] * len(targets), strict=True)
     full = [j for j, (target, weight) in enumerate(counted) if (target * weight > 0).any()]
     empty = Solution.unknown(1, loce.n_channels_[k], has_facts=loce._objective.has_bias)[0]
@@ -372,7 +374,7 @@ def _solve_layer(loce, k, grids, targets, weights, recorder):
 
 
 def _solve_in_memory(solve, grids, targets, weights=None, *, stack):
-    """Optimize rows at once, or in halves where a device runs out of memory."""
+    """Optimize rows at once, or in halves if the device runs out of memory."""
     try:
         pixels = [p if p is None or not stack else np.stack(p) for p in (targets, weights)]
         solution = solve(grids, pixels[0], weights=pixels[1])
@@ -388,7 +390,7 @@ def _solve_in_memory(solve, grids, targets, weights=None, *, stack):
         "batch_size to that to spare the attempt."
     )
     if solve.keywords["recorder"] is not None:
-        solve.keywords["recorder"].clear()  # frees what the recordings hold
+        solve.keywords["recorder"].clear()  # frees the memory of the recordings
     solutions = []
     for part in slice(half), slice(half, None):
         own = None if weights is None else weights[part]
@@ -419,7 +421,7 @@ def _finish(loce, task, sample, target, solutions):
 
 
 def _misses(loce, sample, target, k, solution):
-    """Say whether no pixel that a vector draws lies on the mask; so it is for a vector of NaN."""
+    """Return whether the projection of a vector misses the mask; true for a vector of NaN."""
     grid = sample.activations.grids[loce.layers_[k]]
     bias = solution.intercept if loce._appends_bias() else None
     drawn = project_vector(grid, solution.vectors, bias, target.shape).cpu().numpy() > 0.5
@@ -427,7 +429,7 @@ def _misses(loce, sample, target, k, solution):
 
 
 def explain_empty(loce):
-    """Say how a mask that has foreground can lose it."""
+    """Explain how a mask with foreground can lose it."""
     if loce._objective.mask_size is None:
-        return "lies where preprocess cuts the image off"
+        return "lies outside the part of the image that preprocess keeps"
     return f"loses its foreground at mask_size={tuple(loce._objective.mask_size)}"

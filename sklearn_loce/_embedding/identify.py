@@ -1,4 +1,4 @@
-"""Keys: what the vectors of an estimator depend on."""
+"""Keys of an estimator's vectors, and the probe of its network."""
 
 from numbers import Integral
 
@@ -16,7 +16,7 @@ _MOST_PASSES = 5
 
 
 def look_up_layers(loce, image_size):
-    """Set names, channels and readings of the layers by a probe; give what that shows.
+    """Set names, channels and readings of the layers by a probe; return its records.
 
     Parameters
     ----------
@@ -27,7 +27,7 @@ def look_up_layers(loce, image_size):
     Returns
     -------
     dict of {str: ndarray} or None
-        By layer; ``None`` where two passes differ.
+        Records by layer; ``None`` if two passes differ.
     """
     transform = make_transform(loce.preprocess, loce.model)
     for size in [*probe_sizes(as_module(loce.model)), image_size]:
@@ -41,7 +41,7 @@ def look_up_layers(loce, image_size):
         except Exception:
             if size == image_size:
                 raise
-            continue  # too small, or of a size that the network does not take
+            continue  # the network does not accept this size
         break
     loce.layers_ = [str(layer) for layer in loce._layers]
     loce.n_channels_, loce._readings = [*first.n_channels.values()], extract.readings
@@ -50,7 +50,7 @@ def look_up_layers(loce, image_size):
 
 
 def _probe_again(extract, transform, size, seed):
-    """Pass the probe again, until no generator moves, which other threads may do now and then."""
+    """Pass the probe again until no random generator moves; other threads may move it, too."""
     for _ in range(_MOST_PASSES):
         again = probe(extract, transform, size, seed)
         if not again.draws:
@@ -59,22 +59,22 @@ def _probe_again(extract, transform, size, seed):
 
 
 def _are_steady(first, second):
-    """Warn of a network that draws random numbers."""
-    # What is drawn may change no number: a block that is left out one time in ten, for instance.
+    """Return whether two passes agree; warn of a network that draws random numbers."""
+    # Random numbers may leave both passes equal, for example if a block is skipped only sometimes.
     draws = first.draws and second.draws
     if not draws and all(agree(first.records[x], second.records[x]) for x in first.records):
         return True
     what = "draws random numbers in evaluation mode"
     if not draws:
         what = f"or preprocess {what}, or counts its passes: two passes of one image differ"
-    warn_user(f"The network {what}. The vectors are not kept, since another run would give others.")
+    warn_user(f"The network {what}. The vectors are not stored: another run would give others.")
     return False
 
 
 def probe_network(loce):
-    """Give what the network of a fitted estimator gives for the probe now, by layer.
+    """Return the present records of a fitted estimator's network for the probe, by layer.
 
-    What it gave in fit saves the second pass. ``None`` where two passes differ.
+    The records of ``fit`` replace a second pass. The result is ``None`` if the two passes differ.
     """
     transform = make_transform(loce.preprocess, loce.model)
     with make_extractor(loce) as extract:
@@ -87,21 +87,21 @@ def probe_network(loce):
 
 
 def check_weights(loce, fingerprint, versions):
-    """Raise if the weights changed since they had these versions; give the ones they have now."""
+    """Raise if the weights changed since these versions; return the present versions."""
     module = as_module(loce.model)
     now = weight_versions(module)
-    # A network may write what is there already; one that is lent has its own modes meanwhile.
+    # A network may write equal values, and a lent network has other modes during the run.
     if now == versions or loce._is_lent or digest_model(loce.model) == fingerprint:
         return now
     raise RuntimeError(
-        f"The weights of {type(module).__name__} changed while the table was worked on, as in a "
-        "training step of another thread. Vectors of that time are not kept. Train and transform "
-        "one after the other, or transform with a copy.deepcopy of the network."
+        f"The weights of {type(module).__name__} changed while the table was processed, for "
+        "example in a training step of another thread. The vectors of this run are not stored. "
+        "Train and transform one after the other, or transform with a copy.deepcopy of the network."
     )
 
 
 def find_keys(loce, session, fingerprint, records):
-    """Give the Key of each layer.
+    """Return the Key of each layer.
 
     Parameters
     ----------
@@ -111,7 +111,7 @@ def find_keys(loce, session, fingerprint, records):
     fingerprint : bytes
         Digest of the network.
     records : dict of {str: ndarray}
-        What it gives for the probe.
+        Records of the network for the probe.
 
     Returns
     -------
@@ -134,9 +134,9 @@ def find_keys(loce, session, fingerprint, records):
 
 
 def keyed_seed(loce):
-    """Give the seed on which vectors may depend, which then belongs to their keys.
+    """Return the seed of the vectors, which is part of their keys.
 
-    Without a fixed one, vectors that depend on random numbers are not kept.
+    Without a fixed seed, vectors that depend on random numbers are not stored.
     """
     is_fixed = isinstance(loce.random_state, Integral)
     may_draw = not make_transform(loce.preprocess, loce.model).full_frame

@@ -1,4 +1,4 @@
-"""An image with its activations, from its file to what a layer gives."""
+"""From the file of an image to its activations."""
 
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -17,14 +17,14 @@ from ..exceptions import LayoutError
 
 @dataclass(frozen=True)
 class Activations:
-    """What a network makes of one image.
+    """The activations of one image.
 
     Parameters
     ----------
     view : View
-        The image as the network saw it.
+        The input of the network for the image.
     grids : dict of {str: Tensor of shape (n_channels, height, width)}
-        By layer.
+        Activations by layer.
     """
 
     view: View
@@ -33,21 +33,21 @@ class Activations:
 
 @contextmanager
 def open_network(loce, layers=None, records=None):
-    """Lend a function that passes an image, ``(samples, i) -> Activations``, for one thread.
+    """Lend a function ``(samples, i) -> Activations`` that passes an image, for one thread.
 
     Parameters
     ----------
     loce : estimator
         Fitted.
     layers : list of str, default=None
-        Those that are needed; ``None`` means all.
+        The required layers; ``None`` means all.
     records : dict of {str: ndarray}, default=None
-        What the caller's network gave for the probe, which this one must give as well.
+        Records of the caller's network for the probe, which this network must match.
 
     Raises
     ------
     RuntimeError
-        If it gives something else.
+        If the records differ.
     """
     extract = make_extractor(loce, layers)
     transform = make_transform(loce.preprocess, loce.model)
@@ -68,7 +68,7 @@ def open_network(loce, layers=None, records=None):
 
 
 def make_extractor(loce, layers=None):
-    """Give what takes the activations of layers by their names, all of them with ``None``."""
+    """Return an ActivationExtractor for some layers; ``None`` means all layers."""
     how = {"reshape_transform": loce.reshape_transform, "device": loce.device}
     asked = [layer for layer in loce._layers if layers is None or str(layer) in layers]
     extract = ActivationExtractor(loce.model, asked, readings=loce._readings, **how)
@@ -77,7 +77,7 @@ def make_extractor(loce, layers=None):
 
 
 def compare_network(loce, fingerprint, records):
-    """Raise unless the network of a worker is its caller's, by its digest and by the probe."""
+    """Raise unless the network of a worker equals the caller's network in digest and probe."""
     if digest_model(loce.model) != fingerprint:
         raise RuntimeError(
             "A worker has another network than its caller: weights, classes or attributes differ. "
@@ -95,9 +95,9 @@ def _compare_records(found, expected):
     if wrong:
         raise RuntimeError(
             f"A worker has another network than its caller: the activations of {wrong} differ for "
-            "the same image. Something outside of the module decides what it computes, such as a "
-            "class or a setting that was changed after import, or a value that belongs to one "
-            "thread. Change it where workers import it, or set n_jobs=None."
+            "the same image. The result depends on something outside the module, such as a class "
+            "or a setting that was changed after import, or a value that belongs to one thread. "
+            "Change it where workers import it, or set n_jobs=None."
         )
 
 
@@ -118,7 +118,7 @@ def _check_grids(loce, grids, name):
 
 
 def standardize(loce, activations):
-    """Bring channels to the mean 0 and the variance 1 that they had in fit."""
+    """Standardize channels with the means and variances of ``fit``."""
     if loce.mean_ is None:
         return activations
     known = {k: g for k, g in activations.grids.items() if k in loce.layers_}

@@ -1,4 +1,4 @@
-"""What a vector draws on an image, and how well that fits the mask."""
+"""Projections of vectors onto images, and their IoU with the masks."""
 
 from dataclasses import dataclass
 
@@ -9,19 +9,19 @@ from .._samples.masks import intersection_over_union
 from .._solvers.folds import block_folds, drawn_pixels, fitted_pixels
 from .._solvers.project import compute_logits, project, redrawing_bias
 
-# A mask of which more than this share stays in its place, turned upside down, is no control.
+# If more than this share of a mask stays in place when it is turned upside down, it is no control.
 _MOST_SHARED = 0.5
 
 
 @dataclass(frozen=True)
 class Drawing:
-    """Projects each row's vector of one layer onto its image.
+    """Projects the vectors of one layer onto their images.
 
     Parameters
     ----------
     layer : str
     threshold : float or None
-        ``None`` gives probabilities.
+        ``None`` keeps the probabilities.
     bias : {"best", "own", "none"}
     """
 
@@ -30,7 +30,7 @@ class Drawing:
     bias: str
 
     def __call__(self, loce, sample, solutions):
-        """Give the projection at the image's size, bool, or float32 without a threshold."""
+        """Return the projection at the size of the image, bool, or float32 without a threshold."""
         target = loce._objective.drawing_target(sample.view_mask)
         k = loce.layers_.index(self.layer)
         drawn = _draw_best(self.bias, loce, sample, self.layer, solutions[k], target)
@@ -39,13 +39,13 @@ class Drawing:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Measures how well each row's vectors redraw its mask.
+    """Measures how well the projections of each row match its mask.
 
     Parameters
     ----------
     bias : {"best", "own", "none"}
     n_folds : int, default=0
-        For the held-out IoU; with 0 it is not measured.
+        Number of folds of the held-out IoU. With 0, it is not measured.
     flips : bool, default=False
         Whether to measure the gain over the mask turned upside down.
     """
@@ -55,7 +55,7 @@ class Evaluation:
     flips: bool = False
 
     def controls(self, loce, sample, layer):
-        """List what is solved besides, as pairs of a target and the weights of its pixels."""
+        """Return the additional problems, as pairs of a target and the weights of its pixels."""
         objective, problems = loce._objective, []
         size = sample.activations.grids[layer].shape[1:]
         if self.n_folds:
@@ -71,7 +71,7 @@ class Evaluation:
         return problems
 
     def columns(self, objective):
-        """Name what is measured."""
+        """Return the names of the measures."""
         names = ["iou"]
         names += ["heldout_iou"] if self.n_folds else []
         names += ["gain"] if self.flips else []
@@ -80,7 +80,7 @@ class Evaluation:
         return names + (["n_iter", "gradient_norm"] if objective.has_bias else [])
 
     def __call__(self, loce, sample, solutions):
-        """Give a line per layer; what can't be measured is NaN."""
+        """Return a line of measures per layer; NaN if a measure is undefined."""
         target = loce._objective.drawing_target(sample.view_mask)
         return [
             self._measure_layer(loce, sample, k, solutions[k], target)
@@ -110,7 +110,7 @@ class Evaluation:
         return [facts[name] for name in columns]
 
     def _measure_heldout(self, loce, sample, layer, solutions, target):
-        """Give the IoU of what each fold's vector draws where it was not fitted."""
+        """Return the IoU of the folds' projections, each with a vector fitted outside the fold."""
         grid, size = sample.activations.grids[layer], target.shape
         folds, mosaic = block_folds(target, grid.shape[1:], self.n_folds), torch.empty(size)
         for f, solution in enumerate(solutions):
@@ -124,7 +124,7 @@ class Evaluation:
         return intersection_over_union(drawn, sample.mask)
 
     def _measure_flipped(self, loce, sample, layer, solution):
-        """Give the IoU of a vector that redraws the mask turned upside down."""
+        """Return the IoU of a vector that was fitted to the mask turned upside down."""
         flipped = sample.mask[::-1]
         shared = np.count_nonzero(flipped & sample.mask) / np.count_nonzero(sample.mask)
         if shared > _MOST_SHARED or not np.isfinite(solution.vectors).all():
@@ -166,27 +166,27 @@ def _draw_best(rule, loce, sample, layer, solution, target):
 
 
 def project_vector(grid, vector, bias, mask_size):
-    """Give probabilities (H, W), a tensor."""
+    """Return probabilities (H, W), a tensor."""
     weights = torch.from_numpy(vector[None]).to(grid)
     bias = None if bias is None else torch.tensor([bias]).to(grid)
     return project(grid[None], weights, tuple(mask_size), bias)[0]
 
 
 def choose_bias(rule, loce, grid, solution, target, pixels=None):
-    """Give the bias to draw with.
+    """Return the bias of a projection.
 
     Parameters
     ----------
     rule : {"best", "own", "none"}
-        That which redraws the target best, that of the objective's optimum, or none.
+        The bias that matches the target best, the bias at the objective's optimum, or none.
     loce : estimator
         Fitted.
     grid : Tensor of shape (n_channels, height, width)
     solution : Solution
-        Of one row.
+        Solution of one row.
     target : ndarray of shape (H, W)
     pixels : ndarray of shape (H, W), bool, default=None
-        By which the best one is chosen; ``None`` means all.
+        Pixels that choose the best bias; ``None`` means all.
 
     Returns
     -------

@@ -1,4 +1,4 @@
-"""Images on joblib's workers: processes of this machine, or of a cluster."""
+"""Distribution of images to joblib's workers: processes of this machine or of a cluster."""
 
 import hashlib
 import os
@@ -25,36 +25,36 @@ from .embed import Failure, Task, batch_images, embed
 from .images import compare_network
 from .threads import autocast_as, autocast_settings, call_in_thread, is_cluster, runs_here
 
-# Rows of a part, which goes to a worker at once. Each part costs a replica and a traced pass, and
-# what a part has done is lost where its worker dies.
+# Rows of a part, which is one task of a worker. Each part needs a replica and a traced pass. If the
+# worker dies, the results of the whole part are lost.
 _ROWS = 16, 256
-_PARTS = 4  # for each worker, so that none waits long for the last one
-_LARGE = 2**20  # bytes from which a payload is spread once, and not sent with every task
-_MOST_DEATHS = 2  # of workers by an image that is alone with them: then it fails
-_MOST_LOSSES = 3  # images in a row, before anything came back: then workers can't work at all
+_PARTS = 4  # parts per worker, so that no worker waits long for the last one
+_LARGE = 2**20  # bytes; a larger payload is sent to each worker once, not with every task
+_MOST_DEATHS = 2  # an image fails after it has killed this number of workers alone
+_MOST_LOSSES = 3  # the call fails after this number of lost images in a row without any result
 _MOST_LOADED = 2
 _LOADED, _LOADING = OrderedDict(), [Lock()]
 if hasattr(os, "register_at_fork"):
-    # A thread that was not forked with the child may have held the lock.
+    # The lock may be held by a thread that does not exist in the forked child.
     os.register_at_fork(after_in_child=lambda: _LOADING.append(Lock()))
 
 
 @dataclass(frozen=True)
 class Payload:
-    """What travels once to each worker.
+    """The data that each worker receives once.
 
     Parameters
     ----------
     estimator : ndarray of uint8
         The fitted estimator with its model, pickled.
     key : str
-        Digest of that.
+        Digest of the pickle.
     records : dict
-        What its network gives for the probe in the caller's process.
+        Records of the network for the probe in the caller's process.
     fingerprint : bytes
         Digest of the network.
     settings : tuple
-        Of autocast, and the default dtype of torch.
+        The settings of autocast, and the default dtype of torch.
     """
 
     estimator: np.ndarray
@@ -74,17 +74,17 @@ def _pack(loce, task):
 
 
 def _spread(payload):
-    """Bring a large estimator to every worker of a cluster; joblib maps it into local ones."""
+    """Send a large estimator to all workers of a cluster; joblib shares it with local workers."""
     backend, _ = get_active_backend()
     if is_cluster(backend) and payload.estimator.nbytes >= _LARGE:
-        # By its hash it would have the name of the last call's, whose release may be under way.
+        # A name by hash could equal that of the last call, which Dask may be releasing.
         spread = backend.client.scatter(payload.estimator, broadcast=True, hash=False)
         return replace(payload, estimator=None), spread
     return replace(payload, estimator=None), payload.estimator
 
 
 def _load(payload, raw):
-    """Give the estimator of this process, unpickled and compared once; or why it is refused."""
+    """Return this process's estimator, unpickled and compared once, or the reason of refusal."""
     checked = payload.key, payload.fingerprint, repr(payload.settings), _hash_records(payload)
     with _LOADING[-1]:
         if checked not in _LOADED:
@@ -103,7 +103,7 @@ def _hash_records(payload):
 def _unpickle(payload, raw):
     loce = pickle.loads(raw.tobytes())
     try:
-        # In a thread with one thread of torch: in a process that was forked, more would hang.
+        # Compare with a single thread of torch: in a forked process, more threads would hang.
         call_in_thread(compare_network, loce, payload.fingerprint, payload.records)
     except (ValueError, RuntimeError) as error:  # another builder, class or setting
         return str(error)
@@ -123,9 +123,9 @@ def _settings_as(settings):
 
 
 def _embed_part(number, payload, raw, task):
-    """Give the number of a part and what came of it, or a str that says why it is refused.
+    """Return the number of a part and its results, or a str with the reason of refusal.
 
-    An exception would not do: joblib ends its workers after one, and new ones take seconds.
+    It must not raise: joblib ends its workers after an exception, and new workers take seconds.
     """
     with _settings_as(payload.settings):
         loce = _load(payload, raw)
@@ -136,7 +136,7 @@ def _embed_part(number, payload, raw, task):
 
 
 def _portable(outcome):
-    """Make a failure's error one that another process can unpickle."""
+    """Convert the error of a failure to one that another process can unpickle."""
     if not isinstance(outcome, Failure):
         return outcome
     try:
@@ -149,7 +149,7 @@ def _portable(outcome):
 
 
 def _choose_size(loce, task):
-    """Give the number of rows of a part; few where each has a map of its image's size."""
+    """Return the number of rows of a part; few if each row returns a map of the image's size."""
     if task.finish is not None:
         return _ROWS[0]
     n_rows = sum(map(len, task.images))
@@ -157,7 +157,7 @@ def _choose_size(loce, task):
 
 
 def _task_of(images, task):
-    """Make a task of its own of some images; it counts its rows from 0."""
+    """Make a separate task for some images, with rows counted from 0."""
     rows = np.concatenate(images)
     own = np.split(np.arange(len(rows)), np.cumsum([len(group) for group in images])[:-1])
     return Task(
@@ -171,7 +171,7 @@ def _task_of(images, task):
 
 
 def _place(outcomes, images):
-    """Give outcomes their rows in the whole table."""
+    """Set the positions of outcomes to rows of the whole table."""
     rows = np.concatenate(images)
     return [replace(outcome, position=int(rows[outcome.position])) for outcome in outcomes]
 
@@ -179,15 +179,15 @@ def _place(outcomes, images):
 def embed_apart(loce, task):
     """Embed images in joblib's workers; see :func:`embed`.
 
-    The estimator travels once to each worker, which compares its network with the caller's before
-    it works. Where a worker dies, the images that may be to blame are tried one at a time.
+    Each worker receives the estimator once, and compares its network with the caller's network
+    before it starts. If a worker dies, the images that may be the cause are tried one at a time.
 
     Raises
     ------
     RuntimeError
-        If workers have another network, or die whatever they work on.
+        If workers have another network, or die on every image.
     """
-    loce = copy(loce)  # whose model may be packed otherwise
+    loce = copy(loce)  # its model may be packed in another way
     left = dict(enumerate(batch_images(task.images, _choose_size(loce, task))))
     payload, n_losses = _pack(loce, task), 0
     while left:
@@ -214,7 +214,7 @@ def embed_apart(loce, task):
 
 
 def _repack(loce, task, reason):
-    """Send the network itself where a builder makes another one; raise where it went already."""
+    """Send the network itself if the builder makes another one; raise if it was already sent."""
     if not (isinstance(loce.model, TorchModel) and loce.model.has_builder):
         raise RuntimeError(reason)
     loce.model = TorchModel(loce.model.module, forward=loce.model.forward)
@@ -230,7 +230,7 @@ def _check_losses(n_losses, task):
 
 
 def _embed_alone(loce, payload, task, rows):
-    """Embed one image in a worker; ``None`` where its worker dies each time."""
+    """Embed one image in a worker; ``None`` if the worker dies each time."""
     for _ in range(_MOST_DEATHS):
         try:
             for _, outcomes in _in_parallel(loce, payload, task, {0: [rows]}, [], []):
@@ -244,7 +244,7 @@ def _embed_alone(loce, payload, task, rows):
 def _fail_alone(task, rows):
     error = RuntimeError(
         f"{row_name(task.samples, rows[0])}: the worker died on this image, {_MOST_DEATHS} times; "
-        "it may need more memory than there is, or crash a library"
+        "it may need too much memory, or crash a library"
     )
     return [Failure(int(i), row_name(task.samples, i), error) for i in rows]
 
@@ -255,10 +255,10 @@ def _is_lost_worker(error):
 
 
 def _in_parallel(loce, payload, task, parts, begun, refusal):
-    """Yield (number of the part, what came of it) as they come back.
+    """Yield (number of the part, results) when they arrive.
 
-    The numbers of parts that went to workers are put into ``begun``; no more go there once one is
-    refused, whose reason is put into ``refusal``.
+    ``begun`` collects the numbers of parts that were sent to workers. After a refusal, no more
+    parts are sent, and ``refusal`` holds the reason.
     """
     lean, raw = _spread(payload)
 
@@ -278,7 +278,7 @@ def _in_parallel(loce, payload, task, parts, begun, refusal):
 
 @contextmanager
 def ended_by_interrupt(n_jobs):
-    """End joblib's local workers on Ctrl-C, wherever in the block that arrives."""
+    """End joblib's local workers on Ctrl-C, at any point of the block."""
     try:
         yield
     except KeyboardInterrupt:
@@ -288,12 +288,12 @@ def ended_by_interrupt(n_jobs):
 
 
 def _returned(tasks, n_jobs):
-    """Yield what tasks return, in any order."""
+    """Yield the results of tasks, in any order."""
     backend, _ = get_active_backend()
     if backend.supports_return_generator:
         parallel = Parallel(n_jobs=n_jobs, return_as="generator_unordered", batch_size=1)
         yield from parallel(tasks)
         return
-    # Such as joblib's multiprocessing and Ray's: in rounds, so that results come back on the way.
+    # Backends such as multiprocessing and Ray run in rounds, so that results arrive early.
     while some := list(islice(tasks, 4 * effective_n_jobs(n_jobs))):
         yield from Parallel(n_jobs=n_jobs, batch_size=1)(some)

@@ -1,4 +1,4 @@
-"""From a table of samples to vectors: look up what is known, embed the rest, keep it."""
+"""From a table of samples to vectors: look up known rows, embed other rows, store them."""
 
 from collections import Counter
 from contextlib import closing, nullcontext
@@ -31,11 +31,11 @@ from .identify import check_weights, find_keys, probe_network
 from .parallel import embed_apart
 from .threads import runs_here
 
-_LOOKUP = 1000  # rows that are looked up at once, which bounds the memory that it takes
+_LOOKUP = 1000  # number of rows in one look-up, which bounds its memory
 
 
 def find_store(memory, model):
-    """Give the store that the parameter ``memory`` stands for, or ``None``."""
+    """Return the store of the parameter ``memory``, or ``None``."""
     if memory is False:
         return None
     if memory is None:
@@ -44,25 +44,25 @@ def find_store(memory, model):
 
 
 def may_fail(loce):
-    """Say whether rows that are wrong wait for the others, which are computed and kept."""
+    """Return whether failed rows are reported only after the others are computed and stored."""
     return loce.on_error == "nan" or not (loce.memory is None or loce.memory is False)
 
 
 @dataclass
 class Table:
-    """What is known of the rows of a table.
+    """The results of all rows of a table.
 
     Parameters
     ----------
     samples : DataFrame
     solutions : list of Solution
-        By layer; NaN in rows that are not known.
+        Solutions by layer; NaN in unknown rows.
     finished : dict of {int: object}
-        What ``finish`` gave, by row.
+        Results of ``finish`` by row.
     failures : dict of {int: Failure}
-        By row.
+        Failures by row.
     missed : Counter
-        Of pairs (number of the layer, whether a new vector draws nothing on its mask).
+        Counts of pairs (number of the layer, whether a new vector's projection misses its mask).
     """
 
     samples: pd.DataFrame
@@ -72,7 +72,7 @@ class Table:
     missed: Counter = field(default_factory=Counter)
 
     def enter(self, loce, outcomes):
-        """Enter what came of some rows."""
+        """Enter the results of some rows."""
         for outcome in outcomes:
             if isinstance(outcome, Failure):
                 self.failures[outcome.position] = outcome
@@ -82,7 +82,7 @@ class Table:
                 self.put(loce, outcome.position, outcome.solutions)
 
     def put(self, loce, i, solutions):
-        """Enter the vectors of a row; vectors of NaN stand for an empty mask."""
+        """Enter the vectors of a row; vectors of NaN mean an empty mask."""
         is_empty = any(np.isnan(solution.vectors).any() for solution in solutions.values())
         if is_empty and loce.on_empty == "raise":
             self.fail(i, f"the mask of {row_name(self.samples, i)} {explain_empty(loce)}")
@@ -91,12 +91,12 @@ class Table:
                 self.solutions[k].put(i, solution)
 
     def fail(self, i, error):
-        """Note that a row fails, of an exception or a reason."""
+        """Enter the failure of a row, from an exception or a reason."""
         error = ValueError(error) if isinstance(error, str) else error
         self.failures[i] = Failure(i, row_name(self.samples, i), error)
 
     def copy_rows(self, equal):
-        """Copy what came of rows to those that are equal to them, {row: first row}."""
+        """Copy the results of rows to equal rows, {row: first row}."""
         for i, first in equal.items():
             if first in self.failures:
                 self.fail(i, self.failures[first].error)
@@ -105,9 +105,9 @@ class Table:
                     solution.put(i, solution[first])
 
     def matrix(self, append_bias):
-        """Give the vectors, (n_rows, n_features), float32; NaN in rows that failed.
+        """Return the vectors, (n_rows, n_features), float32; NaN in failed rows.
 
-        ``None`` where they were not kept.
+        The result is ``None`` if the vectors were not kept.
         """
         if not len(self.solutions[0]):
             return None
@@ -120,7 +120,7 @@ class Table:
 
 
 def embed_table(loce, samples, *, probed=False, given=None, finish=None, keeps=True, shared=()):
-    """Embed the rows of a table, or finish rows with vectors that are given.
+    """Embed the rows of a table, or finish rows with given vectors.
 
     Parameters
     ----------
@@ -130,14 +130,14 @@ def embed_table(loce, samples, *, probed=False, given=None, finish=None, keeps=T
     probed : bool, default=False
         Whether the network has just been probed, in fit.
     given : list of Solution, default=None
-        Vectors to take as they are, by layer. ``None`` optimizes them.
+        Known vectors by layer. ``None`` optimizes them.
     finish : callable, default=None
         See Task.
     keeps : bool, default=True
-        Whether to give the vectors, and not only store them.
+        Whether to return the vectors; otherwise they are only stored.
     shared : sequence of estimator
-        Fitted; they share the passes of ``loce``, which has all of their layers, and its store.
-        They are worked for in place of it, and their vectors are only stored.
+        Fitted estimators that share the passes and the store of ``loce``, which has all of their
+        layers. Only their vectors are computed, and they are only stored.
 
     Returns
     -------
@@ -149,7 +149,7 @@ def embed_table(loce, samples, *, probed=False, given=None, finish=None, keeps=T
     versions = weight_versions(as_module(loce.model))
     records = loce._records if probed else probe_network(loce)
     fingerprint = None if store is None and runs_here(loce.n_jobs) else digest_model(loce.model)
-    if records is None:  # where it draws random numbers, nothing can be found again
+    if records is None:  # vectors of a random network cannot be found again
         store = None
     with nullcontext() if store is None else store.open() as session:
         keys, digests, parts = [], None, shared or [loce]
@@ -163,7 +163,7 @@ def embed_table(loce, samples, *, probed=False, given=None, finish=None, keeps=T
             if session is not None:
                 into = Table(samples, unknown_solutions(part, 0)) if shared else table
                 look_up(part, into, session, keys[k], digests, asked[k])
-        # Equal rows are optimized once, but each may be finished.
+        # Equal rows are optimized once, but each of them may be finished.
         is_kept = keys and not finish
         equal = [find_equal_rows(digests, own) if is_kept else {} for own in asked]
         images = _without(images, table.failures)
@@ -185,7 +185,7 @@ def embed_table(loce, samples, *, probed=False, given=None, finish=None, keeps=T
 
 
 def run(loce, task):
-    """Yield what comes of the rows of each image, from threads or from joblib's workers."""
+    """Yield the results of the rows of each image, from threads or from joblib's workers."""
     bar = tqdm(desc="LoCE", unit="image", total=len(task.images), disable=not loce.verbose)
     with bar:
         apart = not runs_here(loce.n_jobs)
@@ -195,13 +195,13 @@ def run(loce, task):
 
 
 def unknown_solutions(loce, n_rows):
-    """Give a Solution of NaN for each layer."""
+    """Return a Solution of NaN for each layer."""
     has_facts = loce._objective.has_bias
     return [Solution.unknown(n_rows, n, has_facts=has_facts) for n in loce.n_channels_]
 
 
 def examine(loce, table, *, solves):
-    """Note, or raise, what is wrong with rows before any image is decoded; group the others."""
+    """Note or raise errors of rows before any image is decoded; group the other rows."""
     groups = group_by_image(table.samples)
     has_foreground, problems = examine_rows(table.samples, groups)
     empty = []
@@ -218,25 +218,25 @@ def examine(loce, table, *, solves):
 
 
 def _without(groups, failures):
-    """Leave failed rows out of the groups of rows."""
+    """Remove failed rows from the groups of rows."""
     kept = (np.array([i for i in rows if int(i) not in failures], dtype=int) for rows in groups)
     return [rows for rows in kept if len(rows)]
 
 
 def hash_rows(table, images):
-    """Give the digest of image and mask of every row that can be read."""
+    """Return the digest of image and mask of every readable row."""
     digests = np.empty(len(table.samples), dtype=object)
     for rows in images:
         try:
             digests[rows] = sample_digests(table.samples, rows)
-        except READ_ERRORS as error:  # the file changed since it was examined
+        except READ_ERRORS as error:  # the file changed after it was examined
             for i in rows:
                 table.fail(int(i), error)
     return digests
 
 
 def look_up(loce, table, session, keys, digests, asked):
-    """Enter the vectors that the store has, and ask for them no more."""
+    """Enter the stored vectors, and remove them from ``asked``."""
     rows = np.flatnonzero(asked.any(1))
     for some in np.split(rows, range(_LOOKUP, len(rows), _LOOKUP)):
         for k, key in enumerate(keys):
@@ -248,7 +248,7 @@ def look_up(loce, table, session, keys, digests, asked):
 
 
 def find_equal_rows(digests, asked):
-    """Let equal rows be optimized once: give {row: first row equal to it}, and ask for no more."""
+    """Return {row: first row equal to it}, and remove these rows from ``asked``."""
     first, equal = {}, {}
     for i in np.flatnonzero(asked.any(1)):
         k = first.setdefault(digests[i], int(i))
@@ -259,7 +259,7 @@ def find_equal_rows(digests, asked):
 
 
 def save(loce, session, keys, digests, outcomes):
-    """Keep the vectors of some rows, all layers of each, unless they are random."""
+    """Store the vectors of some rows at all layers, unless they are random."""
     is_seeded = isinstance(loce.random_state, Integral)
     done = [o for o in outcomes if isinstance(o, Sample) and (is_seeded or not o.is_random)]
     for part, of_layers in enumerate(keys):
@@ -271,7 +271,7 @@ def save(loce, session, keys, digests, outcomes):
 
 
 def report_failures(loce, table):
-    """Raise what failed, or warn of it."""
+    """Raise an error for failed rows, or warn of them."""
     failures, samples = dict(sorted(table.failures.items())), table.samples
     if not failures:
         return
@@ -287,7 +287,7 @@ def report_failures(loce, table):
         frame[ANNOTATION] = samples[ANNOTATION].iloc[list(failures)].array
     raise FailedRowsError(
         f"{what} The others were computed: they are in the store, if there is one, and in the "
-        "attribute embeddings of this error. Leave the failed rows out, or set on_error='nan' (for "
+        "attribute embeddings of this error. Remove the failed rows, or set on_error='nan' (for "
         "empty masks on_empty='nan').",
         frame,
         table.matrix(loce._appends_bias()),
@@ -295,7 +295,7 @@ def report_failures(loce, table):
 
 
 def warn_missed(loce, table):
-    """Warn of layers at which more than half of the vectors that are new draw nothing on masks."""
+    """Warn of layers at which the projections of more than half of the new vectors miss masks."""
     counts = [(table.missed[k, True], table.missed[k, False]) for k in range(len(loce.layers_))]
     parts = [
         f"{n_missed} of {n_missed + n_drawn} at {layer!r}"
@@ -304,7 +304,8 @@ def warn_missed(loce, table):
     ]
     if parts:
         warn_user(
-            f"More than half of the LoCEs failed, {', '.join(parts)}: they draw nothing on their "
-            "masks. Use objective='logistic' with append_bias=False, which draws with the bias "
-            "that redraws a mask best, or raise max_iter; see the column failed of evaluate."
+            f"More than half of the LoCEs failed, {', '.join(parts)}: their projections have no "
+            "pixel on their masks. Use objective='logistic' with append_bias=False, which projects "
+            "with the bias that matches a mask best, or raise max_iter; see the column failed of "
+            "evaluate."
         )

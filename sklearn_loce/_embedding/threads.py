@@ -1,4 +1,4 @@
-"""Work on images in threads, each of which has all that it needs to itself."""
+"""Threads that process images, each with its own network and settings."""
 
 import contextvars
 import os
@@ -12,11 +12,11 @@ from joblib.parallel import get_active_backend
 
 
 class _OneThread:
-    """Lets torch compute on one thread in threads of ours: the last bits depend on the number.
+    """Sets torch to one thread in our threads, because the last bits depend on the number.
 
-    torch keeps the number per thread, but takes the latest one for threads to come. So the last
-    thread of ours that ends puts that back, and the user's threads, which alone are interrupted by
-    Ctrl-C, never change it.
+    torch keeps the number per thread, but new threads get the latest number. So the last of our
+    threads that ends restores the user's number. The user's threads never change it: only they are
+    interrupted by Ctrl-C.
     """
 
     def __init__(self):
@@ -38,29 +38,29 @@ class _OneThread:
 
     @property
     def n_threads(self):
-        """How many threads the user lets torch have."""
+        """The user's number of torch threads."""
         with self._lock:
             return self._before if self._n_users else torch.get_num_threads()
 
 
 _ONE_THREAD = [_OneThread()]
 if hasattr(os, "register_at_fork"):
-    # In a child process, no thread of ours runs that would put the number back.
+    # A child process has none of our threads, which would restore the number.
     os.register_at_fork(after_in_child=lambda: _ONE_THREAD.append(_OneThread()))
 
 
 def count_threads():
-    """Give the number of threads that the user lets torch have."""
+    """Return the user's number of torch threads."""
     return _ONE_THREAD[-1].n_threads
 
 
 def is_cluster(backend):
-    """Say whether a backend of joblib is a cluster."""
+    """Return whether a backend of joblib is a cluster."""
     return hasattr(backend, "client")
 
 
 def runs_here(n_jobs):
-    """Say whether joblib, as it is configured, would use this process alone; threads count so."""
+    """Return whether joblib's present backend uses only this process, with or without threads."""
     backend, _ = get_active_backend()
     if is_cluster(backend):
         return False
@@ -68,14 +68,14 @@ def runs_here(n_jobs):
 
 
 def autocast_settings():
-    """List what autocast does in this thread: (device type, dtype, whether it is enabled)."""
+    """Return the autocast settings of this thread: (device type, dtype, whether it is enabled)."""
     devices = ["cpu", *["cuda"] * torch.cuda.is_available()]
     return [(d, torch.get_autocast_dtype(d), torch.is_autocast_enabled(d)) for d in devices]
 
 
 @contextmanager
 def autocast_as(settings):
-    """Compute with the autocast of another thread or process."""
+    """Use the autocast settings of another thread or process."""
     with ExitStack() as exits:
         for device, dtype, enabled in settings:
             if enabled or torch.is_autocast_enabled(device):
@@ -84,7 +84,7 @@ def autocast_as(settings):
 
 
 class _Threads:
-    """Threads that take items from one list, each with a function of its own."""
+    """Threads that take items from one list, each with its own function."""
 
     def __init__(self, open_worker, items, n_threads, n_ahead):
         self._open_worker, self._items = open_worker, iter(enumerate(items))
@@ -102,7 +102,7 @@ class _Threads:
             thread.start()
 
     def stop(self):
-        """End all threads, also if Ctrl-C comes meanwhile: the network may be theirs as yet."""
+        """End all threads, even if Ctrl-C arrives: they may still use the network."""
         try:
             self._end()
         finally:
@@ -117,11 +117,11 @@ class _Threads:
                 thread.join()
 
     def release(self):
-        """Let one more item be worked on."""
+        """Allow the threads to take one more item."""
         self._free.release()
 
     def _serve(self):
-        if self._stops.is_set():  # Ctrl-C came while this thread started
+        if self._stops.is_set():  # Ctrl-C arrived while this thread started
             return
         try:
             with (
@@ -147,16 +147,16 @@ def map_in_threads(open_worker, items, n_threads):
     Parameters
     ----------
     open_worker : callable
-        Called in each thread; gives a context manager of its function ``work``.
+        Called in each thread; returns a context manager of the thread's function ``work``.
     items : sequence
     n_threads : int
-        Each with one thread of torch, without gradients, and with the autocast and the context
-        variables of the caller.
+        Number of threads. Each uses one thread of torch, no gradients, and the autocast settings
+        and context variables of the caller.
     """
     if not items:
         return
     n_threads = min(n_threads, len(items))
-    # Finished results wait for those before them; two per thread bound the memory.
+    # Finished results wait for earlier ones. At most two per thread wait, which bounds the memory.
     threads = _Threads(open_worker, items, n_threads, 2 * n_threads)
     waiting = {}
     try:
@@ -174,6 +174,6 @@ def map_in_threads(open_worker, items, n_threads):
 
 
 def call_in_thread(function, *arguments):
-    """Call a function in a thread of its own, with one thread of torch."""
+    """Call a function in a new thread, with one thread of torch."""
     (result,) = map_in_threads(lambda: nullcontext(lambda _: function(*arguments)), [None], 1)
     return result

@@ -1,1 +1,1 @@
-"""The network: its handle, its layers, and what it sees of an image."""
+"""The network: its handle, its layers, and its view of an image."""

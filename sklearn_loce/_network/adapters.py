@@ -1,4 +1,4 @@
-"""How to call the networks of a family, and what they make of an image before their first layer."""
+"""Calls of the networks of a family, and their resizing and padding before the first layer."""
 
 import inspect
 import re
@@ -14,7 +14,7 @@ from .handle import TorchModel, as_module
 
 @dataclass(frozen=True)
 class Frame:
-    """Where an image lies in what the first layer of a network sees.
+    """The position of an image in the input of a network's first layer.
 
     Parameters
     ----------
@@ -34,8 +34,8 @@ class PlainAdapter:
     Parameters
     ----------
     forward : callable, default=None
-        Called as ``forward(module, images)``. Where the network resizes or pads inside, it has a
-        method ``frame(module, size)`` as this class has one.
+        Called as ``forward(module, images)``. If the network resizes or pads images itself, it
+        needs a method ``frame(module, size)`` like that of this class.
     """
 
     def __init__(self, forward=None):
@@ -44,18 +44,18 @@ class PlainAdapter:
     def __call__(self, module, images, shown=None):
         """Run the network on images (n_images, 3, height, width).
 
-        ``shown``, (n_images, height, width) bool, marks the pixels that are image and not padding.
+        ``shown``, (n_images, height, width) bool, marks the pixels of the image, without padding.
         """
         return module(images) if self.forward is None else self.forward(module, images)
 
     def frame(self, module, size):
-        """Give what becomes of an image of ``size`` inside the network."""
+        """Return the Frame of an image of ``size`` inside the network."""
         own = getattr(self.forward, "frame", None)
         return Frame(tuple(size), tuple(size)) if own is None else _checked(own(module, size))
 
 
 def _checked(frame):
-    """Make a frame of what a user's method ``frame`` gives."""
+    """Make a Frame from the result of a user's method ``frame``."""
     is_pair = isinstance(frame, tuple | list) and len(frame) == 2
     if not is_pair or not all(map(_is_size, frame)) or any(map(gt, frame[1], frame[0])):
         raise ValueError(
@@ -73,14 +73,14 @@ def _is_size(value):
 
 
 class DetectionAdapter(PlainAdapter):
-    """Call a torchvision detector, which takes a list and resizes and pads inside."""
+    """Call a torchvision detector, which takes a list, and resizes and pads images itself."""
 
     def __call__(self, module, images, shown=None):
         """Run the detector on a list of images."""
         return module(list(images))
 
     def frame(self, module, size):
-        """Call the detector's own transform on a tensor that has a size but no pixels."""
+        """Call the detector's own transform on a tensor with a size but without pixels."""
         batch, _ = module.transform([torch.empty(3, *size, device="meta")])
         return Frame(tuple(batch.tensors.shape[-2:]), tuple(batch.image_sizes[0]))
 
@@ -89,7 +89,7 @@ class TransformersAdapter(PlainAdapter):
     """Call a Hugging Face model by keyword, with a mask of the padding if it takes one."""
 
     def __call__(self, module, images, shown=None):
-        """Run the model on ``pixel_values``, and ``pixel_mask`` where there is one."""
+        """Run the model on ``pixel_values``, and on ``pixel_mask`` if it takes one."""
         inputs = {module.main_input_name: images}
         if shown is not None and "pixel_mask" in inspect.signature(module.forward).parameters:
             inputs["pixel_mask"] = shown.to(images.device).long()
@@ -103,19 +103,19 @@ _ADAPTERS = (
 
 
 def adapter_of(model):
-    """Choose how to call a network: as its handle says, else by its family."""
+    """Choose the adapter of a network: that of its handle, otherwise that of its family."""
     if isinstance(model, TorchModel) and model.forward is not None:
         return PlainAdapter(model.forward)
     module = as_module(model)
     return next((adapter() for fits, adapter in _ADAPTERS if fits(module)), PlainAdapter())
 
 
-# The usual strides of networks, and the patches of 14 pixels of DINOv2.
+# Usual strides of networks, and the patch size 14 of DINOv2.
 _DIVISORS = (2, 4, 8, 14, 16, 28, 32, 64)
 
 
 def explain_failure(module, size, error, *, began, adapter=None):
-    """Make a clear error of one that a network raised because of how it was called.
+    """Make a clear error from an error of a network that was called in a wrong way.
 
     Parameters
     ----------
@@ -124,20 +124,20 @@ def explain_failure(module, size, error, *, began, adapter=None):
         (height, width) of the images.
     error : Exception
     began : bool
-        Whether a layer had run by then.
+        Whether a layer ran before the error.
     adapter : PlainAdapter, default=None
-        Calls the network, to try other sizes. ``None`` tries none.
+        Calls the network with other sizes. ``None`` tries no other size.
 
     Returns
     -------
     ValueError or None
-        ``None`` where the failure is of another kind.
+        ``None`` if the error has another cause.
     """
     name, reason = type(module).__name__, f"{type(error).__name__}: {error}"
     n_channels = None if began else _asked_channels(module, error)
     if n_channels is not None:
         return ValueError(f"{name} {_explain_channels(n_channels)} ({reason})")
-    # Behind its first layers, a network that takes several sizes fails for other reasons.
+    # After its first layers, a network that accepts several sizes fails for other reasons.
     about_size = None if began and only_size(module) is None else explain_size(module, size)
     about_size = about_size or _explain_divisor(module, size, error, adapter)
     if about_size is not None:
@@ -145,14 +145,14 @@ def explain_failure(module, size, error, *, began, adapter=None):
     if not began and isinstance(error, TypeError | ValueError | LookupError | AttributeError):
         return ValueError(
             f"{name} failed on a tensor of images before its first layer ({reason}). If it takes "
-            "a list, a dict or more than images, say how to call it: TorchModel(network, "
-            "forward=...)."
+            "a list, a dict or further arguments, pass a function that calls it: "
+            "TorchModel(network, forward=...)."
         )
     return None
 
 
 def _asked_channels(module, error):
-    """Read how many channels a network takes that failed on three; ``None`` if that is not why."""
+    """Read the required number of channels from an error; ``None`` for another error."""
     found = re.search(r"to have (\d+) channels, but got 3 channels", str(error))
     asked = int(found[1]) if found else getattr(getattr(module, "config", None), "num_channels", 3)
     return asked if asked != 3 and ("channel" in str(error)) else None
@@ -164,13 +164,13 @@ def _explain_channels(n_channels):
         call = f"torch.nn.functional.pad(images, (0, 0, 0, 0, 0, {n_channels - 3}))"
     return (
         f"takes images with {n_channels} channel{'s' * (n_channels > 1)}, and images here have 3. "
-        "Say how to make those: TorchModel(network, forward=lambda module, images: "
-        f"module({call})). To run in other processes, use a function that can be imported."
+        "Convert the images: TorchModel(network, forward=lambda module, images: "
+        f"module({call})). To run in other processes, use an importable function."
     )
 
 
 def _explain_divisor(module, size, error, adapter):
-    """Say which size a network takes, by trying it on zeros; ``None`` if none is found."""
+    """Explain which size a network accepts, by trying sizes on zeros; ``None`` if none works."""
     is_of_size = isinstance(error, RuntimeError | ValueError | AssertionError)
     if adapter is None or not is_of_size or isinstance(error, torch.OutOfMemoryError):
         return None
@@ -197,7 +197,7 @@ def _takes(module, adapter, images):
 
 
 def refuse_unhookable(module, layers):
-    """Raise if layers are in a module whose layers are no Python modules that are called.
+    """Raise if layers are in a module that does not call its layers as Python modules.
 
     Parameters
     ----------
@@ -233,8 +233,8 @@ def _why_unhookable(child, inside):
         )
     if re.match(r"torch\.ao\.nn\.(intrinsic\.)?quantized(?!\.dynamic)", type(child).__module__):
         return (
-            "is statically quantized, and puts out integers: pass the network that it was made "
-            "of, or quantize that dynamically"
+            "is statically quantized, and its outputs are integers: pass the original network, or "
+            "quantize it dynamically"
         )
     return None
 
@@ -245,26 +245,26 @@ def _calls(graph_module, path):
 
 
 def explain_silence(module, missing, ran):
-    """Say why layers did not run in a pass that succeeded.
+    """Explain why layers did not run in a successful pass.
 
     Parameters
     ----------
     module : torch.nn.Module
     missing : list of str
-        The layers; may be empty where the module as a whole is in question.
+        The layers; empty to explain the module as a whole.
     ran : collection of str
         Names of all layers that ran.
 
     Returns
     -------
     str or None
-        ``None`` where some layers ran and none is missing.
+        ``None`` if some layers ran and no layer is missing.
     """
     if not ran:
         return (
             f"No layer of {type(module).__name__} ran, although the pass succeeded: it calls "
-            "another module than those that it shows, such as a copy of itself, or compiled code. "
-            "Pass the inner module that runs."
+            "a module that is not one of its submodules, such as a copy of itself, or compiled "
+            "code. Pass the inner module that runs."
         )
     if not missing:
         return None

@@ -1,4 +1,4 @@
-"""Activations of named layers: hooks, early stop, and the layers there are."""
+"""Activations of named layers: hooks, early stop, and the list of layers."""
 
 from collections import Counter
 from collections.abc import Iterable
@@ -21,25 +21,25 @@ from .trace import Trace
 
 
 class _Stop(BaseException):
-    """Ends a forward pass; no ``except Exception`` inside a network may stop it.
+    """Ends a forward pass; an ``except Exception`` inside a network must not catch it.
 
-    Its argument is the extractor that ends its pass: another one may run inside.
+    Its argument is the extractor that ends its pass, because extractors may be nested.
     """
 
 
 class _ReachedDeepestLayer(_Stop):
-    """Ends a pass in which all layers have run."""
+    """Ends a pass after all layers have run."""
 
 
 def check_layers(module, layers):
-    """Return the layers as a list of str and Joined, whose names the module has.
+    """Return the layers as a list of str and Joined, and check their names.
 
     Raises
     ------
     ValueError
-        If there is none, one is named twice, or one is unknown: the message names the close ones.
+        If there is no layer, or a layer is listed twice or unknown. The message lists close names.
     TypeError
-        If one is neither a name nor Joined.
+        If a layer is neither a name nor Joined.
     """
     is_list = isinstance(layers, Iterable) and not isinstance(layers, str)
     asked = list(layers) if is_list else [layers]
@@ -57,13 +57,13 @@ def check_layers(module, layers):
 
 
 def _list_members(layers):
-    """List the names of all layers that are needed, each once."""
+    """Return the names of all required layers, each once."""
     return list(dict.fromkeys(name for layer in layers for name in members_of(layer)))
 
 
 def _hint(name, known):
-    """Say which names may have been meant."""
-    parts = name.split("+")  # as tables name joined layers
+    """Suggest names for an unknown one."""
+    parts = name.split("+")  # tables use this name for joined layers
     if len(parts) > 1 and len(set(parts)) == len(parts) and set(parts) <= set(known):
         return f"To join layers, pass {Joined(*parts)!r}."
     close = get_close_matches(name, known, n=5, cutoff=0.4) or known[:5]
@@ -72,72 +72,72 @@ def _hint(name, known):
 
 
 class _ReadOtherwise(_Stop):
-    """Ends a pass in which a layer's output is not as it was for an input of the same size."""
+    """Ends a pass in which the output of a layer differs in form from an input of equal size."""
 
 
 class ActivationExtractor:
-    """Take the activations of named layers, and compute no more than these need.
+    """Compute the activations of named layers, and stop after the deepest of them.
 
     Parameters
     ----------
     model : torch.nn.Module or TorchModel
     layers : str, Joined or list of these
-        Dotted names, as in ``module.named_modules()``. A :class:`Joined` is one layer of its own.
+        Dotted names, as in ``module.named_modules()``. A :class:`Joined` is a layer of its own.
     reshape_transform : callable, default=None
-        Turns the raw output of a layer into a tensor (n_images, n_channels, height, width). It is
-        called with the output alone. ``None`` finds the grid, see the notes.
+        Function that reshapes the raw output of a layer into a tensor (n_images, n_channels,
+        height, width). Its only argument is the output. ``None`` finds the grid, see Notes.
     device : str or torch.device, default=None
-        Where to compute; ``None`` means where the model is.
+        Device of the computation. ``None`` uses the device of the model.
     readings : dict of {str: tuple}, default=None
-        How the outputs of layers are read as grids, as another extractor found it. ``None`` finds
-        it on the first images.
+        The ``readings`` of another extractor, which describe how to read outputs as grids.
+        ``None`` finds them on the first images.
 
     Attributes
     ----------
     readings : dict of {str: tuple}
-        As given or found.
+        The given or found readings.
     draws : bool
-        Whether torch has drawn random numbers before the layers were done.
+        Whether torch drew random numbers before all layers had run.
     is_lent : bool
-        Whether the module itself runs, because it can't be copied; see Notes.
+        Whether the module itself runs, because it cannot be copied; see Notes.
 
     Raises
     ------
     ValueError
-        If a layer's name is unknown, the network only takes images of another size or number of
-        channels, or hooks do not run in the layer, as in scripted, exported and statically
-        quantized modules. The message names the way out.
+        If a layer's name is unknown, the network requires another size or number of channels, or
+        hooks do not run in the layer, as in scripted, exported and statically quantized modules.
+        The message names the remedy.
     LayoutError
-        If a layer's output holds no grid, can be read as more than one, or a layer did not run in
-        the forward pass.
+        If a layer's output has no grid or several possible grids, or if a layer did not run in the
+        forward pass.
     TypeError
         If a layer is neither a name nor a ``Joined``.
     RuntimeError
-        If another thread ran a module that can't be copied.
+        If another thread ran a module that cannot be copied.
 
     See Also
     --------
     list_layers : The layers of a network.
     Joined : Several layers as one.
-    LoCETransformer : Vectors of these activations and masks.
+    LoCETransformer : Vectors from these activations and masks.
 
     Notes
     -----
-    A grid is found by following where the numbers come from: the first pass of each size is traced,
-    operation by operation, from the pixels to the layer. Maps are read with their channels first or
-    last, tokens in whatever order, behind class tokens or not, in windows, or along the first axis.
-    Of a tuple or dict, the one tensor that is a grid is taken. What has no places of its own, such
-    as a pooled vector, queries, or chosen tokens, is an error that says why.
+    The first pass of each image size is traced, operation by operation, from the pixels to the
+    layer. The trace finds the grid. It reads maps with channels first or last, and tokens in any
+    order, with or without class tokens, in windows, or along the first axis. If the output is a
+    tuple or dict, its only grid is used. An output without places in the image, such as a pooled
+    vector, queries, or selected tokens, raises an error that explains why.
 
-    The network is not touched: a copy of it runs, with hooks and modes of its own, whose weights
-    lie in the same memory. A module that can't be copied is lent instead, and is as before when the
-    call or the ``with`` block ends; a pass of another thread through it is an error meanwhile.
+    Your network stays unchanged: a copy runs, with its own hooks and modes, and shares the memory
+    of the weights. A module that cannot be copied is lent instead. Its state is restored when the
+    call or the ``with`` block ends. Until then, a pass of another thread raises an error.
 
     If a layer runs several times in one pass, such as a shared ReLU, the last output counts, as for
-    any forward hook. The first images of each size pass the whole network, which shows how often
-    layers run. Later ones stop at the deepest of the layers, if each ran once and the network read
-    no number out of a tensor, on which its flow could depend. Outputs are cloned, because a later
-    in-place operation would change them.
+    any forward hook. The first images of each size pass the whole network, to count the runs of
+    each layer. Later passes stop at the deepest layer if each layer ran once and the network read
+    no number out of a tensor, because its control flow could depend on that number. Outputs are
+    cloned, because a later in-place operation would change them.
 
     Examples
     --------
@@ -160,10 +160,10 @@ class ActivationExtractor:
         self.reshape_transform = reshape_transform
         self.device = resolve_device(device, self.module)
         self.readings = dict(readings or {})
-        self._is_first = readings is None  # whose images settle how all are read
+        self._is_first = readings is None  # the first images determine the readings
         self._network = self._exits = self._pass = self._thread = None
         self._known, self._has_warned = {}, False
-        self.runs_once = False  # each layer, whatever the size of the image
+        self.runs_once = False  # whether each layer runs once, for all image sizes
         self.draws = self.is_lent = False
 
     def __enter__(self):
@@ -174,7 +174,7 @@ class ActivationExtractor:
         return self
 
     def _open(self, network):
-        """Put hooks on a replica, or on the module itself where there is none."""
+        """Register hooks on a replica, or on the module itself if there is no replica."""
         with ExitStack() as exits:
             self._thread, self._is_disturbed, self._modes = get_ident(), False, None
             if network is None:
@@ -193,14 +193,14 @@ class ActivationExtractor:
         return self._exits.__exit__(*exc_info)
 
     def __call__(self, images, shown=None):
-        """Run the network on images as far as the layers need.
+        """Run the network on images, at most to the deepest layer.
 
         Parameters
         ----------
         images : Tensor of shape (n_images, 3, height, width)
         shown : Tensor of shape (n_images, height, width), bool, default=None
-            Which pixels are image and not padding, for networks that ask for it. ``None`` means
-            all.
+            Marks the pixels of the image, without padding, for networks that take such a mask.
+            ``None`` means all pixels.
 
         Returns
         -------
@@ -220,13 +220,13 @@ class ActivationExtractor:
         return {str(layer): self._give(layer, taken) for layer in self.layers}
 
     def _give(self, layer, taken):
-        """Give the grid of a layer, or join those of several."""
+        """Return the grid of a layer, or the joined grid of several layers."""
         if isinstance(layer, Joined):
             return join_grids([taken[name] for name in layer.layers])
         return taken[layer]
 
     def frame(self, size):
-        """Give what the network makes of an image of ``size`` before its first layer.
+        """Return the position of an image of ``size`` in the input of the first layer.
 
         Parameters
         ----------
@@ -243,8 +243,8 @@ class ActivationExtractor:
         return self.adapter.frame(self._network, tuple(size))
 
     def _run(self, images, shown, frame, known):
-        """Pass images; with ``known``, how layers are read, no further than the deepest layer."""
-        # A copy, because the first layer may work in place.
+        """Pass images; with ``known`` readings, stop at the deepest layer."""
+        # Pass a copy, because the first layer may work in place.
         own = images.to(device=self.device, dtype=dtype_of(self._network), copy=True)
         trace = Trace(own, frame) if known is None else None
         current = self._pass = _Pass(trace, known or {})
@@ -256,7 +256,7 @@ class ActivationExtractor:
         except LayoutError:
             raise
         except Exception as error:
-            self._pass = None  # hooks are idle from here on, for passes that look for the reason
+            self._pass = None  # disables the hooks in passes that look for the reason
             self._explain(error, images.shape[-2:], current)
         finally:
             self._pass = None
@@ -266,9 +266,9 @@ class ActivationExtractor:
         return current.taken
 
     def _learn(self, key, current):
-        """Note how layers are read, and whether later passes of this size may stop early."""
+        """Store the readings, and whether later passes of this size may stop early."""
         once = not current.trace.reads_values and set(current.n_calls.values()) == {1}
-        # The flow of a detector does not depend on the size, and its heads take long.
+        # The control flow of a detector does not depend on the size, and its heads are slow.
         self.runs_once |= once and is_detector(self._network)
         if once and len(current.known) == len(self._members):
             self._known[key] = current.known
@@ -291,19 +291,19 @@ class ActivationExtractor:
                 )
 
     def _pass_on(self, stop):
-        """Raise what is to end the pass of an extractor around this one."""
+        """Raise the stop of an extractor around this one."""
         if stop.args[0] is not self:
             raise stop
 
     def _explain(self, error, size, current):
-        """Raise a clear error; or warn where the layers had run before the network failed."""
+        """Raise a clear error, or only warn if all layers ran before the network failed."""
         if len(current.taken) < len(self._members):
             began = current.trace is None or current.trace.began
             _raise_clear(self._network, size, error, began=began, adapter=self.adapter)
         if self._is_first and not self._has_warned:
             self._has_warned = True
             warn_user(
-                f"The network failed behind the layers {self.layers}, whose activations are not "
+                f"The network failed after the layers {self.layers}, whose activations are not "
                 f"affected: {error}"
             )
 
@@ -319,10 +319,10 @@ class ActivationExtractor:
         return hook
 
     def _keep(self, layer, output, current):
-        """Keep a layer's output as a grid; end the pass if there is nothing more to see."""
+        """Keep a layer's output as a grid; end the pass after the last required output."""
         current.n_calls[layer] += 1
         grid = self._read(layer, output, current).detach().float()
-        # A copy even where the cast makes one, for grids that a reshape_transform expands.
+        # Copy even if the cast copies, because a reshape_transform may return an expanded grid.
         current.taken[layer] = grid.clone(memory_format=torch.contiguous_format)
         self.draws |= current.trace is not None and current.trace.draws
         may_stop = current.trace is None or self.runs_once
@@ -330,7 +330,7 @@ class ActivationExtractor:
             raise _ReachedDeepestLayer(self)
 
     def _read(self, layer, output, current):
-        """Read a layer's output as a grid, and note how, for the next pass of this size."""
+        """Read a layer's output as a grid, and store the reading for this size."""
         shape = output.shape if isinstance(output, torch.Tensor) else None
         if self.reshape_transform is not None:
             current.known[layer] = shape, None
@@ -350,7 +350,7 @@ class ActivationExtractor:
 
 
 class _Pass:
-    """One forward pass: how layers are read in it, and what hooks have seen."""
+    """One forward pass: its readings, and the outputs of its hooks."""
 
     def __init__(self, trace, known):
         self.trace, self.known = trace, known
@@ -358,7 +358,7 @@ class _Pass:
 
 
 def _raise_clear(module, size, error, *, began, adapter=None) -> NoReturn:
-    """Raise an error that explains the network's own, or that where there is no explanation."""
+    """Raise an error that explains the network's error, or the latter without explanation."""
     clear = explain_failure(module, size, error, began=began, adapter=adapter)
     if clear is None:
         raise error
@@ -401,22 +401,22 @@ def list_layers(model, input_size):
     Returns
     -------
     DataFrame
-        One row per layer: ``name`` (what ``layer=`` takes), ``type``, ``output_shape`` (a tuple for
-        a batch of one image, or a description where the output is no tensor) and ``n_calls`` (how
-        often it ran; of several outputs the last counts).
+        One row per layer: ``name`` (the value for ``layer=``), ``type``, ``output_shape`` (a tuple
+        for a batch of one image, or a description if the output is not a tensor) and ``n_calls``
+        (the number of calls; of several outputs the last one counts).
 
     Raises
     ------
     ValueError
         If ``input_size`` does not have two or three positive integers, or the network fails before
-        its first layer. If it fails behind that, the layers that ran are listed, with a warning.
+        its first layer. If it fails later, the result lists the layers that ran, with a warning.
     LayoutError
         If no layer runs, as in a network that calls a copy of itself.
 
     See Also
     --------
     ActivationExtractor : Activations of some of these layers.
-    LoCETransformer : Takes their names as ``layer``.
+    LoCETransformer : Accepts their names as ``layer``.
 
     Examples
     --------
@@ -445,7 +445,7 @@ def list_layers(model, input_size):
             if not records:
                 _raise_clear(network, size[1:], error, began=False, adapter=adapter_of(model))
             warn_user(
-                f"The network failed behind the layers listed here: {type(error).__name__}: {error}"
+                f"The network failed after the layers listed here: {type(error).__name__}: {error}"
             )
     if not records and any(True for _ in module.children()):
         raise LayoutError(explain_silence(module, [], records))

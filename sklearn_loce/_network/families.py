@@ -1,4 +1,4 @@
-"""What is known about families of networks: all that is looked up, and not measured."""
+"""Facts about families of networks that are looked up, not measured."""
 
 import inspect
 from operator import attrgetter
@@ -16,22 +16,22 @@ _SIZE_ATTRIBUTES = (
 
 
 def is_detector(module):
-    """Say whether a network is one of torchvision's detectors."""
+    """Return whether a network is one of torchvision's detectors."""
     return isinstance(getattr(module, "transform", None), GeneralizedRCNNTransform)
 
 
 def is_transformers(module):
-    """Say whether a network is a vision model of Hugging Face."""
+    """Return whether a network is a vision model of Hugging Face."""
     return getattr(module, "main_input_name", None) == "pixel_values"
 
 
 def is_detr(module):
-    """Say whether a network is Hugging Face's DETR, the original one."""
+    """Return whether a network is Hugging Face's DETR, the original one."""
     return any(kind.__name__ == "DetrPreTrainedModel" for kind in type(module).__mro__)
 
 
 def _attribute(module, path):
-    """Follow dotted attributes; ``None`` where one is missing."""
+    """Follow dotted attributes; ``None`` if one is missing."""
     try:
         return attrgetter(path)(module)
     except AttributeError:
@@ -39,7 +39,7 @@ def _attribute(module, path):
 
 
 def trained_size(module):
-    """Read the input size that a network names as its own; ``None`` where it names none."""
+    """Read the input size that a network declares; ``None`` if it declares none."""
     if isinstance(module, MaxVit):
         return tuple(4 * n for n in module.blocks[0].grid_size)
     found = (_as_size(_attribute(module, path)) for path in _SIZE_ATTRIBUTES)
@@ -54,14 +54,14 @@ def _as_size(value):
 
 
 def only_size(module):
-    """Give the one input size that a network takes; ``None`` where it takes others."""
+    """Return the only input size that a network accepts; ``None`` if it accepts others."""
     if isinstance(module, VisionTransformer | MaxVit) or _has_fixed_positions(module):
         return trained_size(module)
     return None
 
 
 def _has_fixed_positions(module):
-    """Say whether positions were learned for one size, and no others are made by default."""
+    """Return whether positions were learned for one size and are not interpolated by default."""
     if is_transformers(module):
         asks = "interpolate_pos_encoding" in inspect.signature(module.forward).parameters
         return asks and any("position_embedding" in name for name, _ in module.named_parameters())
@@ -69,12 +69,12 @@ def _has_fixed_positions(module):
 
 
 def explain_size(module, size):
-    """Say what sizes a network takes, and what to do, if ``size`` may be why it failed.
+    """Explain which sizes a network accepts and the remedy, if ``size`` may be the problem.
 
     Returns
     -------
     str or None
-        ``None`` where the size is the network's own, or it names none.
+        ``None`` if the network declares this size or none.
     """
     own, size = trained_size(module), tuple(size)
     if own is None or own == size:

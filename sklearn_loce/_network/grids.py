@@ -1,4 +1,4 @@
-"""From what a layer puts out to a grid of activations (n_images, n_channels, height, width)."""
+"""From the output of a layer to a grid of activations (n_images, n_channels, height, width)."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,19 +14,19 @@ from .trace import LEARNED
 
 @dataclass(frozen=True)
 class Reading:
-    """How to read an output of a layer as a grid.
+    """One way to read an output of a layer as a grid.
 
     Parameters
     ----------
     key : tuple
-        What stays the same from image to image: where the tensor is in the output, and which of
-        its axes are the channels.
+        The part that is equal for all images: the path of the tensor in the output, and the axis of
+        its channels.
     n_axes : int
-        How many the tensor has.
+        Number of axes of the tensor.
     how : str
-        What messages say about it.
+        Description for messages.
     make : callable
-        Turns an output of the same shapes into the grid.
+        Converts an output of the same shapes to the grid.
     """
 
     key: tuple
@@ -36,7 +36,7 @@ class Reading:
 
 
 def describe(output):
-    """Say in words what a layer puts out."""
+    """Describe the output of a layer in words."""
     if isinstance(output, torch.Tensor):
         return f"a tensor of shape {tuple(output.shape)}"
     if isinstance(output, dict):
@@ -64,7 +64,7 @@ def _get(output, path):
 
 
 def _channel_axis(codes, n_images):
-    """Find the axis along which places do not differ; or say why there is not one.
+    """Find the axis along which places are constant, or explain why there is no such axis.
 
     ``None`` means that places differ along all axes.
     """
@@ -74,18 +74,19 @@ def _channel_axis(codes, n_images):
     if len(long) > 1:
         lengths = " and ".join(str(codes.shape[axis]) for axis in long)
         return (
-            f"beside its places it has axes of {lengths}, as a part of an attention, such as its "
+            f"besides its places it has axes of {lengths}, as part of an attention, such as its "
             "weights or heads; its block has the grid"
         )
     if long:
         return long[0]
-    # There may be one channel; of one image, the axis of images has one element too, before it.
+    # There may be a single channel. With one image, the axis of images also has one element, and
+    # it comes first.
     ones = fixed[1:] if n_images == 1 else fixed
     return ones[0] if ones else None
 
 
 def _read(tensor, path, trace):
-    """Read one tensor; give a :class:`Reading`, or say why it holds no grid."""
+    """Return a :class:`Reading` of one tensor, or explain why it holds no grid."""
     places = trace.places_of(tensor)
     if places is None or places.lost or not (places.codes >= 0).any():
         return places.lost if places is not None and places.lost else LEARNED
@@ -94,7 +95,7 @@ def _read(tensor, path, trace):
         1 if places.is_map else _channel_axis(places.codes, trace.n_images),
     )
     if channels is None:
-        # Neighbors were put side by side, as in Swin's merging of patches before its linear layer.
+        # Neighbors were concatenated, as in Swin's merging of patches before its linear layer.
         channels = codes.ndim - 1
         merged = trace.atlas.merge(codes, channels, trace.most_pooled)
         codes = merged if isinstance(merged, str) else merged[..., None]
@@ -106,7 +107,7 @@ def _read(tensor, path, trace):
     if more:
         names = ", ".join(f"{rows} x {columns}" for rows, columns in (size, *more))
         return f"its tokens belong to several grids, of {names} cells"
-    # Other tokens, such as class tokens and the padding of windows, come first in this order.
+    # In this order, other tokens such as class tokens and the padding of windows come first.
     order = codes.argsort(stable=True)[int((codes < 0).sum()) :]
     if not torch.equal(codes[order], trace.atlas.code(size).flatten()):
         return (
@@ -126,7 +127,7 @@ def _read(tensor, path, trace):
 
 
 def _arrange(tensor, channels, order, shape):
-    """Put the cells of a grid in order: (n_images, n_channels, height, width)."""
+    """Sort the cells of a grid to (n_images, n_channels, height, width)."""
     cells = tensor.movedim(channels, -1).flatten(0, -2)
     return cells[order.to(cells.device)].unflatten(0, shape).permute(0, 3, 1, 2)
 
@@ -144,13 +145,13 @@ def find_reading(output, layer, trace, settled=None):
     Parameters
     ----------
     output : object
-        What the layer returned.
+        The output of the layer.
     layer : str
     trace : Trace
-        Of this pass, until now.
+        Trace of this pass up to the layer.
     settled : tuple, default=None
-        Key of the reading of another image, which this one must have as well. ``None`` means any,
-        as long as there is one only.
+        Key of the reading of another image, which this reading must equal. ``None`` accepts any
+        reading if there is only one.
 
     Returns
     -------
@@ -159,12 +160,12 @@ def find_reading(output, layer, trace, settled=None):
     Raises
     ------
     LayoutError
-        If there is no way or more than one to read it. The message says which.
+        If there is no reading, or more than one. The message lists them.
     """
-    # The same tensor may be there twice, as the last of all hidden states.
+    # The same tensor may occur twice, for example as the last hidden state.
     tensors = {id(tensor): (path, tensor) for path, tensor in reversed([*_tensors_in(output)])}
     found = [_read(tensor, path, trace) for path, tensor in reversed(tensors.values())]
-    # Hugging Face's Swin gives a stage's tokens, and beside these the map before they were merged.
+    # Hugging Face's Swin returns a stage's tokens together with the map before their merging.
     n_axes = 4 if any(isinstance(way, Reading) and way.n_axes == 4 for way in found) else None
     readings = [way for way in found if isinstance(way, Reading) and n_axes in (None, way.n_axes)]
     chosen = [reading for reading in readings if settled in (None, reading.key)]
@@ -180,7 +181,7 @@ def find_reading(output, layer, trace, settled=None):
 
 
 def check_reshaped(grid, output, layer):
-    """Raise unless a ``reshape_transform`` made a grid."""
+    """Raise unless a ``reshape_transform`` returned a grid."""
     if not isinstance(grid, torch.Tensor) or grid.ndim != 4 or not grid.is_floating_point():
         raise LayoutError(
             f"The output of layer {layer!r} is {describe(output)}, which reshape_transform made "
@@ -191,11 +192,11 @@ def check_reshaped(grid, output, layer):
 
 
 def root_mean_squares(grids):
-    """Give the root of the mean over cells of the squared norm of their activations; 1 for 0.
+    """Return the root mean square norm of the cells' activations; 1 if it is 0.
 
-    Grids are a tensor (n_rows, n_channels, height, width), roots one of shape (n_rows,).
+    The grids are a tensor (n_rows, n_channels, height, width), and the result has shape (n_rows,).
     """
-    # Squares of large or small numbers leave the range of their dtype.
+    # Squares of large or small numbers may be outside the range of their dtype.
     largest = grids.abs().amax((1, 2, 3))
     largest = torch.where(largest > 0, largest, 1)
     shares = grids / largest[:, None, None, None]
@@ -204,7 +205,7 @@ def root_mean_squares(grids):
 
 
 def join_grids(grids):
-    """Put grids of the same images side by side, each image's of the same scale and size.
+    """Concatenate grids of the same images after scaling them to the same size and norm.
 
     Parameters
     ----------
@@ -221,7 +222,7 @@ def join_grids(grids):
 
 
 def _resize(grid, size):
-    """Interpolate a grid where it is not of that size."""
+    """Interpolate a grid if it has another size."""
     if grid.shape[2:] == size:
         return grid
     return functional.interpolate(grid, size=size, mode="bilinear", align_corners=False)

@@ -1,4 +1,4 @@
-"""The handle by which an estimator holds a network, and the replica that a run works on."""
+"""The handle through which an estimator holds a network, and the replica that a run uses."""
 
 import copy
 import functools
@@ -21,10 +21,10 @@ from .identity import digest_network, global_names, is_library
 class TorchModel:
     """A handle on a torch module that clones share.
 
-    scikit-learn's ``clone`` deep-copies the parameters of an estimator, and joblib can't hash a
-    module. A ``TorchModel`` is cloned as a new handle on the same module, has a fingerprint and a
-    short repr, and is pickled by its builder if it has one. The module is not touched: estimators
-    run a copy of it, which shares the weights.
+    scikit-learn's ``clone`` deep-copies the parameters of an estimator, and joblib cannot hash a
+    module. A clone of a ``TorchModel`` is a new handle on the same module. A ``TorchModel`` has a
+    fingerprint and a short repr. If it has a builder, it is pickled without the module. The module
+    stays unchanged: estimators run a copy of it that shares the weights.
 
     Parameters
     ----------
@@ -33,52 +33,52 @@ class TorchModel:
         when the module is first needed. Make it an importable function, or a
         ``functools.partial`` of one, so that it can be pickled.
     weights : torchvision WeightsEnum, default=None
-        Passed to the builder as ``weights=``, such as ``ResNet50_Weights.DEFAULT``. They also tell
-        what the network was trained with, and so do the ``weights`` of a ``functools.partial``.
+        Passed to the builder as ``weights=``, such as ``ResNet50_Weights.DEFAULT``. They also
+        define the preprocessing of the training; ``weights`` of a ``functools.partial`` do so, too.
     preprocess : torchvision Weights, their ``.transforms()``, Hugging Face image processor or \
             callable, default=None
-        What the network was trained with, for ``preprocess="auto"`` of the estimators. ``None``
-        asks ``weights``, and where there are none the network: those of timm tell, and those of
-        Hugging Face whose processor lies on this machine. Nothing is downloaded for that.
+        The preprocessing of the training, for ``preprocess="auto"`` of the estimators. ``None``
+        uses ``weights``. Without weights, it is read from networks of timm, and from networks of
+        Hugging Face whose processor is on this machine. Nothing is downloaded.
     forward : callable, default=None
-        How to run the module: called as ``forward(module, images)`` with a tensor of shape
-        (n_images, 3, height, width), where ``module`` is the copy. ``None`` calls
-        ``module(images)``; torchvision's detectors and the models of Hugging Face are recognized,
-        and called with a list or by keyword. A network that resizes or pads inside needs a
-        ``forward`` with a method ``frame(module, size)``, which for images of ``size`` gives the
-        (height, width) that the first layer sees, and the (height, width) of the image in the upper
-        left corner of that.
+        Function that runs the module, called as ``forward(module, images)``. ``images`` is a tensor
+        of shape (n_images, 3, height, width), and ``module`` is the copy. ``None`` calls
+        ``module(images)``; torchvision's detectors are called with a list, and models of Hugging
+        Face by keyword. A network that resizes or pads images itself needs a ``forward`` with a
+        method ``frame(module, size)``. For images of ``size``, the method returns the (height,
+        width) of the first layer's input, and the (height, width) of the image in the upper left
+        corner of this input.
 
     Attributes
     ----------
     module : torch.nn.Module
         The module itself, built on first use.
     preprocess : WeightsEnum, callable or None
-        As given, or else the weights.
+        The parameter ``preprocess``, or the weights if it is None.
     forward : callable or None
-        As given.
+        The parameter ``forward``.
     has_builder : bool
         Whether ``source`` is a builder.
 
     Raises
     ------
     TypeError
-        If ``source`` is neither, the builder returns something else than a module, ``weights`` are
-        no member of a ``WeightsEnum`` or given with a module, or ``preprocess`` or ``forward``
-        can't be called.
+        If ``source`` is neither a module nor a callable, the builder does not return a module,
+        ``weights`` are not a member of a ``WeightsEnum`` or are given with a module, or
+        ``preprocess`` or ``forward`` is not callable.
 
     See Also
     --------
-    LoCETransformer : Takes it as ``model``.
+    LoCETransformer : Accepts a handle as ``model``.
     list_layers : The layers of a network.
 
     Notes
     -----
-    A handle with a builder is pickled without weights. If its module was built before, the pickle
-    holds a digest of it, and the first use after loading raises a ``ValueError`` if the builder
-    gives another network: other weights, classes or attributes.
+    A handle with a builder is pickled without weights. If its module was already built, the pickle
+    holds a digest of the module. The first use after loading raises a ``ValueError`` if the builder
+    returns a different network, with other weights, classes or attributes.
 
-    Clones share up to 128 MB of computed vectors, which a pickle leaves out.
+    Clones share up to 128 MB of computed vectors. A pickle does not include them.
 
     Examples
     --------
@@ -94,14 +94,14 @@ class TorchModel:
     >>> model
     TorchModel(Conv2d, 224 parameters)
 
-    What the network was trained with is known before it is built.
+    The preprocessing of the training is known before the network is built.
 
     >>> from torchvision.models import ResNet50_Weights, resnet50
     >>> TorchModel(resnet50, weights=ResNet50_Weights.IMAGENET1K_V2).preprocess
     ResNet50_Weights.IMAGENET1K_V2
 
-    A network that wants a dict, and pads its images to the right and below so that both sides are
-    multiples of 32. An instance of an importable class can be pickled; a lambda can't.
+    The next network takes a dict, and pads its images to the right and below until both sides are
+    multiples of 32. An instance of an importable class can be pickled; a lambda cannot.
 
     >>> import torch
     >>> class PadTo32:
@@ -134,8 +134,8 @@ class TorchModel:
             raise TypeError(f"forward must be called as forward(module, images), got {forward!r}.")
         if not (preprocess is None or isinstance(preprocess, WeightsEnum) or callable(preprocess)):
             raise TypeError(
-                "preprocess is what the network was trained with: torchvision's weights, an image "
-                f"processor or a transform; got {preprocess!r}."
+                "preprocess must be the preprocessing of the network's training: torchvision's "
+                f"weights, an image processor or a transform; got {preprocess!r}."
             )
         source = source if weights is None else _with_weights(source, weights)
         self._cell = _Cell(source)
@@ -149,25 +149,25 @@ class TorchModel:
 
     @property
     def has_builder(self):
-        """Whether the module is built by a callable, and so can be built again elsewhere."""
+        """Whether a callable builds the module, so that other processes can build it, too."""
         return self._cell.builder is not None
 
     def fingerprint(self):
-        """Hash the network as it is now.
+        """Hash the present state of the network.
 
         Returns
         -------
         str
             Hexadecimal digest of the bytes of weights and buffers, the classes of all modules,
-            their plain attributes, hooks, the compiled code of your own classes, and ``forward``;
-            equal in every process with the same version of Python. Globals, settings of other
-            modules and patched functions of libraries are not part of it: estimators also compare
-            the activations of a probe image.
+            their plain attributes, hooks, the compiled code of your own classes, and ``forward``.
+            It is equal in every process with the same version of Python. It does not include
+            globals, settings of other modules and patched functions of libraries. For these,
+            estimators also compare the activations of a probe image.
         """
         return digest_model(self).hex()
 
     def _shared_store(self, make):
-        """Give the vectors in memory that the clones of this handle share; ``make`` makes them."""
+        """Return the store in memory that the clones of this handle share; ``make`` creates it."""
         if self._cell.rows is None:
             with _BUILDING[-1]:
                 self._cell.rows = make() if self._cell.rows is None else self._cell.rows
@@ -185,7 +185,7 @@ class TorchModel:
 
 
 class _Cell:
-    """What the clones of a handle share: builder, module once built, and vectors in memory."""
+    """The shared part of a handle's clones: builder, built module, and vectors in memory."""
 
     def __init__(self, source):
         is_module = isinstance(source, nn.Module)
@@ -227,15 +227,15 @@ class _Cell:
         return {"builder": self.builder, "built": None, "expected": expected, "rows": None}
 
 
-# Threads that share a handle build its module once. The last lock counts: a child process takes a
-# new one, since a thread that was not forked with it may have held the other.
+# Threads that share a handle build its module once. The last lock is in use: a child process
+# appends a new one, because the old lock may be held by a thread that does not exist in the child.
 _BUILDING = [threading.RLock()]
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=lambda: _BUILDING.append(threading.RLock()))
 
 
 def _with_weights(builder, weights):
-    """Let a builder build with weights."""
+    """Return a builder that builds with weights."""
     if not isinstance(weights, WeightsEnum):
         raise TypeError(
             "weights must be a member of a WeightsEnum of torchvision, such as "
@@ -243,20 +243,20 @@ def _with_weights(builder, weights):
         )
     if isinstance(builder, nn.Module):
         raise TypeError(
-            f"weights={weights} are for a builder, and {type(builder).__name__} is built. Pass the "
-            "function that builds it, or preprocess=weights if it has these weights."
+            f"weights={weights} need a builder, but {type(builder).__name__} is already built. "
+            "Pass the function that builds it, or preprocess=weights if it has these weights."
         )
     return functools.partial(builder, weights=weights)
 
 
 def _weights_of(builder):
-    """Give torchvision's weights that a partial builds with; ``None`` for others."""
+    """Return the torchvision weights of a partial; ``None`` for other builders."""
     weights = getattr(builder, "keywords", {}).get("weights")
     if isinstance(weights, str):
         try:
             return get_model_weights(builder.func).verify(weights)
         except (ValueError, KeyError):
-            return None  # no function of torchvision, or an error when it is called
+            return None  # not a function of torchvision, or its call will raise an error
     return weights if isinstance(weights, WeightsEnum) else None
 
 
@@ -266,26 +266,26 @@ def _name(builder):
 
 
 def as_module(model):
-    """Give the module of a handle, or the module itself; that inside where it is compiled."""
+    """Return the module of a handle, or the module itself; the original of a compiled module."""
     module = model.module if isinstance(model, TorchModel) else model
     return getattr(module, "_orig_mod", module)
 
 
 def digest_model(model):
-    """Hash the network of a handle with what runs it, or a module itself."""
+    """Hash the network of a handle together with its ``forward``, or a module itself."""
     forward = model.forward if isinstance(model, TorchModel) else None
     return digest_network(as_module(model), forward)
 
 
 def device_of(module):
-    """Give the device of a module's first parameter or buffer; the CPU where it has none."""
+    """Return the device of a module's first parameter or buffer; the CPU if it has none."""
     for tensor in (*module.parameters(), *module.buffers()):
         return tensor.device
     return torch.device("cpu")
 
 
 def dtype_of(module):
-    """Give the dtype of a module's first floating parameter; float32 where it has none."""
+    """Return the dtype of a module's first floating parameter; float32 if it has none."""
     for parameter in module.parameters():
         if parameter.is_floating_point():
             return parameter.dtype
@@ -293,7 +293,7 @@ def dtype_of(module):
 
 
 def weight_versions(module):
-    """List torch's counts of writes to the weights."""
+    """Return torch's counts of writes to the weights."""
     return [p._version for p in module.parameters() if not p.is_inference()]
 
 
@@ -308,23 +308,23 @@ def _device_named(device):
 
 
 def resolve_device(device, module):
-    """Turn the parameter ``device`` into a device that is there.
+    """Convert the parameter ``device`` to an available device.
 
-    ``None`` leaves the module where it is; so does, with a warning, a device that is not
-    available here. A name that torch does not know is a ``ValueError``, and so is the meta device,
-    which has no numbers.
+    ``None`` means the device of the module. A device that is not available also means that device,
+    with a warning. A name that torch does not know raises a ``ValueError``, and so does the meta
+    device, which has no numbers.
     """
     device = None if device is None else _device_named(device)
     tensors = [*module.parameters(), *module.buffers()]
     if any(isinstance(tensor, UninitializedTensorMixin) for tensor in tensors):
         raise ValueError(
-            "Weights of the network are not initialized yet, as those of torch's lazy modules "
-            "before their first pass. Pass an image through it once, or load its weights."
+            "Weights of the network are not initialized yet, for example those of torch's lazy "
+            "modules before their first pass. Pass an image through it once, or load its weights."
         )
     if "meta" in (device_of(module).type, "cpu" if device is None else device.type):
         raise ValueError(
             "The meta device holds no numbers, so nothing can be computed there. Build the network "
-            "with its weights on another device, and pass that or device=None."
+            "with its weights on another device, and pass this device or device=None."
         )
     if device is None:
         return device_of(module)
@@ -338,36 +338,36 @@ def resolve_device(device, module):
     return device
 
 
-# Buffers and weights up to so many elements are copied: a network may count its passes in one.
+# Buffers and weights of up to this many elements are copied: a network may count its passes in one.
 _LARGE_BUFFER, _SMALL_WEIGHT = 2**20, 2**6
 
 
 def replicate(module, device=None, runner=None):
-    """Copy a network for a run; the weights stay in the memory where they are.
+    """Copy a network for a run; the copy shares the memory of the weights.
 
-    Modules, modes, hooks and plain attributes are the replica's own: nothing that happens in a pass
-    reaches the user's module, nor the pass of another thread. A replica's modules have a mark,
+    The replica has its own modules, modes, hooks and plain attributes. So a pass changes neither
+    the user's module nor the pass of another thread. The modules of a replica have the attribute
     ``_is_replica``, and need not be copied again.
 
     Parameters
     ----------
     module : torch.nn.Module
     device : torch.device, default=None
-        Where the replica shall be; ``None`` leaves it where the module is.
+        Device of the replica; ``None`` means the device of the module.
     runner : callable, default=None
-        What calls the module, if that is code of the user's.
+        The user's function that calls the module, if there is one.
 
     Returns
     -------
     torch.nn.Module or None
-        In evaluation mode. ``None`` where the module can't be copied, or where its own code would
-        run the original.
+        The replica in evaluation mode. ``None`` if the module cannot be copied, or if its own code
+        would run the original.
     """
     originals = list(module.modules())
     held = list(_reach([module], _parts_of))
     if _runs_originals(runner, originals, held):
         return None
-    # Where evaluation mode is more than a flag, such as merged weights, it needs weights to change.
+    # If evaluation mode changes weights, such as merged ones, it needs its own copies.
     is_plain = not any(map(_has_own_modes, originals)) or not any(m.training for m in originals)
     memo = {}
     pairs = [(tensor, _alias(tensor, share=is_plain)) for tensor in _tensors_of(held)]
@@ -392,12 +392,12 @@ def replicate(module, device=None, runner=None):
     return replica if device is None else replica.to(device)
 
 
-# Attributes of a module of torch.compile, and of one that was compiled in place.
+# Attributes of a module from torch.compile, and of a module that was compiled in place.
 _COMPILED = ("forward", "dynamo_ctx", "_compiled_call_impl")
 
 
 def _parts_of(value):
-    """List what an object holds that a deep copy of it replaces."""
+    """Return the parts of an object that its deep copy replaces."""
     if isinstance(value, dict):
         return [*value.keys(), *value.values()]
     if isinstance(value, list | tuple | set | frozenset):
@@ -417,7 +417,7 @@ def _parts_of(value):
 
 
 def _parts_of_code(value):
-    """List what an object holds, that which functions and weak references hold included."""
+    """Return the parts of an object, including those of functions and weak references."""
     if isinstance(value, weakref.ref):
         return [value()]
     if not isinstance(value, types.FunctionType):
@@ -429,11 +429,11 @@ def _parts_of_code(value):
     return cells + defaults + known
 
 
-_MOST_REACHED = 50_000  # objects, so that a hook that holds a data set costs milliseconds
+_MOST_REACHED = 50_000  # objects; the limit keeps a hook that holds a data set at milliseconds
 
 
 def _reach(roots, parts_of):
-    """Yield the roots and what they hold, directly or through other objects, each once."""
+    """Yield the roots and all their parts, direct or indirect, each once."""
     seen, left = {}, [*roots]
     while left and len(seen) < _MOST_REACHED:
         value = left.pop()
@@ -445,7 +445,7 @@ def _reach(roots, parts_of):
 
 
 def _runs_originals(runner, originals, held):
-    """Say whether code holds one of the modules where no deep copy can replace it."""
+    """Return whether code holds an original module where a deep copy cannot replace it."""
     kinds = {kind for child in originals for kind in type(child).__mro__ if not is_library(kind)}
     held = [*held, *(part for kind in kinds for part in vars(kind).values())]
     fixed = [part for part in held if isinstance(part, types.FunctionType | weakref.ref)]
@@ -454,16 +454,16 @@ def _runs_originals(runner, originals, held):
 
 
 def _tensors_of(held):
-    """Give the tensors among objects: weights, buffers, and those in plain attributes."""
+    """Return the tensors among objects: weights, buffers, and those in plain attributes."""
     return [part for part in held if isinstance(part, torch.Tensor)]
 
 
 def _alias(tensor, *, share):
-    """Give a tensor of its own for the replica, over the same memory if that may be shared."""
+    """Return a new tensor for the replica, over the same memory if it may be shared."""
     is_weight = isinstance(tensor, nn.Parameter)
     if type(tensor) not in (torch.Tensor, nn.Parameter):
         if not _is_plain(tensor):
-            return tensor  # such as a quantized weight, which may not survive a detach
+            return tensor  # for example a quantized weight, which detach may break
         tensor = tensor.as_subclass(torch.Tensor)
     is_counter = tensor.numel() <= (_SMALL_WEIGHT if is_weight else _LARGE_BUFFER)
     values = tensor.detach()
@@ -475,14 +475,14 @@ _SPECIAL = ("__torch_function__", "__torch_dispatch__", "__tensor_flatten__")
 
 
 def _is_plain(tensor):
-    """Say whether a subclass of Tensor computes as that does; then its results need no class."""
+    """Return whether a subclass of Tensor computes like Tensor, so that it may be replaced."""
     own = [vars(kind) for kind in type(tensor).__mro__ if not is_library(kind)]
     is_special = any(name in kind for kind in own for name in _SPECIAL)
     return bool(own) and not is_special and vars(tensor).keys() <= {"_is_param"}
 
 
 def _share_equal(pairs):
-    """Let weights that evaluation mode left as they were lie where the original's lie."""
+    """Share the memory of the weights that evaluation mode did not change."""
     for original, twin in pairs:
         if isinstance(twin, nn.Parameter) and twin is not original and torch.equal(original, twin):
             twin.data = original.detach()
@@ -494,7 +494,7 @@ def _has_own_modes(module):
 
 
 def _run_eagerly(modules, memo):
-    """Leave compiled code out: hooks inside of it do not run."""
+    """Replace compiled code by the original code, because hooks do not run in compiled code."""
     for child in modules:
         for name, value in [*vars(child).items()]:
             if (plain := _uncompiled(value)) is not None:
@@ -512,7 +512,7 @@ _COPYING = {f"__{name}__" for name in ("deepcopy", "reduce", "reduce_ex", "getst
 
 
 def _has_own_copying(kind):
-    """Say whether a class of the user's is copied by its own code, which may leave things out."""
+    """Return whether a user's class is copied by its own code, which may omit parts."""
     own = [base for base in kind.__mro__ if not is_library(base)]
     return any(not _COPYING.isdisjoint(vars(base)) for base in own)
 
@@ -524,24 +524,24 @@ def _is_filled(cell):
         return False
 
 
-# The thread of each module that is lent. A child process begins without: it has none of them.
+# The thread of each lent module. A child process starts with an empty dict: it has no such threads.
 _LENT, _LENDING = {}, [threading.Lock()]
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=lambda: (_LENT.clear(), _LENDING.append(threading.Lock())))
 
 
 def refuse_shared(module):
-    """Raise because a second thread uses a module that is lent."""
+    """Raise because a second thread uses a lent module."""
     raise RuntimeError(
-        f"Another thread uses {type(module).__name__} while it is lent. It can't be copied, so "
-        "that only one thread may use it at a time. Pass a network that copy.deepcopy copies, or "
-        "keep other threads from it."
+        f"Another thread uses {type(module).__name__} during a run. It can't be copied, so only "
+        "one thread may use it at a time. Pass a network that copy.deepcopy can copy, or do not "
+        "use it in other threads."
     )
 
 
 @contextmanager
 def lend(module, device):
-    """Lend out a module that can't be copied, in evaluation mode; give it back as it was."""
+    """Lend a module that cannot be copied, in evaluation mode; restore its state afterward."""
     home, me = device_of(module), threading.get_ident()
     modes = {child: child.training for child in module.modules()}
     with _LENDING[-1]:
@@ -557,7 +557,7 @@ def lend(module, device):
     finally:
         if device != home:
             module.to(home)
-        module.train(modes[module])  # for modules whose train() does more than set a flag
+        module.train(modes[module])  # needed if train() does more than set a flag
         for child, training in modes.items():
             child.training = training
         for key in newly:

@@ -1,7 +1,7 @@
 """Digests of networks: weights, classes, plain attributes, own code.
 
-Globals, settings modules and context variables are left to the probe of :mod:`.probe`, whose
-activations depend on them.
+The digests do not include globals, settings of modules and context variables. The activations of
+the probe in :mod:`.probe` depend on these.
 """
 
 import copyreg
@@ -17,7 +17,7 @@ import torch
 import xxhash
 from torch import nn
 
-# Classes and functions of these count by their names; the probe covers their behavior.
+# Classes and functions of these libraries are hashed by name; the probe covers their behavior.
 _LIBRARIES = {
     *("builtins", "PIL", "numpy", "sklearn", "sklearn_loce", "timm", "torch", "torchvision"),
     *("transformers", "functools", "collections", "torchao", "peft", "accelerate"),
@@ -25,10 +25,10 @@ _LIBRARIES = {
 _ATOMS = (type(None), bool, int, float, complex, str, bytes)
 _NAMED = (torch.dtype, torch.device, torch.layout, torch.memory_format, np.dtype)
 _CODE = (types.FunctionType, property, staticmethod, classmethod, functools.cached_property)
-_MANY = 100  # items of a global list, from which it is data rather than settings
+_MANY = 100  # a global list with more items is data, not a setting
 _HOOKS = ("_forward_pre_hooks", "_forward_hooks")
 _STATE = ("_parameters", "_buffers", "_modules")
-# A run has modes of its own, and leaves compiled calls out.
+# A run has its own modes, and does not use compiled calls.
 _BOOKKEEPING = {
     *vars(nn.Module()),
     "_compiled_call_impl",
@@ -44,7 +44,7 @@ def digest(*values):
     ----------
     *values : object
         Numbers, strings, containers, arrays, tensors, functions, classes, modules and instances
-        of any class. Of anything else the type counts.
+        of any class. Other objects are hashed by type only.
 
     Returns
     -------
@@ -66,23 +66,23 @@ def digest(*values):
 
 
 def digest_network(module, forward=None):
-    """Hash a network with what runs it, ``forward``; see :func:`digest`."""
+    """Hash a network together with its ``forward``; see :func:`digest`."""
     return digest("network", module, forward)
 
 
 def array_bytes(array):
-    """Give the bytes of an array in C order, without a copy where it is in that order."""
+    """Return the bytes of an array in C order, without a copy if it already has this order."""
     return memoryview(np.ascontiguousarray(array).reshape(-1).view(np.uint8))
 
 
 def is_library(kind):
-    """Say whether a class or function is of a library, whose code counts by its name."""
+    """Return whether a class or function belongs to a library and is hashed by name."""
     return (getattr(kind, "__module__", None) or "builtins").partition(".")[0] in _LIBRARIES
 
 
 @functools.lru_cache(maxsize=4096)
 def global_names(code):
-    """List the globals that code reads and does not set, that of nested functions included."""
+    """Return the globals that code, including nested functions, reads and does not set."""
     done = {"LOAD_GLOBAL": set(), "STORE_GLOBAL": set()}
     for step in dis.get_instructions(code):
         done.get(step.opname, set()).add(step.argval)
@@ -92,11 +92,11 @@ def global_names(code):
 
 
 class _Writer:
-    """Writes values into a hash; of an object that holds others, the hash of these, once."""
+    """Writes values into a hash; an object with parts is written as the hash of its parts."""
 
     def __init__(self):
         self.state = hashlib.sha256()
-        # By id, with the objects: an id may be used again after an object's end.
+        # By id. Keep the objects, because an id may be used again after an object is deleted.
         self._done = {}
 
     def put(self, tag, payload=b""):
@@ -119,7 +119,7 @@ class _Writer:
             self._nest(value)
 
     def _nest(self, value):
-        """Write the hash of what an object holds; a cycle ends where it began."""
+        """Write the hash of an object's parts; a cycle ends where it began."""
         known, _ = self._done.get(id(value), (None, None))
         if known is None:
             self._done[id(value)] = b"cycle", value
@@ -134,10 +134,10 @@ class _Writer:
             self._write_all(type(value).__name__, [part for item in value.items() for part in item])
         elif isinstance(value, list | tuple):
             self._write_all(type(value).__name__, value)
-        elif isinstance(value, set | frozenset):  # their order says nothing
+        elif isinstance(value, set | frozenset):  # their order has no meaning
             self._write_all("set", sorted(digest(element) for element in value))
         elif isinstance(value, nn.Module):
-            self._write_module(getattr(value, "_orig_mod", value))  # as torch.compile wraps it
+            self._write_module(getattr(value, "_orig_mod", value))  # torch.compile wraps modules
         elif isinstance(value, types.CodeType):
             self._write_code(value)
         elif isinstance(value, type):
@@ -160,7 +160,7 @@ class _Writer:
         self._write_attributes({name: part for name, part in own if name not in _BOOKKEEPING})
 
     def _write_attributes(self, attributes):
-        for name in sorted(attributes):  # the order in which they were set says nothing
+        for name in sorted(attributes):  # the order of assignment has no meaning
             self.put("attribute", name)
             self.write(attributes[name])
 
@@ -170,10 +170,10 @@ class _Writer:
         try:
             self._write_content(tensor)
         except (RuntimeError, TypeError, NotImplementedError, AttributeError):
-            self.put("opaque")  # such as one on the meta device
+            self.put("opaque")  # for example a tensor on the meta device
 
     def _write_content(self, tensor):
-        if hasattr(tensor, "__tensor_flatten__"):  # as torchao's quantized weights
+        if hasattr(tensor, "__tensor_flatten__"):  # for example torchao's quantized weights
             names, facts = tensor.__tensor_flatten__()
             self.write([repr(facts), *(getattr(tensor, name) for name in names)])
         elif tensor.is_quantized:
@@ -202,7 +202,7 @@ class _Writer:
         self._write_all("bases", kind.__bases__)
 
     def _write_code(self, code):
-        # What Python compiled, and not the file's text: that may have changed since.
+        # Hash the compiled code, because the text of the file may have changed since the import.
         self.write([code.co_code, code.co_names, code.co_consts, code.co_freevars])
 
     def _write_object(self, value):
@@ -211,7 +211,7 @@ class _Writer:
             if not is_library(value):
                 cells = [_content(cell) for cell in value.__closure__ or ()]
                 self.write([value.__code__, value.__defaults__, value.__kwdefaults__, cells])
-                # Those that may decide only for images that are larger than the probe.
+                # These globals may matter only for images that are larger than the probe.
                 found = {n: value.__globals__.get(n) for n in global_names(value.__code__)}
                 self._write_attributes({n: v for n, v in found.items() if _is_setting(v)})
         elif isinstance(value, types.MethodType):
@@ -232,15 +232,15 @@ class _Writer:
 
 
 def _is_setting(value):
-    """Say whether a global is a number, a string, or a tuple or list of such."""
+    """Return whether a global is a number, a string, or a tuple or list of such."""
     if isinstance(value, tuple | list):
         return len(value) < _MANY and all(map(_is_setting, value))
     return isinstance(value, _ATOMS) and value is not None
 
 
 def _attributes(value):
-    """List the attributes of an instance, those in slots included."""
-    # Slots, unless the class has code of its own that says what belongs to its state.
+    """Return the attributes of an instance, including those in slots."""
+    # Include slots unless the class has its own code that defines its state.
     is_plain = type(value).__reduce__ is object.__reduce__
     names = copyreg._slotnames(type(value)) if is_plain else []
     slots = [name for name in names if hasattr(value, name)]
@@ -250,5 +250,5 @@ def _attributes(value):
 def _content(cell):
     try:
         return cell.cell_contents
-    except ValueError:  # not filled yet
+    except ValueError:  # the cell is not filled yet
         return None

@@ -1,4 +1,4 @@
-"""Several layers of a network as one, for one filter over all of their channels."""
+"""Several layers of a network as one layer, for one LoCE over all their channels."""
 
 from dataclasses import dataclass
 
@@ -7,45 +7,46 @@ from dataclasses import dataclass
 class Joined:
     """Several layers of a network as one layer, with the channels of all of them.
 
-    Shallow layers locate edges, and deep layers identify objects. One filter over the channels of
-    both redraws masks better than a filter on either, most of all those of small objects. Pass it
-    wherever the name of a layer is asked for, alone or in a list.
+    Shallow layers locate edges, and deep layers identify objects. One LoCE over the channels of
+    both matches masks better than a LoCE of either layer, above all masks of small objects. A
+    ``Joined`` may replace the name of a layer anywhere, alone or in a list.
 
     Parameters
     ----------
     *layers : str
-        Dotted names of two or more layers, as :func:`list_layers` gives them. Their order is that
-        of the channels.
+        Dotted names of two or more layers from :func:`list_layers`. The channels have the same
+        order.
 
     Attributes
     ----------
     layers : tuple of str
-        As given.
+        The names of the layers.
 
     Raises
     ------
     ValueError
-        If there are fewer than two layers, or one is named twice.
+        If there are fewer than two layers, or a layer is listed twice.
     TypeError
-        If a layer is no str.
+        If a layer is not a str.
 
     See Also
     --------
-    LoCETransformer : Takes it as ``layer``.
+    LoCETransformer : Accepts a ``Joined`` as ``layer``.
     ActivationExtractor : The joined activations.
 
     Notes
     -----
-    With the activations A_l of layer l in one image, of n_l cells, its channels in the joined layer
-    are ``A_l / sqrt(sum(A_l ** 2) / n_l)``, interpolated bilinearly to the finest of the layers'
-    grids. No layer outweighs the others so, whatever its scale. The channels of a layer that is
-    zero everywhere are zero. Members pass the network once, also if they are asked for alone.
+    Let A_l be the activations of layer l in one image, with n_l cells. The channels of this layer
+    in the joined layer are ``A_l / sqrt(sum(A_l ** 2) / n_l)``, interpolated bilinearly to the
+    finest grid of all layers. So no layer outweighs the others, whatever its scale. If a layer is
+    zero everywhere, its channels are zero. A single pass of the network serves the joined layer and
+    its members.
 
-    This is not the vectors of several layers side by side, which
-    ``layer=["features.1", "features.4"]`` gives: each of those redraws the mask alone.
+    A list such as ``layer=["features.1", "features.4"]`` differs from a ``Joined``: it optimizes
+    one vector per layer, and each vector is fitted to the mask alone.
 
-    The value is immutable and hashable, and equal to one of the same layers in the same order.
-    ``str`` gives the name that ``layers_``, tables and features have for it.
+    The value is immutable and hashable. It equals a ``Joined`` of the same layers in the same
+    order. ``str`` returns its name in ``layers_``, tables and features.
 
     Examples
     --------
@@ -84,5 +85,5 @@ class Joined:
 
 
 def members_of(layer):
-    """Give the names of the layers that a layer is made of: its own, or those that it joins."""
+    """Return the name of a layer as a tuple, or the names of the layers that it joins."""
     return layer.layers if isinstance(layer, Joined) else (layer,)

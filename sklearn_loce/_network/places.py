@@ -1,31 +1,32 @@
-"""Places of the image, as numbers that travel with the numbers of a tensor.
+"""Places in the image, as codes that follow the numbers of a tensor.
 
-Shapes alone don't show what a tensor's axes are: 64 tokens may be 8 x 8 places, 64 groups, or the
-64 best of 196 patches. So every tensor that comes from the image has a twin, which holds for each
-of its numbers the place that it describes: a cell (row, column) of a grid over the whole image.
+The shape alone does not determine the meaning of a tensor's axes: 64 tokens may be 8 x 8 places, 64
+groups, or the 64 best of 196 patches. So every tensor that comes from the image has a twin. The
+twin holds the place of each number: a cell (row, column) of a grid over the whole image.
 """
 
 from typing import NamedTuple
 
 import torch
 
-POOLED = "it is pooled over the image, so that no places are left"
-MIXED = "it mixes over places, so that none of its axes counts them"
+POOLED = "it is pooled over the image, so no places are left"
+MIXED = "it mixes over places, so none of its axes corresponds to places"
 
-# A place is one number, so that a twin moves in one operation: image, grid, row and column stand
-# behind one another. float64 holds integers up to 2**53 exactly, and im2col takes no integers.
+# A place is one number, so that one operation moves a twin. Its digits are image, grid, row and
+# column. It is a float, because im2col takes no integers; float64 is exact up to 2**53.
 _ROW, _GRID, _IMAGE = 2**16, 2**32, 2**42
 
 
 class Places(NamedTuple):
-    """What the numbers of a tensor describe.
+    """The places of the numbers of a tensor.
 
     Parameters
     ----------
     codes : Tensor or None
-        Of the tensor's shape, on the CPU, -1 where a number has no place; ``None`` if none has one.
+        Codes of the places, in the shape of the tensor, on the CPU; -1 for a number without a
+        place. ``None`` if no number has a place.
     lost : str
-        Why there are none, or why these do not make a grid.
+        The reason why there are no codes, or why the codes do not form a grid.
     is_map : bool
         Whether the tensor is known to be (n_images, n_channels, height, width), in order.
     """
@@ -36,14 +37,14 @@ class Places(NamedTuple):
 
 
 class Block(NamedTuple):
-    """The rectangle of a map whose cells are the rows and columns of a grid, in order.
+    """A rectangle of a map whose cells are rows and columns of a grid, in order.
 
     Parameters
     ----------
     start, shape : tuple of int
-        Where it begins in the map, and its (height, width).
+        The start of the rectangle in the map, and its (height, width).
     origin, size : tuple of int
-        The (row, column) of its first cell, and the (height, width) of the grid.
+        The (row, column) of its first cell in the grid, and the (height, width) of the grid.
     """
 
     start: tuple
@@ -53,7 +54,7 @@ class Block(NamedTuple):
 
 
 class Atlas:
-    """The grids of one pass. Grids of one size are one: all lie over the whole image."""
+    """The grids of one pass. All grids cover the whole image, so grids of one size are equal."""
 
     def __init__(self, n_images):
         self.n_images = n_images
@@ -61,13 +62,13 @@ class Atlas:
         self._codes = {}
 
     def number(self, size):
-        """Give the number of a grid of (n_rows, n_columns)."""
+        """Return the number of a grid of (n_rows, n_columns)."""
         if size not in self.sizes:
             self.sizes.append(size)
         return self.sizes.index(size)
 
     def code(self, size):
-        """Code the cells of a grid in order: (n_images, n_rows, n_columns)."""
+        """Return the codes of a grid's cells in order, (n_images, n_rows, n_columns)."""
         size = tuple(size)
         if size not in self._codes:
             self._codes[size] = self._code(size)
@@ -80,29 +81,31 @@ class Atlas:
         return images[:, None, None] * _IMAGE + cells
 
     def lay(self, shape):
-        """Give the places of a map (n_images, n_channels, height, width) over the whole image."""
+        """Return the places of a map (n_images, n_channels, height, width) over the whole image."""
         return Places(self.code(shape[2:])[:, None].expand(shape), is_map=True)
 
     def sizes_in(self, codes):
-        """List the grids that places belong to."""
+        """Return the sizes of the grids that codes belong to."""
         return [self.sizes[int(n)] for n in (codes % _IMAGE // _GRID).unique()]
 
     def merge(self, codes, axis, most_pooled):
-        """Give the codes of what is summed along an axis.
+        """Return the codes after a sum along an axis.
 
-        Either all along the axis have one place; or blocks of cells become one: so do the patches
-        of an unfolded image, Swin's merging, and strided slices that are concatenated.
+        There are two cases. All numbers along the axis have one place, or blocks of cells become
+        one cell. Examples of blocks are the patches of an unfolded image, Swin's merging, and
+        concatenated strided slices.
 
         Parameters
         ----------
         codes : Tensor
         axis : int
         most_pooled : int
-            How many cells on a side may become one before that is pooling.
+            Maximum number of cells on a side that may become one; more is pooling.
 
         Returns
         -------
-        Tensor, or str that says why there are none
+        Tensor, or str
+            The codes, or the reason why there are none.
         """
         exact = exact_codes(codes, axis)
         if exact is not None:
@@ -131,7 +134,7 @@ class Atlas:
         return merged
 
     def _number(self, rows, columns, owners, size, most_pooled):
-        """Code the cells of a coarser grid by the rows and columns of a finer one they lie on."""
+        """Return the codes of a coarser grid, from rows and columns of its cells in a finer one."""
         cells, shape = 0, []
         for part, step, n in zip((rows, columns), (_ROW, 1), size, strict=True):
             centers, number = part.unique(return_inverse=True)
@@ -147,14 +150,14 @@ class Atlas:
         return places + self.number(tuple(shape)) * _GRID
 
     def thin(self, codes):
-        """Code cells that are every second or so of a grid as those of a coarser grid.
+        """Convert regularly spaced cells of a grid to the cells of a coarser grid.
 
-        So are the tokens that LeViT keeps. Codes that are none of this are returned as they are.
+        LeViT, for example, keeps every second token. Other codes are returned unchanged.
         """
         few = compact(codes)
         valid, sizes = few >= 0, self.sizes_in(few[few >= 0])
         if len(sizes) != 1 or torch.equal(few[valid].sort().values, self.code(sizes[0]).flatten()):
-            return codes  # of several grids, or of all cells of one
+            return codes  # they belong to several grids, or are all cells of one
         rows, columns = _cells(few[valid])
         places = self._number(rows, columns, few[valid] // _GRID, sizes[0], 1)
         if isinstance(places, str):
@@ -181,7 +184,7 @@ class Atlas:
 
 
 def compact(codes, kept=None):
-    """Leave one of those along each axis that is only expanded, as channels are."""
+    """Reduce each axis that is only expanded, such as channels, to one element."""
     for axis in range(codes.ndim):
         if codes.stride(axis) == 0 and axis != kept:
             codes = codes.narrow(axis, 0, 1)
@@ -189,7 +192,7 @@ def compact(codes, kept=None):
 
 
 def exact_codes(codes, axis):
-    """Give the one code that all along an axis have; ``None`` where they differ."""
+    """Return the common code along an axis; ``None`` if codes differ."""
     if codes.stride(axis) == 0 or codes.shape[axis] == 1:
         return codes.select(axis, 0)
     few = compact(codes)
@@ -204,10 +207,10 @@ def _cells(codes):
 
 
 def _are_blocks(centers, n):
-    """Say whether centers are those of blocks that cover n cells; the last block may be cut.
+    """Return whether the centers belong to blocks that cover n cells; the last may be cut.
 
-    What is summed over tokens far apart, as those of a dilated attention, has its centers in the
-    middle of the image.
+    A sum over distant tokens, such as those of a dilated attention, has its centers in the middle
+    of the image.
     """
     steps = centers.diff()
     if not len(steps):

@@ -1,4 +1,4 @@
-"""Joint geometry of image and masks: from pixels to what the network sees, and back."""
+"""Joint geometry of image and masks: from pixels to the input of the network, and back."""
 
 import os
 import threading
@@ -23,14 +23,14 @@ from .presets import PaperTransform, find_training_preprocess
 from .processors import ProcessorError, ProcessorTransform, is_image_processor
 
 _SCALE = v2.ToDtype(torch.float32, scale=True)
-# Transforms that treat every pixel alike and draw nothing: places need not be measured.
+# Transforms that treat every pixel alike without random numbers: places need not be measured.
 _READABLE = ("Resize", "CenterCrop", "ToTensor", "MaybeToTensor", "Normalize")
 _POINTWISE = (v2.Identity, v2.ToImage, v2.ToDtype, v2.Normalize)
 
 
 @dataclass(frozen=True)
 class View:
-    """An image as the network sees it.
+    """The input of the network for one image, with its geometry.
 
     Parameters
     ----------
@@ -40,16 +40,16 @@ class View:
     full_frame : bool
         Whether ``image`` shows the original from edge to edge, upright.
     affine : ndarray of shape (2, 3) or None
-        Takes a position (row, column) in the original to one in ``image``, both as shares of the
-        side. ``None`` where it is not needed, or where no affine map does that.
+        Maps a position (row, column) in the original to a position in ``image``, both as shares of
+        the side. ``None`` if it is not needed, or if the map is not affine.
     shown : Tensor of shape (height, width), bool, or None
-        Which pixels of ``image`` are image and not padding; ``None`` where all are.
+        Marks the pixels of ``image`` that are not padding; ``None`` if there is no padding.
     random : bool
         Whether the transform drew random numbers.
     sources : tuple of ndarray of shape (height, width), int64, or None
-        The row and the column of the original that each pixel shows; ``None`` for all of it.
+        The row and the column in the original of each pixel; ``None`` if ``full_frame``.
     share : ndarray of shape (2,) or None
-        Which part of each side of the frame the image takes that the network pads inside.
+        The share of each side of the frame that the image takes, if the network pads it.
     """
 
     image: torch.Tensor
@@ -62,21 +62,21 @@ class View:
     share: np.ndarray | None = None
 
     def see(self, mask):
-        """Give a mask over the network's field of view.
+        """Return a mask over the field of view of the network.
 
         Parameters
         ----------
         mask : ndarray of shape (height, width), bool
-            At the size of the original image.
+            The mask at the size of the original image.
 
         Returns
         -------
         ndarray of shape (mask_height, mask_width), bool
-            Not necessarily with as many pixels as ``image``: where the whole frame is kept, a mask
-            is resampled once, to the size at which LoCEs are optimized.
+            The mask, not always at the size of ``image``: if the whole frame is kept, the mask is
+            resampled only once, to the size at which LoCEs are optimized.
         """
         if self.sources is not None:
-            mask = mask[self.sources]  # what was filled in is no concept
+            mask = mask[self.sources]  # filled pixels do not show the concept
             mask = mask if self.shown is None else mask & self.shown.numpy()
         if self.share is None:
             return mask
@@ -84,7 +84,7 @@ class View:
         return np.pad(mask, [(0, n) for n in missing])
 
     def within(self, frame):
-        """Give the view of a network that pads the image, below and on the right, inside.
+        """Return the view for a network that pads the image itself, at the bottom and the right.
 
         Parameters
         ----------
@@ -93,8 +93,8 @@ class View:
         Returns
         -------
         View
-            Its ``affine`` is over the whole frame; a network that only resizes leaves it as it is,
-            for it counts in shares of the sides.
+            Its ``affine`` refers to the whole frame. A network that only resizes does not change
+            it, because positions are shares of the sides.
         """
         if frame.content == frame.size:
             return self
@@ -104,7 +104,7 @@ class View:
         return replace(self, full_frame=False, affine=affine, share=share)
 
     def to_original(self, maps):
-        """Bring maps over the network's view, (n, H, W), to the original image's pixels."""
+        """Resample maps over the view of the network, (n, H, W), to the original image's pixels."""
         if self.full_frame:
             size = self.original_size
             return functional.interpolate(maps[None], size=size, mode="bilinear")[0]
@@ -122,20 +122,20 @@ class View:
         rows, columns = ((np.arange(n) + 0.5) / n for n in self.original_size)
         positions = np.stack(np.meshgrid(rows, columns, indexing="ij"), axis=-1)
         seen = positions @ self.affine[:, :2].T + self.affine[:, 2]
-        # torch counts (x, y) from -1 to 1.
+        # torch's coordinates (x, y) run from -1 to 1.
         return 2 * seen[..., ::-1].astype(np.float32) - 1
 
 
 @dataclass(frozen=True)
 class JointTransform:
-    """What the parameter ``preprocess`` stands for.
+    """The joint transform of image and masks for the parameter ``preprocess``.
 
     Parameters
     ----------
     apply : callable
-        Takes and returns (image, masks); masks are two, the positions of pixels.
+        Takes and returns (image, masks). There are two masks: the row and column of each pixel.
     full_frame : bool
-        Whether it is known to keep the whole frame; otherwise that is measured.
+        Whether it is known to keep the whole frame; otherwise this is measured.
     """
 
     apply: Callable
@@ -143,12 +143,12 @@ class JointTransform:
 
     @property
     def is_plain(self):
-        """Whether pixels are scaled to [0, 1], and nothing else happens."""
+        """Whether the transform only scales pixels to [0, 1]."""
         return self.apply is _SCALE
 
 
 def _call_class(preprocess):
-    """Make the preset that ``weights.transforms`` without parentheses stands for."""
+    """Call ``weights.transforms`` if it was passed without parentheses."""
     kind = getattr(preprocess, "func", preprocess)
     if issubclass(kind, WeightsEnum):
         raise TypeError(f"preprocess={kind.__name__} must be a member of it, such as DEFAULT.")
@@ -156,7 +156,7 @@ def _call_class(preprocess):
 
 
 class _Settings(NamedTuple):
-    """What is read of a preset, or of a transform that takes an image alone."""
+    """Settings of a preset, or of a transform that takes only an image."""
 
     resize_size: int | list | None = None
     interpolation: v2.InterpolationMode = v2.InterpolationMode.BILINEAR
@@ -178,13 +178,13 @@ def _without_crop(settings, size):
 
 
 def _takes_images_alone(preprocess):
-    """Say whether a transform is of torchvision's first version or of timm, without masks."""
+    """Return whether a transform is a first-version torchvision or timm one, without masks."""
     package = type(preprocess).__module__
     return package == "torchvision.transforms.transforms" or package.startswith("timm.data")
 
 
 def _read_settings(preprocess):
-    """Read size, interpolation, mean and std of a transform that takes an image alone."""
+    """Read size, interpolation, mean and std of a transform that takes only an image."""
     steps = list(getattr(preprocess, "transforms", [preprocess]))
     names = [type(step).__name__ for step in steps]
     unknown = [name for name in names if name not in _READABLE]
@@ -214,7 +214,7 @@ def _only_size(model):
 
 
 def _is_pointwise(preprocess):
-    """Say whether a transform is one of those, not a subclass, or composed of them."""
+    """Return whether a transform is pointwise (no subclass), or a composition of such."""
     if type(preprocess) in (v2.Compose, nn.Sequential):
         steps = getattr(preprocess, "transforms", preprocess)
         return all(_is_pointwise(step) for step in steps)
@@ -222,15 +222,15 @@ def _is_pointwise(preprocess):
 
 
 def resolve_preprocess(preprocess, model):
-    """Replace "auto" by what the network was trained with; leave the others as they are."""
+    """Replace "auto" by the preprocessing of the training; return other values unchanged."""
     if not (isinstance(preprocess, str) and preprocess == "auto"):
         return preprocess
     found = None if model is None else find_training_preprocess(model)
     if found is None:
         raise ValueError(
-            "preprocess='auto' takes what the network was trained with, which is not known of "
-            f"{_network_name(model)}. Say it in TorchModel(builder, weights=...) or "
-            "TorchModel(network, preprocess=...); or set preprocess to it."
+            "preprocess='auto' uses the preprocessing of the network's training, which is not "
+            f"known for {_network_name(model)}. Pass it as TorchModel(builder, weights=...) or "
+            "TorchModel(network, preprocess=...), or as preprocess."
         )
     return found
 
@@ -240,15 +240,16 @@ def _network_name(model):
 
 
 def make_transform(preprocess, model=None):
-    """Turn the parameter ``preprocess`` into a joint transform of an image and its masks.
+    """Convert the parameter ``preprocess`` to a joint transform of an image and its masks.
 
     Parameters
     ----------
     preprocess : None, "paper", "auto", WeightsEnum, torchvision preset, Hugging Face image \
             processor or callable
-        Of torchvision's first transforms and timm's, which take no masks, the settings are read.
+        First-version torchvision transforms and timm transforms take no masks, so only their
+        settings are used.
     model : torch.nn.Module or TorchModel, default=None
-        For networks that take images of one size, presets and processors squash images to that.
+        If the network accepts only one size, presets and processors squash images to this size.
 
     Returns
     -------
@@ -257,8 +258,8 @@ def make_transform(preprocess, model=None):
     Raises
     ------
     ValueError
-        If a torchvision preset is for another task than single images, or a transform without
-        masks has settings that can't be read; or for "auto", where nothing is known.
+        If a torchvision preset is not for single images, a transform without masks has unknown
+        settings, or the preprocessing for "auto" is unknown.
     """
     preprocess = resolve_preprocess(preprocess, model)
     if isinstance(preprocess, str) and preprocess == "paper":
@@ -287,24 +288,24 @@ def make_transform(preprocess, model=None):
     raise ValueError(f"preprocess={kind} is not for single images; pass a transforms.v2 transform.")
 
 
-# Positions are counted from here, for what padding fills in is less. float32 has them exactly.
+# Positions start here, so that padding has smaller values. float32 holds them exactly.
 _FIRST = 2**16
 _WIDE = (torch.float32, torch.float64, torch.int32, torch.int64)
 
 
 def _positions(height, width):
-    """Give every pixel its own (row, column), counted from ``_FIRST``."""
+    """Return the (row, column) of every pixel, counted from ``_FIRST``."""
     rows, columns = (torch.arange(_FIRST, _FIRST + n).float() for n in (height, width))
     return torch.stack(torch.meshgrid(rows, columns, indexing="ij"))
 
 
 def _shown(positions):
-    """Say which pixels show the image; the others were filled in."""
+    """Return which pixels show the image; the other pixels are padding."""
     return (positions > _FIRST - 0.5).all(0)
 
 
 def _fit_affine(positions, original_size):
-    """Fit the map from original to seen positions; ``None`` where no affine map does it."""
+    """Fit the affine map from original to transformed positions; ``None`` if it is not affine."""
     seen_size = positions.shape[1:]
     inside = _shown(positions)
     seen = (torch.nonzero(inside).double().numpy() + 0.5) / seen_size
@@ -312,13 +313,13 @@ def _fit_affine(positions, original_size):
     design = np.column_stack([original, np.ones(len(original))])
     solution, _, rank, _ = np.linalg.lstsq(design, seen, rcond=None)
     error = np.abs(design @ solution - seen).max(0, initial=0) * seen_size
-    # Nearest-neighbor sampling puts a pixel at most one source pixel off, seen at its new size.
+    # With nearest-neighbor sampling, a pixel is off by at most one source pixel at its new size.
     allowed = 1.5 + 1.5 * np.divide(seen_size, original_size)
     return solution.T if rank == 3 and (error <= allowed).all() else None
 
 
 def _is_full_frame(positions, original_size):
-    """Say whether the positions are where a mere resize puts them, exactly."""
+    """Return whether the positions are exactly those of a plain resize."""
     start, size = _positions(*original_size), positions.shape[1:]
     if size == original_size:
         return torch.equal(start, positions)
@@ -329,7 +330,7 @@ def _is_full_frame(positions, original_size):
 
 
 def _call(transform, *parts):
-    """Call a transform, with an error that says whose fault it is."""
+    """Call a transform, with a clear error if it fails."""
     try:
         return transform(*parts)
     except ProcessorError:
@@ -342,7 +343,7 @@ def _call(transform, *parts):
 
 
 def _apply(transform, image, positions):
-    """Move image and positions together, as image and mask, and check that this happened."""
+    """Transform image and positions together, as image and mask, and check the result."""
     moved = _call(transform, tv_tensors.Image(image), tv_tensors.Mask(positions))
     is_pair = isinstance(moved, tuple | list) and len(moved) == 2
     if not is_pair or not all(isinstance(part, torch.Tensor) for part in moved):
@@ -365,12 +366,12 @@ def _apply(transform, image, positions):
 
 
 def _sources(positions):
-    """Give the original's row and column of every pixel; (0, 0) for what was filled in."""
+    """Return the row and column in the original of every pixel; (0, 0) for padding."""
     return tuple(torch.where(_shown(positions), positions.round().long() - _FIRST, 0).numpy())
 
 
-# All threads draw from one generator. A child process takes a lock of its own, since a thread that
-# was not forked with it may have held this one.
+# All threads draw from one generator. A child process gets its own lock, because the old lock may
+# be held by a thread that does not exist in the child.
 _DRAWING = [threading.Lock()]
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=lambda: _DRAWING.append(threading.Lock()))
@@ -378,12 +379,12 @@ if hasattr(os, "register_at_fork"):
 
 @contextmanager
 def _own_randomness(image, seed):
-    """Let random transforms depend on the image and a seed, not on what came before."""
+    """Seed random transforms by the image and a seed, independent of earlier images."""
     digest = xxh3_64(str(seed).encode())
     digest.update(np.ascontiguousarray(image))
     with _DRAWING[-1]:
         before = torch.get_rng_state()
-        # Not torch.manual_seed, which would leave the generators of other devices seeded as well.
+        # torch.manual_seed would also seed the generators of other devices.
         torch.default_generator.manual_seed(digest.intdigest())
         try:
             yield
@@ -399,7 +400,7 @@ def make_view(image, transform, seed=0):
     image : ndarray of shape (height, width, 3), uint8
     transform : JointTransform
     seed : int, default=0
-        With the image's content, determines what random transforms of torchvision do.
+        Seed of torchvision's random transforms, together with the content of the image.
 
     Returns
     -------
@@ -414,7 +415,7 @@ def make_view(image, transform, seed=0):
     pixels = torch.from_numpy(np.array(image.transpose(2, 0, 1), order="C"))
     if transform.full_frame:
         return View(_as_float(_call(transform.apply, tv_tensors.Image(pixels))), size)
-    # Positions travel as a mask, so that the geometry is measured and not guessed.
+    # Transform the positions as masks, to measure the geometry.
     with _own_randomness(image, seed):
         start = torch.get_rng_state()
         pixels, positions = _apply(transform.apply, pixels, _positions(*size))
@@ -434,15 +435,15 @@ def _as_float(image):
 
 
 def _measure_normalization(transform, size, seed):
-    """Measure mean and std of a normalization; ``None`` where pixels stay in [0, 1]."""
+    """Measure mean and std of a normalization; ``None`` if pixels stay in [0, 1]."""
     seen = []
     for level in (0, 255):
-        if isinstance(transform.apply, ProcessorTransform):  # one that crops has no view
+        if isinstance(transform.apply, ProcessorTransform):  # a cropping processor has no view
             pixels = transform.apply.process(torch.full((3, *size), level, dtype=torch.uint8))
         else:
             image = np.full((*size, 3), level, dtype=np.uint8)
             pixels = make_view(image, transform, seed).image
-        # In the center, where no padding is.
+        # Measure in the center, without padding.
         seen.append(pixels[:, pixels.shape[1] // 2, pixels.shape[2] // 2].double())
     black, white = seen
     if min(black.min(), white.min()) >= 0 and max(black.max(), white.max()) <= 1:
@@ -451,17 +452,17 @@ def _measure_normalization(transform, size, seed):
 
 
 def warn_unnormalized(preprocess, model, size, seed=0):
-    """Warn where a network was trained on normalized images, and here they are not.
+    """Warn if a network was trained on normalized images, but gets images in [0, 1].
 
     Parameters
     ----------
     preprocess : object
-        The parameter. The paper does not normalize, on purpose.
+        The parameter. "paper" causes no warning: it omits the normalization on purpose.
     model : torch.nn.Module or TorchModel
     size : tuple of int
         (height, width) of an image.
     seed : int, default=0
-        For random transforms.
+        Seed of random transforms.
     """
     is_known = isinstance(preprocess, str | PaperTransform)
     trained_with = None if is_known else find_training_preprocess(model)
@@ -476,6 +477,6 @@ def warn_unnormalized(preprocess, model, size, seed=0):
     warn_user(
         f"With preprocess={preprocess!r} pixels are in [0, 1], but {_network_name(model)} was "
         f"trained on images normalized with mean={mean} and std={std}. Set preprocess='auto' for "
-        "what it was trained with, or preprocess='paper' for the images of the paper, which are "
-        "not normalized."
+        "the preprocessing of its training, or preprocess='paper' for the images of the paper, "
+        "which are not normalized."
     )

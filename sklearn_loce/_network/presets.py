@@ -1,4 +1,4 @@
-"""What ``preprocess="paper"`` and ``preprocess="auto"`` stand for."""
+"""The transforms of ``preprocess="paper"`` and ``preprocess="auto"``."""
 
 import math
 import os
@@ -19,20 +19,20 @@ _PAPER_SIZE = (640, 480)  # (width, height), as Pillow counts
 class PaperTransform:
     """Resize an image as the paper's published code does, with Pillow's bicubic filter.
 
-    All images are squashed to 640 x 480, and then to the one size that a network takes. DETR's
-    processor, with its defaults, resizes and normalizes the images of 640 x 480.
+    All images are squashed to 640 x 480, and then to the only size that a network accepts, if there
+    is one. DETR's processor, with its defaults, resizes and normalizes the images of 640 x 480.
 
     Parameters
     ----------
     module : torch.nn.Module, default=None
         The network.
     noise : callable, default=None
-        What is done to the images of 640 x 480.
+        Function that is applied to the images of 640 x 480.
     """
 
     def __init__(self, module=None, noise=None):
         own = None if module is None else only_size(module)
-        # Twice, as there: the first resize rounds to whole levels.
+        # Resize twice, as the published code does: the first resize rounds to whole levels.
         self.own_size = None if own is None else own[::-1]
         self.noise = noise
         self.processor = None
@@ -62,7 +62,7 @@ def _resize(image, size):
 
 
 def find_training_preprocess(model):
-    """Give what a network was trained with, in a form that ``preprocess`` takes.
+    """Return the preprocessing of a network's training, as a value for ``preprocess``.
 
     Nothing is downloaded: Hugging Face's processors are looked up on this machine.
 
@@ -73,13 +73,13 @@ def find_training_preprocess(model):
     Returns
     -------
     WeightsEnum, callable or None
-        ``None`` where nothing is known.
+        ``None`` if it is unknown.
     """
     if isinstance(model, TorchModel) and model.preprocess is not None:
         return model.preprocess
     module = as_module(model)
     if is_detector(module):
-        return v2.ToDtype(torch.float32, scale=True)  # it normalizes inside
+        return v2.ToDtype(torch.float32, scale=True)  # the network normalizes images itself
     config = getattr(module, "pretrained_cfg", None)
     if isinstance(config, dict) and {"mean", "std", "input_size"} <= config.keys():
         return _read_timm(config)
@@ -87,17 +87,17 @@ def find_training_preprocess(model):
 
 
 def _read_timm(config):
-    """Make the transform of timm's evaluation from a network's ``pretrained_cfg``."""
+    """Make timm's evaluation transform from a network's ``pretrained_cfg``."""
     size = [math.floor(n / (config.get("crop_pct") or 1)) for n in config["input_size"][-2:]]
     if config.get("crop_mode") != "squash" and size[0] == size[1]:
-        size = size[0]  # of the shorter side
+        size = size[0]  # size of the shorter side
     filter_ = transforms.InterpolationMode(config.get("interpolation") or "bilinear")
     steps = [transforms.Resize(size, filter_), transforms.ToTensor()]
     return transforms.Compose([*steps, transforms.Normalize(config["mean"], config["std"])])
 
 
 def _find_processor(module):
-    """Load the processor that lies beside a network of Hugging Face; ``None`` if none does."""
+    """Load the processor in the folder of a Hugging Face network; ``None`` if there is none."""
     folder = _folder_of(getattr(module, "config", None))
     if folder is None:
         return None
@@ -111,16 +111,16 @@ def _find_processor(module):
 
 
 def _folder_of(config):
-    """Find the folder from which a network was loaded; ``None`` where it is not known."""
+    """Find the folder from which a network was loaded; ``None`` if it is unknown."""
     name = getattr(config, "name_or_path", None)
     if not name or os.path.isdir(name):
         return name or None
     from huggingface_hub import try_to_load_from_cache
 
-    # Not by the name: even with local_files_only=True, that asks the hub for other things.
+    # Do not load by name: even with local_files_only=True, this sends requests to the hub.
     try:
         revision = getattr(config, "_commit_hash", None)
         found = try_to_load_from_cache(name, "preprocessor_config.json", revision=revision)
     except ValueError:
-        return None  # the name of a folder that is gone
+        return None  # the folder does not exist any more
     return os.path.dirname(found) if isinstance(found, str) else None

@@ -1,8 +1,8 @@
-"""A fixed image through preprocess, network and reshape, whose activations identify a network.
+"""The probe: a fixed image whose activations identify a network.
 
-Closures, settings of other modules, hooks and autocast change the activations of the probe.
-Activations that differ by rounding alone, as on
-another processor or with another number of threads, count as equal.
+It passes preprocess, network and reshape. Closures, settings of other modules, hooks and autocast
+change its activations. Activations that differ only by rounding count as equal, for example those
+of another processor or number of threads.
 """
 
 import random
@@ -14,15 +14,15 @@ import numpy as np
 from .families import only_size
 from .preprocess import make_view
 
-_SIZES = (96, 128), (224, 288)  # the second for networks that leave one cell of the first
-# What a transform does to an image depends on its form: a landscape alone would not show it.
+_SIZES = (96, 128), (224, 288)  # the second is for networks that reduce the first to one cell
+# The effect of a transform depends on the shape of an image, so a landscape alone is not enough.
 _VIEW_SIZES = (150, 100), (333, 500)
-_CELL = 8  # pixels between the random values that are interpolated
+_CELL = 8  # pixels between the interpolated random values
 _N_SUMS = 256
 
 
 def probe_sizes(module):
-    """List the sizes (height, width) of probe images to try, in order."""
+    """Return the sizes (height, width) of probe images to try, in order."""
     own = only_size(module)
     return _SIZES if own is None else (own,)
 
@@ -51,7 +51,7 @@ def draw_probe(size):
 
 
 def sketch(values):
-    """Sum numbers with random signs, which keeps the norms of differences to a tenth or so.
+    """Sum numbers with random signs, which keeps the norms of differences within about a tenth.
 
     Parameters
     ----------
@@ -61,7 +61,7 @@ def sketch(values):
     -------
     ndarray of shape (256,), float64
     """
-    # Numbers of their own for what overflows: sums with NaN or infinity would tell nothing.
+    # Replace NaN and infinity by finite numbers, because their sums would carry no information.
     finite = np.nan_to_num(values.ravel(), nan=1.0, posinf=2.0, neginf=3.0)
     signed = finite * _signs(values.size)
     return np.pad(signed, (0, -signed.size % _N_SUMS)).reshape(-1, _N_SUMS).sum(0)
@@ -73,16 +73,16 @@ def _signs(size):
 
 
 class Probe(NamedTuple):
-    """What a network gives for the probe image.
+    """The records of a network for the probe image.
 
     Parameters
     ----------
     records : dict of {str: ndarray of shape (n_parts, 256), float64}
-        By layer.
+        Records by layer.
     n_channels : dict of {str: int}
     draws : bool
-        Whether random numbers were drawn, as far as that can be seen: those of torch in the thread
-        of the pass, and those of numpy's and Python's own generators.
+        Whether the pass drew random numbers. This detects torch's generator in the thread of the
+        pass, and the global generators of NumPy and Python.
     """
 
     records: dict
@@ -105,7 +105,7 @@ def probe(extract, transform, size, seed):
     size : tuple of int
         (height, width) of the probe before preprocessing.
     seed : int
-        For random transforms.
+        Seed of random transforms.
 
     Returns
     -------
@@ -127,5 +127,5 @@ def probe(extract, transform, size, seed):
 def _sketch_view(transform, size, seed):
     try:
         return sketch(make_view(draw_probe(size), transform, seed).image.double().numpy())
-    except ValueError:  # such as a crop that is larger: then no image of this size can be embedded
+    except ValueError:  # for example a larger crop: then no image of this size can be embedded
         return np.zeros(_N_SUMS)

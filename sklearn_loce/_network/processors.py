@@ -1,4 +1,4 @@
-"""Image processors of Hugging Face as joint transforms of an image and its masks."""
+"""Hugging Face's image processors as joint transforms of an image and its masks."""
 
 import numpy as np
 import torch
@@ -8,16 +8,16 @@ _LEVELS = 255
 
 
 class ProcessorError(ValueError):
-    """An image processor can't be used for images with masks."""
+    """An image processor cannot be used for images with masks."""
 
 
 def _image_part(preprocess):
-    """Give the image processor of a processor for several modalities, or the object itself."""
+    """Return the image processor of a processor for several modalities, or the object itself."""
     return getattr(preprocess, "image_processor", preprocess)
 
 
 def is_image_processor(preprocess):
-    """Say whether ``preprocess`` is a processor of the ``transformers`` package."""
+    """Return whether ``preprocess`` is a processor of the ``transformers`` package."""
     kinds = type(_image_part(preprocess)).__mro__
     return any(kind.__name__ == "BaseImageProcessor" for kind in kinds)
 
@@ -27,7 +27,7 @@ def _ramp(length):
 
 
 def _probes(height, width):
-    """Draw gray images: black, white, and two whose levels give the row and the column."""
+    """Make gray images: black, white, and two whose levels encode the row and the column."""
     levels = np.zeros((4, height, width), dtype=np.uint8)
     levels[1] = _LEVELS
     levels[2] = _ramp(height)[:, None]
@@ -36,28 +36,29 @@ def _probes(height, width):
 
 
 def _edges(shares, inside, length):
-    """Give where the original's first edge and last edge lie along one axis, in seen pixels.
+    """Return the positions of the original's first and last edge along one axis of the output.
 
     Parameters
     ----------
     shares : ndarray of shape (n_seen,)
-        Where each seen pixel comes from, as a share of the original's side.
+        Source of each output pixel, as a share of the original's side.
     inside : ndarray of shape (n_seen,), bool
-        What is no padding.
+        Whether each output pixel is not padding.
     length : int
         The original's side in pixels.
 
     Returns
     -------
     edges : ndarray of shape (2,)
-        Processors resize by whole pixels and then pad: an edge that is measured where the padding
-        begins is exactly there. It is elsewhere only if the processor crops.
+        Positions in output pixels. Processors resize to whole pixels and then pad, so an edge close
+        to the start of the padding is exactly there. Otherwise, the processor crops.
     crops : bool
+        Whether the processor crops.
     """
     seen = np.flatnonzero(inside)
     borders = np.array([seen[0], seen[-1] + 1.0])
     if min(length, len(seen)) == 1:
-        return borders, False  # one pixel has no position to measure
+        return borders, False  # a single pixel allows no measurement
     # Levels are rounded, and nearest-neighbor sampling is off by half a pixel of the original.
     allowed = 1 + len(seen) / _LEVELS + len(seen) / length / 2
     start, slope = _fit_line(shares[seen], seen + 0.5, length, allowed)
@@ -67,7 +68,7 @@ def _edges(shares, inside, length):
 
 
 def _fit_line(shares, positions, length, allowed):
-    # Beyond the centers of the original's first and last pixel, upsampling repeats these.
+    # Upsampling repeats the original's first and last pixel beyond their centers.
     margin = 0.5 / length + 1 / _LEVELS
     inner = (shares > margin) & (shares < 1 - margin)
     inner = inner if np.count_nonzero(inner) > 1 else slice(None)
@@ -77,12 +78,12 @@ def _fit_line(shares, positions, length, allowed):
         if slope > 0 and np.abs(start + slope * shares - positions).max() <= allowed:
             return start, slope
     raise ProcessorError(
-        "it does more than resize, pad and crop an upright image, so that masks can't follow"
+        "it does more than resize, pad and crop an upright image, so masks cannot follow"
     )
 
 
 def _sources(edges, length, size):
-    """Give the original's pixel under each of ``size`` seen ones; -1 outside."""
+    """Return the original's pixel for each of ``size`` output pixels; -1 outside."""
     if (edges == np.rint(edges)).all() and edges[0] >= 0 and edges[1] <= size:
         start, stop = edges.astype(int)
         pixels = torch.arange(float(length))[None, None]
@@ -96,15 +97,15 @@ def _sources(edges, length, size):
 class ProcessorTransform:
     """Apply a Hugging Face processor to an image, and the same geometry to its masks.
 
-    The center crop is switched off, and where the processor puts the image is measured once for
-    every size of images, on images that hold their own coordinates. A processor that still cuts
-    off what is at the rim, or moves pixels otherwise than by resizing and padding, is an error.
+    The center crop is disabled. The position of the image in the output is measured once per image
+    size, with images that encode their own coordinates. A processor raises an error if it still
+    crops the image, or moves pixels in other ways than resizing and padding.
 
     Parameters
     ----------
     processor : transformers image processor, or a processor that has one
     size : tuple of int, default=None
-        (height, width) to which images are squashed, for networks that take no other.
+        (height, width) to which images are squashed, for networks that accept only this size.
     """
 
     def __init__(self, processor, size=None):
@@ -116,7 +117,7 @@ class ProcessorTransform:
         return type(self.processor).__name__
 
     def __call__(self, image, masks):
-        """Move image (3, height, width), uint8, and masks (n_masks, height, width) together."""
+        """Transform an image (3, height, width), uint8, and masks (n_masks, height, width)."""
         image, size = image.as_subclass(torch.Tensor), tuple(image.shape[-2:])
         try:
             if size not in self._measured:
@@ -132,7 +133,7 @@ class ProcessorTransform:
         return pixels, masks.as_subclass(torch.Tensor)[:, rows][:, :, columns] * inside
 
     def process(self, image, settings=()):
-        """Process an image (3, height, width), uint8, with settings in place of its own."""
+        """Process an image (3, height, width), uint8; ``settings`` override the processor's."""
         how = {"return_tensors": "pt", "input_data_format": "channels_first", **dict(settings)}
         pixels = torch.as_tensor(self.processor(images=image, **how)["pixel_values"])
         if pixels.ndim != 4 or len(pixels) != 1:
@@ -142,7 +143,7 @@ class ProcessorTransform:
         return pixels[0]
 
     def _measure(self, height, width):
-        """Find settings with which nothing is cut off, and where pixels come from with them."""
+        """Find settings without a crop, and measure the sources of pixels with them."""
         settings = self._settings(height, width)
         edges, size, crops = self._locate(height, width, settings)
         if crops and getattr(self.processor, "crop_pct", None) is not None:
@@ -166,8 +167,8 @@ class ProcessorTransform:
         return settings
 
     def _locate(self, height, width, settings):
-        """Measure where the original's edges are, and whether they are outside."""
-        # Gray: whatever is done to the channels, the order of their mean stays.
+        """Measure the positions of the original's edges, and whether they are outside."""
+        # Gray images keep the order of their channel means under any normalization.
         probes = [self.process(probe, settings) for probe in _probes(height, width)]
         black, white, rows, columns = (p.double().mean(0).numpy() for p in probes)
         span = white - black
@@ -175,7 +176,7 @@ class ProcessorTransform:
         if not inside.any():
             raise ProcessorError("it makes black and white images equal")
         along = inside.any(1), inside.any(0)
-        # The middle of the visible part: no resampling with the padding there.
+        # Measure in the middle of the visible part, where padding does not affect resampling.
         row, column = (int(np.median(np.flatnonzero(axis))) for axis in along)
         span = np.where(inside, span, np.inf)
         row_edges, cuts_rows = _edges(

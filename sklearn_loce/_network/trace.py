@@ -1,8 +1,9 @@
-"""Follow a pass, operation by operation, from the images to the layers.
+"""Trace a pass, operation by operation, from the images to the layers.
 
-What moves numbers moves their places likewise; a convolution begins a new grid; what mixes all
-places ends it. So windows, unfolded patches, merged and transposed tokens are read right whatever a
-library calls them, and learned or chosen tokens are not taken for places because their number fits.
+An operation that moves numbers moves their places in the same way. A convolution begins a new grid.
+An operation that mixes all places ends the grid. So windows, unfolded patches, merged and
+transposed tokens are read correctly in any library. Learned or selected tokens are not mistaken for
+places, even if their number fits.
 """
 
 from typing import NamedTuple
@@ -16,18 +17,18 @@ from ..exceptions import LayoutError
 from .places import MIXED, POOLED, Atlas, Places, exact_codes
 
 LEARNED = (
-    "it has no places of its own: it describes learned tokens, such as queries, groups and class "
-    "tokens, or boxes, or the image as a whole"
+    "it has no places in the image: it describes learned tokens, such as queries, groups and class "
+    "tokens, or boxes, or the whole image"
 )
 _CHOSEN = (
-    "its tokens are chosen, merged or put in order by their values or at random, so that other "
-    "places are there in each image"
+    "its tokens are selected, merged or sorted by their values or at random, so their places "
+    "differ between images"
 )
 _REGIONS = "it describes regions of interest one by one, which share no grid with the image"
-_PADDED = "it comes from a map that was padded or cropped on one side, inside the network"
-_PAIRS = "it holds weights of places for places, as a part of an attention; its block has the grid"
-_MOST_POOLED = 3  # cells on a side that a strided layer may take to one
-_LARGEST_PATCH = 64  # pixels on a side that a first layer may take to one cell
+_PADDED = "it comes from a map that the network padded or cropped on one side"
+_PAIRS = "it holds weights of places for places, as part of an attention; its block has the grid"
+_MOST_POOLED = 3  # cells on a side that a strided layer may merge
+_LARGEST_PATCH = 64  # pixels on a side that a first layer may merge
 
 
 class _Call(NamedTuple):
@@ -38,25 +39,25 @@ class _Call(NamedTuple):
 
 
 class Trace(TorchDispatchMode):
-    """A record of one forward pass, on the thread that runs it.
+    """The trace of one forward pass, on the thread that runs it.
 
     Parameters
     ----------
     images : Tensor of shape (n_images, n_channels, height, width)
-        The very object that the network is called with.
+        The same object that the network is called with.
     frame : Frame
-        What the network is said to make of these images before its first layer.
+        The declared position of these images in the input of the first layer.
 
     Attributes
     ----------
     began : bool
         Whether a layer with weights has run on the images.
     framed : bool
-        Whether the image has been found where the frame says.
+        Whether the image was found at the position of the frame.
     draws : bool
         Whether an operation has drawn random numbers.
     reads_values : bool
-        Whether a number that comes from the images has been read, so that the way of the pass may
+        Whether the network read a number that comes from the images. Its control flow may then
         depend on it.
     """
 
@@ -70,16 +71,16 @@ class Trace(TorchDispatchMode):
         self._places[images] = self.atlas.lay(images.shape)
 
     def places_of(self, tensor):
-        """Give the places of a tensor; ``None`` where it does not come from the images."""
+        """Return the places of a tensor; ``None`` if it does not come from the images."""
         return self._places.get(tensor)
 
     @property
     def most_pooled(self):
-        """How many cells on a side may become one without pooling."""
+        """The number of cells on a side that may become one without pooling."""
         return _MOST_POOLED if self.began else _LARGEST_PATCH
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        """Run an operation, and note what its results describe."""
+        """Run an operation, and record the places of its results."""
         kwargs = kwargs or {}
         self.draws |= _draws(func, args, kwargs)
         namespace, _, name = func._schema.name.partition("::")
@@ -90,7 +91,7 @@ class Trace(TorchDispatchMode):
         if rule is None:
             return func(*args, **kwargs)
         if rule is _lose:
-            # Inference mode shows operations that are made of others whole.
+            # Inference mode does not decompose composite operations.
             with self:
                 result = func.decompose(*args, **kwargs)
             if result is not NotImplemented:
@@ -105,7 +106,7 @@ class Trace(TorchDispatchMode):
         return result
 
     def _follow(self, rule, call, given):
-        """List what the outputs of an operation describe."""
+        """Return the places of the outputs of an operation."""
         known = [self._places[t] for t in given]
         if rule not in (_begin_empty, _draw, _copy) and all(p.codes is None for p in known):
             return [_first_lost(known)] * len(call.outputs)
@@ -117,7 +118,7 @@ class Trace(TorchDispatchMode):
         except LayoutError:
             raise
         except (RuntimeError, ValueError, IndexError, TypeError):
-            # Arguments that no network here has; the pass itself goes on.
+            # No known network has such arguments. The pass itself continues.
             found = _lose(self, call, [Places(None)])
         if isinstance(found, str):
             found = Places(None, found)
@@ -127,7 +128,7 @@ class Trace(TorchDispatchMode):
         return found if type(found) is list else [found] * len(call.outputs)
 
     def _adopt(self, given):
-        """Take what a first convolution gets for the images where those left torch before it."""
+        """Treat the input of a first convolution as the images if these left torch before it."""
         is_known = given in self._places or given.ndim != 4
         if is_known or given.shape[:2] != self.shape[:2]:
             return
@@ -137,7 +138,7 @@ class Trace(TorchDispatchMode):
         self._places[given] = self.atlas.lay(given.shape)
 
     def regrid(self, places, shape, sides=(1, 1), *, convolves=False):
-        """Give the places of what a convolution, pooling or interpolation makes of a map."""
+        """Return the places of a map after a convolution, pooling or interpolation."""
         if places.is_map and self.framed:
             blocks = None
         else:
@@ -153,8 +154,8 @@ class Trace(TorchDispatchMode):
         return self.atlas.lay(shape)
 
     def _find_blocks(self, codes):
-        """Find the grid in a map, which may have padding around it, or other maps beside it."""
-        # Of a concatenation, one part may have been padded to the size of the other, as in U-Nets.
+        """Find the grid in a map, which may be padded or concatenated with other maps."""
+        # In a concatenation, one part may have been padded to the size of the other, as in U-Nets.
         ends = [self.atlas.find_block(codes[:, channel]) for channel in (0, -1)]
         if any(ends):
             return [block for block in ends if block]
@@ -165,7 +166,7 @@ class Trace(TorchDispatchMode):
         return [whole] if whole else []
 
     def _sample(self, codes, shape):
-        """Give each number the place at the middle of what it sees of windows or tokens."""
+        """Return the place of each number: the middle of its field of windows or tokens."""
         merged = self.atlas.merge(codes, 1, self.most_pooled)
         if isinstance(merged, str):
             return merged
@@ -173,12 +174,12 @@ class Trace(TorchDispatchMode):
         return Places(functional.interpolate(merged.unsqueeze(1), **how).expand(shape))
 
     def _flaw_of(self, block, size, sides, convolves):
-        """Say why a block with what is around it does not lie over the whole image."""
+        """Explain why a block with its surroundings does not cover the whole image."""
         crops = [
             (first, n - first - seen)
             for first, n, seen in zip(block.origin, block.size, block.shape, strict=True)
         ]
-        # Convolutions without padding lose as much on both sides, and so may their twins in U-Nets.
+        # Convolutions without padding lose equally on both sides, also by the crops in U-Nets.
         if any(abs(before - behind) > 1 for before, behind in crops):
             return _PADDED
         if self.framed or not (convolves or block.shape != tuple(size)):
@@ -186,7 +187,7 @@ class Trace(TorchDispatchMode):
         else:
             frame = self.frame
             shares = [n / m for n, m in zip(frame.content, frame.size, strict=True)]
-        # A convolution may see as many zeros around the image as its kernel or stride is wide.
+        # The zeros around the image may be as wide as the kernel or stride of the convolution.
         is_off = any(
             first >= side or abs(share * n - seen) >= side + (share < 1)
             for first, seen, n, share, side in zip(
@@ -199,18 +200,18 @@ class Trace(TorchDispatchMode):
         return _PADDED if is_off else ""
 
     def refuse_frame(self, seen, content):
-        """Raise because the image is not where the frame says."""
+        """Raise because the image is not at the position of the frame."""
         part = "" if content is None else f" of which {content[0]} x {content[1]} are the image,"
         raise LayoutError(
             f"The first layer sees {seen[0]} x {seen[1]} pixels,{part} for an image of "
-            f"{self.shape[2]} x {self.shape[3]}: the network resizes or pads inside, so its grids "
-            "can't be laid on the image. Pass TorchModel(network, forward=...) with a method "
-            "frame, which says what the first layer sees."
+            f"{self.shape[2]} x {self.shape[3]}: the network resizes or pads images itself, so the "
+            "positions of its grids are unknown. Pass TorchModel(network, forward=...) with a "
+            "method frame that returns the size of the first layer's input."
         )
 
 
 def _draws(func, args, kwargs):
-    """Say whether an operation draws random numbers; attentions may, and do not in evaluation."""
+    """Return whether an operation draws random numbers; attention does so only in training."""
     if torch.Tag.nondeterministic_seeded not in func.tags:
         return False
     arguments = func._schema.arguments
@@ -222,7 +223,7 @@ def _draws(func, args, kwargs):
 
 
 def _tensors(values):
-    """List the tensors in arguments, some of which are lists of tensors."""
+    """Return the tensors in arguments, including those in lists."""
     found = []
     for value in values:
         if isinstance(value, torch.Tensor):
@@ -241,7 +242,7 @@ def _first_lost(known):
 
 
 def _codes_in(trace, value):
-    """Give the codes of a tensor, or -1 where it has none."""
+    """Return the codes of a tensor; -1 if it has none."""
     places = trace.places_of(value)
     if places is None or places.codes is None:
         return torch.full((1,) * value.ndim, -1.0, dtype=torch.float64).expand(value.shape)
@@ -249,8 +250,8 @@ def _codes_in(trace, value):
 
 
 def _move(trace, call, known):
-    """Do with the codes what is done with the numbers."""
-    codes = _codes_in(trace, call.args[0]).detach()  # an operation in place must not change these
+    """Apply the operation on the numbers to the codes."""
+    codes = _codes_in(trace, call.args[0]).detach()  # an in-place operation must not change these
     moved = call.func(codes, *call.args[1:], **call.kwargs)
     if isinstance(moved, torch.Tensor):
         return Places(moved)
@@ -258,10 +259,10 @@ def _move(trace, call, known):
 
 
 def _reshape(trace, call, known):
-    # Codes may be strided otherwise than their numbers, so that no view of them does it.
+    # Codes may have other strides than their numbers, so a view may be impossible.
     codes, shape = _codes_in(trace, call.args[0]), call.outputs[0].shape
     if codes.ndim and shape and codes.shape[-1] == shape[-1] and codes.stride(-1) == 0:
-        return Places(codes[..., :1].reshape(*shape[:-1], 1).expand(shape))  # one for all channels
+        return Places(codes[..., :1].reshape(*shape[:-1], 1).expand(shape))  # equal for channels
     return Places(codes.reshape(shape))
 
 
@@ -270,18 +271,18 @@ def _expand(trace, call, known):
 
 
 def _unfold(trace, call, known):
-    # It pads with zeros, which are codes too.
+    # The operation pads with zeros, but zeros are codes, too.
     return Places(call.func(_codes_in(trace, call.args[0]) + 1, *call.args[1:]) - 1)
 
 
 def _fold(trace, call, known):
-    """Lay patches out again, if they are those of the new map or centered on its cells."""
+    """Fold patches into a map, if they are patches of this map or centered on its cells."""
     codes, places = known[0].codes, trace.atlas.lay(call.outputs[0].shape)
     patches = torch.ops.aten.im2col(places.codes + 1, *call.args[2:]) - 1
     centers = exact_codes(codes, 1)
     if torch.equal(patches, codes):
         return places
-    # VOLO's patches all describe their center, which may be a cell of a coarser grid.
+    # All numbers of a VOLO patch describe its center, which may be a cell of a coarser grid.
     sizes = [] if centers is None else trace.atlas.sizes_in(centers[centers >= 0])
     is_whole = len(sizes) == 1 and torch.equal(centers, trace.atlas.code(sizes[0]).flatten(1))
     return places if is_whole else MIXED
@@ -293,7 +294,7 @@ def _halve(trace, call, known):
 
 
 def _pad(trace, call, known):
-    # Reflected and repeated pixels lie outside of the image like zeros.
+    # Reflected and repeated pixels are outside the image, like zeros.
     return Places(functional.pad(_codes_in(trace, call.args[0]), call.args[1], value=-1))
 
 
@@ -312,7 +313,7 @@ def _join(trace, call, known):
 
 
 def _pick(trace, call, known):
-    """Follow an index, if it does not depend on values: those of other images would differ."""
+    """Follow an index, unless it depends on values, which differ between images."""
     source, *rest = call.args
     chosen_by = _tensors(rest)
     if any(trace.places_of(index) is not None for index in chosen_by):
@@ -329,13 +330,13 @@ def _pick(trace, call, known):
 
 
 def _keep(trace, call, known):
-    """Keep the places of the first input that has some, as normalizations and activations do."""
+    """Keep the places of the first input that has places, for example in a normalization."""
     shape = call.outputs[0].shape
     return next((p for p in known if p.codes is not None and p.codes.shape == shape), MIXED)
 
 
 def _combine(trace, call, known):
-    """Keep the places of what is added or multiplied; what has none there follows the other."""
+    """Keep the places of summands or factors; numbers without a place follow the other input."""
     shape = call.outputs[0].shape
     known = [p for p in known if p.codes is not None]
     whole = [p for p in known if p.is_map and p.codes.shape == shape]
@@ -379,7 +380,7 @@ def _deform(trace, call, known):
 
 
 def _resize(trace, call, known):
-    """Begin a new grid, as pooling and interpolation do."""
+    """Begin a new grid, for example in pooling and interpolation."""
     shape = call.outputs[0].shape
     name = call.func._schema.name
     window = call.args[1] if "pool" in name and "adaptive" not in name else 1
@@ -387,7 +388,7 @@ def _resize(trace, call, known):
 
 
 def _reduce(trace, call, known):
-    """Sum over axes: over channels places stay, over neighbors they become one."""
+    """Sum over axes: a sum over channels keeps places, and a sum over neighbors merges them."""
     name = call.func._schema.name
     position = 2 if "norm" in name else 1
     axes = call.args[position] if len(call.args) > position else call.kwargs.get("dim")
@@ -412,8 +413,8 @@ def _multiply(trace, call, known):
     sides = [(places, axis) for places, axis in sides if places is not None]
     if len(sides) == 1:
         return _weigh(trace, call, *sides[0])
-    # An attention's weights or values sum over places. Merging these would not do: the mean over a
-    # window is none of the window's places.
+    # The weights or values of attention sum over places. Do not merge these: the mean over a window
+    # is not one of the window's places.
     codes = [
         found.unsqueeze(axis).expand(call.outputs[0].shape)
         for places, axis in sides
@@ -421,15 +422,15 @@ def _multiply(trace, call, known):
         and (found := exact_codes(places.codes, axis)) is not None
         and (found >= 0).any()
     ]
-    # The weights keep the places of their rows, which the attention's result has.
+    # The weights keep the places of their rows, which are those of the result of attention.
     return Places(codes[0], _PAIRS if len(codes) == 2 else "") if codes else LEARNED
 
 
 def _weigh(trace, call, places, axis):
-    """Follow what is multiplied by weights; patches of the image may become cells by that."""
+    """Follow numbers that are multiplied by weights; image patches may become cells."""
     codes = trace.atlas.merge(places.codes, axis, trace.most_pooled)
     if not trace.framed and trace.frame.content != trace.frame.size:
-        return _PADDED  # patches of a padded image hold no grid over it
+        return _PADDED  # patches of a padded image have no grid over the image
     trace.began = trace.framed = True
     if isinstance(codes, str):
         return MIXED
@@ -437,7 +438,7 @@ def _weigh(trace, call, places, axis):
 
 
 def _attend(trace, call, known):
-    """Give the places of the queries, which are those of the result."""
+    """Return the places of the queries, which are the places of the result."""
     query = trace.places_of(call.args[0])
     if query is None or query.codes is None:
         return LEARNED
@@ -446,7 +447,7 @@ def _attend(trace, call, known):
 
 
 def _begin_empty(trace, call, known):
-    """Give codes of its own to a tensor into which maps may be copied, as detectors do."""
+    """Make codes for an empty tensor into which maps may be copied, as in detectors."""
     output = call.outputs[0]
     if output.ndim < 3 or not output.is_floating_point():
         return []
@@ -458,7 +459,7 @@ def _copy(trace, call, known):
     codes, known = _codes_in(trace, source).expand(target.shape), trace.places_of(target)
     if known is None or known.codes is None or known.is_map:
         return Places(codes)
-    # A part of a tensor that began empty: its codes are a part of the whole's.
+    # This is a part of a tensor that began empty, so its codes are a part of the tensor's codes.
     own = known.codes if 0 not in known.codes.stride() else known.codes.clone()
     return Places(own.copy_(codes))
 
@@ -468,7 +469,7 @@ def _draw(trace, call, known):
 
 
 def _choose(trace, call, known):
-    # Detectors put regions back in order: that they are regions says more.
+    # Detectors sort regions again; the reason "regions" explains more.
     return _REGIONS if any(p.lost == _REGIONS for p in known) else _CHOSEN
 
 
@@ -477,7 +478,7 @@ def _find_regions(trace, call, known):
 
 
 def _lose(trace, call, known):
-    """Give up, except on an operation of another library that keeps the shape."""
+    """Lose the places, unless an operation of another library keeps the shape."""
     namespace, _, name = call.func._schema.name.partition("::")
     codes = known[0].codes
     if namespace != "aten" and codes is not None and codes.shape == call.outputs[0].shape:
@@ -490,7 +491,7 @@ _READS = frozenset(
     ("_local_scalar_dense", "is_nonzero", "equal", "nonzero", "masked_select", "_unique2")
 )
 
-# What torch's operations do, by the names of its dispatcher.
+# The rules of torch's operations, by the names of its dispatcher.
 _RULES = {
     name: rule
     for rule, names in {
@@ -548,7 +549,7 @@ _RULES = {
 
 
 def _rule_of(func, namespace, name, given):
-    """Choose how to follow an operation; ``None`` where nothing comes from the images."""
+    """Choose the rule of an operation; ``None`` if no input comes from the images."""
     rule = _RULES.get(name)
     if rule is _begin_empty or (given and rule is not None):
         return rule

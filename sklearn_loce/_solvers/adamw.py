@@ -1,6 +1,6 @@
-"""The exact AdamW solver as batched torch operations, for any device and dtype.
+"""The AdamW solver in torch, for any device and dtype.
 
-Tensors have two axes of rows: images, and the rows of one image, which share its activations.
+Tensors have two leading axes: images, and the rows of each image, which share its activations.
 """
 
 from collections import OrderedDict
@@ -14,12 +14,12 @@ from .._warnings import warn_user
 from .project import Grid, resampling_matrices
 
 BETAS, EPS, WEIGHT_DECAY = (0.9, 0.999), 1e-8, 0.01
-# Bounds the maps at mask size that are held at once; beyond it, a larger batch is no faster.
+# Bounds the number of maps at mask size in memory. Larger batches are no faster.
 _CHUNK = 256
 
 
 def covered_share(targets, weights=None):
-    """Give the share of pixels with t > 0 of each row, by weight if there are any."""
+    """Return the share of pixels with t > 0 of each row, weighted if there are weights."""
     if weights is None:
         return (targets > 0).mean((1, 2), dtype=np.float64)
     return (weights * (targets > 0)).sum((1, 2), dtype=np.float64) / weights.sum((1, 2))
@@ -40,10 +40,10 @@ def _gradient(grid, weights, projections, terms, objective):
 
 
 def project_and_differentiate(activations, weights, terms, objective):
-    """Give the projections (n, H, W), and each row's gradient of its own loss (n, C).
+    """Return the projections (n, H, W), and the gradient of each row's own loss (n, C).
 
-    Activations (n, C, h, w), weights (n, C) and the objective's ``slope_terms``, each (n, H, W),
-    are tensors.
+    The inputs are tensors: activations (n, C, h, w), weights (n, C) and the ``slope_terms`` of the
+    objective, each (n, H, W).
     """
     grid = Grid(activations, *resampling_matrices(activations, terms[0].shape[1:]))
     weights = weights.unsqueeze(1)
@@ -55,7 +55,7 @@ def project_and_differentiate(activations, weights, terms, objective):
 
 @dataclass(frozen=True)
 class _Steps:
-    """Every step for images of one size; it holds all tensors that are not inputs."""
+    """All steps for images of one size, with all tensors that are not inputs."""
 
     start: torch.Tensor
     rows: torch.Tensor
@@ -84,10 +84,10 @@ def _is_on_gpu(tensor):
 
 
 class Recording:
-    """Every operation of a function on tensors, launched by a GPU as one.
+    """All operations of a function on tensors, which a GPU runs in one launch.
 
-    The inputs' first axes may be shorter when the recording is played. The function is kept, for a
-    GPU goes on to read the tensors that it holds.
+    When the recording is played, the first axes of the inputs may be shorter. The recording keeps
+    the function, because the GPU still reads the tensors of the function.
     """
 
     _one_at_a_time = Lock()
@@ -99,7 +99,7 @@ class Recording:
             aside = torch.cuda.Stream()
             aside.wait_stream(torch.cuda.current_stream())
             with torch.cuda.stream(aside):
-                function(*self.inputs)  # what is only set up once may not be recorded
+                function(*self.inputs)  # one-time setup must not be recorded
             torch.cuda.current_stream().wait_stream(aside)
             self.graph = torch.cuda.CUDAGraph()
             # The network may run on the same device, from another thread.
@@ -108,7 +108,7 @@ class Recording:
                 self.output = function(*self.inputs)
 
     def play(self, inputs):
-        """Run what was recorded on inputs that are no longer than those of the recording."""
+        """Run the recorded operations on inputs that are not longer than the recorded inputs."""
         with torch.cuda.device(self.device):
             for mine, theirs in zip(self.inputs, inputs, strict=True):
                 mine[: len(theirs)].copy_(theirs)
@@ -117,10 +117,11 @@ class Recording:
 
 
 class Recorder:
-    """Runs functions on tensors; on a GPU from the second time on as one launch.
+    """Runs functions on tensors; on a GPU, a function is recorded and launched as one.
 
-    A step is a dozen small operations, and their launches take longer than they do. What can't be
-    recorded runs as it is. Of recordings, each of which has memory of its own, the latest are kept.
+    A step has a dozen small operations, and their launches take longer than the operations. The
+    first call of a function is not recorded. A function that cannot be recorded runs normally. Each
+    recording has its own memory, so only the latest recordings are kept.
     """
 
     MOST = 8
@@ -130,12 +131,12 @@ class Recorder:
         self._recordings = OrderedDict()
 
     def clear(self):
-        """Forget all recordings, which frees their memory."""
+        """Delete all recordings and free their memory."""
         self._recordings.clear()
         self._seen.clear()
 
     def run(self, key, function, inputs):
-        """Run a function that ``key`` stands for, together with the inputs' shapes per image."""
+        """Run a function; ``key`` and the shapes of the inputs per image identify it."""
         first = inputs[0]
         key = key, first.dtype, first.device, *(tensor.shape[1:] for tensor in inputs)
         if not _is_on_gpu(first) or key in self._refused:
@@ -159,7 +160,7 @@ class Recorder:
         except RuntimeError as error:
             self._refused.add(key)
             warn_user(
-                f"The steps can't be recorded on {inputs[0].device}, and are launched one by one, "
+                f"The steps can't be recorded on {inputs[0].device}. They are launched one by one, "
                 f"which is slower: {error}"
             )
         return self._recordings.get(key)
@@ -167,9 +168,9 @@ class Recorder:
 
 @torch.no_grad()
 def solve_with_torch(activations, images, targets, weights, start, objective, recorder=None):
-    """Optimize the rows, those of images of one size and one number of rows together.
+    """Optimize the rows; images with the same size and number of rows are solved together.
 
-    The arguments are those of ``AdamWObjective.solve``; ``images`` lists the rows that share
+    The parameters are those of ``AdamWObjective.solve``. ``images`` lists the rows that share
     activations. The result is an array (n_rows, n_channels).
     """
     like = {"dtype": activations[0].dtype, "device": activations[0].device}
@@ -188,8 +189,9 @@ def solve_with_torch(activations, images, targets, weights, start, objective, re
 
 def _chunks(activations, images):
     """Yield the rows of images that can be stacked, as arrays (n_images, n_rows)."""
-    # On the CPU one row at a time: MKL picks its kernel by the alignment of each matrix of a batch,
-    # and torch computes the last few numbers of a tensor by another sigmoid than the others.
+    # The CPU solves one row at a time, so that a row does not depend on the batch: MKL chooses its
+    # kernel by the alignment of each matrix of a batch, and torch uses a different sigmoid for the
+    # last few numbers of a tensor.
     chunk = _CHUNK if _is_on_gpu(activations[0]) else 1
     alike = {}
     for rows in images:

@@ -1,4 +1,4 @@
-"""Bilinear resampling along one axis, as torch's ``align_corners=False`` defines it."""
+"""Bilinear resampling along one axis, as in torch with ``align_corners=False``."""
 
 from functools import lru_cache
 
@@ -8,7 +8,7 @@ import torch
 
 @lru_cache(maxsize=256)
 def bilinear_taps(size_in, size_out):
-    """Give the two neighbors of every output position, and the share of the second."""
+    """Return the two neighbors of every output position, and the weight of the second."""
     position = (np.arange(size_out) + 0.5) * size_in / size_out - 0.5
     position = np.clip(position, 0, size_in - 1)
     first = np.floor(position).astype(np.int64)
@@ -19,7 +19,7 @@ def bilinear_taps(size_in, size_out):
 
 
 def resample_axis(array, axis, size):
-    """Resample one axis of an array, of shape (..., height, width) and in its dtype."""
+    """Resample one axis of an array of shape (..., height, width); the dtype stays the same."""
     first, second, share = bilinear_taps(array.shape[axis], size)
     share = share.astype(array.dtype).reshape(-1, *[1] * (array.ndim - 1 - axis))
     first, second = (array.take(taps, axis) for taps in (first, second))
@@ -28,7 +28,7 @@ def resample_axis(array, axis, size):
 
 @lru_cache(maxsize=256)
 def bilinear_matrix(size_in, size_out, dtype, device):
-    """Give the (size_out, size_in) matrix of the same resampling, as a tensor."""
+    """Return the (size_out, size_in) matrix of the same resampling, as a tensor."""
     first, second, share = bilinear_taps(size_in, size_out)
     matrix = np.zeros((size_out, size_in))
     lines = np.arange(size_out)

@@ -1,21 +1,22 @@
-"""Folds of an image's cells, for a LoCE that is drawn where it was not fitted."""
+"""Folds of an image's cells: a LoCE is fitted outside a fold and projected onto the fold."""
 
 import numpy as np
 
 from .bilinear import bilinear_taps
 
-# The side of a block as a share of the grid's shorter side, so that layers are asked the same.
-# Neighboring cells are alike: with smaller blocks, random weights find the other folds, too.
+# Side of a block as a share of the grid's shorter side, so that all layers solve the same task.
+# Neighboring cells are similar: with smaller blocks, even random weights predict the other folds.
 _SHARE = 1 / 6
-_LEAST = 2  # cells, since a pixel reads two along each side
+_LEAST = 2  # cells, because a pixel reads two along each side
 
 
 def block_folds(target, grid_size, n_folds):
-    """Give the fold of each cell of a grid, int.
+    """Return the fold of each cell of a grid, int.
 
-    Folds are made of square blocks of cells, whose numbers run along rows and columns: with two
-    folds, a checkerboard. It is shifted by as many cells as let the folds hold equal parts of the
-    concept, as nearly as cells can: else what is smaller than a block would lie in one fold.
+    A fold consists of square blocks of cells. The fold numbers of the blocks alternate along rows
+    and columns, so two folds form a checkerboard. The pattern is shifted until the folds hold
+    parts of the concept that are as equal as possible. Otherwise, a concept smaller than a block
+    would lie in a single fold.
 
     Parameters
     ----------
@@ -36,13 +37,13 @@ def block_folds(target, grid_size, n_folds):
 
 
 def drawn_pixels(folds, size, fold):
-    """Say which pixels (n_rows, n_columns) have their centers in cells of a fold."""
+    """Return which pixels (n_rows, n_columns) have their centers in cells of a fold."""
     rows, columns = _centers(size, folds.shape)
     return (folds == fold)[rows[:, None], columns]
 
 
 def fitted_pixels(folds, size, fold):
-    """Say which pixels (n_rows, n_columns) read no cell of a fold, where a map is upsampled."""
+    """Return which pixels (n_rows, n_columns) of an upsampled map read no cell of a fold."""
     others = folds != fold
     for axis, n in enumerate(size):
         upper, lower, share = bilinear_taps(folds.shape[axis], n)
@@ -52,17 +53,17 @@ def fitted_pixels(folds, size, fold):
 
 
 def _centers(size, grid_size):
-    """Give the row and the column of the cell in which the center of each pixel lies."""
+    """Return the row and the column of the cell in which the center of each pixel lies."""
     pairs = zip(size, grid_size, strict=True)
     return [(2 * np.arange(n) + 1) * n_cells // (2 * n) for n, n_cells in pairs]
 
 
 def _most_even_shift(mask, cells, pattern, n_folds):
-    """Give the shift (rows, columns) with which the largest part of a mask in a fold is least."""
+    """Return the shift (rows, columns) that minimizes the largest part of a mask in a fold."""
     period = len(pattern)
     rows, columns = (np.arange(period)[:, None] == c % period for c in cells)
     counts = rows.astype(float) @ mask @ columns.T  # of pixels, by place in the pattern
-    # All shifts at once, as a circular correlation; rounded, since these are whole numbers.
+    # A circular correlation computes all shifts at once. The results are integers, so round them.
     spectrum = np.conj(np.fft.fft2(counts))
     folds = np.fft.fft2(np.stack([pattern == f for f in range(n_folds)]))
     parts = np.rint(np.fft.ifft2(spectrum * folds).real)

@@ -1,9 +1,9 @@
-"""L-BFGS for the objectives with a ridge, as batched torch operations, for any device and dtype.
+"""L-BFGS in torch for the objectives with a ridge, for any device and dtype.
 
-The solver works in coordinates in which a few steps do: activations less their mean over cells,
-divided by the root of s, and as a further channel, free of the ridge, ones, whose weight is the
-bias. The optimum is the same, for the mean only moves the bias. But all directions then curve
-alike, by alpha to alpha + 1/4 with the logistic loss.
+The solver transforms the activations so that few steps are enough. It subtracts their mean over
+cells, divides by the root of s, and adds a channel of ones, whose weight is the bias. This weight
+has no ridge. The optimum stays the same, because the mean only shifts the bias. But the curvature
+is then similar in all directions: alpha to alpha + 1/4 with the logistic loss.
 """
 
 import numpy as np
@@ -16,21 +16,21 @@ from .project import Grid, resampling_matrices
 
 OVERLAPS = ("jaccard", "dice")  # losses that are not convex
 
-# How the weight of all pixels of a class together grows with their number.
+# The total weight of a class grows with this power of its number of pixels.
 CLASS_WEIGHTS = {"balanced": 0.0, "sqrt": 0.5, None: 1.0}
 
-# Pairs of steps and gradient differences that L-BFGS remembers.
+# Number of pairs of steps and gradient differences that L-BFGS keeps.
 MEMORY = 8
-# A step is long enough if it leaves at most this share of the slope, or turns it round to at most
-# that one: the approximate Wolfe conditions of Hager and Zhang (SIAM J. Optim. 16, 2005), which ask
-# for slopes where differences of losses drown in rounding.
+# The approximate Wolfe conditions of Hager and Zhang (SIAM J. Optim. 16, 2005). A step must reduce
+# the slope to at most the share SHORT, or reverse it to at most the share LONG. The conditions use
+# slopes, because rounding hides small differences of losses.
 SHORT, LONG = 0.9, 0.8
-# Where the loss is not convex, it may not rise by more than rounding, either.
+# A loss that is not convex must not rise by more than rounding, either.
 RISE = 1e-6
 MAX_TRIALS = 20
-# What a logistic gradient counts by at least. Its weights sum to 1 and its channels have norm 1, so
-# that it is about 0.2 at zero; where mask and activations have nothing in common, and both classes
-# weigh the same, there is nothing at zero but rounding, a share of which is never reached.
+# Smallest unit of a logistic gradient. Its weights sum to 1 and its channels have norm 1, so at
+# zero it is about 0.2. If the mask has nothing in common with the activations, and both classes
+# have the same weight, the gradient at zero is only rounding. No share of that can be reached.
 LEAST_UNIT = 0.01
 
 _CHUNK = 64  # rows that are solved together on a GPU
@@ -40,11 +40,11 @@ _BEYOND, _FAR = 10.0, 40.0  # logits
 def balance(targets, class_weight, weights=None):
     """Weigh the pixels of concept and background, so that all weights sum to 1.
 
-    A class of the share q gets in total ``q^p / (q^p + (1 - q)^p)``, with p = 0 for "balanced", 1/2
-    for "sqrt" and 1 for ``None``; a pixel of a soft mask belongs to both classes in part. Where a
-    mask leaves nothing to one of them, the loss has no minimum: both factors are then 0, and the
-    LoCE is zero. Shares count by ``weights`` (n_rows, H, W), if there are any. The result (2,
-    n_rows) holds the factors of the concept's and of the background's part in the logistic loss.
+    A class with the share q has the total weight ``q^p / (q^p + (1 - q)^p)``, with p = 0 for
+    "balanced", 1/2 for "sqrt" and 1 for ``None``. A pixel of a soft mask belongs to both classes in
+    part. If a mask leaves one class empty, the loss has no minimum; both factors are then 0, and
+    the LoCE is zero. If there are ``weights`` (n_rows, H, W), the shares are weighted. The result
+    (2, n_rows) holds the factors of concept and background in the logistic loss.
     """
     targets = np.asarray(targets, dtype=np.float64)
     total, inside = targets[0].size, targets.mean((1, 2))
@@ -84,20 +84,20 @@ class PixelLoss:
             self.negative = _column(background) * (self.weights - self.targets)
 
     def losses(self, logits):
-        """Give the losses (n_rows,) without the ridge, for logits (n_rows, n_pixels)."""
+        """Return the losses (n_rows,) without the ridge, for logits (n_rows, n_pixels)."""
         if self.is_convex:
             positive = _dot(self.positive, softplus(-logits))
             return positive + _dot(self.negative, softplus(logits))
         return self._overlap_losses(logits.sigmoid())
 
     def slopes(self, logits):
-        """Give the losses' slopes dL/dz, (n_rows, n_pixels)."""
+        """Return the losses' slopes dL/dz, (n_rows, n_pixels)."""
         projections = logits.sigmoid()
         if self.is_convex:
             return (self.positive + self.negative) * projections - self.positive
         shared, whole = self._overlap(projections)
-        # Differentiated by P: 1 - shared / whole with whole = sum(t) + sum(P) - shared, and
-        # 1 - 2 shared / whole with whole = sum(t) + sum(P).
+        # Derivatives by P of 1 - shared / whole with whole = sum(t) + sum(P) - shared (Jaccard),
+        # and of 1 - 2 shared / whole with whole = sum(t) + sum(P) (Dice).
         inner = shared + whole if self.name == "jaccard" else 2 * whole
         outer = shared if self.name == "jaccard" else 2 * shared
         slopes = self.weights * _column(outer) - self.targets * _column(inner)
@@ -105,7 +105,7 @@ class PixelLoss:
         return slopes * projections * (1 - projections)
 
     def _overlap(self, projections):
-        """Give the soft intersection, and the soft union or the sum of both areas."""
+        """Return the soft intersection, and the soft union or the sum of both areas."""
         shared = _dot(self.targets, projections)
         whole = self.targets.sum(1) + _dot(self.weights, projections)
         return shared, whole - shared if self.name == "jaccard" else whole
@@ -127,33 +127,33 @@ class _Scaled:
         self.mask_size = mask_size
 
     def logits(self, weights):
-        """Give the map at mask size, (n_rows, n_pixels)."""
+        """Return the maps at mask size, (n_rows, n_pixels)."""
         return self.grid.draw(weights.unsqueeze(1)).flatten(1)
 
     def gradient(self, slopes):
-        """Give the adjoint: slopes (n_rows, n_pixels) to gradients (n_rows, n_channels + 1)."""
+        """Apply the adjoint: slopes (n_rows, n_pixels) to gradients (n_rows, n_channels + 1)."""
         return self.grid.pull_back(slopes.view(-1, 1, *self.mask_size)).squeeze(1)
 
     def scale(self, vectors, bias):
-        """Bring vectors and biases to the solver's coordinates."""
+        """Transform vectors and biases to the coordinates of the solver."""
         vectors = vectors * self.root
         return torch.cat([vectors, _column(bias + _dot(self.mean, vectors))], dim=1)
 
     def unscale(self, weights):
-        """Give vectors, and biases (n_rows,)."""
+        """Transform back to vectors and biases (n_rows,)."""
         vectors = weights[:, :-1]
         return vectors / self.root, weights[:, -1] - _dot(self.mean, vectors)
 
 
 class _Memory:
-    """The pairs of L-BFGS; those of rows that did not move have no effect."""
+    """The pairs of L-BFGS. Pairs of rows that did not move have no effect."""
 
     def __init__(self):
         self.pairs = []
 
     def add(self, step, change):
         product = _dot(step, change)
-        # Without positive curvature along the step the estimate would not stay positive definite.
+        # Without positive curvature along the step, the estimate would not stay positive definite.
         moved = product > 0
         inverse = torch.where(moved, 1 / torch.where(moved, product, 1), 0)
         self.pairs = [*self.pairs[1 - MEMORY :], (step, change, inverse)]
@@ -164,7 +164,7 @@ class _Memory:
         self.scale = torch.where(moved, scale, previous)
 
     def direction(self, gradient):
-        """Go down the gradient by the inverse Hessian's estimate (Nocedal's two loops)."""
+        """Return the descent direction by the inverse Hessian's estimate (Nocedal's two loops)."""
         if not self.pairs:
             return -gradient
         rest, shares = gradient.clone(), []
@@ -178,25 +178,25 @@ class _Memory:
 
 
 class _Line:
-    """The loss of each row along its direction."""
+    """The loss of each row along its search direction."""
 
     def __init__(self, pixels, ridge, point, direction, logits, towards):
-        # The map is linear in the weights, so that a trial costs a pass over pixels, not channels.
+        # The map is linear in the weights, so a trial passes over pixels only, not over channels.
         self.pixels, self.logits, self.towards = pixels, logits, towards
         self.linear = _dot(ridge * point, direction)
         self.square = _dot(ridge * direction, direction)
 
     def evaluate(self, t):
-        """Give the slopes along the line, and by how much the loss has changed."""
+        """Return the slopes along the line, and the changes of the loss."""
         logits = self.logits + _column(t) * self.towards
         slope = _dot(self.pixels.slopes(logits), self.towards) + self.linear + t * self.square
-        if self.pixels.is_convex:  # slopes are enough
+        if self.pixels.is_convex:  # the search needs only slopes
             return slope, torch.zeros_like(slope)
         return slope, self.pixels.losses(logits) + t * (self.linear + t * self.square / 2)
 
 
 def search_line(evaluate, slope, before):
-    """Give for each row a step that is neither too short nor too long.
+    """Return for each row a step that is neither too short nor too long.
 
     ``evaluate(t)`` gives slopes along the line, and losses, of which ``before`` are those at 0.
     """
@@ -211,7 +211,7 @@ def search_line(evaluate, slope, before):
         if not is_open.any():
             break
         high = torch.where(too_long, t, high)
-        # Where the slope has turned round, its zero lies between, about where a line says.
+        # If the slope changed its sign, its zero is in between, about at the secant's zero.
         secant = low_slope / (low_slope - now)
         share = torch.where(now > 0, secant.clamp(0.1, 0.9), 0.5)
         inside = low + share * (high - low)
@@ -229,12 +229,12 @@ class _Stack:
         self.scaled, self.pixels, self.ridge = scaled, pixels, ridge
 
     def begin(self, weights):
-        """Go to these weights, (n_rows, n_channels + 1); give the gradients."""
+        """Go to these weights, (n_rows, n_channels + 1); return the gradients."""
         self.logits = self.scaled.logits(weights)
         return self._differentiate(weights)
 
     def step(self, weights, direction, gradient):
-        """Go along a direction; give the step of each row, and the gradients there."""
+        """Go along a direction; return the step of each row, and the gradients there."""
         towards = self.scaled.logits(direction)
         line = _Line(self.pixels, self.ridge, weights, direction, self.logits, towards)
         slope = _dot(direction, gradient)
@@ -247,19 +247,19 @@ class _Stack:
 
 
 def make_ridge(weights, objective):
-    """Give the factor of each weight, (n_rows, n_channels + 1): the bias is free."""
+    """Return the factor of each weight, (n_rows, n_channels + 1): the bias is free."""
     ridge = torch.full_like(weights, objective.alpha)
     ridge[:, -1] = 0
     return ridge
 
 
 def minimize(problem, weights, objective):
-    """Give the weights of each row, its number of iterations, and its relative gradient norm.
+    """Return the weights of each row, its number of iterations, and its relative gradient norm.
 
     ``problem`` has the methods ``begin`` and ``step`` of ``_Stack``.
     """
     memory, n_iter = _Memory(), torch.zeros_like(weights[:, 0])
-    # Gradients count by that at zero, whatever the start.
+    # The unit of a gradient is the gradient at zero, whatever the start.
     unit = problem.begin(torch.zeros_like(weights)).norm(dim=1)
     if objective.is_convex:
         unit = unit.clamp(min=LEAST_UNIT)
@@ -267,7 +267,7 @@ def minimize(problem, weights, objective):
     gradient = problem.begin(weights)
     for _ in range(objective.max_iter):
         norm = gradient.norm(dim=1)
-        # Where losses are not convex, gradients at zero are as small as the mask, and may grow.
+        # Without convexity, the gradient at zero is as small as the mask, and may grow later.
         unit = unit if objective.is_convex else torch.maximum(unit, norm)
         active = norm > objective.tol * unit
         if not active.any():
@@ -295,16 +295,16 @@ def _solve_chunk(activations, targets, weights, start, objective):
 
 @torch.no_grad()
 def solve_ridge_with_torch(activations, targets, weights, start, objective):
-    """Optimize the rows, those of one size together; the arguments are those of ``solve``.
+    """Optimize the rows; rows of one size are solved together.
 
-    The results are arrays: vectors (n_rows, n_channels), intercept, n_iter and gradient_norm
-    (n_rows,).
+    The parameters are those of ``solve``. The results are arrays: vectors (n_rows, n_channels),
+    and intercept, n_iter and gradient_norm (n_rows,).
     """
     dtype = activations[0].dtype
     vectors = torch.empty(len(activations), len(start), dtype=dtype)
     facts = torch.empty(3, len(activations), dtype=dtype)
     shapes = np.array([tuple(grid.shape) for grid in activations])
-    # On the CPU one row at a time: see ``_chunks`` of the other solver.
+    # The CPU solves one row at a time: see ``_chunks`` in adamw.py.
     most = _CHUNK if activations[0].device.type == "cuda" else 1
     for shape in np.unique(shapes, axis=0):
         rows = np.flatnonzero((shapes == shape).all(1))
@@ -317,10 +317,10 @@ def solve_ridge_with_torch(activations, targets, weights, start, objective):
 
 
 def best_intercept(pixels, logits):
-    """Find the intercept with which the loss of one row is least.
+    """Find the intercept that minimizes the loss of one row.
 
-    ``logits`` (1, n_pixels) are without one. That of an empty mask is 0: its loss does not depend
-    on it, or sinks for ever.
+    ``logits`` (1, n_pixels) are without intercept. An empty mask gets 0, because its loss does not
+    depend on the intercept or has no minimum.
     """
     if not pixels.targets.any():
         return 0.0
@@ -331,7 +331,7 @@ def best_intercept(pixels, logits):
 
 
 def _best_of_minima(pixels, logits):
-    """Try thresholds between the pixels' values, and a little beyond; refine the best."""
+    """Try thresholds between the logits, and a little beyond them; refine the best one."""
 
     def loss(intercept):
         return pixels.losses(logits + intercept).item()

@@ -14,7 +14,7 @@ _DRAWING_SIZE = (100, 100)
 
 @lru_cache(maxsize=64)
 def _coverage(size_in, size_out):
-    """Give the share of each of ``size_out`` cells that each pixel covers, along one axis."""
+    """Return the share of each of ``size_out`` cells that each pixel covers along one axis."""
     edges = np.arange(size_out + 1) * (size_in / size_out)
     pixels = np.arange(size_in)
     overlap = np.minimum(edges[1:, None], pixels + 1) - np.maximum(edges[:-1, None], pixels)
@@ -22,19 +22,19 @@ def _coverage(size_in, size_out):
 
 
 def cover(mask, size):
-    """Give the share of each cell of a grid of some size that a mask covers, float64."""
+    """Return the share of each cell of a grid that a mask covers, float64."""
     return _coverage(mask.shape[0], size[0]) @ mask @ _coverage(mask.shape[1], size[1]).T
 
 
 def _average(cells, weights):
     """Average cells (n_channels, n_cells) with weights (height, width); NaN where all are 0."""
-    # Not by a product of matrices, whose sums may run in another order with another batch.
+    # A matrix product could sum in another order with another batch.
     return (cells * (weights.ravel() / weights.sum())).sum(1)
 
 
 @dataclass(frozen=True)
 class MaskedMean:
-    """An average of activations, with the protocol of an objective.
+    """The average of activations under a mask, with the interface of an objective.
 
     Parameters
     ----------
@@ -51,17 +51,17 @@ class MaskedMean:
 
     @property
     def advice(self):
-        """What helps where a vector is not finite."""
+        """Advice for the user if a vector is not finite."""
         if self.subtracts:
             return "its mask may cover the whole image, which leaves no background to subtract"
         return "bring the activations to a smaller scale"
 
     def targets(self, masks):
-        """Give the masks as they are."""
+        """Return the masks unchanged."""
         return masks
 
     def control_target(self, mask, grid_size):
-        """Give the share of each cell that a mask covers: all that an average depends on."""
+        """Return the share of each cell that a mask covers. The average depends only on these."""
         return cover(mask, grid_size)
 
     def drawing_target(self, mask):
@@ -69,7 +69,7 @@ class MaskedMean:
         return resize_masks([mask], _DRAWING_SIZE)[0]
 
     def solve(self, activations, masks, start=None, *, weights=None, **_):
-        """Average each row's activations under its mask, which is not empty."""
+        """Average the activations of each row under its mask, which must not be empty."""
         weights = [None] * len(masks) if weights is None else weights
         rows = zip(activations, masks, weights, strict=True)
         return Solution(np.stack([self._solve_row(*row) for row in rows]))
@@ -81,11 +81,11 @@ class MaskedMean:
         vector = _average(cells, cover(mask * weights, grid.shape[1:]))
         if self.subtracts:
             background = cover((1 - mask) * weights, grid.shape[1:])
-            with np.errstate(invalid="ignore"):  # 0 / 0 where there is none
+            with np.errstate(invalid="ignore"):  # 0 / 0 without background
                 vector -= _average(cells, background)
         return vector.astype(np.float32)
 
     def key(self):
-        """Give the settings that the vectors depend on."""
+        """Return the settings that the vectors depend on."""
         key = {"method": "masked mean"}
         return key | {"background": "subtract"} if self.subtracts else key

@@ -1,4 +1,4 @@
-"""What a LoCE minimizes. An objective resizes masks, solves rows, and gives a vector's loss."""
+"""Objectives: the losses that LoCEs minimize, with the resizing of masks and the solvers."""
 
 from dataclasses import asdict, dataclass
 from typing import ClassVar
@@ -14,10 +14,10 @@ from .project import compute_logits
 from .resize import check_mask_size, resize_masks
 from .solution import Solution
 
-ADAMW_OBJECTIVES = ("net2vec", "mse", "mae")  # by AdamW, which stops where its steps end
-LBFGS_OBJECTIVES = ("logistic", *OVERLAPS)  # by L-BFGS
+ADAMW_OBJECTIVES = ("net2vec", "mse", "mae")  # solved by AdamW with a fixed number of steps
+LBFGS_OBJECTIVES = ("logistic", *OVERLAPS)  # solved by L-BFGS until it converges
 OBJECTIVES = (*ADAMW_OBJECTIVES, *LBFGS_OBJECTIVES)
-READ_BY = {  # a parameter that some objectives don't read: its default, and those that do
+READ_BY = {  # parameters that only some objectives use: the default, and these objectives
     "learning_rate": (0.1, ADAMW_OBJECTIVES),
     "alpha": (1e-4, LBFGS_OBJECTIVES),
     "tol": (1e-4, LBFGS_OBJECTIVES),
@@ -27,7 +27,7 @@ READ_BY = {  # a parameter that some objectives don't read: its default, and tho
 
 
 def check_read(objective, **parameters):
-    """Raise an error if a parameter has a value that the objective of this name does not read."""
+    """Raise an error if a parameter that the objective does not use differs from its default."""
     for name, value in parameters.items():
         default, readers = READ_BY[name]
         if objective not in readers and value != default:
@@ -50,7 +50,7 @@ def make_objective(
     mask_size=(100, 100),
     mask_resize="gaussian",
 ):
-    """Give the objective of this name; the parameters are those of ``optimize_loces``."""
+    """Return the objective of this name; the parameters are those of ``optimize_loces``."""
     check_read(name, learning_rate=learning_rate, alpha=alpha, tol=tol, class_weight=class_weight)
     check_mask_size(mask_size)
     size = tuple(int(n) for n in mask_size)
@@ -71,7 +71,7 @@ def _group_by_grid(activations):
 
 
 def _as_compiled_input(activations):
-    """Give arrays for the compiled solvers, or ``None`` where they can't be used."""
+    """Return arrays for the compiled solvers, or ``None`` if these solvers do not apply."""
     if activations[0].device.type == "cpu" and activations[0].dtype == torch.float32:
         return [grid.detach().numpy() for grid in activations]
     return None
@@ -79,10 +79,10 @@ def _as_compiled_input(activations):
 
 @dataclass(frozen=True)
 class AdamWObjective:
-    """The published losses, a sum over mask pixels plus a penalty, by a fixed number of steps.
+    """A published loss, minimized by a fixed number of AdamW steps.
 
-    With the projection P = sigmoid(up(sum_c v_c A_c)), the mask t, and the share a of pixels with
-    t = 0, it minimizes
+    Let P = sigmoid(up(sum_c v_c A_c)) be the projection, t the mask, and a the share of pixels with
+    t = 0. The losses are
 
     - "net2vec": ``-sum(a t P + (1 - a) (1 - t) (1 - P))``;
     - "mse", "mae": the mean of ``(P - t)^2`` or ``|P - t|``, plus (||v||_1 + ||v||_2) / n_channels.
@@ -101,7 +101,7 @@ class AdamWObjective:
 
     @property
     def advice(self):
-        """What helps where a vector does not stay finite."""
+        """Advice for the user if a vector does not stay finite."""
         return (
             f"learning_rate={self.learning_rate} may be too high: lower it, or bring the "
             "activations to a smaller scale"
@@ -121,24 +121,25 @@ class AdamWObjective:
         return self.targets([mask])[0]
 
     def control_target(self, mask, grid_size):
-        """Give what a vector is fitted to, to be weighted by pixel."""
+        """Return the target of a vector that is fitted to weighted pixels."""
         return self.drawing_target(mask)
 
     def solve(self, activations, targets, start, *, weights=None, n_threads=1, recorder=None):
-        """Optimize one vector per row; give a Solution.
+        """Optimize one vector per row and return a Solution.
 
         Parameters
         ----------
         activations : sequence of Tensor of shape (n_channels, height, width)
-            One per row, all of one dtype and on one device; rows of one image may share theirs.
+            One per row, all of one dtype and on one device. Rows of one image may share a tensor.
         targets : ndarray of shape (n_rows, H, W), float32
         start : ndarray of shape (n_channels,)
         weights : ndarray of shape (n_rows, H, W), float32, default=None
-            Of the pixels; ``None`` means 1.
+            Weights of the pixels. ``None`` means 1.
         n_threads : int or None, default=1
-            For float32 on the CPU; ``None`` means as many as torch has. The result is the same.
+            Number of threads for float32 on the CPU. ``None`` uses as many as torch. The result
+            does not depend on it.
         recorder : Recorder, default=None
-            For a GPU, to be kept from batch to batch.
+            Recorder for a GPU, which the caller keeps between batches.
         """
         images, arrays = _group_by_grid(activations), _as_compiled_input(activations)
         if arrays is not None:
@@ -148,10 +149,11 @@ class AdamWObjective:
         return Solution(solve_with_torch(*pixels, start, self, recorder))
 
     def slope_terms(self, targets, weights=None):
-        """List what dL/dP of a pixel depends on besides P, arrays (n_rows, H, W).
+        """Return the arrays (n_rows, H, W) from which ``pixel_slopes`` computes dL/dP.
 
-        For "net2vec" that is dL/dP itself, (1 - a) (1 - t) - a t, which is (1 - a) - t, times the
-        pixel's weight; for the others the mask, and with weights the pixel's share of them.
+        For "net2vec", the only array is dL/dP itself times the weights of the pixels; it equals
+        (1 - a) (1 - t) - a t = (1 - a) - t. For the other losses, the arrays are the mask and, if
+        there are weights, the weights divided by their sum.
         """
         if self.name != "net2vec":
             if weights is None:
@@ -161,7 +163,7 @@ class AdamWObjective:
         return [slopes if weights is None else weights * slopes]
 
     def pixel_slopes(self, projections, terms, shares=None):
-        """Give dL/dP of tensors (..., H, W), from ``slope_terms``."""
+        """Return dL/dP for tensors (..., H, W), from the arrays of ``slope_terms``."""
         if self.name == "net2vec":
             return terms
         if shares is None:
@@ -170,7 +172,7 @@ class AdamWObjective:
         return difference.sign() * shares if self.name == "mae" else difference * (2 * shares)
 
     def losses(self, projections, targets, vectors):
-        """Give the loss of each row, (n_rows,), float64, from projections (n_rows, H, W)."""
+        """Return the loss of each row, (n_rows,), float64, for projections (n_rows, H, W)."""
         targets, projections = torch.from_numpy(targets).double(), projections.double()
         if self.name == "net2vec":
             background = (targets <= 0).double().mean((1, 2), keepdim=True)
@@ -184,29 +186,29 @@ class AdamWObjective:
         return loss + self.penalty * norms / vectors.shape[1]
 
     def loss(self, grid, vector, target, intercept=None):
-        """Give the value of a vector on a row, with a tensor (C, h, w) and a target (H, W)."""
+        """Return the loss of a vector on one row, with a tensor (C, h, w) and a target (H, W)."""
         projection = compute_logits(grid, vector, target.shape).sigmoid()
         vectors = torch.from_numpy(np.asarray(vector, dtype=np.float64))[None]
         return self.losses(projection[None], target[None], vectors).item()
 
     def key(self):
-        """Give the settings that the vectors depend on; plain values."""
+        """Return the settings that the vectors depend on; plain values."""
         return _key(self)
 
 
 @dataclass(frozen=True)
 class LBFGSObjective:
-    """A loss with a bias and a ridge, whose LoCE is an optimum.
+    """A loss with a bias and a ridge, minimized by L-BFGS until it converges.
 
-    With z = up(sum_c v_c A_c) + b, P = sigmoid(z), the mask t, and ||A_i|| the norm of the
-    activations in cell i of the n cells, it minimizes
+    Let z = up(sum_c v_c A_c) + b, P = sigmoid(z), t the mask, and ||A_i|| the norm of the
+    activations in cell i of n cells. The LoCE minimizes
 
         loss(z, t) + alpha / 2 * s * ||v||^2,        s = 1 / n sum_i ||A_i||^2,
 
-    over v and the intercept b. The scale s is the image's own, so that a row depends on that row
-    alone. With it the projection is the same for activations of any scale, and one alpha asks for
-    the same smoothness of layers of any size: ``s ||v||^2 / n_channels`` is about the variance of
-    the logits.
+    over v and the intercept b. The scale s is computed per image, so a row depends on that row
+    alone. Because of s, the scale of the activations does not change the projection, and one alpha
+    means the same smoothness for layers of any size: ``s ||v||^2 / n_channels`` is about the
+    variance of the logits.
 
     The parameters are those of ``optimize_loces``.
     """
@@ -225,7 +227,7 @@ class LBFGSObjective:
 
     @property
     def is_convex(self):
-        """Whether there is one optimum."""
+        """Whether the loss has exactly one optimum."""
         return self.name not in OVERLAPS
 
     def targets(self, masks):
@@ -237,11 +239,11 @@ class LBFGSObjective:
         return self.targets([mask])[0]
 
     def control_target(self, mask, grid_size):
-        """Give what a vector is fitted to, to be weighted by pixel."""
+        """Return the target of a vector that is fitted to weighted pixels."""
         return self.drawing_target(mask)
 
     def solve(self, activations, targets, start, *, weights=None, n_threads=1, recorder=None):
-        """Optimize one vector per row; as ``AdamWObjective.solve``, ``recorder`` is not used."""
+        """Optimize one vector per row as ``AdamWObjective.solve``, without ``recorder``."""
         images, arrays = _group_by_grid(activations), _as_compiled_input(activations)
         if arrays is not None:
             pixels = arrays, images, targets, weights
@@ -249,12 +251,12 @@ class LBFGSObjective:
         else:
             facts = solve_ridge_with_torch(activations, targets, weights, start, self)
         solution = Solution(*facts)
-        # Where sums overflow there is no gradient, and the vector is still the start.
+        # If sums overflow, there is no gradient, and the vector is still the start.
         solution.vectors[np.isnan(solution.gradient_norm)] = np.nan
         return solution
 
     def loss(self, grid, vector, target, intercept=None):
-        """Give the value of a vector on a row; ``None`` means the intercept that makes it least."""
+        """Return the loss of a vector on one row; ``None`` uses the intercept that minimizes it."""
         pixels, logits = self._read(grid, vector, target)
         if intercept is None:
             intercept = best_intercept(pixels, logits)
@@ -263,7 +265,7 @@ class LBFGSObjective:
         return loss + self.alpha / 2 * scale * float((np.asarray(vector, np.float64) ** 2).sum())
 
     def fit_intercept(self, grid, vector, target):
-        """Give the intercept that makes the loss of a vector on a row least."""
+        """Return the intercept that minimizes the loss of a vector on one row."""
         return best_intercept(*self._read(grid, vector, target))
 
     def _read(self, grid, vector, target):
@@ -271,7 +273,7 @@ class LBFGSObjective:
         return pixels, compute_logits(grid, vector, target.shape).reshape(1, -1)
 
     def key(self):
-        """Give the settings that the vectors depend on; plain values."""
+        """Return the settings that the vectors depend on; plain values."""
         return _key(self)
 
 

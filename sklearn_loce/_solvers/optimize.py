@@ -26,7 +26,7 @@ INITS = ("zeros", "ones", "uniform", "normal")
 
 
 def warn_unconverged(gradient_norm, objective):
-    """Warn the user of rows whose gradient (n_rows, n_layers) is still larger than asked for."""
+    """Warn the user of rows whose gradient norm (n_rows, n_layers) is above the tolerance."""
     n_rows = np.count_nonzero((gradient_norm > objective.tol).any(1))
     if n_rows:
         warn_user(
@@ -49,8 +49,8 @@ def initial_vector(init, n_channels, random_state):
 
 
 def all_finite(tensor):
-    """Say whether a tensor holds neither NaN nor infinity."""
-    # A sum is ten times as fast as isfinite and needs no copy; it may overflow, so look again.
+    """Return whether a tensor holds neither NaN nor infinity."""
+    # A sum is ten times as fast as isfinite and needs no copy. It may overflow, so check again.
     return bool(torch.isfinite(tensor.sum()) or all(torch.isfinite(part).all() for part in tensor))
 
 
@@ -143,12 +143,12 @@ def optimize_loces(
 ):
     """Optimize one Local Concept Embedding per sample.
 
-    A LoCE is the vector v for which ``sigmoid(upsample(sum_c v_c A_c))`` comes closest to the
-    concept's mask. The sum is taken at the layer's own resolution and one map is upsampled, which
-    is the same function as upsampling every channel; the gradient is written out, so that no
-    autograd graph is built. Each sample's loss stands alone: its vector does not depend on the
-    samples beside it, to the last bit on the CPU and to rounding elsewhere. In float64 the last
-    bits may depend on the number of threads that torch uses.
+    A LoCE is the vector v whose projection ``sigmoid(upsample(sum_c v_c A_c))`` is closest to the
+    concept's mask. The channels are summed at the resolution of the layer, and a single map is
+    upsampled. This is the same function as an upsampling of every channel. The gradient is
+    hand-written, without autograd. Each sample has its own loss: its vector does not depend on
+    other samples, to the last bit on the CPU and to rounding elsewhere. In float64, the last bits
+    may depend on the number of threads of torch.
 
     Parameters
     ----------
@@ -157,86 +157,87 @@ def optimize_loces(
     masks : array-like or Tensor of shape (n_samples, mask_height, mask_width)
         Concept masks with values in [0, 1], at any size; a sequence may mix sizes.
     objective : {"logistic", "jaccard", "dice", "net2vec", "mse", "mae"}, default="logistic"
-        The first three have a bias and a ridge, see Notes; L-BFGS minimizes them, and converges.
-        "net2vec" is the paper's pseudo binary cross-entropy, balanced by the background's share;
-        "mse" and "mae" are the mean squared and absolute error plus
-        ``(||v||_1 + ||v||_2) / n_channels``. AdamW minimizes these three, with betas (0.9, 0.999),
-        epsilon 1e-8 and weight decay 0.01, and stops where its steps end. A parameter that the
-        objective does not read has to be left at its default.
+        The first three have a bias and a ridge, see Notes. L-BFGS minimizes them until it
+        converges. "net2vec" is the paper's pseudo binary cross-entropy, balanced by the share of
+        the background. "mse" and "mae" are the mean squared and absolute error plus
+        ``(||v||_1 + ||v||_2) / n_channels``. AdamW minimizes these three by a fixed number of
+        steps, with betas (0.9, 0.999), epsilon 1e-8 and weight decay 0.01. Parameters that the
+        objective does not use must keep their defaults.
     learning_rate : float, default=0.1
-        Of AdamW.
+        Learning rate of AdamW.
     max_iter : int, default=None
-        Number of steps of AdamW, all of which are taken, or the most iterations of L-BFGS. ``None``
-        means 50 and 500.
+        Number of steps of AdamW, or maximum number of iterations of L-BFGS. ``None`` means 50
+        and 500.
     alpha : float, default=1e-4
         Strength of the ridge of "logistic", "jaccard" and "dice". One value means the same for
-        all layers and scales of activations. With "jaccard" and "dice", whose losses are at most 1,
-        a ridge of 0.1 is too dear for anything to be drawn.
+        all layers and scales of activations. The losses "jaccard" and "dice" are at most 1, so with
+        a ridge of 0.1 their projections stay empty.
     tol : float, default=1e-4
-        L-BFGS ends where the gradient's norm falls to this share of that at the vector zero (with
-        "logistic", in the solver's units, of 0.01 if that is more), or for "jaccard" and "dice" of
-        the largest on the way. A logistic LoCE is then known to about ``tol / (4 * alpha)`` of its
-        length at worst.
+        L-BFGS stops when the norm of the gradient is at most this share of a reference. For
+        "logistic", the reference is the norm at the vector zero, at least 0.01 in the units of the
+        solver. For "jaccard" and "dice", it is the largest norm so far. A logistic LoCE then has a
+        relative error of at most about ``tol / (4 * alpha)``.
     class_weight : {"sqrt", "balanced"} or None, default="sqrt"
-        Weight of a pixel of concept or background in the logistic loss: inverse to the square root
-        of its class's share in the mask, inverse to the share, or 1. "balanced" lets small concepts
-        spill over their edge, ``None`` loses them.
+        Weight of a pixel of concept or background in the logistic loss: the inverse square root of
+        the share of its class in the mask, the inverse share, or 1. With "balanced", projections of
+        small concepts are too large. With ``None``, small concepts are lost.
     init : {"zeros", "ones", "uniform", "normal"}, default="zeros"
-        Start of the optimization. "uniform" on [0, 1) and "normal" are drawn once and shared by
-        all samples.
+        Start of the optimization. "uniform" on [0, 1) and "normal" draw one random start for all
+        samples.
     mask_size : tuple of int, default=(100, 100)
-        (n_rows, n_columns) at which projection and mask are compared.
+        Size (n_rows, n_columns) at which projection and mask are compared.
     mask_resize : {"gaussian", "area", "nearest", "bilinear"}, default="gaussian"
-        How masks are brought to ``mask_size``. The result depends on it strongly; "gaussian" is
-        the published method's (``skimage.transform.resize``).
+        Method that resizes masks to ``mask_size``. The result depends on it strongly. "gaussian"
+        is the published method (``skimage.transform.resize``).
     random_state : int, RandomState instance or None, default=None
-        Determines the start where ``init`` is drawn.
+        Seed for a random ``init``.
     return_info : bool, default=False
-        Whether to return what else is known of "logistic", "jaccard" and "dice".
+        Whether to return biases, iterations and gradient norms of "logistic", "jaccard" and "dice".
 
     Returns
     -------
     embeddings : Tensor of shape (n_samples, n_channels)
-        The LoCEs, float64 for float64 activations and float32 otherwise, on the activations'
-        device.
+        The LoCEs, on the device of the activations. They are float64 for float64 activations and
+        float32 otherwise.
     info : Bunch
-        With ``return_info=True`` only; tensors of shape (n_samples,):
+        Only with ``return_info=True``; tensors of shape (n_samples,):
 
-        - ``bias``: to be given to :func:`project_loces`; of all, the one with which the pixels
-          above 0.5 have the largest Jaccard index with the mask;
-        - ``intercept``: that of the objective's optimum;
-        - ``n_iter``: number of iterations;
-        - ``gradient_norm``: what ``tol`` bounds.
+        - ``bias``: the bias for :func:`project_loces` with which the pixels above 0.5 have the
+          largest Jaccard index with the mask;
+        - ``intercept``: the bias at the optimum of the objective;
+        - ``n_iter``: the number of iterations;
+        - ``gradient_norm``: the relative norm that ``tol`` bounds.
 
     Raises
     ------
     ValueError
-        If shapes don't fit, activations hold NaN or infinity, masks leave [0, 1], a mask has no
-        foreground pixel at ``mask_size``, a result is not finite, the objective does
-        not read a parameter that is not at its default, or ``return_info`` is asked of an objective
+        If shapes do not match, activations hold NaN or infinity, mask values are outside [0, 1], a
+        mask has no foreground pixel at ``mask_size``, a result is not finite, a parameter that the
+        objective does not use differs from its default, or ``return_info`` is true for an objective
         without a bias.
 
     Warns
     -----
     ConvergenceWarning
-        If rows did not converge; they are returned as they are.
+        If rows did not converge; the result contains their current vectors.
 
     Notes
     -----
-    With z = upsample(sum_c v_c A_c) + b, P = sigmoid(z), the mask t and its mean q, and sums over
-    the pixels at ``mask_size``, the objectives with a bias minimize over v and the intercept b the
-    loss plus ``alpha / 2 * s * ||v||^2``, with s the mean over cells of the squared norm of the
-    sample's activations there, and as loss
+    Let z = upsample(sum_c v_c A_c) + b, P = sigmoid(z), t the mask, q its mean, and s the squared
+    norm of the activations, averaged over the cells of the sample. Sums run over the pixels at
+    ``mask_size``. The objectives with a bias minimize a loss plus ``alpha / 2 * s * ||v||^2`` over
+    the vector v and the intercept b. The losses are
 
     - "logistic": ``sum(w(q) t softplus(-z) + w(1 - q) (1 - t) softplus(z)) / W``, with the sum of
-      all weights W and ``w(q) = q^(-1/2)``, ``1 / q`` or 1 by ``class_weight``. It is strictly
-      convex: there is one LoCE, whatever the start, that turns with the axes of the activations.
-      It is that of logistic regression on pixels. A mask that covers all pixels gives zeros.
-    - "jaccard": ``1 - sum(t P) / sum(t + P - t P)``, and "dice": ``1 - 2 sum(t P) / sum(t + P)``,
-      which are not convex: the LoCE is the minimum that the start leads to.
+      all weights W. ``class_weight`` chooses ``w(q) = q^(-1/2)``, ``1 / q`` or 1. The loss is
+      strictly convex: the LoCE does not depend on the start, and it rotates with the axes of the
+      activations. It is the vector of logistic regression on pixels. A mask that covers all pixels
+      gives zeros.
+    - "jaccard": ``1 - sum(t P) / sum(t + P - t P)``, and "dice": ``1 - 2 sum(t P) / sum(t + P)``.
+      These losses are not convex: the LoCE is the minimum that the solver reaches from its start.
 
-    A mask that covers every pixel has no background to be balanced against: under "net2vec" its
-    gradient is zero and the LoCE stays at the start.
+    A mask that covers every pixel has no background. Its gradient under "net2vec" is zero, so the
+    LoCE stays at the start.
 
     References
     ----------
@@ -303,7 +304,7 @@ def _info(solution, grids, targets):
 
 
 def project_loces(activations, embeddings, mask_size=(100, 100), *, bias=None):
-    """Project LoCEs onto the activations they belong to.
+    """Project LoCEs onto their activations.
 
     Parameters
     ----------
@@ -311,7 +312,7 @@ def project_loces(activations, embeddings, mask_size=(100, 100), *, bias=None):
     embeddings : Tensor of shape (n_samples, n_channels)
     mask_size : tuple of int, default=(100, 100)
     bias : Tensor of shape (n_samples,), default=None
-        Added before the sigmoid.
+        Bias that is added before the sigmoid.
 
     Returns
     -------
@@ -321,7 +322,7 @@ def project_loces(activations, embeddings, mask_size=(100, 100), *, bias=None):
     Raises
     ------
     ValueError
-        If shapes don't fit, or activations are complex, NaN or infinite.
+        If shapes do not match, or activations are complex, NaN or infinite.
 
     Examples
     --------

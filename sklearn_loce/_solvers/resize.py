@@ -1,4 +1,4 @@
-"""Bringing masks to the size at which a LoCE is optimized."""
+"""Resizing of masks to the size at which LoCEs are optimized."""
 
 from functools import lru_cache
 from numbers import Integral
@@ -11,10 +11,10 @@ from torch.nn.functional import interpolate
 from .compiled.jit import jit
 
 _LONGEST_SIDE = 1 << 15  # pixels; beyond, the blur takes minutes
-_TRUNCATE = 4.0  # standard deviations, where SciPy and scikit-image cut the blur off
-_BLOCK = 1 << 20  # numbers held at a time
+_TRUNCATE = 4.0  # standard deviations at which SciPy and scikit-image truncate the blur
+_BLOCK = 1 << 20  # numbers in memory at a time
 
-# How torch interpolates; "gaussian" is ours.
+# Arguments of torch's interpolation. "gaussian" is implemented here.
 _INTERPOLATIONS = {
     "area": {"mode": "area"},
     "nearest": {"mode": "nearest-exact"},
@@ -33,7 +33,7 @@ def check_mask_size(size):
 
 @lru_cache(maxsize=64)
 def _gaussian_matrix(size_in, size_out):
-    """Give blur and interpolation along one axis, a sparse array of shape (size_out, size_in)."""
+    """Return blur and interpolation along one axis, a sparse array of shape (size_out, size_in)."""
     if size_in > _LONGEST_SIDE:
         raise ValueError(
             f"a mask with a side of {size_in} pixels can't be resized by method 'gaussian', "
@@ -51,7 +51,7 @@ def _gaussian_matrix(size_in, size_out):
 
 
 def _blurred_lines(size, start, stop, sigma):
-    """Blur the columns ``start`` to ``stop`` of a unit matrix; they are zero but for a window."""
+    """Blur the columns ``start`` to ``stop`` of a unit matrix; they are zero outside a window."""
     reach = int(_TRUNCATE * sigma + 0.5) + 1
     first, last = max(0, start - reach), min(size, stop + reach)
     lines = np.zeros((size, stop - start))
@@ -67,8 +67,8 @@ def _blurred_lines(size, start, stop, sigma):
 def _write_transposed_product(indptr, indices, data, dense, out):
     """Write (matrix @ dense).T, for a sparse matrix (n, m) in CSR form and an array (m, k).
 
-    SciPy's product makes copies of a mask as float64 and of the result, which take longer than the
-    sums; and applied twice, a product that is transposed resamples both axes line by line.
+    SciPy's product copies the mask to float64 and also copies the result, which takes longer than
+    the sums. Two transposed products in a row resample both axes line by line.
     """
     line = np.empty(dense.shape[1])
     for i in range(len(indptr) - 1):
@@ -94,10 +94,10 @@ def _resize_gaussian(mask, size):
 
 
 def resize_masks(masks, size, method="gaussian"):
-    """Resample masks of any sizes, with values in [0, 1]; (n_masks, *size), float32.
+    """Resample masks of any sizes with values in [0, 1] to (n_masks, *size), float32.
 
-    "gaussian" is what ``skimage.transform.resize`` does to a float image, the published method's
-    choice; the others are torch's, "bilinear" with antialiasing.
+    "gaussian" is the published method; it equals ``skimage.transform.resize`` of a float image. The
+    other methods are torch's; "bilinear" uses antialiasing.
     """
     resized = np.empty((len(masks), *size), dtype=np.float32)
     for mask, out in zip(map(np.asarray, masks), resized, strict=True):

@@ -1,4 +1,4 @@
-"""What a solver gives."""
+"""The result of a solver."""
 
 from dataclasses import dataclass, fields
 
@@ -7,17 +7,17 @@ import numpy as np
 
 @dataclass(frozen=True, eq=False)
 class Solution:
-    """The vectors of some rows, and what the solver found out about each.
+    """The vectors of some rows, and the solver's facts about each row.
 
     Parameters
     ----------
     vectors : ndarray of shape (n_rows, n_channels), float32 or float64
     intercept : ndarray of shape (n_rows,), default=None
-        The bias at the optimum; ``None`` where the objective has none, as for the next two.
+        The bias at the optimum. This and the next two are ``None`` for objectives without a bias.
     n_iter : ndarray of shape (n_rows,), default=None
         Number of iterations.
     gradient_norm : ndarray of shape (n_rows,), default=None
-        What the objective's ``tol`` bounds.
+        The relative norm that ``tol`` of the objective bounds.
     """
 
     vectors: np.ndarray
@@ -27,13 +27,13 @@ class Solution:
 
     @classmethod
     def unknown(cls, n_rows, n_channels, *, has_facts):
-        """Give a Solution of NaN, to be filled row by row.
+        """Return a Solution of NaN that ``put`` fills row by row.
 
         Parameters
         ----------
         n_rows, n_channels : int
         has_facts : bool
-            Whether the objective has an intercept, and what belongs to it.
+            Whether the objective has an intercept, iterations and gradient norms.
 
         Returns
         -------
@@ -52,7 +52,7 @@ class Solution:
         return len(self.vectors)
 
     def __getitem__(self, rows):
-        """Give the Solution of some rows; that of one row has fields without the axis of rows."""
+        """Return the Solution of some rows; for a single row, the fields have no axis of rows."""
         return Solution(*(None if field is None else field[rows] for field in self._values()))
 
     def _values(self):

@@ -1,1 +1,1 @@
-"""Keys of vectors, and where vectors are kept."""
+"""Keys of vectors, and the stores of vectors."""

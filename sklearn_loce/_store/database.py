@@ -1,4 +1,4 @@
-"""The SQLite database of a RowStore: how it is opened, and what is asked of its tables."""
+"""The SQLite database of a RowStore: opening, and queries of its tables."""
 
 import hashlib
 import json
@@ -45,19 +45,19 @@ _NO_ACCESS = (
     *(sqlite3.SQLITE_AUTH, sqlite3.SQLITE_NOLFS),
 )
 _OBSTACLES = (*_NO_ACCESS, sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_FULL)
-_WRONG = "its checksum is not that of its content"
+_WRONG = "its checksum does not match its content"
 
 
 # Opening
 
 
 def as_folder(path):
-    """Give the absolute path of a store's folder; an error names a path that can't be one."""
+    """Return the absolute path of a store's folder; raise an error if it cannot be a folder."""
     if not isinstance(path, str | os.PathLike) or not isinstance(os.fspath(path), str):
         raise TypeError(f"path must be the path of a folder, got {path!r}.")
     if not os.fspath(path) or "\0" in os.fspath(path):
         raise ValueError(
-            f"path must be the path of a folder, got {path!r}. For the working directory, give '.'."
+            f"path must be the path of a folder, got {path!r}. For the working directory, pass '.'."
         )
     folder = Path(os.path.abspath(os.path.expanduser(path)))
     for part in (folder, *folder.parents):
@@ -67,7 +67,7 @@ def as_folder(path):
 
 
 def _way_out(file):
-    return f"Move the folder {str(file.parent)!r} away: its rows are computed again then."
+    return f"Move the folder {str(file.parent)!r} away; its rows are then computed again."
 
 
 def _damaged(file, reason):
@@ -80,20 +80,20 @@ def _primary_code(error):
 
 @contextmanager
 def _explained(file):
-    """Raise OSError where the machine is in the way, StoreError where the file is at fault."""
+    """Raise OSError for a failure of the machine, and StoreError for a failure of the file."""
     try:
         yield
     except sqlite3.Error as error:
         if _primary_code(error) in _OBSTACLES:
             raise OSError(f"{str(file)!r}: {error}") from error
         raise _damaged(file, error) from error
-    except UnicodeDecodeError as error:  # of SQLite's own message, where it quotes what is damaged
-        raise _damaged(file, "text that is no UTF-8") from error
+    except UnicodeDecodeError as error:  # SQLite's message may quote damaged text
+        raise _damaged(file, "text that is not UTF-8") from error
 
 
 @contextmanager
 def obstacles_raised():
-    """Raise StoreError for the failures that are only warnings while loading and saving."""
+    """Raise StoreError for failures that only cause warnings in ``load`` and ``save``."""
     try:
         yield
     except OSError as error:
@@ -102,11 +102,11 @@ def obstacles_raised():
 
 def _connect(file, how):
     uri = f"{file.as_uri()}?{how}"
-    # Threads of a session share its connection, one after the other.
+    # The threads of a session take turns with its connection.
     options = {"timeout": TIMEOUT, "isolation_level": None, "check_same_thread": False}
     connection = sqlite3.connect(uri, uri=True, **options)
-    connection.text_factory = bytes  # what is damaged may be no UTF-8
-    # As SQLite advises for files that may have been damaged.
+    connection.text_factory = bytes  # damaged text may not be UTF-8
+    # SQLite recommends these for files that may be damaged.
     connection.execute("PRAGMA trusted_schema = OFF")
     connection.execute("PRAGMA cell_size_check = ON")
     return connection
@@ -117,7 +117,7 @@ def _pragma(connection, name):
 
 
 def _tables_of(connection):
-    """Give the SQL of all tables, and of whatever else there is, by name."""
+    """Return the SQL of all tables and other objects by name."""
     tables = {}
     for name, sql in connection.execute("SELECT name, sql FROM sqlite_master"):
         if not name.startswith(b"sqlite_"):
@@ -126,10 +126,10 @@ def _tables_of(connection):
 
 
 def _check(connection, file):
-    """Raise unless the file is a store of this version; say whether it has its tables yet."""
+    """Raise unless the file is a store of this version; return whether it already has tables."""
     if 0 < file.stat().st_size < _SMALLEST:
-        # SQLite takes a file that is shorter than a page for an empty one.
-        raise _damaged(file, "it is no SQLite database")
+        # SQLite treats a file that is shorter than a page as empty.
+        raise _damaged(file, "it is not an SQLite database")
     found = _tables_of(connection)
     application = _pragma(connection, "application_id")
     version = _pragma(connection, "user_version")
@@ -152,10 +152,10 @@ def _check(connection, file):
 
 @contextmanager
 def reading(file):
-    """Lend a connection with one view of the file; ``None`` where there is nothing yet.
+    """Lend a connection with one view of the file; ``None`` if there is no file yet.
 
-    Like all that uses the file, it raises StoreError if that is no store, of another version, or
-    damaged, and OSError if the machine is in the way.
+    Like all functions that use the file, it raises StoreError if the file is not a store, has
+    another version, or is damaged. It raises OSError for a failure of the machine.
     """
     with _explained(file):
         if not file.exists():
@@ -174,20 +174,20 @@ def _connect_to_read(file):
         connection.close()
         if _primary_code(error) not in _NO_ACCESS:
             raise
-        # Beside a file that can't be written there may be no place for the index of the log. Nobody
-        # writes there either; and if somebody does, checksums find it.
+        # If the file cannot be written, there may be no place for the index of the log. Then other
+        # processes cannot write either. If one does, the checksums detect it.
         connection = _connect(file, "mode=ro&immutable=1")
         connection.execute("BEGIN")
     return connection
 
 
 def connect_to_write(file):
-    """Open the file to write, make it where it is missing, and check it."""
+    """Open the file to write, create it if it is missing, and check it."""
     file.parent.mkdir(parents=True, exist_ok=True)
     with _explained(file):
         connection = _connect(file, "mode=rwc")
         try:
-            connection.execute("BEGIN")  # one view of the file: another may be making its tables
+            connection.execute("BEGIN")  # keep one view: another process may be creating tables
             is_ready = _check(connection, file)
             connection.execute("COMMIT")
             if not is_ready:
@@ -211,8 +211,8 @@ def _make_tables(connection, file):
 
 
 def _write_ahead(connection):
-    # While others use the file, its mode can't be changed. It works in the old mode as well, only
-    # slower, and the next connection tries again: a short wait will do.
+    # While other processes use the file, its mode cannot change. The old mode works as well, but
+    # slower, and the next connection tries again. So a short wait is enough.
     connection.execute("PRAGMA busy_timeout = 200")
     try:
         connection.execute("PRAGMA journal_mode = WAL")
@@ -225,7 +225,7 @@ def _write_ahead(connection):
 
 @contextmanager
 def transaction(connection, file):
-    """Commit what the block writes, all or nothing."""
+    """Commit all writes of the block, or none of them."""
     with _explained(file):
         try:
             connection.execute("BEGIN IMMEDIATE")
@@ -238,7 +238,7 @@ def transaction(connection, file):
 
 
 def compact(file):
-    """Give the space of deleted rows back to the disk; give the file's size in bytes."""
+    """Free the disk space of deleted rows; return the size of the file in bytes."""
     with _explained(file), closing(_connect(file, "mode=rw")) as connection:
         connection.execute("VACUUM")
         connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
@@ -246,7 +246,7 @@ def compact(file):
 
 
 def check_integrity(connection, file):
-    """Raise unless SQLite finds its own structures sound."""
+    """Raise if SQLite finds errors in its own structures."""
     found = [
         text.decode(errors="replace") for (text,) in connection.execute("PRAGMA integrity_check")
     ]
@@ -255,7 +255,7 @@ def check_integrity(connection, file):
 
 
 def n_bytes(connection):
-    """Give the size of the file in bytes, as the connection sees it."""
+    """Return the size of the file in bytes in the view of the connection."""
     return _pragma(connection, "page_count") * _pragma(connection, "page_size")
 
 
@@ -263,7 +263,7 @@ def n_bytes(connection):
 
 
 def _checksum(*parts):
-    """Hash what a row of a table holds: bytes, numbers, NULL."""
+    """Hash the values of a row of a table: bytes, numbers, NULL."""
     state = hashlib.sha256()
     for part in parts:
         raw = part if type(part) is bytes else repr(part).encode()
@@ -273,7 +273,7 @@ def _checksum(*parts):
 
 
 def find_rows(connection, key, samples):
-    """Give (sample, Solution) of a key's digest, ``None`` in place of what is damaged."""
+    """Return (sample, Solution) for a key's digest; damaged Solutions are ``None``."""
     number = connection.execute("SELECT id FROM keys WHERE digest = ?", [key]).fetchone()
     found = []
     for start in range(0, len(samples) if number else 0, _CHUNK):
@@ -290,7 +290,7 @@ def find_rows(connection, key, samples):
 
 
 def _as_solution(vector, facts):
-    """Make a Solution, whose vector is read-only, of a row's bytes."""
+    """Make a Solution with a read-only vector from the bytes of a row."""
     vector = np.frombuffer(vector, dtype=_VECTOR).astype(np.float32, copy=False)
     return Solution(vector, *([] if facts is None else np.frombuffer(facts, _FACTS).tolist()))
 
@@ -312,7 +312,7 @@ def put_rows(connection, key, solutions, created):
 
 
 def _put_key(connection, key):
-    """Insert a Key or mend it; give its number."""
+    """Insert or repair a Key; return its number."""
     row = key.digest, key.source, key.describe().encode()
     connection.execute(
         "INSERT INTO keys (digest, source, description, checksum) VALUES (?, ?, ?, ?) "
@@ -325,7 +325,7 @@ def _put_key(connection, key):
 
 
 def find_probes(connection, source):
-    """Give (probe, (probe, record, n_channels)), the oldest first; ``None`` for what is damaged."""
+    """Return (probe, (probe, record, n_channels)), oldest first; damaged ones are ``None``."""
     found, query = [], "SELECT probe, record, n_channels, checksum FROM probes WHERE source = ?"
     for probe, record, n, check in connection.execute(f"{query} ORDER BY id", [source]):
         is_sound = check == _checksum(source, probe, record, n)
@@ -334,7 +334,7 @@ def find_probes(connection, source):
 
 
 def put_probe(connection, source, probe, record, n_channels):
-    """Insert or mend a probe."""
+    """Insert or repair a probe."""
     row = source, probe, np.asarray(record, dtype=_RECORD).tobytes(), int(n_channels)
     connection.execute(
         "INSERT INTO probes (source, probe, record, n_channels, checksum) VALUES (?, ?, ?, ?, ?) "
@@ -344,13 +344,13 @@ def put_probe(connection, source, probe, record, n_channels):
     )
 
 
-# Looking after a store
+# Maintenance
 
 Record = namedtuple("Record", "id key_id facts sample vector created problem")
 
 
 def all_keys(connection):
-    """Give {number: (digest, what a store can be searched by)}, ``None`` for what is damaged."""
+    """Return {number: (digest, searchable facts)}; ``None`` for damaged keys."""
     rows = connection.execute("SELECT id, digest, source, description, checksum FROM keys")
     return {
         number: (row[0], json.loads(row[2]) if check == _checksum(*row) else None)
@@ -359,7 +359,7 @@ def all_keys(connection):
 
 
 def all_rows(connection):
-    """Read all rows as Records, the oldest first, and compare them with their checksums."""
+    """Read all rows as Records, oldest first, and compare them with their checksums."""
     keys = all_keys(connection)
     query = "SELECT id, key_id, sample, vector, facts, created, checksum FROM loces ORDER BY id"
     for number, key_id, *row, check in connection.execute(query):
@@ -377,7 +377,7 @@ def _damaged_probes(connection):
 
 
 def problems(connection):
-    """Yield what is damaged, as (table, id, layer, sample, problem)."""
+    """Yield all damaged rows as (table, id, layer, sample, problem)."""
     for number, (_, facts) in all_keys(connection).items():
         if facts is None:
             yield "keys", number, None, None, _WRONG
@@ -390,7 +390,7 @@ def problems(connection):
 
 
 def choose_rows(connection, layer, model, before, damaged):
-    """Give the ids of the rows that meet all criteria that are given."""
+    """Return the ids of the rows that meet all given criteria."""
     return [
         row.id
         for row in all_rows(connection)
@@ -402,17 +402,17 @@ def choose_rows(connection, layer, model, before, damaged):
 
 
 def oldest_rows(connection, share):
-    """Give the ids of a share of the rows, the oldest ones."""
+    """Return the ids of the given share of rows, oldest first."""
     n_rows = connection.execute("SELECT count(*) FROM loces").fetchone()[0]
     query = "SELECT id FROM loces ORDER BY created, id LIMIT ?"
     return [number for (number,) in connection.execute(query, [math.ceil(share * n_rows)])]
 
 
 def remove_rows(connection, ids):
-    """Remove rows, and keys and probes that have none any more or are damaged."""
+    """Remove rows, and all keys and probes that are unused or damaged."""
     connection.executemany("DELETE FROM loces WHERE id = ?", [(number,) for number in ids])
     connection.execute("DELETE FROM keys WHERE id NOT IN (SELECT key_id FROM loces)")
-    # A key's source names a probe by its id, or by the source that they share.
+    # The source of a key is the id of a probe, or the source of the probe.
     sources = "(SELECT source FROM keys)"
     unused = f"probe NOT IN {sources} AND source NOT IN {sources}"
     connection.execute(f"DELETE FROM probes WHERE {unused}")

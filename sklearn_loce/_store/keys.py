@@ -1,4 +1,4 @@
-"""Keys: what a vector depends on, compared by content."""
+"""Keys: everything that a vector depends on, compared by content."""
 
 import hashlib
 import json
@@ -11,13 +11,14 @@ import xxhash
 from .._samples.images import PATH, check_is_file, read_image
 from .._samples.masks import compress_rle
 
-# Counts up when vectors of older versions must not be found: other tables of the store, or other
-# results of the method for the same settings.
+# Increase it to hide vectors of older versions: after a change of the store's tables, or of the
+# method's results for the same settings.
 FORMAT_VERSION = 2
 
 
-# Two threads, channels_last and float64 move activations by at most 8e-7 of their norm, an input
-# that is scaled by 1.001 moves them by 7e-4 and more, and autocast by 5e-3 (LR-ASPP, ResNet, ViT).
+# Measured changes of activations, as shares of their norm (LR-ASPP, ResNet, ViT): at most 8e-7 by
+# two threads, channels_last and float64; at least 7e-4 by an input scaled by 1.001, and 5e-3 by
+# autocast.
 TOLERANCE = 2e-5
 
 
@@ -38,18 +39,18 @@ def _as_plain(value):
 
 @dataclass(frozen=True)
 class Key:
-    """What the vectors of a layer depend on, besides image and mask.
+    """Everything that the vectors of a layer depend on, except image and mask.
 
     Parameters
     ----------
     source : bytes
-        Digest of all that the activations depend on.
+        Digest of everything that the activations depend on.
     settings : dict of {str: number, str, list or None}
-        What the optimization depends on.
+        The settings of the optimization.
     layer : str
         Name of the layer.
     model, preprocess : str
-        Digests in hexadecimal, by which a store can be searched.
+        Digests in hexadecimal, for searches in a store.
 
     Examples
     --------
@@ -68,17 +69,17 @@ class Key:
 
     @property
     def digest(self):
-        """Hash of source, settings and the version of the format; 32 bytes."""
+        """The hash of source, settings and format version; 32 bytes."""
         return hash_facts("key", FORMAT_VERSION, self.source.hex(), self.settings)
 
     def describe(self):
-        """Write in JSON what a store can be searched by."""
+        """Return the searchable facts as JSON."""
         facts = {"model": self.model, "preprocess": self.preprocess, "settings": self.settings}
         return _as_json({"layer": self.layer} | facts)
 
 
 def sample_digests(samples, rows):
-    """Hash image and mask of rows that share an image; a list of 32 bytes each."""
+    """Hash image and mask of rows that share an image; return a list of 32 bytes each."""
     image = image_digest(samples["image"].iloc[rows[0]])
     masks = samples["mask"].iloc[rows]
     return [hashlib.sha256(image + b":" + mask_digest(mask)).digest() for mask in masks]
@@ -88,7 +89,7 @@ def image_digest(image):
     """Hash an image cell: a file by its bytes, anything else by its pixels."""
     if isinstance(image, PATH):
         return _file_digest("image", image)
-    # Mode, palette, transparency and orientation of a PIL image all show in what is read.
+    # The pixels include mode, palette, transparency and orientation of a PIL image.
     return _pixel_digest("image", image if isinstance(image, np.ndarray) else read_image(image))
 
 
@@ -103,8 +104,8 @@ def mask_digest(mask):
 
 
 def _bulk_digest(header, content):
-    # xxh3 runs at the speed of memory, ten times as fast as sha256. 128 bits rule out accidents;
-    # nobody gains from a forged vector in a store of one's own.
+    # xxh3 is as fast as memory, ten times as fast as sha256. 128 bits exclude accidental
+    # collisions, and a forged vector in one's own store helps nobody.
     state = xxhash.xxh3_128(header.encode())
     state.update(content)
     return state.digest()
@@ -123,20 +124,20 @@ def _pixel_digest(what, array):
 
 
 def agree(first, second):
-    """Say whether two records are of one network; see ``TOLERANCE``."""
+    """Return whether two records come from the same network; see ``TOLERANCE``."""
     if first.shape != second.shape:
         return False
     difference = np.linalg.norm(first - second, axis=-1)
     size = np.maximum(np.linalg.norm(first, axis=-1), np.linalg.norm(second, axis=-1))
-    # Not finite where activations are not, whose rows fail in any case.
+    # Records are not finite if activations are not; such rows fail in any case.
     return bool((difference <= TOLERANCE * size).all()) or np.array_equal(first, second, True)
 
 
 def find_source(session, network, members, record, n_channels):
-    """Give the digest of all that the activations of a layer depend on.
+    """Return the digest of everything that the activations of a layer depend on.
 
-    Networks whose digests are equal are told apart by what they give for the probe image, within a
-    tolerance; the store holds the probes that it has seen.
+    Networks with equal digests are distinguished by their activations on the probe image, within a
+    tolerance. The store holds the records of earlier probes.
 
     Parameters
     ----------
@@ -144,9 +145,9 @@ def find_source(session, network, members, record, n_channels):
     network : bytes
         Digest of network, preprocessing and reshape_transform.
     members : tuple of str
-        Name of the layer, or of those that it joins.
+        Name of the layer, or names of the layers that it joins.
     record : ndarray
-        What the layer gives for the probe.
+        Record of the layer's activations on the probe.
     n_channels : int
 
     Returns

@@ -1,4 +1,4 @@
-"""MemoryStore: LoCEs in this process."""
+"""MemoryStore: LoCEs in the memory of this process."""
 
 import threading
 from collections import OrderedDict
@@ -12,22 +12,22 @@ _ROW_OVERHEAD = 600  # bytes of the keys and objects that hold one vector, measu
 
 
 class MemoryStore:
-    """Keep LoCEs in this process; the least recently used go first.
+    """Keep LoCEs in the memory of this process; drop the least recently used ones first.
 
     Parameters
     ----------
     max_bytes : int, default=2**27
-        How much memory the vectors may take, with what it takes to hold them.
+        Maximum memory of the vectors, including the overhead of each vector.
 
     Raises
     ------
     ValueError
-        If ``max_bytes`` is no integer of at least 0.
+        If ``max_bytes`` is not an integer of at least 0.
 
     Notes
     -----
-    Clones and copies of an estimator share the store; a pickle of it is empty. Threads may use it
-    at once.
+    Clones and copies of an estimator share the store. A pickle of the store is empty. Several
+    threads may use it at the same time.
 
     Examples
     --------
@@ -52,11 +52,11 @@ class MemoryStore:
         self._lock = threading.Lock()
 
     def open(self):
-        """Give the store itself for a ``with`` block, as a RowStore gives a Session."""
+        """Return the store itself for a ``with`` block, in place of the Session of a RowStore."""
         return nullcontext(self)
 
     def load(self, key, samples):
-        """Give the Solutions that are there, by digest of the sample; vectors are read-only."""
+        """Return the stored Solutions by digest of the sample; vectors are read-only."""
         of_key, found = key.digest, {}
         with self._lock:
             for sample in samples:
@@ -66,14 +66,14 @@ class MemoryStore:
         return found
 
     def save(self, key, solutions):
-        """Keep Solutions of one row each, by digest of the sample; equal keys are replaced."""
+        """Store Solutions of one row each, by digest of the sample; replace equal keys."""
         of_key = key.digest
         with self._lock:
             for sample, solution in solutions.items():
                 self._put((of_key, sample), solution)
 
     def _put(self, place, solution):
-        # Nobody can write to an array over bytes.
+        # An array over bytes is read-only.
         raw = np.asarray(solution.vectors, dtype=np.float32).tobytes()
         if place in self._rows:
             self._n_bytes -= _size_of(self._rows.pop(place))
@@ -83,12 +83,12 @@ class MemoryStore:
             self._n_bytes -= _size_of(self._rows.popitem(last=False)[1])
 
     def probes(self, source):
-        """Give the probes of a source as (id, record, n_channels), the oldest first."""
+        """Return the probes of a source as (id, record, n_channels), oldest first."""
         with self._lock:
             return [(probe, *facts) for probe, facts in self._probes.get(source, {}).items()]
 
     def save_probe(self, source, probe, record, n_channels):
-        """Keep what a network gives for the probe image; an equal probe is replaced."""
+        """Store the record of a network for the probe image; replace an equal probe."""
         record = np.frombuffer(np.asarray(record, dtype=np.float64).tobytes())
         with self._lock:
             self._probes.setdefault(source, {})[probe] = record, int(n_channels)

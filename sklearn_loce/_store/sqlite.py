@@ -1,4 +1,4 @@
-"""RowStore: LoCEs in a folder, for all processes of a machine and all runs to come."""
+"""RowStore: LoCEs in a folder, for all processes of a machine and all later runs."""
 
 import os
 import re
@@ -25,52 +25,52 @@ _FILE = "loces.sqlite"
 class RowStore:
     """Keep computed LoCEs in a folder.
 
-    Each row has a key that holds everything its vector depends on: weights and code of the model,
-    preprocessing, layer, settings of the optimization, contents of image and mask, version of the
-    format, and the activations that the model gives for a probe image. A row with another key is
-    computed anew; one with the same key is read.
+    The key of a row holds everything that its vector depends on: weights and code of the model,
+    preprocessing, layer, settings of the optimization, contents of image and mask, format version,
+    and the activations of the model on a probe image. A row with a known key is read, and a row
+    with a new key is computed.
 
     Parameters
     ----------
     path : str or path
-        The folder. It is made, with its parents, when the first rows are saved. A relative path is
-        resolved when the store is made: a later change of the working directory does not move it.
+        The folder. The first save creates it, with its parents. A relative path is resolved when
+        the object is created, so a later change of the working directory has no effect.
 
     Attributes
     ----------
     path : str
-        As an absolute path.
+        The absolute path of the folder.
 
     Raises
     ------
     TypeError, ValueError
-        If ``path`` is no path, is empty, or has a null character.
+        If ``path`` is not a path, is empty, or has a null character.
     StoreError
-        If ``path`` is a file, or leads through one. All methods raise it where the store's file is
-        another program's, of another format version, or malformed; the message names the file and
-        the way out.
+        If ``path`` is a file, or leads through a file. All methods raise it if the file of the
+        store belongs to another program, has another format version, or is malformed. The message
+        names the file and the remedy.
 
     See Also
     --------
-    LoCETransformer : Takes it as ``memory``.
+    LoCETransformer : Accepts a store as ``memory``.
 
     Notes
     -----
     The folder holds one SQLite database, ``loces.sqlite``, with a write-ahead log. Any number of
-    processes and threads of one machine may use it at once. Network file systems do not work,
-    because the log needs shared memory. Workers of a cluster need no store: their caller reads and
-    writes it.
+    processes and threads of one machine may use it at the same time. Network file systems do not
+    work, because the log needs shared memory. Workers of a cluster need no store: their caller
+    reads and writes it.
 
-    Every vector has a checksum, over its key too. A damaged one counts as missing, with a warning:
-    it is computed again and replaced. A folder that can't be written costs no result either: known
-    rows are read, the others are computed, and one warning per call says that they were not saved.
-    A lock that another program holds is waited for, up to 30 seconds, once per call.
+    Every vector has a checksum that includes its key. Damaged rows cause a warning; they are
+    computed again and replaced. If the folder cannot be written, known rows are read, other rows
+    are computed, and you get one warning per call. If another program holds a lock, each call waits
+    once, up to 30 seconds.
 
-    The probes that a store has seen are kept with it. A model whose activations agree with one of
-    them to 2e-5 of their norm shares its keys, as on another processor or with another number of
-    threads.
+    The store keeps the records of all probes. A model whose activations agree with a record to 2e-5
+    of their norm uses its keys. So another processor or number of threads still finds the vectors.
 
-    Stores of the same path are equal. Clones of an estimator share it, and a pickle holds the path.
+    Stores with the same path are equal. Clones of an estimator share the store. A pickle of a store
+    holds only the path.
 
     Examples
     --------
@@ -100,23 +100,24 @@ class RowStore:
         Returns
         -------
         Session
-            For a ``with`` block.
+            A context manager for a ``with`` block.
         """
         return Session(self)
 
     def info(self):
-        """Count what is in the store.
+        """Count the rows, keys and bytes of the store.
 
         Returns
         -------
         Bunch
-            ``path``; ``format_version``; ``n_rows``, the number of vectors; ``n_bytes`` of the
-            file; ``n_keys``, how many combinations of model, layer and settings; ``layers``.
+            ``path``; ``format_version``; ``n_rows``, the number of vectors; ``n_bytes``, the size
+            of the file; ``n_keys``, the number of combinations of model, layer and settings;
+            ``layers``.
 
         Raises
         ------
         StoreError
-            If the file can't be read, is no store, of another version, or malformed.
+            If the file cannot be read, is not a store, has another version, or is malformed.
         """
         info = Bunch(path=self.path, format_version=FORMAT_VERSION)
         info.update(n_rows=0, n_bytes=0, n_keys=0, layers=[])
@@ -134,20 +135,20 @@ class RowStore:
         Parameters
         ----------
         vectors : bool, default=False
-            Whether to give the vectors too, in a column of arrays.
+            Whether to include the vectors as a column of arrays.
 
         Returns
         -------
         DataFrame
-            One row per vector, oldest first: ``layer``; ``model`` and ``preprocess``, digests in
-            hexadecimal; one column per setting; ``sample``, the digest of image and mask;
-            ``created``, a timestamp in UTC; ``n_channels``; and ``vector``. Damaged rows are left
-            out.
+            One row per vector, oldest first, with the columns ``layer``; ``model`` and
+            ``preprocess``, digests in hexadecimal; one column per setting; ``sample``, the digest
+            of image and mask; ``created``, a timestamp in UTC; ``n_channels``; and ``vector``.
+            Damaged rows are omitted.
 
         Raises
         ------
         StoreError
-            If the file can't be read, is no store, of another version, or malformed.
+            If the file cannot be read, is not a store, has another version, or is malformed.
         """
         keys, rows = {}, []
         with obstacles_raised(), reading(self._file) as connection:
@@ -162,18 +163,19 @@ class RowStore:
         return frame.join(facts, on="key")[[*facts.columns, *columns]]
 
     def verify(self):
-        """Read everything and compare it with its checksums.
+        """Read all rows and compare them with their checksums.
 
         Returns
         -------
         DataFrame
-            What is damaged, with the columns ``table``, ``id``, ``layer``, ``sample`` and
-            ``problem``; no rows if the store is sound. ``prune(damaged=True)`` removes it.
+            The damaged rows, with the columns ``table``, ``id``, ``layer``, ``sample`` and
+            ``problem``. It is empty if no row is damaged. ``prune(damaged=True)`` removes damaged
+            rows.
 
         Raises
         ------
         StoreError
-            If the file can't be read, is no store, of another version, or malformed.
+            If the file cannot be read, is not a store, has another version, or is malformed.
         """
         problems = []
         with obstacles_raised(), reading(self._file) as connection:
@@ -183,32 +185,33 @@ class RowStore:
         return _as_frame(problems, columns=["table", "id", "layer", "sample", "problem"])
 
     def prune(self, *, layer=None, model=None, older_than=None, damaged=False, max_bytes=None):
-        """Remove rows that meet all criteria given, and give their space back to the disk.
+        """Remove the rows that meet all given criteria, and free their disk space.
 
         Parameters
         ----------
         layer : str or Joined, default=None
-            Rows of this layer.
+            Remove rows of this layer.
         model : torch.nn.Module, TorchModel or str, default=None
-            Rows of this model, or of the one with this digest in hexadecimal.
+            Remove rows of this model, or of the model with this digest in hexadecimal.
         older_than : timedelta or datetime, default=None
-            Rows that were saved longer ago, or before; a datetime without a time zone is in UTC.
+            Remove rows that are older than the timedelta, or that were saved before the datetime. A
+            datetime without a time zone is in UTC.
         damaged : bool, default=False
-            Rows whose checksum is not theirs.
+            Remove rows whose checksum does not match.
         max_bytes : int, default=None
-            After that, the oldest of all rows, until the file is no larger.
+            Afterward, remove the oldest rows until the file is at most this large.
 
         Returns
         -------
         int
-            Number of rows removed.
+            Number of removed rows.
 
         Raises
         ------
         TypeError, ValueError
-            If no criterion is given, or one is of another kind.
+            If there is no criterion, or a criterion has an invalid type or value.
         StoreError
-            If the file can't be written, is no store, of another version, or malformed.
+            If the file cannot be written, is not a store, has another version, or is malformed.
         """
         if not isinstance(layer, str | Joined | None):
             raise TypeError(f"layer must be the name of a layer, got {layer!r}.")
@@ -237,7 +240,7 @@ class RowStore:
         return n_removed
 
     def _remove(self, choose, *criteria):
-        """Remove the rows that ``choose(connection, *criteria)`` gives; give their number."""
+        """Remove the rows of ``choose(connection, *criteria)``; return their number."""
         with (
             closing(connect_to_write(self._file)) as connection,
             transaction(connection, self._file),
@@ -260,10 +263,10 @@ class RowStore:
 
 
 class Session:
-    """Loads and saves LoCEs of a RowStore in one run, from any of its threads.
+    """Loads and saves LoCEs of a RowStore in all threads of one run.
 
-    After the first load or save that fails, the session leaves out all others of its kind: a lock
-    that another program holds costs one wait. A warning at the end of the ``with`` block says so.
+    After a load fails, the session skips all further loads, and likewise for saves. So a lock of
+    another program causes only one wait. The end of the ``with`` block gives one warning.
 
     Parameters
     ----------
@@ -273,7 +276,8 @@ class Session:
     def __init__(self, store):
         self._file = store._file
         self._lock = threading.Lock()
-        # To write; kept open, since closing folds the log into the file, which takes 2 ms and more.
+        # The connection for writing stays open: closing it merges the log into the file, which
+        # takes at least 2 ms.
         self._connection = self._status = None
         self._warnings = {}
 
@@ -281,30 +285,30 @@ class Session:
         return self
 
     def __exit__(self, *raised):
-        with self._lock:  # another thread may be writing where this one was interrupted
+        with self._lock:  # after an interrupt of this thread, another one may still be writing
             if self._connection is not None:
                 self._connection.close()
         for message in self._warnings.values():
             warn_user(message)
 
     def load(self, key, samples):
-        """Give the Solutions that are there, by digest of the sample; damaged ones are absent."""
+        """Return the stored Solutions by digest of the sample, without damaged ones."""
         return dict(self._find(database.find_rows, key.digest, list(samples)))
 
     def save(self, key, solutions):
-        """Keep Solutions of one row each, by digest of the sample, all or none of them."""
+        """Store Solutions of one row each, by digest of the sample; store all or none."""
         self._write(database.put_rows, key, solutions, time.time_ns())
 
     def probes(self, source):
-        """Give the probes of a source as (id, record, n_channels), the oldest first."""
+        """Return the probes of a source as (id, record, n_channels), oldest first."""
         return [probe for _, probe in self._find(database.find_probes, source)]
 
     def save_probe(self, source, probe, record, n_channels):
-        """Keep what a network gives for the probe image; an equal probe is replaced."""
+        """Store the record of a network for the probe image; replace an equal probe."""
         self._write(database.put_probe, source, probe, record, n_channels)
 
     def _find(self, find, *args):
-        """Give the sound ones of the pairs that ``find(connection, *args)`` gives."""
+        """Return the undamaged pairs of ``find(connection, *args)``."""
         if "read" in self._warnings:
             return []
         try:
@@ -317,7 +321,7 @@ class Session:
         if len(sound) < len(pairs):
             self._warnings["damaged"] = (
                 f"{str(self._file)!r} holds damaged rows. They are computed again and replaced; "
-                "verify() lists what is damaged."
+                "verify() lists the damaged rows."
             )
         return sound
 
@@ -333,7 +337,7 @@ class Session:
                 self._fail("written", error)
 
     def _connect(self):
-        """Open the file, and again where somebody has removed or replaced it."""
+        """Open the file, and open it again if it was removed or replaced."""
         if self._connection is not None:
             if self._file.exists() and os.path.samestat(self._file.stat(), self._status):
                 return
@@ -344,7 +348,7 @@ class Session:
     def _fail(self, what, error):
         self._warnings[what] = (
             f"The store {str(self._file.parent)!r} can't be {what} ({error}). LoCEs are computed "
-            "all the same, and not kept."
+            "but not stored."
         )
 
 
@@ -366,9 +370,9 @@ def _list_keys(keys):
 
 
 def _as_frame(rows, **names):
-    """Make a table in which text is of dtype object.
+    """Make a table whose text columns have the dtype object.
 
-    pandas keeps text as UTF-8 where it can, which can't hold each str that may name a layer.
+    pandas stores text as UTF-8 where it can. UTF-8 cannot hold every str, but layers may have any.
     """
     frame = pd.DataFrame(rows, dtype=object, **names)
     return frame.apply(lambda column: column if _has_text(column) else column.infer_objects())
@@ -381,7 +385,7 @@ def _has_text(column):
 def _as_hex(model):
     if model is None or (isinstance(model, str) and re.fullmatch("[0-9a-f]{64}", model)):
         return model
-    # Imported here: torch is not needed for the other methods.
+    # Import it here, because the other methods do not need torch.
     from .._network.handle import as_module, digest_model
 
     if not hasattr(as_module(model), "named_modules"):

@@ -1,1 +1,1 @@
-"""The solvers for float32 on the CPU, compiled."""
+"""The compiled solvers for float32 on the CPU."""

@@ -1,8 +1,8 @@
 """AdamW for float32 on the CPU.
 
-The rows of one image share its activations, so they are solved together. A step passes the
-activations once: while a few channels lie in the first-level cache their gradients are taken, their
-weights are updated, and their share of the next projection is added, for one row after the other.
+The rows of one image share its activations, so they are solved together. A step reads the
+activations once. While a few channels are in the first-level cache, the step computes their
+gradients, updates their weights, and adds their share of the next projection, row by row.
 """
 
 import numpy as np
@@ -41,12 +41,12 @@ from .simd import (
 
 _F = np.float32
 _ZERO, _ONE = _F(0), _F(1)
-# The square of a smaller gradient is denormal, and lost beside AdamW's epsilon in any case.
+# The square of a smaller gradient is denormal, and negligible beside AdamW's epsilon.
 _NEGLIGIBLE = _F(1e-17)
 
 
 def solve(activations, images, targets, weights, start, objective, n_threads=None):
-    """Optimize the rows; as ``solve_with_torch``, of float32 arrays."""
+    """Optimize the rows as ``solve_with_torch`` does, for float32 arrays."""
     vectors = np.empty((len(activations), len(start)), dtype=np.float32)
     schedule, penalty = _schedule(objective), _F(objective.penalty / len(start))
 
@@ -76,7 +76,7 @@ def solve(activations, images, targets, weights, start, objective, n_threads=Non
 
 
 def _schedule(objective):
-    """Give the constants of each step, one line per step, in the order that ``_move`` unpacks."""
+    """Return the constants, one line per step, in the order in which ``_move`` unpacks them."""
     k = np.arange(1, objective.max_iter + 1, dtype=np.float64)[:, None]
     (beta1, beta2), rate = BETAS, objective.learning_rate
     varying = [rate / (1 - beta1**k), 1 / np.sqrt(1 - beta2**k)]
@@ -85,7 +85,7 @@ def _schedule(objective):
 
 
 def _pixel_terms(objective, targets, weights):
-    """Give the kind of an objective's slopes, and their factors (n_rows, 2)."""
+    """Return the kind of the objective's slopes, and their factors (n_rows, 2)."""
     factors = np.zeros((len(targets), 2), dtype=_F)
     if objective.name == "net2vec":
         factors[:, 0], factors[:, 1] = -1, covered_share(targets, weights)
@@ -124,7 +124,7 @@ def _move(gradient, penalty, inverse_norm, constants, state, k, c):
 
 @jit
 def _update(penalty, channels, state, slopes, projections, constants):
-    """Make one step of every row, and project with the new weights."""
+    """Make one step of every row, and project the new weights."""
     n_rows, gradient = len(slopes), np.empty((1, LANES), _F)
     norms = np.zeros(n_rows, _F)
     for k in range(n_rows):
@@ -137,14 +137,14 @@ def _update(penalty, channels, state, slopes, projections, constants):
             for b in range(0, LANES, 8):
                 write_gradients(channels, c + b, slopes, k, gradient, 0, b)
             _move(gradient, penalty, norms[k], constants, state, k, c)
-            # The other way round, since the last channels are still in the first-level cache.
+            # Reverse the order, because the last channels are still in the first-level cache.
             for b in range(LANES - 8, -1, -8):
                 add_channels(channels, c + b, state[0], k, projections, k, 0)
 
 
 @jit
 def _run_steps(problem, channels, state, maps, schedule):
-    """Make every step for rows that share a grid of activations; ``state`` ends at the LoCEs."""
+    """Make all steps for rows that share a grid; afterward, ``state`` holds the LoCEs."""
     kind, penalty, targets, pixel_weights, factors, geometry, (n_lines, n_columns) = problem
     projections, slopes, wide, wide_slope = maps
     width, widening, narrowing = targets.shape[2], geometry.widening, geometry.narrowing

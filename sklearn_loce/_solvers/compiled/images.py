@@ -1,8 +1,8 @@
-"""Which rows are solved together, and in which thread.
+"""Distribution of rows to threads.
 
-Rows that share activations are solved by one thread from start to end. Every row sees the same
-operations in the same order whoever shares its activations, so that a vector can't depend on the
-batch, the order or the number of threads.
+One thread solves all rows that share activations, from start to end. The operations of a row and
+their order do not depend on the rows beside it. So a vector cannot depend on the batch, the order
+or the number of threads.
 """
 
 from concurrent.futures import ThreadPoolExecutor
@@ -11,15 +11,16 @@ import numpy as np
 import torch
 from numba.core import config
 
-# Rows that are solved together: beyond, their maps crowd the activations out of the second-level
-# cache.
+# Maximum number of rows solved together. With more rows, their maps would displace the activations
+# from the second-level cache.
 _MOST_ROWS = 16
 
 
 def solve_images(solve, activations, images, n_channels, n_threads):
-    """Call ``solve`` with the activations that rows share, and these rows, on some threads.
+    """Call ``solve`` in threads, for each grid of activations and the rows that share it.
 
-    ``images`` lists the rows that share activations; ``n_threads=None`` means as many as torch has.
+    ``images`` lists the rows that share activations. ``n_threads=None`` uses as many threads as
+    torch.
     """
     if config.DISABLE_JIT:
         raise RuntimeError(
@@ -33,7 +34,7 @@ def solve_images(solve, activations, images, n_channels, n_threads):
     parts = [rows[i : i + most] for rows in images for i in range(0, len(rows), most)]
 
     def solve_part(rows):
-        # Sums that overflow need no warning: the caller refuses vectors that are not finite.
+        # An overflow needs no warning: the caller refuses vectors that are not finite.
         with np.errstate(invalid="ignore"):
             solve(activations[rows[0]], rows)
 
@@ -41,6 +42,6 @@ def solve_images(solve, activations, images, n_channels, n_threads):
         for rows in parts:
             solve_part(rows)
         return
-    # Compiled code lets other threads run.
+    # Compiled code releases the GIL.
     with ThreadPoolExecutor(n_threads) as pool:
         list(pool.map(solve_part, parts))

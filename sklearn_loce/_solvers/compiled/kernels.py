@@ -1,7 +1,7 @@
-"""What both compiled solvers do at every step, and how they lay out what they read.
+"""The operations and the memory layout that both compiled solvers share.
 
-Channels, pixels and lines are padded by zeros to whole vectors, which changes no sum. The map at
-mask size is never held: it lives in registers.
+Zeros pad channels, pixels and lines to whole vectors, which does not change any sum. The map at
+mask size exists only in registers.
 """
 
 from functools import lru_cache
@@ -35,7 +35,7 @@ OVERLAP = 4  # as AFFINE, with P (1 - P) = P - P^2
 
 _F = np.float32
 _ZERO, _HALF, _ONE = _F(0), _F(0.5), _F(1)
-# Beyond this, exp(-|x|) and its square run into denormal numbers, which are 100 times slower.
+# Beyond this, exp(-|x|) and its square are denormal numbers, which are 100 times slower.
 _SATURATED = _F(60)
 _LOG2_E = _F(1.44269504088896341)
 _LN2_HIGH, _LN2_LOW = _F(0.693359375), _F(-2.12194440e-4)
@@ -45,7 +45,7 @@ _C3, _C4, _C5 = _F(4.1665795894e-2), _F(1.6666665459e-1), _F(5.0000001201e-1)
 
 
 class Resampling(NamedTuple):
-    """A matrix (size_in, size_out) that acts on lines; which of its lines each vector needs."""
+    """A matrix (size_in, size_out) that acts on lines, and the lines that each vector needs."""
 
     matrix: np.ndarray
     first: np.ndarray
@@ -53,7 +53,7 @@ class Resampling(NamedTuple):
 
 
 class Geometry(NamedTuple):
-    """How a grid lies in a mask: mask lines below each grid line, their shares, and columns."""
+    """Positions of a grid in a mask: mask lines below each grid line, their shares, columns."""
 
     starts: np.ndarray
     share: np.ndarray
@@ -62,7 +62,7 @@ class Geometry(NamedTuple):
 
 
 def padded(size, multiple=LANES):
-    """Give the next multiple."""
+    """Return the next multiple."""
     return -(-size // multiple) * multiple
 
 
@@ -75,7 +75,7 @@ def _resampling(matrix):
 
 @lru_cache(maxsize=64)
 def geometry_of(size, mask_size):
-    """Give the Geometry of a grid and a mask of these sizes."""
+    """Return the Geometry of a grid and a mask of these sizes."""
     columns = bilinear_matrix(size[1], mask_size[1], torch.float32, "cpu").numpy()
     upper, _, share = bilinear_taps(size[0], mask_size[0])
     starts = np.searchsorted(upper, np.arange(size[0] + 1))
@@ -83,7 +83,7 @@ def geometry_of(size, mask_size):
 
 
 def shrink(grid, mask_size):
-    """Resample axes that are longer than the mask's: bilinear resampling is linear."""
+    """Resample axes that are longer than the mask; bilinear resampling is linear."""
     for axis, (size, target) in enumerate(zip(grid.shape[1:], mask_size, strict=True), 1):
         if size > target:
             grid = resample_axis(grid, axis, target)
@@ -91,7 +91,7 @@ def shrink(grid, mask_size):
 
 
 def pad_pixels(targets):
-    """Pad the lines of masks, or of weights, (n_rows, H, W); ``None`` stays."""
+    """Pad the lines of masks or weights (n_rows, H, W); ``None`` stays ``None``."""
     if targets is None:
         return None
     out = aligned_zeros((*targets.shape[:2], padded(targets.shape[2])))
@@ -100,22 +100,22 @@ def pad_pixels(targets):
 
 
 def map_length(n_lines, n_columns):
-    """Give the room that a map of the layer's size needs, with what is written beyond its end."""
+    """Return the memory for a map of the layer's size, with what is written beyond its end."""
     return padded(padded(n_lines, 4) * n_columns + LANES)
 
 
 def wide_shape(n_lines, geometry):
-    """Give the shape of a grid with lines as long as the mask's; one more line ends it."""
+    """Return the shape of a grid with lines as long as the mask's, plus one last line."""
     return 1, (padded(n_lines, 4) + 1) * geometry.widening.matrix.shape[1]
 
 
 @jit
 def exp_minus_abs(x):
-    """Give exp(-|x|), of at least exp(-60)."""
+    """Return exp(-|x|), of at least exp(-60)."""
     size = magnitude(x)
     t = splat(_ZERO) - where_positive(size - splat(_SATURATED), splat(_SATURATED), size)
     k = floor(fma(t, splat(_LOG2_E), splat(_HALF)))
-    # ln(2) in two parts, the first of few bits, so that the remainder loses none.
+    # ln(2) in two parts. The first has few bits, so the remainder is exact.
     t = fma(k, splat(-_LN2_LOW), fma(k, splat(-_LN2_HIGH), t))
     series = fma(splat(_C0), t, splat(_C1))
     series = fma(series, t, splat(_C2))
@@ -127,14 +127,14 @@ def exp_minus_abs(x):
 
 @jit
 def sign(x):
-    """Give the signs of a vector, 0 for 0."""
+    """Return the signs of a vector, 0 for 0."""
     one, zero = splat(_ONE), splat(_ZERO)
     return where_positive(x, one, where_positive(zero - x, zero - one, zero))
 
 
 @jit
 def pixel_slopes(kind, x, t, first, second):
-    """Give dL/dx; with e = exp(-|x|), P (1 - P) is e / (1 + e)^2 without cancellation."""
+    """Return dL/dx; with e = exp(-|x|), P (1 - P) is e / (1 + e)^2 without cancellation."""
     e = exp_minus_abs(x)
     above = e + splat(_ONE)
     if kind == AFFINE:
@@ -143,7 +143,7 @@ def pixel_slopes(kind, x, t, first, second):
     if kind == LOGISTIC:
         concept = first * t
         return p * fma(splat(_ZERO) - second, t, concept + second) - concept
-    if kind == OVERLAP:  # rounded as always: where a loss is not convex, rounding picks the minimum
+    if kind == OVERLAP:  # keep this rounding: without convexity, it decides the minimum
         return fma(first, t, second) * (p - p * p)
     difference = p - t
     if kind == SIGN:
@@ -155,8 +155,8 @@ def pixel_slopes(kind, x, t, first, second):
 def resample_lines(source, row, start, width, n_lines, resampling, target, to, begin, stride):
     """Resample lines of a row, ``width`` numbers each, four lines at a time.
 
-    What is written may run over a line's end by zeros: they come before the next line's numbers,
-    so vectors are done from the last to the first.
+    A vector may write zeros beyond the end of a line. The numbers of the next line must overwrite
+    these zeros, so the vectors run from the last to the first.
     """
     matrix, first, stop = resampling
     for i in range(0, n_lines, 4):
@@ -178,10 +178,9 @@ def resample_lines(source, row, start, width, n_lines, resampling, target, to, b
 
 @jit
 def pull_back(kind, wide, targets, weights, k, factors, geometry, out):
-    """Take dL/d(widened grid) of row k; each of its lines lies above ``starts`` mask lines.
+    """Compute dL/d(widened grid) of row k; each of its lines lies above ``starts`` mask lines.
 
-    ``weights`` of pixels are padded as targets are, or ``None``, for which numba leaves the branch
-    out.
+    ``weights`` of pixels are padded as targets are, or ``None``; numba then omits the branch.
     """
     starts, share, width = geometry.starts, geometry.share, targets.shape[2]
     first, second = splat(factors[0]), splat(factors[1])
@@ -227,9 +226,9 @@ def write_gradients(channels, c, slopes, k, gradient, row, at):
 
 @jit
 def add_channels(channels, c, weights, row, maps, to, begin):
-    """Add the share of eight channels to a map, even and odd ones apart.
+    """Add the share of eight channels to a map; even and odd channels are summed separately.
 
-    The weights of all channels begin a line of ``weights``.
+    A line of ``weights`` begins with the weights of all channels.
     """
     w0, w1, w2 = splat(weights[row, c]), splat(weights[row, c + 1]), splat(weights[row, c + 2])
     w3, w4, w5 = splat(weights[row, c + 3]), splat(weights[row, c + 4]), splat(weights[row, c + 5])

@@ -1,10 +1,10 @@
 """L-BFGS for float32 on the CPU.
 
-A record is what is known of a direction: its weights, one per channel, and the map that these draw
-at the layer's resolution. All that L-BFGS does to weights is linear, so records are added whole,
-and a trial along a line costs a pass over the mask's pixels, not over the channels. The channels
-are passed once per iteration, for all rows of the image: while a few of them lie in the first-level
-cache, their gradients are taken and drawn.
+A record describes a direction: its weights, one per channel, and their map at the resolution of the
+layer. All operations of L-BFGS on weights are linear, so whole records are added. A trial along a
+line then passes over the pixels of the mask, not over the channels. Each iteration reads the
+channels once for all rows of the image. While a few channels are in the first-level cache, the
+iteration computes their gradients and the map of these gradients.
 """
 
 from typing import NamedTuple
@@ -41,17 +41,17 @@ _SHORT, _LONG, _RISE = _F(SHORT), _F(LONG), _F(RISE)
 _LEAST_UNIT = _F(LEAST_UNIT)
 _LEAST, _MOST, _FARTHER = _F(0.1), _F(0.9), _F(4)
 
-_BLOCK = 4096  # numbers whose squares are summed as float32
-_FAINT = 1e-30  # sum of squares some of which may be too small for float32
+_BLOCK = 4096  # number of squares that are summed as float32
+_FAINT = 1e-30  # below this sum, single squares may be too small for float32
 
-# Records of a row: where it stands, its gradient, its direction, a trial; then the pairs of L-BFGS,
-# a step and the gradient's change by it.
+# Records of a row: its point, its gradient, its direction, and a trial. The pairs of L-BFGS follow,
+# each with a step and the resulting change of the gradient.
 _POINT, _GRADIENT, _DIRECTION, _TRIAL, _PAIRS = 0, 1, 2, 3, 4
 _N_RECORDS = _PAIRS + 2 * MEMORY
-# Numbers of a row: factors of concept and background, area of the mask, and what the padding of
-# lines adds to the area of projections; its loss without the ridge; pairs stored, scale of the
-# inverse Hessian, iterations, norm of the gradient now and the one it counts by; and of each pair
-# the inverse product, and its share in the direction.
+# Numbers of a row: factors of concept and background, area of the mask, area that the padding of
+# lines adds to projections, loss without the ridge, number of stored pairs, scale of the inverse
+# Hessian, number of iterations, norm of the gradient, and its unit. For each pair, the inverse
+# product and its share in the direction follow.
 _CONCEPT, _BACKGROUND, _AREA, _PADDING = 0, 1, 2, 3
 _LOSS, _STORED, _SCALE, _N_ITER, _NORM, _UNIT, _INVERSES = range(4, 11)
 _SHARES = _INVERSES + MEMORY
@@ -78,7 +78,7 @@ class _Problem(NamedTuple):
 
 
 def solve(activations, images, targets, weights, start, objective, n_threads=None):
-    """Optimize the rows; as ``solve_ridge_with_torch``, of float32 arrays.
+    """Optimize the rows as ``solve_ridge_with_torch`` does, for float32 arrays.
 
     ``images`` lists the rows that share activations.
     """
@@ -96,7 +96,7 @@ def solve(activations, images, targets, weights, start, objective, n_threads=Non
         points = problem.records[_POINT::_N_RECORDS, : len(scaled)]
         found = points[:, :-1].astype(np.float64)
         vectors[rows] = found / root
-        # Sums of products one after the other: those of a matrix could depend on the rows beside.
+        # Sum the products of each row separately: a matrix product could depend on other rows.
         facts[0, rows] = points[:, -1] - (found * means).sum(1).astype(np.float32)
         facts[1, rows] = problem.numbers[:, _N_ITER]
         facts[2, rows] = problem.numbers[:, _NORM] / problem.numbers[:, _UNIT]
@@ -106,7 +106,7 @@ def solve(activations, images, targets, weights, start, objective, n_threads=Non
 
 
 def _lay_out(grid, targets, weights, objective):
-    """Give the problem of rows that share a grid; its channels are still zero."""
+    """Return the problem of rows that share a grid, with channels that are still zero."""
     geometry = geometry_of(grid.shape[1:], targets.shape[1:])
     n_rows, n_channels = len(targets), padded(len(grid) + 1)
     length = map_length(*grid.shape[1:])
@@ -118,7 +118,7 @@ def _lay_out(grid, targets, weights, objective):
     weighted = targets if weights is None else weights * targets
     numbers[:, _AREA] = weighted.sum((1, 2), dtype=np.float64)
     if weights is None:
-        # Where lines are padded, logits are 0 and projections a half.
+        # In the padding of lines, logits are 0 and projections are 0.5.
         numbers[:, _PADDING] = targets.shape[1] * (masks.shape[2] - targets.shape[2]) / 2
     return _Problem(
         kind=_KINDS.index(objective.name),
@@ -140,7 +140,7 @@ def _lay_out(grid, targets, weights, objective):
 
 @jit
 def _root_mean_square(flat, n_channels):
-    """Give the root of the mean over cells of the squared norm of their activations; 1 for 0."""
+    """Return the root mean square norm of the cells' activations; 1 if it is 0."""
     size, squares = flat.size, 0.0
     for start in range(0, size, _BLOCK):
         stop = min(start + _BLOCK, size)
@@ -150,7 +150,7 @@ def _root_mean_square(flat, n_channels):
         squares += total(products)
         for i in range(whole, stop):
             squares += flat[0, i] * flat[0, i]
-    if not _FAINT < squares < np.inf:  # squares of float32 have left its range, or are all zero
+    if not _FAINT < squares < np.inf:  # squares are outside the range of float32, or all zero
         squares = 0.0
         for i in range(size):
             squares += np.float64(flat[0, i]) * np.float64(flat[0, i])
@@ -159,7 +159,7 @@ def _root_mean_square(flat, n_channels):
 
 @jit
 def _scale_channels(channels, cells, root):
-    """Write cells, divided by a root and centered, and a channel of ones; give the means."""
+    """Write the scaled and centered cells, and a channel of ones; return the means."""
     (n_channels, n_cells), inverse = cells.shape, _F(1 / root)
     means = np.empty(n_channels, _F)
     for c in range(n_channels):
@@ -176,7 +176,7 @@ def _scale_channels(channels, cells, root):
 
 @jit
 def _dot(a, row, b, other, start, size):
-    """Multiply the first ``size`` numbers of a line by those of another from ``start`` on."""
+    """Return the dot product of a line's first ``size`` numbers and another's from ``start``."""
     even = odd = splat(_ZERO)
     for i in range(0, size - LANES, 2 * LANES):
         even = fma(load(a, (row, i)), load(b, (other, start + i)), even)
@@ -189,7 +189,7 @@ def _dot(a, row, b, other, start, size):
 
 @jit
 def _ridge_dot(problem, row, other):
-    """Multiply the weights of two records, each by its ridge."""
+    """Return the dot product of the weights of two records, with the ridge as weight."""
     ridge, records, products = problem.ridge, problem.records, splat(_ZERO)
     for c in range(0, ridge.shape[1], LANES):
         weights = load(ridge, (0, c)) * load(records, (row, c))
@@ -219,14 +219,14 @@ def _scale(factor, records, row, to):
 
 @jit
 def _map_slope(problem, k, row):
-    """Multiply the slopes of row k by the map of a record: the loss's slope along that."""
+    """Return the slope of the loss of row k along a record, from the map of the record."""
     n_channels, n_pixels = problem.channels.shape
     return _dot(problem.slopes, k, problem.records, row, n_channels, n_pixels)
 
 
 @jit
 def _overlap(problem, weights, k):
-    """Sum projections, and projections inside the mask, over all pixels."""
+    """Return the sums of projections over all pixels and over the mask."""
     (starts, share), targets, wide = problem.geometry[:2], problem.targets, problem.wide
     width, area, shared = targets.shape[2], splat(_ZERO), splat(_ZERO)
     for i in range(len(starts) - 1):
@@ -246,7 +246,7 @@ def _overlap(problem, weights, k):
 
 @jit
 def _slope_factors(problem, k):
-    """Give the kind and the factors of the pixels' slopes, and the loss where it is not convex."""
+    """Return the kind and the factors of the pixels' slopes, and the loss if it is not convex."""
     kind, numbers = problem.kind, problem.numbers
     if kind == 0:
         return LOGISTIC, (numbers[k, _CONCEPT], numbers[k, _BACKGROUND]), _ZERO
@@ -261,7 +261,7 @@ def _slope_factors(problem, k):
 
 @jit
 def _evaluate(problem, k, row):
-    """Bring the slopes at a record's map to the layer's resolution; give the loss."""
+    """Resample the slopes at a record's map to the layer's resolution; return the loss."""
     (n_lines, n_columns), n_channels = problem.size, len(problem.channels)
     width, wide, slope = problem.targets.shape[2], problem.wide, problem.wide_slope
     geometry, records, slopes = problem.geometry, problem.records, problem.slopes
@@ -275,11 +275,11 @@ def _evaluate(problem, k, row):
 
 @jit
 def _next_step(t, trial, low, low_slope, high):
-    """Give a step beyond ``low`` and, if there is one, before ``high``."""
+    """Return a step beyond ``low`` and, if it is finite, before ``high``."""
     if high == np.inf:
         return _FARTHER * t
     share = _HALF
-    # Where the slope has turned round, its zero lies between, about where a line says.
+    # If the slope changed its sign, its zero is in between, about at the secant's zero.
     if t == high and trial > 0:
         share = min(max(low_slope / (low_slope - trial), _LEAST), _MOST)
     return low + share * (high - low)
@@ -297,14 +297,14 @@ def _search(problem, k):
     if not start < 0:
         return _ZERO
     for trials in range(MAX_TRIALS + 1):
-        # Only the map: the weights of a trial are not needed.
+        # Combine only the maps: a trial does not need its weights.
         _combine(t, records, direction, point, trial, len(problem.channels))
         loss = _evaluate(problem, k, trial)
         slope = linear + t * square + _map_slope(problem, k, direction)
         rise = loss - before + t * (linear + _HALF * t * square)
-        if trials == MAX_TRIALS:  # none was right: slopes and loss are those of the step to be made
+        if trials == MAX_TRIALS:  # no step was right; evaluate slopes and loss of the final step
             break
-        # Slopes are enough for a convex loss; they are exact where losses drown in rounding.
+        # A convex loss needs only slopes. They stay exact where rounding hides changes of the loss.
         if slope > -_LONG * start or (problem.kind > 0 and rise > _RISE):
             high = t
         elif slope < _SHORT * start:
@@ -318,7 +318,7 @@ def _search(problem, k):
 
 @jit
 def _aim(problem, k):
-    """Go down the gradient by the inverse Hessian's estimate (Nocedal's two loops)."""
+    """Set the descent direction by the inverse Hessian's estimate (Nocedal's two loops)."""
     records, numbers, n_channels = problem.records, problem.numbers, len(problem.channels)
     pairs, direction = k * _N_RECORDS + _PAIRS, k * _N_RECORDS + _DIRECTION
     _scale(-_ONE, records, k * _N_RECORDS + _GRADIENT, direction)
@@ -344,13 +344,13 @@ def _aim(problem, k):
 
 @jit
 def _latest_step(problem, k):
-    """Give the record of the step that the next pair begins with; the gradient's change follows."""
+    """Return the record of the next pair's step; the record of the gradient's change follows."""
     return k * _N_RECORDS + _PAIRS + 2 * (int(problem.numbers[k, _STORED]) % MEMORY)
 
 
 @jit
 def _move(problem, k):
-    """Move a row along its direction, and begin the pair that this gives."""
+    """Move a row along its direction, and begin the resulting pair."""
     first, records = k * _N_RECORDS, problem.records
     t, step = _search(problem, k), _latest_step(problem, k)
     _scale(t, records, first + _DIRECTION, step)
@@ -361,23 +361,23 @@ def _move(problem, k):
 
 @jit
 def _remember(problem, k):
-    """End the pair, with the gradient where the row has moved to."""
+    """Complete the pair with the gradient at the new point of the row."""
     records, numbers, n_channels = problem.records, problem.numbers, len(problem.channels)
     step, slot = _latest_step(problem, k), int(numbers[k, _STORED]) % MEMORY
     _add(_ONE, records, k * _N_RECORDS + _GRADIENT, step + 1)
     product = _dot(records, step, records, step + 1, 0, n_channels)
-    # Without positive curvature along the step the estimate would not stay positive definite.
+    # Without positive curvature along the step, the estimate would not stay positive definite.
     if product > 0:
         numbers[k, _INVERSES + slot] = _ONE / product
         numbers[k, _SCALE] = product / _dot(records, step + 1, records, step + 1, 0, n_channels)
         numbers[k, _STORED] += _ONE
-    else:  # has overwritten the oldest pair, which must not count any more
+    else:  # it has overwritten the oldest pair, which must not count any more
         numbers[k, _INVERSES + slot] = _ZERO
 
 
 @jit
 def _take_gradients(problem, active):
-    """Take the gradients of rows by their slopes, draw them, and note their norms."""
+    """Compute the gradients of rows from their slopes, with their maps and norms."""
     channels, records, ridge, slopes = (
         problem.channels,
         problem.records,
@@ -397,7 +397,7 @@ def _take_gradients(problem, active):
                 load(ridge, (0, c)), load(records, (point, c)), load(records, (gradient, c))
             )
             store(records, (gradient, c), pulled)
-            # The other way round, since the last channels are still in the first-level cache.
+            # Reverse the order, because the last channels are still in the first-level cache.
             for b in range(LANES - 8, -1, -8):
                 add_channels(channels, c + b, records, gradient, records, gradient, n_channels)
     for k in active:
@@ -408,7 +408,7 @@ def _take_gradients(problem, active):
 
 @jit
 def _begin(problem, start):
-    """Evaluate all rows at zero, whose gradients are the unit, and at the start."""
+    """Evaluate all rows at zero, for the units of their gradients, and at the start."""
     channels, records, numbers = problem.channels, problem.records, problem.numbers
     rows = np.arange(len(numbers))
     for again in range(2):
@@ -432,11 +432,11 @@ def _begin(problem, start):
 
 @jit
 def _unfinished(problem, active):
-    """Give those rows whose gradient is still larger than asked for."""
+    """Return the rows whose gradient norm is above the tolerance."""
     numbers, left, count = problem.numbers, np.empty(len(active), np.int64), 0
     for k in active:
-        # Where losses are not convex, gradients at zero are as small as the mask, and may grow a
-        # hundredfold: they count by the largest on the way.
+        # Without convexity, the gradient at zero is as small as the mask, and may grow a
+        # hundredfold. So its unit is the largest norm so far.
         if problem.kind > 0:
             numbers[k, _UNIT] = max(numbers[k, _UNIT], numbers[k, _NORM])
         if numbers[k, _NORM] > problem.tol * numbers[k, _UNIT]:
@@ -447,7 +447,7 @@ def _unfinished(problem, active):
 
 @jit
 def _minimize(problem, start):
-    """Minimize rows that share activations; their points and numbers are the result."""
+    """Minimize the losses of rows that share activations, in their points and numbers."""
     _begin(problem, start)
     active = np.arange(len(problem.numbers))
     for _ in range(problem.max_iter):

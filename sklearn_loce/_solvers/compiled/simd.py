@@ -1,15 +1,15 @@
-"""Vectors of float32 for compiled loops: a numba type that is one register of the processor.
+"""Vectors of float32 for compiled loops: a numba type for one register of the processor.
 
-LLVM vectorizes a loop where it finds a way, in an order of sums that it chooses for each loop anew.
-Here the loop says itself what a vector holds: the same operations in the same order, so the same
-bits wherever a function is inlined, and with AVX-512 twice the width that LLVM would choose.
+LLVM may vectorize a loop, and chooses the order of its sums anew for each loop. With this type, the
+loop itself defines the vectors. So the operations and their order are the same wherever a function
+is inlined, and so are the bits. With AVX-512, vectors are twice as wide as LLVM would choose.
 
     for i in range(0, n, LANES):
         store(out, (k, i), fma(splat(a), load(x, (k, i)), load(y, (k, i))))
 
-Plain loops took 1.5 times as long. Indices are neither checked nor wrapped: what is read or written
-may not lie beyond an array's end. ``aligned_zeros`` gives arrays that start where a line of the
-cache does, and whose lines do so too where their length is a whole number of vectors.
+Plain loops took 1.5 times as long. Indices are neither checked nor wrapped, so a vector must not
+extend beyond the end of an array. ``aligned_zeros`` makes arrays that start at a cache line. If the
+length of their lines is a multiple of ``LANES``, each line starts at a cache line as well.
 """
 
 import math
@@ -25,14 +25,14 @@ from numba.extending import intrinsic, models, overload, register_model
 
 
 def _has(feature):
-    """Whether the processor that numba compiles for has a feature."""
+    """Return whether the processor that numba compiles for has a feature."""
     if config.CPU_FEATURES is not None:
         return f"+{feature}" in config.CPU_FEATURES.split(",")
     return bool(llvmlite.binding.get_host_cpu_features().get(feature))
 
 
 LANES = 16 if _has("avx512f") else 8
-# Without an instruction, LLVM calls a function for every number. ARM has one always.
+# Without such an instruction, LLVM calls a function for every number. ARM always has one.
 _FUSES = platform.machine() not in ("x86_64", "AMD64") or _has("fma")
 _CACHE_LINE = 64  # bytes
 
@@ -58,7 +58,7 @@ class _LanesModel(models.PrimitiveModel):
 
 
 def aligned_zeros(shape):
-    """Give a float32 array of zeros whose first element starts a line of the cache."""
+    """Return a float32 array of zeros that starts at a cache line."""
     size = math.prod(shape)
     flat = np.zeros(size + _CACHE_LINE // 4, dtype=np.float32)
     start = -flat.ctypes.data % _CACHE_LINE // 4
@@ -101,7 +101,7 @@ def store(typing_context, array, index, value):
 
 
 def _repeat(number):
-    """Give the vector of integers that repeats a constant."""
+    """Return the vector of integers that repeats a constant."""
     return ir.Constant(_INTEGERS, [number] * LANES)
 
 
@@ -119,7 +119,7 @@ def splat(typing_context, value):
 
 @intrinsic
 def total(typing_context, vector):
-    """Sum the numbers of a vector, halving it."""
+    """Sum the numbers of a vector by repeated halving."""
 
     def build(context, builder, signature, arguments):
         (value,), width = arguments, LANES
@@ -138,7 +138,7 @@ def total(typing_context, vector):
 
 @intrinsic
 def power_of_two(typing_context, exponent):
-    """Give 2 to whole exponents above -127, by writing them into the bits of a float."""
+    """Return 2 to integer exponents above -127, written into the bits of a float."""
 
     def build(context, builder, signature, arguments):
         biased = builder.add(builder.fptosi(arguments[0], _INTEGERS), _repeat(127))
@@ -159,7 +159,7 @@ def where_positive(typing_context, test, value, other):
 
 
 def _call(builder, name, arguments):
-    """Call the function that LLVM has for vectors under this name."""
+    """Call LLVM's vector function of this name."""
     kind = ir.FunctionType(_FLOATS, [_FLOATS] * len(arguments))
     full_name = f"llvm.{name}.v{LANES}f32"
     return builder.call(cgutils.get_or_insert_function(builder.module, kind, full_name), arguments)
@@ -167,7 +167,7 @@ def _call(builder, name, arguments):
 
 @intrinsic
 def fma(typing_context, a, b, c):
-    """Give a * b + c, rounded once where the processor can."""
+    """Return a * b + c, rounded once where the processor can."""
 
     def build(context, builder, signature, arguments):
         if _FUSES:
