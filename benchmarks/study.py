@@ -243,6 +243,33 @@ def compare_cost(batches, repeats):
     return {"ms per row": 1000 * float(np.median(times[PAPER])) / n_rows, **ratios}
 
 
+def measure_evaluation(options, samples, model):
+    """Give the processor's time of `evaluate(cv=2)` and `score` over that of a plain `evaluate`."""
+    some = thin_out(samples, options.images)
+    how = {"preprocess": NORMALIZE, "memory": False, "on_empty": "nan"}
+    found = {}
+    with threads(1):
+        for layer in options.layers:
+            for name in (PAPER, "logistic", "jaccard"):
+                loce = LoCETransformer(model, layer, **how, **SETTINGS[name]).fit(some)
+                found.setdefault(layer, {})[name] = compare_evaluation(loce, some, options.repeats)
+    return found
+
+
+def compare_evaluation(loce, samples, repeats):
+    """Time evaluations in turn; ratios to the plain one."""
+    sides = {
+        "evaluate": partial(loce.evaluate, samples),
+        "evaluate, cv=2": partial(loce.evaluate, samples, cv=2),
+        "score": partial(loce.score, samples),
+    }
+    with warnings.catch_warnings(action="ignore", category=UserWarning):  # of masks that stay put
+        loce.evaluate(samples, cv=2)  # compiles
+        times = in_turn(sides, repeats, clock=time.process_time)
+    plain = times.pop("evaluate")
+    return {name: median_ratio(took, plain) for name, took in times.items()}
+
+
 def measure_convergence(options, samples, model):
     """Say how far the vectors are from the optimum, and which rows do not converge, by layer.
 
@@ -347,6 +374,7 @@ PARTS = {
     "stability": measure_stability,
     "changes": partial(measure_stability, make=make_changed, settings=CHANGED),
     "cost": measure_cost,
+    "evaluation": measure_evaluation,
     "convergence": measure_convergence,
     "scenes": measure_scenes,
     "small": measure_small,

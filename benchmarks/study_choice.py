@@ -1,8 +1,9 @@
 """The study's part on a recommended setting: chosen on one half of the frames, told on the other.
 
 Each driving sequence is cut in two, by time, so that both halves hold all sequences: neighbours of
-other sequences are needed in each. Candidates are single layers, joined layers, and joined layers
-beside the average of the activations under the mask.
+other sequences are needed in each. Candidates are single layers and joined layers. Joined layers
+beside the average of the activations under the mask are compared with them, and not chosen: an
+average has nothing to project.
 """
 
 from itertools import combinations
@@ -36,8 +37,8 @@ def halve(samples):
 
 def list_places(layers, alpha):
     """List single and joined layers that are tried with an ``alpha``."""
-    pairs = [Joined(*pair) for pair in combinations(layers, 2)] if len(layers) > 2 else []
-    every = [*layers, *pairs] if alpha in (DEFAULT, 1e-3) else []
+    some = [Joined(*few) for n in range(2, len(layers)) for few in combinations(layers, n)]
+    every = [*layers, *some] if alpha in (DEFAULT, 1e-3) else []
     return [*every, Joined(*layers)]
 
 
@@ -74,9 +75,10 @@ def put_beside(X, means, weight):
 
 def list_candidates(vectors, means):
     """Give (alpha, layer, average, weight), vectors and IoU of all candidates."""
+    every = max((layer for _, layer in vectors), key=lambda layer: layer.count("+"))
     for (alpha, layer), (X, iou) in vectors.items():
         yield (alpha, layer, "none", 0.0), X, iou
-        if layer.count("+") < 3 and len(vectors) > len(ALPHAS):
+        if layer != every:
             continue
         for name, average in means.items():
             for weight in WEIGHTS:
@@ -123,8 +125,9 @@ def best_single(draws, measure):
 def choose(draws):
     """Choose the candidate of the highest precision whose IoU comes up to the bar."""
     least = best_single(draws, "IoU")[0] + BAR
-    able = [name for name, d in draws.items() if d["IoU"][0] >= least]
-    return max(able or draws, key=lambda name: draws[name]["P@10"][0])
+    alone = [name for name in draws if name[2] == "none"]
+    able = [name for name in alone if draws[name]["IoU"][0] >= least]
+    return max(able or alone, key=lambda name: draws[name]["P@10"][0])
 
 
 def compare_with_single(draws, name):

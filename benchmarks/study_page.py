@@ -43,6 +43,8 @@ def make_tables(results):
             tables[name] = _stability(results[name])
     if "cost" in results:
         tables["cost"] = _wide(results["cost"])
+    if "evaluation" in results:
+        tables["evaluation"] = _parts(results["evaluation"])
     if "convergence" in results:
         layers = results["convergence"]["layers"]
         tables["convergence"] = _distances(layers)
@@ -223,7 +225,7 @@ def _choice(found):
 
 
 def _parts(layers):
-    """Write how well real sub-concepts are recovered, by layer and setting."""
+    """Write a row for each layer and setting."""
     rows = [
         [_shorten(layer), setting, *values.values()]
         for layer, settings in layers.items()
@@ -242,7 +244,7 @@ def _name_candidate(setting):
 def _shorten(layer):
     """Name joined layers: all of them in words."""
     layers = layer.split("+")
-    return _join(layers) if len(layers) < 3 else "all, joined"
+    return _join(layers) if len(layers) < 4 else "all, joined"
 
 
 def _write_interval(found):

@@ -119,12 +119,13 @@ def _draws(iou, precision):
 
 def test_the_most_precise_candidate_that_comes_up_to_the_bar_is_chosen():
     single, other = (1e-4, "a", "none", 0.0), (1e-4, "b", "none", 0.0)
-    precise, both = (1e-3, "a+b", "none", 0.0), (1e-4, "a+b", "keep", 0.7)
+    precise, both = (1e-3, "a+b", "none", 0.0), (1e-4, "a+b", "none", 0.0)
     draws = {
         single: _draws(0.5, 0.6),
         other: _draws(0.4, 0.7),
         precise: _draws(0.53, 0.9),  # draws too little
         both: _draws(0.56, 0.8),
+        (1e-4, "a+b", "keep", 0.7): _draws(0.56, 0.85),  # has an average, which projects nothing
     }
     assert study_choice.choose(draws) == both
     above = study_choice.compare_with_single(draws, both)
