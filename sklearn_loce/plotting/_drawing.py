@@ -111,8 +111,8 @@ def draw_tile(ax, tile, show="mask", contour_kw=None):
     drawn = None if show == "mask" else tile.projection
     picture = tile.image if drawn is None else tint(tile.image, [TINT], [_TINT_SHARE * drawn])
     show_tile(ax, picture)
-    lines = [] if show == "projection" else [draw_outline(ax, tile.mask, contour_kw)]
-    return lines if drawn is None else [*lines, draw_outline(ax, drawn, color=TINT)]
+    lines = [] if drawn is None else [draw_outline(ax, drawn, color=TINT)]
+    return lines if show == "projection" else [*lines, draw_outline(ax, tile.mask, contour_kw)]
 
 
 def draw_outline(ax, mask, contour_kw=None, *, level=None, color="white"):
