@@ -16,6 +16,7 @@ _STD = "one standard deviation"
 _COLUMNS = ("model", "layer", "mean", "std")
 _DIFFERENCES = ("difference", "difference_low", "difference_high")
 _HEIGHT, _PANEL_HEIGHT = 2.3, 1.5  # inches of a figure with one metric, and of each one more
+_SLANT = 0.5  # inches, of slanted names of layers
 _LETTER = 0.62  # mean width of a letter of a label over the font's size, and some more
 # Share of the distance between two layers over which the models' points are spread.
 _SPREAD = 0.3
@@ -120,7 +121,8 @@ class LayerComparisonDisplay:
         layers = list(dict.fromkeys(scores["layer"]))
         names = self._metrics()
         self.errorbar_ = []
-        with _open_panels(self, ax, len(names)) as axes:
+        slanted = sum(len(str(layer)) for layer in layers) > _MOST_CHARACTERS
+        with _open_panels(self, ax, len(names), _HEIGHT + _SLANT * slanted) as axes:
             styles = concept_styles([*_find_models(self.figure_), *scores["model"]])
             for panel, name in zip(axes, names, strict=True):
                 rows = scores if len(names) == 1 else scores[scores["metric"] == name]
@@ -305,7 +307,7 @@ class LayerComparisonDisplay:
 
 
 @contextmanager
-def _open_panels(display, ax, n_panels):
+def _open_panels(display, ax, n_panels, height):
     """Give a display `ax_`, `axes_` and `figure_`: an Axes for each metric, one below the other."""
     if np.ndim(ax) > 0:
         axes = np.asarray(ax, dtype=object).ravel()
@@ -314,7 +316,7 @@ def _open_panels(display, ax, n_panels):
         display.ax_, display.axes_, display.figure_ = None, axes, axes[0].figure
         yield axes
         return
-    with open_axes(display, ax, height=_HEIGHT + _PANEL_HEIGHT * (n_panels - 1)) as bounds:
+    with open_axes(display, ax, height=height + _PANEL_HEIGHT * (n_panels - 1)) as bounds:
         axes = [bounds]
         if n_panels > 1:
             bounds.set_axis_off()
