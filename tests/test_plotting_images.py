@@ -707,7 +707,7 @@ def texts_of(ax):
     for axis in (ax.xaxis, ax.yaxis):
         yield axis.label
         low, high = sorted(axis.get_view_interval())
-        for place, label in zip(axis.get_ticklocs(), axis.get_ticklabels(), strict=True):
+        for place, label in zip(axis.get_ticklocs(), axis.get_ticklabels(), strict=False):
             if low <= place <= high:
                 yield label
 

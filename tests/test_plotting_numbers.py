@@ -184,6 +184,14 @@ def test_precision_of_one_concept_and_of_twenty(n_concepts):
     assert shown.figure_.bbox.x0 <= legend.x0 < legend.x1 <= shown.figure_.bbox.x1
 
 
+def test_precision_of_many_concepts_has_no_names():
+    y = [f"concept {i % 25}" for i in range(100)]
+    shown = PrecisionAtKDisplay.from_embeddings(np.random.default_rng(0).normal(size=(100, 3)), y)
+    names = [text.get_text() for text in shown.ax_.get_legend().get_texts()]
+    assert names == ["one of 25", "mean", "chance"]
+    assert len(shown.line_) == 25
+
+
 def test_a_k_without_as_many_rows_is_refused(rows):
     with pytest.raises(ValueError, match="k=28 neighbors"):
         PrecisionAtKDisplay.from_embeddings(*rows, k=[28])

@@ -16,6 +16,7 @@ from ._style import GREY, concept_styles, merge_style, open_axes, rim
 
 # Those that the paper reports.
 PAPER_K = (1, 5, 10, 20, 30, 40)
+_MOST_NAMED = 24  # curves; more are gray, as no colors tell so many apart
 
 
 class PrecisionAtKDisplay:
@@ -64,7 +65,8 @@ class PrecisionAtKDisplay:
     Notes
     -----
     What Mikriukov, Schwalbe and Bade (IJCV 2025) print as "mAP@k". A concept with m rows can't
-    exceed ``(m - 1) / k`` where m <= k: curves of rare concepts fall for that reason alone.
+    exceed ``(m - 1) / k`` where m <= k: curves of rare concepts fall for that reason alone. More
+    than 24 concepts have gray curves without names.
 
     Examples
     --------
@@ -123,7 +125,8 @@ class PrecisionAtKDisplay:
         """
         precision, k, chance = self._check()
         names = self.concepts if self.spaces is None else self.spaces
-        with open_axes(self, ax, height=2.4 + 0.05 * len(names) * legend) as ax:
+        n_named = len(names) if len(names) <= _MOST_NAMED else 1
+        with open_axes(self, ax, height=2.4 + 0.05 * n_named * legend) as ax:
             self.band_, self.mean_line_, xlabel = [], None, "nearest rows k"
             if self.spaces is None:
                 self.line_ = self._draw_lines(precision, k, names, line_kw)
@@ -140,7 +143,7 @@ class PrecisionAtKDisplay:
             ax.set_yticks([0, 0.25, 0.5, 0.75, 1])
             if legend:
                 mean = [self.mean_line_] if self.mean_line_ else []
-                add_legend(ax, [*self.line_, *mean, self.chance_line_])
+                add_legend(ax, [*self.line_[:n_named], *mean, self.chance_line_])
         return self
 
     def _check(self):
@@ -171,6 +174,8 @@ class PrecisionAtKDisplay:
         look = {"linewidth": 0.9, "markersize": 3.2, "markeredgewidth": 0}
         for values, (name, (colour, marker)) in zip(precision, styles.items(), strict=True):
             own = {"color": colour, "marker": marker, "label": literal(name)}
+            if len(names) > _MOST_NAMED:
+                own = {"color": GREY, "alpha": 0.4, "label": f"one of {len(names)}"}
             style = merge_style(Line2D, look | own, line_kw)
             style.setdefault("path_effects", rim(self.ax_, style["color"], style["linewidth"]))
             lines += self.ax_.plot(k, values, **style)

@@ -10,13 +10,14 @@ from ._captions import choose_captions, describe_tiles, read_captions, write_bel
 from ._drawing import TINT, draw_outline, fit_text, show_tile, tint
 from ._grid import Layout, open_grid
 from ._inputs import check_lengths, concept_names
-from ._style import SMALL_FONT_SIZE
+from ._style import SMALL_FONT_SIZE, merge_style
 from ._tiles import TILE_SIZE, Tile, check_positions, make_tile, project_rows
 
 _MOST_ROWS = 100
 _MAX_COLUMNS = (4, 8)  # of a figure as wide as a column, and as a page
 _TINT_SHARE = 0.65
 _LEVEL = "#D55E00"  # of the threshold; it is seen on both ends of the map of colors
+_LEVEL_STYLE = {"linewidth": 0.6, "path_effects": []}
 _COUNTS = ("iou", "n_hit", "n_missed", "n_spilled")
 _UNKNOWN = (np.nan,) * len(_COUNTS)  # of a row without a projection
 # Told apart by color-blind eyes, and in gray.
@@ -257,6 +258,8 @@ class ProjectionDisplay:
 
     def _plot_row(self, i, image_ax, projection_ax, kind, contour_kw, level_kw, image_kw):
         """Draw a row's image and projection; give the map of probabilities, if there is one."""
+        from matplotlib.collections import LineCollection
+
         show_tile(image_ax, self.images[i])
         image_ax.set_title(self._title(image_ax, i), fontsize=SMALL_FONT_SIZE, pad=2)
         self.outlines_.append(draw_outline(image_ax, self.masks[i], contour_kw))
@@ -277,9 +280,9 @@ class ProjectionDisplay:
             shown = show_tile(projection_ax, probabilities, **style)
         self.outlines_.append(draw_outline(projection_ax, self.masks[i], contour_kw))
         if shown:  # On top: where the lines meet, that of the mask is wider.
-            style = {"path_effects": []} | (level_kw or {})
-            at = {"level": self.threshold, "color": _LEVEL}
-            self.levels_.append(draw_outline(projection_ax, probabilities, style, **at))
+            style = merge_style(LineCollection, {"color": _LEVEL} | _LEVEL_STYLE, level_kw)
+            level = draw_outline(projection_ax, probabilities, style, level=self.threshold)
+            self.levels_.append(level)
         return shown
 
     def _title(self, ax, i):
