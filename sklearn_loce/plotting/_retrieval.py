@@ -1,11 +1,10 @@
 """Queries with the rows that are nearest to them, and those that are farthest."""
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from numbers import Integral
 from textwrap import wrap
 
 import numpy as np
-import pandas as pd
 from sklearn.utils._param_validation import Interval, validate_params
 
 from .._distances import RowDistances, tie_tolerance
@@ -28,6 +27,7 @@ from ._drawing import (
 )
 from ._grid import Layout, open_grid
 from ._inputs import check_inputs
+from ._queries import Rows, is_table, read_queries
 from ._style import FONT_SIZE, SMALL_FONT_SIZE
 from ._tiles import TILE_SIZE, check_positions, read_tiles
 
@@ -171,9 +171,9 @@ class RetrievalDisplay:
                 "samples, or embeddings to RetrievalDisplay.from_embeddings."
             )
         X, y, groups = match_rows(X=as_samples(X), y=y, groups=groups)
-        if _is_table(kwargs.get("queries")):
+        if is_table(kwargs.get("queries")):
             kwargs.setdefault("query_embeddings", estimator.transform(kwargs["queries"]))
-        if kwargs.get("show", "mask") != "mask" and hasattr(estimator, "project"):
+        if kwargs.get("show") in ("projection", "both") and hasattr(estimator, "project"):
             kwargs.setdefault("projector", estimator)
         return cls.from_embeddings(estimator.transform(X), X, y, groups=groups, **kwargs)
 
@@ -261,10 +261,10 @@ class RetrievalDisplay:
             If lengths or indexes differ, a query is out of range or NaN, a table of queries lacks
             embeddings or groups, there are too few rows, or an image can't be read.
         """
-        rows = _Rows(*check_inputs(embeddings, samples, y, groups=groups))
+        rows = Rows(*check_inputs(embeddings, samples, y, groups=groups))
         n_rows = len(rows.samples)
-        if _is_table(queries):
-            rows = rows.append(_read_queries(queries, query_embeddings, query_groups, rows))
+        if is_table(queries):
+            rows = rows.append(read_queries(queries, query_embeddings, query_groups, rows))
             queries = np.arange(n_rows, len(rows.samples))
         elif query_embeddings is not None or query_groups is not None:
             raise ValueError(
@@ -287,7 +287,7 @@ class RetrievalDisplay:
             tiles=read_tiles(rows.samples, lines.ravel(), vectors=rows.embeddings, **how),
             relevant=rows.compare(queries, matches),
             names=rows.name(lines),
-            metric=metric if isinstance(metric, str) else getattr(metric, "__name__", None),
+            metric=metric if isinstance(metric, str) else None,
             table=describe_tiles(
                 rows.samples,
                 lines.ravel(),
@@ -378,79 +378,6 @@ class RetrievalDisplay:
             return fit_text(ax, name)
         name = fit_text(ax, f"{MARKS[self._is_right(line, column)]} {name}".strip(), n_lines=1)
         return f"{name}\n{format_number(self.distances[line, column - 1])}"
-
-
-@dataclass
-class _Rows:
-    """Rows that are ranked, and queries of a table of their own behind them."""
-
-    embeddings: np.ndarray
-    samples: pd.DataFrame
-    names: np.ndarray | None
-    kept: np.ndarray
-    groups: object
-
-    def append(self, queries):
-        """Give these rows and, behind them, those of a table of queries."""
-        tables = [part.samples.astype(object) for part in (self, queries)]
-        names = None
-        if self.names is not None or queries.names is not None:
-            names = _stack(*(part.known_names() for part in (self, queries)))
-        return _Rows(
-            np.concatenate([self.embeddings, queries.embeddings]),
-            pd.concat(tables).infer_objects(),
-            names,
-            np.concatenate([self.kept, len(self.samples) + queries.kept]),
-            None if self.groups is None else _stack(self.groups, queries.groups),
-        )
-
-    def known_names(self):
-        return np.full(len(self.samples), None) if self.names is None else self.names
-
-    def compare(self, queries, matches):
-        """Tell which matches show their query's concept; None where concepts aren't known."""
-        if self.names is None or any(name is None for name in self.names[[0, -1]]):
-            return None
-        return self.names[matches] == self.names[queries][:, None]
-
-    def name(self, rows):
-        """Give the known concepts of rows by position, None if there are none."""
-        if self.names is None:
-            return None
-        return {int(i): self.names[i] for i in np.unique(rows) if self.names[i] is not None}
-
-
-def _stack(first, second):
-    """Put arrays behind each other, without making texts of numbers."""
-    first, second = np.asarray(first), np.asarray(second)
-    if first.dtype.kind != second.dtype.kind:
-        first, second = first.astype(object), second.astype(object)
-    return np.concatenate([first, second])
-
-
-def _is_table(queries):
-    return hasattr(queries, "columns")
-
-
-def _read_queries(queries, embeddings, groups, rows):
-    """Check a table of queries, and what belongs to it."""
-    if embeddings is None:
-        raise ValueError(
-            "queries is a table, whose embeddings are needed; pass query_embeddings, or use "
-            "RetrievalDisplay.from_estimator, which embeds it."
-        )
-    if (groups is None) != (rows.groups is None):
-        raise ValueError(
-            "A table of queries needs groups and query_groups, or none of them: the groups of the "
-            "rows that are ranked, and those of the queries."
-        )
-    found = _Rows(*check_inputs(embeddings, queries, None, groups=groups))
-    if found.embeddings.shape[1] != rows.embeddings.shape[1]:
-        raise ValueError(
-            f"query_embeddings has {found.embeddings.shape[1]} features, and embeddings has "
-            f"{rows.embeddings.shape[1]}; pass vectors of the same layer."
-        )
-    return found
 
 
 def _check_queries(queries, kept, n_candidates, n_matches):
