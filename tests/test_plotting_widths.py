@@ -149,17 +149,21 @@ DISPLAYS = {
     "IoU, failures, differences": compare(["iou", "failed_share"], kind="difference"),
 }
 WIDTHS = {"own": None, "column": 3.3, "page": 6.9}
+QUICK = ("errors", "retrieval", "precision of layers", "IoU, failures, differences")
 CASES = [
     pytest.param(
-        data, width, marks=() if (data, width) == ("scenes", "column") else pytest.mark.slow
+        *(display, data, width),
+        marks=[]
+        if (data, width) == ("scenes", "column") and display in QUICK
+        else pytest.mark.slow,
     )
+    for display in DISPLAYS
     for data in ("scenes", "80", "camvid")
     for width in WIDTHS
 ]
 
 
-@pytest.mark.parametrize(("data", "width"), CASES)
-@pytest.mark.parametrize("display", DISPLAYS)
+@pytest.mark.parametrize(("display", "data", "width"), CASES)
 def test_nothing_is_cut_or_overlaps(display, data, width, tables):
     if WIDTHS[width] is None:
         figure = DISPLAYS[display](*tables(data)).figure_
