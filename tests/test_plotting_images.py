@@ -553,7 +553,7 @@ def test_issues_are_shown_with_the_numbers_of_their_table(samples, embeddings, l
     ):
         is_wrong = issue.suggested != issue.given
         given, suggested = ax.get_title().split("\n")
-        assert given == f"{'✗ ' * is_wrong}{issue.given}"
+        assert given == "✗\N{NO-BREAK SPACE}" * is_wrong + str(issue.given)
         assert suggested == f"→ {issue.suggested}"
         confidence, name = ax.get_xlabel().split("\n")
         assert float(confidence.replace("\N{MINUS SIGN}", "-")) == pytest.approx(

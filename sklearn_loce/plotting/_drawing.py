@@ -12,7 +12,7 @@ from ._tiles import trace_outline
 RIGHT = {"edgecolor": COLOURS[0], "linestyle": "-", "linewidth": 1.8}
 WRONG = {"edgecolor": COLOURS[1], "linestyle": (0, (3, 1.4)), "linewidth": 1.8}
 NEUTRAL = {"edgecolor": "#333333", "linestyle": "-", "linewidth": 1.8}
-MARKS = {True: "✓", False: "✗", None: ""}
+MARKS = {True: "✓", False: "✗"}
 
 TINT = "#E69F00"  # of projections: the orange of Okabe and Ito
 
@@ -208,6 +208,22 @@ def fit_text(ax, text, *, size=SMALL_FONT_SIZE, n_lines=2, n_tiles=1):
     if len(lines) > n_lines:
         lines = [*lines[: n_lines - 1], lines[n_lines - 1][: n_letters - 1].rstrip() + "…"]
     return literal("\n".join(lines).replace("\v", ""))
+
+
+def mark_name(is_right, name):
+    """Write a mark before a name, from which no line break parts it.
+
+    Parameters
+    ----------
+    is_right : bool or None
+        None writes none.
+    name : object
+
+    Returns
+    -------
+    str
+    """
+    return str(name) if is_right is None else f"{MARKS[is_right]}\N{NO-BREAK SPACE}{name}"
 
 
 def write_heading(ax, heading):

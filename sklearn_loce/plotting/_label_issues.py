@@ -8,7 +8,6 @@ from sklearn.utils._param_validation import Interval, validate_params
 
 from .._samples.table import as_samples
 from ._drawing import (
-    MARKS,
     RIGHT,
     WRONG,
     draw_frame,
@@ -16,6 +15,7 @@ from ._drawing import (
     fit_text,
     font_with_marks,
     format_number,
+    mark_name,
 )
 from ._grid import Layout, open_grid
 from ._style import SMALL_FONT_SIZE
@@ -176,7 +176,7 @@ class LabelIssuesDisplay:
         is_wrong = issue["suggested"] != issue["given"]
         self.outlines_ += draw_tile(ax, tile, contour_kw=contour_kw)
         self.frames_.append(draw_frame(ax, WRONG if is_wrong else RIGHT, frame_kw))
-        given = f"{MARKS[False]} " * is_wrong + str(issue["given"])
+        given = mark_name(False if is_wrong else None, issue["given"])
         texts = {"fontsize": SMALL_FONT_SIZE, "family": font_with_marks()}
         title = [fit_text(ax, text, n_lines=1) for text in (given, f"→ {issue['suggested']}")]
         ax.set_title("\n".join(title), pad=3, **texts)

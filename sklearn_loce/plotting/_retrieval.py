@@ -14,7 +14,6 @@ from ..metrics import _exclusion
 from ..metrics._exclusion import read_exclusion
 from ._captions import choose_captions, describe_tiles, read_captions, write_below
 from ._drawing import (
-    MARKS,
     NEUTRAL,
     RIGHT,
     WRONG,
@@ -24,6 +23,7 @@ from ._drawing import (
     fit_text,
     font_with_marks,
     format_number,
+    mark_name,
 )
 from ._grid import Layout, open_grid
 from ._inputs import check_inputs
@@ -376,7 +376,7 @@ class RetrievalDisplay:
         name = (self.names or {}).get(row, f"row {row}")
         if column == 0:
             return fit_text(ax, name)
-        name = fit_text(ax, f"{MARKS[self._is_right(line, column)]} {name}".strip(), n_lines=1)
+        name = fit_text(ax, mark_name(self._is_right(line, column), name), n_lines=1)
         return f"{name}\n{format_number(self.distances[line, column - 1])}"
 
 
