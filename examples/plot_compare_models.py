@@ -115,21 +115,20 @@ print(deepest.pivot_table(index="network", columns="metric", values="mean").roun
 # chance, which is below 0.2: color and place in the image get through. That is the floor from
 # which to judge a network.
 
-import matplotlib.pyplot as plt
-
 from sklearn_loce.plotting import LayerComparisonDisplay
 
-metrics = {
-    "iou": "mean IoU",
-    "heldout_iou": "held-out IoU",
-    "precision_at_10": "precision at 10",
-    "separation": "separation",
-}
-figure, axes = plt.subplots(4, 1, figsize=(6.4, 11), layout="constrained", sharex=True)
-for ax, (metric, label) in zip(axes, metrics.items(), strict=True):
-    LayerComparisonDisplay.from_table(tables, metric, ax=ax, legend=ax is axes[-1])
-    ax.set_ylabel(label)
-    ax.label_outer()
+metrics = ["iou", "heldout_iou", "precision_at_10", "separation"]
+display = LayerComparisonDisplay.from_table(tables, metrics)
+
+# %%
+# Precision over the number of neighbors, of the deepest layer of each network. A band is as wide as
+# the concepts differ.
+
+from sklearn_loce.plotting import PrecisionAtKDisplay
+
+display = PrecisionAtKDisplay.from_embeddings(
+    {name: embeddings[name]["features.5"] for name in models}, scenes.target, groups=scenes.groups
+)
 
 # %%
 # How alike are the networks?
@@ -154,6 +153,8 @@ display = LayerComparisonDisplay(scores, metric="linear CKA\nwith the trained ne
 # Separation is the smallest distance between rows of two concepts over the largest distance in
 # their union; ``quantile`` keeps single rows from deciding. Training pulls nearly all pairs far
 # apart. Car and taxi, which differ in a small sign on the roof only, stay closest.
+
+import matplotlib.pyplot as plt
 
 from sklearn_loce.plotting import SeparationDisplay
 

@@ -211,9 +211,10 @@ doubtful = doubtful[np.argsort(-score[doubtful])][:4]
 for row in doubtful:
     print(f"detected as {found.target[row]}, score {score[row]:.2f}: {verdict[row]}")
 display = RetrievalDisplay.from_embeddings(
-    np.concatenate([references, embeddings[doubtful]]),
-    pd.concat([annotated.data, found.data.iloc[doubtful]], ignore_index=True),
-    queries=len(references) + np.arange(len(doubtful)),
+    references,
+    annotated.data,
+    queries=found.data.iloc[doubtful],
+    query_embeddings=embeddings[doubtful],
     n_best=5,
     n_worst=0,
     crop=True,

@@ -108,18 +108,8 @@ print(f"{RowStore(folder.name).info()['n_rows']} vectors stored")
 # while concepts are told apart in the deeper layers. There the objectives differ by about as much
 # as the folds do, so the layer matters more than the objective.
 
-import matplotlib.pyplot as plt
-
-metrics = {
-    "heldout_iou": "held-out IoU",
-    "r_precision": "R-precision",
-    "purity": "purity of clusters",
-}
-figure, axes = plt.subplots(3, 1, figsize=(6.4, 8.4), layout="constrained", sharex=True)
-for ax, (metric, label) in zip(axes, metrics.items(), strict=True):
-    LayerComparisonDisplay.from_search(searches, metric=metric, ax=ax, legend=ax is axes[-1])
-    ax.set_ylabel(label)
-    ax.label_outer()
+metrics = ["heldout_iou", "r_precision", "purity"]
+display = LayerComparisonDisplay.from_search(searches, metric=metrics)
 
 # %%
 # On scenes held out

@@ -46,7 +46,8 @@ print(
 model = TorchModel(load_scene_model())
 loce = LoCETransformer(model, layer="features.5")
 embeddings = loce.fit_transform(data)
-early = LoCETransformer(model, layer="features.1").fit_transform(data)
+shallow = LoCETransformer(model, layer="features.1").fit(data)
+early = shallow.transform(data)
 
 # %%
 # .. admonition:: On COCO with pretrained weights
@@ -83,14 +84,16 @@ for ax, layer, X in zip(axes, ["features.1", "features.5"], [early, embeddings],
 # Queries and their matches
 # -------------------------
 # For one car, one house and one tree: the nearest and the farthest rows by cosine distance, in the
-# early layer. A match has a dashed frame where its name is another than the query's, which is an
-# error among the nearest, and as it should be among the farthest.
+# early layer. One of the nearest has a dashed frame where its name is another than the query's. The
+# orange is what the LoCE of each row draws, and the white line its mask.
 
 from sklearn_loce.plotting import RetrievalDisplay
 
 fine = error == "none"
 queries = [np.flatnonzero(fine & (scenes.target == name))[1] for name in ("car", "house", "tree")]
-RetrievalDisplay.from_embeddings(early, data, queries=queries, n_best=5, n_worst=2)
+RetrievalDisplay.from_embeddings(
+    early, data, queries=queries, n_best=5, n_worst=2, projector=shallow
+)
 
 # %%
 # Outliers
@@ -137,14 +140,17 @@ print(f"\nfalse alarms: {is_outlier[fine].sum()} of {fine.sum()} rows without er
 # ---------------
 # The rows with an error that are no outliers, and what their LoCEs draw. A mirrored mask covers
 # much of the same concept if the object stands in the middle, as the large car does. The others
-# are small, and near the middle as well.
+# are small, and near the middle as well. Colors tell what is hit, what is missed of the mask, and
+# what is spilled beside it.
 
 from sklearn_loce.plotting import ProjectionDisplay
 
 missed = np.flatnonzero((error != "none") & ~is_outlier)
 for row in missed:
     print(f"row {row}: {scenes.target[row]}, called {data.at[row, 'concept']}, wrong {error[row]}")
-ProjectionDisplay.from_estimator(loce, data, embeddings, rows=missed, n_cols=len(missed))
+ProjectionDisplay.from_estimator(
+    loce, data, embeddings, rows=missed, n_cols=len(missed), kind="errors"
+)
 
 # sphinx_gallery_thumbnail_number = 3
 plt.show()

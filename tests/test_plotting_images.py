@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from matplotlib.collections import PathCollection
-from matplotlib.colors import to_hex
+from matplotlib.colors import to_hex, to_rgb
 from PIL import Image
 from pycocotools import mask as coco_mask
 from sklearn.cluster import AgglomerativeClustering, KMeans
@@ -156,6 +156,55 @@ def test_masks_are_tinted_where_they_are_drawn(samples, projector):
     assert display.colorbar_ is None
 
 
+def test_errors_are_counted_and_tinted_as_hit_missed_and_spilled(samples, projector):
+    rows = [3, 7, 20]
+    display = ProjectionDisplay.from_estimator(projector, samples, rows=rows, kind="errors")
+    for k, row in enumerate(rows):
+        mask, drawn = mask_of(samples, row), projector.projections[row] > 0.5
+        parts = mask & drawn, mask & ~drawn, drawn & ~mask
+        counts = display.table[["n_hit", "n_missed", "n_spilled"]].iloc[k]
+        assert counts.tolist() == [part.sum() for part in parts]
+        assert display.iou[k] == counts.iloc[0] / counts.sum()
+        shown = np.asarray(display.axes_[1, k].get_images()[0].get_array(), dtype=float)
+        grey = display.images[k].mean(axis=2, keepdims=True)
+        assert (shown == grey.round()).all(axis=2)[~(mask | drawn)].all()
+        # The share of the picture that is left tells each pixel's color apart.
+        for part, color in zip(parts, ("#56B4E9", "#D55E00", "#F0E442"), strict=True):
+            tints = (shown - 0.35 * grey)[part] / 0.65
+            np.testing.assert_allclose(
+                tints, np.broadcast_to(255 * np.array(to_rgb(color)), tints.shape), atol=1
+            )
+    names = [text.get_text() for text in display.colorbar_.ax.get_xticklabels()]
+    assert names == ["hit", "missed", "spilled"]
+
+
+def test_a_line_separates_the_pixels_that_count(samples, projector):
+    projector.threshold = 0.6
+    display = ProjectionDisplay.from_estimator(projector, samples, rows=[3, 7])
+    pixels = np.argwhere(np.ones((24, 32)))[:, ::-1]
+    for row, lines in zip([3, 7], display.levels_, strict=True):
+        inside = [path.contains_points(pixels) for path in lines.get_paths()]
+        expected = projector.projections[row] > 0.6
+        np.testing.assert_array_equal(np.sum(inside, axis=0) % 2, expected.ravel())
+    assert [text.get_text() for text in display.colorbar_.ax.get_xticklabels()] == [
+        "0.0",
+        "0.6",
+        "1.0",
+    ]
+
+
+def test_outlines_of_thin_masks_are_thinner(samples, projector):
+    thick, thin = np.zeros((2, 24, 32), dtype=bool)
+    thick[4:20, 4:28], thin[4:20, 10:11] = True, True
+    samples["mask"] = [thick, thin] * 13
+    display = ProjectionDisplay.from_estimator(projector, samples, rows=range(4), kind="mask")
+    wide, narrow = (lines.get_linewidths()[0] for lines in display.outlines_[:4:2])
+    assert narrow < 0.5 * wide
+    display.plot(kind="mask", contour_kw={"linewidths": 2})
+    assert {lines.get_linewidths()[0] for lines in display.outlines_} == {2}
+    plt.close(display.figure_)
+
+
 def test_failed_rows_have_no_projection(samples, projector):
     projector.projections[1] = None
     projector.projections[2] = np.full((24, 32), np.nan, dtype=np.float32)
@@ -288,7 +337,8 @@ def test_matches_are_of_other_groups(samples, embeddings, exclude):
 def test_right_and_wrong_matches_look_different(samples, embeddings):
     display = RetrievalDisplay.from_embeddings(embeddings, samples, queries=[0, 1, 2])
     assert 0 < display.relevant.sum() < display.relevant.size
-    for line, right in np.argwhere(display.relevant | True):
+    assert display.frames_[:, 5:].tolist() == [[None] * 2] * 3
+    for line, right in np.argwhere(display.relevant[:, :4] | True):
         is_right = display.relevant[line, right]
         frame, ax = display.frames_[line, right + 1], display.axes_[line, right + 1]
         style = RIGHT if is_right else WRONG
@@ -296,6 +346,8 @@ def test_right_and_wrong_matches_look_different(samples, embeddings):
         assert frame.get_linestyle() == style["linestyle"]
         assert title(ax)[0] == ("✓" if is_right else "✗")
         assert samples["concept"][display.matches[line, right]] in title(ax)
+    for line, far in np.argwhere(display.relevant[:, 4:] | True):
+        assert title(display.axes_[line, far + 5])[0] not in "✓✗"
     assert [title(ax) for ax in display.axes_[:, 0]] == ["bus", "car", "sky"]
 
 
@@ -323,7 +375,7 @@ def test_transformers_embed_tables(samples, embeddings):
         ({"queries": 4}, "queries holds 4, whose embedding is not finite"),
         ({"queries": 26}, "queries holds 26"),
         ({"queries": []}, "at least one query"),
-        ({"queries": 0, "n_best": 25, "n_worst": 0}, "26 rows, and there are 25"),
+        ({"queries": 0, "n_best": 25, "n_worst": 0}, "25 rows beside it, and there are 24"),
         ({"queries": 6, "n_best": 7, "groups": [1] * 20 + [2] * 6}, "query 6 has 6 rows in other"),
         ({"queries": 0, "groups": [1] * 20}, "groups has 20 row"),
         ({"queries": 0, "groups": pd.Series(range(26))[::-1]}, "indexes of samples and groups"),
@@ -332,6 +384,76 @@ def test_transformers_embed_tables(samples, embeddings):
 def test_wrong_queries_are_refused(samples, embeddings, how, message):
     with pytest.raises((ValueError, TypeError), match=message):
         RetrievalDisplay.from_embeddings(embeddings, samples, **how)
+
+
+def test_a_distance_is_named_once_above_the_nearest_rows(samples, embeddings):
+    for how, name in (({}, "cosine"), ({"metric": "euclidean"}, "euclidean")):
+        display = RetrievalDisplay.from_embeddings(embeddings, samples, queries=[0, 1], **how)
+        headings = [ax.get_title() for ax in display.figure_.axes if ax not in display.axes_]
+        assert [heading for heading in headings if heading] == [
+            *("query", f"nearest ({name} distance)", "farthest")
+        ]
+
+
+@pytest.mark.parametrize("exclude", [None, 4])
+def test_queries_of_another_table_find_what_their_copies_would(samples, embeddings, exclude):
+    inside, outside = samples.drop(index=[3, 20]), samples.loc[[3, 20]]
+    X, own, frames = np.delete(embeddings, [3, 20], axis=0), embeddings[[3, 20]], np.arange(26)
+    groups = {
+        "groups": np.delete(frames, [3, 20]) // (1 if exclude else 2),
+        "query_groups": np.array([3, 20]) // (1 if exclude else 2),
+        "exclude": exclude,
+    }
+    display = RetrievalDisplay.from_embeddings(
+        X, inside, queries=outside, query_embeddings=own, **groups
+    )
+    expected = RetrievalDisplay.from_embeddings(
+        embeddings,
+        samples,
+        queries=[3, 20],
+        n_best=5,
+        groups=frames // (1 if exclude else 2),
+        exclude=exclude,
+    )
+    assert display.queries.tolist() == [24, 25]
+    for line, (query, other) in enumerate([(3, 20), (20, 3)]):
+        found = inside.index[display.matches[line]].tolist()
+        assert found[:4] == [i for i in expected.matches[line] if i != other][:4]
+        assert display.names[24 + line] == samples["concept"][query]
+        right = [samples["concept"][i] == samples["concept"][query] for i in found]
+        assert display.relevant[line].tolist() == right
+        assert display.table.index[7 * line : 7 * line + 7].tolist() == [query, *found]
+    embed = FunctionTransformer(lambda table: embeddings[table.index])
+    again = RetrievalDisplay.from_estimator(embed, inside, queries=outside, **groups)
+    np.testing.assert_array_equal(again.matches, display.matches)
+
+
+def test_queries_of_another_table_may_have_no_concept(samples, embeddings):
+    outside = samples.loc[[3], ["image", "mask"]]
+    how = {"queries": outside, "query_embeddings": embeddings[[3]]}
+    display = RetrievalDisplay.from_embeddings(embeddings, samples, **how)
+    assert display.relevant is None
+    assert display.matches[0, 0] == 3
+    assert title(display.axes_[0, 0]) == "row 26"
+    assert title(display.axes_[0, 1]).startswith("bus\n")
+    display = RetrievalDisplay.from_embeddings(embeddings, samples[["image", "mask"]], **how)
+    assert display.names is None
+
+
+@pytest.mark.parametrize(
+    ("how", "message"),
+    [
+        ({"query_embeddings": None}, "queries is a table, whose embeddings are needed"),
+        ({"query_embeddings": np.ones((1, 4))}, "has 4 features, and embeddings has 5"),
+        ({"groups": np.arange(26)}, "needs groups and query_groups, or none"),
+        ({"query_groups": [1]}, "needs groups and query_groups, or none"),
+        ({"queries": 3}, "query_groups are those of a table of queries"),
+    ],
+)
+def test_wrong_tables_of_queries_are_refused(samples, embeddings, how, message):
+    given = {"queries": samples.loc[[3]], "query_embeddings": embeddings[[3]]} | how
+    with pytest.raises(ValueError, match=message):
+        RetrievalDisplay.from_embeddings(embeddings, samples, **given)
 
 
 def test_outliers_are_the_farthest_rows_of_their_concept(samples, embeddings):
@@ -431,7 +553,7 @@ def test_issues_are_shown_with_the_numbers_of_their_table(samples, embeddings, l
     ):
         is_wrong = issue.suggested != issue.given
         given, suggested = ax.get_title().split("\n")
-        assert given == f"{'✗ ' * is_wrong}{issue.given}"
+        assert given == "✗\N{NO-BREAK SPACE}" * is_wrong + str(issue.given)
         assert suggested == f"→ {issue.suggested}"
         confidence, name = ax.get_xlabel().split("\n")
         assert float(confidence.replace("\N{MINUS SIGN}", "-")) == pytest.approx(
@@ -465,6 +587,63 @@ def test_wrong_tables_of_issues_are_refused(samples, embeddings, change, message
     with pytest.raises(ValueError, match=message):
         LabelIssuesDisplay.from_issues(issues, samples, n_rows=25)
     assert plt.get_fignums() == []
+
+
+def show_tiles(kind, samples, embeddings, **how):
+    """Make a display of a few tiles."""
+    if kind is ClusterGalleryDisplay:
+        return kind.from_embeddings(embeddings, samples, np.arange(26) % 2, n_tiles=2, **how)
+    if kind is RetrievalDisplay:
+        return kind.from_embeddings(embeddings, samples, queries=[0], n_best=2, n_worst=1, **how)
+    return kind.from_embeddings(embeddings, samples, n_most=1, n_least=1, **how)
+
+
+@pytest.mark.parametrize("kind", [ClusterGalleryDisplay, RetrievalDisplay, OutlierDisplay])
+def test_tiles_show_mask_projection_or_both(kind, samples, embeddings, projector):
+    display = show_tiles(kind, samples, embeddings, projector=projector)
+    ((asked, given, _, threshold),) = projector.calls
+    assert asked == sorted(display.tiles)
+    assert threshold is None
+    np.testing.assert_array_equal(given, embeddings[asked])
+    n_tiles = len(display.table)
+    assert len(display.outlines_) == 2 * n_tiles
+    for row, tile in display.tiles.items():
+        np.testing.assert_array_equal(tile.projection, projector.projections[row] > 0.5)
+    row, ax = display.table["position"].iloc[0], display.axes_[0, 0]
+    shown = np.asarray(ax.get_images()[0].get_array())
+    changed = (shown != display.tiles[row].image).any(axis=2)
+    np.testing.assert_array_equal(changed, projector.projections[row] > 0.5)
+    for show in ("mask", "projection"):
+        plt.close(display.figure_)
+        display.plot(show=show)
+        assert len(display.outlines_) == n_tiles
+        shown = np.asarray(display.axes_[0, 0].get_images()[0].get_array())
+        assert (shown == display.tiles[row].image).all() == (show == "mask")
+
+
+@pytest.mark.parametrize("kind", [ClusterGalleryDisplay, RetrievalDisplay, OutlierDisplay])
+@pytest.mark.parametrize(
+    ("show", "message"), [("both", "show='both' needs projections"), ("masks", "is not 'mask'")]
+)
+def test_tiles_without_projections_show_none(kind, show, message, samples, embeddings):
+    with pytest.raises(ValueError, match=message):
+        show_tiles(kind, samples, embeddings, show=show)
+    assert plt.get_fignums() == []
+
+
+def test_transformers_and_segmenters_project_what_tiles_show():
+    X = make_scenes(2, random_state=0).data
+    loce = LoCETransformer(TorchModel(load_scene_model), "features.2", append_bias=False).fit(X)
+    how = {"queries": [0], "n_best": 2, "n_worst": 0, "tile_size": 160}
+    display = RetrievalDisplay.from_estimator(loce, X, show="both", **how)
+    drawn = loce.project(X, loce.transform(X))
+    for row, tile in display.tiles.items():
+        np.testing.assert_array_equal(tile.projection, drawn[row])
+    segmenter = ConceptSegmenter(loce, threshold=0.3).fit(X)
+    display = RetrievalDisplay.from_estimator(loce, X, projector=segmenter, **how)
+    drawn = segmenter.predict(X)
+    for row, tile in display.tiles.items():
+        np.testing.assert_array_equal(tile.projection, drawn[row])
 
 
 def display_of(kind, samples, embeddings, projector, y=None, **how):
@@ -528,7 +707,7 @@ def texts_of(ax):
     for axis in (ax.xaxis, ax.yaxis):
         yield axis.label
         low, high = sorted(axis.get_view_interval())
-        for place, label in zip(axis.get_ticklocs(), axis.get_ticklabels(), strict=True):
+        for place, label in zip(axis.get_ticklocs(), axis.get_ticklabels(), strict=False):
             if low <= place <= high:
                 yield label
 

@@ -10,7 +10,7 @@ from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from sklearn_loce.metrics import get_scorer
+from sklearn_loce.metrics import compare_layers, get_scorer, precision_at_k
 from sklearn_loce.plotting import (
     LayerComparisonDisplay,
     OverlapDisplay,
@@ -184,6 +184,14 @@ def test_precision_of_one_concept_and_of_twenty(n_concepts):
     assert shown.figure_.bbox.x0 <= legend.x0 < legend.x1 <= shown.figure_.bbox.x1
 
 
+def test_precision_of_many_concepts_has_no_names():
+    y = [f"concept {i % 25}" for i in range(100)]
+    shown = PrecisionAtKDisplay.from_embeddings(np.random.default_rng(0).normal(size=(100, 3)), y)
+    names = [text.get_text() for text in shown.ax_.get_legend().get_texts()]
+    assert names == ["one of 25", "mean", "chance"]
+    assert len(shown.line_) == 25
+
+
 def test_a_k_without_as_many_rows_is_refused(rows):
     with pytest.raises(ValueError, match="k=28 neighbors"):
         PrecisionAtKDisplay.from_embeddings(*rows, k=[28])
@@ -210,6 +218,108 @@ def test_layers_of_several_models():
     np.testing.assert_allclose(ends, [[0.4, 0.6], [0.5, 0.9]])
     assert [text.get_text() for text in shown.ax_.get_legend().get_texts()] == ["vgg", "vit"]
     assert shown.ax_.get_ylabel() == "purity"
+
+
+def compared():
+    """Compare three layers of two models on the same draws."""
+    rng, y = np.random.RandomState(0), np.repeat(["bus", "car", "sky"], 12)
+    centers = 2 * np.eye(3)[np.unique(y, return_inverse=True)[1]]
+    tables = {}
+    for model, strength in (("vgg", 0.5), ("vit", 1.5)):
+        spaces = {f"f.{i}": (i + strength) * centers + rng.normal(size=(36, 3)) for i in range(3)}
+        iou = {name: rng.uniform(size=36) for name in spaces}
+        tables[model] = compare_layers(
+            spaces, y, iou=iou, k=5, n_repeats=6, rows_per_concept=6, random_state=0
+        )
+    return tables
+
+
+def test_several_metrics_stand_below_each_other():
+    tables, metrics = compared(), ["purity", "n_clusters", "failed_share"]
+    shown = LayerComparisonDisplay.from_table(tables, metrics)
+    drawn = iter(shown.errorbar_)
+    for ax, metric, label in zip(
+        shown.axes_, metrics, ["purity", "number of clusters", "share of failed rows"], strict=True
+    ):
+        assert " ".join(ax.get_ylabel().split()) == label
+        for model, found in tables.items():
+            container, rows = next(drawn), found[found["metric"] == metric]
+            assert container.get_label() == model
+            np.testing.assert_array_equal(container.lines[0].get_ydata(), rows["mean"])
+            ends = [segment[:, 1] for segment in container.lines[2][0].get_segments()]
+            np.testing.assert_allclose(np.diff(ends)[:, 0], 2 * rows["std"])
+    assert [ax.get_legend() is None for ax in shown.axes_] == [True, True, False]
+    assert shown.axes_[-1].get_xlabel() == "layer\nbars: one standard deviation over draws"
+    given, axes = plt.subplots(3)
+    assert shown.plot(ax=axes).figure_ is given
+    assert shown.ax_ is None
+    with pytest.raises(ValueError, match="ax holds 2 Axes, and 3 are needed"):
+        shown.plot(ax=axes[:2])
+    plt.close("all")
+
+
+def test_differences_have_their_intervals_and_reference():
+    tables = compared()
+    shown = LayerComparisonDisplay.from_table(tables, "precision_at_5", kind="difference")
+    for container, found in zip(shown.errorbar_, tables.values(), strict=True):
+        rows = found[found["metric"] == "precision_at_5"]
+        np.testing.assert_array_equal(container.lines[0].get_ydata(), rows["difference"])
+        ends = [segment[:, 1] for segment in container.lines[2][0].get_segments()]
+        np.testing.assert_allclose(ends, rows[["difference_low", "difference_high"]])
+    assert shown.ax_.get_xlabel() == "layer\nbars: intervals of 95 %"
+    alone = LayerComparisonDisplay.from_table(tables["vit"], "iou", kind="difference")
+    rows = tables["vit"].query("metric == 'iou'")
+    reference = rows.loc[rows["rank"] == 1, "layer"].item()
+    assert " ".join(alone.ax_.get_ylabel().split()) == f"mean IoU, minus that of {reference}"
+    with pytest.raises(ValueError, match=r"needs a row or more, with .*difference_low"):
+        LayerComparisonDisplay(table(layer=["a", "b"], model="")).plot(kind="difference")
+    with pytest.raises(ValueError, match="kind='median' is not 'mean' or 'difference'"):
+        alone.plot(kind="median")
+
+
+def test_a_model_has_one_color_in_all_displays_of_a_figure():
+    tables = {name: table(layer=["a", "b"]) for name in ("vgg", "vit", "detr")}
+    figure, axes = plt.subplots(3, layout="constrained")
+    seen = {}
+    for ax, names in zip(axes, (["vgg", "vit"], ["vit", "detr"], ["detr", "vgg"]), strict=True):
+        some = {name: tables[name] for name in names}
+        shown = LayerComparisonDisplay.from_table(some, "purity", ax=ax)
+        texts = [text.get_text() for text in ax.get_legend().get_texts()]
+        assert texts == names
+        for container in shown.errorbar_:
+            color = container.lines[0].get_color()
+            assert seen.setdefault(container.get_label(), color) == color
+    assert len(set(seen.values())) == 3
+    assert len(figure.axes) == 3
+
+
+def test_precision_of_layers_is_that_of_each_with_its_spread_over_concepts(rows):
+    X, y = rows
+    X = np.asarray(X, dtype=float)
+    other = np.random.RandomState(0).normal(size=X.shape)
+    other[3] = np.nan
+    groups = np.arange(len(y)) // 2
+    how = {"k": [1, 5], "groups": groups}
+    shown = PrecisionAtKDisplay.from_embeddings({"late": X, "early": other}, y, **how)
+    kept = np.isfinite(X).all(axis=1) & np.isfinite(other).all(axis=1)
+    assert shown.n_failed == (~kept).sum()
+    assert shown.spaces == ["late", "early"]
+    for i, space in enumerate((X, other)):
+        for j, k in enumerate([1, 5]):
+            expected = precision_at_k(
+                space[kept], np.asarray(y)[kept], k=k, average=None, groups=groups[kept]
+            )
+            np.testing.assert_array_equal(shown.precision[i, :, j], expected)
+            assert shown.line_[i].get_ydata()[j] == pytest.approx(np.mean(expected))
+            places = shown.band_[i].get_paths()[0].vertices
+            ends = places[places[:, 0] == k, 1]
+            spread = np.std(expected, ddof=1)
+            assert ends.max() == pytest.approx(np.mean(expected) + spread)
+            assert ends.min() == pytest.approx(np.mean(expected) - spread)
+    texts = [text.get_text() for text in shown.ax_.get_legend().get_texts()]
+    assert texts == ["late", "early", "chance"]
+    with pytest.raises(ValueError, match=r"precision has shape \(2, .*needs 2 axes"):
+        PrecisionAtKDisplay(shown.precision, k=[1, 5], chance=[], concepts=[]).plot()
 
 
 def test_layers_of_a_search(rows):
@@ -241,6 +351,9 @@ def test_layers_of_a_search(rows):
         ("mean_iou", "mean IoU"),
         ("heldout_iou", "held-out IoU"),
         ("iou_gain", "IoU gain"),
+        ("iou", "mean IoU"),
+        ("failed_share", "share of failed rows"),
+        ("n_clusters", "number of clusters"),
         ("r_precision", "R-precision"),
         ("precision_at_10", "precision at 10"),
         ("previous", "previous"),

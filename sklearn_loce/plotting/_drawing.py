@@ -12,9 +12,14 @@ from ._tiles import trace_outline
 RIGHT = {"edgecolor": COLOURS[0], "linestyle": "-", "linewidth": 1.8}
 WRONG = {"edgecolor": COLOURS[1], "linestyle": (0, (3, 1.4)), "linewidth": 1.8}
 NEUTRAL = {"edgecolor": "#333333", "linestyle": "-", "linewidth": 1.8}
-MARKS = {True: "✓", False: "✗", None: ""}
+MARKS = {True: "✓", False: "✗"}
 
-_OUTLINE, _RIM = 0.65, 0.75  # points
+TINT = "#E69F00"  # of projections: the orange of Okabe and Ito
+
+_OUTLINE, _RIM = 0.65, 0.75  # points, of the line and of what is wider below it
+_FULL_AT = 7  # points across a mask, from which on its outline is as wide as that
+_THINNEST = 0.25  # of that, so that the outline is still printed
+_TINT_SHARE = 0.4
 
 
 def show_tile(ax, picture, **image_kw):
@@ -36,8 +41,84 @@ def show_tile(ax, picture, **image_kw):
     return None if picture is None else ax.imshow(picture, **image_kw)
 
 
-def draw_outline(ax, mask, contour_kw=None):
+def tint(picture, colors, shares):
+    """Blend colors into a picture.
+
+    Parameters
+    ----------
+    picture : ndarray of shape (height, width, 3)
+    colors : list of color
+    shares : list of ndarray of shape (height, width), float or bool
+        Of each color in each pixel, 1 in all at most.
+
+    Returns
+    -------
+    ndarray of shape (height, width, 3), uint8
+    """
+    from matplotlib.colors import to_rgba_array
+
+    shares = np.stack(shares, axis=-1).astype(np.float64)
+    kept = 1 - shares.sum(axis=-1, keepdims=True)
+    tinted = kept * picture + shares @ (255 * to_rgba_array(colors)[:, :3])
+    return tinted.round().clip(0, 255).astype(np.uint8)
+
+
+def choose_show(show, tiles):
+    """Check what tiles are to show, and choose it where that is left open.
+
+    Parameters
+    ----------
+    show : {"mask", "projection", "both"} or None
+    tiles : iterable of Tile
+
+    Returns
+    -------
+    {"mask", "projection", "both"}
+
+    Raises
+    ------
+    ValueError
+        If it is none of these, or no tile has a projection.
+    """
+    projected = any(tile.projection is not None for tile in tiles)
+    if show is None:
+        return "both" if projected else "mask"
+    if show not in ("mask", "projection", "both"):
+        raise ValueError(f"show={show!r} is not 'mask', 'projection' or 'both'.")
+    if show != "mask" and not projected:
+        raise ValueError(
+            f"show={show!r} needs projections, and no tile has one; pass what draws them where the "
+            "display is made, as in projector=loce."
+        )
+    return show
+
+
+def draw_tile(ax, tile, show="mask", contour_kw=None):
+    """Draw a thumbnail with its mask's outline; its projection is tinted, with an outline too.
+
+    Parameters
+    ----------
+    ax : Axes
+    tile : Tile
+    show : {"mask", "projection", "both"}, default="mask"
+    contour_kw : dict, default=None
+        For the :class:`matplotlib.collections.LineCollection` of the mask.
+
+    Returns
+    -------
+    list of LineCollection
+    """
+    drawn = None if show == "mask" else tile.projection
+    picture = tile.image if drawn is None else tint(tile.image, [TINT], [_TINT_SHARE * drawn])
+    show_tile(ax, picture)
+    lines = [] if drawn is None else [draw_outline(ax, drawn, color=TINT)]
+    return lines if show == "projection" else [*lines, draw_outline(ax, tile.mask, contour_kw)]
+
+
+def draw_outline(ax, mask, contour_kw=None, *, level=None, color="white"):
     """Draw the outline of a mask, light with a dark rim: it shows on any picture.
+
+    It is thinner on small and on narrow masks, which it would cover.
 
     Parameters
     ----------
@@ -45,6 +126,9 @@ def draw_outline(ax, mask, contour_kw=None):
     mask : ndarray of shape (height, width), float32
     contour_kw : dict, default=None
         For :class:`matplotlib.collections.LineCollection`.
+    level : float, default=None
+        As of :func:`trace_outline`.
+    color : color, default="white"
 
     Returns
     -------
@@ -53,13 +137,25 @@ def draw_outline(ax, mask, contour_kw=None):
     from matplotlib.collections import LineCollection
     from matplotlib.patheffects import withStroke
 
-    style = merge_style(LineCollection, {"colors": "white", "linewidths": _OUTLINE}, contour_kw)
-    width = np.max(style["linewidth"])
-    style.setdefault("path_effects", [withStroke(linewidth=width + _RIM, foreground="black")])
-    lines = LineCollection(trace_outline(mask), **style)
+    lines = trace_outline(mask, level)
+    points = ax.get_window_extent().width * 72 / ax.figure.dpi / mask.shape[1]
+    thin = np.clip(points * _measure_thickness(lines) / _FULL_AT, _THINNEST, 1)
+    style = {"colors": color, "linewidths": thin * _OUTLINE}
+    style = merge_style(LineCollection, style, contour_kw)
+    width = np.max(style["linewidth"]) + thin * _RIM
+    style.setdefault("path_effects", [withStroke(linewidth=width, foreground="black")])
+    lines = LineCollection(lines, **style)
     lines.set_in_layout(False)  # it lies in the image, and measuring it takes long
     ax.add_collection(lines, autolim=False)
     return lines
+
+
+def _measure_thickness(lines):
+    """Measure how many pixels lie across what closed lines enclose: twice its area by its rim."""
+    rim = sum(np.hypot(*np.diff(line, axis=0).T).sum() for line in lines)
+    x_y = [(line - line[0]).T for line in lines]  # holes run the other way round
+    area = sum(0.5 * np.sum(x[:-1] * y[1:] - x[1:] * y[:-1]) for x, y in x_y)
+    return 2 * abs(area) / rim if rim else 0.0
 
 
 def draw_frame(ax, style, frame_kw=None):
@@ -112,6 +208,22 @@ def fit_text(ax, text, *, size=SMALL_FONT_SIZE, n_lines=2, n_tiles=1):
     if len(lines) > n_lines:
         lines = [*lines[: n_lines - 1], lines[n_lines - 1][: n_letters - 1].rstrip() + "…"]
     return literal("\n".join(lines).replace("\v", ""))
+
+
+def mark_name(is_right, name):
+    """Write a mark before a name, from which no line break parts it.
+
+    Parameters
+    ----------
+    is_right : bool or None
+        None writes none.
+    name : object
+
+    Returns
+    -------
+    str
+    """
+    return str(name) if is_right is None else f"{MARKS[is_right]}\N{NO-BREAK SPACE}{name}"
 
 
 def write_heading(ax, heading):

@@ -10,7 +10,7 @@ from .._validation import uniform_labels
 from ..metrics import cluster_composition
 from ..outliers import ConceptOutlierDetector
 from ._captions import choose_captions, describe_tiles, read_captions, write_below
-from ._drawing import draw_outline, fit_text, show_tile, write_heading
+from ._drawing import choose_show, draw_tile, fit_text, write_heading
 from ._grid import Layout, open_grid
 from ._inputs import check_inputs, choose
 from ._style import FONT_SIZE, SMALL_FONT_SIZE
@@ -37,7 +37,7 @@ class ClusterGalleryDisplay:
     distances : list of ndarray of shape (n_shown,), float64
         Mean distance of each of those to the other rows of its cluster.
     tiles : dict of {int: Tile}
-        Thumbnails by position, with the attributes ``image`` and ``mask``.
+        Thumbnails by position, with the attributes ``image``, ``mask`` and ``projection``.
     composition : DataFrame of shape (n_clusters, n_concepts), default=None
         Share of each concept in each cluster, as of
         :func:`sklearn_loce.metrics.cluster_composition`.
@@ -55,7 +55,7 @@ class ClusterGalleryDisplay:
     axes_ : ndarray of shape (n_clusters, n_tiles) of Axes
     figure_ : matplotlib Figure
     outlines_ : list of LineCollection
-        Of all tiles, line by line.
+        Of masks and projections, tile by tile.
 
     See Also
     --------
@@ -153,6 +153,7 @@ class ClusterGalleryDisplay:
             "clusters": ["array-like", None],
             "n_tiles": [Interval(Integral, 1, None, closed="left")],
             "metric": [str, callable],
+            "projector": "no_validation",
             "crop": ["boolean"],
             "tile_size": "no_validation",
         },
@@ -168,6 +169,7 @@ class ClusterGalleryDisplay:
         clusters=None,
         n_tiles=6,
         metric="cosine",
+        projector=None,
         crop=False,
         tile_size=TILE_SIZE,
         **plot_kw,
@@ -190,6 +192,9 @@ class ClusterGalleryDisplay:
             Most rows to show of a cluster.
         metric : str or callable, default="cosine"
             As of :class:`sklearn_loce.outliers.ConceptOutlierDetector`.
+        projector : LoCETransformer, ConceptSegmenter or Net2VecSegmenter, default=None
+            Fitted. It draws the projections that tiles show: a transformer projects `embeddings`
+            and has one layer, a segmenter has vectors of its own. None draws none.
         crop : bool, default=False
             Whether only the surroundings of the mask are shown.
         tile_size : int, default=256
@@ -221,13 +226,13 @@ class ClusterGalleryDisplay:
             rows.append(members[first])
             distances.append(far[first])
             sizes.append(len(members))
-        shown = np.concatenate(rows)
+        shown, how = np.concatenate(rows), {"size": tile_size, "crop": crop}
         display = cls(
             clusters=clusters,
             sizes=np.array(sizes),
             rows=rows,
             distances=distances,
-            tiles=read_tiles(samples, shown, size=tile_size, crop=crop),
+            tiles=read_tiles(samples, shown, projector=projector, vectors=embeddings, **how),
             composition=_compose(names, labels, kept, clusters),
             names=None if names is None else {int(i): names[i] for i in shown},
             table=describe_tiles(
@@ -240,11 +245,14 @@ class ClusterGalleryDisplay:
         )
         return display.plot(**plot_kw)
 
-    def plot(self, *, captions=None, ax=None, contour_kw=None):
+    def plot(self, *, show=None, captions=None, ax=None, contour_kw=None):
         """Draw a line of tiles per cluster.
 
         Parameters
         ----------
+        show : {"mask", "projection", "both"}, default=None
+            What tiles show beside the image: the white outline of the mask, the projection in
+            orange, or both. None means both where there are projections, and the mask elsewhere.
         captions : str or list of str, default=None
             Columns of `table` whose values stand below each tile, one line each, such as
             ``["annotation_id", "score"]``. None writes none.
@@ -253,7 +261,7 @@ class ClusterGalleryDisplay:
             an array needs ``len(clusters)`` lines of as many Axes as the
             longest line has tiles. None opens a figure.
         contour_kw : dict, default=None
-            For the :class:`matplotlib.collections.LineCollection` of outlines.
+            For the :class:`matplotlib.collections.LineCollection` of masks' outlines.
 
         Returns
         -------
@@ -262,8 +270,10 @@ class ClusterGalleryDisplay:
         Raises
         ------
         ValueError
-            If the number of Axes is wrong, `ax` was divided before, or `table` lacks a column.
+            If the number of Axes is wrong, `ax` was divided before, `table` lacks a column, or
+            `show` needs projections that there are not.
         """
+        show = choose_show(show, self.tiles.values())
         n_columns = max(map(len, self.rows))
         named = choose_captions(captions, self.table)
         texts = read_captions(named, self.table)
@@ -274,7 +284,7 @@ class ClusterGalleryDisplay:
                 for spare in axes[line, len(rows) :]:
                     spare.set_axis_off()
                 for tile_ax, row in zip(axes[line], rows, strict=False):
-                    self._plot_tile(tile_ax, int(row), contour_kw)
+                    self.outlines_ += draw_tile(tile_ax, self.tiles[row], show, contour_kw)
                     name = [self.names[row]] if self._is_mixed(line) and self.names else []
                     style = {"fontsize": SMALL_FONT_SIZE, "labelpad": 1}
                     write_below(tile_ax, [], [*name, *next(texts)], **style)
@@ -286,10 +296,6 @@ class ClusterGalleryDisplay:
 
     def _is_mixed(self, line):
         return self.composition is not None and (self.composition.iloc[line] > 0).sum() > 1
-
-    def _plot_tile(self, ax, row, contour_kw):
-        show_tile(ax, self.tiles[row].image)
-        self.outlines_.append(draw_outline(ax, self.tiles[row].mask, contour_kw))
 
     def _title(self, line):
         size = self.sizes[line]

@@ -8,15 +8,14 @@ from sklearn.utils._param_validation import Interval, validate_params
 
 from .._samples.table import as_samples
 from ._drawing import (
-    MARKS,
     RIGHT,
     WRONG,
     draw_frame,
-    draw_outline,
+    draw_tile,
     fit_text,
     font_with_marks,
     format_number,
-    show_tile,
+    mark_name,
 )
 from ._grid import Layout, open_grid
 from ._style import SMALL_FONT_SIZE
@@ -175,10 +174,9 @@ class LabelIssuesDisplay:
 
     def _plot_tile(self, ax, tile, issue, contour_kw, frame_kw):
         is_wrong = issue["suggested"] != issue["given"]
-        show_tile(ax, tile.image)
-        self.outlines_.append(draw_outline(ax, tile.mask, contour_kw))
+        self.outlines_ += draw_tile(ax, tile, contour_kw=contour_kw)
         self.frames_.append(draw_frame(ax, WRONG if is_wrong else RIGHT, frame_kw))
-        given = f"{MARKS[False]} " * is_wrong + str(issue["given"])
+        given = mark_name(False if is_wrong else None, issue["given"])
         texts = {"fontsize": SMALL_FONT_SIZE, "family": font_with_marks()}
         title = [fit_text(ax, text, n_lines=1) for text in (given, f"→ {issue['suggested']}")]
         ax.set_title("\n".join(title), pad=3, **texts)

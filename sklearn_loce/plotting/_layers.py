@@ -1,16 +1,23 @@
 """Display of layers and models side by side."""
 
 import re
+from contextlib import contextmanager
+from textwrap import fill
 
 import numpy as np
 import pandas as pd
 from sklearn.utils.validation import check_is_fitted
 
 from ._legend import add_legend
-from ._names import fit_names
-from ._style import concept_styles, merge_style, open_axes, rim
+from ._names import fit_names, literal
+from ._style import FONT_SIZE, GREY, concept_styles, merge_style, open_axes, rim
 
+_STD = "one standard deviation"
 _COLUMNS = ("model", "layer", "mean", "std")
+_DIFFERENCES = ("difference", "difference_low", "difference_high")
+_HEIGHT, _PANEL_HEIGHT = 2.3, 1.5  # inches of a figure with one metric, and of each one more
+_SLANT = 0.5  # inches, of slanted names of layers
+_LETTER = 0.62  # mean width of a letter of a label over the font's size, and some more
 # Share of the distance between two layers over which the models' points are spread.
 _SPREAD = 0.3
 # More layers, or longer names, are written slanted.
@@ -18,7 +25,7 @@ _MOST_CHARACTERS = 42
 
 
 class LayerComparisonDisplay:
-    """A metric per layer, with its standard deviation, of one model or several.
+    """Metrics per layer, each in a panel, with their spread, of one model or several.
 
     It is recommended to use :meth:`from_search` or :meth:`from_table`. All parameters are stored as
     attributes.
@@ -27,26 +34,34 @@ class LayerComparisonDisplay:
     ----------
     scores : DataFrame
         One row per model and layer, with the columns `model`, `layer`, `mean` and `std`. Layers
-        are drawn in the order in which they come; a `std` of NaN draws no bar.
-    metric : str, default="score"
-        What was measured.
+        are drawn in the order in which they come; a `std` of NaN draws no bar. With several metrics
+        there is a row of each, and the column `metric`. Differences need the columns `difference`,
+        `difference_low` and `difference_high`.
+    metric : str or list of str, default="score"
+        What was measured; of several, the values of the column `metric`.
+    bars : str, default="one standard deviation"
+        What the bars show.
 
     Attributes
     ----------
     errorbar_ : list of matplotlib ErrorbarContainer
-        The points of each model, in the order in which models come.
-    ax_ : matplotlib Axes
-        Axes with the points.
+        The points of each model, in the order in which models come; panel by panel.
+    ax_ : matplotlib Axes or None
+        Axes with the points, or the one that was divided; None where an array of Axes was given.
+    axes_ : ndarray of shape (n_metrics,) of Axes
+        One per metric, from top to bottom.
     figure_ : matplotlib Figure
         Figure that holds them.
 
     See Also
     --------
     sklearn_loce.metrics.compare_layers : Repeated draws of embeddings of several layers.
+    PrecisionAtKDisplay : Precision over k, which takes several layers or models as well.
 
     Notes
     -----
-    Layers of the same name share a place on the axis; models with other layers lie side by side.
+    Layers of the same name share a place on the axis; models with other layers lie side by side. A
+    model has one color in all displays of a figure.
 
     Examples
     --------
@@ -67,59 +82,74 @@ class LayerComparisonDisplay:
     >>> plt.close(display.figure_)
     """
 
-    def __init__(self, scores, *, metric="score"):
+    def __init__(self, scores, *, metric="score", bars=_STD):
         self.scores = scores
         self.metric = metric
+        self.bars = bars
 
-    def plot(self, *, ax=None, errorbar_kw=None, legend=True):
+    def plot(self, *, kind="mean", ax=None, errorbar_kw=None, legend=True):
         """Plot the points of every model.
 
         Parameters
         ----------
-        ax : matplotlib Axes, default=None
-            Axes to plot into; None opens a figure.
+        kind : {"mean", "difference"}, default="mean"
+            Draw means; or differences from the reference layer in the same draws with their
+            interval of 95 %, as :func:`~sklearn_loce.metrics.compare_layers` gives them. A layer
+            whose interval holds 0 may differ by chance.
+        ax : matplotlib Axes or array-like of Axes, default=None
+            Axes to plot into. For several metrics it is divided, or an array has one Axes per
+            metric. None opens a figure.
         errorbar_kw : dict, default=None
             Keywords of :meth:`matplotlib.axes.Axes.errorbar`.
         legend : bool, default=True
-            Whether to name the models, where there are several.
+            Whether to name the models below the last panel, where there are several.
 
         Returns
         -------
         self : LayerComparisonDisplay
-            The display, with `ax_`, `figure_` and `errorbar_`.
+            The display, with `ax_`, `axes_`, `figure_` and `errorbar_`.
 
         Raises
         ------
         ImportError
             If matplotlib is not installed.
         ValueError
-            If `scores` lacks a column, is empty, or has a model's layer twice.
+            If `scores` lacks a column, is empty, or has a model's layer twice; if `kind` is
+            unknown, or the number of Axes is wrong.
         """
-        scores = self._check()
+        scores = self._check(kind)
         layers = list(dict.fromkeys(scores["layer"]))
-        models = dict.fromkeys(scores["model"])
-        with open_axes(self, ax, height=2.3) as ax:
-            styles = concept_styles(models)
-            offsets = np.linspace(-_SPREAD, _SPREAD, len(models)) / 2 if len(models) > 1 else [0.0]
-            self.errorbar_ = [
-                self._draw(rows, layers, offset, styles[model], errorbar_kw)
-                for (model, rows), offset in zip(
-                    scores.groupby("model", sort=False), offsets, strict=True
-                )
-            ]
-            self._name_layers(layers)
+        names = self._metrics()
+        self.errorbar_ = []
+        slanted = sum(len(str(layer)) for layer in layers) > _MOST_CHARACTERS
+        with _open_panels(self, ax, len(names), _HEIGHT + _SLANT * slanted) as axes:
+            styles = concept_styles([*_find_models(self.figure_), *scores["model"]])
+            for panel, name in zip(axes, names, strict=True):
+                rows = scores if len(names) == 1 else scores[scores["metric"] == name]
+                self.errorbar_ += self._draw_panel(panel, rows, layers, kind, styles, errorbar_kw)
+                self._write_label(panel, rows, name, kind)
+                _name_layers(panel, layers)
+            self._name_axis(axes, scores, kind)
+            models = _list_models(axes)
             if legend and len(models) > 1:
-                add_legend(ax, self.errorbar_)
+                add_legend(axes[-1], models)
         return self
 
-    def _check(self):
-        absent = [name for name in _COLUMNS if name not in self.scores]
-        if absent or not len(self.scores):
+    def _metrics(self):
+        return [self.metric] if isinstance(self.metric, str) else list(self.metric)
+
+    def _check(self, kind):
+        needed = {"mean": _COLUMNS, "difference": (*_COLUMNS, *_DIFFERENCES)}
+        if kind not in needed:
+            raise ValueError(f"kind={kind!r} is not 'mean' or 'difference'.")
+        several = ["metric"] if len(self._metrics()) > 1 else []
+        needed = [*needed[kind], *several]
+        if not set(needed) <= set(self.scores) or not len(self.scores):
             raise ValueError(
                 f"scores has {len(self.scores)} rows and the columns {list(self.scores)}; it needs "
-                f"a row or more, with {', '.join(_COLUMNS)}."
+                f"a row or more, with {', '.join(needed)}."
             )
-        repeated = self.scores[self.scores.duplicated(["model", "layer"])]
+        repeated = self.scores[self.scores.duplicated(["model", "layer", *several])]
         if len(repeated):
             model, layer = repeated.iloc[0][["model", "layer"]]
             raise ValueError(
@@ -128,25 +158,38 @@ class LayerComparisonDisplay:
             )
         return self.scores
 
-    def _draw(self, rows, layers, offset, style, errorbar_kw):
-        from matplotlib.lines import Line2D
+    def _draw_panel(self, ax, scores, layers, kind, styles, errorbar_kw):
+        """Draw the points of all models, side by side."""
+        groups = scores.groupby("model", sort=False)
+        offsets = np.linspace(-_SPREAD, _SPREAD, len(groups)) / 2 if len(groups) > 1 else [0.0]
+        if kind == "difference":
+            ax.axhline(0, color=GREY, linewidth=0.8, linestyle=":")
+        return [
+            _draw_model(ax, rows, layers, offset, kind, styles[model], errorbar_kw)
+            for (model, rows), offset in zip(groups, offsets, strict=True)
+        ]
 
-        colour, marker = style
-        look = {"color": colour, "marker": marker, "markersize": 4, "linewidth": 1.0}
-        bars = {"capsize": 2, "elinewidth": 0.9, "label": str(rows["model"].iloc[0])}
-        style = merge_style(Line2D, look | bars, errorbar_kw)
-        style.setdefault("path_effects", rim(self.ax_, style["color"], style["linewidth"]))
-        places = np.array([layers.index(layer) for layer in rows["layer"]]) + offset
-        return self.ax_.errorbar(places, rows["mean"], yerr=rows["std"].to_numpy(), **style)
+    def _write_label(self, ax, scores, name, kind):
+        label = _in_words(name)
+        if kind == "difference":
+            label = f"{label}, minus that of {_find_reference(scores)}"
+        points = ax.get_window_extent().height * 72 / ax.figure.dpi
+        lines = [
+            fill(line, max(12, int(points / (_LETTER * FONT_SIZE)))) for line in label.split("\n")
+        ]
+        ax.set_ylabel(literal("\n".join(lines)))
 
-    def _name_layers(self, layers):
-        names = fit_names(self.ax_, layers)
-        slanted = sum(map(len, names)) > _MOST_CHARACTERS
-        turn = {"rotation": 40, "ha": "right", "rotation_mode": "anchor"} if slanted else {}
-        self.ax_.set_xticks(range(len(names)), names, **turn)
-        self.ax_.set(xlabel="layer", ylabel=self.metric, xlim=(-0.5, len(names) - 0.5))
-        self.ax_.grid(axis="y", linewidth=0.4, alpha=0.5)
-        self.ax_.set_axisbelow(True)
+    def _name_axis(self, axes, scores, kind):
+        """Say what the points stand over, and what the bars are, below the last panel."""
+        for ax in axes[:-1]:
+            ax.tick_params(labelbottom=False)
+        if kind == "difference":
+            bars = "intervals of 95 %"
+        else:
+            bars = self.bars if np.isfinite(scores["std"].astype(float)).any() else ""
+        axes[-1].set_xlabel(f"layer\nbars: {bars}" if bars else "layer")
+        if len(axes) > 1:
+            axes[0].figure.align_ylabels(axes)
 
     @classmethod
     def from_search(cls, search, *, layer=None, metric=None, **kwargs):
@@ -162,8 +205,8 @@ class LayerComparisonDisplay:
         layer : str, default=None
             Parameter that holds the layer, as "locetransformer__layer"; None means the only one
             that is called "layer", or ends in "__layer".
-        metric : str, default=None
-            Name of the scorer; needed where the search had several.
+        metric : str or list of str, default=None
+            Name of the scorer, or of several; needed where the search had several.
         **kwargs : dict
             Passed to :meth:`plot`.
 
@@ -195,9 +238,14 @@ class LayerComparisonDisplay:
         >>> plt.close(display.figure_)
         """
         searches = search if isinstance(search, dict) else {"": search}
-        tables = [_read_search(one, name, layer, metric) for name, one in searches.items()]
+        metric = "score" if metric is None else metric
+        tables = [
+            _read_search(one, name, layer, own)
+            for own in np.atleast_1d(metric).tolist()
+            for name, one in searches.items()
+        ]
         scores = pd.concat(tables, ignore_index=True)
-        return cls(scores, metric=_in_words(metric or "score")).plot(**kwargs)
+        return cls(scores, metric=metric, bars=f"{_STD} over folds").plot(**kwargs)
 
     @classmethod
     def from_table(cls, table, metric, **kwargs):
@@ -208,8 +256,8 @@ class LayerComparisonDisplay:
         table : DataFrame, or dict of str to DataFrame
             One row per layer and metric, with the columns `layer`, `metric`, `mean` and `std`, and
             `model` where there are several; or one such table per model by its name.
-        metric : str
-            Which metric to plot.
+        metric : str or list of str
+            Which metric to plot, or which ones, each in a panel.
         **kwargs : dict
             Passed to :meth:`plot`.
 
@@ -235,15 +283,108 @@ class LayerComparisonDisplay:
         >>> display.scores["mean"].round(2).tolist()
         [0.65, 0.71]
         >>> plt.close(display.figure_)
+
+        Purity beside the number of clusters, and a difference with its interval:
+
+        >>> display = LayerComparisonDisplay.from_table(table, ["purity", "n_clusters"])
+        >>> plt.close(display.figure_)
+        >>> display = LayerComparisonDisplay.from_table(
+        ...     table, "precision_at_10", kind="difference"
+        ... )
+        >>> " ".join(display.ax_.get_ylabel().split())
+        'precision at 10, minus that of petals'
+        >>> plt.close(display.figure_)
         """
         tables = table if isinstance(table, dict) else {"": table}
-        parts = [_read_table(one, name, metric) for name, one in tables.items()]
-        return cls(pd.concat(parts, ignore_index=True), metric=_in_words(metric)).plot(**kwargs)
+        parts = [
+            _read_table(one, name, own)
+            for own in np.atleast_1d(metric).tolist()
+            for name, one in tables.items()
+        ]
+        draws = all("n_repeats" in one for one in tables.values())
+        bars = f"{_STD} over draws" if draws else _STD
+        return cls(pd.concat(parts, ignore_index=True), metric=metric, bars=bars).plot(**kwargs)
+
+
+@contextmanager
+def _open_panels(display, ax, n_panels, height):
+    """Give a display `ax_`, `axes_` and `figure_`: an Axes for each metric, one below the other."""
+    if np.ndim(ax) > 0:
+        axes = np.asarray(ax, dtype=object).ravel()
+        if len(axes) != n_panels:
+            raise ValueError(f"ax holds {len(axes)} Axes, and {n_panels} are needed, one a metric.")
+        display.ax_, display.axes_, display.figure_ = None, axes, axes[0].figure
+        yield axes
+        return
+    with open_axes(display, ax, height=height + _PANEL_HEIGHT * (n_panels - 1)) as bounds:
+        axes = [bounds]
+        if n_panels > 1:
+            bounds.set_axis_off()
+            grid = bounds.get_subplotspec().subgridspec(n_panels, 1)
+            axes = [display.figure_.add_subplot(cell) for cell in grid]
+        display.axes_ = np.array(axes, dtype=object)
+        yield display.axes_
+
+
+def _find_models(figure):
+    """List the models that are drawn in a figure already, so that each keeps its color."""
+    return [str(handle.get_label()) for handle in _list_models(figure.axes)]
+
+
+def _list_models(axes):
+    """List the artists of all models in some Axes, one of each model."""
+    from matplotlib.container import ErrorbarContainer
+
+    drawn = [bar for ax in axes for bar in ax.containers if isinstance(bar, ErrorbarContainer)]
+    return list({bar.get_label(): bar for bar in drawn}.values())
+
+
+def _draw_model(ax, rows, layers, offset, kind, style, errorbar_kw):
+    """Draw one model's points."""
+    from matplotlib.lines import Line2D
+
+    colour, marker = style
+    look = {"color": colour, "marker": marker, "markersize": 4, "linewidth": 1.0}
+    bars = {"capsize": 2, "elinewidth": 0.9, "label": str(rows["model"].iloc[0])}
+    style = merge_style(Line2D, look | bars, errorbar_kw)
+    style.setdefault("path_effects", rim(ax, style["color"], style["linewidth"]))
+    places = np.array([layers.index(layer) for layer in rows["layer"]]) + offset
+    ends = rows["std"].to_numpy()
+    if kind == "difference":
+        low, high = rows["difference_low"], rows["difference_high"]
+        ends = np.array([rows["difference"] - low, high - rows["difference"]])
+    return ax.errorbar(places, rows[kind], yerr=ends, **style)
+
+
+def _find_reference(scores):
+    """Name the layer from which the others differ, if it is the same of all models."""
+    found = [
+        rows.loc[rows["difference"] == 0, "layer"].tolist() for _, rows in scores.groupby("model")
+    ]
+    return str(found[0][0]) if all(own == found[0][:1] for own in found) else "the reference"
+
+
+def _name_layers(ax, layers):
+    names = fit_names(ax, layers)
+    slanted = sum(map(len, names)) > _MOST_CHARACTERS
+    turn = {"rotation": 40, "ha": "right", "rotation_mode": "anchor"} if slanted else {}
+    ax.set_xticks(range(len(names)), names, **turn)
+    ax.set_xlim(-0.5, len(names) - 0.5)
+    ax.grid(axis="y", linewidth=0.4, alpha=0.5)
+    ax.set_axisbelow(True)
+
+
+_WORDS = {
+    "iou": "mean IoU",
+    "failed_share": "share of failed rows",
+    "n_clusters": "number of clusters",
+}
 
 
 def _in_words(metric):
     """Write a metric's name as a paper does."""
-    words = metric.replace("r_precision", "R-precision").replace("heldout", "held-out")
+    words = _WORDS.get(metric, metric)
+    words = words.replace("r_precision", "R-precision").replace("heldout", "held-out")
     words = words.replace("_", " ")
     return re.sub(r"\biou\b", "IoU", words)
 
@@ -260,7 +401,7 @@ def _read_table(table, model, metric):
         known = ", ".join(map(repr, dict.fromkeys(table["metric"])))
         raise ValueError(f"The table has no metric {metric!r}; it has {known}.")
     rows = rows if "model" in rows else rows.assign(model=model)
-    return rows[list(_COLUMNS)]
+    return rows[[name for name in ("metric", *_COLUMNS, *_DIFFERENCES) if name in rows]]
 
 
 def _read_search(search, model, layer, metric):
@@ -268,13 +409,14 @@ def _read_search(search, model, layer, metric):
     check_is_fitted(search, "cv_results_")
     results = search.cv_results_
     parameter = f"param_{layer}" if layer else _find_layer(results)
-    mean = f"mean_test_{metric or 'score'}"
+    mean = f"mean_test_{metric}"
     for name in (parameter, mean):
         if name not in results:
             known = ", ".join(key for key in results if key.startswith(name.split("_")[0] + "_"))
             raise ValueError(f"The search has no {name!r}; it has {known}.")
     rows = pd.DataFrame(
         {
+            "metric": metric,
             "model": model,
             "layer": [_name_layer(value) for value in results[parameter]],
             "mean": results[mean],

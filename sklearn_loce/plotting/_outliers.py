@@ -12,12 +12,12 @@ from ._drawing import (
     MARKS,
     RIGHT,
     WRONG,
+    choose_show,
     draw_frame,
-    draw_outline,
+    draw_tile,
     fit_text,
     font_with_marks,
     format_number,
-    show_tile,
     write_heading,
 )
 from ._grid import Layout, open_grid
@@ -64,8 +64,8 @@ class OutlierDisplay:
     members : list of ndarray of shape (n_members,), intp
         Positions of each concept's rows with a score, the most outlying first.
     tiles : dict of {int: Tile}
-        Thumbnails of the rows that :meth:`plot` shows, by position, with the attributes ``image``
-        and ``mask``.
+        Thumbnails of the rows that :meth:`plot` shows, by position, with the attributes ``image``,
+        ``mask`` and ``projection``.
     n_most, n_least : int, default=4 and 2
         How many of the most and of the least outlying rows of each concept are shown.
     table : DataFrame of n_tiles rows, default=None
@@ -84,7 +84,7 @@ class OutlierDisplay:
     figure_ : matplotlib Figure
     frames_ : ndarray of shape (n_concepts, n_most + n_least) of Rectangle or None
     outlines_ : list of LineCollection
-        Of all tiles, line by line.
+        Of masks and projections, tile by tile.
 
     See Also
     --------
@@ -153,7 +153,7 @@ class OutlierDisplay:
         y : array-like of shape (n_samples,), default=None
             Concepts. None takes the column ``concept``, if there is one.
         **kwargs : dict
-            ``concepts``, ``n_most``, ``n_least``, ``crop`` and ``tile_size`` as of
+            ``concepts``, ``n_most``, ``n_least``, ``projector``, ``crop`` and ``tile_size`` as of
             :meth:`from_embeddings`, and what :meth:`plot` takes.
 
         Returns
@@ -182,7 +182,7 @@ class OutlierDisplay:
         if own is not None:
             offsets = offsets[np.searchsorted(own, known)]
         thresholds = dict(zip(known, np.broadcast_to(offsets, len(known)), strict=True))
-        return cls._from_scores(scores, thresholds, samples, names, **kwargs)
+        return cls._from_scores(scores, thresholds, samples, names, X, **kwargs)
 
     @classmethod
     @validate_params(
@@ -213,7 +213,9 @@ class OutlierDisplay:
         **kwargs : dict
             ``concepts``, the concepts to show in this order, by default all, sorted, each in a line
             of tiles about an inch high: choose some for a page; ``n_most=4`` and ``n_least=2``,
-            how many of the most and of the least outlying rows of each to show; ``crop=False``,
+            how many of the most and of the least outlying rows of each to show;
+            ``projector=None``, a fitted LoCETransformer of one layer, which projects the
+            embeddings, or a segmenter: what draws the projections that tiles show; ``crop=False``,
             whether only the surroundings of the mask are shown; ``tile_size=256``, longest side of
             the stored thumbnails in pixels; and what :meth:`plot` takes.
 
@@ -234,7 +236,7 @@ class OutlierDisplay:
         scores[kept] = detector.training_scores_
         known = getattr(detector, "concepts_", np.array([None])).tolist()
         thresholds = dict(zip(known, np.ravel(detector.offset_), strict=True))
-        return cls._from_scores(scores, thresholds, samples, names, **kwargs)
+        return cls._from_scores(scores, thresholds, samples, names, X, **kwargs)
 
     @classmethod
     @validate_params(
@@ -243,9 +245,11 @@ class OutlierDisplay:
             "thresholds": "no_validation",
             "samples": "no_validation",
             "names": "no_validation",
+            "embeddings": "no_validation",
             "concepts": ["array-like", None],
             "n_most": [Interval(Integral, 1, None, closed="left")],
             "n_least": [Interval(Integral, 0, None, closed="left")],
+            "projector": "no_validation",
             "crop": ["boolean"],
             "tile_size": "no_validation",
         },
@@ -257,10 +261,12 @@ class OutlierDisplay:
         thresholds,
         samples,
         names,
+        embeddings,
         *,
         concepts=None,
         n_most=4,
         n_least=2,
+        projector=None,
         crop=False,
         tile_size=TILE_SIZE,
         **plot_kw,
@@ -283,18 +289,31 @@ class OutlierDisplay:
         )
         lines = [[row for row in display._shown(k) if row is not None] for k in range(len(members))]
         rows = np.concatenate(lines)
-        display.tiles = read_tiles(samples, rows, size=tile_size, crop=crop)
+        how = {"size": tile_size, "crop": crop, "projector": projector}
+        display.tiles = read_tiles(samples, rows, vectors=embeddings, **how)
         is_outlier = [display._is_outlier(k, line) for k, line in enumerate(lines)]
         display.table = describe_tiles(
             samples, rows, names, outlier_score=scores[rows], outlier=np.concatenate(is_outlier)
         )
         return display.plot(**plot_kw)
 
-    def plot(self, *, captions=None, ax=None, contour_kw=None, frame_kw=None, scatter_kw=None):
+    def plot(
+        self,
+        *,
+        show=None,
+        captions=None,
+        ax=None,
+        contour_kw=None,
+        frame_kw=None,
+        scatter_kw=None,
+    ):
         """Draw the scores, and a line of tiles per concept below them.
 
         Parameters
         ----------
+        show : {"mask", "projection", "both"}, default=None
+            What tiles show beside the image: the white outline of the mask, the projection in
+            orange, or both. None means both where there are projections, and the mask elsewhere.
         captions : str or list of str, default=None
             Columns of `table` whose values stand below each tile, one line each, such as
             ``["annotation_id", "score"]``. None writes none.
@@ -303,7 +322,7 @@ class OutlierDisplay:
             an array needs one for the scores, and ``n_most + n_least`` more per
             concept. None opens a figure.
         contour_kw : dict, default=None
-            For the :class:`matplotlib.collections.LineCollection` of outlines.
+            For the :class:`matplotlib.collections.LineCollection` of masks' outlines.
         frame_kw : dict, default=None
             For the :class:`matplotlib.patches.Rectangle` of all frames.
         scatter_kw : dict, default=None
@@ -316,8 +335,10 @@ class OutlierDisplay:
         Raises
         ------
         ValueError
-            If the number of Axes is wrong, `ax` was divided before, or `table` lacks a column.
+            If the number of Axes is wrong, `ax` was divided before, `table` lacks a column, or
+            `show` needs projections that there are not.
         """
+        show = choose_show(show, self.tiles.values())
         n_lines = len(self.concepts)
         groups = (("most outlying", self.n_most), ("least outlying", self.n_least))
         base, more = _CHART_HEIGHT
@@ -333,7 +354,7 @@ class OutlierDisplay:
                     if row is None:
                         axes[line, column].set_axis_off()
                         continue
-                    self._plot_tile(line, column, row, contour_kw, frame_kw)
+                    self._plot_tile(line, column, row, show, contour_kw, frame_kw)
                     self._write_score(axes[line, column], line, row, next(texts))
                 write_heading(axes[line, 0], self._title(axes[line, 0], line))
         return self
@@ -368,10 +389,9 @@ class OutlierDisplay:
         label = f"score ({MARKS[False]} outlier, | threshold)"
         ax.set_xlabel(label, fontsize=FONT_SIZE, family=font_with_marks())
 
-    def _plot_tile(self, line, column, row, contour_kw, frame_kw):
+    def _plot_tile(self, line, column, row, show, contour_kw, frame_kw):
         ax = self.axes_[line, column]
-        show_tile(ax, self.tiles[row].image)
-        self.outlines_.append(draw_outline(ax, self.tiles[row].mask, contour_kw))
+        self.outlines_ += draw_tile(ax, self.tiles[row], show, contour_kw)
         outlying = bool(self._is_outlier(line, row))
         self.frames_[line, column] = draw_frame(ax, WRONG if outlying else _INLYING, frame_kw)
 

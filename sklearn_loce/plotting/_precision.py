@@ -1,12 +1,14 @@
-"""Display of retrieval: precision at k, concept by concept."""
+"""Display of retrieval: precision at k, concept by concept or layer by layer."""
 
 import numpy as np
+import pandas as pd
 from sklearn.utils import check_array, check_consistent_length, column_or_1d
 
 from .._distances import RowDistances
 from .._validation import average_concepts, match_rows
 from ..metrics._exclusion import read_exclusion
 from ..metrics._retrieval import average_queries, judge_queries, leave_out_lone_queries
+from ..metrics._rows import align
 from ._legend import add_legend
 from ._names import literal
 from ._rows import embed, finite_rows
@@ -14,17 +16,18 @@ from ._style import GREY, concept_styles, merge_style, open_axes, rim
 
 # Those that the paper reports.
 PAPER_K = (1, 5, 10, 20, 30, 40)
+_MOST_NAMED = 24  # curves; more are gray, as no colors tell so many apart
 
 
 class PrecisionAtKDisplay:
-    """Precision among the k nearest rows, per concept and on average, over k.
+    """Precision among the k nearest rows over k, per concept and on average, or per layer or model.
 
     It is recommended to use :meth:`from_estimator` or :meth:`from_embeddings`. All parameters are
     stored as attributes.
 
     Parameters
     ----------
-    precision : array-like of shape (n_concepts, n_k)
+    precision : array-like of shape (n_concepts, n_k) or (n_spaces, n_concepts, n_k)
         Precision at k of each concept, in [0, 1]; NaN where there was nothing to find.
     k : array-like of shape (n_k,)
         Numbers of neighbors, rising.
@@ -34,13 +37,19 @@ class PrecisionAtKDisplay:
         Names.
     n_failed : int, default=0
         Number of rows left out because their LoCE failed.
+    spaces : array-like of shape (n_spaces,), default=None
+        Names of the layers or models that are compared; None where there is one.
 
     Attributes
     ----------
     line_ : list of matplotlib Line2D
-        A curve per concept, in their order.
+        A curve per concept, in their order; of several layers or models, the mean over the
+        concepts of each.
+    band_ : list of matplotlib FillBetweenPolyCollection
+        One standard deviation over the concepts on either side of the mean of each layer or model;
+        empty where there is one.
     mean_line_ : matplotlib Line2D or None
-        Mean over the concepts; None where there is one concept.
+        Mean over the concepts; None where there is one concept, or several layers or models.
     chance_line_ : matplotlib Line2D
         Mean of the concepts' chance levels.
     ax_ : matplotlib Axes
@@ -51,11 +60,13 @@ class PrecisionAtKDisplay:
     See Also
     --------
     sklearn_loce.metrics.precision_at_k : The measure.
+    LayerComparisonDisplay : Precision at one k over layers, with its spread over draws of rows.
 
     Notes
     -----
     What Mikriukov, Schwalbe and Bade (IJCV 2025) print as "mAP@k". A concept with m rows can't
-    exceed ``(m - 1) / k`` where m <= k: curves of rare concepts fall for that reason alone.
+    exceed ``(m - 1) / k`` where m <= k: curves of rare concepts fall for that reason alone. More
+    than 24 concepts have gray curves without names.
 
     Examples
     --------
@@ -72,14 +83,17 @@ class PrecisionAtKDisplay:
     >>> plt.close(display.figure_)
     """
 
-    def __init__(self, precision, *, k, chance, concepts, n_failed=0):
+    def __init__(self, precision, *, k, chance, concepts, n_failed=0, spaces=None):
         self.precision = precision
         self.k = k
         self.chance = chance
         self.concepts = concepts
         self.n_failed = n_failed
+        self.spaces = spaces
 
-    def plot(self, *, ax=None, line_kw=None, mean_kw=None, chance_kw=None, legend=True):
+    def plot(
+        self, *, ax=None, line_kw=None, mean_kw=None, band_kw=None, chance_kw=None, legend=True
+    ):
         """Plot the curves.
 
         Parameters
@@ -87,9 +101,11 @@ class PrecisionAtKDisplay:
         ax : matplotlib Axes, default=None
             Axes to plot into; None opens a figure.
         line_kw : dict, default=None
-            Keywords of the concepts' curves, as of :meth:`matplotlib.axes.Axes.plot`.
+            Keywords of the curves, as of :meth:`matplotlib.axes.Axes.plot`.
         mean_kw : dict, default=None
-            Keywords of the mean's.
+            Keywords of that of the mean over concepts.
+        band_kw : dict, default=None
+            Keywords of :meth:`matplotlib.axes.Axes.fill_between`.
         chance_kw : dict, default=None
             Keywords of the chance level's.
         legend : bool, default=True
@@ -98,7 +114,7 @@ class PrecisionAtKDisplay:
         Returns
         -------
         self : PrecisionAtKDisplay
-            The display, with `ax_`, `figure_`, `line_`, `mean_line_` and `chance_line_`.
+            The display, with `ax_`, `figure_`, `line_`, `band_`, `mean_line_` and `chance_line_`.
 
         Raises
         ------
@@ -108,43 +124,75 @@ class PrecisionAtKDisplay:
             If the shapes don't fit.
         """
         precision, k, chance = self._check()
-        with open_axes(self, ax, height=2.4 + 0.05 * len(precision) * legend) as ax:
-            self.line_ = self._draw_concepts(precision, k, line_kw)
-            self.mean_line_ = None
-            if len(precision) > 1:
-                self.mean_line_ = self._draw_mean(precision, k, mean_kw)
+        names = self.concepts if self.spaces is None else self.spaces
+        n_named = len(names) if len(names) <= _MOST_NAMED else 1
+        with open_axes(self, ax, height=2.4 + 0.05 * n_named * legend) as ax:
+            self.band_, self.mean_line_, xlabel = [], None, "nearest rows k"
+            if self.spaces is None:
+                self.line_ = self._draw_lines(precision, k, names, line_kw)
+                if len(precision) > 1:
+                    self.mean_line_ = self._draw_mean(precision, k, mean_kw)
+            else:
+                self.line_ = self._draw_lines(_average(precision), k, names, line_kw)
+                self.band_ = self._draw_bands(precision, k, band_kw)
+                xlabel += "\nbands: one standard deviation over concepts"
             self.chance_line_ = self._draw_chance(chance, chance_kw)
-            ax.set(xlabel="nearest rows k", ylabel="precision at k", ylim=(-0.02, 1.04))
+            ax.set(xlabel=xlabel, ylabel="precision at k", ylim=(-0.02, 1.04))
             ax.set_xticks(k)
             # Chosen by matplotlib, they may become wider when the legend has taken its room.
             ax.set_yticks([0, 0.25, 0.5, 0.75, 1])
             if legend:
                 mean = [self.mean_line_] if self.mean_line_ else []
-                add_legend(ax, [*self.line_, *mean, self.chance_line_])
+                add_legend(ax, [*self.line_[:n_named], *mean, self.chance_line_])
         return self
 
     def _check(self):
         precision = check_array(
-            self.precision, dtype=np.float64, ensure_all_finite="allow-nan", input_name="precision"
+            self.precision,
+            dtype=np.float64,
+            ensure_all_finite="allow-nan",
+            ensure_2d=False,
+            allow_nd=True,
+            input_name="precision",
         )
+        n_axes = 2 if self.spaces is None else 3
+        if precision.ndim != n_axes:
+            raise ValueError(f"precision has shape {precision.shape}, and needs {n_axes} axes.")
         k = column_or_1d(np.asarray(self.k, dtype=np.float64))
         chance = column_or_1d(np.asarray(self.chance, dtype=np.float64))
-        check_consistent_length(precision, chance, self.concepts)
+        check_consistent_length(precision.swapaxes(0, -2), chance, self.concepts)
         check_consistent_length(precision.T, k)
+        if self.spaces is not None:
+            check_consistent_length(precision, self.spaces)
         return precision, k, chance
 
-    def _draw_concepts(self, precision, k, line_kw):
+    def _draw_lines(self, precision, k, names, line_kw):
         from matplotlib.lines import Line2D
 
         lines = []
-        styles = concept_styles(list(self.concepts))
+        styles = concept_styles(list(names))
         look = {"linewidth": 0.9, "markersize": 3.2, "markeredgewidth": 0}
         for values, (name, (colour, marker)) in zip(precision, styles.items(), strict=True):
             own = {"color": colour, "marker": marker, "label": literal(name)}
+            if len(names) > _MOST_NAMED:
+                own = {"color": GREY, "alpha": 0.4, "label": f"one of {len(names)}"}
             style = merge_style(Line2D, look | own, line_kw)
             style.setdefault("path_effects", rim(self.ax_, style["color"], style["linewidth"]))
             lines += self.ax_.plot(k, values, **style)
         return lines
+
+    def _draw_bands(self, precision, k, band_kw):
+        """Draw the spread over concepts around each line, in its color."""
+        from matplotlib.collections import PolyCollection
+
+        bands = []
+        for line, values in zip(self.line_, precision, strict=True):
+            std = pd.DataFrame(values).std().to_numpy()
+            own = {"color": line.get_color(), "alpha": 0.15, "linewidth": 0}
+            style = merge_style(PolyCollection, own, band_kw)
+            mean = line.get_ydata()
+            bands.append(self.ax_.fill_between(k, mean - std, mean + std, **style))
+        return bands
 
     def _draw_mean(self, precision, k, mean_kw):
         from matplotlib import rcParams
@@ -214,9 +262,10 @@ class PrecisionAtKDisplay:
 
         Parameters
         ----------
-        X : array-like of shape (n_samples, n_features)
-            Embeddings, at least two rows. Rows that are not finite are left out, and counted in
-            `n_failed`.
+        X : array-like of shape (n_samples, n_features), or dict of str to such arrays
+            Embeddings, at least two rows; or those of several layers or models by name, matched as
+            in :func:`~sklearn_loce.metrics.compare_layers`. Rows that are not finite, in any of
+            them, are left out, and counted in `n_failed`.
         y : array-like of shape (n_samples,)
             Concept of each row.
         k : array-like of int, default=None
@@ -251,9 +300,23 @@ class PrecisionAtKDisplay:
         >>> display.precision.tolist()
         [[1.0, 0.5], [1.0, 0.5]]
         >>> plt.close(display.figure_)
+
+        Two layers, each with its mean over concepts:
+
+        >>> layers = {"early": [[0.0, 1.0], [1.0, 0.0], [0.1, 1.0], [1.0, 0.1]], "late": X}
+        >>> display = PrecisionAtKDisplay.from_embeddings(layers, y, k=[1])
+        >>> [line.get_ydata().tolist() for line in display.line_]
+        [[0.0], [1.0]]
+        >>> plt.close(display.figure_)
         """
-        X, y, groups = match_rows(X=X, y=y, groups=groups)
-        exclusion = read_exclusion(len(X), groups, exclude)
+        if isinstance(X, dict):
+            rows = align(X, y, groups, exclude)
+            exclusion, y, spaces = rows.exclusion, rows.concepts[rows.codes], list(X)
+            ends = np.cumsum([own.shape[1] for own in rows.layers.values()])[:-1]
+            X = np.hstack(list(rows.layers.values()))
+        else:
+            X, y, groups = match_rows(X=X, y=y, groups=groups)
+            exclusion, spaces, ends = read_exclusion(len(X), groups, exclude), None, []
         X, y, kept, n_failed = finite_rows(X, y)
         concepts, codes = np.unique(y, return_inverse=True)
         exclusion = exclusion.take(kept)
@@ -265,20 +328,33 @@ class PrecisionAtKDisplay:
                 f"k={k.tolist()} must hold numbers of at least 1, and two rows must be finite."
             )
         exclusion.check_candidates(n_left, k[-1])
-        depths = np.full(len(X), k[-1])
+        depths = np.full(len(kept), k[-1])
         if groups is not None:
             depths = leave_out_lone_queries(depths, n_relevant, concepts, codes)
 
         def judge(relevant, _):
             return np.cumsum(relevant, axis=1)[:, k - 1] / k
 
-        space = RowDistances(X, metric)
-        values = judge_queries(space, codes, exclusion, depths, n_relevant, judge, k.shape)
-        chance = np.where(depths > 0, n_relevant / n_left, np.nan)
-        *columns, chance = (
-            average_queries(column, codes, len(concepts)) for column in (*values.T, chance)
-        )
+        def average(columns):
+            return np.column_stack([average_queries(c, codes, len(concepts)) for c in columns.T])
+
+        how = (codes, exclusion, depths, n_relevant, judge, k.shape)
+        found = [
+            average(judge_queries(RowDistances(own, metric), *how))
+            for own in np.split(X, ends, axis=1)
+        ]
+        chance = average(np.where(depths > 0, n_relevant / n_left, np.nan)[:, None])[:, 0]
         display = cls(
-            np.column_stack(columns), k=k, chance=chance, concepts=concepts, n_failed=n_failed
+            found[0] if spaces is None else np.stack(found),
+            k=k,
+            chance=chance,
+            concepts=concepts,
+            n_failed=n_failed,
+            spaces=spaces,
         )
         return display.plot(**kwargs)
+
+
+def _average(precision):
+    """Average over concepts, NaN left out: (n_spaces, n_k)."""
+    return np.array([[average_concepts(v, "macro") for v in space.T] for space in precision])

@@ -7,16 +7,21 @@ from .._samples.table import as_samples, part_of, read_rows
 from .._validation import match_rows
 from ..metrics import mask_iou
 from ._captions import choose_captions, describe_tiles, read_captions, write_below
-from ._drawing import draw_outline, fit_text, show_tile
+from ._drawing import TINT, draw_outline, fit_text, show_tile, tint
 from ._grid import Layout, open_grid
 from ._inputs import check_lengths, concept_names
-from ._style import SMALL_FONT_SIZE
-from ._tiles import TILE_SIZE, Tile, check_positions, make_tile
+from ._style import SMALL_FONT_SIZE, merge_style
+from ._tiles import TILE_SIZE, Tile, check_positions, make_tile, project_rows
 
 _MOST_ROWS = 100
 _MAX_COLUMNS = (4, 8)  # of a figure as wide as a column, and as a page
-_TINT = np.array([230, 159, 0])  # the orange of Okabe and Ito
-_TINT_SHARE = 0.6
+_TINT_SHARE = 0.65
+_LEVEL = "#D55E00"  # of the threshold; it is seen on both ends of the map of colors
+_LEVEL_STYLE = {"linewidth": 0.6, "path_effects": []}
+_COUNTS = ("iou", "n_hit", "n_missed", "n_spilled")
+_UNKNOWN = (np.nan,) * len(_COUNTS)  # of a row without a projection
+# Told apart by color-blind eyes, and in gray.
+_ERRORS = {"hit": "#56B4E9", "missed": "#D55E00", "spilled": "#F0E442"}
 
 
 class ProjectionDisplay:
@@ -39,8 +44,10 @@ class ProjectionDisplay:
     threshold : float, default=0.5
         Pixels above it belong to the projection.
     table : DataFrame of n_rows rows, default=None
-        The rows shown, with the index of the table of samples: ``position``, ``iou``, and the
-        columns of the samples but ``mask``, and ``image`` where it is no path.
+        The rows shown, with the index of the table of samples: ``position``, ``iou``; ``n_hit``,
+        ``n_missed`` and ``n_spilled``, pixels of the image that are in mask and projection, in the
+        mask alone, and in the projection alone; and the columns of the samples but ``mask``, and
+        ``image`` where it is no path.
 
     Attributes
     ----------
@@ -51,15 +58,21 @@ class ProjectionDisplay:
     figure_ : matplotlib Figure
     outlines_ : list of LineCollection
         Of the mask, on the image and on the projection of each row in turn.
+    levels_ : list of LineCollection
+        Of the threshold, on each map of probabilities.
     colorbar_ : Colorbar or None
+        Of the probabilities, or of what is hit, missed and spilled.
 
     See Also
     --------
     sklearn_loce.LoCETransformer.project : The projections at full size.
+    RetrievalDisplay, ClusterGalleryDisplay, OutlierDisplay : Tiles that show projections as well.
 
     Notes
     -----
-    The figures of Mikriukov, Schwalbe and Bade (IJCV 2025) that show masks beside projections.
+    IoU and numbers of pixels are counted at the image's own size, pictures are drawn at that of the
+    thumbnails. The figures of Mikriukov, Schwalbe and Bade (IJCV 2025) that show masks beside
+    projections.
 
     Examples
     --------
@@ -70,8 +83,9 @@ class ProjectionDisplay:
     >>> X = make_scenes(1, random_state=0).data
     >>> loce = LoCETransformer(TorchModel(load_scene_model), "features.2").fit(X)
     >>> display = ProjectionDisplay.from_estimator(loce, X, rows=[0, 3])
-    >>> display.iou.shape
-    (2,)
+    >>> counts = display.table[["n_hit", "n_missed", "n_spilled"]]
+    >>> (display.iou == counts["n_hit"] / counts.sum(axis=1)).all()
+    True
     >>> plt.close(display.figure_)
     """
 
@@ -138,33 +152,34 @@ class ProjectionDisplay:
         check_lengths(len(samples), embeddings=embeddings)
         rows = _choose(rows, len(samples))
         vectors = None if embeddings is None else np.asarray(embeddings)[rows]
-        drawn = _probabilities(estimator, samples.iloc[rows], vectors, layer)
+        drawn = project_rows(estimator, samples.iloc[rows], vectors, layer)
         threshold = getattr(estimator, "threshold", 0.5)
         shown = [
             _shrink(part_of(samples, [row]), probabilities, threshold, crop, tile_size)
             for row, probabilities in zip(rows, drawn, strict=True)
         ]
-        tiles, projections, iou = zip(*shown, strict=True)
+        tiles, projections, *counts = zip(*shown, strict=True)
         display = cls(
             images=[tile.image for tile in tiles],
             masks=[tile.mask for tile in tiles],
             projections=list(projections),
-            iou=np.array(iou),
+            iou=np.array(counts[0]),
             names=None if names is None else names[rows],
             threshold=threshold,
-            table=describe_tiles(samples, rows, names, iou=iou),
+            table=describe_tiles(samples, rows, names, **dict(zip(_COUNTS, counts, strict=True))),
         )
         return display.plot(**plot_kw)
 
     @validate_params(
         {
             "self": "no_validation",
-            "kind": [StrOptions({"probability", "mask"})],
+            "kind": [StrOptions({"probability", "mask", "errors"})],
             "n_cols": "no_validation",
             "colorbar": ["boolean"],
             "captions": "no_validation",
             "ax": "no_validation",
             "contour_kw": [dict, None],
+            "level_kw": [dict, None],
             "image_kw": [dict, None],
         },
         prefer_skip_nested_validation=True,
@@ -178,20 +193,23 @@ class ProjectionDisplay:
         captions=None,
         ax=None,
         contour_kw=None,
+        level_kw=None,
         image_kw=None,
     ):
         """Draw images, and their projections below them.
 
         Parameters
         ----------
-        kind : {"probability", "mask"}, default="probability"
-            Draw projections as maps of probabilities, or as gray images with what is above the
-            threshold in color.
+        kind : {"probability", "mask", "errors"}, default="probability"
+            Draw projections as maps of probabilities with a line at the threshold, above which
+            pixels count in the IoU; as gray images with what is above the threshold in color; or
+            with three colors, for what is hit, missed and spilled.
         n_cols : int, default=None
             Rows of the table side by side. None means up to 4 in a figure as wide as a paper
             column, and 8 in one as wide as a page.
         colorbar : bool, default=True
-            Whether a bar tells the colors of probabilities. An array of Axes gets none.
+            Whether a bar tells the colors of probabilities or of errors. An array of Axes gets
+            none.
         captions : str or list of str, default=None
             Columns of `table` whose values stand below each projection, one line each, such as
             ``["annotation_id", "score"]``. None writes none.
@@ -201,6 +219,8 @@ class ProjectionDisplay:
             figure.
         contour_kw : dict, default=None
             For the :class:`matplotlib.collections.LineCollection` of outlines.
+        level_kw : dict, default=None
+            For that of the threshold.
         image_kw : dict, default=None
             For ``imshow`` of maps of probabilities, as ``{"cmap": "viridis"}``.
 
@@ -215,26 +235,31 @@ class ProjectionDisplay:
         """
         n_rows = len(self.images)
         n_cols = count_columns(n_rows) if n_cols is None else n_cols
-        has_bar = colorbar and kind == "probability" and np.ndim(ax) == 0
+        has_bar = colorbar and kind != "mask" and np.ndim(ax) == 0
         n_lines = 2 * -(-n_rows // n_cols)
         named = choose_captions(captions, self.table)
         texts = read_captions(named, self.table)
         layout = Layout(n_lines, (("", n_cols),), n_captions=len(named))
-        self.outlines_, self.colorbar_ = [], None
+        self.outlines_, self.levels_, self.colorbar_ = [], [], None
+        style = {"kind": kind, "contour_kw": contour_kw, "level_kw": level_kw}
         with open_grid(self, ax, layout) as (_, axes):
             pairs = pair_axes(axes, n_rows)
             maps = [
-                self._plot_row(i, *pair, kind, contour_kw, image_kw or {})
+                self._plot_row(i, *pair, **style, image_kw=image_kw or {})
                 for i, pair in enumerate(pairs)
             ]
             for lower, lines in zip(pairs[:, 1], texts, strict=False):
                 write_below(lower, [], lines, fontsize=SMALL_FONT_SIZE, labelpad=2)
-            if has_bar and any(maps):
+            if has_bar and kind == "errors":
+                self._name_errors()
+            elif has_bar and any(maps):
                 self._add_colorbar(next(filter(None, maps)))
         return self
 
-    def _plot_row(self, i, image_ax, projection_ax, kind, contour_kw, image_kw):
+    def _plot_row(self, i, image_ax, projection_ax, kind, contour_kw, level_kw, image_kw):
         """Draw a row's image and projection; give the map of probabilities, if there is one."""
+        from matplotlib.collections import LineCollection
+
         show_tile(image_ax, self.images[i])
         image_ax.set_title(self._title(image_ax, i), fontsize=SMALL_FONT_SIZE, pad=2)
         self.outlines_.append(draw_outline(image_ax, self.masks[i], contour_kw))
@@ -244,32 +269,60 @@ class ProjectionDisplay:
             what = {"ha": "center", "va": "center", "fontsize": SMALL_FONT_SIZE}
             projection_ax.text(0.5, 0.5, "none", transform=projection_ax.transAxes, **what)
             return None
+        if kind == "errors":
+            show_tile(projection_ax, self._tint_errors(i))
+            return None
         if kind == "mask":
-            show_tile(projection_ax, self._tinted(i))
+            show_tile(projection_ax, self._tint_drawn(i))
             shown = None
         else:
             style = {"cmap": "cividis", "vmin": 0.0, "vmax": 1.0} | image_kw
             shown = show_tile(projection_ax, probabilities, **style)
         self.outlines_.append(draw_outline(projection_ax, self.masks[i], contour_kw))
+        if shown:  # On top: where the lines meet, that of the mask is wider.
+            style = merge_style(LineCollection, {"color": _LEVEL} | _LEVEL_STYLE, level_kw)
+            level = draw_outline(projection_ax, probabilities, style, level=self.threshold)
+            self.levels_.append(level)
         return shown
 
     def _title(self, ax, i):
         iou = f"IoU {self.iou[i]:.2f}" if np.isfinite(self.iou[i]) else "no IoU"
         return iou if self.names is None else f"{fit_text(ax, self.names[i])}\n{iou}"
 
-    def _tinted(self, i):
+    def _tint_drawn(self, i):
         """Give the image in gray, with what is drawn in color."""
-        grey = np.repeat(self.images[i].mean(axis=2, keepdims=True), 3, axis=2)
-        drawn = (self.projections[i] > self.threshold)[:, :, None]
-        tinted = (1 - _TINT_SHARE) * grey + _TINT_SHARE * _TINT
-        return np.where(drawn, tinted, grey).round().astype(np.uint8)
+        return tint(self._grey(i), [TINT], [_TINT_SHARE * (self.projections[i] > self.threshold)])
+
+    def _tint_errors(self, i):
+        """Give the image in gray, with hits, misses and spills by their share of each pixel."""
+        drawn, mask = self.projections[i] > self.threshold, self.masks[i]
+        shares = [mask * drawn, mask * ~drawn, (1 - mask) * drawn]
+        return tint(self._grey(i), list(_ERRORS.values()), [_TINT_SHARE * part for part in shares])
+
+    def _grey(self, i):
+        return np.repeat(self.images[i].mean(axis=2, keepdims=True), 3, axis=2)
 
     def _add_colorbar(self, shown):
+        self._draw_bar(shown, f"probability, with a line at {self.threshold:g}")
+        self.colorbar_.set_ticks(sorted({0.0, self.threshold, 1.0}))
+        self.colorbar_.ax.axvline(self.threshold, color=_LEVEL, linewidth=1)
+
+    def _name_errors(self):
+        """Name the colors of errors, by a bar of three."""
+        from matplotlib.cm import ScalarMappable
+        from matplotlib.colors import BoundaryNorm, ListedColormap
+
+        places = np.arange(len(_ERRORS))
+        norm = BoundaryNorm([*places, len(places)], len(places))
+        self._draw_bar(ScalarMappable(norm, ListedColormap(list(_ERRORS.values()))))
+        self.colorbar_.set_ticks(places + 0.5, labels=list(_ERRORS))
+        self.colorbar_.ax.tick_params(length=0)
+
+    def _draw_bar(self, shown, label=""):
         where = {"location": "bottom", "aspect": 40, "shrink": 0.8, "pad": 0.01}
         self.colorbar_ = self.figure_.colorbar(shown, ax=list(self.axes_.ravel()), **where)
-        self.colorbar_.set_label("projection (probability)", fontsize=SMALL_FONT_SIZE)
+        self.colorbar_.set_label(label, fontsize=SMALL_FONT_SIZE)
         self.colorbar_.ax.tick_params(labelsize=SMALL_FONT_SIZE)
-        self.colorbar_.set_ticks([0.0, 0.5, 1.0])
 
 
 def count_columns(n_pairs):
@@ -320,33 +373,18 @@ def _choose(rows, n_samples):
     return rows
 
 
-def _probabilities(estimator, samples, vectors, layer):
-    """Draw rows with a transformer's projections, or with a segmenter's concepts."""
-    if hasattr(estimator, "project"):
-        return estimator.project(samples, vectors, layer=layer, threshold=None)
-    if not hasattr(estimator, "segment"):
-        raise TypeError(
-            f"{type(estimator).__name__} can't project; pass a fitted LoCETransformer, "
-            "ConceptSegmenter or Net2VecSegmenter."
-        )
-    if vectors is not None or layer is not None:
-        raise ValueError(
-            f"{type(estimator).__name__} draws with vectors of its own; leave embeddings and layer "
-            "out."
-        )
-    return estimator.predict_proba(samples)
-
-
 def _shrink(row, probabilities, threshold, crop, tile_size):
-    """Give the tile of a table's only row, its projection at that size, and the IoU."""
+    """Give the tile of a table's only row, its projection at that size, and how well they agree."""
     if probabilities is None:
-        return _tile_of_failed(tile_size), None, np.nan
+        return _tile_of_failed(tile_size), None, *_UNKNOWN
     image, (mask,) = read_rows(row, np.array([0]))
     tile = make_tile(image, mask, size=tile_size, crop=crop)
+    projection = tile.shrink(probabilities)
     if not mask.any() or np.isnan(probabilities).any():
-        return tile, tile.shrink(probabilities), np.nan
-    iou = mask_iou(mask, probabilities > threshold)
-    return tile, tile.shrink(probabilities), iou
+        return tile, projection, *_UNKNOWN
+    drawn = probabilities > threshold
+    counts = [np.count_nonzero(part) for part in (mask & drawn, mask & ~drawn, drawn & ~mask)]
+    return tile, projection, mask_iou(mask, drawn), *counts
 
 
 def _tile_of_failed(size):

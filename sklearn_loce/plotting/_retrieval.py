@@ -1,6 +1,8 @@
 """Queries with the rows that are nearest to them, and those that are farthest."""
 
+from dataclasses import replace
 from numbers import Integral
+from textwrap import wrap
 
 import numpy as np
 from sklearn.utils._param_validation import Interval, validate_params
@@ -12,28 +14,31 @@ from ..metrics import _exclusion
 from ..metrics._exclusion import read_exclusion
 from ._captions import choose_captions, describe_tiles, read_captions, write_below
 from ._drawing import (
-    MARKS,
     NEUTRAL,
     RIGHT,
     WRONG,
+    choose_show,
     draw_frame,
-    draw_outline,
+    draw_tile,
     fit_text,
     font_with_marks,
     format_number,
-    show_tile,
+    mark_name,
 )
 from ._grid import Layout, open_grid
 from ._inputs import check_inputs
-from ._style import SMALL_FONT_SIZE
+from ._queries import Rows, is_table, read_queries
+from ._style import FONT_SIZE, SMALL_FONT_SIZE
 from ._tiles import TILE_SIZE, check_positions, read_tiles
+
+_LETTER = 0.56  # mean width of a letter over the font's size
 
 
 class RetrievalDisplay:
     """One line of tiles per query: the query, the best matches and the worst.
 
-    A match is right where it shows the query's concept: solid frame and ✓. One that is wrong has
-    a dashed frame in another color and ✗.
+    A near match is right where it shows the query's concept: solid frame and ✓. One that is wrong
+    has a dashed frame in another color and ✗. Far rows, which should show others, have no frame.
 
     Use :meth:`from_embeddings` or :meth:`from_estimator` to make one; parameters are stored as
     attributes.
@@ -41,7 +46,8 @@ class RetrievalDisplay:
     Parameters
     ----------
     queries : ndarray of shape (n_queries,), intp
-        Positions of the queries.
+        Positions of the queries. Those of a table of their own are numbered on behind the rows of
+        the table of samples.
     matches : ndarray of shape (n_queries, n_best + n_worst), intp
         Positions of their matches, by rising distance.
     distances : ndarray of shape (n_queries, n_best + n_worst), float64
@@ -49,11 +55,13 @@ class RetrievalDisplay:
     n_best : int
         How many of the matches are the nearest rows; the others are the farthest.
     tiles : dict of {int: Tile}
-        Thumbnails by position, with the attributes ``image`` and ``mask``.
+        Thumbnails by position, with the attributes ``image``, ``mask`` and ``projection``.
     relevant : ndarray of shape (n_queries, n_best + n_worst), bool, default=None
         Whether each match shows its query's concept. None draws no frames around matches.
     names : dict of {int: object}, default=None
-        Concepts of the rows shown, by position.
+        Concepts of the rows shown, by position, where they are known.
+    metric : str, default=None
+        Name of the metric of the distances, for the heading.
     table : DataFrame of n_tiles rows, default=None
         The rows behind the tiles, in the order in which these are drawn, with the index of the
         table of samples: ``position``, ``query`` and ``distance``, which is NaN for the query
@@ -68,11 +76,12 @@ class RetrievalDisplay:
     figure_ : matplotlib Figure
     frames_ : ndarray of shape (n_queries, 1 + n_best + n_worst) of Rectangle or None
     outlines_ : list of LineCollection
-        Of all tiles, line by line.
+        Of masks and projections, tile by tile.
 
     See Also
     --------
     sklearn_loce.metrics.precision_at_k : Share of right matches over all queries.
+    PrecisionAtKDisplay : That share over k.
 
     Notes
     -----
@@ -92,6 +101,16 @@ class RetrievalDisplay:
     >>> display.matches.shape
     (2, 4)
     >>> plt.close(display.figure_)
+
+    A query from another table:
+
+    >>> other = make_scenes(1, random_state=1).data.iloc[[0]]
+    >>> display = RetrievalDisplay.from_embeddings(
+    ...     embeddings, X, queries=other, query_embeddings=embeddings[[0]], n_worst=0
+    ... )
+    >>> int(display.matches[0, 0])
+    0
+    >>> plt.close(display.figure_)
     """
 
     def __init__(
@@ -104,6 +123,7 @@ class RetrievalDisplay:
         tiles,
         relevant=None,
         names=None,
+        metric=None,
         table=None,
     ):
         self.queries = queries
@@ -113,6 +133,7 @@ class RetrievalDisplay:
         self.tiles = tiles
         self.relevant = relevant
         self.names = names
+        self.metric = metric
         self.table = table
 
     @classmethod
@@ -130,7 +151,8 @@ class RetrievalDisplay:
         groups : array-like of shape (n_samples,) or (n_samples, n_columns), default=None
             Image or video sequence of each row; see :meth:`from_embeddings`.
         **kwargs : dict
-            For :meth:`from_embeddings`; it needs ``queries``.
+            For :meth:`from_embeddings`; it needs ``queries``. A table of queries is embedded as
+            well, and a transformer that can project is the projector that `show` asks for.
 
         Returns
         -------
@@ -149,6 +171,10 @@ class RetrievalDisplay:
                 "samples, or embeddings to RetrievalDisplay.from_embeddings."
             )
         X, y, groups = match_rows(X=as_samples(X), y=y, groups=groups)
+        if is_table(kwargs.get("queries")):
+            kwargs.setdefault("query_embeddings", estimator.transform(kwargs["queries"]))
+        if kwargs.get("show") in ("projection", "both") and hasattr(estimator, "project"):
+            kwargs.setdefault("projector", estimator)
         return cls.from_embeddings(estimator.transform(X), X, y, groups=groups, **kwargs)
 
     @classmethod
@@ -157,11 +183,14 @@ class RetrievalDisplay:
             "embeddings": ["array-like"],
             "samples": "no_validation",
             "y": ["array-like", None],
-            "queries": [Integral, "array-like"],
+            "queries": "no_validation",
+            "query_embeddings": ["array-like", None],
+            "query_groups": ["array-like", None],
             "n_best": [Interval(Integral, 1, None, closed="left")],
             "n_worst": [Interval(Integral, 0, None, closed="left")],
             "metric": [str, callable],
             **_exclusion.PARAMETERS,
+            "projector": "no_validation",
             "crop": ["boolean"],
             "tile_size": "no_validation",
         },
@@ -174,11 +203,14 @@ class RetrievalDisplay:
         y=None,
         *,
         queries,
+        query_embeddings=None,
         n_best=4,
         n_worst=2,
         metric="cosine",
         groups=None,
+        query_groups=None,
         exclude=None,
+        projector=None,
         crop=False,
         tile_size=TILE_SIZE,
         **plot_kw,
@@ -193,8 +225,11 @@ class RetrievalDisplay:
             The table of samples. Only images of the rows shown are read.
         y : array-like of shape (n_samples,), default=None
             Concepts. None takes the column ``concept``, if there is one.
-        queries : int or array-like of int
-            Positions of the queries.
+        queries : int, array-like of int or DataFrame
+            Positions of the queries; or a table of samples of their own, which are no matches.
+            Their concepts are its column ``concept``; without it, no match is right or wrong.
+        query_embeddings : array-like of shape (n_queries, n_features), default=None
+            Embeddings of a table of queries.
         n_best, n_worst : int, default=4 and 2
             How many of the nearest and of the farthest rows to show.
         metric : str or callable, default="cosine"
@@ -202,8 +237,13 @@ class RetrievalDisplay:
         groups : array-like of shape (n_samples,) or (n_samples, n_columns), default=None
             Image or video sequence of each row. Rows of a query's own group are left out of its
             ranking, at both ends, as of :func:`sklearn_loce.metrics.precision_at_k`.
+        query_groups : array-like of shape (n_queries,) or (n_queries, n_columns), default=None
+            The same of a table of queries.
         exclude : float or callable, default=None
             Which rows are left out instead, as of that function.
+        projector : LoCETransformer, ConceptSegmenter or Net2VecSegmenter, default=None
+            Fitted. It draws the projections that tiles show: a transformer projects `embeddings`
+            and has one layer, a segmenter has vectors of its own. None draws none.
         crop : bool, default=False
             Whether only the surroundings of the mask are shown.
         tile_size : int, default=256
@@ -218,40 +258,54 @@ class RetrievalDisplay:
         Raises
         ------
         ValueError, TypeError, FileNotFoundError
-            If lengths or indexes differ, a query is out of range or NaN, there are too few rows, or
-            an image can't be read.
+            If lengths or indexes differ, a query is out of range or NaN, a table of queries lacks
+            embeddings or groups, there are too few rows, or an image can't be read.
         """
-        found = check_inputs(embeddings, samples, y, groups=groups)
-        embeddings, samples, names, kept, groups = found
-        exclusion = read_exclusion(len(samples), groups, exclude).take(kept)
-        queries = check_positions(queries, len(samples), "queries")
-        _check_queries(queries, kept, n_best + n_worst)
-        matches, distances = _rank(embeddings, kept, queries, n_best, n_worst, metric, exclusion)
+        rows = Rows(*check_inputs(embeddings, samples, y, groups=groups))
+        n_rows = len(rows.samples)
+        if is_table(queries):
+            rows = rows.append(read_queries(queries, query_embeddings, query_groups, rows))
+            queries = np.arange(n_rows, len(rows.samples))
+        elif query_embeddings is not None or query_groups is not None:
+            raise ValueError(
+                "query_embeddings and query_groups are those of a table of queries, and queries "
+                "holds positions; pass a DataFrame as queries, or leave them out."
+            )
+        queries = check_positions(queries, len(rows.samples), "queries")
+        exclusion = read_exclusion(len(rows.samples), rows.groups, exclude).take(rows.kept)
+        among = np.searchsorted(rows.kept, n_rows)  # candidates, which come before such queries
+        _check_queries(queries, rows.kept, among - (queries < n_rows).any(), n_best + n_worst)
+        depths = n_best, n_worst
+        matches, distances = _rank(rows, queries, np.arange(among), depths, metric, exclusion)
         lines = np.column_stack([queries, matches])
-        shown = np.unique(lines)
+        how = {"size": tile_size, "crop": crop, "projector": projector}
         display = cls(
             queries=queries,
             matches=matches,
             distances=distances,
             n_best=n_best,
-            tiles=read_tiles(samples, shown, size=tile_size, crop=crop),
-            relevant=None if names is None else names[matches] == names[queries][:, None],
-            names=None if names is None else {int(i): names[i] for i in shown},
+            tiles=read_tiles(rows.samples, lines.ravel(), vectors=rows.embeddings, **how),
+            relevant=rows.compare(queries, matches),
+            names=rows.name(lines),
+            metric=metric if isinstance(metric, str) else None,
             table=describe_tiles(
-                samples,
+                rows.samples,
                 lines.ravel(),
-                names,
+                rows.names,
                 query=np.repeat(queries, lines.shape[1]),
                 distance=np.insert(distances, 0, np.nan, axis=1).ravel(),
             ),
         )
         return display.plot(**plot_kw)
 
-    def plot(self, *, captions=None, ax=None, contour_kw=None, frame_kw=None):
+    def plot(self, *, show=None, captions=None, ax=None, contour_kw=None, frame_kw=None):
         """Draw a line of tiles per query.
 
         Parameters
         ----------
+        show : {"mask", "projection", "both"}, default=None
+            What tiles show beside the image: the white outline of the mask, the projection in
+            orange, or both. None means both where there are projections, and the mask elsewhere.
         captions : str or list of str, default=None
             Columns of `table` whose values stand below each tile, one line each, such as
             ``["annotation_id", "score"]``. None writes none.
@@ -260,7 +314,7 @@ class RetrievalDisplay:
             an array needs ``1 + n_best + n_worst`` Axes per query. None opens
             a figure.
         contour_kw : dict, default=None
-            For the :class:`matplotlib.collections.LineCollection` of outlines.
+            For the :class:`matplotlib.collections.LineCollection` of masks' outlines.
         frame_kw : dict, default=None
             For the :class:`matplotlib.patches.Rectangle` of all frames.
 
@@ -271,44 +325,62 @@ class RetrievalDisplay:
         Raises
         ------
         ValueError
-            If the number of Axes is wrong, `ax` was divided before, or `table` lacks a column.
+            If the number of Axes is wrong, `ax` was divided before, `table` lacks a column, or
+            `show` needs projections that there are not.
         """
-        n_worst = self.matches.shape[1] - self.n_best
-        groups = (("query", 1), ("nearest", self.n_best), ("farthest", n_worst))
+        show = choose_show(show, self.tiles.values())
         named = choose_captions(captions, self.table)
         texts = read_captions(named, self.table)
-        layout = Layout(len(self.queries), groups[: 2 + (n_worst > 0)], n_captions=len(named))
         self.outlines_ = []
-        with open_grid(self, ax, layout) as (_, axes):
+        with open_grid(self, ax, self._lay_out(ax, len(named))) as (_, axes):
             self.frames_ = np.full(axes.shape, None, dtype=object)
             for line, query in enumerate(self.queries):
-                self._plot_tile(line, 0, int(query), next(texts), contour_kw)
-                self.frames_[line, 0] = draw_frame(axes[line, 0], NEUTRAL, frame_kw)
-                for k, match in enumerate(self.matches[line]):
-                    self._plot_tile(line, k + 1, int(match), next(texts), contour_kw)
-                    if self.relevant is not None:
-                        style = RIGHT if self.relevant[line, k] else WRONG
-                        self.frames_[line, k + 1] = draw_frame(axes[line, k + 1], style, frame_kw)
+                for column, row in enumerate([query, *self.matches[line]]):
+                    self._plot_tile(line, column, int(row), next(texts), show, contour_kw)
+                    if (style := self._choose_frame(line, column)) is not None:
+                        frame = draw_frame(axes[line, column], style, frame_kw)
+                        self.frames_[line, column] = frame
         return self
 
-    def _plot_tile(self, line, column, row, captions, contour_kw):
-        ax, tile = self.axes_[line, column], self.tiles[row]
-        show_tile(ax, tile.image)
-        self.outlines_.append(draw_outline(ax, tile.mask, contour_kw))
+    def _lay_out(self, ax, n_captions):
+        """Put the query, near and far rows side by side; the metric stands above the near ones."""
+        n_worst = self.matches.shape[1] - self.n_best
+        groups = (("query", 1), ("nearest", self.n_best), ("farthest", n_worst))
+        layout = Layout(len(self.queries), groups[: 2 + (n_worst > 0)], n_captions=n_captions)
+        if self.metric is None or np.ndim(ax):
+            return layout
+        width = layout.width if ax is None else ax.get_window_extent().width / ax.figure.dpi
+        letters = int(width * 72 * self.n_best / layout.n_columns / (_LETTER * FONT_SIZE))
+        heading = "\n".join(wrap(f"nearest ({self.metric} distance)", max(10, letters)))
+        return replace(layout, groups=(groups[0], (heading, self.n_best), *layout.groups[2:]))
+
+    def _plot_tile(self, line, column, row, captions, show, contour_kw):
+        ax = self.axes_[line, column]
+        self.outlines_ += draw_tile(ax, self.tiles[row], show, contour_kw)
         title = self._title(ax, line, column, row)
         ax.set_title(title, fontsize=SMALL_FONT_SIZE, pad=3, family=font_with_marks())
         write_below(ax, [], captions, fontsize=SMALL_FONT_SIZE, labelpad=2)
 
+    def _is_right(self, line, column):
+        """Tell whether a near row shows the query's concept; None of others, and if unknown."""
+        if self.relevant is None or not 0 < column <= self.n_best:
+            return None
+        return bool(self.relevant[line, column - 1])
+
+    def _choose_frame(self, line, column):
+        if column == 0:
+            return NEUTRAL
+        return {True: RIGHT, False: WRONG, None: None}[self._is_right(line, column)]
+
     def _title(self, ax, line, column, row):
-        name = f"row {row}" if self.names is None else self.names[row]
+        name = (self.names or {}).get(row, f"row {row}")
         if column == 0:
             return fit_text(ax, name)
-        mark = "" if self.relevant is None else MARKS[bool(self.relevant[line, column - 1])] + " "
-        name = fit_text(ax, f"{mark}{name}", n_lines=1)
+        name = fit_text(ax, mark_name(self._is_right(line, column), name), n_lines=1)
         return f"{name}\n{format_number(self.distances[line, column - 1])}"
 
 
-def _check_queries(queries, kept, n_matches):
+def _check_queries(queries, kept, n_candidates, n_matches):
     """Refuse queries that failed, and more matches than there are rows."""
     failed = np.setdiff1d(queries, kept)
     if failed.size:
@@ -316,21 +388,23 @@ def _check_queries(queries, kept, n_matches):
             f"queries holds {failed[0]}, whose embedding is not finite; choose a row that did not "
             "fail."
         )
-    if not queries.size or len(kept) - 1 < n_matches:
+    if not queries.size or n_candidates < n_matches:
         raise ValueError(
             f"{n_matches} matches of {queries.size} queries need at least one query and "
-            f"{n_matches + 1} rows, and there are {len(kept)}; choose smaller n_best and n_worst."
+            f"{n_matches} rows beside it, and there are {n_candidates}; choose smaller n_best and "
+            "n_worst."
         )
 
 
-def _rank(embeddings, kept, queries, n_best, n_worst, metric, exclusion):
+def _rank(rows, queries, candidates, depths, metric, exclusion):
     """Give positions and distances of both ends of each query's ranking."""
-    space, every = RowDistances(embeddings[kept], metric), np.arange(len(kept))
+    kept, (n_best, n_worst) = rows.kept, depths
+    space = RowDistances(rows.embeddings[kept], metric)
     matches, distances = [], []
-    for rows, chunk in space.blocks(np.searchsorted(kept, queries), every):
-        masks = (line for _, mask in exclusion.masks(rows) for line in mask)
-        for row, values, is_out in zip(rows, chunk, masks, strict=True):
-            others = np.flatnonzero(~is_out)
+    for part, chunk in space.blocks(np.searchsorted(kept, queries), candidates):
+        masks = (line for _, mask in exclusion.masks(part) for line in mask)
+        for row, values, is_out in zip(part, chunk, masks, strict=True):
+            others = np.flatnonzero(~is_out[: len(candidates)])
             if len(others) < n_best + n_worst:
                 raise ValueError(
                     f"The query {kept[row]} has {len(others)} rows in other groups, and needs "

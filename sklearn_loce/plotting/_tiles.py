@@ -1,6 +1,6 @@
 """Thumbnails of samples with their masks, decoded for the rows that are shown and no others."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from numbers import Integral
 
 import numpy as np
@@ -27,11 +27,14 @@ class Tile:
         Share of each pixel that the mask covers, in [0, 1].
     box : tuple of int
         What is shown of the image in its own pixels: left, upper, right, lower.
+    projection : ndarray of shape (height, width), float32, default=None
+        Share of each pixel that the row's projection covers; None where there is no projection.
     """
 
     image: np.ndarray
     mask: np.ndarray
     box: tuple
+    projection: np.ndarray | None = None
 
     def shrink(self, layer):
         """Bring a map over the whole image to this tile.
@@ -46,6 +49,19 @@ class Tile:
             Averages; NaN where the map holds NaN.
         """
         return _average(layer, self.box, self.mask.shape)
+
+    def project(self, drawn):
+        """Give the same tile with what is drawn on the whole image.
+
+        Parameters
+        ----------
+        drawn : ndarray of shape (image_height, image_width), bool
+
+        Returns
+        -------
+        Tile
+        """
+        return replace(self, projection=self.shrink(drawn))
 
 
 def read_tile(samples, row, *, size=TILE_SIZE, crop=False):
@@ -85,7 +101,7 @@ def read_tile(samples, row, *, size=TILE_SIZE, crop=False):
     return tile
 
 
-def read_tiles(samples, rows, *, size=TILE_SIZE, crop=False):
+def read_tiles(samples, rows, *, size=TILE_SIZE, crop=False, projector=None, vectors=None):
     """Read the thumbnails of rows with their masks; an image that they share is decoded once.
 
     Parameters
@@ -98,6 +114,10 @@ def read_tiles(samples, rows, *, size=TILE_SIZE, crop=False):
         Longest side in pixels; smaller images keep their size.
     crop : bool, default=False
         Whether only the surroundings of the mask are shown, in the shape of the image.
+    projector : LoCETransformer, ConceptSegmenter or Net2VecSegmenter, default=None
+        What draws a projection of each row; None draws none.
+    vectors : ndarray of shape (n_samples, n_features), default=None
+        What a transformer projects. A segmenter has vectors of its own.
 
     Returns
     -------
@@ -118,7 +138,57 @@ def read_tiles(samples, rows, *, size=TILE_SIZE, crop=False):
         image, masks = read_rows(part, group)
         for i, mask in zip(group, masks, strict=True):
             tiles[int(rows[i])] = make_tile(image, mask, size=size, crop=crop)
-    return dict(sorted(tiles.items()))
+    tiles = dict(sorted(tiles.items()))
+    if projector is None:
+        return tiles
+    vectors = vectors[rows] if hasattr(projector, "project") else None
+    drawn = project_rows(projector, samples.iloc[rows], vectors)
+    threshold = getattr(projector, "threshold", 0.5)
+    return {
+        row: tile if probabilities is None else tile.project(probabilities > threshold)
+        for (row, tile), probabilities in zip(tiles.items(), drawn, strict=True)
+    }
+
+
+def project_rows(projector, samples, vectors=None, layer=None):
+    """Draw rows with a transformer's projections, or with a segmenter's concepts.
+
+    Parameters
+    ----------
+    projector : LoCETransformer, ConceptSegmenter or Net2VecSegmenter
+        Fitted.
+    samples : DataFrame
+        The rows.
+    vectors : ndarray of shape (n_rows, n_features), default=None
+        What a transformer projects; None optimizes LoCEs.
+    layer : str or Joined, default=None
+        Which layer of a transformer.
+
+    Returns
+    -------
+    sequence of ndarray of shape (height, width), float32, or None
+        Probabilities at the images' own sizes.
+
+    Raises
+    ------
+    TypeError
+        If it can't project.
+    ValueError
+        If a segmenter is given vectors or a layer.
+    """
+    if hasattr(projector, "project"):
+        return projector.project(samples, vectors, layer=layer, threshold=None)
+    if not hasattr(projector, "segment"):
+        raise TypeError(
+            f"{type(projector).__name__} can't project; pass a fitted LoCETransformer, "
+            "ConceptSegmenter or Net2VecSegmenter."
+        )
+    if vectors is not None or layer is not None:
+        raise ValueError(
+            f"{type(projector).__name__} draws with vectors of its own; leave embeddings and layer "
+            "out."
+        )
+    return projector.predict_proba(samples)
 
 
 def make_tile(image, mask, *, size=TILE_SIZE, crop=False):
@@ -173,19 +243,21 @@ def _box_around(mask):
     return (starts[1], starts[0], stops[1], stops[0])
 
 
-def trace_outline(mask):
+def trace_outline(mask, level=None):
     """Trace the outlines of a mask.
 
     Parameters
     ----------
     mask : ndarray of shape (height, width), float or bool
         Share of each pixel that is covered, as of a :class:`Tile`.
+    level : float, default=None
+        Share at which the lines lie. None means half of a pixel; where no pixel has as much, as of
+        a thin pole, half of the most that one has.
 
     Returns
     -------
     list of ndarray of shape (n_points, 2), float64
-        Closed lines of (x, y) in pixels, whose centers are whole numbers. They lie where half of a
-        pixel is covered; where no pixel is, as of a thin pole, at half of the most that is.
+        Closed lines of (x, y) in pixels, whose centers are whole numbers.
 
     Examples
     --------
@@ -202,7 +274,8 @@ def trace_outline(mask):
     # A rim of background closes lines at the border of the image.
     padded = np.pad(np.asarray(mask, dtype=np.float64), 1)
     x, y = (np.arange(-1, n + 1) for n in (mask.shape[1], mask.shape[0]))
-    return contour_generator(x, y, padded).lines(min(0.5, padded.max() / 2))
+    level = min(0.5, padded.max() / 2) if level is None else level
+    return contour_generator(x, y, padded).lines(level)
 
 
 def check_positions(rows, n_samples, name="rows"):
