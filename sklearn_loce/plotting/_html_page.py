@@ -102,7 +102,7 @@ def build_plot(coordinates, groups):
         name="marks",
         source=points,
         view=shown,
-        nonselection_fill_alpha=0.22,
+        nonselection_fill_alpha=0.28,
         nonselection_line_alpha=0.3,
     )
     _add_near(plot)

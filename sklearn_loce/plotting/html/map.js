@@ -116,8 +116,8 @@ function listenToPointer() {
     const show = () => button.setAttribute("aria-pressed", String(tool.active === true));
     button.addEventListener("click", () => { tool.active = true; });
     tool.properties.active.change.connect(show);
+    show();
   }
-  find("pan").active = true;
 }
 
 // A tap selects the point that is nearest to it; a box, a lasso or a key held down, several points.
