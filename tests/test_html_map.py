@@ -379,6 +379,32 @@ def test_a_row_whose_projection_fails_has_none(plain):
     assert None not in page.payload["iou"][1:]
 
 
+def test_crop_shows_the_surroundings_of_each_mask(plain):
+    samples = hostile_table(6, n_images=2)
+    samples["mask"] = [np.roll(mask[:, ::-1], k, axis=1) for k, mask in enumerate(samples["mask"])]
+    small = np.zeros((60, 80), dtype=bool)
+    small[30:33, 40:44] = True
+    samples.at[0, "mask"] = small
+    page = plain(samples=samples, crop=True, transformer=FakeTransformer())
+    payload = page.payload
+    assert sorted(payload["image_of"]) == [*range(6)]
+    width, height = payload["sizes"][payload["image_of"][0]]
+    assert (width, height) == (16, 12)  # a fifth of the image's sides
+    inside = fill(payload["contours"][0], (width, height))
+    assert inside.sum() == small.sum()
+    picture = decode_picture(payload["images"][payload["image_of"][0]])
+    assert picture.shape[:2] == (height, width)
+    assert decode_picture(payload["projections"][0]).shape[:2] == (height, width)
+    np.testing.assert_allclose(payload["iou"][0], 12 / (12 + 60), rtol=1e-3)  # of the whole image
+
+
+def test_verbose_shows_progress(plain, capsys):
+    plain(6)
+    assert capsys.readouterr().err == ""
+    plain(6, verbose=1)
+    assert "6/6" in capsys.readouterr().err
+
+
 def test_five_thousand_rows_stay_below_forty_megabytes(tmp_path):
     samples = make_scenes(40, random_state=0, image_size=(240, 320)).data
     samples = samples.groupby("image_id", as_index=False).head(1)  # the worst case
@@ -453,6 +479,23 @@ def test_further_columns_are_numbers_and_texts(plain):
         plain(samples=table, columns=["polygon"])
     with pytest.raises(ValueError, match=r"columns holds 'colour', and .* are \['score', 'ids'"):
         plain(samples=table, columns=["colour"])
+
+
+def test_numbers_stay_numbers_where_a_browser_can_count_them(plain):
+    columns = {
+        "whole": [2**53 - 1, -7, 0, 3],
+        "large": [2**60 + 1, 1, 2, 3],
+        "merged": [(0.5,), (1.5,), np.array([2.5]), [np.inf]],
+        "flag": [True, False, True, True],
+        "none": [None] * 4,
+    }
+    table = hostile_table(4).drop(columns=[HOSTILE[1], "annotation_id"]).assign(**columns)
+    found = further_columns(plain(samples=table))
+    assert found["whole"] == columns["whole"]
+    assert found["large"] == [str(2**60 + 1), "1", "2", "3"]
+    assert found["merged"] == [0.5, 1.5, 2.5, None]
+    assert found["flag"] == ["True", "False", "True", "True"]
+    assert found["none"] == [""] * 4
 
 
 def test_blank_texts_get_a_name(plain):

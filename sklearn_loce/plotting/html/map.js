@@ -102,7 +102,9 @@ function listenToPointer() {
   const remember = (event) => {
     const box = map.getBoundingClientRect();
     pointer = [event.clientX - box.left, event.clientY - box.top];
-    if (event.type === "pointerdown") pressed = { at: pointer, adds: event.shiftKey || event.ctrlKey };
+    if (event.type === "pointerdown") pressed = { at: pointer, adds: event.shiftKey || event.ctrlKey, isDrag: false };
+    // A lasso ends where it began.
+    else if (pressed && Math.hypot(pointer[0] - pressed.at[0], pointer[1] - pressed.at[1]) > 4) pressed.isDrag = true;
   };
   for (const type of ["pointermove", "pointerdown"]) map.addEventListener(type, remember, true);
   map.addEventListener("pointerleave", () => point(null));
@@ -124,8 +126,7 @@ function listenToPointer() {
 function takeSelection() {
   const hit = [...find("points").selected.indices];
   if (isMarking || !pointer) return;
-  const isDrag = pressed && Math.hypot(pointer[0] - pressed.at[0], pointer[1] - pressed.at[1]) > 4;
-  if (isDrag || pressed?.adds) choose(hit);
+  if (pressed?.isDrag || pressed?.adds) choose(hit);
   else clearTo(hit.length ? closest(hit, pointer) : null);
 }
 
