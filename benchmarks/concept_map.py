@@ -23,7 +23,14 @@ _FRAMES = 40
 _PATIENCE = 60  # seconds for a page to open
 _REST = 1.5  # seconds for an answer
 _ACTS = (
-    *("box around all", "CSV", "color by IoU", "color by cluster", "search", "select what is found"),
+    *(
+        "box around all",
+        "CSV",
+        "color by IoU",
+        "color by cluster",
+        "search",
+        "select what is found",
+    ),
     *("Control+A", "filter a concept", "arrow key"),
 )
 _READY = "return document.documentElement.dataset.ready"
@@ -39,13 +46,14 @@ requestAnimationFrame(draw);
 """
 
 
-# Milliseconds from an event of a mouse or of a key to the third frame after it, which shows the answer.
+# Milliseconds from an event of mouse or key to the third frame after it, which shows the answer.
 _WATCH = """
 window.answers = [];
 for (const type of ["pointerup", "click", "keydown", "input", "change"]) {
   addEventListener(type, ({ timeStamp, isTrusted }) => {
     let left = 3;
-    const wait = () => (left-- ? requestAnimationFrame(wait) : answers.push(performance.now() - timeStamp));
+    const tell = () => answers.push(performance.now() - timeStamp);
+    const wait = () => (left-- ? requestAnimationFrame(wait) : tell());
     if (isTrusted) wait();
   }, true);
 }

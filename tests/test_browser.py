@@ -6,7 +6,7 @@ import time
 import numpy as np
 import pandas as pd
 import pytest
-from PIL import Image
+from PIL import Image, ImageColor
 
 from sklearn_loce.plotting import to_html
 
@@ -557,23 +557,24 @@ def test_a_search_finds_any_text_and_selects_all_of_it(page, written):
 def test_numbers_color_by_a_scale_with_a_legend(page):
     page.choose("IoU")
     assert page.texts("#scale output") == ["0", "1"]
-    low, high = (np.array(Image.new("RGB", (1, 1), page.run("return data.scale.at(arguments[0])", k))
-                          .getpixel((0, 0))) for k in (0, -1))  # fmt: skip
+    ends = page.run("return [data.scale[0], data.scale.at(-1)]")
     pixels = page.pixels()
-    for row, color in ((0, low), (N_ROWS - 1, high)):
+    for row, color in zip((0, N_ROWS - 1), ends, strict=True):
         x, y = page.place(row)
-        np.testing.assert_allclose(pixels[y, x], 0.85 * color + 0.15 * 255, atol=2)
+        expected = 0.85 * np.array(ImageColor.getrgb(color)) + 0.15 * 255
+        np.testing.assert_allclose(pixels[y, x], expected, atol=2)
     assert page.run("return document.querySelectorAll('.choice .sign:not([hidden])').length") == 0
     page.choose("Concept")
     assert not page.find("#scale").is_displayed()
 
 
 def test_marks_are_in_the_list_of_the_column_that_colors(page):
-    shown = "return [...document.querySelectorAll(`${arguments[0]} .sign`)].map((s) => !s.hasAttribute('hidden'))"
+    shown = "return [...document.querySelectorAll(arguments[0])]"
+    shown += ".map((sign) => !sign.hasAttribute('hidden'))"
     for field in ("Concept", "Cluster"):
         page.choose(field)
         for other, selector in (("Concept", _CONCEPT), ("Cluster", _CLUSTER)):
-            assert set(page.run(shown, selector)) == {field == other}
+            assert set(page.run(shown, f"{selector} .sign")) == {field == other}
 
 
 def test_further_columns_filter_by_range_and_by_list(page, written):

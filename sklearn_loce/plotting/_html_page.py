@@ -139,7 +139,11 @@ def _add_names(plot):
     from bokeh.models import ColumnDataSource, LabelSet
 
     source = ColumnDataSource({"x": [], "y": [], "text": [], "dy": []}, name="name places")
-    look = {"text_font_size": "12px", "text_font": {"value": "sans-serif"}, "text_font_style": "bold"}
+    look = {
+        "text_font_size": "12px",
+        "text_font": {"value": "sans-serif"},
+        "text_font_style": "bold",
+    }
     look |= {"text_align": "center", "text_baseline": "middle", "background_fill_alpha": 0.7}
     plot.add_layout(LabelSet(y_offset={"field": "dy"}, source=source, name="labels", **look))
 
