@@ -660,6 +660,28 @@ def test_the_card_leaves_the_links_of_the_selected_point_free(page):
     assert page.run("return byId('card').hidden")
 
 
+def test_a_card_beside_the_selected_point_leaves_its_links_free(driver, tmp_path):
+    line = [[k, 0.0] for k in range(5)]
+    coordinates = np.array([*line, [2.0, -4.0]])  # all neighbors lie right of the first
+    X = np.array([[1.0, 0.1 * k] for k in range(5)] + [[-1.0, 0.0]])
+    how = {"coordinates": coordinates, "n_neighbors": 4, "columns": []}
+    path = to_html(X, hostile_table(6), tmp_path / "map.html", **how)
+    page = MapPage(driver)
+    assert open_quietly(driver, path.as_uri()) == ([], [])
+    page.wait(_READY)
+    page.run("select(0)")
+    page.point_at_row(1)
+    page.wait("return pointed === 1")
+    covered = """
+    const card = byId("card").getBoundingClientRect(), map = byId("map").getBoundingClientRect();
+    return [0, 1, 2, 3, 4].filter((k) => {
+      const [x, y] = onScreen(k).map((value, axis) => value + [map.x, map.y][axis]);
+      return x > card.left && x < card.right && y > card.top && y < card.bottom;
+    });
+    """
+    assert page.run(covered) == []
+
+
 def test_the_page_follows_a_dark_style(page):
     def emulate(style):
         features = [{"name": "prefers-color-scheme", "value": style}]

@@ -306,7 +306,7 @@ def _visible(text):
 
 
 def _describe_groups(labels):
-    """Give the codes of labels, and their texts and styles; no text is blank: it names a control."""
+    """Give the codes of labels, and texts and styles; no text is blank, as it names a control."""
     codes, names = pd.factorize(np.asarray(labels), sort=True, use_na_sentinel=False)
     return {
         "codes": codes.tolist(),

@@ -131,7 +131,8 @@ def _add_near(plot):
 
     empty = {name: [] for name in ("x", "y", *STYLE_COLUMNS)}
     source = ColumnDataSource(empty, name="near")
-    plot.scatter(**_mark(line_width=1.4), name="near marks", source=source)
+    look = {"line_width": 1.4, "level": "overlay"}  # above names as well
+    plot.scatter(**_mark(**look), name="near marks", source=source)
 
 
 def _add_names(plot):

@@ -87,14 +87,22 @@ function point(i) {
   pointed = i;
   card.hidden = i === null;
   if (i === null) return;
-  const [x, y] = onScreen(i);
-  const [width, height] = [card.offsetWidth, card.offsetHeight];
-  const fits = x + 16 + width < size[0] ? x + 16 : x - 16 - width;
-  const isBeside = fits >= 8; // else below or above the point
-  const beyond = y + 20 + height < size[1] ? y + 20 : y - 20 - height;
-  const within = (start, length, room) => `${Math.max(8, Math.min(start, room - length - 8))}px`;
-  card.style.left = within(isBeside ? fits : x - width / 2, width, size[0]);
-  card.style.top = within(isBeside ? y - 24 : beyond, height, size[1]);
+  const [left, top] = placeFor(i, card.offsetWidth, card.offsetHeight);
+  card.style.left = `${left}px`;
+  card.style.top = `${top}px`;
+}
+
+// A place beside a point that covers the least of it, of the selected point and of its neighbors.
+function placeFor(i, width, height) {
+  const [x, y] = onScreen(i), links = selected === null ? [] : [selected, ...data.neighbors[selected]];
+  const within = (start, length, room) => Math.max(8, Math.min(start, room - length - 8));
+  const starts = [[x + 16, y - 24], [x - 16 - width, y - 24], [x - width / 2, y + 20], [x - width / 2, y - 20 - height]];
+  const places = starts.map(([left, top]) => [within(left, width, size[0]), within(top, height, size[1])]);
+  const covered = places.map(([left, top]) => {
+    const isCovered = ([px, py]) => Math.abs(px - left - width / 2) < width / 2 + 6 && Math.abs(py - top - height / 2) < height / 2 + 6;
+    return links.filter((k) => isCovered(onScreen(k))).length + (isCovered([x, y]) ? nRows : 0);
+  });
+  return places[covered.indexOf(Math.min(...covered))];
 }
 
 function listenToPointer() {
@@ -454,6 +462,8 @@ function listenToKeys() {
   byId("map").addEventListener("keydown", onMapKey);
   for (const list of document.querySelectorAll(".images")) list.addEventListener("keydown", onListKey);
   document.addEventListener("keydown", onAnyKey);
+  // Bokeh's tools would clear the selection also where Escape closes an image.
+  addEventListener("keyup", (event) => { if (event.key === "Escape") event.stopPropagation(); }, true);
   byId("zoom-in").addEventListener("click", () => zoom(1 / 1.4));
   byId("zoom-out").addEventListener("click", () => zoom(1.4));
   byId("zoom-fit").addEventListener("click", fit);
