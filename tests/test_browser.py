@@ -534,6 +534,9 @@ def test_the_points_shown_are_selected_and_saved(page, tmp_path):
     assert table["row"].tolist() == rows
     page.find("#choose-shown").click()
     assert page.chosen() == rows
+    page.find("#show-all").click()
+    assert page.run("return rowsShown()") == list(range(N_ROWS))
+    assert not page.find("#show-all").is_displayed()
 
 
 def test_a_search_finds_any_text_and_selects_all_of_it(page, written):

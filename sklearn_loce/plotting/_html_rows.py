@@ -27,7 +27,7 @@ class Pictures:
     Parameters
     ----------
     images : list of str
-        Thumbnail of each image, base64 of WebP.
+        Thumbnail of each image, or of each row where they are cropped, base64 of WebP.
     sizes : list of [int, int]
         Width and height of each thumbnail in pixels.
     image_of : ndarray of shape (n_rows,), int

@@ -34,6 +34,7 @@ function extent(values) {
 // The marks in the lists are those of the map: only the column that colors has any.
 function showMarks() {
   for (const field of fields) field.filter.showMarks(field === colored);
+  colored.box.open = true;
   const legend = byId("scale");
   legend.hidden = Boolean(colored.names);
   if (colored.names) return;
@@ -94,7 +95,7 @@ function textFilter(field) {
     parts: [input],
     prepare,
     passes: (i) => !wanted || wanted[field.codes[i]],
-    tell: () => "",
+    tell: () => input.value,
     read: () => input.value,
     write: (text) => { input.value = text; },
     showMarks: () => {},
@@ -153,10 +154,10 @@ function listFields() {
     const make = field.values ? rangeFilter : field.names.length > MOST_CHOICES ? textFilter : listFilter;
     field.filter = make(field);
     field.told = element("output", {});
-    const box = element("details", { class: "field", "data-field": field.name },
+    field.box = element("details", { class: "field", "data-field": field.name },
       element("summary", {}, element("span", { class: "name" }, field.name), field.told), ...field.filter.parts);
-    box.open = k === 0 || ["Cluster", "IoU"].includes(field.name);
-    byId("fields").append(box);
+    field.box.open = k === 0 || ["Cluster", "IoU"].includes(field.name);
+    byId("fields").append(field.box);
     byId("color").append(element("option", { value: k }, field.name));
   });
 }
@@ -170,6 +171,7 @@ function applyFilters() {
   }
   find("shown").indices = indices;
   for (const field of fields) field.told.textContent = field.filter.tell();
+  byId("show-all").hidden = indices.length === nRows;
   byId("shown").textContent = `${number.format(indices.length)} of ${count(nRows, "point")} shown`;
   point(null);
   mark(selected);

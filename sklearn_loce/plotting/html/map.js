@@ -346,6 +346,11 @@ function listenToColors() {
   });
   byId("names").addEventListener("change", () => { placeNames(); keepState(); });
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", dress);
+  byId("show-all").addEventListener("click", () => {
+    for (const { filter } of fields) filter.write("");
+    applyFilters();
+    byId("choose-shown").focus(); // what had the focus is gone
+  });
   byId("choose-shown").addEventListener("click", () => choose(rowsShown()));
   byId("save-shown").addEventListener("click", () => saveCsv(rowsShown()));
   byId("save-png").addEventListener("click", () => find("save").do.emit("save"));
