@@ -104,7 +104,7 @@ display = ConceptMapDisplay.from_embeddings(embeddings, scenes.target, random_st
 # .. admonition:: On COCO with pretrained weights
 #
 #    Nothing changes but the table and the network. Of 5,000 points, selection, colors, search and
-#    export are answered within 0.2 s; of many more, pass a sample of rows. Small objects are seen
+#    export are answered within 0.3 s; of many more, pass a sample of rows. Small objects are seen
 #    with ``crop=True``::
 #
 #        from torchvision.models import VGG16_Weights, vgg16

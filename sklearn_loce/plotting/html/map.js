@@ -96,10 +96,12 @@ function point(i) {
 function placeFor(i, width, height) {
   const [x, y] = onScreen(i), links = selected === null ? [] : [selected, ...data.neighbors[selected]];
   const within = (start, length, room) => Math.max(8, Math.min(start, room - length - 8));
-  const starts = [[x + 16, y - 24], [x - 16 - width, y - 24], [x - width / 2, y + 20], [x - width / 2, y - 20 - height]];
+  const [beside, centered] = [y - 24, x - width / 2];
+  const starts = [[x + 16, beside], [x - 16 - width, beside], [centered, y + 20], [centered, y - 20 - height]];
   const places = starts.map(([left, top]) => [within(left, width, size[0]), within(top, height, size[1])]);
   const covered = places.map(([left, top]) => {
-    const isCovered = ([px, py]) => Math.abs(px - left - width / 2) < width / 2 + 6 && Math.abs(py - top - height / 2) < height / 2 + 6;
+    const isIn = (value, start, length) => value > start - 6 && value < start + length + 6;
+    const isCovered = ([px, py]) => isIn(px, left, width) && isIn(py, top, height);
     return links.filter((k) => isCovered(onScreen(k))).length + (isCovered([x, y]) ? nRows : 0);
   });
   return places[covered.indexOf(Math.min(...covered))];
@@ -110,9 +112,12 @@ function listenToPointer() {
   const remember = (event) => {
     const box = map.getBoundingClientRect();
     pointer = [event.clientX - box.left, event.clientY - box.top];
-    if (event.type === "pointerdown") pressed = { at: pointer, adds: event.shiftKey || event.ctrlKey, isDrag: false };
-    // A lasso ends where it began.
-    else if (pressed && Math.hypot(pointer[0] - pressed.at[0], pointer[1] - pressed.at[1]) > 4) pressed.isDrag = true;
+    if (event.type === "pointerdown") {
+      pressed = { at: pointer, adds: event.shiftKey || event.ctrlKey, isDrag: false };
+    } else if (event.buttons && pressed) {
+      // A lasso may end where it began.
+      pressed.isDrag ||= Math.hypot(pointer[0] - pressed.at[0], pointer[1] - pressed.at[1]) > 4;
+    }
   };
   for (const type of ["pointermove", "pointerdown"]) map.addEventListener(type, remember, true);
   map.addEventListener("pointerleave", () => point(null));
@@ -485,7 +490,8 @@ function listenToKeys() {
 // ---- Start ----
 
 function summarize() {
-  const parts = [count(nRows, "LoCE"), count(data.concepts.names.length, "concept"), count(data.ids.names.length, "image")];
+  const [concepts, images] = [data.concepts, data.ids].map(({ names }) => names.length);
+  const parts = [count(nRows, "LoCE"), count(concepts, "concept"), count(images, "image")];
   if (data.left_out) parts.push(`${count(data.left_out, "row")} without a place left out`);
   byId("summary").textContent = parts.join(" · ");
   byId("caption").textContent = data.caption;
