@@ -62,8 +62,11 @@ with TemporaryDirectory() as folder:
 # -------
 # Point at a LoCE to see its image with the outline of the mask, and what the LoCE projects. Select
 # it, and its nearest neighbors among the embeddings are listed: nearest in all channels, not on
-# the map. Points are filtered by IoU, concept and cluster, and found by image. The arrow
-# keys, Enter and Esc lead from point to point as well.
+# the map. A click on the image enlarges it. **Box** and **Lasso** select many points and show their
+# images; **Save as CSV** saves what is selected, or what passes the filters, with the ids of the
+# annotations. Any column of the table colors the points, numbers by a scale, and filters them; any
+# text of it is found. The arrow keys, Space, Enter and Esc do the same, and the address of the
+# page holds its state, to be sent to a colleague.
 #
 # In a notebook, ``IPython.display.IFrame("map.html", width="100%", height=700)`` shows the file. On
 # this page it is part of the page, which the small class below sees to.
@@ -100,8 +103,9 @@ display = ConceptMapDisplay.from_embeddings(embeddings, scenes.target, random_st
 # %%
 # .. admonition:: On COCO with pretrained weights
 #
-#    Nothing changes but the table and the network. A few thousand points stay smooth; of more,
-#    pass a sample of rows::
+#    Nothing changes but the table and the network. Of 5,000 points, selection, colors, search and
+#    export are answered within 0.3 s; of many more, pass a sample of rows. Small objects are seen
+#    with ``crop=True``::
 #
 #        from torchvision.models import VGG16_Weights, vgg16
 #

@@ -18,7 +18,7 @@ HOSTILE = (
     "<script>window.hurt = 1</script>",
     '"><img src=x onerror="window.hurt = 1">',
     "</script><script>window.hurt = 1</script>",
-    "{{ 7 * 7 }} {% raw %} @{x} $x ${window.hurt = 1} %s &amp; \\u003c",
+    "$$x$$ {{ 7 * 7 }} {% raw %} @{x} $x ${window.hurt = 1} %s &amp; \\u003c",
     "'; window.hurt = 1; //\u2028",
     "<!--<script>",
 )

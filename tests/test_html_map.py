@@ -94,7 +94,7 @@ def test_hostile_texts_add_no_element(hostile, tmp_path):
     text = (tmp_path / "tame.html").read_text(encoding="utf-8")
     assert not any(name in text for name in HOSTILE)
     assert hostile[0].tags == Page(tmp_path / "tame.html").tags
-    assert hostile[0].tags.count("script") == 5
+    assert hostile[0].tags.count("script") == 6
 
 
 def test_only_the_page_s_own_scripts_may_run(hostile):
@@ -102,7 +102,7 @@ def test_only_the_page_s_own_scripts_may_run(hostile):
     hashes = [base64.b64encode(hashlib.sha256(p.encode()).digest()).decode() for p in page.programs]
     (allowed,) = re.findall(r"script-src ([^;]*);", page.policy)
     assert sorted(allowed.split()) == sorted(f"'sha256-{h}'" for h in hashes)
-    assert len(hashes) == 3
+    assert len(hashes) == 4
     assert "default-src 'none'" in page.policy
 
 
@@ -140,14 +140,14 @@ def test_file_names_that_are_no_text(plain):
 def test_neighbours_are_those_of_brute_force(hostile):
     page, embeddings, _, _ = hostile
     order, distances = nearest(embeddings, 4)
-    assert page.payload["neighbours"] == order
+    assert page.payload["neighbors"] == order
     np.testing.assert_allclose(page.payload["distances"], distances, rtol=1e-3)
 
 
 def test_neighbours_by_another_metric(plain):
     X = np.array([[0.0, 0], [1, 0], [5, 0], [7, 0]])
     page = plain(4, embeddings=X, metric="euclidean", n_neighbors=1)
-    assert page.payload["neighbours"] == [[1], [0], [3], [2]]
+    assert page.payload["neighbors"] == [[1], [0], [3], [2]]
     assert page.payload["distances"] == [[1], [1], [2], [2]]
 
 
@@ -159,20 +159,20 @@ def test_neighbours_are_of_other_groups(plain, metric):
     payload = plain(12, embeddings=X, n_neighbors=7, metric=metric, groups=groups).payload
     order = brute_force.candidates(X[kept], metric, groups[kept])
     # The groups of 5, 4 and 2 rows have 6, 7 and 9 rows beside them.
-    assert payload["neighbours"] == [ranking[:7] for ranking in order]
+    assert payload["neighbors"] == [ranking[:7] for ranking in order]
     distances = brute_force.matrix(X[kept], metric)
     for i, found in enumerate(payload["distances"]):
         np.testing.assert_allclose(found, distances[i, order[i][:7]], rtol=1e-3)
     window = plain(12, embeddings=X, metric=metric, groups=np.arange(12), exclude=4).payload
     order = brute_force.candidates(X[kept], metric, is_out=lambda i, j: abs(kept[i] - kept[j]) <= 4)
-    assert window["neighbours"] == [ranking[:10] for ranking in order]
+    assert window["neighbors"] == [ranking[:10] for ranking in order]
     alone = plain(12, embeddings=X, groups=np.zeros(12)).payload
-    assert alone["neighbours"] == alone["distances"] == [[]] * 11
+    assert alone["neighbors"] == alone["distances"] == [[]] * 11
 
 
 def test_a_duplicate_is_a_neighbour_and_the_row_itself_is_not(plain):
     X = np.ones((5, 3))
-    neighbours = plain(5, embeddings=X, coordinates=grid_coordinates(5)).payload["neighbours"]
+    neighbours = plain(5, embeddings=X, coordinates=grid_coordinates(5)).payload["neighbors"]
     assert [sorted(row) for row in neighbours] == [
         [j for j in range(5) if j != i] for i in range(5)
     ]
@@ -180,7 +180,7 @@ def test_a_duplicate_is_a_neighbour_and_the_row_itself_is_not(plain):
 
 def test_one_row_has_no_neighbours(plain):
     page = plain(1, coordinates=[[3.0, 4.0]])
-    assert page.payload["neighbours"] == [[]]
+    assert page.payload["neighbors"] == [[]]
 
 
 def test_coordinates_are_the_given_ones(hostile):
@@ -243,7 +243,7 @@ def test_rows_without_a_place_are_left_out_and_counted(plain):
     assert page.payload["row"] == kept
     assert page.payload["left_out"] == 3
     assert page.names("concepts") == samples["concept"].iloc[kept].tolist()
-    assert page.payload["neighbours"] == nearest(X[kept], 3)[0]
+    assert page.payload["neighbors"] == nearest(X[kept], 3)[0]
 
 
 def test_the_same_input_gives_the_same_file(hostile, tmp_path):
@@ -258,7 +258,7 @@ def test_styles_are_told_apart(plain):
     styles = page.payload["concepts"]["styles"]
     assert len({tuple(style) for style in styles}) == 20
     assert plot_column(page, "marker") == [marker for _, marker, _ in styles]
-    assert plot_column(page, "colour") == [colour for colour, _, _ in styles]
+    assert plot_column(page, "color") == [colour for colour, _, _ in styles]
 
 
 # ---- Pictures ----
@@ -379,6 +379,31 @@ def test_a_row_whose_projection_fails_has_none(plain):
     assert None not in page.payload["iou"][1:]
 
 
+def test_crop_shows_the_surroundings_of_each_mask(plain):
+    samples = hostile_table(6, n_images=2)
+    small = np.zeros((60, 80), dtype=bool)
+    small[30:33, 40:44] = True
+    samples["mask"] = [small, *samples["mask"][1:]]
+    page = plain(samples=samples, crop=True, transformer=FakeTransformer())
+    payload = page.payload
+    assert sorted(payload["image_of"]) == [*range(6)]
+    width, height = payload["sizes"][payload["image_of"][0]]
+    assert (width, height) == (16, 12)  # a fifth of the image's sides
+    inside = fill(payload["contours"][0], (width, height))
+    assert inside.sum() == small.sum()
+    picture = decode_picture(payload["images"][payload["image_of"][0]])
+    assert picture.shape[:2] == (height, width)
+    assert decode_picture(payload["projections"][0]).shape[:2] == (height, width)
+    np.testing.assert_allclose(payload["iou"][0], 12 / (12 + 60), rtol=1e-3)  # of the whole image
+
+
+def test_verbose_shows_progress(plain, capsys):
+    plain(6)
+    assert capsys.readouterr().err == ""
+    plain(6, verbose=1)
+    assert "6/6" in capsys.readouterr().err
+
+
 def test_five_thousand_rows_stay_below_forty_megabytes(tmp_path):
     samples = make_scenes(40, random_state=0, image_size=(240, 320)).data
     samples = samples.groupby("image_id", as_index=False).head(1)  # the worst case
@@ -424,10 +449,10 @@ def test_clusters_may_be_numbers_and_unrelated_indexes_play_no_part(plain):
 def further_columns(page):
     """Give the texts of each further column of a page."""
     columns = page.payload["columns"]
-    return {c["name"]: [c["names"][code] for code in c["codes"]] for c in columns}
+    return {c["name"]: c.get("values") or [c["names"][k] for k in c["codes"]] for c in columns}
 
 
-def test_further_columns_are_texts(plain):
+def test_further_columns_are_numbers_and_texts(plain):
     columns = {
         "score": [0.25, np.nan, None, 1 / 3],
         "ids": [(7, 9), [8], np.array([4, 5]), 6],  # an array is what a tuple is after parquet
@@ -441,7 +466,7 @@ def test_further_columns_are_texts(plain):
     found = further_columns(plain(samples=table))
     assert list(found) == ["annotation_id", "score", "ids", "when", "file"]
     assert found["annotation_id"] == ["1", "2", "123456789", ""]
-    assert found["score"] == ["0.25", "", "", "0.333333"]
+    assert found["score"] == [0.25, None, None, 0.333333]
     assert found["ids"] == ["7, 9", "8", "4, 5", "6"]
     assert found["when"][:2] == ["2026-01-02 00:00:00", ""]
     assert found["file"] == ["a", "b?", "", ""]
@@ -453,6 +478,23 @@ def test_further_columns_are_texts(plain):
         plain(samples=table, columns=["polygon"])
     with pytest.raises(ValueError, match=r"columns holds 'colour', and .* are \['score', 'ids'"):
         plain(samples=table, columns=["colour"])
+
+
+def test_numbers_stay_numbers_where_a_browser_can_count_them(plain):
+    columns = {
+        "whole": [2**53 - 1, -7, 0, 3],
+        "large": [2**60 + 1, 1, 2, 3],
+        "merged": [(0.5,), (1.5,), np.array([2.5]), [np.inf]],
+        "flag": [True, False, True, True],
+        "none": [None] * 4,
+    }
+    table = hostile_table(4).drop(columns=[HOSTILE[1], "annotation_id"]).assign(**columns)
+    found = further_columns(plain(samples=table))
+    assert found["whole"] == columns["whole"]
+    assert found["large"] == [str(2**60 + 1), "1", "2", "3"]
+    assert found["merged"] == [0.5, 1.5, 2.5, None]
+    assert found["flag"] == ["True", "False", "True", "True"]
+    assert found["none"] == [""] * 4
 
 
 def test_blank_texts_get_a_name(plain):

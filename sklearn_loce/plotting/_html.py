@@ -9,7 +9,7 @@ import pandas as pd
 from sklearn.utils import check_array, column_or_1d
 from sklearn.utils._param_validation import HasMethods, Interval, StrOptions, validate_params
 
-from .._distances import RowDistances
+from .._distances import RowDistances, show_rows
 from .._network.joined import Joined
 from .._samples.table import as_samples, image_key
 from .._validation import match_rows
@@ -18,9 +18,10 @@ from ..metrics._exclusion import read_exclusion
 from ..metrics._retrieval import rank_candidates
 from ._html_columns import describe_columns
 from ._html_page import (
-    BOKEH_MARKERS,
     as_text,
     build_plot,
+    mark_styles,
+    number_colors,
     render_page,
     require_bokeh,
     rounded,
@@ -28,7 +29,7 @@ from ._html_page import (
 )
 from ._html_rows import draw_rows
 from ._map_parts import find_coordinates
-from ._style import concept_styles
+from ._style import GREY
 
 _BLANK = "(no name)"
 _PARAMETERS = {
@@ -43,9 +44,11 @@ _PARAMETERS = {
     "metric": [str, callable],
     **_exclusion.PARAMETERS,
     "thumbnail_size": [Interval(Integral, 16, 512, closed="both")],
+    "crop": ["boolean"],
     "title": [str],
     "columns": ["array-like", None],
     "random_state": ["random_state"],
+    "verbose": ["verbose"],
 }
 
 
@@ -65,17 +68,23 @@ def to_html(
     groups=None,
     exclude=None,
     thumbnail_size=160,
+    crop=False,
     title="Concept map",
     columns=None,
     random_state=None,
+    verbose=0,
 ):
     """Write a map of LoCEs as one file, to be explored in a browser without a network.
 
     Every row is a point. Pointing at it shows its image with the outline of its mask and, where
-    there is a transformer, its projection; selecting it lists its nearest neighbors among the
-    embeddings, wherever they lie on the map, and saves them as CSV, with the ids of their
-    annotations. Points are filtered by concept, cluster and IoU, and found by the id of their
-    image. All of that works with the keyboard too.
+    there is a transformer, its projection. Selecting it lists its nearest neighbors among the
+    embeddings, wherever they lie on the map. A box, a lasso or a search selects many points and
+    shows their images. Any column of the table colors the points and filters them: numbers by a
+    range, texts by a list, or where there are more than 200, by a part of the text. The points
+    selected, or those that pass the filters, are saved as CSV with the ids of their annotations,
+    and the map as PNG. All of that works with the keyboard too, but for the box and the lasso:
+    there, Space adds the point that is selected and Control+A selects all that pass. The address
+    of the page holds its state.
 
     Parameters
     ----------
@@ -110,14 +119,20 @@ def to_html(
         Which rows are not listed instead, as in :func:`sklearn_loce.metrics.precision_at_k`.
     thumbnail_size : int, default=160
         Longest side of the images in pixels, 16 to 512. The file's size grows with its square.
+    crop : bool, default=False
+        Whether images show the surroundings of the mask only, which suits small objects. Each row
+        then has an image of its own, so that the file grows where rows share images.
     title : str, default="Concept map"
         Heading of the page.
     columns : list of str, default=None
-        Further columns of `samples` that the page shows and saves, such as ``annotation_id``.
+        Further columns of `samples` that the page shows, searches, saves, filters and colors by,
+        such as ``annotation_id``.
         ``None`` takes all of texts, numbers, or tuples or arrays of these, unless they are longer
         than 200 letters on average; ``[]`` takes none.
     random_state : int, RandomState instance or None, default=None
         Of UMAP. Pass an int for the same file in every call.
+    verbose : int, default=0
+        Whether to show a progress bar of the rows whose pictures are drawn.
 
     Returns
     -------
@@ -178,7 +193,9 @@ def to_html(
     kept = _placed_rows(embeddings, given.get("coordinates"))
     further = describe_columns(samples.iloc[kept], columns)
     places, caption = _place(embeddings, given.get("coordinates", coordinates), kept, random_state)
-    pictures = draw_rows(samples, kept, thumbnail_size, _projector(transformer, layer, embeddings))
+    project = _projector(transformer, layer, embeddings)
+    with show_rows(len(kept), verbose) as bar:
+        pictures = draw_rows(samples, kept, thumbnail_size, project, crop=crop, bar=bar)
     payload = {
         "caption": caption,
         "left_out": len(embeddings) - len(kept),
@@ -186,9 +203,11 @@ def to_html(
         "iou": rounded(pictures.iou if iou is None else _check_iou(iou)[kept]),
         "row": kept.tolist(),
         "columns": further,
+        "scale": number_colors(),
+        "missing": GREY,
         **_describe_labels(samples, clusters, kept),
         **pictures.as_payload(),
-        **_neighbours(embeddings[kept], exclusion.take(kept), n_neighbors, metric),
+        **_rank_neighbors(embeddings[kept], exclusion.take(kept), n_neighbors, metric),
     }
     plot = build_plot(places, payload["concepts"])
     write_whole(path, render_page(as_text(title), plot, payload))
@@ -268,7 +287,7 @@ def _describe_labels(samples, clusters, kept):
     return {
         "concepts": _describe_groups(concepts),
         "clusters": None if clusters is None else _describe_groups(clusters[kept]),
-        "ids": _codes_and_names(_image_ids(samples)),
+        "ids": _describe_groups(_image_ids(samples)),
     }
 
 
@@ -282,32 +301,29 @@ def _image_ids(samples):
     return np.array([number_of.setdefault(image_key(image), len(number_of)) for image in images])
 
 
-def _codes_and_names(labels):
-    """Give the codes of labels and their texts, none of them blank: they name controls."""
-    codes, names = pd.factorize(np.asarray(labels), sort=True, use_na_sentinel=False)
-    return {"codes": codes.tolist(), "names": [_visible(as_text(name)) for name in names]}
-
-
 def _visible(text):
     return text if text.strip() else _BLANK
 
 
 def _describe_groups(labels):
-    """Give codes, names and styles of concepts or clusters."""
-    groups = _codes_and_names(labels)
-    styles = concept_styles(range(len(groups["names"]))).values()
-    return groups | {"styles": [[colour, *BOKEH_MARKERS[marker]] for colour, marker in styles]}
+    """Give the codes of labels, and texts and styles; no text is blank, as it names a control."""
+    codes, names = pd.factorize(np.asarray(labels), sort=True, use_na_sentinel=False)
+    return {
+        "codes": codes.tolist(),
+        "names": [_visible(as_text(name)) for name in names],
+        "styles": mark_styles(len(names)),
+    }
 
 
-def _neighbours(X, exclusion, n_neighbors, metric):
+def _rank_neighbors(X, exclusion, n_neighbors, metric):
     """List each row's nearest rows, nearest first, and their distances."""
-    space, neighbours, distances = RowDistances(X, metric), [[]] * len(X), [[]] * len(X)
+    space, neighbors, distances = RowDistances(X, metric), [[]] * len(X), [[]] * len(X)
 
     def use(rows, ranking, held):
         near = space.between(np.repeat(rows, ranking.shape[1]), ranking.ravel(), held.ravel())
         for row, found, values in zip(rows, ranking, near.reshape(ranking.shape), strict=True):
-            neighbours[row], distances[row] = found.tolist(), rounded(values)
+            neighbors[row], distances[row] = found.tolist(), rounded(values)
 
     n_left = exclusion.count(np.zeros(len(X), dtype=np.intp))[0]
     rank_candidates(space, exclusion, np.minimum(n_left, n_neighbors), use)
-    return {"neighbours": neighbours, "distances": distances}
+    return {"neighbors": neighbors, "distances": distances}

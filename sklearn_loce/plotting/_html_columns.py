@@ -1,19 +1,21 @@
 """What the concept map in the browser tells of each row besides concept and image."""
 
 import os
+from numbers import Real
 
 import numpy as np
 import pandas as pd
 
 from .._samples.table import ANNOTATION, cell_values, is_missing
-from ._html_page import as_text
+from ._html_page import as_text, mark_styles, rounded
 
 _SHOWN_ANYWAY = ("image", "mask", "concept", "image_id")
 _MOST_LETTERS = 200  # of a row on average, in a column that nobody asked for
+_DIGITS = 6
 
 
 def describe_columns(samples, columns=None):
-    """Give the texts of further columns, annotation ids first.
+    """Give the numbers or texts of further columns, annotation ids first.
 
     Parameters
     ----------
@@ -24,7 +26,8 @@ def describe_columns(samples, columns=None):
     Returns
     -------
     list of dict
-        The ``name`` of each column, its different texts as ``names``, and the ``codes`` of rows.
+        The ``name`` of each column and its numbers as ``values``, None where one is missing; or its
+        different texts as ``names``, their ``styles`` and the ``codes`` of rows.
 
     Raises
     ------
@@ -35,17 +38,22 @@ def describe_columns(samples, columns=None):
     --------
     >>> import pandas as pd
     >>> from sklearn_loce.plotting._html_columns import describe_columns
-    >>> table = pd.DataFrame({"annotation_id": [(7, 9), (8,), (8,)], "polygon": [{}, {}, {}]})
-    >>> describe_columns(table)
-    [{'name': 'annotation_id', 'codes': [0, 1, 1], 'names': ['7, 9', '8']}]
+    >>> table = pd.DataFrame({"annotation_id": [(7, 9), (8,), (8,)], "score": [0.5, None, 1]})
+    >>> ids, scores = describe_columns(table)
+    >>> ids["codes"], ids["names"]
+    ([0, 1, 1], ['7, 9', '8'])
+    >>> scores
+    {'name': 'score', 'values': [0.5, None, 1.0]}
     """
     known = {name: column for name, column in samples.items() if name not in _SHOWN_ANYWAY}
     if columns is None:
         most = dict.fromkeys(known, _MOST_LETTERS) | {ANNOTATION: np.inf}
         written = {name: _write_column(column, most[name]) for name, column in known.items()}
         first = sorted(written, key=lambda name: name != ANNOTATION)
-        return [_encode(name, written[name]) for name in first if written[name] is not None]
-    return [_encode(name, _take(name, known)) for name in columns]
+        texts = {name: written[name] for name in first if written[name] is not None}
+    else:
+        texts = {name: _take(name, known) for name in columns}
+    return [_encode(name, known[name], texts[name]) for name in texts]
 
 
 def _take(name, known):
@@ -60,9 +68,35 @@ def _take(name, known):
     return texts
 
 
-def _encode(name, texts):
-    codes, names = pd.factorize(np.array(texts, dtype=object))
-    return {"name": as_text(name), "codes": codes.tolist(), "names": names.tolist()}
+def _encode(name, column, texts):
+    values = None if name == ANNOTATION else _read_numbers(column)
+    if values is not None:
+        return {"name": as_text(name), "values": values}
+    codes, names = pd.factorize(np.array(texts, dtype=object), sort=True)
+    styles = mark_styles(len(names))
+    return {
+        "name": as_text(name),
+        "codes": codes.tolist(),
+        "names": names.tolist(),
+        "styles": styles,
+    }
+
+
+def _read_numbers(column):
+    """Read a column of single numbers; give None where it holds others, or numbers too large."""
+    cells = [cell_values(cell) for cell in column]
+    if any(len(cell) != 1 for cell in cells):
+        return None
+    values = [None if is_missing(value) else value for (value,) in cells]
+    numbers = [value for value in values if value is not None]
+    if not all(isinstance(n, Real) and not isinstance(n, bool | np.bool_) for n in numbers):
+        return None
+    numbers = np.array([np.nan if value is None else value for value in values], dtype=float)
+    finite = numbers[np.isfinite(numbers)]
+    if not len(finite) or np.abs(finite).max() >= 2**53:  # which a browser does not count to
+        return None
+    is_whole = (finite == np.rint(finite)).all()
+    return rounded(numbers, 17 if is_whole else _DIGITS)
 
 
 def _write_column(column, most=np.inf):

@@ -10,6 +10,8 @@ from uuid import uuid4
 
 import numpy as np
 
+from ._style import concept_styles
+
 # What Bokeh calls the markers that look like matplotlib's. It has no filled cross, no triangles
 # that point sideways and no thin diamond: other shapes stand for these.
 # With each goes the size at which it looks as large as the others.
@@ -26,9 +28,24 @@ BOKEH_MARKERS = {
     ">": ("triangle_pin", 10),
     "d": ("circle_dot", 9),
 }
-STYLE_COLUMNS = ("colour", "marker", "size")
-SCRIPTS = ("rows.js", "map.js")  # in this order, after Bokeh's
-_INK = "#1b2430"
+STYLE_COLUMNS = ("color", "marker", "size")
+SCRIPTS = ("rows.js", "fields.js", "map.js")  # in this order, after Bokeh's
+
+
+MOST_STYLES = 200  # of a column; beyond, they come again
+
+
+def mark_styles(n_names):
+    """Give color, marker and size of each of so many names, as lists."""
+    styles = concept_styles(range(min(n_names, MOST_STYLES))).values()
+    return [[color, *BOKEH_MARKERS[marker]] for color, marker in styles]
+
+
+def number_colors():
+    """Give colors for numbers from low to high, all of which show on white and on black."""
+    from bokeh.palettes import Viridis256
+
+    return list(Viridis256[24:232:4])
 
 
 def require_bokeh():
@@ -53,7 +70,8 @@ def build_plot(coordinates, groups):
     Returns
     -------
     bokeh.plotting.figure
-        Its sources are called "points", "near" and "links"; "shown" filters the points.
+        Its sources are called "points", "near", "links" and "name places"; "shown" filters the
+        points. The page's script sets the colors of lines and ground, which are light or dark.
     """
     from bokeh.models import CDSView, ColumnDataSource, IndexFilter, Range1d
     from bokeh.plotting import figure
@@ -62,7 +80,7 @@ def build_plot(coordinates, groups):
         name="map",
         sizing_mode="stretch_both",
         toolbar_location=None,
-        tools="pan,wheel_zoom",
+        tools="wheel_zoom",
         active_scroll="wheel_zoom",
         x_range=Range1d(0, 1),
         y_range=Range1d(0, 1),
@@ -70,7 +88,6 @@ def build_plot(coordinates, groups):
         y_axis_location=None,
         min_border=0,
         outline_line_color=None,
-        background_fill_color="#ffffff",
         lod_threshold=None,
     )
     plot.grid.visible = False
@@ -81,19 +98,21 @@ def build_plot(coordinates, groups):
     shown = CDSView(filter=IndexFilter(name="shown"))
     _add_links(plot)
     renderer = plot.scatter(
-        **_mark(fill_alpha=0.85, line_color="#ffffff", line_width=0.5),
+        **_mark(fill_alpha=0.85, line_width=0.5),
+        name="marks",
         source=points,
         view=shown,
-        nonselection_fill_alpha=0.22,
+        nonselection_fill_alpha=0.28,
         nonselection_line_alpha=0.3,
     )
     _add_near(plot)
-    _add_pointing(plot, renderer)
+    _add_names(plot)
+    _add_tools(plot, renderer)
     return plot
 
 
 def _mark(**style):
-    fields = {"x": "x", "y": "y", "size": "size", "fill_color": "colour"}
+    fields = {"x": "x", "y": "y", "size": "size", "fill_color": "color"}
     return {**fields, "marker": {"field": "marker"}, **style}
 
 
@@ -102,7 +121,7 @@ def _add_links(plot):
     from bokeh.models import ColumnDataSource
 
     source = ColumnDataSource({"x0": [], "y0": [], "x1": [], "y1": []}, name="links")
-    line = {"line_color": _INK, "line_alpha": 0.35, "line_width": 1}
+    line = {"line_alpha": 0.35, "line_width": 1, "name": "link lines"}
     plot.segment("x0", "y0", "x1", "y1", source=source, **line)
 
 
@@ -112,15 +131,36 @@ def _add_near(plot):
 
     empty = {name: [] for name in ("x", "y", *STYLE_COLUMNS)}
     source = ColumnDataSource(empty, name="near")
-    plot.scatter(**_mark(line_color=_INK, line_width=1.4), source=source)
+    look = {"line_width": 1.4, "level": "overlay"}  # above names as well
+    plot.scatter(**_mark(**look), name="near marks", source=source)
 
 
-def _add_pointing(plot, renderer):
-    from bokeh.models import HoverTool, TapTool
+def _add_names(plot):
+    """Add the names that the page's script places."""
+    from bokeh.models import ColumnDataSource, LabelSet
 
-    hover = HoverTool(name="hover", tooltips=None, renderers=[renderer])
-    tap = TapTool(mode="replace", renderers=[renderer])
-    plot.add_tools(hover, tap)
+    source = ColumnDataSource({"x": [], "y": [], "text": [], "dy": []}, name="name places")
+    look = {
+        "text_font_size": "12px",
+        "text_font": {"value": "sans-serif"},
+        "text_font_style": "bold",
+    }
+    look |= {"text_align": "center", "text_baseline": "middle", "background_fill_alpha": 0.7}
+    plot.add_layout(LabelSet(y_offset={"field": "dy"}, source=source, name="labels", **look))
+
+
+def _add_tools(plot, renderer):
+    from bokeh.models import BoxSelectTool, HoverTool, LassoSelectTool, PanTool, SaveTool, TapTool
+
+    marks = {"renderers": [renderer]}
+    plot.add_tools(
+        HoverTool(name="hover", tooltips=None, **marks),
+        TapTool(mode="replace", **marks),
+        PanTool(name="pan"),
+        BoxSelectTool(name="box", **marks),
+        LassoSelectTool(name="lasso", continuous=False, **marks),
+        SaveTool(name="save", filename="map"),
+    )
 
 
 def plot_json(plot):

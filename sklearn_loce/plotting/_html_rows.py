@@ -27,7 +27,7 @@ class Pictures:
     Parameters
     ----------
     images : list of str
-        Thumbnail of each image, base64 of WebP.
+        Thumbnail of each image, or of each row where they are cropped, base64 of WebP.
     sizes : list of [int, int]
         Width and height of each thumbnail in pixels.
     image_of : ndarray of shape (n_rows,), int
@@ -117,7 +117,7 @@ def projection_picture(probabilities):
     return encode(np.rint(255 * bright).astype(np.uint8))
 
 
-def draw_rows(samples, rows, thumbnail_size, project=None):
+def draw_rows(samples, rows, thumbnail_size, project=None, *, crop=False, bar):
     """Draw the pictures of rows; every image is decoded once for all its rows.
 
     Parameters
@@ -130,6 +130,10 @@ def draw_rows(samples, rows, thumbnail_size, project=None):
         Longest side in pixels.
     project : callable, default=None
         Takes a table and the positions of its rows in `samples`, gives their probabilities.
+    crop : bool, default=False
+        Whether each row has an image of its own, of the surroundings of its mask.
+    bar : tqdm
+        Progress bar over rows.
 
     Returns
     -------
@@ -150,9 +154,10 @@ def draw_rows(samples, rows, thumbnail_size, project=None):
     for groups in _batches(group_by_image(table)):
         drawn = {}
         for group in groups:
-            drawn |= _draw_image(pictures, table, group, thumbnail_size)
+            drawn |= _draw_image(pictures, table, group, thumbnail_size, crop)
         if project is not None:
             _draw_projections(pictures, table, rows, drawn, project)
+        bar.update(len(drawn))
     return pictures
 
 
@@ -168,14 +173,15 @@ def _batches(groups):
         yield batch
 
 
-def _draw_image(pictures, table, group, size):
+def _draw_image(pictures, table, group, size, crop):
     """Draw an image and its rows' contours; give {row: (mask, tile)}."""
     image, masks = read_rows(table, group)
-    tiles = [make_tile(image, mask, size=size) for mask in masks]
-    pictures.image_of[group] = len(pictures.images)
-    pictures.images.append(encode(tiles[0].image))
-    pictures.sizes.append(list(tiles[0].mask.shape[::-1]))
+    tiles = [make_tile(image, mask, size=size, crop=crop) for mask in masks]
     for i, tile in zip(group, tiles, strict=True):
+        if crop or i == group[0]:
+            pictures.images.append(encode(tile.image))
+            pictures.sizes.append(list(tile.mask.shape[::-1]))
+        pictures.image_of[i] = len(pictures.images) - 1
         pictures.contours[i] = contour_path(tile.mask)
     return dict(zip(group.tolist(), zip(masks, tiles, strict=True), strict=True))
 

@@ -1,11 +1,14 @@
-// The concept map: Bokeh draws the points and says which are pointed at; this shows their pictures,
-// filters, and finds.
+// The concept map: Bokeh draws the points and says which are pointed at or enclosed; this shows their
+// pictures, and keeps what is shown in the page's address.
 "use strict";
 
 // ---- The plot ----
 
-let model, xs, ys, selected = null, isShown = new Uint8Array(nRows).fill(1), pointer = null;
-let size = [0, 0];
+let model, xs, ys, isShown = new Uint8Array(nRows).fill(1), size = [0, 0];
+let selected = null; // the row of which the neighbors are listed
+let chosen = []; // the rows that were enclosed or searched for
+let wanted = null; // the ranges [x0, x1, y0, y1] that were zoomed to; all points where null
+let isLooking = false;
 
 const find = (name) => Bokeh.documents[0].get_model_by_name(name);
 const middle = (range) => (range.start + range.end) / 2;
@@ -13,34 +16,44 @@ const scale = () => (model.x_range.end - model.x_range.start) / size[0]; // unit
 
 function look(x, y, perPixel) {
   const [width, height] = [(perPixel * size[0]) / 2, (perPixel * size[1]) / 2];
+  isLooking = true;
   model.x_range.setv({ start: x - width, end: x + width });
   model.y_range.setv({ start: y - height, end: y + height });
+  isLooking = false;
+  keepView();
 }
 
-function extent(values) {
-  let [low, high] = [Infinity, -Infinity];
-  for (const value of values) [low, high] = [Math.min(low, value), Math.max(high, value)];
-  return [low, high];
+function lookAt([x0, x1, y0, y1], margin) {
+  const room = size.map((pixels) => Math.max(pixels - margin, 20));
+  const perPixel = Math.max((x1 - x0) / room[0], (y1 - y0) / room[1]) || 1;
+  look((x0 + x1) / 2, (y0 + y1) / 2, perPixel);
 }
 
 function fit() {
-  const [[left, right], [low, high]] = [extent(xs), extent(ys)];
-  const room = size.map((pixels) => Math.max(pixels - 70, 20));
-  const perPixel = Math.max((right - left) / room[0], (high - low) / room[1]) || 1;
-  look((left + right) / 2, (low + high) / 2, perPixel);
+  lookAt([...extent(xs), ...extent(ys)], 70);
+  wanted = null;
 }
 
 function zoom(factor) {
   look(middle(model.x_range), middle(model.y_range), scale() * factor);
 }
 
+// What was in view stays in view, whatever becomes of the window.
 function resize() {
   const now = [model.inner_width, model.inner_height];
   if (!(now[0] > 0 && now[1] > 0)) return;
-  const before = size[0] && scale();
+  const before = wanted;
   size = now;
-  if (before) look(middle(model.x_range), middle(model.y_range), before);
+  if (before) lookAt(before, 0);
   else fit();
+  wanted = before;
+}
+
+function keepView() {
+  if (isLooking) return;
+  wanted = [model.x_range.start, model.x_range.end, model.y_range.start, model.y_range.end];
+  placeNames();
+  keepState();
 }
 
 function onScreen(i) {
@@ -65,22 +78,33 @@ function bringIntoView(i) {
 
 // ---- Pointing ----
 
-let pointed = null;
+let pointed = null, pointer = null, pressed = null;
 
 function point(i) {
   const card = byId("card");
+  if (i === selected) i = null; // it is shown beside the map, and here lie its links
   if (i !== pointed && i !== null) card.replaceChildren(pair(i), what(i), facts(i));
   pointed = i;
   card.hidden = i === null;
   if (i === null) return;
-  const [x, y] = onScreen(i);
-  const [width, height] = [card.offsetWidth, card.offsetHeight];
-  const fits = x + 16 + width < size[0] ? x + 16 : x - 16 - width;
-  const isBeside = fits >= 8; // else below or above the point
-  const beyond = y + 20 + height < size[1] ? y + 20 : y - 20 - height;
-  const within = (start, length, room) => `${Math.max(8, Math.min(start, room - length - 8))}px`;
-  card.style.left = within(isBeside ? fits : x - width / 2, width, size[0]);
-  card.style.top = within(isBeside ? y - 24 : beyond, height, size[1]);
+  const [left, top] = placeFor(i, card.offsetWidth, card.offsetHeight);
+  card.style.left = `${left}px`;
+  card.style.top = `${top}px`;
+}
+
+// A place beside a point that covers the least of it, of the selected point and of its neighbors.
+function placeFor(i, width, height) {
+  const [x, y] = onScreen(i), links = selected === null ? [] : [selected, ...data.neighbors[selected]];
+  const within = (start, length, room) => Math.max(8, Math.min(start, room - length - 8));
+  const [beside, centered] = [y - 24, x - width / 2];
+  const starts = [[x + 16, beside], [x - 16 - width, beside], [centered, y + 20], [centered, y - 20 - height]];
+  const places = starts.map(([left, top]) => [within(left, width, size[0]), within(top, height, size[1])]);
+  const covered = places.map(([left, top]) => {
+    const isIn = (value, start, length) => value > start - 6 && value < start + length + 6;
+    const isCovered = ([px, py]) => isIn(px, left, width) && isIn(py, top, height);
+    return links.filter((k) => isCovered(onScreen(k))).length + (isCovered([x, y]) ? nRows : 0);
+  });
+  return places[covered.indexOf(Math.min(...covered))];
 }
 
 function listenToPointer() {
@@ -88,6 +112,12 @@ function listenToPointer() {
   const remember = (event) => {
     const box = map.getBoundingClientRect();
     pointer = [event.clientX - box.left, event.clientY - box.top];
+    if (event.type === "pointerdown") {
+      pressed = { at: pointer, adds: event.shiftKey || event.ctrlKey, isDrag: false };
+    } else if (event.buttons && pressed) {
+      // A lasso may end where it began.
+      pressed.isDrag ||= Math.hypot(pointer[0] - pressed.at[0], pointer[1] - pressed.at[1]) > 4;
+    }
   };
   for (const type of ["pointermove", "pointerdown"]) map.addEventListener(type, remember, true);
   map.addEventListener("pointerleave", () => point(null));
@@ -95,35 +125,65 @@ function listenToPointer() {
   find("hover").callback = (_, { index }) => {
     point(index.indices.length && pointer ? closest(index.indices, pointer) : null);
   };
-  const selection = find("points").selected;
-  selection.properties.indices.change.connect(() => {
-    const hit = [...selection.indices];
-    if (hit.length !== 1 || hit[0] !== selected) select(hit.length ? closest(hit, pointer) : null);
-  });
+  find("points").selected.properties.indices.change.connect(takeSelection);
+  for (const button of document.querySelectorAll("[data-tool]")) {
+    const tool = find(button.dataset.tool);
+    const show = () => button.setAttribute("aria-pressed", String(tool.active === true));
+    button.addEventListener("click", () => { tool.active = true; });
+    tool.properties.active.change.connect(show);
+    show();
+  }
+}
+
+// A tap selects the point that is nearest to it; a box, a lasso or a key held down, several points.
+function takeSelection() {
+  const hit = [...find("points").selected.indices];
+  if (isMarking || !pointer) return;
+  if (pressed?.isDrag || pressed?.adds) choose(hit);
+  else clearTo(hit.length ? closest(hit, pointer) : null);
 }
 
 // ---- Selecting ----
 
+let isMarking = false;
+
+function clearTo(i) {
+  setChosen([]);
+  select(i);
+}
+
 function select(i) {
   const leavesFocus = i === null && byId("details").contains(document.activeElement);
   selected = i;
-  find("points").selected.indices = i === null ? [] : [i];
   mark(i);
   describe(i);
+  point(pointed);
   if (leavesFocus) byId("map").focus({ preventScroll: true }); // what had it is gone
+  keepState();
   if (i === null) return;
   bringIntoView(i);
+  byId("details").scrollTop = 0;
   byId("said").textContent = sentence(i);
 }
 
+function choose(rows) {
+  if (rows.length < 2) return clearTo(rows[0] ?? null);
+  setChosen(rows);
+  select(null);
+  byId("said").textContent = `${count(rows.length, "row")} selected`;
+}
+
+// What is selected shows even where filters hide it; its neighbors do not.
 function mark(i) {
-  // What is selected shows even where filters hide it; its neighbours do not.
-  const near = i === null ? [] : [...data.neighbours[i].filter((k) => isShown[k]), i];
-  const { colour, marker, size: sizes } = find("points").data;
-  const at = (values) => near.map((k) => values[k]);
+  isMarking = true;
+  find("points").selected.indices = i === null || chosen.length ? chosen : [i];
+  isMarking = false;
+  const near = i === null ? [] : [...data.neighbors[i].filter((k) => isShown[k]), i];
+  const styles = near.map(styleOf);
   find("near").data = {
-    x: at(xs), y: at(ys), colour: at(colour), marker: at(marker),
-    size: near.map((k) => sizes[k] * (k === i ? 2 : 1.3)),
+    x: near.map((k) => xs[k]), y: near.map((k) => ys[k]),
+    color: styles.map(({ color }) => color), marker: styles.map(({ marker }) => marker),
+    size: styles.map((style, rank) => style.size * (near[rank] === i ? 2 : 1.3)),
   };
   const ends = near.slice(0, -1);
   find("links").data = {
@@ -131,155 +191,220 @@ function mark(i) {
   };
 }
 
+const button = (text, onclick, more = {}) => element("button", { type: "button", onclick, ...more }, text);
+
 function describe(i) {
   if (i === null) {
     const hint = "Point at a mark to see its image. Select one to see the rows whose embeddings are "
-      + "nearest, wherever they lie on the map.";
-    byId("selected").replaceChildren(element("p", { class: "hint" }, hint));
-    byId("neighbours").replaceChildren();
+      + "nearest, wherever they lie on the map. A box or a lasso selects many.";
+    byId("selected").replaceChildren(...(chosen.length ? [] : [element("p", { class: "hint" }, hint)]));
+    byId("neighbors").replaceChildren();
     return;
   }
-  const clear = element("button", { type: "button", onclick: () => select(null) }, "Clear");
-  const csv = `data:text/csv;charset=utf-8,${encodeURIComponent(asCsv(i))}`;
-  const file = { class: "save", download: "rows.csv", href: csv, title: "This row and its neighbours" };
-  const head = element("div", { class: "head" }, element("h2", {}, "Selected"), element("a", file, "Save as CSV"), clear);
-  byId("selected").replaceChildren(head, pair(i), what(i), facts(i));
-  listNeighbours(i);
-}
-
-function listNeighbours(i) {
+  const [near, distances] = [data.neighbors[i], data.distances[i]];
+  const save = button("Save as CSV", () => saveCsv([i, ...near], ["", ...distances]),
+    { class: "save", title: "This row and its neighbors" });
+  const enlarge = button("", () => showLarge(i), { class: "enlarge", "aria-label": "Large image" });
+  enlarge.append(pair(i));
+  byId("selected").replaceChildren(
+    element("div", { class: "head" }, element("h2", {}, "Selected"), save, button("Clear", () => select(null))),
+    enlarge, what(i), facts(i));
   const note = element("span", { class: "note" }, `${data.metric} distance`);
-  const head = element("div", { class: "head" }, element("h2", {}, "Nearest neighbours"), note);
-  const items = data.neighbours[i].map((k, rank) => {
-    const distance = element("span", { class: "distance" }, String(Number(data.distances[i][rank].toPrecision(3))));
-    const label = `Neighbour ${rank + 1}: ${sentence(k)}, distance ${distance.textContent}`;
-    const button = element("button", { type: "button", class: "near", "data-point": k, "aria-label": label },
-      panel(k), what(k, distance), element("span", { class: "id" }, `image ${idOf(k)}`));
-    button.addEventListener("click", () => {
-      select(k);
-      byId("neighbours").querySelector(".near")?.focus();
-    });
-    return element("li", {}, button);
+  const items = near.map((k, rank) => {
+    const distance = element("span", { class: "distance" }, short(distances[rank]));
+    return listed(k, `Neighbor ${rank + 1}: ${sentence(k)}, distance ${distance.textContent}`, distance);
   });
-  byId("neighbours").replaceChildren(head, element("ol", { class: "list" }, ...items));
+  byId("neighbors").replaceChildren(
+    element("div", { class: "head" }, element("h2", {}, "Nearest neighbors"), note),
+    element("ol", { class: "list" }, ...items));
 }
 
-// ---- Filters ----
+// A picture in a list, which selects its row.
+function listed(k, label, ...more) {
+  const picture = element("button", { type: "button", class: "near", "data-point": k, "aria-label": label },
+    panel(k), what(k, ...more), element("span", { class: "id" }, `image ${idOf(k)}`));
+  picture.addEventListener("click", () => {
+    const list = picture.closest(".images");
+    select(k);
+    (list.contains(picture) ? picture : list.querySelector(".near"))?.focus({ preventScroll: true });
+  });
+  return element("li", {}, picture);
+}
 
-const hiddenCodes = { concepts: new Set(), clusters: new Set() };
+const AT_ONCE = 60; // pictures of a selection
 
-function applyFilters() {
-  const [low, high] = ["iou-from", "iou-to"].map((id) => Number(byId(id).value));
-  const isWhole = low === 0 && high === 1; // then rows without an IoU are shown as well
-  const { concepts, clusters } = data;
-  const indices = [];
-  for (let i = 0; i < nRows; i++) {
-    const inRange = isWhole || (data.iou[i] !== null && data.iou[i] >= low && data.iou[i] <= high);
-    isShown[i] = inRange && !hiddenCodes.concepts.has(concepts.codes[i])
-      && !(clusters && hiddenCodes.clusters.has(clusters.codes[i]));
-    if (isShown[i]) indices.push(i);
-  }
-  find("shown").indices = indices;
-  point(null);
+function setChosen(rows) {
+  chosen = rows;
+  const box = byId("chosen");
+  if (!rows.length) return box.replaceChildren();
+  const list = element("ol", { class: "list" });
+  const more = button("", () => {
+    const start = list.children.length;
+    const next = rows.slice(start, start + AT_ONCE);
+    list.append(...next.map((k, rank) => listed(k, `${start + rank + 1}: ${sentence(k)}`)));
+    const left = rows.length - list.children.length;
+    more.textContent = `Show ${number.format(Math.min(left, AT_ONCE))} more of ${number.format(rows.length)}`;
+    more.hidden = !left;
+    if (start) list.children[start].firstChild.focus();
+  }, { class: "more" });
+  more.click();
+  box.replaceChildren(
+    element("div", { class: "head" }, element("h2", {}, `${count(rows.length, "row")} selected`),
+      button("Save as CSV", () => saveCsv(rows), { class: "save", title: "The rows selected" }),
+      button("Clear", () => clearTo(null))),
+    list, more);
+}
+
+function showLarge(i) {
+  const box = byId("large");
+  box.replaceChildren(pair(i), what(i, button("Close", () => box.close())));
+  box.showModal();
+}
+
+// ---- Colors and names on the map ----
+
+function paint() {
+  const points = find("points"), styles = data.row.map((_, i) => styleOf(i));
+  points.data = { ...points.data, color: styles.map(({ color }) => color),
+    marker: styles.map(({ marker }) => marker), size: styles.map(({ size }) => size) };
+  showMarks();
   mark(selected);
-  byId("shown").textContent = `${number.format(indices.length)} of ${number.format(nRows)} points shown`;
-  // Where both ends meet, the one that has room to move lies on top.
-  byId("iou-from").style.zIndex = low > 0.5 ? 1 : 0;
-  byId("iou-range").textContent = `${low.toFixed(2)} to ${high.toFixed(2)}`;
-  drawHistogram(low, high);
+  describe(selected);
+  setChosen(chosen);
+  placeNames();
+  keepState();
 }
 
-function listChoices(kind) {
-  const group = data[kind], box = byId(kind), counts = new Array(group.names.length).fill(0);
-  for (const code of group.codes) counts[code] += 1;
-  const inputs = group.names.map((name, code) => {
-    const input = element("input", { type: "checkbox", value: code });
-    input.checked = true;
-    input.addEventListener("change", () => {
-      hiddenCodes[kind][input.checked ? "delete" : "add"](code);
-      applyFilters();
-    });
-    box.append(element("label", { class: "choice", title: name }, input, sign(group, code),
-      element("span", { class: "name" }, name),
-      element("span", { class: "count" }, number.format(counts[code]))));
-    return input;
-  });
-  const setAll = (checked) => {
-    for (const input of inputs) input.checked = checked;
-    hiddenCodes[kind] = new Set(checked ? [] : group.names.keys());
-    applyFilters();
+// The ground and the lines follow the page, which is light or dark.
+function dress() {
+  const style = getComputedStyle(document.documentElement);
+  const [ink, paper, rim] = ["--ink", "--paper", "--rim"].map((name) => style.getPropertyValue(name).trim());
+  model.setv({ background_fill_color: paper, border_fill_color: paper });
+  const marks = find("marks");
+  for (const glyph of [marks.glyph, marks.selection_glyph, marks.nonselection_glyph, marks.muted_glyph]) {
+    if (glyph?.line_color) glyph.line_color = { value: rim };
+  }
+  for (const name of ["near marks", "link lines"]) find(name).glyph.line_color = { value: ink };
+  find("labels").setv({ text_color: { value: ink }, background_fill_color: { value: paper } });
+}
+
+const N_BINS = 20;
+
+// The place of a name: where most of its points are together.
+function densePlaces({ codes }) {
+  const bin = (values) => {
+    const [low, high] = extent(values);
+    return (i) => Math.floor(((values[i] - low) / (high - low || 1)) * (N_BINS - 1e-9));
   };
-  for (const [text, checked] of [["All", true], ["None", false]]) {
-    const label = `${text === "All" ? "Show all" : "Hide all"} ${kind}`;
-    box.firstElementChild.append(element(
-      "button", { type: "button", "aria-label": label, onclick: () => setAll(checked) }, text));
+  const [column, line] = [bin(xs), bin(ys)];
+  const bins = new Map(), best = new Map();
+  for (let i = 0; i < nRows; i++) {
+    if (!isShown[i]) continue;
+    const key = (codes[i] * N_BINS + line(i)) * N_BINS + column(i);
+    const [n, x, y] = bins.get(key) ?? [0, 0, 0];
+    const now = [n + 1, x + xs[i], y + ys[i]];
+    bins.set(key, now);
+    if (n >= (best.get(codes[i])?.[0] ?? 0)) best.set(codes[i], now);
   }
-  box.hidden = false;
+  return [...best].sort(([, [a]], [, [b]]) => b - a).map(([code, [n, x, y]]) => [code, x / n, y / n]);
 }
 
-const N_BARS = 25;
+const LETTERS = 30;
+const ruler = document.createElement("canvas").getContext("2d");
 
-function drawHistogram(low, high) {
-  const counts = new Array(N_BARS).fill(0);
-  for (const value of data.iou) {
-    if (value !== null) counts[Math.min(N_BARS - 1, Math.floor(value * N_BARS))] += 1;
+// Names of the columns of texts that colors, or else of concepts; those without room wait for a zoom.
+function namesToPlace() {
+  const field = colored.names?.length <= MOST_CHOICES ? colored : fields[0];
+  if (!byId("names").checked || field.names.length > MOST_CHOICES) return [];
+  ruler.font = "600 12px sans-serif";
+  const taken = [], placed = [], perPixel = scale();
+  for (const [code, x, y] of densePlaces(field)) {
+    const text = field.names[code].length > LETTERS ? `${field.names[code].slice(0, LETTERS)}…` : field.names[code];
+    const [left, half] = [(x - model.x_range.start) / perPixel, ruler.measureText(text).width / 2 + 4];
+    const top = (model.y_range.end - y) / perPixel;
+    const dy = [0, -17, 17, -34, 34].find((step) => left > half && left < size[0] - half
+      && top + step > 10 && top + step < size[1] - 10
+      && taken.every(([l, t, h]) => Math.abs(l - left) > h + half || Math.abs(t - top - step) > 17));
+    if (dy === undefined || !text.trim()) continue;
+    taken.push([left, top + dy, half]);
+    placed.push({ text, x, y, dy: -dy });
   }
-  const most = Math.max(1, ...counts);
-  byId("histogram").replaceChildren(...counts.map((count, k) => {
-    const [centre, height] = [(k + 0.5) / N_BARS, (15 * count) / most];
-    return element("rect", { class: centre >= low && centre <= high ? "in" : "out",
-      x: 2 * k + 0.2, width: 1.6, y: 16 - height, height });
-  }));
+  return placed;
 }
 
-function listenToFilters() {
-  listChoices("concepts");
-  if (data.clusters) listChoices("clusters");
-  byId("iou").hidden = !hasIou;
-  const [from, to] = [byId("iou-from"), byId("iou-to")];
-  from.addEventListener("input", () => {
-    from.value = Math.min(from.value, to.value);
-    applyFilters();
+let isPlacing = false;
+
+function placeNames() {
+  if (isPlacing) return;
+  isPlacing = true;
+  requestAnimationFrame(() => {
+    isPlacing = false;
+    const placed = namesToPlace(), at = (key) => placed.map((name) => name[key]);
+    find("name places").data = { x: at("x"), y: at("y"), text: at("text"), dy: at("dy") };
   });
-  to.addEventListener("input", () => {
-    to.value = Math.max(from.value, to.value);
-    applyFilters();
+}
+
+function listenToColors() {
+  byId("color").addEventListener("change", () => {
+    colored = fields[byId("color").value];
+    paint();
   });
-  byId("colour-by").hidden = !data.clusters;
-  byId("colour-by").addEventListener("change", (event) => colourBy(data[event.target.value]));
+  byId("names").addEventListener("change", () => { placeNames(); keepState(); });
+  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", dress);
+  byId("show-all").addEventListener("click", () => {
+    for (const { filter } of fields) filter.write("");
+    applyFilters();
+    byId("choose-shown").focus(); // what had the focus is gone
+  });
+  byId("choose-shown").addEventListener("click", () => choose(rowsShown()));
+  byId("save-shown").addEventListener("click", () => saveCsv(rowsShown()));
+  byId("save-png").addEventListener("click", () => find("save").do.emit("save"));
 }
 
-function colourBy({ codes, styles }) {
-  const points = find("points");
-  const [colour, marker, sizes] = [0, 1, 2].map((part) => codes.map((code) => styles[code][part]));
-  points.data = { ...points.data, colour, marker, size: sizes };
-  mark(selected);
+const rowsShown = () => [...find("shown").indices];
+
+// ---- The page's address ----
+
+let isKeeping = true, timer = null;
+
+function stateText() {
+  const state = new URLSearchParams();
+  const put = (name, text) => { if (text) state.set(name, text); };
+  put("color", fields.indexOf(colored) || "");
+  if (!byId("names").checked) put("names", "0");
+  fields.forEach(({ filter }, k) => put(`f${k}`, filter.read()));
+  put("find", byId("query").value);
+  put("row", selected === null ? "" : String(selected));
+  put("rows", chosen.join());
+  put("view", wanted?.map((value) => Number(value.toPrecision(6))).join());
+  return state.toString().replaceAll("%2C", ",");
 }
 
-// ---- Search ----
-
-function search() {
-  const query = byId("query").value.trim().toLowerCase();
-  if (!query) return [];
-  const ids = data.ids.names.map((name) => name.toLowerCase());
-  const isExact = ids.includes(query);
-  const wanted = ids.map((id) => (isExact ? id === query : id.includes(query)));
-  return data.ids.codes.flatMap((code, i) => (wanted[code] ? [i] : []));
+// Pages in pages have no address of their own.
+function keepState() {
+  if (!isKeeping || location.protocol === "about:") return;
+  clearTimeout(timer);
+  timer = setTimeout(() => history.replaceState(null, "", `#${stateText()}`), 150);
 }
 
-function showNext(event) {
-  event.preventDefault();
-  const rows = search();
-  if (!rows.length) return tellFound(rows);
-  const next = (rows.indexOf(selected) + 1) % rows.length;
-  select(rows[next]);
-  byId("found").textContent = `${next + 1} of ${number.format(rows.length)}`
-    + (isShown[rows[next]] ? "" : ", hidden by filters");
-}
-
-function tellFound(rows) {
-  const plural = rows.length === 1 ? "row" : "rows";
-  byId("found").textContent = byId("query").value.trim() ? `${number.format(rows.length)} ${plural}` : "";
+function readState() {
+  const state = new URLSearchParams(location.hash.slice(1)), get = (name) => state.get(name) ?? "";
+  const rows = (text) => text.split(",").filter((part) => /^\d+$/.test(part) && part < nRows).map(Number);
+  isKeeping = false;
+  colored = fields[get("color")] ?? fields[0];
+  byId("color").value = fields.indexOf(colored);
+  byId("names").checked = get("names") !== "0";
+  fields.forEach(({ filter }, k) => filter.write(get(`f${k}`)));
+  byId("query").value = get("find");
+  applyFilters();
+  tellFound();
+  chosen = rows(get("rows"));
+  selected = rows(get("row"))[0] ?? null;
+  const view = get("view").split(",").map(Number);
+  if (view.length === 4 && view.every(Number.isFinite)) lookAt(view, 0);
+  else fit();
+  paint();
+  isKeeping = true;
 }
 
 // ---- Keyboard ----
@@ -287,7 +412,7 @@ function tellFound(rows) {
 const ARROWS = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] };
 
 // The nearest shown point within 45 degrees of a direction; at first, the one in the middle.
-function neighbourTowards([dx, dy]) {
+function neighborTowards([dx, dy]) {
   const [x0, y0] = selected === null ? [size[0] / 2, size[1] / 2] : onScreen(selected);
   let best = selected, least = Infinity;
   for (let i = 0; i < nRows; i++) {
@@ -300,21 +425,31 @@ function neighbourTowards([dx, dy]) {
   return best;
 }
 
+// Put a row into the selection, or out of it.
+function toggle(i) {
+  if (i === null) return;
+  setChosen(chosen.includes(i) ? chosen.filter((k) => k !== i) : [...chosen, i]);
+  select(i);
+  byId("said").textContent = `${count(chosen.length, "row")} selected`;
+}
+
 function onMapKey(event) {
   const act = {
     "+": () => zoom(1 / 1.4), "=": () => zoom(1 / 1.4), "-": () => zoom(1.4), 0: fit,
-    Enter: () => byId("neighbours").querySelector(".near")?.focus(),
+    Enter: () => byId("details").querySelector(".near")?.focus(),
+    " ": () => toggle(selected),
   }[event.key];
-  if (ARROWS[event.key]) select(neighbourTowards(ARROWS[event.key]));
+  if (event.key === "a" && (event.ctrlKey || event.metaKey)) choose(rowsShown());
+  else if (ARROWS[event.key]) select(neighborTowards(ARROWS[event.key]));
   else if (act) act();
   else return;
   event.preventDefault();
 }
 
-// Arrow keys go through the neighbours as they are laid out.
+// Arrow keys go through the images as they are laid out.
 function onListKey(event) {
   if (!ARROWS[event.key]) return;
-  const buttons = [...byId("neighbours").querySelectorAll(".near")];
+  const buttons = [...event.currentTarget.querySelectorAll(".near")];
   const columns = buttons.filter((button) => button.offsetTop === buttons[0]?.offsetTop).length;
   const [dx, dy] = ARROWS[event.key];
   buttons[buttons.indexOf(document.activeElement) + dx + columns * dy]?.focus();
@@ -323,8 +458,9 @@ function onListKey(event) {
 
 function onAnyKey(event) {
   const isTyping = event.target.matches("input[type=search]");
+  if (byId("large").open) return;
   if (event.key === "Escape") {
-    select(null);
+    clearTo(null);
     point(null);
   } else if (event.key === "/" && !isTyping) {
     byId("query").focus();
@@ -334,20 +470,28 @@ function onAnyKey(event) {
 
 function listenToKeys() {
   byId("map").addEventListener("keydown", onMapKey);
-  byId("neighbours").addEventListener("keydown", onListKey);
+  for (const list of document.querySelectorAll(".images")) list.addEventListener("keydown", onListKey);
   document.addEventListener("keydown", onAnyKey);
+  // Bokeh's tools would clear the selection also where Escape closes an image.
+  addEventListener("keyup", (event) => { if (event.key === "Escape") event.stopPropagation(); }, true);
   byId("zoom-in").addEventListener("click", () => zoom(1 / 1.4));
   byId("zoom-out").addEventListener("click", () => zoom(1.4));
   byId("zoom-fit").addEventListener("click", fit);
   byId("search").addEventListener("submit", showNext);
-  byId("query").addEventListener("input", () => tellFound(search()));
+  byId("query").addEventListener("input", tellFound);
+  byId("choose-found").addEventListener("click", () => choose(search()));
+  byId("large").addEventListener("click", ({ target }) => { if (target === byId("large")) target.close(); });
+  document.querySelector(".skip").addEventListener("click", (event) => {
+    event.preventDefault(); // the address holds the state
+    byId("map").focus();
+  });
 }
 
 // ---- Start ----
 
-function summarise() {
-  const count = (n, one) => `${number.format(n)} ${one}${n === 1 ? "" : "s"}`;
-  const parts = [count(nRows, "LoCE"), count(data.concepts.names.length, "concept"), count(data.images.length, "image")];
+function summarize() {
+  const [concepts, images] = [data.concepts, data.ids].map(({ names }) => names.length);
+  const parts = [count(nRows, "LoCE"), count(concepts, "concept"), count(images, "image")];
   if (data.left_out) parts.push(`${count(data.left_out, "row")} without a place left out`);
   byId("summary").textContent = parts.join(" · ");
   byId("caption").textContent = data.caption;
@@ -363,18 +507,21 @@ function takeKeys(root) {
 
 async function start() {
   Bokeh.set_log_level("warn");
-  summarise();
+  summarize();
   await Bokeh.embed.embed_item(JSON.parse(byId("plot").textContent), "map");
   model = find("map");
   ({ x: xs, y: ys } = find("points").data);
   for (const side of ["inner_width", "inner_height"]) model.properties[side].change.connect(resize);
+  for (const range of [model.x_range, model.y_range]) range.change.connect(keepView);
+  listFields();
+  dress();
   resize();
-  listenToFilters();
   listenToPointer();
+  listenToColors();
   listenToKeys();
   takeKeys(byId("map"));
-  applyFilters();
-  describe(null);
+  readState();
+  addEventListener("hashchange", readState);
   // After the first picture of the points.
   requestAnimationFrame(() => requestAnimationFrame(() => {
     document.documentElement.dataset.ready = String(Math.round(performance.now()));

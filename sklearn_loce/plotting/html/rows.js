@@ -7,6 +7,16 @@ const data = JSON.parse(byId("payload").textContent);
 const nRows = data.row.length;
 const hasIou = data.iou.some((value) => value !== null);
 const number = new Intl.NumberFormat("en");
+const count = (n, one) => `${number.format(n)} ${one}${n === 1 ? "" : "s"}`;
+
+// A column of the table, of texts (names and the codes of rows) or of numbers (values).
+const fields = [
+  { name: "Concept", ...data.concepts },
+  ...(data.clusters ? [{ name: "Cluster", ...data.clusters }] : []),
+  ...(hasIou ? [{ name: "IoU", values: data.iou, bounds: [0, 1] }] : []),
+  ...data.columns,
+  { name: "Image", ...data.ids },
+];
 
 // ---- Building elements ----
 
@@ -42,9 +52,8 @@ const SIGNS = {
   hex: `M${star(3, 6.5).join("L")}z`,
 };
 
-function sign(group, code) {
-  const [colour, marker] = group.styles[code];
-  const path = element("path", { d: SIGNS[marker], fill: colour, "fill-rule": "evenodd" });
+function draw({ color, marker }) {
+  const path = element("path", { d: SIGNS[marker], fill: color, "fill-rule": "evenodd" });
   return element("svg", { class: "sign", viewBox: "-7 -7 14 14", "aria-hidden": "true" }, path);
 }
 
@@ -52,29 +61,36 @@ function sign(group, code) {
 
 const nameOf = (group, i) => group.names[group.codes[i]];
 const conceptOf = (i) => nameOf(data.concepts, i);
-const idOf = (i) => data.ids.names[data.ids.codes[i]];
-const iouOf = (i) => (data.iou[i] === null ? "none" : data.iou[i].toFixed(2));
+const idOf = (i) => nameOf(data.ids, i);
+const textOf = (field, i) => (field.names ? nameOf(field, i) : String(field.values[i] ?? ""));
 
 function sentence(i) {
-  const cluster = data.clusters ? `, cluster ${nameOf(data.clusters, i)}` : "";
-  return `${conceptOf(i)}, image ${idOf(i)}, IoU ${iouOf(i)}${cluster}`;
+  const known = fields.slice(1, -1 - data.columns.length); // cluster and IoU, where there are any
+  const more = known.map((field) => `, ${field.name} ${textOf(field, i) || "none"}`);
+  return `${conceptOf(i)}, image ${idOf(i)}${more.join("")}`;
 }
 
-// What is known of a row and its neighbours, as CSV.
-function asCsv(i) {
-  const near = [[i, ""], ...data.neighbours[i].map((k, rank) => [k, data.distances[i][rank]])];
+// Rows as CSV, and their distances where there are any.
+function asCsv(rows, distances) {
   const columns = [
-    ["row", (k) => data.row[k]],
+    ...(distances ? [["distance", (i, rank) => distances[rank]]] : []),
+    ["row", (i) => data.row[i]],
     ["image_id", idOf],
     ["concept", conceptOf],
-    ...(data.clusters ? [["cluster", (k) => nameOf(data.clusters, k)]] : []),
-    ...(hasIou ? [["iou", (k) => data.iou[k] ?? ""]] : []),
-    ...data.columns.map((column) => [column.name, (k) => nameOf(column, k)]),
+    ...(data.clusters ? [["cluster", (i) => nameOf(data.clusters, i)]] : []),
+    ...(hasIou ? [["iou", (i) => data.iou[i] ?? ""]] : []),
+    ...data.columns.map((column) => [column.name, (i) => textOf(column, i)]),
   ];
-  const lines = [["distance", ...columns.map(([name]) => name)]];
-  for (const [k, distance] of near) lines.push([distance, ...columns.map(([, read]) => read(k))]);
   const quoted = (value) => `"${String(value).replaceAll('"', '""')}"`;
+  const lines = [columns.map(([name]) => name), ...rows.map((i, rank) => columns.map(([, read]) => read(i, rank)))];
   return lines.map((line) => `${line.map(quoted).join(",")}\r\n`).join("");
+}
+
+function saveCsv(rows, distances) {
+  const file = new Blob([asCsv(rows, distances)], { type: "text/csv;charset=utf-8" });
+  const href = URL.createObjectURL(file);
+  element("a", { href, download: "rows.csv" }).click();
+  setTimeout(() => URL.revokeObjectURL(href), 60000);
 }
 
 function panel(i, light) {
@@ -83,11 +99,10 @@ function panel(i, light) {
   const box = element("div", { class: "panel", style: `aspect-ratio: ${width} / ${height}` });
   box.append(element("img", { alt: "", src: webp(data.images[data.image_of[i]]) }));
   if (light) box.append(element("img", { alt: "", class: "light", src: webp(light) }));
-  const [colour] = data.concepts.styles[data.concepts.codes[i]];
   box.append(element(
     "svg", { viewBox: `0 0 ${10 * width} ${10 * height}`, "aria-hidden": "true" },
     element("path", { class: "halo", d: data.contours[i] }),
-    element("path", { class: "edge", d: data.contours[i], stroke: colour }),
+    element("path", { class: "edge", d: data.contours[i], stroke: styleOf(i).color }),
   ));
   return box;
 }
@@ -103,14 +118,12 @@ function pair(i) {
 
 function what(i, ...more) {
   const name = element("span", { class: "name" }, conceptOf(i));
-  return element("div", { class: "what" }, sign(data.concepts, data.concepts.codes[i]), name, ...more);
+  return element("div", { class: "what" }, draw(styleOf(i)), name, ...more);
 }
 
 function facts(i) {
   const known = [["Image", idOf(i)], ["Row", String(data.row[i])]];
-  if (hasIou) known.push(["IoU", iouOf(i)]);
-  if (data.clusters) known.push(["Cluster", nameOf(data.clusters, i)]);
-  for (const column of data.columns) known.push([column.name, nameOf(column, i) || "none"]);
+  for (const field of fields.slice(1, -1)) known.push([field.name, textOf(field, i) || "none"]);
   const cells = known.flatMap(([k, v]) => [element("dt", {}, k), element("dd", {}, v)]);
   return element("dl", { class: "facts" }, ...cells);
 }
