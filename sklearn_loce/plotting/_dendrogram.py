@@ -12,7 +12,6 @@ from ..metrics import cluster_composition
 from ._names import fit_names, literal
 from ._rows import finite_rows, last_step
 from ._style import (
-    COLOURS,
     GREY,
     SMALL_FONT_SIZE,
     concept_styles,
@@ -94,13 +93,17 @@ class DendrogramDisplay:
         self.y = y
         self.n_failed = n_failed
 
-    def plot(self, *, ax=None, links_kw=None, strip_kw=None, text_kw=None):
+    def plot(self, *, ax=None, palette=None, links_kw=None, strip_kw=None, text_kw=None):
         """Plot the tree and what is below it.
 
         Parameters
         ----------
         ax : matplotlib Axes, default=None
             Axes to plot into; None opens a figure.
+        palette : dict or sequence, default=None
+            Colors of concepts. A dict gives the color of a concept, or of all concepts of a tuple;
+            others take colors that it leaves. A sequence of all concepts there are, also of those
+            without rows here, keeps the color and the marker that each has among all.
         links_kw : dict, default=None
             Keywords of the tree, a :class:`matplotlib.collections.LineCollection`.
         strip_kw : dict, default=None
@@ -118,11 +121,12 @@ class DendrogramDisplay:
         ImportError
             If matplotlib is not installed.
         ValueError
-            If the tree is none, or labels or concepts are not as many as its leaves.
+            If the tree is none, labels or concepts are not as many as its leaves, or the palette
+            has none of the concepts.
         """
         tree, labels, y = self._check()
         self.leaves_, links = link_positions(tree)
-        self._measure(tree, labels, y)
+        self._measure(tree, labels, y, palette)
         with open_axes(self, ax, height=_MARGIN + _TREE - self._floor / self._inch) as ax:
             ax.set(xlim=(-0.5, len(labels) - 0.5), ylim=(self._floor, 1.02 * _TREE * self._inch))
             self._draw_links(tree, links, labels, links_kw or {})
@@ -147,7 +151,7 @@ class DendrogramDisplay:
                 )
         return tree, labels, y
 
-    def _measure(self, tree, labels, y):
+    def _measure(self, tree, labels, y, palette):
         """Purity, colors, and how much height an inch, and all that is below the tree, has."""
         self._inch = (float(tree[:, 2].max()) or 1.0) / _TREE
         n_rows = 0 if y is None else len(np.unique(y))
@@ -160,12 +164,13 @@ class DendrogramDisplay:
             self.purity_ = None
             order = dict.fromkeys(labels[self.leaves_].tolist())
             turns = [cluster for cluster in order if cluster != -1]
-            self._colours |= {c: COLOURS[i % len(COLOURS)] for i, c in enumerate(turns)}
+            self._colours |= {c: style[0] for c, style in concept_styles(turns, palette).items()}
             return
         shares = cluster_composition(y, labels)
         self.purity_ = shares.max(axis=1)
-        styles = concept_styles(np.unique(y))
-        self._colours |= {c: styles[shares.loc[c].idxmax()][0] for c in clusters}
+        styles = concept_styles(np.unique(y).tolist(), palette)
+        self._strip_colours = {name: colour for name, (colour, _) in styles.items()}
+        self._colours |= {c: self._strip_colours[shares.loc[c].idxmax()] for c in clusters}
 
     def _draw_links(self, tree, links, labels, links_kw):
         from matplotlib.collections import LineCollection
@@ -203,7 +208,6 @@ class DendrogramDisplay:
             return {}
         ordered = y[self.leaves_]
         places = {name: np.median(np.flatnonzero(ordered == name)) for name in np.unique(y)}
-        colours = {name: colour for name, (colour, _) in concept_styles(np.unique(y)).items()}
         strip, top = {}, self._purity_floor - self._inch * _GAP
         starts, stops = find_runs(ordered)
         for i, name in enumerate(sorted(places, key=places.get)):
@@ -212,7 +216,8 @@ class DendrogramDisplay:
             own = ordered[starts] == name
             spans = np.column_stack([starts - 0.5, stops - starts])[own]
             # The edge keeps a single leaf of many visible.
-            style = {"facecolor": colours[name], "edgecolor": colours[name], "linewidth": 0.25}
+            colour = self._strip_colours[name]
+            style = {"facecolor": colour, "edgecolor": colour, "linewidth": 0.25}
             style |= {"rasterized": len(y) > _MOST_VECTORS} | strip_kw
             strip[name] = self.ax_.broken_barh(spans, (bottom, height), **style)
         return strip

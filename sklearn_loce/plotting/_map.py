@@ -115,6 +115,7 @@ class ConceptMapDisplay:
         self,
         *,
         ax=None,
+        palette=None,
         n_std=2.0,
         legend=True,
         scatter_kw=None,
@@ -127,6 +128,10 @@ class ConceptMapDisplay:
         ----------
         ax : matplotlib Axes, default=None
             Axes to plot into; None opens a figure.
+        palette : dict or sequence, default=None
+            Colors of concepts. A dict gives the color of a concept, or of all concepts of a tuple;
+            others take colors that it leaves. A sequence of all concepts there are, also of those
+            without rows here, keeps the color and the marker that each has among all.
         n_std : float, default=2.0
             Standard deviations from a Gaussian's mean to its ellipse; within 2 lie 86 % of it.
         legend : bool, default=True
@@ -148,10 +153,10 @@ class ConceptMapDisplay:
         ImportError
             If matplotlib is not installed.
         ValueError
-            If lengths or shapes don't fit.
+            If lengths or shapes don't fit, or the palette has none of the concepts.
         """
         coordinates, y = self._check()
-        self._styles = concept_styles(np.unique(y)) if self.y is not None else {None: (GREY, "o")}
+        self._styles = self._choose_styles(y, palette)
         with open_axes(self, ax, height=3.4 + 0.05 * len(self._styles) * legend) as ax:
             self.im_ = None if self.regions is None else self._draw_regions(im_kw)
             self.scatter_ = self._draw_points(coordinates, y, scatter_kw)
@@ -162,6 +167,13 @@ class ConceptMapDisplay:
                 scale = (22 / points[0].get_sizes()[0]) ** 0.5
                 add_legend(ax, points, markerscale=scale, handlelength=0.9)
         return self
+
+    def _choose_styles(self, y, palette):
+        if self.y is not None:
+            return concept_styles(np.unique(y).tolist(), palette)
+        if palette is not None:
+            raise ValueError("palette gives the colors of concepts, and there is no y; pass one.")
+        return {None: (GREY, "o")}
 
     def _check(self):
         coordinates, y = match_rows(coordinates=self.coordinates, y=self.y)
