@@ -180,6 +180,7 @@ API_REFERENCE = {
                     "ConceptMapDisplay",
                     "SeparationDisplay",
                     "OverlapDisplay",
+                    "CentroidDistanceDisplay",
                     "DendrogramDisplay",
                     "PrecisionAtKDisplay",
                 ),

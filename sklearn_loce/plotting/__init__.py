@@ -9,6 +9,7 @@ they are first used, and matplotlib when something is drawn: ``pip install sklea
 from importlib import import_module
 
 _HOMES = {
+    "CentroidDistanceDisplay": "_pairs",
     "ChannelDisplay": "_channels",
     "ClusterGalleryDisplay": "_gallery",
     "ConceptMapDisplay": "_map",

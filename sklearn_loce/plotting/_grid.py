@@ -9,11 +9,10 @@ from sklearn.utils._optional_dependencies import check_matplotlib_support
 from ._style import (
     COLUMN_WIDTH,
     FONT_SIZE,
+    PAGE_WIDTH,
     new_figure,
     paper_style,
 )
-
-PAGE_WIDTH = 6.9  # inches, of both columns of a paper
 
 _COLUMN_TILES = 4  # beyond, a grid is as wide as a page
 _WIDEST_TILE = 1.65  # inches

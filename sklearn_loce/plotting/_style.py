@@ -8,6 +8,7 @@ from sklearn.utils._optional_dependencies import check_matplotlib_support
 
 # Inches; a column of a two-column paper.
 COLUMN_WIDTH = 3.3
+PAGE_WIDTH = 6.9  # of both columns
 
 # Points. Nothing is set smaller than the second.
 FONT_SIZE = 8
@@ -132,6 +133,34 @@ def _read_palette(palette, names):
     if not set(order) & set(names):
         raise ValueError(f"palette has none of the concepts {names}; it holds {order}.")
     return order, given
+
+
+def even_size(marker):
+    """Tell how much larger a marker is to be drawn, so that it is as large as a disk.
+
+    Parameters
+    ----------
+    marker : str
+        One with a face.
+
+    Returns
+    -------
+    float
+        Factor of the size that ``Axes.scatter`` takes.
+
+    Examples
+    --------
+    >>> from sklearn_loce.plotting._style import even_size
+    >>> [round(even_size(marker), 2) for marker in "os^"]
+    [1.0, 0.79, 1.57]
+    """
+    from matplotlib.markers import MarkerStyle
+
+    mark = MarkerStyle(marker)
+    (corners,) = mark.get_path().transformed(mark.get_transform()).to_polygons()
+    x, y = corners.T
+    area = abs(np.sum(x[:-1] * y[1:] - x[1:] * y[:-1])) / 2
+    return float(np.round(np.pi / 4 / area, 2))
 
 
 def grey_level(colour):
