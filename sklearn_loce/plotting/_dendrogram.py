@@ -12,7 +12,10 @@ from ..metrics import cluster_composition
 from ._names import fit_names, literal
 from ._rows import finite_rows, last_step
 from ._style import (
+    COLUMN_WIDTH,
     GREY,
+    PAGE_HEIGHT,
+    PAGE_WIDTH,
     SMALL_FONT_SIZE,
     concept_styles,
     merge_style,
@@ -26,7 +29,9 @@ _TREE, _NUMBERS, _PURITY, _GAP, _CONCEPT = 1.5, 0.12, 0.24, 0.05, 0.125
 _MOST_IN_LINE = 10
 # Inches for the axis below and for air.
 _MARGIN = 0.35
+_COLUMN_ROWS = 24  # beyond, the figure is as wide as a page
 _MOST_VECTORS = 3000
+_LINE = 1.15  # between two names, of the size of their font
 
 
 class DendrogramDisplay:
@@ -127,12 +132,15 @@ class DendrogramDisplay:
         tree, labels, y = self._check()
         self.leaves_, links = link_positions(tree)
         self._measure(tree, labels, y, palette)
-        with open_axes(self, ax, height=_MARGIN + _TREE - self._floor / self._inch) as ax:
+        width = COLUMN_WIDTH if self._n_rows <= _COLUMN_ROWS else PAGE_WIDTH
+        height = _MARGIN + _TREE - self._floor / self._inch
+        with open_axes(self, ax, width=width, height=height) as ax:
             ax.set(xlim=(-0.5, len(labels) - 0.5), ylim=(self._floor, 1.02 * _TREE * self._inch))
             self._draw_links(tree, links, labels, links_kw or {})
             self._draw_bars(labels, y)
             self.strip_ = self._draw_strip(y, strip_kw or {})
             self._name_rows()
+            self._fit_names()
             self.text_ = self._number_clusters(labels, text_kw or {})
         return self
 
@@ -154,11 +162,13 @@ class DendrogramDisplay:
     def _measure(self, tree, labels, y, palette):
         """Purity, colors, and how much height an inch, and all that is below the tree, has."""
         self._inch = (float(tree[:, 2].max()) or 1.0) / _TREE
-        n_rows = 0 if y is None else len(np.unique(y))
+        self._n_rows = 0 if y is None else len(np.unique(y))
         clusters = [cluster for cluster in np.unique(labels).tolist() if cluster != -1]
         self._n_lines = 1 if len(clusters) <= _MOST_IN_LINE else 2
         self._purity_floor = -self._inch * (0.03 + self._n_lines * _NUMBERS + _PURITY)
-        self._floor = self._purity_floor - self._inch * (_GAP + n_rows * _CONCEPT)
+        left = PAGE_HEIGHT - _MARGIN - _TREE + self._purity_floor / self._inch - _GAP
+        self._concept = min(_CONCEPT, left / max(self._n_rows, 1))
+        self._floor = self._purity_floor - self._inch * (_GAP + self._n_rows * self._concept)
         self._colours = {-1: GREY}
         if y is None:
             self.purity_ = None
@@ -211,7 +221,8 @@ class DendrogramDisplay:
         strip, top = {}, self._purity_floor - self._inch * _GAP
         starts, stops = find_runs(ordered)
         for i, name in enumerate(sorted(places, key=places.get)):
-            bottom, height = top - (i + 1) * _CONCEPT * self._inch, 0.84 * _CONCEPT * self._inch
+            bottom = top - (i + 1) * self._concept * self._inch
+            height = 0.84 * self._concept * self._inch
             self.ax_.axhspan(bottom, bottom + height, color="#f2f2f2", linewidth=0, zorder=0)
             own = ordered[starts] == name
             spans = np.column_stack([starts - 0.5, stops - starts])[own]
@@ -228,10 +239,10 @@ class DendrogramDisplay:
 
         top = _TREE * self._inch
         heights = [v for v in MaxNLocator(4).tick_values(0, top) if 0 <= v <= top]
-        floor, kind = self._purity_floor, "cluster" if self.y is None else "purity"
+        floor, kind = self._purity_floor, "cluster" if self.y is None else "purity\n(0 to 1)"
         rows = {floor + _PURITY / 2 * self._inch: kind}
         rows |= {
-            floor - self._inch * (_GAP + (i + 0.58) * _CONCEPT): name
+            floor - self._inch * (_GAP + (i + 0.58) * self._concept): name
             for i, name in enumerate(fit_names(self.ax_, self.strip_))
         }
         names = [f"{height:g}" for height in heights]
@@ -242,6 +253,15 @@ class DendrogramDisplay:
         self._name_distances(top, max(map(len, names)))
         self.ax_.spines[["top", "right", "bottom"]].set_visible(False)
         self.ax_.spines["left"].set_bounds(0, top)
+
+    def _fit_names(self):
+        """Make the names of the rows as small as their rows are."""
+        self.figure_.canvas.figure.draw_without_rendering()
+        low, high = self.ax_.transData.transform([(0, 0), (0, self._concept * self._inch)])[:, 1]
+        points = (high - low) * 72 / self.figure_.dpi
+        ticks = self.ax_.yaxis.get_major_ticks()
+        for tick in ticks[len(ticks) - self._n_rows :]:
+            tick.label1.set_fontsize(min(tick.label1.get_fontsize(), points / _LINE))
 
     def _name_distances(self, top, n_characters):
         """Put the axis' name beside its numbers, not beside the longest name of a concept."""

@@ -8,8 +8,8 @@ from sklearn.utils import check_array
 
 # Room around the points, and least height by width, as shares of the longer side.
 _ROOM, _LEAST = 0.06, 0.6
-# Distances from a row, as shares of the longer side with its room, up to which regions are full, and
-# shown: no further than the room.
+# Distances from a row, as shares of the longer side with its room, up to which regions are full,
+# and shown: no further than the room.
 _FULL, _SHOWN = 0.02, 0.05
 _FEWEST = {"umap": (3, 1), "pca": (2, 2)}  # rows and features
 

@@ -10,6 +10,8 @@ from sklearn.utils._optional_dependencies import check_matplotlib_support
 COLUMN_WIDTH = 3.3
 PAGE_WIDTH = 6.9  # of both columns
 
+PAGE_HEIGHT = 9.0
+
 # Points. Nothing is set smaller than the second.
 FONT_SIZE = 8
 SMALL_FONT_SIZE = 7
@@ -287,7 +289,8 @@ def open_axes(display, ax=None, *, width=COLUMN_WIDTH, height=2.5):
     ax : matplotlib Axes, default=None
         Axes to draw into, in the style that is set already. None opens a figure.
     width, height : float
-        Inches of the figure that is opened.
+        Inches of the figure that is opened, and cut to the height of what is drawn; not where
+        ``rcParams["figure.figsize"]`` is set, which counts.
 
     Yields
     ------
@@ -318,12 +321,15 @@ def open_axes(display, ax=None, *, width=COLUMN_WIDTH, height=2.5):
         return
     import matplotlib.pyplot as plt
 
+    given = list(plt.rcParams["figure.figsize"])
+    is_free = given == list(plt.rcParamsDefault["figure.figsize"])
     with paper_style():
-        figure = new_figure(width, height)
+        figure = new_figure(width, height) if is_free else new_figure(*given)
         try:
             display.ax_, display.figure_ = figure.add_subplot(), figure
             yield display.ax_
-            fit_height(figure)
+            if is_free:
+                fit_height(figure)
         except BaseException:
             plt.close(figure)
             raise
