@@ -226,8 +226,8 @@ class OutlierDisplay:
             Share of each concept's rows to call outliers.
         **kwargs : dict
             ``concepts``, the concepts to show in this order, each in a line of tiles about an inch
-            high, by default all, sorted, or of more than five, which a page has room for, those with
-            the rows farthest beyond their thresholds; ``n_most=4`` and ``n_least=2``,
+            high, by default all, sorted, or of more than five, which a page has room for, those
+            with the rows farthest beyond their thresholds; ``n_most=4`` and ``n_least=2``,
             how many of the most and of the least outlying rows of each to show; ``crop=False``,
             whether only the surroundings of the mask are shown; ``tile_size=256``, longest side of
             the stored thumbnails in pixels; and what :meth:`plot` takes.
@@ -395,7 +395,8 @@ class OutlierDisplay:
             n_all = self.n_hidden + len(self.concepts)
             title = f"{len(self.concepts)} of {n_all} concepts: those with the most unusual rows"
             ax.set_title(title, fontsize=FONT_SIZE)
-        ax.set_xlabel(label, fontsize=FONT_SIZE, family=font_with_marks())
+        # From the right, as beside long names the chart is narrower than it.
+        ax.set_xlabel(label, loc="right", fontsize=FONT_SIZE, family=font_with_marks())
 
     def _plot_tile(self, line, column, row, contour_kw, frame_kw):
         ax = self.axes_[line, column]
