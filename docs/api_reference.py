@@ -193,6 +193,7 @@ API_REFERENCE = {
                     "ConceptMapDisplay",
                     "SeparationDisplay",
                     "OverlapDisplay",
+                    "CentroidDistanceDisplay",
                     "DendrogramDisplay",
                     "PrecisionAtKDisplay",
                 ),

@@ -164,6 +164,7 @@ for ax, name in zip(axes, ["random weights", "trained"], strict=True):
         embeddings[name]["features.5"],
         scenes.target,
         quantile=0.05,
+        order=None,
         ax=ax,
         colorbar=ax is axes[-1],
         im_kw={"vmin": 0, "vmax": 1},

@@ -96,7 +96,7 @@ from sklearn_loce.plotting import SeparationDisplay
 figure, axes = plt.subplots(1, 2, figsize=(10, 4.6), layout="constrained")
 for ax, (layer, embeddings) in zip(axes, layers.items(), strict=True):
     SeparationDisplay.from_embeddings(
-        embeddings, scenes.target, metric="cosine", ax=ax, im_kw={"vmax": 1.0}
+        embeddings, scenes.target, metric="cosine", order=None, ax=ax, im_kw={"vmin": 0, "vmax": 1}
     )
     ax.set_title(layer)
 

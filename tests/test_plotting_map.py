@@ -1,6 +1,7 @@
 """Concept maps and channels."""
 
 import io
+from itertools import pairwise
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -105,7 +106,13 @@ def test_a_mixture_without_concepts_is_numbered(rows):
     mixture = ConceptGaussianMixture(per_concept=False, random_state=0)
     shown = ConceptMapDisplay.from_embeddings(*rows, mixture=mixture, regions=True)
     assert shown.component_concepts is None
-    assert [text.get_text() for text in shown.text_] == [str(i) for i in range(len(shown.means))]
+    assert shown.component_names == list(range(len(shown.means)))
+    for i, (text, concept) in enumerate(zip(shown.text_, shown.component_majorities, strict=True)):
+        assert text.get_text() == f"{i} {concept}"
+        # Its concept is that of most rows near its mean.
+        near = np.argsort(np.linalg.norm(rows[0] - shown.means[i], axis=1))[:9]
+        names, counts = np.unique(rows[1][near], return_counts=True)
+        assert names[counts.argmax()] == concept
     assert set(np.unique(shown.regions)) <= set(range(len(shown.means)))
 
 
@@ -115,6 +122,9 @@ def test_labels_give_the_gaussians_of_their_rows(rows):
     labels[-1] = 7
     shown = ConceptMapDisplay.from_embeddings(X, y, mixture=labels.tolist())
     assert len(shown.ellipses_) == 2
+    assert shown.component_majorities == ["car", "bus"]
+    # A concept that has no room is left out.
+    assert [text.get_text() for text in shown.text_] == ["0 car", "1"]
     inside = X[labels == 0]
     np.testing.assert_allclose(shown.means[0], inside.mean(axis=0))
     centred = inside - inside.mean(axis=0)
@@ -271,3 +281,62 @@ def test_text_stays_text_and_dense_points_become_an_image(display, kind):
         assert (b"<image" in content) == (display is ConceptMapDisplay)
     else:
         assert b"/Type3" not in content
+
+
+def test_names_on_the_map_touch_no_other_and_those_without_room_stand_below():
+    rng = np.random.default_rng(0)
+    y = np.repeat([f"concept {i}" for i in range(24)], 8)
+    shown = ConceptMapDisplay(rng.normal(size=(len(y), 2)), y).plot(legend="on map")
+    legend = shown.ax_.get_legend()
+    below = {text.get_text() for text in legend.get_texts()}
+    assert 3 < len(shown.names_) < 24
+    assert below | set(shown.names_) == set(y)
+    assert not below & set(shown.names_)
+    boxes = [text.get_window_extent() for text in shown.names_.values()]
+    assert not any(a.overlaps(b) for i, a in enumerate(boxes) for b in boxes[:i])
+    for name, text in shown.names_.items():
+        assert (text.get_position() == shown.coordinates[y == name]).all(axis=1).any()
+    with pytest.raises(ValueError, match="legend='under' is none"):
+        shown.plot(legend="under")
+
+
+def test_regions_fade_away_from_the_rows(rows):
+    X, y = rows
+    shown = ConceptMapDisplay.from_embeddings(X, y, regions=True, random_state=0)
+    left, right, bottom, top = shown.extent
+    opacity = shown.im_.get_array()[:, :, 3]
+    n_rows, n_columns = opacity.shape
+    x = np.floor((X[:, 0] - left) / (right - left) * n_columns).astype(int)
+    z = np.floor((X[:, 1] - bottom) / (top - bottom) * n_rows).astype(int)
+    assert (opacity[z, x] == 1).all()
+    assert opacity[[0, -1]].max() == opacity[:, [0, -1]].max() == 0
+
+
+def test_marks_are_of_one_size():
+    figure, ax = plt.subplots()
+    figure.set_dpi(300)
+    X, y = [[i, 0] for i in range(11)], range(11)
+    shown = ConceptMapDisplay(X, y).plot(ax=ax, legend=False, scatter_kw={"linewidths": 0})
+    ax.set(xlim=(-1, 11), ylim=(-1, 1))
+    figure.canvas.draw()
+    ink = 1 - np.asarray(figure.canvas.buffer_rgba())[:, :, :3].min(axis=2) / 255
+    edges = np.rint(ax.transData.transform([(i - 0.5, 0) for i in range(12)])[:, 0]).astype(int)
+    middle = figure.bbox.height - ax.transData.transform((0, 0))[1]
+    band = ink[int(middle) - 40 : int(middle) + 40]
+    marks = [band[:, a:b] for a, b in pairwise(edges)]
+    areas = [mark.sum() / mark.max() for mark in marks]
+    assert len(shown.scatter_) == 11
+    # Pixels cost some; of one size for matplotlib, they differ by a factor of 3.
+    assert max(areas) < 1.3 * min(areas)
+
+
+@pytest.mark.parametrize("layout", ["constrained", "compressed", "tight"])
+def test_a_map_in_a_figure_is_whole_when_it_is_first_saved(rows, layout):
+    figure, ax = plt.subplots(figsize=(6.9, 6.9), layout=layout)
+    ConceptMapDisplay(*rows).plot(ax=ax)
+    ax.set_title("a title\nin two lines")
+    figure.savefig(file := io.BytesIO(), format="png")
+    file.seek(0)
+    picture = plt.imread(file)[:, :, :3]
+    edges = [picture[0], picture[-1], picture[:, 0], picture[:, -1]]
+    assert all((edge == 1).all() for edge in edges)

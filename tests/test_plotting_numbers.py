@@ -1,5 +1,7 @@
 """Heat maps, precision at k and layers: stored numbers, and what is drawn of them."""
 
+from itertools import pairwise
+
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
@@ -12,6 +14,7 @@ from sklearn.preprocessing import StandardScaler
 
 from sklearn_loce.metrics import compare_layers, get_scorer, precision_at_k
 from sklearn_loce.plotting import (
+    CentroidDistanceDisplay,
     LayerComparisonDisplay,
     OverlapDisplay,
     PrecisionAtKDisplay,
@@ -31,32 +34,72 @@ def rows():
     return rng.normal(size=(28, 4)) + 2 * (y == "bus")[:, np.newaxis], y
 
 
+def centroid_distances(X, y, metric):
+    means = [X[y == name].mean(axis=0) for name in np.unique(y)]
+    return np.array([[np.sqrt(((a - b) ** 2).sum()) for b in means] for a in means])
+
+
 @pytest.mark.parametrize(
     ("display", "name", "brute"),
     [
         (SeparationDisplay, "separation", brute_force.pairwise_separation),
         (OverlapDisplay, "overlap", brute_force.overlap_ratio),
+        (CentroidDistanceDisplay, "distances", centroid_distances),
     ],
 )
 def test_heat_maps_show_the_matrix(rows, display, name, brute):
     X, y = rows
-    shown = display.from_embeddings(np.vstack([X, [[np.nan] * 4]]), [*y, "car"])
+    kw = {"metric": "euclidean", "order": ["taxi", "bus", "car"]}
+    shown = display.from_embeddings(np.vstack([X, [[np.nan] * 4]]), [*y, "car"], **kw)
     expected = brute(X, y, "euclidean")
-    off = ~np.eye(3, dtype=bool)
     assert shown.n_failed == 1
     np.testing.assert_allclose(getattr(shown, name), expected, atol=1e-12)
-    image = shown.im_.get_array()
-    np.testing.assert_array_equal(np.ma.getmaskarray(image), ~off)
-    np.testing.assert_allclose(image[off], expected[off], atol=1e-12)
-    for i, j in np.argwhere(off):
-        assert float(shown.text_[i, j].get_text()) == pytest.approx(expected[i, j], abs=0.005)
-        assert shown.text_[i, j].get_position() == (j, i)
+    assert shown.order_.tolist() == [2, 0, 1]
+    image, drawn = shown.im_.get_array(), expected[np.ix_([2, 0, 1], [2, 0, 1])]
+    # What is symmetric is drawn once.
+    cells = ~np.eye(3, dtype=bool) if name == "overlap" else np.tri(3, k=-1, dtype=bool)
+    np.testing.assert_array_equal(np.ma.getmaskarray(image), ~cells)
+    np.testing.assert_allclose(image[cells], drawn[cells], atol=1e-12)
+    for i, j in np.argwhere(cells):
+        text = shown.text_[shown.order_[i], shown.order_[j]]
+        assert float(text.get_text()) == pytest.approx(drawn[i, j], abs=0.005)
+        assert text.get_position() == (j, i)
+        assert name == "overlap" or text is shown.text_[shown.order_[j], shown.order_[i]]
     assert all(shown.text_[i, i] is None for i in range(3))
     for axis in (shown.ax_.xaxis, shown.ax_.yaxis):
-        assert [text.get_text() for text in axis.get_ticklabels()] == ["bus", "car", "taxi"]
+        assert [text.get_text() for text in axis.get_ticklabels()] == ["taxi", "bus", "car"]
 
 
-@pytest.mark.parametrize("display", [SeparationDisplay, OverlapDisplay, PrecisionAtKDisplay])
+def test_similar_concepts_are_neighbors_and_colors_span_the_values():
+    X = np.array([0.0, 0.2, 10.0, 10.2, 1.0, 1.2, 11.0, 11.4])[:, None]
+    y = np.repeat(["a", "b", "c", "d"], 2)
+    shown = CentroidDistanceDisplay.from_embeddings(X, y, metric="euclidean", tree=True)
+    places = shown.order_.tolist()
+    assert {frozenset(places[:2]), frozenset(places[2:])} == {frozenset({0, 2}), frozenset({1, 3})}
+    assert shown.im_.get_clim() == pytest.approx((1.0, 11.1))
+    (tree,) = [ax for ax in shown.ax_.child_axes if ax.collections and not ax.axison]
+    assert len(tree.collections[0].get_segments()) == 3
+    assert shown.plot(order=None).order_.tolist() == [0, 1, 2, 3]
+    with pytest.raises(ValueError, match="A tree needs two concepts or more"):
+        shown.plot(order=None, tree=True)
+    with pytest.raises(ValueError, match=r"order=\[.a., .b.\] is none of the concepts"):
+        shown.plot(order=["a", "b"])
+
+
+def test_names_of_many_concepts_are_as_small_as_their_cells():
+    matrix = np.random.default_rng(0).random((80, 80))
+    shown = OverlapDisplay(matrix, concepts=[f"concept {i}" for i in range(80)]).plot()
+    assert shown.figure_.get_figwidth() == 6.9
+    shown.figure_.canvas.draw()
+    boxes = [text.get_window_extent() for text in shown.ax_.get_yticklabels()]
+    assert all(low.y1 <= high.y0 + 1 for high, low in pairwise(boxes))
+    assert 4 < shown.ax_.get_yticklabels()[0].get_size() < 7
+
+
+@pytest.mark.parametrize(
+    "display",
+    [SeparationDisplay, OverlapDisplay, CentroidDistanceDisplay, PrecisionAtKDisplay],
+)
 def test_from_estimator_is_from_embeddings_of_what_it_makes(rows, display):
     X, y = rows
     pipeline = make_pipeline(StandardScaler(), PCA(2)).fit(X)
@@ -70,7 +113,8 @@ def test_a_concept_with_one_row_has_no_overlap(rows):
     X, y = rows
     shown = OverlapDisplay.from_embeddings(X[:22], y[:22])
     assert [text.get_text() for text in shown.text_[2, :2]] == ["-", "-"]
-    assert np.ma.getmaskarray(shown.im_.get_array())[2].all()
+    place = shown.order_.tolist().index(2)
+    assert np.ma.getmaskarray(shown.im_.get_array())[place].all()
 
 
 @pytest.mark.parametrize(("n_concepts", "width"), [(1, 3.3), (2, 3.3), (9, 3.3), (20, 6.9)])

@@ -65,6 +65,6 @@ def test_what_can_not_be_shown_is_refused(boxes, segmenter):
         SegmentationDisplay.from_estimator(segmenter, images, concepts=["tree"])
     with pytest.raises(FileNotFoundError, match=r"gone\.png"):
         SegmentationDisplay.from_estimator(segmenter, ["gone.png"])
-    many = ConceptSegmenter(segmenter.loce).fit(boxes.iloc[[0, 1, 2] * 4], y=list("abcdefghijkl"))
-    with pytest.raises(ValueError, match="There are 12 concepts, and colors for 10; choose some"):
+    many = ConceptSegmenter(segmenter.loce).fit(boxes.iloc[[0, 1, 2] * 9], y=range(27))
+    with pytest.raises(ValueError, match="There are 27 concepts, and colors for 26; choose some"):
         SegmentationDisplay.from_estimator(many, images)

@@ -8,7 +8,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
-from matplotlib.colors import to_rgb
+from matplotlib.colors import to_hex, to_rgb
 from skimage.color import deltaE_ciede2000, rgb2lab
 
 from sklearn_loce.plotting import (
@@ -49,12 +49,15 @@ def as_seen(colours, matrix):
     )
 
 
+# About 2 is just noticeable; 10 is told apart at a glance. Of many colors, color-blind eyes tell
+# only the first apart at a glance.
+@pytest.mark.parametrize(("n_colours", "apart"), [(10, 10), (26, 3)])
 @pytest.mark.parametrize("eyes", SEEN_AS)
-def test_colours_are_told_apart(eyes):
-    lab = as_seen([*_style.COLOURS, "#ffffff"], SEEN_AS[eyes])
+def test_colours_are_told_apart(eyes, n_colours, apart):
+    lab = as_seen([*_style.COLOURS[:n_colours], "#ffffff"], SEEN_AS[eyes])
     first, second = np.triu_indices(len(lab), 1)
-    # About 2 is just noticeable; 10 is told apart at a glance.
-    assert deltaE_ciede2000(lab[first], lab[second]).min() > 10
+    least = deltaE_ciede2000(lab[first], lab[second]).min()
+    assert least > (10 if eyes == "normal" else apart)
 
 
 def contrast(first, second):
@@ -83,7 +86,7 @@ def test_lines_are_seen_on_a_dark_background():
     precision = np.repeat(values[:, None], 2, axis=1)
     with plt.style.context("dark_background"):
         layers = LayerComparisonDisplay(table).plot()
-        curves = PrecisionAtKDisplay(precision, k=[1, 5], chance=[0.0] * 10, concepts=names).plot()
+        curves = PrecisionAtKDisplay(precision, k=[1, 5], chance=[0.0] * 26, concepts=names).plot()
     for lines in ([bar[0] for bar in layers.errorbar_], curves.line_):
         assert [line.get_color() for line in lines] == list(_style.COLOURS)
         assert min(map(best_contrast, lines)) > 3
@@ -98,7 +101,7 @@ def test_a_rim_is_of_the_background_that_is_seen():
     assert not rim(ax, "white", 1.0)
 
 
-@pytest.mark.parametrize("n_concepts", [1, 10, 20, 110])
+@pytest.mark.parametrize("n_concepts", [1, 10, 25, 286])
 def test_no_two_concepts_look_the_same(n_concepts):
     styles = concept_styles(range(n_concepts))
     assert list(styles) == list(range(n_concepts))
@@ -106,6 +109,47 @@ def test_no_two_concepts_look_the_same(n_concepts):
     colours, markers = zip(*styles.values(), strict=True)
     assert len(set(colours)) == min(n_concepts, len(_style.COLOURS))
     assert len(set(markers)) == min(n_concepts, len(_style.MARKERS))
+
+
+def test_a_palette_keeps_the_style_of_a_concept_when_others_are_left_out():
+    every = concept_styles(range(40))
+    assert concept_styles([7, 33], palette=np.arange(40)) == {n: every[n] for n in (7, 33)}
+
+
+def test_a_palette_gives_colors_to_concepts_and_groups():
+    palette = {("bus", "car"): "red", "sky": _style.COLOURS[0], "sea": "#123456"}
+    styles = concept_styles(["bus", "car", "sky", "tree"], palette)
+    colours, markers = zip(*styles.values(), strict=True)
+    # The color that is taken is not dealt again.
+    assert colours == ("#FF0000", "#FF0000", _style.COLOURS[0], _style.COLOURS[1])
+    assert len(set(markers)) == 4
+
+
+@pytest.mark.parametrize(
+    ("palette", "error", "message"),
+    [
+        ("tab10", TypeError, "palette='tab10' is none; pass a dict"),
+        ({"cow": "red"}, ValueError, r"none of the concepts \[.bus.\]; it holds \[.cow.\]"),
+        ({"bus": "blurple"}, ValueError, "blurple"),
+    ],
+)
+def test_a_palette_that_is_none_is_refused(palette, error, message):
+    with pytest.raises(error, match=message):
+        concept_styles(["bus"], palette)
+
+
+def test_displays_take_a_palette():
+    X, y = np.random.default_rng(0).normal(size=(12, 2)), np.array(["bus", "car", "sky"] * 4)
+    kept = y != "car"
+    kw = {"palette": ["bus", "car", "sky"]}
+    shown = ConceptMapDisplay.from_embeddings(X[kept], y[kept], mixture=None, **kw)
+    assert to_hex(shown.scatter_["sky"].get_facecolors()[0]).upper() == _style.COLOURS[2]
+    tree = DendrogramDisplay.from_embeddings(X[kept], y[kept], **kw)
+    assert to_hex(tree.strip_["sky"].get_facecolor()[0]).upper() == _style.COLOURS[2]
+    with pytest.raises(ValueError, match="palette gives the colors of concepts, and there is no y"):
+        ConceptMapDisplay(X).plot(palette={"car": "red"})
+    tree = DendrogramDisplay([[0, 1, 1.0, 2]], [0, 4]).plot(palette={4: "red"})
+    assert [to_hex(bar.get_facecolor()) for bar in tree.bars_] == ["#0072b2", "#ff0000"]
 
 
 def test_a_new_figure_is_as_wide_as_a_column_and_nothing_in_it_is_small():

@@ -93,7 +93,7 @@ def test_every_leaf_is_marked_in_the_row_of_its_concept(rows):
                 marked.setdefault(int(shown.leaves_[place]), []).append(name)
     assert marked == {i: [name] for i, name in enumerate(y)}
     names = [text.get_text() for text in shown.ax_.get_yticklabels()]
-    assert names[-4:] == ["purity", *shown.strip_]
+    assert names[-4:] == ["purity\n(0 to 1)", *shown.strip_]
 
 
 def test_without_concepts_clusters_take_their_colours_in_turn(rows):

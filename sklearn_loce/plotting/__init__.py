@@ -12,6 +12,7 @@ rows are matched by it, in the order of the first argument. Otherwise positions 
 from importlib import import_module
 
 _HOMES = {
+    "CentroidDistanceDisplay": "_pairs",
     "ChannelDisplay": "_channels",
     "ClusterGalleryDisplay": "_gallery",
     "ConceptMapDisplay": "_map",

@@ -120,9 +120,9 @@ class ChannelDisplay:
             self.histogram_ = self._draw_distribution(weights, histogram_kw)
             self.boxes_ = self._draw_boxes(weights, names, box_kw)
             self.reference_ = self._draw_reference(reference_kw)
-            others = "" if self.reference is None else " (grey: median of all other rows)"
+            others = "" if self.reference is None else ",\ngray mark: median of all other rows"
             # From the right, as beside long names the axes are narrower than it.
-            ax.set_xlabel(f"weight{others}", loc="right")
+            ax.set_xlabel(f"weight of a row (box: quartiles, line: 5 to 95 %{others})", loc="right")
             ax.set_ylim(len(self.channels_) - 0.4, -0.6)
             ax.axvline(0, color=GREY, linewidth=0.6, zorder=0)
         return self
@@ -159,7 +159,7 @@ class ChannelDisplay:
         title = "" if self.name is None else f"{fit_names(ax, [self.name])[0]}: "
         ax.set_title(f"{title}{rows}, {n_features} channels", loc="right")
         ax.set(yticks=[], xlim=(edges[0], edges[-1]))
-        ax.set_ylabel("share")
+        ax.set_ylabel("weights")
         ax.axvline(0, color=GREY, linewidth=0.6, zorder=0)
         ax.spines[["top", "right", "left"]].set_visible(False)
         return steps

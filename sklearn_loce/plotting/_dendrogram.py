@@ -12,8 +12,10 @@ from ..metrics import cluster_composition
 from ._names import fit_names, literal
 from ._rows import finite_rows, last_step
 from ._style import (
-    COLOURS,
+    COLUMN_WIDTH,
     GREY,
+    PAGE_HEIGHT,
+    PAGE_WIDTH,
     SMALL_FONT_SIZE,
     concept_styles,
     merge_style,
@@ -27,7 +29,9 @@ _TREE, _NUMBERS, _PURITY, _GAP, _CONCEPT = 1.5, 0.12, 0.24, 0.05, 0.125
 _MOST_IN_LINE = 10
 # Inches for the axis below and for air.
 _MARGIN = 0.35
+_COLUMN_ROWS = 24  # beyond, the figure is as wide as a page
 _MOST_VECTORS = 3000
+_LINE = 1.15  # between two names, of the size of their font
 
 
 class DendrogramDisplay:
@@ -94,13 +98,17 @@ class DendrogramDisplay:
         self.y = y
         self.n_failed = n_failed
 
-    def plot(self, *, ax=None, links_kw=None, strip_kw=None, text_kw=None):
+    def plot(self, *, ax=None, palette=None, links_kw=None, strip_kw=None, text_kw=None):
         """Plot the tree and what is below it.
 
         Parameters
         ----------
         ax : matplotlib Axes, default=None
             Axes to plot into; None opens a figure.
+        palette : dict or sequence, default=None
+            Colors of concepts. A dict gives the color of a concept, or of all concepts of a tuple;
+            others take colors that it leaves. A sequence of all concepts there are, also of those
+            without rows here, keeps the color and the marker that each has among all.
         links_kw : dict, default=None
             Keywords of the tree, a :class:`matplotlib.collections.LineCollection`.
         strip_kw : dict, default=None
@@ -118,17 +126,21 @@ class DendrogramDisplay:
         ImportError
             If matplotlib is not installed.
         ValueError
-            If the tree is none, or labels or concepts are not as many as its leaves.
+            If the tree is none, labels or concepts are not as many as its leaves, or the palette
+            has none of the concepts.
         """
         tree, labels, y = self._check()
         self.leaves_, links = link_positions(tree)
-        self._measure(tree, labels, y)
-        with open_axes(self, ax, height=_MARGIN + _TREE - self._floor / self._inch) as ax:
+        self._measure(tree, labels, y, palette)
+        width = COLUMN_WIDTH if self._n_rows <= _COLUMN_ROWS else PAGE_WIDTH
+        height = _MARGIN + _TREE - self._floor / self._inch
+        with open_axes(self, ax, width=width, height=height) as ax:
             ax.set(xlim=(-0.5, len(labels) - 0.5), ylim=(self._floor, 1.02 * _TREE * self._inch))
             self._draw_links(tree, links, labels, links_kw or {})
             self._draw_bars(labels, y)
             self.strip_ = self._draw_strip(y, strip_kw or {})
             self._name_rows()
+            self._fit_names()
             self.text_ = self._number_clusters(labels, text_kw or {})
         return self
 
@@ -147,25 +159,28 @@ class DendrogramDisplay:
                 )
         return tree, labels, y
 
-    def _measure(self, tree, labels, y):
+    def _measure(self, tree, labels, y, palette):
         """Purity, colors, and how much height an inch, and all that is below the tree, has."""
         self._inch = (float(tree[:, 2].max()) or 1.0) / _TREE
-        n_rows = 0 if y is None else len(np.unique(y))
+        self._n_rows = 0 if y is None else len(np.unique(y))
         clusters = [cluster for cluster in np.unique(labels).tolist() if cluster != -1]
         self._n_lines = 1 if len(clusters) <= _MOST_IN_LINE else 2
         self._purity_floor = -self._inch * (0.03 + self._n_lines * _NUMBERS + _PURITY)
-        self._floor = self._purity_floor - self._inch * (_GAP + n_rows * _CONCEPT)
+        left = PAGE_HEIGHT - _MARGIN - _TREE + self._purity_floor / self._inch - _GAP
+        self._concept = min(_CONCEPT, left / max(self._n_rows, 1))
+        self._floor = self._purity_floor - self._inch * (_GAP + self._n_rows * self._concept)
         self._colours = {-1: GREY}
         if y is None:
             self.purity_ = None
             order = dict.fromkeys(labels[self.leaves_].tolist())
             turns = [cluster for cluster in order if cluster != -1]
-            self._colours |= {c: COLOURS[i % len(COLOURS)] for i, c in enumerate(turns)}
+            self._colours |= {c: style[0] for c, style in concept_styles(turns, palette).items()}
             return
         shares = cluster_composition(y, labels)
         self.purity_ = shares.max(axis=1)
-        styles = concept_styles(np.unique(y))
-        self._colours |= {c: styles[shares.loc[c].idxmax()][0] for c in clusters}
+        styles = concept_styles(np.unique(y).tolist(), palette)
+        self._strip_colours = {name: colour for name, (colour, _) in styles.items()}
+        self._colours |= {c: self._strip_colours[shares.loc[c].idxmax()] for c in clusters}
 
     def _draw_links(self, tree, links, labels, links_kw):
         from matplotlib.collections import LineCollection
@@ -203,16 +218,17 @@ class DendrogramDisplay:
             return {}
         ordered = y[self.leaves_]
         places = {name: np.median(np.flatnonzero(ordered == name)) for name in np.unique(y)}
-        colours = {name: colour for name, (colour, _) in concept_styles(np.unique(y)).items()}
         strip, top = {}, self._purity_floor - self._inch * _GAP
         starts, stops = find_runs(ordered)
         for i, name in enumerate(sorted(places, key=places.get)):
-            bottom, height = top - (i + 1) * _CONCEPT * self._inch, 0.84 * _CONCEPT * self._inch
+            bottom = top - (i + 1) * self._concept * self._inch
+            height = 0.84 * self._concept * self._inch
             self.ax_.axhspan(bottom, bottom + height, color="#f2f2f2", linewidth=0, zorder=0)
             own = ordered[starts] == name
             spans = np.column_stack([starts - 0.5, stops - starts])[own]
             # The edge keeps a single leaf of many visible.
-            style = {"facecolor": colours[name], "edgecolor": colours[name], "linewidth": 0.25}
+            colour = self._strip_colours[name]
+            style = {"facecolor": colour, "edgecolor": colour, "linewidth": 0.25}
             style |= {"rasterized": len(y) > _MOST_VECTORS} | strip_kw
             strip[name] = self.ax_.broken_barh(spans, (bottom, height), **style)
         return strip
@@ -223,10 +239,10 @@ class DendrogramDisplay:
 
         top = _TREE * self._inch
         heights = [v for v in MaxNLocator(4).tick_values(0, top) if 0 <= v <= top]
-        floor, kind = self._purity_floor, "cluster" if self.y is None else "purity"
+        floor, kind = self._purity_floor, "cluster" if self.y is None else "purity\n(0 to 1)"
         rows = {floor + _PURITY / 2 * self._inch: kind}
         rows |= {
-            floor - self._inch * (_GAP + (i + 0.58) * _CONCEPT): name
+            floor - self._inch * (_GAP + (i + 0.58) * self._concept): name
             for i, name in enumerate(fit_names(self.ax_, self.strip_))
         }
         names = [f"{height:g}" for height in heights]
@@ -237,6 +253,15 @@ class DendrogramDisplay:
         self._name_distances(top, max(map(len, names)))
         self.ax_.spines[["top", "right", "bottom"]].set_visible(False)
         self.ax_.spines["left"].set_bounds(0, top)
+
+    def _fit_names(self):
+        """Make the names of the rows as small as their rows are."""
+        self.figure_.canvas.figure.draw_without_rendering()
+        low, high = self.ax_.transData.transform([(0, 0), (0, self._concept * self._inch)])[:, 1]
+        points = (high - low) * 72 / self.figure_.dpi
+        ticks = self.ax_.yaxis.get_major_ticks()
+        for tick in ticks[len(ticks) - self._n_rows :]:
+            tick.label1.set_fontsize(min(tick.label1.get_fontsize(), points / _LINE))
 
     def _name_distances(self, top, n_characters):
         """Put the axis' name beside its numbers, not beside the longest name of a concept."""

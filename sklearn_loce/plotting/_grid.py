@@ -9,11 +9,10 @@ from sklearn.utils._optional_dependencies import check_matplotlib_support
 from ._style import (
     COLUMN_WIDTH,
     FONT_SIZE,
+    PAGE_WIDTH,
     new_figure,
     paper_style,
 )
-
-PAGE_WIDTH = 6.9  # inches, of both columns of a paper
 
 _COLUMN_TILES = 4  # beyond, a grid is as wide as a page
 _WIDEST_TILE = 1.65  # inches
@@ -22,7 +21,7 @@ _MOST_PASSES = 4  # that a layout takes to settle
 _PAD = 0.025  # inches
 _TEXTS = 27  # points between two lines of tiles, for a text below and one above
 _CAPTION = 8.5  # points, of a line more below the tiles
-_CHART_TEXTS = 44  # points between a chart and tiles, for its numbers and label and for headings
+_CHART_TEXTS = 54  # points between a chart and tiles, for its numbers and label and for headings
 _MOST_BETWEEN = 3  # lines of tiles, where there is hardly any room
 
 

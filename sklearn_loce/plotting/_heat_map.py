@@ -3,15 +3,28 @@
 from itertools import permutations
 
 import numpy as np
+from scipy.cluster.hierarchy import leaves_list, linkage
+from scipy.spatial.distance import squareform
 from sklearn.utils import check_array
 
 from ._names import fit_names
-from ._style import COLUMN_WIDTH, SMALL_FONT_SIZE, grey_level, merge_style, open_axes
+from ._style import (
+    COLUMN_WIDTH,
+    GREY,
+    PAGE_WIDTH,
+    SMALL_FONT_SIZE,
+    grey_level,
+    merge_style,
+    open_axes,
+)
+from ._tree import link_positions
 
-# Inches; where values have no room in a column, the figure is as wide as the page.
-_PAGE_WIDTH = 6.9
 # Height by width, before the figure is cut to what is drawn.
 _HEIGHT = 0.88
+_LINE = 1.15  # between two names, of the size of their font
+# Shares of the axes: the scale in the empty triangle, and the tree above them.
+_SCALE, _TREE = (0.54, 0.93, 0.42, 0.035), (0, 1.01, 1, 0.18)
+_UNKNOWN = "#e6e6e6"
 # Points between a value and the border of its cell, at the least.
 _AIR = 0.5
 
@@ -20,12 +33,15 @@ class HeatMap:
     """A square matrix over concepts, whose diagonal tells nothing.
 
     What inherits names its matrix `_matrix`, has `concepts`, and gives `_labels` of the columns,
-    the rows and the values, and `_limits` of the colors.
+    the rows and the values, the `_lowest` of the colors, or None for that of the data, and whether
+    it is `_symmetric`: then it is drawn below its diagonal, and the scale above.
     """
 
     def plot(
         self,
         *,
+        order="similarity",
+        tree=False,
         include_values=True,
         cmap="Blues",
         values_format=None,
@@ -39,10 +55,15 @@ class HeatMap:
 
         Parameters
         ----------
+        order : "similarity", array-like of shape (n_concepts,) or None, default="similarity"
+            Order of the concepts: that of the leaves of a tree (average linkage), in which similar
+            ones are neighbors; one that is given, as of another display; or that of `concepts`.
+        tree : bool, default=False
+            Whether to draw that tree above the columns.
         include_values : bool, default=True
             Whether to write the values into the cells, if they are large enough for it.
         cmap : str or matplotlib Colormap, default="Blues"
-            Colors, from low to high. What is masked is gray.
+            Colors, from low to high; the range is that of the values. What is unknown is gray.
         values_format : str, default=None
             Format of the values, as ".2f". None means three characters at most: .25, 1.0 and 0.
         xticks_rotation : {"vertical", "horizontal"} or float, default=None
@@ -54,7 +75,7 @@ class HeatMap:
         colorbar : bool, default=True
             Whether to add the scale of the colors.
         im_kw : dict, default=None
-            Keywords of :meth:`matplotlib.axes.Axes.imshow`.
+            Keywords of :meth:`matplotlib.axes.Axes.imshow`, as ``{"vmin": 0, "vmax": 1}``.
         text_kw : dict, default=None
             Keywords of the values, as of :meth:`matplotlib.axes.Axes.text`; with a "fontsize" they
             are written whatever their room.
@@ -62,18 +83,23 @@ class HeatMap:
         Returns
         -------
         self : object
-            The display, with `ax_`, `figure_`, `im_`, `text_` and `colorbar_`.
+            The display, with `ax_`, `figure_`, `im_`, `text_`, `colorbar_` and `order_`.
 
         Raises
         ------
         ImportError
             If matplotlib is not installed.
         ValueError
-            If the matrix does not fit the concepts.
+            If the matrix does not fit the concepts, `order` is unknown, or a tree is asked for
+            without it.
         """
-        shown = self._masked()
+        matrix = self._check()
+        links = self._choose_order(matrix, order, tree)
+        shown = self._mask(matrix)
         with open_axes(self, ax, height=_HEIGHT * COLUMN_WIDTH) as axes:
-            self._draw_image(shown, cmap, im_kw)
+            self._draw_image(shown, matrix, cmap, im_kw)
+            if tree:
+                self._draw_tree(links)
             self.colorbar_ = self._draw_scale() if colorbar else None
             write = (shown, values_format, text_kw or {}) if include_values else None
             self._write(xticks_rotation, write)
@@ -81,34 +107,90 @@ class HeatMap:
                 # Centered, a square next to a scale would move whenever it is drawn.
                 axes.set_anchor("W")
                 if include_values and self.text_ is None and len(shown) > 1:
-                    self.figure_.set_size_inches(_PAGE_WIDTH, _HEIGHT * _PAGE_WIDTH)
+                    self.figure_.set_size_inches(PAGE_WIDTH, PAGE_WIDTH * (1 + _TREE[3] * tree))
                     self._write(xticks_rotation, write)
         return self
 
-    def _masked(self):
-        """Matrix with NaN and the diagonal masked: (n_concepts, n_concepts)."""
+    def _check(self):
+        """Read the matrix of shape (n_concepts, n_concepts)."""
         matrix = check_array(self._matrix, dtype=np.float64, ensure_all_finite="allow-nan")
         if matrix.shape != (len(self.concepts),) * 2:
             raise ValueError(
                 f"The matrix has shape {matrix.shape}, and there are {len(self.concepts)} "
                 "concepts; pass one row and one column per concept."
             )
-        return np.ma.masked_array(matrix, np.isnan(matrix) | np.eye(len(matrix), dtype=bool))
+        return matrix
 
-    def _draw_image(self, shown, cmap, im_kw):
+    def _choose_order(self, matrix, order, tree):
+        """Set `order_`, and give the links of the tree that it comes from."""
+        by_similarity = isinstance(order, str) and order == "similarity"
+        if tree and not (by_similarity and len(matrix) > 1):
+            raise ValueError('A tree needs two concepts or more, and order="similarity".')
+        if not by_similarity or len(matrix) < 2:
+            self.order_ = self._read_order(order)
+            return None
+        distances = self._to_distances(matrix)
+        distances = np.nan_to_num(distances, nan=np.nanmax(distances, initial=0.0))
+        np.fill_diagonal(distances, 0)
+        condensed = squareform((distances + distances.T) / 2, checks=False)
+        links = linkage(condensed, "average", optimal_ordering=True)
+        self.order_ = leaves_list(links)
+        return links
+
+    def _read_order(self, order):
+        """Find the position of each concept of an order that is given."""
+        known = np.asarray(self.concepts).tolist()
+        order = known if order is None or len(known) < 2 else np.asarray(order).ravel().tolist()
+        if sorted(map(str, order)) != sorted(map(str, known)):
+            raise ValueError(f"order={order} is none of the concepts {known}; pass all of them.")
+        return np.array([known.index(name) for name in order])
+
+    def _to_distances(self, matrix):
+        return matrix
+
+    def _mask(self, matrix):
+        """Order the matrix, and mask NaN, the diagonal and what is the same above it."""
+        matrix = matrix[np.ix_(self.order_, self.order_)]
+        hidden = (
+            np.triu(np.ones(matrix.shape, dtype=bool)) if self._symmetric else np.eye(*matrix.shape)
+        )
+        return np.ma.masked_array(matrix, np.isnan(matrix) | hidden.astype(bool))
+
+    def _draw_image(self, shown, matrix, cmap, im_kw):
         import matplotlib as mpl
         from matplotlib.image import AxesImage
+        from matplotlib.patches import Rectangle
 
-        low, high = self._limits
-        # Concepts that all lie at 0 are no reason for a scale without length.
-        high = high or (1.0 if shown.mask.all() else float(shown.max())) or 1.0
+        low, high = (0.0, 1.0) if shown.mask.all() else (float(shown.min()), float(shown.max()))
+        low = low if self._lowest is None else self._lowest
+        # Concepts that all lie at one distance are no reason for a scale without length.
+        low, high = (low, high) if low < high else (min(low, 0.0), high or 1.0)
         defaults = {"interpolation": "nearest", "cmap": cmap, "vmin": low, "vmax": high}
         style = merge_style(AxesImage, defaults, im_kw)
         style["cmap"] = mpl.colormaps[style["cmap"]] if isinstance(cmap, str) else style["cmap"]
-        style["cmap"] = style["cmap"].with_extremes(bad="#e6e6e6")
+        style["cmap"] = style["cmap"].with_extremes(bad="none")
         self.im_ = self.ax_.imshow(shown, **style)
+        unknown = np.argwhere(np.isnan(matrix[np.ix_(self.order_, self.order_)]))
+        for i, j in unknown[unknown[:, 0] != unknown[:, 1]]:
+            if j < i or not self._symmetric:
+                self.ax_.add_patch(Rectangle((j - 0.5, i - 0.5), 1, 1, color=_UNKNOWN, linewidth=0))
+
+    def _draw_tree(self, links):
+        from matplotlib.collections import LineCollection
+
+        ax = self.ax_.inset_axes(_TREE)
+        ax.set_axis_off()
+        look = {"colors": GREY, "linewidths": 0.7, "capstyle": "projecting"}
+        ax.add_collection(LineCollection(link_positions(links)[1], **look))
+        ax.set(xlim=(-0.5, len(links) + 0.5), ylim=(0, 1.02 * (links[:, 2].max() or 1.0)))
 
     def _draw_scale(self):
+        if self._symmetric:
+            place = self.ax_.inset_axes(_SCALE)
+            kw = {"cax": place, "orientation": "horizontal", "label": self._labels[2]}
+            bar = self.figure_.colorbar(self.im_, **kw)
+            bar.outline.set_linewidth(0.4)
+            return bar
         bar = self.figure_.colorbar(self.im_, ax=self.ax_, shrink=0.8, label=self._labels[2])
         bar.outline.set_linewidth(0.4)
         return bar
@@ -122,15 +204,28 @@ class HeatMap:
 
     def _name_axes(self, rotation):
         """Write the concepts at the axes, and give the size of a cell in points."""
-        numbers, names = np.arange(len(self.concepts)), fit_names(self.ax_, self.concepts)
+        names = fit_names(self.ax_, np.asarray(self.concepts)[self.order_])
+        numbers = np.arange(len(names))
         self.ax_.set_xticks(numbers, names)
         self.ax_.set_yticks(numbers, names)
         self.ax_.set(xlabel=self._labels[0], ylabel=self._labels[1])
         self.ax_.tick_params(length=0)
+        self.ax_.spines[["top", "right"]].set_visible(not self._symmetric)
         self._turn_names(45 if rotation is None else rotation)
         if rotation is None and self._cell_size() < 1.5 * SMALL_FONT_SIZE:
             self._turn_names("vertical")
+        for _ in range(2):
+            # Smaller names leave larger cells.
+            size = min(self._name_size, self._cell_size() / _LINE)
+            self.ax_.tick_params(labelsize=size)
         return self._cell_size()
+
+    @property
+    def _name_size(self):
+        from matplotlib import rcParams
+        from matplotlib.font_manager import FontProperties
+
+        return FontProperties(size=rcParams["xtick.labelsize"]).get_size_in_points()
 
     def _turn_names(self, rotation):
         upright = rotation in ("vertical", "horizontal")
@@ -146,10 +241,16 @@ class HeatMap:
 
     def _write_values(self, shown, values_format, text_kw, cell):
         self.text_ = np.full(shown.shape, None)
+        texts = []
         for i, j in permutations(range(len(shown)), 2):
+            if self._symmetric and i < j:
+                continue
             value = None if shown.mask[i, j] else shown[i, j]
-            self.text_[i, j] = self._write_value(i, j, _format(value, values_format), text_kw)
-        texts = [text for text in self.text_.flat if text is not None]
+            texts.append(self._write_value(i, j, _format(value, values_format), text_kw))
+            row, column = self.order_[[i, j]]
+            self.text_[row, column] = texts[-1]
+            if self._symmetric:
+                self.text_[column, row] = texts[-1]
         sides = [max(text.get_window_extent().size) for text in texts]
         room = (cell - 2 * _AIR) * self.figure_.dpi / 72
         if not texts or (max(sides) > room and not {"fontsize", "size"} & text_kw.keys()):

@@ -6,18 +6,23 @@ from sklearn.utils import check_consistent_length, column_or_1d
 from .._validation import match_rows
 from ._legend import add_legend
 from ._map_mixture import FittedMixture, check_labels, fit_gaussians
-from ._map_parts import check_coordinates, find_coordinates, find_extent
+from ._map_names import find_places, name_on_map, write_name, write_names
+from ._map_parts import check_coordinates, fade, find_coordinates, find_extent
 from ._names import literal
 from ._rows import embed, finite_rows, last_step
 from ._style import (
+    COLUMN_WIDTH,
     GREY,
-    SMALL_FONT_SIZE,
+    PAGE_WIDTH,
     concept_styles,
+    even_size,
     merge_style,
     open_axes,
 )
 
 _MOST_VECTORS = 2000
+_COLUMN_NAMES = 24  # beyond, a map with its legend is as wide as a page
+_LEGEND_MARK = 22  # size of a disk in the legend
 
 
 class ConceptMapDisplay:
@@ -38,6 +43,10 @@ class ConceptMapDisplay:
         Their covariances.
     component_concepts : array-like of shape (n_components,), default=None
         Concept of each Gaussian; None where they know of no concepts.
+    component_names : array-like of shape (n_components,), default=None
+        What is written at each Gaussian that knows of no concepts. None means its number.
+    component_majorities : array-like of shape (n_components,), default=None
+        Most frequent concept of each, written where it has room; None or "" for none.
     regions : array-like of shape (n_rows, n_columns), default=None
         Concept, or component, that is the most probable at each place; the first row is at the
         bottom.
@@ -56,7 +65,9 @@ class ConceptMapDisplay:
     ellipses_ : list of matplotlib Ellipse
         One per Gaussian.
     text_ : list of matplotlib Text
-        Numbers of the Gaussians that know of no concepts.
+        Numbers of the Gaussians that know of no concepts, with their most frequent concept.
+    names_ : dict of str to matplotlib Text
+        Names of concepts on the map.
     im_ : matplotlib AxesImage or None
         The regions.
     ax_ : matplotlib Axes
@@ -96,6 +107,8 @@ class ConceptMapDisplay:
         means=None,
         covariances=None,
         component_concepts=None,
+        component_names=None,
+        component_majorities=None,
         regions=None,
         extent=None,
         axis_names=("", ""),
@@ -106,6 +119,8 @@ class ConceptMapDisplay:
         self.means = means
         self.covariances = covariances
         self.component_concepts = component_concepts
+        self.component_names = component_names
+        self.component_majorities = component_majorities
         self.regions = regions
         self.extent = extent
         self.axis_names = axis_names
@@ -115,6 +130,7 @@ class ConceptMapDisplay:
         self,
         *,
         ax=None,
+        palette=None,
         n_std=2.0,
         legend=True,
         scatter_kw=None,
@@ -126,11 +142,17 @@ class ConceptMapDisplay:
         Parameters
         ----------
         ax : matplotlib Axes, default=None
-            Axes to plot into; None opens a figure.
+            Axes to plot into; None opens a figure: as wide as a paper's column, or where more than
+            24 concepts are named, as its page.
+        palette : dict or sequence, default=None
+            Colors of concepts. A dict gives the color of a concept, or of all concepts of a tuple;
+            others take colors that it leaves. A sequence of all concepts there are, also of those
+            without rows here, keeps the color and the marker that each has among all.
         n_std : float, default=2.0
             Standard deviations from a Gaussian's mean to its ellipse; within 2 lie 86 % of it.
-        legend : bool, default=True
-            Whether to name the concepts, below the axes.
+        legend : bool or "on map", default=True
+            Whether to name the concepts, below the axes. "on map" writes each name among the rows
+            of its concept, and only those that have no room there below the axes.
         scatter_kw : dict, default=None
             Keywords of the points, as of :meth:`matplotlib.axes.Axes.scatter`.
         ellipse_kw : dict, default=None
@@ -148,20 +170,50 @@ class ConceptMapDisplay:
         ImportError
             If matplotlib is not installed.
         ValueError
-            If lengths or shapes don't fit.
+            If lengths or shapes don't fit, `legend` is unknown, or the palette has none of the
+            concepts.
         """
         coordinates, y = self._check()
-        self._styles = concept_styles(np.unique(y)) if self.y is not None else {None: (GREY, "o")}
-        with open_axes(self, ax, height=3.4 + 0.05 * len(self._styles) * legend) as ax:
-            self.im_ = None if self.regions is None else self._draw_regions(im_kw)
+        self._styles = self._choose_styles(y, palette)
+        if legend not in (True, False, "on map"):
+            raise ValueError(f'legend={legend!r} is none; choose True, False or "on map".')
+        given, width, height = ax is not None, *self._choose_size(legend)
+        with open_axes(self, ax, width=width, height=height) as ax:
+            self.im_ = None if self.regions is None else self._draw_regions(coordinates, im_kw)
             self.scatter_ = self._draw_points(coordinates, y, scatter_kw)
             self._draw_gaussians(n_std, ellipse_kw)
-            self._frame(coordinates)
-            if legend and self.y is not None:
-                points = list(self.scatter_.values())
-                scale = (22 / points[0].get_sizes()[0]) ** 0.5
-                add_legend(ax, points, markerscale=scale, handlelength=0.9)
+            self._frame(coordinates, "datalim" if given else "box")
+            self._number_gaussians()
+            self.names_ = self._name(coordinates, y, legend) if self.y is not None else {}
+        # Layouts know the size of such axes; that of a box follows from its limits, too late.
+        self.ax_.set_adjustable("datalim")
         return self
+
+    def _choose_styles(self, y, palette):
+        if self.y is not None:
+            return concept_styles(np.unique(y).tolist(), palette)
+        if palette is not None:
+            raise ValueError("palette gives the colors of concepts, and there is no y; pass one.")
+        return {None: (GREY, "o")}
+
+    def _choose_size(self, legend):
+        """Give width and most height of a figure, of which what is not drawn in is cut off."""
+        if legend and len(self._styles) > _COLUMN_NAMES:
+            return PAGE_WIDTH, 6.0 + 0.03 * len(self._styles)
+        return COLUMN_WIDTH, 3.4 + 0.05 * len(self._styles) * (legend is True)
+
+    def _name(self, coordinates, y, legend):
+        """Name concepts on the map, or below it."""
+        (_, mark), first = next(iter(self._styles.values())), next(iter(self.scatter_.values()))
+        scale = (_LEGEND_MARK * even_size(mark) / first.get_sizes()[0]) ** 0.5
+        style = {"markerscale": scale, "handlelength": 0.9}
+        if legend == "on map":
+            places = find_places(coordinates, y)
+            texts = {name: literal(name) for name in places}
+            return name_on_map(self.ax_, places, self.scatter_, texts, **style)
+        if legend:
+            add_legend(self.ax_, list(self.scatter_.values()), **style)
+        return {}
 
     def _check(self):
         coordinates, y = match_rows(coordinates=self.coordinates, y=self.y)
@@ -179,18 +231,19 @@ class ConceptMapDisplay:
 
         size = float(np.clip(6500 / len(coordinates), 3, 18))
         dense = {"rasterized": len(coordinates) > _MOST_VECTORS, "zorder": 2}
-        look = {"linewidths": 0.25, "edgecolors": "white", "alpha": 0.85, "sizes": [size]}
+        look = {"linewidths": 0.25, "edgecolors": "white", "alpha": 0.85}
         points = {}
         for name, (colour, marker) in self._styles.items():
             x = coordinates if name is None else coordinates[y == name]
             own = {"facecolors": colour, "marker": marker, "label": literal(name)}
+            own["sizes"] = [size * even_size(marker)]
             style = merge_style(PathCollection, look | dense | own, scatter_kw)
             style["s"] = style.pop("sizes") if "s" not in style else style["s"]
             points[name] = self.ax_.scatter(*x.T, **style)
         return points
 
     def _draw_gaussians(self, n_std, ellipse_kw):
-        self.ellipses_, self.text_ = [], []
+        self.ellipses_ = []
         if self.means is None:
             return
         names = self.component_concepts
@@ -199,8 +252,6 @@ class ConceptMapDisplay:
             known = names is not None and names[i] in self._styles
             colour = self._styles[names[i]][0] if known else "black"
             self.ellipses_.append(self._draw_ellipse(mean, covariance, n_std, colour, ellipse_kw))
-            if names is None:
-                self.text_.append(self._number(mean, i))
 
     def _draw_ellipse(self, mean, covariance, n_std, colour, ellipse_kw):
         from matplotlib.patches import Ellipse
@@ -215,16 +266,23 @@ class ConceptMapDisplay:
         style = merge_style(Ellipse, look | {"zorder": 1.5}, ellipse_kw)
         return self.ax_.add_patch(Ellipse(mean, width, height, angle=angle, **style))
 
-    def _number(self, place, number):
-        from matplotlib.patheffects import withStroke
+    def _number_gaussians(self):
+        """Write numbers, with concepts where they have room, at Gaussians that know of none."""
+        self.text_ = []
+        if self.means is None or self.component_concepts is not None:
+            return
+        means = np.asarray(self.means)
+        names = range(len(means)) if self.component_names is None else self.component_names
+        most = self.component_majorities
+        most = [""] * len(means) if most is None else most
+        texts = [literal(f"{name} {own}".strip()) for name, own in zip(names, most, strict=True)]
+        places = {i: [mean] for i, mean in enumerate(means)}
+        written = write_names(self.ax_, places, dict(enumerate(texts)))
+        for i, name in enumerate(names):
+            self.text_.append(written.get(i) or write_name(self.ax_, means[i], literal(name)))
 
-        halo = [withStroke(linewidth=2, foreground="white")]
-        look = {"fontsize": SMALL_FONT_SIZE, "fontweight": "bold", "color": "black"}
-        look["path_effects"] = halo
-        return self.ax_.text(*place, str(number), ha="center", va="center", zorder=4, **look)
-
-    def _draw_regions(self, im_kw):
-        """Draw pale regions, and lines between them, as colors come back with many concepts."""
+    def _draw_regions(self, coordinates, im_kw):
+        """Draw pale regions that fade where there are no rows, and lines between them."""
         from matplotlib.colors import to_rgba_array
         from matplotlib.image import AxesImage
 
@@ -236,13 +294,16 @@ class ConceptMapDisplay:
             colours, border = [self._styles[name][0] for name in names.tolist()], "white"
         pale = 1 - 0.22 * (1 - to_rgba_array(colours)[:, :3])
         look = {"origin": "lower", "extent": self.extent, "interpolation": "nearest", "zorder": 0}
-        image = self.ax_.imshow(pale[codes], **merge_style(AxesImage, look, im_kw))
+        opacity = fade(coordinates, codes.shape, self.extent)
+        picture = np.dstack([pale[codes], opacity])
+        image = self.ax_.imshow(picture, **merge_style(AxesImage, look, im_kw))
         line = {"levels": [0.5], "colors": border, "linewidths": 0.9, "zorder": 1}
         for code in range(len(names) * (len(names) > 1)):
-            self.ax_.contour(codes == code, extent=self.extent, origin="lower", **line)
+            place = np.ma.masked_where(opacity == 0, codes == code)
+            self.ax_.contour(place, extent=self.extent, origin="lower", **line)
         return image
 
-    def _frame(self, coordinates):
+    def _frame(self, coordinates, adjustable):
         """Make units equal, as ellipses are true only then, and leave out numbers."""
         from matplotlib.transforms import Bbox
 
@@ -251,7 +312,11 @@ class ConceptMapDisplay:
         if self.regions is None:
             ellipses = [e.get_path().get_extents(e.get_patch_transform()) for e in self.ellipses_]
             box = Bbox.union([box, *ellipses])
-        self.ax_.set(xlim=box.intervalx, ylim=box.intervaly, aspect="equal", xticks=[], yticks=[])
+        self.ax_.set(xticks=[], yticks=[])
+        # Not fixed, as matplotlib warns where it widens fixed ones.
+        self.ax_.set_xlim(*box.intervalx, auto=None)
+        self.ax_.set_ylim(*box.intervaly, auto=None)
+        self.ax_.set_aspect("equal", adjustable=adjustable)
         self.ax_.set(xlabel=self.axis_names[0], ylabel=self.axis_names[1])
 
     @classmethod

@@ -6,8 +6,9 @@ import numpy as np
 from sklearn.base import clone
 from sklearn.utils import check_consistent_length, column_or_1d
 
+from ..metrics import cluster_composition
 from ..mixture import ConceptGaussianMixture
-from ._map_parts import find_extent
+from ._map_parts import find_extent, place_cells
 
 # Cells on the longer side of a map of decision regions.
 _GRID = 240
@@ -23,11 +24,14 @@ class Gaussians:
     covariances : ndarray of shape (n_components, 2, 2)
     concepts : ndarray of shape (n_components,) or None
         Concept of each, or None where they know of no concepts.
+    numbers : list
+        Label of each among the rows.
     """
 
     means: np.ndarray
     covariances: np.ndarray
     concepts: np.ndarray | None
+    numbers: list
 
 
 @dataclass
@@ -81,10 +85,10 @@ def fit_gaussians(mixture, coordinates, y, regions, random_state):
     if mixture is None:
         return {}
     if isinstance(mixture, np.ndarray):
-        return _as_parameters(measure_gaussians(coordinates, mixture))
+        return _as_parameters(measure_gaussians(coordinates, mixture), mixture, y)
     fitted = isinstance(mixture, FittedMixture)
     model = mixture.model if fitted else clone(mixture).fit(coordinates, y)
-    found = _as_parameters(read_gaussians(model))
+    found = _as_parameters(read_gaussians(model), model.predict(coordinates), y)
     if regions:
         found["regions"], found["extent"] = find_regions(model, coordinates)
     return found
@@ -99,12 +103,22 @@ def _automatic(name, n_samples, random_state):
     return ConceptGaussianMixture(random_state=random_state) if n_samples > 1 else None
 
 
-def _as_parameters(gaussians):
+def _as_parameters(gaussians, labels, y):
     return {
         "means": gaussians.means,
         "covariances": gaussians.covariances,
         "component_concepts": gaussians.concepts,
+        **({} if gaussians.concepts is not None else _name_components(gaussians, labels, y)),
     }
+
+
+def _name_components(gaussians, labels, y):
+    """Name Gaussians that know of no concepts, and find the most frequent concept of each."""
+    if y is None:
+        return {"component_names": gaussians.numbers}
+    most = cluster_composition(y, labels).idxmax(axis=1).to_dict()
+    majorities = [most.get(number, "") for number in gaussians.numbers]
+    return {"component_names": gaussians.numbers, "component_majorities": majorities}
 
 
 def check_labels(labels, n_samples):
@@ -162,7 +176,8 @@ def read_gaussians(mixture):
         "diag": lambda: given[:, :, np.newaxis] * np.eye(2),
         "spherical": lambda: given[:, np.newaxis, np.newaxis] * np.eye(2),
     }[mixture.covariance_type]()
-    return Gaussians(means, covariances, getattr(mixture, "component_concepts_", None))
+    concepts = getattr(mixture, "component_concepts_", None)
+    return Gaussians(means, covariances, concepts, list(range(len(means))))
 
 
 def measure_gaussians(coordinates, labels):
@@ -192,7 +207,7 @@ def measure_gaussians(coordinates, labels):
     parts = [coordinates[labels == cluster] for cluster in kept]
     means = np.array([part.mean(axis=0) for part in parts]).reshape(-1, 2)
     covariances = np.array([np.cov(part.T, bias=True) for part in parts]).reshape(-1, 2, 2)
-    return Gaussians(means, covariances, None)
+    return Gaussians(means, covariances, None, kept)
 
 
 def find_regions(mixture, coordinates):
@@ -216,10 +231,7 @@ def find_regions(mixture, coordinates):
     left, right, bottom, top = extent = find_extent(coordinates)
     longer = max(right - left, top - bottom)
     columns, rows = (round(_GRID * side / longer) for side in (right - left, top - bottom))
-    x = left + (np.arange(columns) + 0.5) / columns * (right - left)
-    y = bottom + (np.arange(rows) + 0.5) / rows * (top - bottom)
-    grid = np.stack(np.meshgrid(x, y), axis=-1).reshape(-1, 2)
-    probabilities = mixture.predict_proba(grid)
+    probabilities = mixture.predict_proba(place_cells((rows, columns), extent))
     names = getattr(mixture, "component_concepts_", np.arange(probabilities.shape[1]))
     names, codes = np.unique(names, return_inverse=True)
     together = probabilities @ np.eye(len(names))[codes]

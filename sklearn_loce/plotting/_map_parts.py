@@ -1,12 +1,16 @@
 """Where the rows of a map of LoCEs lie."""
 
 import numpy as np
+from scipy.spatial import KDTree
 from sklearn.base import clone
 from sklearn.decomposition import PCA
 from sklearn.utils import check_array
 
 # Room around the points, and least height by width, as shares of the longer side.
 _ROOM, _LEAST = 0.06, 0.6
+# Distances from a row, as shares of the longer side with its room, up to which regions are full,
+# and shown: no further than the room.
+_FULL, _SHOWN = 0.02, 0.05
 _FEWEST = {"umap": (3, 1), "pca": (2, 2)}  # rows and features
 
 
@@ -142,3 +146,59 @@ def find_extent(coordinates):
     half = np.maximum(high - low, _LEAST * longer) / 2 + _ROOM * longer
     middle = (low + high) / 2
     return tuple(np.stack([middle - half, middle + half], axis=1).ravel().tolist())
+
+
+def place_cells(shape, extent):
+    """Place the middles of the cells of a grid.
+
+    Parameters
+    ----------
+    shape : tuple of int
+        Rows and columns.
+    extent : tuple of float
+        Left, right, bottom, top.
+
+    Returns
+    -------
+    ndarray of shape (n_rows * n_columns, 2)
+        Row by row, from the bottom.
+
+    Examples
+    --------
+    >>> from sklearn_loce.plotting._map_parts import place_cells
+    >>> place_cells((1, 2), (0.0, 4.0, 0.0, 2.0)).tolist()
+    [[1.0, 1.0], [3.0, 1.0]]
+    """
+    (rows, columns), (left, right, bottom, top) = shape, extent
+    x = left + (np.arange(columns) + 0.5) / columns * (right - left)
+    y = bottom + (np.arange(rows) + 0.5) / rows * (top - bottom)
+    return np.stack(np.meshgrid(x, y), axis=-1).reshape(-1, 2)
+
+
+def fade(coordinates, shape, extent):
+    """Tell how opaque the cells of a grid are, which fade away from the rows.
+
+    Parameters
+    ----------
+    coordinates : ndarray of shape (n_samples, 2)
+    shape : tuple of int
+        Rows and columns.
+    extent : tuple of float
+        Left, right, bottom, top.
+
+    Returns
+    -------
+    ndarray of shape (n_rows, n_columns)
+        From 0, far from all rows, to 1.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sklearn_loce.plotting._map_parts import fade
+    >>> fade(np.array([[5.0, 5.0]]), (1, 4), (0.0, 40.0, 0.0, 10.0)).tolist()
+    [[1.0, 0.0, 0.0, 0.0]]
+    """
+    distances, _ = KDTree(coordinates).query(place_cells(shape, extent))
+    longer = max(extent[1] - extent[0], extent[3] - extent[2])
+    opacity = (_SHOWN - distances / longer) / (_SHOWN - _FULL)
+    return np.clip(opacity, 0, 1).reshape(shape)

@@ -22,12 +22,15 @@ from ._drawing import (
 )
 from ._grid import Layout, open_grid
 from ._inputs import check_inputs, choose
+from ._rows import last_step
 from ._style import COLOURS, FONT_SIZE, SMALL_FONT_SIZE, merge_style
 from ._tiles import TILE_SIZE, read_tiles
 
+_DISTANCE = "distance to the own concept"
 _CHART_HEIGHT = 0.55, 0.16  # inches, and more for each concept
 _INLYING = RIGHT | {"linewidth": 0.8}
 _MANY = 3000  # dots; more are drawn as pixels in PDF and SVG
+_MOST_CONCEPTS = 5  # lines of tiles that a page has room for
 _DOTS = {"marker": "o", "s": 9, "color": COLOURS[0], "alpha": 0.45, "linewidths": 0}
 _CROSSES = {"marker": "x", "s": 16, "color": COLOURS[1], "linewidths": 1.1}
 _LABEL_WIDTH = 0.35  # of the chart, that names of concepts may take
@@ -56,7 +59,8 @@ class OutlierDisplay:
     Parameters
     ----------
     scores : ndarray of shape (n_samples,), float64
-        Score of each row; the lower, the more unusual. NaN for rows that failed.
+        Score of each row, as ``score_samples`` gives it: the lower, the more unusual. NaN for rows
+        that failed. Chart and tiles show it without its minus, so that higher is more unusual.
     concepts : list
         Concepts shown; ``[None]`` for rows that are all of one.
     thresholds : ndarray of shape (n_concepts,), float64
@@ -68,6 +72,10 @@ class OutlierDisplay:
         ``mask`` and ``projection``.
     n_most, n_least : int, default=4 and 2
         How many of the most and of the least outlying rows of each concept are shown.
+    n_hidden : int, default=0
+        Concepts that are left out, which the chart says.
+    score_name : str, default="outlier score"
+        What the axis of the chart is called.
     table : DataFrame of n_tiles rows, default=None
         The rows behind the tiles, in the order in which these are drawn, with the index of the
         table of samples: ``position``, ``outlier_score``, ``outlier``, and the columns of the
@@ -120,6 +128,8 @@ class OutlierDisplay:
         tiles,
         n_most=4,
         n_least=2,
+        n_hidden=0,
+        score_name="outlier score",
         table=None,
     ):
         self.scores = scores
@@ -129,6 +139,8 @@ class OutlierDisplay:
         self.tiles = tiles
         self.n_most = n_most
         self.n_least = n_least
+        self.n_hidden = n_hidden
+        self.score_name = score_name
         self.table = table
 
     @classmethod
@@ -182,6 +194,8 @@ class OutlierDisplay:
         if own is not None:
             offsets = offsets[np.searchsorted(own, known)]
         thresholds = dict(zip(known, np.broadcast_to(offsets, len(known)), strict=True))
+        if isinstance(last_step(estimator), ConceptOutlierDetector):
+            kwargs = {"score_name": _DISTANCE} | kwargs
         return cls._from_scores(scores, thresholds, samples, names, X, **kwargs)
 
     @classmethod
@@ -211,8 +225,9 @@ class OutlierDisplay:
         contamination : float in (0, 0.5], default=0.05
             Share of each concept's rows to call outliers.
         **kwargs : dict
-            ``concepts``, the concepts to show in this order, by default all, sorted, each in a line
-            of tiles about an inch high: choose some for a page; ``n_most=4`` and ``n_least=2``,
+            ``concepts``, the concepts to show in this order, each in a line of tiles about an inch
+            high, by default all, sorted, or of more than five, which a page has room for, those
+            with the rows farthest beyond their thresholds; ``n_most=4`` and ``n_least=2``,
             how many of the most and of the least outlying rows of each to show;
             ``projector=None``, a fitted LoCETransformer of one layer, which projects the
             embeddings, or a segmenter: what draws the projections that tiles show; ``crop=False``,
@@ -236,6 +251,7 @@ class OutlierDisplay:
         scores[kept] = detector.training_scores_
         known = getattr(detector, "concepts_", np.array([None])).tolist()
         thresholds = dict(zip(known, np.ravel(detector.offset_), strict=True))
+        kwargs = {"score_name": _DISTANCE} | kwargs
         return cls._from_scores(scores, thresholds, samples, names, X, **kwargs)
 
     @classmethod
@@ -252,6 +268,7 @@ class OutlierDisplay:
             "projector": "no_validation",
             "crop": ["boolean"],
             "tile_size": "no_validation",
+            "score_name": [str],
         },
         prefer_skip_nested_validation=True,
     )
@@ -269,9 +286,14 @@ class OutlierDisplay:
         projector=None,
         crop=False,
         tile_size=TILE_SIZE,
+        score_name="outlier score",
         **plot_kw,
     ):
         """Rank each concept's rows, read the tiles of both ends, and plot."""
+        n_hidden = 0
+        if concepts is None and len(thresholds) > _MOST_CONCEPTS:
+            n_hidden = len(thresholds) - _MOST_CONCEPTS
+            concepts = _choose_unusual(scores, thresholds, names)
         concepts = choose(concepts, list(thresholds), "concepts")
         order = np.argsort(scores, kind="stable")
         order = order[~np.isnan(scores[order])]
@@ -286,6 +308,8 @@ class OutlierDisplay:
             tiles={},
             n_most=n_most,
             n_least=n_least,
+            n_hidden=n_hidden,
+            score_name=score_name,
         )
         lines = [[row for row in display._shown(k) if row is not None] for k in range(len(members))]
         rows = np.concatenate(lines)
@@ -377,8 +401,8 @@ class OutlierDisplay:
             heights = line + _SPREAD * ((np.arange(len(members)) * _GOLDEN) % 1 - 0.5)
             outlying = self._is_outlier(line, members)
             for which, defaults in ((~outlying, _DOTS), (outlying, _CROSSES)):
-                _scatter(ax, self.scores[members[which]], heights[which], defaults, scatter_kw)
-            ax.vlines(self.thresholds[line], line - 0.42, line + 0.42, colors=ink, lw=1.2)
+                _scatter(ax, -self.scores[members[which]], heights[which], defaults, scatter_kw)
+            ax.vlines(-self.thresholds[line], line - 0.42, line + 0.42, colors=ink, lw=1.2)
         names = ["" if concept is None else concept for concept in self.concepts]
         names = [fit_text(ax, name, n_lines=1, n_tiles=_LABEL_WIDTH) for name in names]
         ax.set_yticks(range(len(names)), names)
@@ -386,8 +410,14 @@ class OutlierDisplay:
         ax.tick_params(axis="y", length=0)
         ax.tick_params(labelsize=SMALL_FONT_SIZE)
         ax.spines[["top", "right", "left"]].set_visible(False)
-        label = f"score ({MARKS[False]} outlier, | threshold)"
-        ax.set_xlabel(label, fontsize=FONT_SIZE, family=font_with_marks())
+        meaning = f"higher is more unusual; {MARKS[False]} outlier, | threshold"
+        label = f"{self.score_name}\n({meaning})"
+        if self.n_hidden:
+            n_all = self.n_hidden + len(self.concepts)
+            title = f"{len(self.concepts)} of {n_all} concepts: those with the most unusual rows"
+            ax.set_title(title, fontsize=FONT_SIZE)
+        # From the right, as beside long names the chart is narrower than it.
+        ax.set_xlabel(label, loc="right", fontsize=FONT_SIZE, family=font_with_marks())
 
     def _plot_tile(self, line, column, row, show, contour_kw, frame_kw):
         ax = self.axes_[line, column]
@@ -398,7 +428,7 @@ class OutlierDisplay:
     def _write_score(self, ax, line, row, captions):
         mark = f"{MARKS[False]} " * bool(self._is_outlier(line, row))
         style = {"fontsize": SMALL_FONT_SIZE, "labelpad": 2, "family": font_with_marks()}
-        write_below(ax, [mark + format_number(self.scores[row])], captions, **style)
+        write_below(ax, [mark + format_number(-self.scores[row])], captions, **style)
 
     def _title(self, ax, line):
         members, concept = self.members[line], self.concepts[line]
@@ -408,6 +438,13 @@ class OutlierDisplay:
             return count
         width = _NAME_WIDTH * (self.n_most + self.n_least)
         return f"{fit_text(ax, concept, size=FONT_SIZE, n_lines=1, n_tiles=width)}: {count}"
+
+
+def _choose_unusual(scores, thresholds, names):
+    """Choose the concepts with the rows farthest beyond their thresholds, sorted."""
+    beyond = {c: t - np.nanmin(scores[names == c]) for c, t in thresholds.items()}
+    chosen = sorted(beyond, key=beyond.get, reverse=True)[:_MOST_CONCEPTS]
+    return [concept for concept in thresholds if concept in chosen]
 
 
 def _scatter(ax, scores, heights, defaults, scatter_kw):

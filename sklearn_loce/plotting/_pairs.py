@@ -1,6 +1,7 @@
 """Displays of what there is between every two concepts."""
 
 import numpy as np
+from sklearn.metrics import pairwise_distances
 
 from ..metrics import overlap_ratio, pairwise_separation
 from ._heat_map import HeatMap
@@ -25,11 +26,14 @@ class SeparationDisplay(HeatMap):
     Attributes
     ----------
     im_ : matplotlib AxesImage
-        The heat map, with the diagonal masked.
+        The heat map, below the diagonal.
     text_ : ndarray of shape (n_concepts, n_concepts), dtype=matplotlib Text, or None
-        The values off the diagonal; None where they have no room, or were not asked for.
+        The values off the diagonal, each for both orders of its concepts; None where they have no
+        room, or were not asked for.
     colorbar_ : matplotlib Colorbar or None
         The scale.
+    order_ : ndarray of shape (n_concepts,), dtype int
+        Concepts from left to right and from top to bottom.
     ax_ : matplotlib Axes
         Axes with the heat map.
     figure_ : matplotlib Figure
@@ -38,6 +42,7 @@ class SeparationDisplay(HeatMap):
     See Also
     --------
     OverlapDisplay : How entangled concepts are, in both directions.
+    CentroidDistanceDisplay : How far apart their means lie.
     sklearn_loce.metrics.confused_concepts : The pairs ranked, as a table.
 
     Notes
@@ -56,8 +61,7 @@ class SeparationDisplay(HeatMap):
     >>> plt.close(display.figure_)
     """
 
-    _labels = ("", "", "separation")
-    _limits = (0.0, None)
+    _labels, _lowest, _symmetric = ("", "", "separation"), None, True
 
     def __init__(self, separation, *, concepts, n_failed=0):
         self.separation = separation
@@ -173,12 +177,14 @@ class OverlapDisplay(HeatMap):
     ----------
     im_ : matplotlib AxesImage
         The heat map, with the diagonal masked, and NaN too: a concept with a single row. Its scale
-        goes from 0 to 1, so that layers compare.
+        goes from 0 to the largest value; pass ``im_kw={"vmax": 1}`` to compare layers.
     text_ : ndarray of shape (n_concepts, n_concepts), dtype=matplotlib Text, or None
         The values off the diagonal, a dash for NaN; None where they have no room, or were not
         asked for.
     colorbar_ : matplotlib Colorbar or None
         The scale.
+    order_ : ndarray of shape (n_concepts,), dtype int
+        Concepts from left to right and from top to bottom.
     ax_ : matplotlib Axes
         Axes with the heat map.
     figure_ : matplotlib Figure
@@ -206,7 +212,7 @@ class OverlapDisplay(HeatMap):
     """
 
     _labels = ("by concept", "rows of concept", "share that is overlapped")
-    _limits = (0.0, 1.0)
+    _lowest, _symmetric = 0.0, False
 
     def __init__(self, overlap, *, concepts, n_failed=0):
         self.overlap = overlap
@@ -216,6 +222,9 @@ class OverlapDisplay(HeatMap):
     @property
     def _matrix(self):
         return self.overlap
+
+    def _to_distances(self, matrix):
+        return 1 - (matrix + matrix.T) / 2
 
     @classmethod
     def from_estimator(cls, estimator, X, y, *, metric="euclidean", **kwargs):
@@ -296,3 +305,150 @@ class OverlapDisplay(HeatMap):
         X, y, _, n_failed = finite_rows(X, y)
         matrix = overlap_ratio(X, y, metric=metric)
         return cls(matrix, concepts=np.unique(y), n_failed=n_failed).plot(**kwargs)
+
+
+class CentroidDistanceDisplay(HeatMap):
+    """Heat map of the distances between the centroids of concepts.
+
+    With ``tree=True``, it is a clustermap: the tree of these distances stands above it.
+
+    It is recommended to use :meth:`from_estimator` or :meth:`from_embeddings`. All parameters are
+    stored as attributes.
+
+    Parameters
+    ----------
+    distances : array-like of shape (n_concepts, n_concepts)
+        Distance between every two centroids.
+    concepts : array-like of shape (n_concepts,)
+        Concept of each row and column.
+    n_failed : int, default=0
+        Number of rows left out because their LoCE failed.
+
+    Attributes
+    ----------
+    im_ : matplotlib AxesImage
+        The heat map, below the diagonal.
+    text_ : ndarray of shape (n_concepts, n_concepts), dtype=matplotlib Text, or None
+        The values off the diagonal, each for both orders of its concepts; None where they have no
+        room, or were not asked for.
+    colorbar_ : matplotlib Colorbar or None
+        The scale.
+    order_ : ndarray of shape (n_concepts,), dtype int
+        Concepts from left to right and from top to bottom.
+    ax_ : matplotlib Axes
+        Axes with the heat map.
+    figure_ : matplotlib Figure
+        Figure that holds them.
+
+    See Also
+    --------
+    SeparationDisplay : How far apart concepts lie for the spread of their rows.
+    DendrogramDisplay : The tree of all rows.
+
+    Examples
+    --------
+    >>> import matplotlib.pyplot as plt
+    >>> from sklearn.datasets import load_iris
+    >>> from sklearn_loce.plotting import CentroidDistanceDisplay
+    >>> iris = load_iris()
+    >>> names = iris.target_names[iris.target]
+    >>> display = CentroidDistanceDisplay.from_embeddings(
+    ...     iris.data, names, metric="euclidean", tree=True
+    ... )
+    >>> display.distances.round(2).tolist()[1]
+    [3.21, 0.0, 1.62]
+    >>> plt.close(display.figure_)
+    """
+
+    _labels, _lowest, _symmetric = ("", "", "distance of centroids"), None, True
+
+    def __init__(self, distances, *, concepts, n_failed=0):
+        self.distances = distances
+        self.concepts = concepts
+        self.n_failed = n_failed
+
+    @property
+    def _matrix(self):
+        return self.distances
+
+    @classmethod
+    def from_estimator(cls, estimator, X, y, *, metric="cosine", **kwargs):
+        """Transform rows, and plot the distances of their concepts' centroids.
+
+        Parameters
+        ----------
+        estimator : estimator
+            Fitted :class:`~sklearn_loce.LoCETransformer`, other transformer, or Pipeline; of one
+            that ends in a clusterer, what stands before it.
+        X : DataFrame or array-like
+            Rows as the estimator takes them.
+        y : array-like of shape (n_samples,)
+            Concept of each row.
+        metric : str or callable, default="cosine"
+            As of :func:`sklearn.metrics.pairwise_distances`.
+        **kwargs : dict
+            Passed to :meth:`plot`.
+
+        Returns
+        -------
+        CentroidDistanceDisplay
+
+        Raises
+        ------
+        ValueError
+            If no row is left, or X and y do not fit.
+        TypeError
+            If the estimator makes no embeddings.
+
+        Examples
+        --------
+        >>> import matplotlib.pyplot as plt
+        >>> from sklearn.decomposition import PCA
+        >>> from sklearn.datasets import load_iris
+        >>> from sklearn_loce.plotting import CentroidDistanceDisplay
+        >>> X, y = load_iris(return_X_y=True)
+        >>> display = CentroidDistanceDisplay.from_estimator(PCA(2).fit(X), X, y)
+        >>> plt.close(display.figure_)
+        """
+        X, y = embed(estimator, X, y=y)
+        return cls.from_embeddings(X, y, metric=metric, **kwargs)
+
+    @classmethod
+    def from_embeddings(cls, X, y, *, metric="cosine", **kwargs):
+        """Plot the distances of the centroids of concepts in given embeddings.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            Embeddings. Rows that are not finite are left out, and counted in `n_failed`.
+        y : array-like of shape (n_samples,)
+            Concept of each row.
+        metric : str or callable, default="cosine"
+            As of :func:`sklearn.metrics.pairwise_distances`.
+        **kwargs : dict
+            Passed to :meth:`plot`.
+
+        Returns
+        -------
+        CentroidDistanceDisplay
+
+        Raises
+        ------
+        ValueError
+            If no row is left, or X and y do not fit.
+
+        Examples
+        --------
+        >>> import matplotlib.pyplot as plt
+        >>> from sklearn_loce.plotting import CentroidDistanceDisplay
+        >>> X, y = [[0.0], [1.0], [4.0], [5.0]], ["car", "car", "bus", "bus"]
+        >>> display = CentroidDistanceDisplay.from_embeddings(X, y, metric="euclidean")
+        >>> display.distances.tolist()
+        [[0.0, 4.0], [4.0, 0.0]]
+        >>> plt.close(display.figure_)
+        """
+        X, y, _, n_failed = finite_rows(X, y)
+        concepts = np.unique(y)
+        centroids = np.stack([X[y == concept].mean(axis=0) for concept in concepts])
+        matrix = pairwise_distances(centroids, metric=metric)
+        return cls(matrix, concepts=concepts, n_failed=n_failed).plot(**kwargs)

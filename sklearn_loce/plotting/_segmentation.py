@@ -30,7 +30,7 @@ class SegmentationDisplay:
     probabilities : list of ndarray of shape (n_concepts, height, width), float32
         Probability of each pixel to show each concept, at the thumbnails' size.
     concepts : list
-        Concepts, ten at most.
+        Concepts, 26 at most.
     threshold : float, default=0.5
         A pixel has the color of its most probable concept, if that is above the threshold.
 
@@ -82,7 +82,7 @@ class SegmentationDisplay:
         images : sequence of str, path, PIL image or ndarray of shape (height, width, 3), uint8
             As ``segment`` takes them.
         concepts : array-like, default=None
-            Concepts to draw, ten at most, for which there are colors; None means all.
+            Concepts to draw, 26 at most, for which there are colors; None means all.
         tile_size : int, default=256
             Longest side of the stored thumbnails in pixels.
         **plot_kw : dict
@@ -97,7 +97,7 @@ class SegmentationDisplay:
         TypeError
             If the estimator is no segmenter.
         ValueError, FileNotFoundError
-            If there is no image, a concept is unknown, there are more than ten, or an image can't
+            If there is no image, a concept is unknown, there are more than 26, or an image can't
             be read.
         """
         if not hasattr(estimator, "segment"):
@@ -127,12 +127,13 @@ class SegmentationDisplay:
         {
             "self": "no_validation",
             "n_cols": "no_validation",
+            "palette": "no_validation",
             "legend": ["boolean"],
             "ax": "no_validation",
         },
         prefer_skip_nested_validation=True,
     )
-    def plot(self, *, n_cols=None, legend=True, ax=None):
+    def plot(self, *, n_cols=None, palette=None, legend=True, ax=None):
         """Draw images, and what is segmented below them.
 
         Parameters
@@ -140,6 +141,10 @@ class SegmentationDisplay:
         n_cols : int, default=None
             Images side by side. None means up to 4 in a figure as wide as a paper column, and 8 in
             one as wide as a page.
+        palette : dict or sequence, default=None
+            Colors of concepts. A dict gives the color of a concept, or of all concepts of a tuple;
+            others take colors that it leaves. A sequence of all concepts there are, also of those
+            not drawn, keeps the color and the marker that each has among all.
         legend : bool, default=True
             Whether to name the concepts, below a figure of its own or a single Axes.
         ax : Axes or array-like of Axes, default=None
@@ -153,12 +158,14 @@ class SegmentationDisplay:
         Raises
         ------
         ValueError
-            If the number of Axes is wrong, or `ax` was divided before.
+            If the number of Axes is wrong, `ax` was divided before, or the palette has none of the
+            concepts.
         """
         n_images, self.legend_ = len(self.images), None
         n_cols = count_columns(n_images) if n_cols is None else n_cols
         layout = Layout(2 * -(-n_images // n_cols), (("", n_cols),))
-        colours = {name: style[0] for name, style in concept_styles(self.concepts).items()}
+        styles = concept_styles(self.concepts, palette)
+        colours = {name: colour for name, (colour, _) in styles.items()}
         with open_grid(self, ax, layout) as (_, axes):
             pairs = zip(self.images, self.probabilities, strict=True)
             for axes_of_image, pair in zip(pair_axes(axes, n_images), pairs, strict=True):

@@ -1,11 +1,16 @@
 """What all displays look like: colors, markers, fonts and figures."""
 
+from collections.abc import Mapping
 from contextlib import contextmanager
 
+import numpy as np
 from sklearn.utils._optional_dependencies import check_matplotlib_support
 
 # Inches; a column of a two-column paper.
 COLUMN_WIDTH = 3.3
+PAGE_WIDTH = 6.9  # of both columns
+
+PAGE_HEIGHT = 9.0
 
 # Points. Nothing is set smaller than the second.
 FONT_SIZE = 8
@@ -29,10 +34,13 @@ PAPER_STYLE = {
 }
 
 # Okabe and Ito's, without their yellow, which is lost on white, and with a dark gray for black;
-# then three that stay apart from them, and from each other, for color-blind eyes.
+# then three that stay apart from them, and from each other, for color-blind eyes; then those of
+# colorcet's "glasbey_dark", in its order, that lie far enough from all before.
 COLOURS = (
     *("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#333333"),
     *("#AA2266", "#2222AA", "#8C564B"),
+    *("#D60000", "#8C3BFF", "#018700", "#6B004F", "#573B00", "#005659", "#15E18C", "#BCB6FF"),
+    *("#BF03B8", "#645472", "#FF7752", "#8EBA00", "#5E7B87", "#60383B", "#8287FF", "#380000"),
 )
 # All are told apart at 4 points. So many that color and marker repeat at different times.
 MARKERS = ("o", "s", "^", "D", "v", "X", "P", "*", "<", ">", "d")
@@ -45,41 +53,116 @@ _COLOUR_KEYWORDS = _WHOLE_COLOURS | {"edgecolor", "facecolor"}
 GREY = "#767676"
 
 # Gray levels: backgrounds above the first are light; colors so much above a dark one stand out.
-_LIGHT, _APART = 0.5, 0.25
+_LIGHT, _APART = 0.5, 0.3
 _RIM, _RIM_COLOUR = 0.8, "#b4b4b4"  # points, and less bright than the lines of dark styles
 
 
-def concept_styles(names):
+def concept_styles(names, palette=None):
     """Give every concept a color and a marker.
 
-    The first ten have a color of their own and the first eleven a marker of their own. Of any
-    two among the first 110, where the colors are the same the markers differ, and the reverse.
+    The first 26 have a color of their own and the first eleven a marker of their own. Of any
+    two among the first 286, where the colors are the same the markers differ, and the reverse.
 
     Parameters
     ----------
     names : iterable of hashable
         Concepts, in the order in which styles are dealt: ``np.unique(y)`` gives the same styles in
         all displays of the same concepts.
+    palette : dict or sequence, default=None
+        As the displays take it. A dict gives the color of a concept, or of each concept of a tuple;
+        other concepts get colors that it leaves. A sequence holds all concepts there are, in the
+        order in which styles are dealt, so that some of them keep the styles that they have among
+        all.
 
     Returns
     -------
     dict of name to (str, str)
         Color, as ``"#rrggbb"``, and marker, in the order of `names`.
 
+    Raises
+    ------
+    TypeError
+        If the palette is neither a dict nor a sequence of concepts.
+    ValueError
+        If the palette has none of the concepts, or a color is unknown.
+
     Notes
     -----
-    Seven colors are those of M. Okabe and K. Ito, "Color Universal Design", 2008.
+    Seven colors are those of M. Okabe and K. Ito, "Color Universal Design", 2008; sixteen are of
+    "glasbey_dark" of colorcet 3.2, after C. Glasbey and others, "Colour displays for categorical
+    images", Color Research and Application, 2007.
 
     Examples
     --------
     >>> from sklearn_loce.plotting._style import concept_styles
     >>> concept_styles(["bus", "car"])
     {'bus': ('#0072B2', 'o'), 'car': ('#D55E00', 's')}
+    >>> concept_styles(["car"], palette=["bus", "car"])
+    {'car': ('#D55E00', 's')}
+    >>> concept_styles(["bus", "car", "sky"], {("bus", "car"): "#0072B2"})
+    {'bus': ('#0072B2', 'o'), 'car': ('#0072B2', 's'), 'sky': ('#D55E00', '^')}
     """
+    shown = dict.fromkeys(names)
+    order, given = _read_palette(palette, list(shown))
+    order = list(dict.fromkeys([*order, *shown]))
+    left = [colour for colour in COLOURS if colour not in given.values()] or COLOURS
+    dealt = [name for name in order if name not in given]
+    colours = given | {name: left[i % len(left)] for i, name in enumerate(dealt)}
     return {
-        name: (COLOURS[i % len(COLOURS)], MARKERS[i % len(MARKERS)])
-        for i, name in enumerate(dict.fromkeys(names))
+        name: (colours[name], MARKERS[i % len(MARKERS)])
+        for i, name in enumerate(order)
+        if name in shown
     }
+
+
+def _read_palette(palette, names):
+    """Give the concepts of a palette, in its order, and the colors that it has for them."""
+    if palette is None:
+        return [], {}
+    if isinstance(palette, str) or not hasattr(palette, "__iter__"):
+        raise TypeError(
+            f"palette={palette!r} is none; pass a dict of concepts to colors, or a list of all "
+            "concepts."
+        )
+    given = {}
+    if isinstance(palette, Mapping):
+        from matplotlib.colors import to_hex
+
+        for key, colour in palette.items():
+            for name in key if isinstance(key, tuple) else [key]:
+                given[name] = to_hex(colour).upper()
+    order = list(given) if isinstance(palette, Mapping) else np.asarray(palette).tolist()
+    if not set(order) & set(names):
+        raise ValueError(f"palette has none of the concepts {names}; it holds {order}.")
+    return order, given
+
+
+def even_size(marker):
+    """Tell how much larger a marker is to be drawn, so that it is as large as a disk.
+
+    Parameters
+    ----------
+    marker : str
+        One with a face.
+
+    Returns
+    -------
+    float
+        Factor of the size that ``Axes.scatter`` takes.
+
+    Examples
+    --------
+    >>> from sklearn_loce.plotting._style import even_size
+    >>> [round(even_size(marker), 2) for marker in "os^"]
+    [1.0, 0.79, 1.57]
+    """
+    from matplotlib.markers import MarkerStyle
+
+    mark = MarkerStyle(marker)
+    (corners,) = mark.get_path().transformed(mark.get_transform()).to_polygons()
+    x, y = corners.T
+    area = abs(np.sum(x[:-1] * y[1:] - x[1:] * y[:-1])) / 2
+    return float(np.round(np.pi / 4 / area, 2))
 
 
 def grey_level(colour):
@@ -206,7 +289,8 @@ def open_axes(display, ax=None, *, width=COLUMN_WIDTH, height=2.5):
     ax : matplotlib Axes, default=None
         Axes to draw into, in the style that is set already. None opens a figure.
     width, height : float
-        Inches of the figure that is opened.
+        Inches of the figure that is opened, and cut to the height of what is drawn; not where
+        ``rcParams["figure.figsize"]`` is set, which counts.
 
     Yields
     ------
@@ -237,12 +321,15 @@ def open_axes(display, ax=None, *, width=COLUMN_WIDTH, height=2.5):
         return
     import matplotlib.pyplot as plt
 
+    given = list(plt.rcParams["figure.figsize"])
+    is_free = given == list(plt.rcParamsDefault["figure.figsize"])
     with paper_style():
-        figure = new_figure(width, height)
+        figure = new_figure(width, height) if is_free else new_figure(*given)
         try:
             display.ax_, display.figure_ = figure.add_subplot(), figure
             yield display.ax_
-            fit_height(figure)
+            if is_free:
+                fit_height(figure)
         except BaseException:
             plt.close(figure)
             raise
