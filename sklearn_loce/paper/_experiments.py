@@ -13,7 +13,7 @@ from .._network.presets import PaperTransform
 from .._transformer import LoCETransformer
 from ..cluster import ConceptAgglomerative
 from ..corruptions import GaussianNoise, SaltAndPepperNoise
-from ..datasets._shapes import SHAPES
+from ..datasets._shapes import draw_mask
 from ..metrics import (
     category_separation,
     compare_layers,
@@ -143,7 +143,7 @@ def measure_shapes(case):
     """Measure optimization with rectangles and ellipses in place of masks."""
     rows = [case.rows.loc[case.drawn.index].assign(mask="segmentation")]
     for shape in ("rectangle", "ellipse"):
-        masks = [SHAPES[shape](as_rle(mask)) for mask in case.drawn["mask"]]
+        masks = [draw_mask(shape, as_rle(mask)) for mask in case.drawn["mask"]]
         rows.append(evaluate(case, case.drawn.assign(mask=masks)).assign(mask=shape))
     return summarize(pd.concat(rows), "mask", "layer")
 
