@@ -74,9 +74,9 @@ def check_entry(entry, types, name, source):
     for key, expected in types.items():
         if not isinstance(entry[key], expected):
             found = {key: entry[key]}
-            kind = "string" if expected is str else "number or string"
+            kind = {str: "a string", int: "an integer"}.get(expected, "a number or string")
             raise ValueError(  # noqa: TRY004 - as above
-                f"{source}: {name} has {found}; a {kind} is expected."
+                f"{source}: {name} has {found}; {kind} is expected."
             )
 
 
