@@ -256,6 +256,11 @@ def load_masks(
     UserWarning
         If masks store other numbers than they show, and the ids are known all the same; see Notes.
 
+    See Also
+    --------
+    load_voc : The tree of PASCAL VOC.
+    load_coco_panoptic : Segments that are colored by their ids.
+
     Notes
     -----
     Label tools store ids as the indexes of a palette image, and its colors serve the display. An
