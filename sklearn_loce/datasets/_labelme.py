@@ -9,7 +9,7 @@ from sklearn.utils._param_validation import validate_params
 
 from .._samples.images import READ_ERRORS, size_of_image
 from .._warnings import warn_user
-from ._index_masks import _files_by_name, _Names
+from ._folders import Names, files_by_name
 from ._instances import Instance, make_frame
 from ._labelme_shapes import NO_AREA, fill_shapes, read_shapes
 from ._runs import merge_masks
@@ -246,7 +246,7 @@ def load_labelme(
       concept image_id  area annotation_id
     0     car        a  0.25  (a.json:0,)
     """
-    paths = _files_by_name(folder, _Names("", ".json"), "file")
+    paths = files_by_name(folder, Names("", ".json"), "file")
     files = [_read_file(path, name, folder, image_dir) for name, path in paths.items()]
     _check_images(files)
     labels = sorted({shape.label for file in files for shape in file.shapes})

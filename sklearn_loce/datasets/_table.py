@@ -1,6 +1,7 @@
 """What the loaders share: their parameters, their files and the Bunch around their table."""
 
 import os
+from collections.abc import Mapping
 from difflib import get_close_matches
 from numbers import Integral, Real
 from pathlib import Path
@@ -61,6 +62,18 @@ def choose(categories, names, source):
                 f"{list(dict.fromkeys(names.values()))}."
             )
     return {key: name for key, name in names.items() if name in categories}
+
+
+def as_names(class_names, ignore=()):
+    """Bring class names to {id: name} and check them against the ignored ids."""
+    names = dict(class_names if isinstance(class_names, Mapping) else enumerate(class_names))
+    wrong = [key for key in (*names, *ignore) if not isinstance(key, Integral)]
+    if wrong:
+        raise ValueError(f"class_names and ignore must hold integer ids, got {wrong[:5]}.")
+    both = sorted(set(names) & set(ignore))
+    if both:
+        raise ValueError(f"The ids {both} are both in class_names and in ignore.")
+    return {int(key): str(name) for key, name in names.items()}
 
 
 def encode(mask):
