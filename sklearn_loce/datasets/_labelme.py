@@ -1,6 +1,5 @@
 """Tables of samples from the JSON files of labelme."""
 
-import json
 import os
 from dataclasses import dataclass
 from pathlib import Path, PureWindowsPath
@@ -13,7 +12,7 @@ from ._folders import Names, files_by_name
 from ._instances import Instance, make_frame
 from ._labelme_shapes import NO_AREA, fill_shapes, read_shapes
 from ._runs import merge_masks
-from ._table import TABLE_CONSTRAINTS, as_bunch, choose, locate
+from ._table import TABLE_CONSTRAINTS, as_bunch, choose, locate, read_json
 
 
 @dataclass(frozen=True)
@@ -28,12 +27,9 @@ class _File:
     shapes: list
 
 
-def _read_json(path):
+def _read_content(path):
     """Read a file's content, and check that it is labelme's."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8-sig"))
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path} is not a whole JSON file in UTF-8: {error}") from error
+    content = read_json(path)
     content = content if isinstance(content, dict) else {}
     parts = (("imagePath", str), ("shapes", list))
     lacking = [key for key, kind in parts if not isinstance(content.get(key), kind)]
@@ -56,7 +52,7 @@ def _locate_image(path, name, image_path, folder, image_dir):
 
 def _read_file(path, name, folder, image_dir):
     """Read a file, without the image that it may hold."""
-    content = _read_json(path)
+    content = _read_content(path)
     return _File(
         path,
         name,

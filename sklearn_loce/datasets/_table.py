@@ -1,5 +1,6 @@
 """What the loaders share: their parameters, their files and the Bunch around their table."""
 
+import json
 import os
 from collections.abc import Mapping
 from difflib import get_close_matches
@@ -11,6 +12,7 @@ from pycocotools import mask as coco_mask
 from sklearn.utils import Bunch
 from sklearn.utils._param_validation import Interval, StrOptions
 
+from .._samples.masks import compress_rle, read_mask
 from ._shapes import SHAPES
 
 # The parameters that every loader has, as validate_params wants them.
@@ -25,6 +27,15 @@ TABLE_CONSTRAINTS = {
     "keep": ["array-like"],
     "return_X_y": ["boolean"],
 }
+
+
+def read_json(path):
+    """Read a file; one that is cut off, nested too deeply or not in UTF-8 is an error."""
+    with open(path, encoding="utf-8-sig") as file:
+        try:
+            return json.load(file)
+        except (ValueError, RecursionError) as error:
+            raise ValueError(f"{path} is not a whole JSON file in UTF-8: {error}") from error
 
 
 def locate(folder, name, source):
@@ -79,6 +90,11 @@ def as_names(class_names, ignore=()):
 def encode(mask):
     """Bring a boolean mask to compressed RLE; fastest where it is in column order."""
     return coco_mask.encode(np.asfortranarray(mask, dtype=np.uint8))
+
+
+def as_rle(mask):
+    """Bring a mask in any form that the table of samples may hold to compressed RLE."""
+    return compress_rle(mask) if isinstance(mask, dict) else encode(read_mask(mask))
 
 
 def _describe(frame, names, source):

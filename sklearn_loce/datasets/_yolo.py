@@ -10,9 +10,9 @@ from sklearn.utils._param_validation import validate_params
 
 from .._samples.images import READ_ERRORS, size_of_image
 from .._warnings import warn_user
+from ._coco_masks import fill_polygons
 from ._folders import Names, files_by_name
 from ._instances import Instance, make_frame
-from ._outlines import fill_polygons
 from ._table import TABLE_CONSTRAINTS, as_bunch, as_names, choose
 
 # As ultralytics: labels are rounded, and reach over the image's border by as much.
