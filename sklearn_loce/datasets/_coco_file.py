@@ -1,6 +1,6 @@
-"""Files in COCO format: what is read of them, and what is wrong with it.
+"""Files in COCO format: reading and checking them.
 
-Entries that nobody asked for are not looked at: what is wrong with them stops no load.
+Entries that nobody asked for are not checked, so errors in them do not stop a load.
 """
 
 import os

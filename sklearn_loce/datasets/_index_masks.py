@@ -61,7 +61,9 @@ def _as_packed(palette, ignore):
 def _make_labelling(class_names, palette, ignore, categories):
     """Give what labels mean, whether they are ids or colors."""
     if (class_names is None) == (palette is None):
-        raise ValueError("Give either class_names, of masks of ids, or palette, of colored masks.")
+        raise ValueError(
+            "Give either class_names, for masks of ids, or palette, for colored masks."
+        )
     if palette is None:
         names = as_names(class_names, ignore)
         return Labelling(names, ignore, categories=categories, source="class_names")
@@ -133,18 +135,18 @@ def load_masks(
     image_dir, mask_dir : str or path
         Folders of the images and of the masks.
     class_names : dict or list of str, default=None
-        Of masks of ids the concepts, as ``{id: name}`` or by place, where the first name has the
-        id 0. Ids of the same name become one concept.
+        Concepts of masks of ids, as ``{id: name}`` or by place, where the first name has the id 0.
+        Ids of the same name become one concept.
     palette : dict, default=None
-        Of colored masks the concepts, as ``{name: color}``. A color is ``(red, green, blue)`` or a
+        Concepts of colored masks, as ``{name: color}``. A color is ``(red, green, blue)`` or a
         string as "#804080"; a list of colors becomes one concept.
     ignore : list of int or of colors, default=()
         Ids or colors that belong to no concept, such as 255 for void. Any other that has no name
         is an error.
     image_prefix : str, default=""
-        What precedes the common name in the images' file names, such as "leftImg8bit_".
+        Text before the common name in the images' file names, such as "leftImg8bit_".
     image_suffix : str, default=None
-        What follows it, such as "_leftImg8bit.png"; ``None`` stands for the endings of the usual
+        Text after it, such as "_leftImg8bit.png"; ``None`` stands for the endings of the usual
         image formats.
     mask_prefix, mask_suffix : str, default="", ".png"
         The same for the masks, such as "_gtFine_labelIds.png".

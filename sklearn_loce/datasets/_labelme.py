@@ -156,14 +156,14 @@ def load_labelme(
 
     The folder is searched with all that is in it. Polygons, rectangles (of two or four corners,
     oriented ones too), circles and masks are read, and X-AnyLabeling's files of this format. Shapes
-    of one label and one ``group_id`` are one instance. Of images only the size is read.
+    of one label and one ``group_id`` are one instance. Only the size of an image is read.
 
     Parameters
     ----------
     folder : str or path
         Folder of the JSON files.
     image_dir : str or path, default=None
-        Folder of the images, with the same subfolders; of a file's ``imagePath`` only the name
+        Folder of the images, with the same subfolders; only the name in a file's ``imagePath``
         counts. ``None`` follows ``imagePath`` from the JSON file on; such images must lie in
         ``folder``.
     categories : list of str, default=None
@@ -178,7 +178,7 @@ def load_labelme(
         The shape itself, the bounding rectangle of each instance, or the ellipse inscribed in it.
     keep : list of str, default=()
         Further fields of the shapes to keep, such as "flags", "description", "group_id" or
-        "shape_type"; of a group those of its first shape. Each becomes a column; where instances
+        "shape_type"; a group has those of its first shape. Each becomes a column; where instances
         are merged, a tuple with one value per instance.
     return_X_y : bool, default=False
         Whether to return ``(data, target)`` instead of a Bunch.

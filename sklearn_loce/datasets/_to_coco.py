@@ -209,7 +209,7 @@ def to_coco(X, path=None, *, image_dir=None, keep=()):
 
     See Also
     --------
-    load_coco : The way back.
+    load_coco : Read the file again.
 
     Notes
     -----

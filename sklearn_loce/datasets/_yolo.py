@@ -278,8 +278,8 @@ def load_yolo(
 
     The labels of an image are a text file of its name. Each line is an object: "class x1 y1 x2 y2
     ..." is a polygon, "class cx cy w h" a box by its center, in shares of the image's width and
-    height. Predictions have a score behind. Folders are searched with all that is in them; of
-    images only the size is read.
+    height. Predictions end with a score. Folders are searched with all that is in them. Only the
+    size of an image is read.
 
     Parameters
     ----------
