@@ -152,7 +152,10 @@ def test_a_segment_without_pixels(tree):
             lambda c: c["annotations"][0].update(image_id=10),
             "several annotations, 'b.png' and 'a.png'",
         ),
-        (lambda c: c["annotations"][0]["segments_info"][0].update(id="x"), "id"),
+        (
+            lambda c: c["annotations"][0]["segments_info"][0].update(id="x"),
+            "an integer is expected",
+        ),
         (lambda c: c["annotations"][0]["segments_info"][0].pop("category_id"), "lacks"),
         (lambda c: c["annotations"][0]["segments_info"][0].update(category_id=99), r"\[99\]"),
         (

@@ -339,6 +339,7 @@ RUNS = [[1, 100], [101, HEIGHT * WIDTH - 100]]
         (_pipeline(mask=Image.new("L", (9, 9))), r"\(9, 9\), but the image is \(48, 64\)"),
         (_pipeline(mask=Image.new("RGB", (WIDTH, HEIGHT))), r"a mask is \(48, 64, 3\)"),
         (_pipeline(score="high"), "could not convert"),
+        (_pipeline(label=None), "the masks come without classes"),
         (_result([{"id": 1, "score": 1.0}]), "entry 0 lacks 'label_id'"),
         (_result([{"label_id": 1}]), "entry 0 lacks 'id'"),
         (_result(_segments([1, 2])), r"segments_info lacks the ids \[3\]"),

@@ -283,6 +283,11 @@ def test_lengths_that_differ(image):
         from_detections([image], [_supervision()], image_ids=[1, 2])
 
 
+def test_one_id_for_two_images(image):
+    with pytest.raises(ValueError, match=r"image_ids holds \['a'\] more than once"):
+        from_detections([image] * 3, [_supervision()] * 3, image_ids=["a", "b", "a"])
+
+
 def test_an_image_file_that_is_missing_where_its_size_is_needed(tmp_path):
-    with pytest.raises(OSError, match=r"detections\[0\].*nowhere\.png"):
+    with pytest.raises(FileNotFoundError, match=r"detections\[0\].*nowhere\.png"):
         from_detections([tmp_path / "nowhere.png"], [_supervision(mask=None)], mask="rectangle")

@@ -646,6 +646,21 @@ def test_transformers_and_segmenters_project_what_tiles_show():
         np.testing.assert_array_equal(tile.projection, drawn[row])
 
 
+def test_samples_in_another_order_than_the_issues_are_refused(samples, embeddings):
+    kept = np.isfinite(embeddings).all(axis=1)
+    samples = samples[kept].reset_index(drop=True)
+    issues = label_issues(embeddings[kept], samples["concept"].to_numpy(), k=3)
+    shuffled = samples.iloc[::-1]
+    with pytest.raises(ValueError, match=r"labels 0 to 24 in another order.*reset_index"):
+        LabelIssuesDisplay.from_issues(issues, shuffled)
+    # Labels that are no positions tell the rows.
+    named = issues.set_axis(issues["row"].map("row {}".format))
+    found = LabelIssuesDisplay.from_issues(named, shuffled.rename("row {}".format))
+    expected = LabelIssuesDisplay.from_issues(issues, samples)
+    for tile, own in zip(found.tiles, expected.tiles, strict=True):
+        np.testing.assert_array_equal(tile.mask, own.mask)
+
+
 def display_of(kind, samples, embeddings, projector, y=None, **how):
     """Make a display of 20 rows or of one, with names of any length."""
     if kind is ProjectionDisplay:

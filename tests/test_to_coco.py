@@ -179,15 +179,27 @@ def test_order_of_rows_that_no_order_of_categories_gives(path):
 @pytest.mark.parametrize(
     ("change", "match"),
     [
-        ({"image": Image.new("RGB", (16, 12))}, r"row 1 holds its image in memory.*image\.save"),
-        ({"image": np.zeros((12, 16, 3), dtype=np.uint8)}, "row 1 holds its image in memory"),
+        (
+            {"image": Image.new("RGB", (16, 12))},
+            r"row 1 \(annotation 98\) holds its image in memory.*image\.save",
+        ),
+        (
+            {"image": np.zeros((12, 16, 3), dtype=np.uint8)},
+            r"row 1 \(annotation 98\) holds its image in memory",
+        ),
         ({"image": "/elsewhere/a.png"}, "1 images lie outside of image_dir.*'/elsewhere/a.png'"),
-        ({"image_id": 30}, r"row 1: the image id 30 stands for .*z/b\.png.*a\.png"),
-        ({"image_id": None}, "row 1: the image_id nan can't be written"),
-        ({"concept": None}, "row 1: the concept .* can't be written"),
+        (
+            {"image_id": 30},
+            r"row 1 \(annotation 98\): the image id 30 stands for .*z/b\.png.*a\.png",
+        ),
+        ({"image_id": None}, r"row 1 \(annotation 98\): the image_id nan can't be written"),
+        ({"concept": None}, r"row 1 \(annotation 98\): the concept .* can't be written"),
         ({"mask": np.zeros((3, 3), dtype=bool)}, "row .*: the image id 10 stands for"),
-        ({"mask": {"size": [12, 16], "counts": [3]}}, "row 1: the mask can't be read"),
-        ({"mask": "nowhere.png"}, "row 1: the mask can't be read"),
+        (
+            {"mask": {"size": [12, 16], "counts": [3]}},
+            r"row 1 \(annotation 98\): the mask can't be read",
+        ),
+        ({"mask": "nowhere.png"}, r"row 1 \(annotation 98\): the mask can't be read"),
     ],
 )
 def test_rows_that_can_not_be_written(path, change, match):

@@ -203,8 +203,8 @@ def load_coco(
         If the file is no COCO file, ids dangle or stand for two images or categories, a category is
         unknown, an annotation can't be read or covers no pixel, no annotation has a mask, an image
         lies outside of ``image_dir``, a mask is larger than the images that Pillow opens, or
-        nothing is left to load. The message names the file. What is wrong with annotations of
-        other categories than the chosen ones stops no load.
+        nothing is left to load. The message names the file. Errors in annotations of other
+        categories do not stop the load.
 
     Warns
     -----
@@ -215,13 +215,13 @@ def load_coco(
     See Also
     --------
     load_coco_panoptic : Panoptic annotations, a JSON file and PNG files.
-    to_coco : The way back.
+    to_coco : Write a table as a file in this format.
 
     Notes
     -----
     Flat polygons, polygons of pairs and run-length encodings in a list are read too. An object that
-    has neither a polygon nor a box with an extent covers no pixel. That an image has another size
-    than its entry is told by what reads the image, such as :meth:`LoCETransformer.transform`.
+    has neither a polygon nor a box with an extent covers no pixel. Images are not opened here. So
+    an image of another size than its entry is an error later, of what reads the image.
 
     References
     ----------

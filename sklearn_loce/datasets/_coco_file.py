@@ -1,15 +1,14 @@
-"""Files in COCO format: what is read of them, and what is wrong with it.
+"""Files in COCO format: reading and checking them.
 
-Entries that nobody asked for are not looked at: what is wrong with them stops no load.
+Entries that nobody asked for are not checked, so errors in them do not stop a load.
 """
 
-import json
 import os
 from collections.abc import Mapping
 from pathlib import PurePosixPath
 from urllib.parse import unquote, urlsplit
 
-from ._table import choose, locate
+from ._table import choose, locate, read_json
 
 _TABLES = ("images", "categories", "annotations")
 ID = int | float | str
@@ -24,7 +23,7 @@ def read_source(source, image_dir):
         If it is none of these, no whole JSON, or not in COCO format.
     """
     if isinstance(source, str | os.PathLike):
-        content, name = _read_json(source), source
+        content, name = read_json(source), source
     else:
         # torchvision's CocoDetection holds pycocotools' COCO, which holds the file's content.
         coco = getattr(source, "coco", source)
@@ -39,14 +38,6 @@ def read_source(source, image_dir):
         raise ValueError(f"{name}: image_dir is needed, the folder of the images.")
     _check_tables(content, name)
     return content, image_dir, name
-
-
-def _read_json(path):
-    with open(path, encoding="utf-8-sig") as file:
-        try:
-            return json.load(file)
-        except (ValueError, RecursionError) as error:
-            raise ValueError(f"{path} is not a whole JSON file: {error}") from error
 
 
 def _check_tables(content, source):
@@ -74,9 +65,9 @@ def check_entry(entry, types, name, source):
     for key, expected in types.items():
         if not isinstance(entry[key], expected):
             found = {key: entry[key]}
-            kind = "string" if expected is str else "number or string"
+            kind = {str: "a string", int: "an integer"}.get(expected, "a number or string")
             raise ValueError(  # noqa: TRY004 - as above
-                f"{source}: {name} has {found}; a {kind} is expected."
+                f"{source}: {name} has {found}; {kind} is expected."
             )
 
 

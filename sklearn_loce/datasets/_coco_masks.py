@@ -12,7 +12,7 @@ from ._shapes import check_box
 # Pixels along the outline of a polygon; pycocotools takes 40 bytes for each.
 _LONGEST_OUTLINE = 1 << 20
 # Along the outlines of all polygons of an image; pycocotools takes 0.1 microseconds for each.
-LONGEST_OUTLINES = 1 << 27
+_LONGEST_OUTLINES = 1 << 27
 _FORMS = (
     "a segmentation must be a list of polygons of finite numbers, [[x1, y1, x2, y2, x3, y3, ...], "
     "...], or a run-length encoding, {'size': [height, width], 'counts': ...}"
@@ -44,12 +44,38 @@ def read_masks(annotations, size, where):
         except (TypeError, ValueError, OverflowError) as error:
             raise ValueError(f"{where(annotation)} can't be read: {error}") from error
         total += sum(length for _, length in parsed[-1][1])
-        if total > LONGEST_OUTLINES:
+        if total > _LONGEST_OUTLINES:
             raise ValueError(
                 f"{where(annotation)} can't be read: the outlines of the polygons in its image are "
-                f"more than {LONGEST_OUTLINES} pixels long together, the most that is drawn"
+                f"more than {_LONGEST_OUTLINES} pixels long together, the most that is drawn"
             )
     return [_draw(a, *p, size, where) for a, p in zip(annotations, parsed, strict=True)]
+
+
+def fill_polygons(outlines, size, where):
+    """Fill outlines, one mask each.
+
+    Parameters
+    ----------
+    outlines : list of ndarray of shape (n, 2)
+        x and y of the corners in pixels; three or more.
+    size : (int, int)
+        Height and width of the image.
+    where : callable
+        ``where(i)`` says in messages which outline it is.
+
+    Returns
+    -------
+    list of dict
+        Compressed RLE.
+
+    Raises
+    ------
+    ValueError
+        If an outline, or those of the image together, are too long to be drawn.
+    """
+    annotations = [{"segmentation": [corners], "at": i} for i, corners in enumerate(outlines)]
+    return read_masks(annotations, list(size), lambda annotation: where(annotation["at"]))
 
 
 def _draw(annotation, rles, polygons, size, where):
@@ -107,7 +133,7 @@ def _parse(annotation):
         return list(segmentation), []
     is_one = not any(map(_is_sequence, segmentation)) or all(map(_is_pair, segmentation))
     outlines = [_read_corners(part) for part in ([segmentation] if is_one else segmentation)]
-    return [], [(c, measure_outline(c)) for c in outlines if len(c) >= 3]
+    return [], [(c, _measure_outline(c)) for c in outlines if len(c) >= 3]
 
 
 def _is_missing(value):
@@ -142,7 +168,7 @@ def _show(value):
     return f"{value!r:.80}{length}"
 
 
-def measure_outline(corners):
+def _measure_outline(corners):
     """Measure an outline; refuse one of minutes, or past the range of pycocotools' integers."""
     length = np.abs(corners - np.roll(corners, 1, axis=0)).max(axis=1).sum()
     if np.abs(corners).max() > _LONGEST_OUTLINE or length > _LONGEST_OUTLINE:

@@ -1,5 +1,6 @@
 """Tables of samples from what detectors and segmenters give."""
 
+from collections import Counter
 from collections.abc import Mapping
 from numbers import Real
 
@@ -12,6 +13,8 @@ from ._instances import Instance, make_frame
 from ._results import as_array, read_result
 from ._shapes import check_box
 from ._table import TABLE_CONSTRAINTS, as_bunch, choose, encode
+
+_ERRORS = (FileNotFoundError, OSError, TypeError, ValueError)
 
 
 def _name_concepts(result, kept, class_names):
@@ -103,17 +106,23 @@ def _read_instances(image, image_id, result, position, **how):
     """Bring one image's result to a list of instances; an error says which image."""
     try:
         return _make_instances(image, image_id, result, **how)
-    except (OSError, TypeError, ValueError) as error:
-        kind = next(k for k in (OSError, TypeError, ValueError) if isinstance(error, k))
+    except _ERRORS as error:
+        kind = next(kind for kind in _ERRORS if isinstance(error, kind))
         raise kind(f"detections[{position}]: {error}") from error
 
 
-def _check_lengths(images, detections, image_ids):
+def _check_ids(images, detections, image_ids):
     lengths = {"images": len(images), "detections": len(detections)}
     if image_ids is not None:
         lengths["image_ids"] = len(image_ids)
     if len(set(lengths.values())) > 1:
         raise ValueError(f"There must be one of each per image, got {lengths}.")
+    repeated = [key for key, n in Counter(() if image_ids is None else image_ids).items() if n > 1]
+    if repeated:
+        raise ValueError(
+            f"image_ids holds {repeated[:5]} more than once; give each image an id of its own, and "
+            "what images share, such as a video, a column of its own."
+        )
 
 
 def _order(found, class_names):
@@ -191,7 +200,7 @@ def from_detections(
     mask_threshold : float, default=0.5
         Pixels of floating-point masks above it belong to the instance.
     image_ids : array-like of shape (n_images,), default=None
-        ``None`` numbers the images from 0.
+        An id per image; ``None`` numbers the images from 0.
     categories : list of str, default=None
         Names of the concepts to keep; ``None`` keeps all.
     merge_instances : bool, default=True
@@ -223,12 +232,14 @@ def from_detections(
 
     Raises
     ------
+    FileNotFoundError
+        If an image does not exist.
     TypeError
         If a result has none of the forms above.
     ValueError
-        If the lists' lengths differ, classes have no names, a mask can't be read, holds NaN or is
-        not of its image's size, segments can't be told apart, or nothing is left to load. The
-        message says which result.
+        If the lists' lengths differ, an id stands for two images, classes have no names, a mask
+        can't be read, holds NaN or is not of its image's size, segments can't be told apart, or
+        nothing is left to load. The message says which result.
 
     See Also
     --------
@@ -281,7 +292,7 @@ def from_detections(
 
         from_detections(paths, list(ultralytics.YOLO("yolo11n-seg.pt")(paths)), min_score=0.5)
     """
-    _check_lengths(images, detections, image_ids)
+    _check_ids(images, detections, image_ids)
     ids = range(len(images)) if image_ids is None else image_ids
     how = {"class_names": class_names, "min_score": min_score, "threshold": mask_threshold}
     found = [

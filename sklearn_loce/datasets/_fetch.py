@@ -159,6 +159,10 @@ def fetch_coco_val2017(
         If the data is missing and ``download_if_missing`` is False, the download fails or is not
         the published file, or the disk is full.
 
+    See Also
+    --------
+    load_coco : The same for files that are on the disk already.
+
     References
     ----------
     .. [1] T.-Y. Lin et al., "Microsoft COCO: Common Objects in Context", ECCV, 2014.
@@ -249,6 +253,10 @@ def fetch_voc2012(
     OSError
         If the data is missing and ``download_if_missing`` is False, the download fails or is not
         the published file, or the disk is full.
+
+    See Also
+    --------
+    load_voc : The same for a tree that is on the disk already.
 
     References
     ----------

@@ -2,65 +2,16 @@
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
-from numbers import Integral, Number
+from numbers import Number
 from pathlib import Path
 
 from sklearn.utils._param_validation import StrOptions, validate_params
 
+from ._folders import Names, files_by_name
 from ._index_images import COLORS, LabelledImage, Labelling
 from ._instances import make_frame
 from ._label_files import IdReader, pack_color, read_colors, write_color
-from ._table import TABLE_CONSTRAINTS, as_bunch
-
-_IMAGE_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
-
-
-@dataclass(frozen=True)
-class _Names:
-    """How the files of one kind are named: PREFIX, the common name, SUFFIX.
-
-    Parameters
-    ----------
-    prefix : str
-    suffix : str or None
-        ``None`` stands for those of the usual image formats.
-    """
-
-    prefix: str
-    suffix: str | None
-
-    def strip(self, name):
-        """Give what a file name has between prefix and suffix, or None; their case is ignored."""
-        suffixes = _IMAGE_SUFFIXES if self.suffix is None else (self.suffix,)
-        suffix = next((s for s in suffixes if name.lower().endswith(s.lower())), None)
-        fits = suffix is not None and name.lower().startswith(self.prefix.lower())
-        if not fits or len(name) < len(self.prefix) + len(suffix):
-            return None
-        return name[len(self.prefix) : len(name) - len(suffix)]
-
-    def __str__(self):
-        suffix = " or ".join(_IMAGE_SUFFIXES) if self.suffix is None else self.suffix
-        return f"{self.prefix}NAME{suffix}"
-
-
-def _files_by_name(folder, names, what):
-    """Give {path in the folder, by the common name: path} of the files that are named so."""
-    folder = Path(folder)
-    if not folder.is_dir():
-        raise FileNotFoundError(f"The folder {str(folder)!r} does not exist.")
-    found = {}
-    for path in sorted(folder.rglob("*")):
-        name = names.strip(path.name)
-        if name is None or path.name.startswith(".") or not path.is_file():
-            continue
-        name = (path.relative_to(folder).parent / name).as_posix()
-        if name in found:
-            raise ValueError(f"{found[name]} and {path} are both the {what} {name!r}.")
-        found[name] = path
-    if not found:
-        raise FileNotFoundError(f"{str(folder)!r} has no {what} that is named {names}.")
-    return found
+from ._table import TABLE_CONSTRAINTS, as_bunch, as_names
 
 
 def _check_paired(images, masks, mask_dir, mask_names):
@@ -78,23 +29,11 @@ def _check_paired(images, masks, mask_dir, mask_names):
 
 def _pair(image_dir, image_names, mask_dir, mask_names, unpaired):
     """Give [(name, image, mask)], sorted by name."""
-    images = _files_by_name(image_dir, image_names, "image")
-    masks = _files_by_name(mask_dir, mask_names, "mask")
+    images = files_by_name(image_dir, image_names, "image")
+    masks = files_by_name(mask_dir, mask_names, "mask")
     if unpaired == "raise":
         _check_paired(images, masks, mask_dir, mask_names)
     return [(name, images[name], masks[name]) for name in sorted(images) if name in masks]
-
-
-def _as_mapping(class_names, ignore):
-    """Bring class names to {id: name} and check them against the ignored ids."""
-    names = dict(class_names if isinstance(class_names, Mapping) else enumerate(class_names))
-    wrong = [key for key in (*names, *ignore) if not isinstance(key, Integral)]
-    if wrong:
-        raise ValueError(f"class_names and ignore must hold integer ids, got {wrong[:5]}.")
-    both = sorted(set(names) & set(ignore))
-    if both:
-        raise ValueError(f"The ids {both} are both in class_names and in ignore.")
-    return {int(key): str(name) for key, name in names.items()}
 
 
 def _pack_colors(colors, where):
@@ -122,9 +61,11 @@ def _as_packed(palette, ignore):
 def _make_labelling(class_names, palette, ignore, categories):
     """Give what labels mean, whether they are ids or colors."""
     if (class_names is None) == (palette is None):
-        raise ValueError("Give either class_names, of masks of ids, or palette, of colored masks.")
+        raise ValueError(
+            "Give either class_names, for masks of ids, or palette, for colored masks."
+        )
     if palette is None:
-        names = _as_mapping(class_names, ignore)
+        names = as_names(class_names, ignore)
         return Labelling(names, ignore, categories=categories, source="class_names")
     names, ignored = _as_packed(palette, ignore)
     return Labelling(names, ignored, categories=categories, source="palette", coding=COLORS)
@@ -194,18 +135,18 @@ def load_masks(
     image_dir, mask_dir : str or path
         Folders of the images and of the masks.
     class_names : dict or list of str, default=None
-        Of masks of ids the concepts, as ``{id: name}`` or by place, where the first name has the
-        id 0. Ids of the same name become one concept.
+        Concepts of masks of ids, as ``{id: name}`` or by place, where the first name has the id 0.
+        Ids of the same name become one concept.
     palette : dict, default=None
-        Of colored masks the concepts, as ``{name: color}``. A color is ``(red, green, blue)`` or a
+        Concepts of colored masks, as ``{name: color}``. A color is ``(red, green, blue)`` or a
         string as "#804080"; a list of colors becomes one concept.
     ignore : list of int or of colors, default=()
         Ids or colors that belong to no concept, such as 255 for void. Any other that has no name
         is an error.
     image_prefix : str, default=""
-        What precedes the common name in the images' file names, such as "leftImg8bit_".
+        Text before the common name in the images' file names, such as "leftImg8bit_".
     image_suffix : str, default=None
-        What follows it, such as "_leftImg8bit.png"; ``None`` stands for the endings of the usual
+        Text after it, such as "_leftImg8bit.png"; ``None`` stands for the endings of the usual
         image formats.
     mask_prefix, mask_suffix : str, default="", ".png"
         The same for the masks, such as "_gtFine_labelIds.png".
@@ -256,6 +197,11 @@ def load_masks(
     UserWarning
         If masks store other numbers than they show, and the ids are known all the same; see Notes.
 
+    See Also
+    --------
+    load_voc : The tree of PASCAL VOC.
+    load_coco_panoptic : Segments that are colored by their ids.
+
     Notes
     -----
     Label tools store ids as the indexes of a palette image, and its colors serve the display. An
@@ -304,8 +250,8 @@ def load_masks(
     2    road        a  0.375
     """
     labelling = _make_labelling(class_names, palette, ignore, categories)
-    image_names, mask_names = _Names(image_prefix, image_suffix), _Names(mask_prefix, mask_suffix)
-    instance_names = _Names(instance_prefix, instance_suffix)
+    image_names, mask_names = Names(image_prefix, image_suffix), Names(mask_prefix, mask_suffix)
+    instance_names = Names(instance_prefix, instance_suffix)
     if instance_prefix and instance_suffix is None:
         raise ValueError(f"instance_prefix={instance_prefix!r} needs an instance_suffix.")
     pairs = _pair(image_dir, image_names, mask_dir, mask_names, unpaired)

@@ -11,7 +11,7 @@ from pycocotools import mask as coco_mask
 
 from .._warnings import warn_user
 from ._runs import merge_masks
-from ._shapes import SHAPES, fill_box
+from ._shapes import draw_box, draw_mask
 
 COLUMNS = ("image", "mask", "concept", "image_id", "area", "n_instances", "annotation_id")
 _LONGEST_ENCODINGS = 1 << 26  # bytes of the shapes that are drawn in one image
@@ -61,9 +61,11 @@ class Instance:
         return self.fields if isinstance(self.fields, tuple) else (self.fields,)
 
     def draw(self, shape):
-        """Give the mask in a shape of ``SHAPES``, as compressed RLE."""
+        """Give the mask, or what lies in the box, in one of the shapes: compressed RLE."""
         try:
-            return SHAPES[shape](fill_box(self.box, self.size) if self.mask is None else self.mask)
+            if self.mask is None:
+                return draw_box(shape, self.box, self.size)
+            return draw_mask(shape, self.mask)
         except ValueError as error:
             raise ValueError(f"the annotation {self.annotation_id!r}: {error}") from error
 

@@ -1,6 +1,5 @@
 """Tables of samples from the JSON files of labelme."""
 
-import json
 import os
 from dataclasses import dataclass
 from pathlib import Path, PureWindowsPath
@@ -9,11 +8,11 @@ from sklearn.utils._param_validation import validate_params
 
 from .._samples.images import READ_ERRORS, size_of_image
 from .._warnings import warn_user
-from ._index_masks import _files_by_name, _Names
+from ._folders import Names, files_by_name
 from ._instances import Instance, make_frame
 from ._labelme_shapes import NO_AREA, fill_shapes, read_shapes
 from ._runs import merge_masks
-from ._table import TABLE_CONSTRAINTS, as_bunch, choose, locate
+from ._table import TABLE_CONSTRAINTS, as_bunch, choose, locate, read_json
 
 
 @dataclass(frozen=True)
@@ -28,12 +27,9 @@ class _File:
     shapes: list
 
 
-def _read_json(path):
+def _read_content(path):
     """Read a file's content, and check that it is labelme's."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8-sig"))
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path} is not a whole JSON file in UTF-8: {error}") from error
+    content = read_json(path)
     content = content if isinstance(content, dict) else {}
     parts = (("imagePath", str), ("shapes", list))
     lacking = [key for key, kind in parts if not isinstance(content.get(key), kind)]
@@ -56,7 +52,7 @@ def _locate_image(path, name, image_path, folder, image_dir):
 
 def _read_file(path, name, folder, image_dir):
     """Read a file, without the image that it may hold."""
-    content = _read_json(path)
+    content = _read_content(path)
     return _File(
         path,
         name,
@@ -160,14 +156,14 @@ def load_labelme(
 
     The folder is searched with all that is in it. Polygons, rectangles (of two or four corners,
     oriented ones too), circles and masks are read, and X-AnyLabeling's files of this format. Shapes
-    of one label and one ``group_id`` are one instance. Of images only the size is read.
+    of one label and one ``group_id`` are one instance. Only the size of an image is read.
 
     Parameters
     ----------
     folder : str or path
         Folder of the JSON files.
     image_dir : str or path, default=None
-        Folder of the images, with the same subfolders; of a file's ``imagePath`` only the name
+        Folder of the images, with the same subfolders; only the name in a file's ``imagePath``
         counts. ``None`` follows ``imagePath`` from the JSON file on; such images must lie in
         ``folder``.
     categories : list of str, default=None
@@ -182,7 +178,7 @@ def load_labelme(
         The shape itself, the bounding rectangle of each instance, or the ellipse inscribed in it.
     keep : list of str, default=()
         Further fields of the shapes to keep, such as "flags", "description", "group_id" or
-        "shape_type"; of a group those of its first shape. Each becomes a column; where instances
+        "shape_type"; a group has those of its first shape. Each becomes a column; where instances
         are merged, a tuple with one value per instance.
     return_X_y : bool, default=False
         Whether to return ``(data, target)`` instead of a Bunch.
@@ -246,7 +242,7 @@ def load_labelme(
       concept image_id  area annotation_id
     0     car        a  0.25  (a.json:0,)
     """
-    paths = _files_by_name(folder, _Names("", ".json"), "file")
+    paths = files_by_name(folder, Names("", ".json"), "file")
     files = [_read_file(path, name, folder, image_dir) for name, path in paths.items()]
     _check_images(files)
     labels = sorted({shape.label for file in files for shape in file.shapes})

@@ -9,7 +9,7 @@ from PIL import Image
 
 from .._samples.images import READ_ERRORS
 from .._samples.masks import read_mask
-from ._outlines import fill_polygons
+from ._coco_masks import fill_polygons
 from ._runs import encode_columns, encode_runs
 
 NO_AREA = ("point", "points", "line", "linestrip")

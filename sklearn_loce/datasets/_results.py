@@ -133,10 +133,11 @@ def _read_pipeline(records):
     has_masks = "mask" in records[0]
     ends = ("xmin", "ymin", "xmax", "ymax")
     sides = [] if has_masks else [_column(_column(records, "box"), end) for end in ends]
+    labels = _column(records, "label")
     return Result(
         [np.asarray(mask) for mask in _column(records, "mask")] if has_masks else None,
         boxes=None if has_masks else np.array(sides, dtype=float).T,
-        class_names=np.array(_column(records, "label"), dtype=object),
+        class_names=None if None in labels else np.array(labels, dtype=object),
         scores=_scores_of(records, "score"),
         fields=_fields_of(records, ("mask", "box", "score")),
     )

@@ -6,21 +6,14 @@ from pycocotools import mask as coco_mask
 from ._runs import encode_columns
 
 
-def _segmentation(rle):
-    return rle
+def _fill_rectangle(left, top, width, height, size):
+    return encode_columns(left, np.full(width, top), np.full(width, top + height), size)
 
 
-def _rectangle(rle):
-    """Fill the bounding rectangle of a mask."""
-    left, top, width, height = coco_mask.toBbox(rle).astype(int).tolist()
-    return encode_columns(left, np.full(width, top), np.full(width, top + height), rle["size"])
-
-
-def _ellipse(rle):
-    """Fill the ellipse inscribed in the bounding rectangle; pixels count by their center."""
-    left, top, width, height = coco_mask.toBbox(rle).astype(int).tolist()
+def _fill_ellipse(left, top, width, height, size):
+    """Fill the ellipse inscribed in a rectangle of pixels, which count by their center."""
     above, below = _skip_outside(height, width)
-    return encode_columns(left, top + above, top + height - below, rle["size"])
+    return encode_columns(left, top + above, top + height - below, size)
 
 
 def _skip_outside(height, width):
@@ -50,14 +43,8 @@ def check_box(box):
     return numbers.astype(float)
 
 
-def fill_box(box, size):
-    """Fill left, top, width and height as pycocotools does, without a walk along the outline.
-
-    Raises
-    ------
-    ValueError
-        If the box is not four finite numbers.
-    """
+def _round_box(box, size):
+    """Give left, top, width and height of the pixels of a box, as pycocotools fills it."""
     numbers = check_box(box)
     start, end = numbers[:2], numbers[:2] + np.maximum(numbers[2:], 0)
     limits = np.array(size[::-1])
@@ -66,10 +53,29 @@ def fill_box(box, size):
     start, end = (np.trunc(5 * np.clip(c, -1, limits + 1) + 0.5) for c in (start, end))
     left, right = np.ceil((start[0] - 2) / 5), np.floor((end[0] - 3) / 5) + 1
     top, bottom = np.ceil((np.array([start[1], end[1]]) + 0.5) / 5 - 0.5)
-    left, right = np.clip([left, right], 0, size[1]).astype(int)
-    top, bottom = np.clip([top, bottom], 0, size[0]).astype(int)
-    n_columns = max(right - left, 0)
-    return encode_columns(left, np.full(n_columns, top), np.full(n_columns, bottom), size)
+    left, right = np.clip([left, right], 0, size[1]).astype(int).tolist()
+    top, bottom = np.clip([top, bottom], 0, size[0]).astype(int).tolist()
+    is_empty = left >= right or top >= bottom
+    return (0, 0, 0, 0) if is_empty else (left, top, right - left, bottom - top)
 
 
-SHAPES = {"segmentation": _segmentation, "rectangle": _rectangle, "ellipse": _ellipse}
+def draw_mask(shape, rle):
+    """Draw a mask in one of ``SHAPES``: itself, or what lies in its bounding rectangle."""
+    if shape == "segmentation":
+        return rle
+    return _FILLS[shape](*coco_mask.toBbox(rle).astype(int).tolist(), rle["size"])
+
+
+def draw_box(shape, box, size):
+    """Draw what lies in a box, left, top, width and height, without a walk along its outline.
+
+    Raises
+    ------
+    ValueError
+        If the box is not four finite numbers.
+    """
+    return _FILLS[shape](*_round_box(box, size), size)
+
+
+_FILLS = {"rectangle": _fill_rectangle, "ellipse": _fill_ellipse}
+SHAPES = ("segmentation", *_FILLS)

@@ -1,6 +1,8 @@
 """What the loaders share: their parameters, their files and the Bunch around their table."""
 
+import json
 import os
+from collections.abc import Mapping
 from difflib import get_close_matches
 from numbers import Integral, Real
 from pathlib import Path
@@ -10,6 +12,7 @@ from pycocotools import mask as coco_mask
 from sklearn.utils import Bunch
 from sklearn.utils._param_validation import Interval, StrOptions
 
+from .._samples.masks import compress_rle, read_mask
 from ._shapes import SHAPES
 
 # The parameters that every loader has, as validate_params wants them.
@@ -24,6 +27,15 @@ TABLE_CONSTRAINTS = {
     "keep": ["array-like"],
     "return_X_y": ["boolean"],
 }
+
+
+def read_json(path):
+    """Read a file; one that is cut off, nested too deeply or not in UTF-8 is an error."""
+    with open(path, encoding="utf-8-sig") as file:
+        try:
+            return json.load(file)
+        except (ValueError, RecursionError) as error:
+            raise ValueError(f"{path} is not a whole JSON file in UTF-8: {error}") from error
 
 
 def locate(folder, name, source):
@@ -63,9 +75,26 @@ def choose(categories, names, source):
     return {key: name for key, name in names.items() if name in categories}
 
 
+def as_names(class_names, ignore=()):
+    """Bring class names to {id: name} and check them against the ignored ids."""
+    names = dict(class_names if isinstance(class_names, Mapping) else enumerate(class_names))
+    wrong = [key for key in (*names, *ignore) if not isinstance(key, Integral)]
+    if wrong:
+        raise ValueError(f"class_names and ignore must hold integer ids, got {wrong[:5]}.")
+    both = sorted(set(names) & set(ignore))
+    if both:
+        raise ValueError(f"The ids {both} are both in class_names and in ignore.")
+    return {int(key): str(name) for key, name in names.items()}
+
+
 def encode(mask):
     """Bring a boolean mask to compressed RLE; fastest where it is in column order."""
     return coco_mask.encode(np.asfortranarray(mask, dtype=np.uint8))
+
+
+def as_rle(mask):
+    """Bring a mask in any form that the table of samples may hold to compressed RLE."""
+    return compress_rle(mask) if isinstance(mask, dict) else encode(read_mask(mask))
 
 
 def _describe(frame, names, source):

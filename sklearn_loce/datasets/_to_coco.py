@@ -14,10 +14,9 @@ from pycocotools import mask as coco_mask
 from sklearn.utils._param_validation import validate_params
 
 from .._samples.images import PATH
-from .._samples.masks import compress_rle, read_mask
 from .._samples.table import as_samples, row_name
 from ._instances import COLUMNS
-from ._table import encode
+from ._table import as_rle
 
 # What the format itself says of an annotation; "bbox" and "iscrowd" of the table are kept.
 _OWN_KEYS = {"id", "category_id", "segmentation", "merged"}
@@ -75,9 +74,8 @@ def _order_concepts(image_ids, concepts):
 
 def _encode_mask(samples, i):
     """Bring the mask of a row to compressed RLE, whatever form it has."""
-    mask = samples["mask"].iloc[i]
     try:
-        return compress_rle(mask) if isinstance(mask, dict) else encode(read_mask(mask))
+        return as_rle(samples["mask"].iloc[i])
     except (OSError, TypeError, ValueError) as error:
         raise ValueError(f"{row_name(samples, i)}: the mask can't be read: {error}") from error
 
@@ -211,7 +209,7 @@ def to_coco(X, path=None, *, image_dir=None, keep=()):
 
     See Also
     --------
-    load_coco : The way back.
+    load_coco : Read the file again.
 
     Notes
     -----

@@ -10,10 +10,10 @@ from sklearn.utils._param_validation import validate_params
 
 from .._samples.images import READ_ERRORS, size_of_image
 from .._warnings import warn_user
-from ._index_masks import _as_mapping, _files_by_name, _Names
+from ._coco_masks import fill_polygons
+from ._folders import Names, files_by_name
 from ._instances import Instance, make_frame
-from ._outlines import fill_polygons
-from ._table import TABLE_CONSTRAINTS, as_bunch, choose
+from ._table import TABLE_CONSTRAINTS, as_bunch, as_names, choose
 
 # As ultralytics: labels are rounded, and reach over the image's border by as much.
 _TOLERANCE = 0.01
@@ -250,7 +250,7 @@ def _read_names(class_names):
             )
         is_yaml = path.suffix.lower() in (".yaml", ".yml")
         class_names = _read_yaml(path) if is_yaml else _read_text(path).strip().splitlines()
-    return _as_mapping(class_names, ())
+    return as_names(class_names)
 
 
 @validate_params(
@@ -278,8 +278,8 @@ def load_yolo(
 
     The labels of an image are a text file of its name. Each line is an object: "class x1 y1 x2 y2
     ..." is a polygon, "class cx cy w h" a box by its center, in shares of the image's width and
-    height. Predictions have a score behind. Folders are searched with all that is in them; of
-    images only the size is read.
+    height. Predictions end with a score. Folders are searched with all that is in them. Only the
+    size of an image is read.
 
     Parameters
     ----------
@@ -368,7 +368,7 @@ def load_yolo(
     """
     names = _read_names(class_names)
     chosen = choose(categories, names, "class_names")
-    images = _files_by_name(image_dir, _Names("", None), "image")
+    images = files_by_name(image_dir, Names("", None), "image")
     labels = _find_labels(images, image_dir, label_dir)
     concepts = list(dict.fromkeys(chosen.values()))
     frame = make_frame(

@@ -13,7 +13,8 @@ from .._network.presets import PaperTransform
 from .._transformer import LoCETransformer
 from ..cluster import ConceptAgglomerative
 from ..corruptions import GaussianNoise, SaltAndPepperNoise
-from ..datasets._shapes import SHAPES
+from ..datasets._shapes import draw_mask
+from ..datasets._table import as_rle
 from ..metrics import (
     category_separation,
     compare_layers,
@@ -143,20 +144,9 @@ def measure_shapes(case):
     """Measure optimization with rectangles and ellipses in place of masks."""
     rows = [case.rows.loc[case.drawn.index].assign(mask="segmentation")]
     for shape in ("rectangle", "ellipse"):
-        masks = [SHAPES[shape](as_rle(mask)) for mask in case.drawn["mask"]]
+        masks = [draw_mask(shape, as_rle(mask)) for mask in case.drawn["mask"]]
         rows.append(evaluate(case, case.drawn.assign(mask=masks)).assign(mask=shape))
     return summarize(pd.concat(rows), "mask", "layer")
-
-
-def as_rle(mask):
-    """Give a mask as COCO's compressed run-length encoding."""
-    from .._samples.masks import compress_rle, read_mask
-
-    if isinstance(mask, dict):
-        return compress_rle(mask)
-    from pycocotools.mask import encode
-
-    return encode(np.asfortranarray(read_mask(mask), dtype=np.uint8))
 
 
 def put_first(table, *names):

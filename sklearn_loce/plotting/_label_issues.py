@@ -96,8 +96,8 @@ class LabelIssuesDisplay:
             Of :func:`sklearn_loce.outliers.label_issues`, or some of its rows.
         samples : DataFrame or list of (image, mask) pairs
             The table of samples that was embedded. Rows are found by their position, or by their
-            label where the index of the issues holds labels of the samples. Only images of the rows
-            shown are read.
+            label where the index of the issues holds labels of the samples. Where nothing tells
+            which of them counts, it is an error. Only images of the rows shown are read.
         n_rows : int, default=12
             How many rows to show.
         crop : bool, default=False
@@ -196,9 +196,18 @@ def _write_below(ax, issue):
 def _find_rows(issues, samples):
     """Find the positions of rows in a table of samples, by label where it has their labels."""
     rows = check_positions(issues["row"], len(samples), "issues['row']")
-    if np.array_equal(issues.index, rows) or not samples.index.is_unique:
+    if not samples.index.is_unique:
         return rows
     found = samples.index.get_indexer(issues.index)
+    if np.array_equal(issues.index, rows):
+        # Positions, or labels that are equal to them.
+        if not np.array_equal(found, rows) and samples.index.isin(range(len(samples))).all():
+            raise ValueError(
+                f"The index of samples holds the labels 0 to {len(samples) - 1} in another order "
+                "than positions, and nothing tells which of them the issues mean. Bring the "
+                "samples into the order of the embeddings, and call reset_index(drop=True)."
+            )
+        return rows
     if not (found >= 0).any():
         return rows
     if (found < 0).any():
