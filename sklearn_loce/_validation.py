@@ -56,12 +56,17 @@ def check_embeddings(X, y, *, min_concepts=1):
     X = check_array(X, dtype=np.float64, input_name="X")
     concepts, codes = encode_concepts(y)
     check_consistent_length(X, codes)
-    if len(concepts) < min_concepts:
+    check_n_concepts(concepts, min_concepts)
+    return X, concepts, codes
+
+
+def check_n_concepts(concepts, least):
+    """Refuse too few concepts."""
+    if len(concepts) < least:
         raise ValueError(
-            f"At least {min_concepts} concepts are needed, and y holds {len(concepts)} "
+            f"At least {least} concepts are needed, and y holds {len(concepts)} "
             f"({', '.join(map(repr, concepts.tolist()))}); pass rows of other concepts too."
         )
-    return X, concepts, codes
 
 
 def as_pandas(table):

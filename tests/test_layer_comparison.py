@@ -250,6 +250,10 @@ def test_rows_that_fail_are_counted(table):
         ({"groups": np.arange(3)}, "inconsistent numbers of samples"),
         ({"reference": "body.2"}, r"reference='body.2' is no layer; choose from \['body.0'"),
         ({"iou": {"body.0": np.ones(12)}}, "leave it out"),
+        ({"y": ["car"] * 12}, "At least 2 concepts are needed"),
+        ({"y": ["car"] * 5 + ["bus"] * 6 + ["tram"]}, r"there is 1 of \['tram'\]; drop these"),
+        ({"groups": "concept", "exclude": 2}, "A window needs frame numbers"),
+        ({"exclude": 2}, "groups is None"),
     ],
 )
 def test_bad_input_is_refused_before_images_pass(how, message, table):
