@@ -24,6 +24,8 @@ def uniform_labels(y, name="y"):
     """Return labels as an array of the one type that all of them share."""
     # Without the object type, NumPy would turn ["car", 1] into strings before anyone can object.
     y = y if hasattr(y, "dtype") else np.asarray(y, dtype=object)
+    if len(shape := np.shape(y)) != 1 and shape[1:] != (1,):
+        raise ValueError(f"{name} should be a 1d array, got an array of shape {shape} instead.")
     y = column_or_1d(y)
     if (missing := np.flatnonzero(pd.isna(y))).size:
         raise ValueError(
