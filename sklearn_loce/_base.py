@@ -19,17 +19,11 @@ from ._embedding.embed import pass_images
 from ._embedding.identify import keyed_seed, look_up_layers
 from ._embedding.measure import Drawing, Evaluation
 from ._embedding.parallel import ended_by_interrupt
+from ._embedding.share import check_shares, join_layers
 from ._embedding.table import embed_table, find_store, may_fail, report_failures, warn_missed
-from ._embedding.threads import runs_here
 from ._network.extract import check_layers
 from ._network.handle import as_module
-from ._network.identity import digest
-from ._network.preprocess import (
-    make_transform,
-    make_view,
-    resolve_preprocess,
-    warn_unnormalized,
-)
+from ._network.preprocess import make_transform, make_view, warn_unnormalized
 from ._samples.table import (
     ANNOTATION,
     as_samples,
@@ -45,8 +39,6 @@ from ._validation import match_rows
 from ._warnings import warn_user
 from .exceptions import LayoutError
 
-# On these the passes depend, and where vectors are kept.
-_OF_PASSES = ("model", "preprocess", "reshape_transform", "device", "random_state", "memory")
 _MOST_TRIED = 20  # images in fit, where all fail
 _BIASES = {"auto", "best", "own", "none"}
 # Why a row that has an IoU lacks another number.
@@ -54,33 +46,6 @@ _CAUSES = {
     "heldout_iou": "a fold leaves no pixel of the mask to fit, or a vector did not stay finite",
     "gain": "more than half of the mask stays in its place when it is turned upside down",
 }
-
-
-def _compare_passes(first, second):
-    """Give {parameter: what two transformers must have in common there to share passes}."""
-    pairs = zip(_describe_passes(first), _describe_passes(second), strict=True)
-    return dict(zip(_OF_PASSES, pairs, strict=True))
-
-
-def _describe_passes(loce):
-    """Give what the passes depend on, and where vectors are kept, in the order of _OF_PASSES."""
-    store = id(find_store(None, loce.model)) if loce.memory is None else loce.memory
-    return (
-        id(as_module(loce.model)),
-        digest(resolve_preprocess(loce.preprocess, loce.model)),
-        digest(loce.reshape_transform),
-        loce.device,
-        loce.random_state,
-        store,
-    )
-
-
-def _join_layers(parts, samples):
-    """Make a fitted transformer with all layers of others, which passes images for them."""
-    layers = {str(layer): layer for part in parts for layer in part._layers}
-    passing = clone(parts[0]).set_params(layer=list(layers.values()), standardize=False)
-    passing._fit(samples)
-    return passing
 
 
 class SampleTransformer(TransformerMixin, BaseEstimator):
@@ -538,7 +503,7 @@ class SampleTransformer(TransformerMixin, BaseEstimator):
         (14, 144)
         """
         samples, parts = as_samples(X), [clone(part) for part in (self, *beside)]
-        self._check_shares(beside)
+        check_shares(self, beside)
         for part in parts:
             part.layer = part.layer if layers is None else layers
             check_layers(as_module(self.model), part.layer)
@@ -555,29 +520,13 @@ class SampleTransformer(TransformerMixin, BaseEstimator):
                 f"preprocess={self.preprocess!r} draws random numbers, so that with "
                 f"random_state={self.random_state!r} no vector can be found again. Set an integer."
             )
-        passing = _join_layers(parts, samples) if beside else parts[0]
+        passing = join_layers(parts, samples) if beside else parts[0]
         with ended_by_interrupt(self.n_jobs):
             shared = parts if beside else ()
             table = embed_table(passing, samples, probed=True, keeps=False, shared=shared)
         report_failures(passing, table)
         warn_missed(passing, table)
         return self
-
-    def _check_shares(self, beside):
-        """Raise unless the same passes and the same store serve other transformers."""
-        if beside and not runs_here(self.n_jobs):
-            raise ValueError(
-                f"n_jobs={self.n_jobs}: workers do not share passes among transformers. Set "
-                "n_jobs=None, or precompute one transformer after the other."
-            )
-        for i, other in enumerate(beside):
-            for name, (own, its) in _compare_passes(self, other).items():
-                if own != its:
-                    raise ValueError(
-                        f"beside[{i}] has {name}={getattr(other, name)!r}, and this transformer "
-                        f"{getattr(self, name)!r}: one pass can't serve both. Give both the same, "
-                        "or precompute one after the other."
-                    )
 
     def get_feature_names_out(self, input_features=None):
         """Name the components of a vector.

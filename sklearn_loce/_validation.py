@@ -24,6 +24,8 @@ def uniform_labels(y, name="y"):
     """Return labels as an array of the one type that all of them share."""
     # Without the object type, NumPy would turn ["car", 1] into strings before anyone can object.
     y = y if hasattr(y, "dtype") else np.asarray(y, dtype=object)
+    if len(shape := np.shape(y)) != 1 and shape[1:] != (1,):
+        raise ValueError(f"{name} should be a 1d array, got an array of shape {shape} instead.")
     y = column_or_1d(y)
     if (missing := np.flatnonzero(pd.isna(y))).size:
         raise ValueError(
@@ -56,12 +58,17 @@ def check_embeddings(X, y, *, min_concepts=1):
     X = check_array(X, dtype=np.float64, input_name="X")
     concepts, codes = encode_concepts(y)
     check_consistent_length(X, codes)
-    if len(concepts) < min_concepts:
+    check_n_concepts(concepts, min_concepts)
+    return X, concepts, codes
+
+
+def check_n_concepts(concepts, least):
+    """Refuse too few concepts."""
+    if len(concepts) < least:
         raise ValueError(
-            f"At least {min_concepts} concepts are needed, and y holds {len(concepts)} "
+            f"At least {least} concepts are needed, and y holds {len(concepts)} "
             f"({', '.join(map(repr, concepts.tolist()))}); pass rows of other concepts too."
         )
-    return X, concepts, codes
 
 
 def as_pandas(table):

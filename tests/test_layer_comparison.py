@@ -65,22 +65,16 @@ def test_rows_that_fail_are_left_out_of_scores(table):
 
 
 @pytest.mark.parametrize("output", ["default", "pandas"])
-def test_several_scorers_share_one_transform_and_one_evaluation(output, table, monkeypatch):
-    calls = []
-    for method in ("transform", "evaluate"):
-        original = getattr(LoCETransformer, method)
-
-        def count(self, *args, method=method, original=original, **how):
-            calls.append(method)
-            return original(self, *args, **how)
-
-        monkeypatch.setattr(LoCETransformer, method, count)
-    pipeline = make_pipeline(make(), Normalizer()).set_output(transform=output)
-    pipeline.fit(table)
-    calls.clear()
-    names = ["heldout_iou", "precision_at_1", "iou_gain", "separation", "iou"]
+@pytest.mark.parametrize("memory", [False, None])
+def test_images_pass_once_for_several_scorers(memory, output, table):
+    loce = make(memory=memory)
+    pipeline = make_pipeline(loce, Normalizer()).set_output(transform=output)
+    pipeline.fit(table.iloc[:2])
+    network = loce.model.module
+    before = network.n_images
+    names = ["precision_at_1", "heldout_iou", "iou_gain", "separation", "iou"]
     scores = get_scorer(names)(pipeline, table, table["concept"])
-    assert sorted(calls) == ["evaluate", "transform"]
+    assert network.n_images - before == table["image_id"].nunique()
     assert list(scores) == names
     assert scores == pytest.approx(
         {name: get_scorer(name)(pipeline, table, table["concept"]) for name in names}
@@ -256,6 +250,10 @@ def test_rows_that_fail_are_counted(table):
         ({"groups": np.arange(3)}, "inconsistent numbers of samples"),
         ({"reference": "body.2"}, r"reference='body.2' is no layer; choose from \['body.0'"),
         ({"iou": {"body.0": np.ones(12)}}, "leave it out"),
+        ({"y": ["car"] * 12}, "At least 2 concepts are needed"),
+        ({"y": ["car"] * 5 + ["bus"] * 6 + ["tram"]}, r"there is 1 of \['tram'\]; drop these"),
+        ({"groups": "concept", "exclude": 2}, "A window needs frame numbers"),
+        ({"exclude": 2}, "groups is None"),
     ],
 )
 def test_bad_input_is_refused_before_images_pass(how, message, table):

@@ -205,6 +205,8 @@ def test_a_concept_of_one_group_has_nothing_to_find(function):
         ([1, 1, 1, 1], "the group .*1.* has 0 rows in other groups, and needs 2; pass rows of"),
         ([1, 1, 1, 2], "the group .*1.* has 1 rows in other groups, and needs 2; choose a smaller"),
         ([[1], [2, 3]], "groups"),
+        (np.eye(4), r"groups has shape \(4, 4\), and only exclude compares several columns"),
+        (np.ones((4, 1, 2)), r"groups should be a 1d array, got .* shape \(4, 1, 2\)"),
     ],
 )
 def test_groups_that_do_not_fit_are_refused(groups, match):

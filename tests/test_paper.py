@@ -244,15 +244,41 @@ def test_tables_that_do_not_do_are_refused(change, message, tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("how", "message"),
+    [
+        ({"n_draws": 0}, "'n_draws' parameter of reproduce"),
+        ({"rows_per_concept": 1}, "'rows_per_concept' parameter of reproduce"),
+        ({"networks": {}}, "networks is empty"),
+    ],
+)
+def test_numbers_that_do_not_do_are_refused_before_images_pass(how, message, tmp_path):
+    networks = {"counting": Network(TorchModel(build_counting), ("body.2",))}
+    with pytest.raises(ValueError, match=message):
+        reproduce(draw_table(4), **{"networks": networks, "out": tmp_path} | how)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_call_that_failed_before_its_first_table_is_not_in_the_way(tmp_path):
+    Results(tmp_path, {"layers": ["typo"]})
+    Results(tmp_path, {"layers": ["body.2"]}).table("layers", lambda: pd.DataFrame({"a": [1]}))
+    with pytest.raises(ValueError, match="other settings: layers changed"):
+        Results(tmp_path, {"layers": ["body.4"]})
+
+
+@pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["--networks", "resnet50"], "say their --layers"),
         (["--layers", "layer4"], "--layers goes with one name"),
         (["--annotations", "a.json"], "go together"),
         (["--scenes", "3", "--coco", "here"], "not allowed with"),
+        (["--scenes", "0"], "--scenes: 0 is not above 0"),
+        (["--max-images", "-3"], "--max-images: -3 is not above 0"),
+        (["--draws", "0"], "--draws: 0 is not above 0"),
+        (["--scenes", "2", "--concepts", "sky", "sea"], r"['sea'] are not in the scenes, ['"),
     ],
 )
-def test_a_command_line_that_says_too_little_is_refused(arguments, message, capsys):
+def test_a_command_line_that_can_not_be_followed_is_refused(arguments, message, capsys):
     with pytest.raises(SystemExit):
         main(arguments)
     assert message in capsys.readouterr().err

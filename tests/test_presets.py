@@ -253,6 +253,11 @@ def test_names_of_weights_are_understood_before_the_network_is_built():
     assert TorchModel(models.resnet18, weights=WEIGHTS).preprocess is WEIGHTS
     for name in ("DEFAULT", "IMAGENET1K_V1"):
         assert TorchModel(partial(models.resnet18, weights=name)).preprocess is WEIGHTS
+        assert TorchModel(partial(models.get_model, "resnet18", weights=name)).preprocess is WEIGHTS
+    by_name = partial(models.get_model, name="resnet18", weights="DEFAULT")
+    assert TorchModel(by_name).preprocess is WEIGHTS
+    assert TorchModel(partial(models.get_model, "unknown", weights="DEFAULT")).preprocess is None
+    assert TorchModel(partial(models.get_model, weights="DEFAULT")).preprocess is None
     assert TorchModel(partial(models.resnet18, weights=None)).preprocess is None
     assert TorchModel(partial(models.resnet18, weights="unknown")).preprocess is None
     assert TorchModel(partial(build, weights="DEFAULT")).preprocess is None

@@ -40,6 +40,8 @@ class Sample:
         Mask at the size of the original image; ``None`` unless it is needed again.
     view_mask : ndarray, bool, or None
         Mask over the field of view of the network.
+    target : ndarray or None
+        The same mask as the objective takes it.
     solutions : dict of {int: Solution}
         The newly optimized vectors by number of the layer; NaN for an empty mask.
     controls : dict of {int: list of Solution}
@@ -60,6 +62,7 @@ class Sample:
     activations: Activations | None = None
     mask: np.ndarray | None = None
     view_mask: np.ndarray | None = None
+    target: np.ndarray | None = None
     solutions: dict = field(default_factory=dict)
     controls: dict = field(default_factory=dict)
     value: object = None
@@ -319,7 +322,7 @@ def _embed_rows(loce, task, parts, recorder):
             outcomes += _fail_all(task.samples, [i], error)
             continue
         # Masks are large, so keep them only if they are needed again.
-        kept = (mask, view_mask) if task.finish is not None else (None, None)
+        kept = (mask, view_mask, targets[-1]) if task.finish is not None else ()
         samples.append(Sample(i, activations, *kept))
     solved = _solve(loce, task, samples, targets, recorder)
     if hasattr(task.finish, "controls"):

@@ -31,7 +31,7 @@ class Drawing:
 
     def __call__(self, loce, sample, solutions):
         """Return the projection at the size of the image, bool, or float32 without a threshold."""
-        target = loce._objective.drawing_target(sample.view_mask)
+        target = loce._objective.drawing_target(sample.target)
         k = loce.layers_.index(self.layer)
         drawn = _draw_best(self.bias, loce, sample, self.layer, solutions[k], target)
         return drawn if self.threshold is None else drawn > self.threshold
@@ -59,14 +59,13 @@ class Evaluation:
         objective, problems = loce._objective, []
         size = sample.activations.grids[layer].shape[1:]
         if self.n_folds:
-            target = objective.control_target(sample.view_mask, size)
-            drawn = objective.drawing_target(sample.view_mask)
+            target = objective.control_target(sample.target, size)
+            drawn = objective.drawing_target(sample.target)
             folds = block_folds(drawn, size, self.n_folds)
             weights = [fitted_pixels(folds, target.shape, f) for f in range(self.n_folds)]
             problems += [(target, pixels.astype(np.float32)) for pixels in weights]
         if self.flips:
-            view_mask = sample.activations.view.see(sample.mask[::-1])
-            target = objective.control_target(view_mask, size)
+            target = objective.control_target(_flip_target(loce, sample), size)
             problems.append((target, np.ones(target.shape, np.float32)))
         return problems
 
@@ -81,7 +80,7 @@ class Evaluation:
 
     def __call__(self, loce, sample, solutions):
         """Return a line of measures per layer; NaN if a measure is undefined."""
-        target = loce._objective.drawing_target(sample.view_mask)
+        target = loce._objective.drawing_target(sample.target)
         return [
             self._measure_layer(loce, sample, k, solutions[k], target)
             for k in range(len(loce.layers_))
@@ -129,9 +128,14 @@ class Evaluation:
         shared = np.count_nonzero(flipped & sample.mask) / np.count_nonzero(sample.mask)
         if shared > _MOST_SHARED or not np.isfinite(solution.vectors).all():
             return np.nan
-        target = loce._objective.drawing_target(sample.activations.view.see(flipped))
+        target = loce._objective.drawing_target(_flip_target(loce, sample))
         drawn = _draw_best(self.bias, loce, sample, layer, solution, target) > 0.5
         return intersection_over_union(drawn, flipped)
+
+
+def _flip_target(loce, sample):
+    """Return the target of the mask turned upside down."""
+    return loce._objective.targets([sample.activations.view.see(sample.mask[::-1])])[0]
 
 
 def _measure_loss(objective, grid, solution, target):

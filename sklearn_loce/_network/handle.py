@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import nn
 from torch.nn.parameter import UninitializedTensorMixin
-from torchvision.models import WeightsEnum, get_model_weights
+from torchvision.models import WeightsEnum, get_model, get_model_weights
 
 from .._warnings import warn_user
 from .identity import digest_network, global_names, is_library
@@ -249,13 +249,20 @@ def _with_weights(builder, weights):
     return functools.partial(builder, weights=weights)
 
 
+def _torchvision_function(builder):
+    """Return the function of a partial; of ``get_model``, the name that it builds by."""
+    if builder.func is not get_model:
+        return builder.func
+    return builder.keywords.get("name") or builder.args[0]
+
+
 def _weights_of(builder):
     """Return the torchvision weights of a partial; ``None`` for other builders."""
     weights = getattr(builder, "keywords", {}).get("weights")
     if isinstance(weights, str):
         try:
-            return get_model_weights(builder.func).verify(weights)
-        except (ValueError, KeyError):
+            return get_model_weights(_torchvision_function(builder)).verify(weights)
+        except (ValueError, KeyError, IndexError):
             return None  # not a function of torchvision, or its call will raise an error
     return weights if isinstance(weights, WeightsEnum) else None
 

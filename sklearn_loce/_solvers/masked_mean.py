@@ -65,7 +65,7 @@ class MaskedMean:
         return cover(mask, grid_size)
 
     def drawing_target(self, mask):
-        """Resize a mask to the size at which projections are compared with it."""
+        """Return a target at the size at which projections are compared with it."""
         return resize_masks([mask], _DRAWING_SIZE)[0]
 
     def solve(self, activations, masks, start=None, *, weights=None, **_):

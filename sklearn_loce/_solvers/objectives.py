@@ -116,13 +116,13 @@ class AdamWObjective:
         """Resize masks; (n_rows, H, W), float32."""
         return resize_masks(masks, self.mask_size, self.mask_resize)
 
-    def drawing_target(self, mask):
-        """Resize a mask to the size at which projections are compared with it."""
-        return self.targets([mask])[0]
+    def drawing_target(self, target):
+        """Return a target at the size at which projections are compared with it."""
+        return target
 
-    def control_target(self, mask, grid_size):
+    def control_target(self, target, grid_size):
         """Return the target of a vector that is fitted to weighted pixels."""
-        return self.drawing_target(mask)
+        return target
 
     def solve(self, activations, targets, start, *, weights=None, n_threads=1, recorder=None):
         """Optimize one vector per row and return a Solution.
@@ -234,13 +234,13 @@ class LBFGSObjective:
         """Resize masks; (n_rows, H, W), float32."""
         return resize_masks(masks, self.mask_size, self.mask_resize)
 
-    def drawing_target(self, mask):
-        """Resize a mask to the size at which projections are compared with it."""
-        return self.targets([mask])[0]
+    def drawing_target(self, target):
+        """Return a target at the size at which projections are compared with it."""
+        return target
 
-    def control_target(self, mask, grid_size):
+    def control_target(self, target, grid_size):
         """Return the target of a vector that is fitted to weighted pixels."""
-        return self.drawing_target(mask)
+        return target
 
     def solve(self, activations, targets, start, *, weights=None, n_threads=1, recorder=None):
         """Optimize one vector per row as ``AdamWObjective.solve``, without ``recorder``."""

@@ -11,11 +11,17 @@ from sklearn.utils._param_validation import HasMethods, Interval, validate_param
 from tqdm.auto import tqdm
 
 from .._distances import RowDistances
-from .._validation import as_pandas, average_concepts, match_rows
+from .._validation import (
+    as_pandas,
+    average_concepts,
+    check_n_concepts,
+    encode_concepts,
+    match_rows,
+)
 from .._warnings import warn_user
 from . import _exclusion
 from ._clusters import fit_clusters, purity_score
-from ._exclusion import Exclusion
+from ._exclusion import Exclusion, read_exclusion
 from ._layers import evaluate_layers, name_members, name_space, read_column
 from ._retrieval import average_queries, judge_queries, share_relevant
 from ._rows import OF_PROJECTIONS, align
@@ -377,8 +383,20 @@ def _read_rows(spaces, X, y, members, groups, exclude, iou, wanted):
         # Before all images pass, which may take hours.
         check_consistent_length(X, y, groups)
         X, y, groups = match_rows(X=X, y=y, groups=groups)
+        _check_draws(y, groups, exclude)
         spaces, iou = evaluate_layers(spaces, X, members, iou, wanted)
     return align(spaces, y, groups, exclude, iou)
+
+
+def _check_draws(y, groups, exclude):
+    """Refuse rows from which nothing can be drawn, whatever their vectors are."""
+    concepts, codes = encode_concepts(y)
+    check_n_concepts(concepts, 2)
+    counts = np.bincount(codes)
+    if counts.min() < 2:
+        lone = concepts[counts < 2].tolist()
+        raise ValueError(f"A draw needs 2 rows of a concept, and there is 1 of {lone}; drop these.")
+    read_exclusion(len(codes), groups, exclude)
 
 
 def _check_metrics(metrics, known):

@@ -93,6 +93,12 @@ def read_exclusion(n_rows, groups=None, exclude=None):
             )
         return Exclusion(np.arange(n_rows), np.equal, np.arange(n_rows))
     if exclude is None:
+        shape = getattr(groups, "shape", ())
+        if len(shape) == 2 and shape[1] > 1:
+            raise ValueError(
+                f"groups has shape {shape}, and only exclude compares several columns; pass the "
+                "column of groups, or exclude."
+            )
         names, values = encode_concepts(groups, "groups")
         exclusion = Exclusion(values, np.equal, names[values])
     elif callable(exclude):

@@ -9,6 +9,7 @@ import numpy as np
 from sklearn import get_config
 from sklearn.base import is_clusterer
 from sklearn.metrics import silhouette_score
+from sklearn.utils._set_output import _wrap_data_with_container
 from sklearn.utils.metadata_routing import MetadataRequest
 
 from .._validation import check_embeddings, match_rows
@@ -170,7 +171,7 @@ class ConceptScorer(_GroupsRouter):
 
 
 class MultiConceptScorer(_GroupsRouter):
-    """Score a fitted estimator by several scorers that share one transform and one `evaluate`.
+    """Score a fitted estimator by several scorers that share one transform or `evaluate`.
 
     scikit-learn's own ``scoring={...}`` runs these once per scorer, which is what costs the time
     where embeddings come from a network. Built by :func:`get_scorer` from a list of names.
@@ -226,8 +227,8 @@ class MultiConceptScorer(_GroupsRouter):
         X, y, groups = match_rows(X=X, y=y, groups=groups)
         columns = set().union(*(scorer._columns for scorer in self.scorers.values()))
         responses = Responses(estimator, X, columns)
-        # Evaluations come last, as they take the vectors that others have asked for.
-        names = sorted(self.scorers, key=lambda name: self.scorers[name].response == "evaluation")
+        # Evaluations come first: they give the vectors too, so that images pass once for both.
+        names = sorted(self.scorers, key=lambda name: self.scorers[name].response != "evaluation")
         scores = {name: self.scorers[name]._judge(responses, y, groups) for name in names}
         return {name: scores[name] for name in self.scorers}
 
@@ -249,7 +250,7 @@ def has_evaluation(estimator):
 class Responses:
     """What an estimator makes of X, each computed once and when first asked for."""
 
-    _vectors = None  # of the first step, where they have been computed
+    _vectors = None  # of the first step, where an evaluation has computed them
 
     def __init__(self, estimator, X, columns=frozenset()):
         # A search is what it found best; its own transform may be that of a clusterer.
@@ -284,10 +285,9 @@ class Responses:
         )
 
     def _transform(self, before):
-        """Transform the rows; keep what comes out of the first step, if that can be evaluated."""
-        if not has_evaluation(self._first):
+        """Transform the rows, from the vectors of the first step where they are known."""
+        if self._vectors is None:
             return before.transform(self.X)
-        self._vectors = self._first.transform(self.X)
         rest = getattr(before, "steps", ())[1:]
         return before[1:].transform(self._vectors) if rest else self._vectors
 
@@ -305,7 +305,11 @@ class Responses:
                 "score; pass a LoCETransformer or MaskedMeanTransformer, or a Pipeline that begins "
                 "with one."
             )
-        return evaluate_columns(self._first, self.columns, self.X, self._vectors)
+        first = self._first
+        evaluation, vectors = evaluate_columns(first, self.columns, self.X, return_embeddings=True)
+        # As transform gives them, with set_output: later steps may have seen names in fit.
+        self._vectors = _wrap_data_with_container("transform", vectors, self.X, first)
+        return evaluation
 
     @cached_property
     def clusters(self):
@@ -448,7 +452,7 @@ def get_scorer_names():
 
 
 def get_scorer(scoring):
-    """Get a scorer by name, or several that share one transform and one `evaluate`.
+    """Get a scorer by name, or several that share one transform or `evaluate`.
 
     Parameters
     ----------

@@ -16,17 +16,34 @@ def parse(arguments):
     parser = argparse.ArgumentParser("python -m sklearn_loce.paper", description=__doc__)
     data = parser.add_mutually_exclusive_group()
     add = data.add_argument
-    add("--scenes", type=int, default=24, metavar="N", help="draw so many scenes; 24 by default")
+    add(
+        "--scenes",
+        type=_positive,
+        default=24,
+        metavar="N",
+        help="draw so many scenes; 24 by default",
+    )
     add("--coco", metavar="DIR", help="COCO's validation set of 2017, downloaded there if missing")
     add("--annotations", metavar="FILE", help="any file in COCO's format; needs --images")
     add = parser.add_argument
     add("--images", metavar="DIR", help="folder of the images of --annotations")
     add("--concepts", nargs="+", help="names of categories; the paper's 19 for --coco, else all")
-    add("--max-images", type=int, metavar="N", help="take the first images alone")
+    add("--max-images", type=_positive, metavar="N", help="take the first images alone")
     add("--networks", nargs="+", metavar="NAME", help=f"{', '.join(NETWORKS)}, or torchvision's")
     add("--layers", nargs="+", metavar="LAYER", help="layers of a network that isn't the paper's")
-    add("--draws", type=int, default=50, metavar="N", help="draws in which layers are compared")
-    add("--rows", type=int, metavar="N", help="most rows of a concept in a draw: 100, of scenes 20")
+    add(
+        "--draws",
+        type=_positive,
+        default=50,
+        metavar="N",
+        help="draws in which layers are compared",
+    )
+    add(
+        "--rows",
+        type=_positive,
+        metavar="N",
+        help="most rows of a concept in a draw: 100, of scenes 20",
+    )
     add("--device", help="such as cuda; where the network is, if left out")
     add("--jobs", type=int, metavar="N", help="worker processes")
     add("--out", type=Path, default=Path("paper"), metavar="DIR", help="folder to write to")
@@ -40,7 +57,14 @@ def parse(arguments):
     return parser, options
 
 
-def load_samples(options):
+def _positive(text):
+    """Read a number above 0."""
+    if (number := int(text)) < 1:
+        raise argparse.ArgumentTypeError(f"{number} is not above 0")
+    return number
+
+
+def load_samples(parser, options):
     """Load the table of samples."""
     if options.coco:
         concepts = options.concepts or list(CONCEPTS)
@@ -49,6 +73,8 @@ def load_samples(options):
         X = load_coco(options.annotations, options.images, categories=options.concepts).data
     else:
         X = make_scenes(options.scenes, random_state=0).data
+        if unknown := sorted({*(options.concepts or ())} - {*X["concept"]}):
+            parser.error(f"{unknown} are not in the scenes, {sorted(X['concept'].unique())}")
         X = X[X["concept"].isin(options.concepts or X["concept"])]
     kept = X["image_id"].drop_duplicates()[: options.max_images]
     return X[X["image_id"].isin(kept)]
@@ -79,7 +105,7 @@ def main(arguments=None):
     networks = find_networks(parser, options)
     how = {"n_draws": options.draws, "rows_per_concept": options.rows}
     how |= {"device": options.device, "n_jobs": options.jobs}
-    reproduce(load_samples(options), networks, options.out, **how)
+    reproduce(load_samples(parser, options), networks, options.out, **how)
 
 
 if __name__ == "__main__":

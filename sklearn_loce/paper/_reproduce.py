@@ -2,9 +2,12 @@
 
 from functools import partial
 from hashlib import blake2b
+from numbers import Integral
+from os import PathLike
 from pathlib import Path
 
 import pandas as pd
+from sklearn.utils._param_validation import Interval, validate_params
 from tqdm.auto import tqdm
 
 from .._network.handle import digest_model
@@ -49,6 +52,19 @@ _N_STEPS = len(_EXPERIMENTS) + len(_FIGURES) + len(CLUSTERINGS) + 5
 _N_JOINED = len(_EXPERIMENTS) + 8
 
 
+@validate_params(
+    {
+        "X": "no_validation",
+        "networks": [dict],
+        "out": [str, PathLike],
+        "n_draws": [Interval(Integral, 1, None, closed="left")],
+        "rows_per_concept": [Interval(Integral, 2, None, closed="left")],
+        "device": "no_validation",
+        "n_jobs": "no_validation",
+        "verbose": ["verbose"],
+    },
+    prefer_skip_nested_validation=False,
+)
 def reproduce(
     X, networks, out, *, n_draws=50, rows_per_concept=100, device=None, n_jobs=None, verbose=1
 ):
@@ -97,7 +113,8 @@ def reproduce(
     Raises
     ------
     ValueError
-        If X lacks a column or is too small, or the folder holds tables of other settings.
+        If X lacks a column or is too small, there is no network, a number is out of range, or the
+        folder holds tables of other settings.
     RuntimeError
         If a network can't be built.
 
@@ -118,6 +135,8 @@ def reproduce(
     >>> networks = {"scenes": Network(load_scene_model, ("features.2", "features.5"))}
     >>> tables = reproduce(make_scenes(40).data, networks, "paper")  # doctest: +SKIP
     """
+    if not networks:
+        raise ValueError("networks is empty; pass one, as in {'scenes': Network(build, layers)}.")
     samples = _check_samples(X)
     models = {name: network.open(name) for name, network in networks.items()}
     others = {"memory": Path(out, "store"), "device": device, "n_jobs": n_jobs, "verbose": verbose}

@@ -33,7 +33,8 @@ class Results:
             self._check_settings(self.folder / "settings.json")
 
     def _check_settings(self, path):
-        if not path.exists():
+        # A call that failed before its first table, for a wrong layer, is not in the way.
+        if not path.exists() or not any(self.folder.glob("*.csv")):
             _write(path, json.dumps(self.settings, indent=1))
         before = json.loads(path.read_text(encoding="utf-8"))
         changed = sorted(k for k in {*before, *self.settings} if _differ(k, before, self.settings))

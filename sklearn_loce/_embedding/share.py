@@ -1,0 +1,56 @@
+"""Passes of images that several estimators share."""
+
+from sklearn.base import clone
+
+from .._network.handle import as_module
+from .._network.identity import digest
+from .._network.preprocess import resolve_preprocess
+from .table import find_store
+from .threads import runs_here
+
+# On these the passes depend, and where vectors are kept.
+_OF_PASSES = ("model", "preprocess", "reshape_transform", "device", "random_state", "memory")
+
+
+def check_shares(loce, beside):
+    """Raise unless the same passes and the same store serve other transformers."""
+    if beside and not runs_here(loce.n_jobs):
+        raise ValueError(
+            f"n_jobs={loce.n_jobs}: workers do not share passes among transformers. Set "
+            "n_jobs=None, or precompute one transformer after the other."
+        )
+    for i, other in enumerate(beside):
+        for name, (own, its) in _compare_passes(loce, other).items():
+            if own != its:
+                raise ValueError(
+                    f"beside[{i}] has {name}={getattr(other, name)!r}, and this transformer "
+                    f"{getattr(loce, name)!r}: one pass can't serve both. Give both the same, "
+                    "or precompute one after the other."
+                )
+
+
+def _compare_passes(first, second):
+    """Give {parameter: what two transformers must have in common there to share passes}."""
+    pairs = zip(_describe_passes(first), _describe_passes(second), strict=True)
+    return dict(zip(_OF_PASSES, pairs, strict=True))
+
+
+def _describe_passes(loce):
+    """Give what the passes depend on, and where vectors are kept, in the order of _OF_PASSES."""
+    store = id(find_store(None, loce.model)) if loce.memory is None else loce.memory
+    return (
+        id(as_module(loce.model)),
+        digest(resolve_preprocess(loce.preprocess, loce.model)),
+        digest(loce.reshape_transform),
+        loce.device,
+        loce.random_state,
+        store,
+    )
+
+
+def join_layers(parts, samples):
+    """Make a fitted transformer with all layers of others, which passes images for them."""
+    layers = {str(layer): layer for part in parts for layer in part._layers}
+    passing = clone(parts[0]).set_params(layer=list(layers.values()), standardize=False)
+    passing._fit(samples)
+    return passing
