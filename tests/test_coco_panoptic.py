@@ -156,7 +156,10 @@ def test_a_segment_without_pixels(tree):
             lambda c: c["annotations"][0]["segments_info"][0].update(id="x"),
             "an integer is expected",
         ),
-        (lambda c: c["annotations"][0]["segments_info"][0].pop("category_id"), "lacks"),
+        (
+            lambda c: c["annotations"][0]["segments_info"][0].pop("category_id"),
+            r"\['category_id'\]",
+        ),
         (lambda c: c["annotations"][0]["segments_info"][0].update(category_id=99), r"\[99\]"),
         (
             lambda c: c["annotations"][0]["segments_info"].append(
@@ -168,7 +171,7 @@ def test_a_segment_without_pixels(tree):
         (lambda c: c["images"][0].update(height=24.5), "positive integers"),
         (lambda c: c["images"].append({**c["images"][0], "file_name": "c.jpg"}), "stands for"),
         (lambda c: c["categories"].append({"id": 3, "name": "x"}), "stands for"),
-        (lambda c: c.pop("categories"), "lacks"),
+        (lambda c: c.pop("categories"), r"lacks \['categories'\]"),
     ],
 )
 def test_what_is_wrong_is_an_error_that_names_the_file(tree, change, match):
