@@ -144,7 +144,7 @@ def load_masks(
         Ids or colors that belong to no concept, such as 255 for void. Any other that has no name
         is an error.
     image_prefix : str, default=""
-        Text before the common name in the images' file names, such as "leftImg8bit_".
+        Text before the common name in the images' file names, such as ``"leftImg8bit_"``.
     image_suffix : str, default=None
         Text after it, such as "_leftImg8bit.png"; ``None`` stands for the endings of the usual
         image formats.
