@@ -488,12 +488,12 @@ def test_scores_and_thresholds_are_drawn(samples, embeddings):
     drawn = [a for a in display.chart_ax_.collections if isinstance(a, PathCollection)]
     points = np.concatenate([artist.get_offsets() for artist in drawn])
     lines = [a.get_segments()[0] for a in display.chart_ax_.collections if a not in drawn]
-    np.testing.assert_array_equal([line[0, 0] for line in lines], display.thresholds)
-    expected = np.sort(display.scores[~np.isnan(display.scores)])
+    np.testing.assert_array_equal([line[0, 0] for line in lines], -display.thresholds)
+    expected = np.sort(-display.scores[~np.isnan(display.scores)])
     np.testing.assert_allclose(np.sort(points[:, 0]), expected)
     assert [t.get_text() for t in display.chart_ax_.get_yticklabels()] == display.concepts
     for score, height in points:
-        assert score in display.scores[display.members[round(height)]]
+        assert -score in display.scores[display.members[round(height)]]
 
 
 def test_detectors_of_all_kinds_are_shown(samples, embeddings):

@@ -175,6 +175,7 @@ for kind in (ConceptSegmenter, Net2VecSegmenter):
         )
 
 for display in (
+    plotting.CentroidDistanceDisplay,
     plotting.ChannelDisplay,
     plotting.DendrogramDisplay,
     plotting.OverlapDisplay,
@@ -182,6 +183,7 @@ for display in (
 ):
     case(f"{display.__name__}.from_embeddings", "X", "y")(display.from_embeddings)
 for display in (
+    plotting.CentroidDistanceDisplay,
     plotting.ChannelDisplay,
     plotting.OverlapDisplay,
     plotting.SeparationDisplay,
@@ -327,7 +329,11 @@ def comparable(value):
         return value.image, value.mask
     if isinstance(value, dict):
         # Attributes with an underscore at their end are artists, or follow from the others.
-        return {name: comparable(own) for name, own in value.items()}
+        # A table of tiles has the index of the samples, whatever that is.
+        return {
+            name: comparable(own.reset_index(drop=True) if isinstance(own, pd.DataFrame) else own)
+            for name, own in value.items()
+        }
     if isinstance(value, list | tuple):
         return [comparable(own) for own in value]
     if type(value).__module__.startswith("sklearn_loce.plotting"):

@@ -84,7 +84,7 @@ class ProjectionDisplay:
     >>> loce = LoCETransformer(TorchModel(load_scene_model), "features.2").fit(X)
     >>> display = ProjectionDisplay.from_estimator(loce, X, rows=[0, 3])
     >>> counts = display.table[["n_hit", "n_missed", "n_spilled"]]
-    >>> (display.iou == counts["n_hit"] / counts.sum(axis=1)).all()
+    >>> bool((display.iou == counts["n_hit"] / counts.sum(axis=1)).all())
     True
     >>> plt.close(display.figure_)
     """
