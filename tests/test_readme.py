@@ -8,14 +8,6 @@ from .pages import python_blocks
 README = Path(__file__).resolve().parents[1] / "README.md"
 
 
-@pytest.mark.slow
-def test_the_grid_search_runs_as_written(capsys):
-    names = {}
-    exec(compile(python_blocks(README)[1], "README.md", "exec"), names)
-    assert names["search"].best_score_ > 0.5
-    assert "features.0" in capsys.readouterr().out
-
-
 def test_the_pipeline_has_ten_lines_and_names_that_exist():
     block = python_blocks(README)[0]
     assert len([line for line in block.splitlines() if line]) == 10
