@@ -147,6 +147,10 @@ def test_displays_take_a_palette():
     assert to_hex(shown.scatter_["sky"].get_facecolors()[0]).upper() == _style.COLOURS[2]
     tree = DendrogramDisplay.from_embeddings(X[kept], y[kept], **kw)
     assert to_hex(tree.strip_["sky"].get_facecolor()[0]).upper() == _style.COLOURS[2]
+    curves = {"precision": np.ones((2, 2)), "k": [1, 5], "chance": [0, 0]}
+    both = PrecisionAtKDisplay(**curves, concepts=["car", "sky"]).plot(**kw).line_
+    every = concept_styles(kw["palette"])
+    assert [(line.get_color(), line.get_marker()) for line in both] == [every["car"], every["sky"]]
     with pytest.raises(ValueError, match="palette gives the colors of concepts, and there is no y"):
         ConceptMapDisplay(X).plot(palette={"car": "red"})
     tree = DendrogramDisplay([[0, 1, 1.0, 2]], [0, 4]).plot(palette={4: "red"})

@@ -92,7 +92,15 @@ class PrecisionAtKDisplay:
         self.spaces = spaces
 
     def plot(
-        self, *, ax=None, line_kw=None, mean_kw=None, band_kw=None, chance_kw=None, legend=True
+        self,
+        *,
+        ax=None,
+        palette=None,
+        line_kw=None,
+        mean_kw=None,
+        band_kw=None,
+        chance_kw=None,
+        legend=True,
     ):
         """Plot the curves.
 
@@ -100,6 +108,11 @@ class PrecisionAtKDisplay:
         ----------
         ax : matplotlib Axes, default=None
             Axes to plot into; None opens a figure.
+        palette : dict or sequence, default=None
+            Colors of the curves. A dict gives the color of a concept, or of all concepts of a
+            tuple; others take colors that it leaves. A sequence of all concepts there are keeps the
+            color and the marker that each has among all. Layers or models take the place of
+            concepts where these have the curves.
         line_kw : dict, default=None
             Keywords of the curves, as of :meth:`matplotlib.axes.Axes.plot`.
         mean_kw : dict, default=None
@@ -121,7 +134,7 @@ class PrecisionAtKDisplay:
         ImportError
             If matplotlib is not installed.
         ValueError
-            If the shapes don't fit.
+            If the shapes don't fit, or the palette has none of the names.
         """
         precision, k, chance = self._check()
         names = self.concepts if self.spaces is None else self.spaces
@@ -129,11 +142,12 @@ class PrecisionAtKDisplay:
         with open_axes(self, ax, height=2.4 + 0.05 * n_named * legend) as ax:
             self.band_, self.mean_line_, xlabel = [], None, "nearest rows k"
             if self.spaces is None:
-                self.line_ = self._draw_lines(precision, k, names, line_kw)
+                self.line_ = self._draw_lines(precision, k, names, palette, line_kw)
                 if len(precision) > 1:
                     self.mean_line_ = self._draw_mean(precision, k, mean_kw)
             else:
-                self.line_ = self._draw_lines(_average(precision), k, names, line_kw)
+                mean = _average(precision)
+                self.line_ = self._draw_lines(mean, k, names, palette, line_kw)
                 self.band_ = self._draw_bands(precision, k, band_kw)
                 xlabel += "\nbands: one standard deviation over concepts"
             self.chance_line_ = self._draw_chance(chance, chance_kw)
@@ -166,11 +180,11 @@ class PrecisionAtKDisplay:
             check_consistent_length(precision, self.spaces)
         return precision, k, chance
 
-    def _draw_lines(self, precision, k, names, line_kw):
+    def _draw_lines(self, precision, k, names, palette, line_kw):
         from matplotlib.lines import Line2D
 
         lines = []
-        styles = concept_styles(list(names))
+        styles = concept_styles(list(names), palette)
         look = {"linewidth": 0.9, "markersize": 3.2, "markeredgewidth": 0}
         for values, (name, (colour, marker)) in zip(precision, styles.items(), strict=True):
             own = {"color": colour, "marker": marker, "label": literal(name)}
