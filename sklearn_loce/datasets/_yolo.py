@@ -314,8 +314,8 @@ def load_yolo(
     -------
     data : Bunch
         As :func:`load_coco` gives it, rows sorted by image and in the order of ``class_names``;
-        ``image_id`` is the image's name with its subfolders, and ``annotation_id`` is "FILE:LINE",
-        with the label file in its folder and the line, counted from 1.
+        ``image_id`` is the image's name with its subfolders, and ``annotation_id`` is
+        ``"FILE:LINE"``, with the label file in its folder and the line, counted from 1.
     (data, target) : tuple if ``return_X_y`` is True
 
     Raises
