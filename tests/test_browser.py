@@ -28,7 +28,10 @@ from .concept_maps import (
     write_hostile_map,
 )
 
-pytestmark = pytest.mark.skipif(bool(missing_browser()), reason=missing_browser() or "is there")
+pytestmark = [
+    pytest.mark.skipif(bool(missing_browser()), reason=missing_browser() or "is there"),
+    pytest.mark.slow,  # together, not each
+]
 
 N_ROWS = 24
 _CONCEPT, _CLUSTER, _IOU = (f"[data-field={name}]" for name in ("Concept", "Cluster", "IoU"))

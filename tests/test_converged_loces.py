@@ -185,6 +185,7 @@ def test_a_bias_that_the_objective_lacks_is_an_error(boxes):
         LoCETransformer(MODEL, "2", objective="net2vec", append_bias=True).fit(boxes)
 
 
+@pytest.mark.slow
 def test_a_grid_over_an_unread_parameter_is_an_error(boxes):
     loce = LoCETransformer(MODEL, "2", objective="logistic")
     search = GridSearchCV(loce, {"learning_rate": [0.2, 0.5]}, cv=2, refit=False)

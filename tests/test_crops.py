@@ -221,6 +221,7 @@ def test_paste_checks_its_input(image):
         paste_crops([np.ones((9, 10))], crops)
 
 
+@pytest.mark.slow
 def test_crops_redraw_small_objects_better(camvid, camvid_network):
     chosen = camvid.data[camvid.data["concept"].isin(["pedestrian", "bicyclist"])]
     small = chosen[chosen["area"] * 23 * 30 < 4].iloc[::12]  # less than four of the layer's cells

@@ -15,7 +15,7 @@ BLOCK = re.compile(r"^```(python|pycon)\n(.*?)^```", flags=re.DOTALL | re.MULTIL
 FLAGS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
 # These two need more than a minute or an extra, and have tests of their own.
 ELSEWHERE = {"large_runs.md", "scale.md"}
-SLOW = {"choosing_a_layer.md"}
+SLOW = {"choosing_a_layer.md", "choosing_a_setting.md", "quickstart.md"}
 PAGES = sorted(
     path.name
     for path in DOCS.glob("*.md")

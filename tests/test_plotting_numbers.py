@@ -86,6 +86,7 @@ def test_similar_concepts_are_neighbors_and_colors_span_the_values():
         shown.plot(order=["a", "b"])
 
 
+@pytest.mark.slow
 def test_names_of_many_concepts_are_as_small_as_their_cells():
     matrix = np.random.default_rng(0).random((80, 80))
     shown = OverlapDisplay(matrix, concepts=[f"concept {i}" for i in range(80)]).plot()
