@@ -12,6 +12,8 @@ os.environ.setdefault("TQDM_DISABLE", "1")  # progress bars don't belong on a pa
 # drops them then, and the example of a cluster would wait for others for ever.
 os.environ.setdefault("DASK_DISTRIBUTED__COMM__TIMEOUTS__TCP", "300s")
 
+os.environ["MATPLOTLIBRC"] = str(HERE / "matplotlibrc")  # for the kernels that execute pages
+
 import sklearn_loce
 
 project = "sklearn_loce"
@@ -24,23 +26,28 @@ extensions = [
     "sphinx.ext.autosummary",
     "sphinx.ext.viewcode",
     "numpydoc",
-    "myst_parser",
+    "myst_nb",
     "sphinx_copybutton",
     "sphinx_design",
     "sphinx_gallery.gen_gallery",
     "api_pages",
     "external_names",
     "mathml",
+    "picture_scale",
     "source_lines",
 ]
 templates_path = ["_templates"]
-exclude_patterns = ["_build"]
+exclude_patterns = ["_build", "auto_examples/*.ipynb"]
 default_role = "literal"
 smartquotes = False  # values such as "net2vec" are code, also where they stand in text
 
 # Pages
 myst_enable_extensions = ["attrs_inline", "colon_fence", "deflist", "dollarmath"]
 myst_heading_anchors = 3
+nb_execution_mode = "force"  # a page shows what its code gives today
+nb_execution_raise_on_error = True
+nb_execution_timeout = 600
+nb_merge_streams = True
 html_math_renderer = "mathml"
 copybutton_prompt_text = r">>> |\.\.\. |\$ "
 copybutton_prompt_is_regexp = True

@@ -1,4 +1,4 @@
-"""What the documentation's pages promise: their code is run as printed, in their order."""
+"""The code of pages runs as printed. Sphinx executes the pages with code cells at each build."""
 
 import doctest
 import importlib.util
