@@ -547,8 +547,8 @@ def refuse_shared(module):
 
 
 @contextmanager
-def lend(module, device):
-    """Lend a module that cannot be copied, in evaluation mode; restore its state afterward."""
+def lend_module(module, device):
+    """Use a module that cannot be copied, in evaluation mode; restore its state afterward."""
     home, me = device_of(module), threading.get_ident()
     modes = {child: child.training for child in module.modules()}
     with _LENDING[-1]:

@@ -151,8 +151,8 @@ def _check(connection, file):
 
 
 @contextmanager
-def reading(file):
-    """Lend a connection with one view of the file; ``None`` if there is no file yet.
+def open_to_read(file):
+    """Open a connection with one view of the file; ``None`` if there is no file yet.
 
     Like all functions that use the file, it raises StoreError if the file is not a store, has
     another version, or is damaged. It raises OSError for a failure of the machine.
