@@ -31,7 +31,7 @@ MODEL = TorchModel(make_small_network)
         MaskedMeanTransformer(MODEL, "2", standardize=True),
     ]
 )
-def test_transformers_keep_its_promises(estimator, check):
+def test_transformers_pass_our_checks(estimator, check):
     check(estimator)
 
 
@@ -115,17 +115,17 @@ class FlattenedLoCE32(FlattenedLoCE):
 @parametrize_with_checks(
     [kind(name) for kind in (FlattenedLoCE, FlattenedLoCE32) for name in ("logistic", "net2vec")]
 )
-def test_numeric_core_passes_scikit_learns_battery(estimator, check):
+def test_the_numeric_core_passes_the_checks_of_scikit_learn(estimator, check):
     check(estimator)
 
 
-def test_scikit_learns_battery_is_not_empty():
+def test_the_checks_of_scikit_learn_are_not_empty():
     names = {check.func.__name__ for _, check in estimator_checks_generator(FlattenedLoCE())}
     assert len(names) > 30
     assert {"check_methods_subset_invariance", "check_methods_sample_order_invariance"} <= names
 
 
-def test_transformer_passes_what_scikit_learn_has_for_tables():
+def test_transformers_pass_the_checks_of_scikit_learn_for_tables():
     with pytest.warns(SkipTestWarning, match="Can't test estimator LoCETransformer"):
         checks = list(estimator_checks_generator(LoCETransformer(MODEL, "2")))
     assert checks

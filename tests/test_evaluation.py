@@ -128,7 +128,7 @@ def plain_heldout(image, mask, alpha, rule):
 
 
 @pytest.mark.parametrize("rule", ["best", "own", "none"])
-def test_heldout_iou_is_that_of_a_logistic_regression_on_the_other_half(rule):
+def test_heldout_iou_equals_that_of_a_logistic_regression_on_the_other_half(rule):
     X = draw_samples()
     loce = LoCETransformer(MODEL, "out", objective="logistic", alpha=1e-3, tol=1e-7, **HOW).fit(X)
     found = loce.evaluate(X, cv=2, bias=rule)["heldout_iou"].to_numpy()
@@ -139,7 +139,7 @@ def test_heldout_iou_is_that_of_a_logistic_regression_on_the_other_half(rule):
 
 @pytest.mark.parametrize("objective", ["net2vec", "mse", "mae", "logistic", "jaccard", "dice"])
 @pytest.mark.parametrize("double", [False, True])
-def test_the_gain_is_over_the_mask_upside_down(objective, double):
+def test_the_gain_is_relative_to_the_mask_upside_down(objective, double):
     model = TorchModel(Colors().eval().double(), forward=call_in_double) if double else MODEL
     X = draw_samples()
     loce = LoCETransformer(model, "out", objective=objective, **HOW).fit(X)
@@ -156,7 +156,7 @@ def call_in_double(module, images):
 
 
 @pytest.mark.parametrize("objective", ["net2vec", "mse", "mae", "logistic", "jaccard", "dice"])
-def test_float64_finds_the_same_in_folds(objective):
+def test_folds_give_the_same_in_float64(objective):
     X, how = draw_samples(), {"objective": objective, **HOW}
     double = TorchModel(Colors().eval().double(), forward=call_in_double)
     found = [
@@ -167,7 +167,7 @@ def test_float64_finds_the_same_in_folds(objective):
 
 
 @pytest.mark.parametrize("layer", ["out", ["out", "pool"], Joined("pool", "out")])
-def test_any_layers_and_embeddings_that_are_given(layer):
+def test_evaluate_accepts_several_layers_and_given_embeddings(layer):
     X = draw_samples()
     loce = LoCETransformer(MODEL, layer, **HOW).fit(X)
     frame = loce.evaluate(X, cv=2)
@@ -192,7 +192,7 @@ class Noisy(Colors):
         return super().forward(x)
 
 
-def test_noise_redraws_a_mask_but_does_not_find_it():
+def test_noise_has_a_high_iou_but_a_low_heldout_iou():
     X = draw_samples(4)
     loce = LoCETransformer(TorchModel(Noisy().eval()), "noisy", alpha=1e-5, **HOW)
     frame = loce.fit(X).evaluate(X, cv=2)
@@ -212,7 +212,7 @@ def spread_frames(camvid, step):
 
 
 @pytest.mark.slow
-def test_random_weights_score_below_trained_ones(camvid, camvid_network):
+def test_random_weights_score_lower_than_trained_ones(camvid, camvid_network):
     """At every layer by more than .1, and the best score is that of the layer of best precision."""
     X, layers = spread_frames(camvid, 12), [f"backbone.{i}" for i in (4, 9, 13, 16)]
     torch.manual_seed(0)
@@ -243,7 +243,7 @@ def test_most_rows_of_the_papers_other_losses_fail(objective, camvid, camvid_net
 # Averages
 
 
-def test_averages_draw_with_the_best_bias():
+def test_averages_are_projected_with_the_best_bias():
     X = draw_samples()
     mean = MaskedMeanTransformer(MODEL, "out", memory=False).fit(X)
     vectors = mean.transform(X)
@@ -261,7 +261,7 @@ def test_averages_draw_with_the_best_bias():
 
 
 @pytest.mark.parametrize("background", ["keep", "subtract"])
-def test_heldout_iou_of_averages(background):
+def test_heldout_iou_of_averages_equals_a_plain_computation(background):
     X, size = draw_samples(), (100, 100)  # at which averages are drawn
     mean = MaskedMeanTransformer(MODEL, "out", background=background, memory=False).fit(X)
     found = mean.evaluate(X, cv=2)["heldout_iou"]
@@ -322,7 +322,7 @@ def test_a_mask_of_the_whole_image_leaves_no_background():
 # Bad input
 
 
-def test_what_no_control_exists_for_is_nan_with_a_warning():
+def test_measures_without_a_control_are_nan_with_a_warning():
     X = draw_samples(3)
     dot = np.zeros(SIZE, bool)
     dot[4:6, 6:8] = True  # one cell, which can't be divided
@@ -338,14 +338,14 @@ def test_what_no_control_exists_for_is_nan_with_a_warning():
 
 
 @pytest.mark.parametrize("cv", [0, 1, -2, 2.5, "checkerboard"])
-def test_folds_are_two_or_more(cv):
+def test_fewer_than_two_folds_raise_an_error(cv):
     X = draw_samples(2)
     loce = LoCETransformer(MODEL, "out", **HOW).fit(X)
     with pytest.raises(ValueError, match=r"'cv' parameter of evaluate.*\[2, inf\)"):
         loce.evaluate(X, cv=cv)
 
 
-def test_a_bias_that_is_not_there_is_an_error():
+def test_a_missing_bias_raises_an_error():
     X = draw_samples(2)
     loce = LoCETransformer(MODEL, "out", objective="net2vec", **HOW).fit(X)
     for method in (loce.evaluate, loce.project):
@@ -355,7 +355,7 @@ def test_a_bias_that_is_not_there_is_an_error():
             method(X, bias="better")
 
 
-def test_biases_of_the_paper_and_of_the_optimum():
+def test_biases_may_be_those_of_the_paper_and_of_the_optimum():
     X = draw_samples()
     paper = LoCETransformer(MODEL, "out", objective="net2vec", **HOW).fit(X)
     vectors = paper.transform(X)
@@ -387,7 +387,7 @@ def test_workers_measure_the_same():
 
 
 @pytest.mark.parametrize("method", ["fit_transform", "transform", "precompute"])
-def test_more_than_half_of_the_rows_fail(method):
+def test_more_than_half_failed_rows_cause_a_warning(method):
     X = draw_samples(5)
     blank = [np.zeros_like(image) if i < 3 else image for i, image in enumerate(X["image"])]
     X["image"] = blank  # black images activate nothing, and a projection of 0.5 draws nothing
@@ -402,7 +402,7 @@ def test_more_than_half_of_the_rows_fail(method):
     loce.set_params(memory=False).fit_transform(X[1:])  # two of four are no more than half
 
 
-def test_rows_fail_by_the_bias_that_evaluate_draws_with():
+def test_rows_fail_by_the_bias_that_evaluate_uses():
     X = draw_samples(3)
     X["mask"] = [np.ones(SIZE, bool)] * 3  # whose logistic LoCE is zero, with the bias 0
     loce = LoCETransformer(MODEL, "out", **HOW)
@@ -413,7 +413,7 @@ def test_rows_fail_by_the_bias_that_evaluate_draws_with():
 
 
 @pytest.mark.slow
-def test_workers_know_which_rows_failed():
+def test_workers_report_failed_rows():
     X = draw_samples(2).assign(image=[np.zeros((*SIZE, 3), np.uint8)] * 2)
     loce = LoCETransformer(MODEL, "out", objective="mse", n_jobs=2, **HOW)
     with pytest.warns(UserWarning, match="2 of 2 at 'out'"):

@@ -90,7 +90,7 @@ def test_a_private_package_imports_only_those_before_it(room):
         assert own <= allowed, path
 
 
-def test_no_module_imports_itself_by_way_of_others():
+def test_imports_have_no_cycles():
     paths = {_module_name(path): path for path in PACKAGE.rglob("*.py")}
     imported = {name: _imports_of(path) & paths.keys() for name, path in paths.items()}
     # A package is loaded before its modules, and says nothing about them.
@@ -105,11 +105,11 @@ def _module_name(path):
     return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
 
 
-def test_few_private_modules_lie_at_the_top():
+def test_the_top_folder_has_few_private_modules():
     assert len(list(PACKAGE.glob("_[!_]*.py"))) <= 10
 
 
-def test_displays_import_what_is_heavy_when_they_draw():
+def test_displays_import_heavy_packages_when_they_draw():
     paths = {path.stem: path for path in (PACKAGE / "plotting").glob("*.py")}
     # The figure's class can't be written without matplotlib; it is imported inside functions.
     for name in paths.keys() - {"_figure"}:
@@ -127,13 +127,13 @@ def _names_at_import(statement):
     return []
 
 
-def test_public_names_are_there():
+def test_public_names_exist():
     for name in sklearn_loce.__all__:
         assert getattr(sklearn_loce, name) is not None
         assert name in dir(sklearn_loce)
 
 
-def test_unknown_name_is_an_attribute_error():
+def test_an_unknown_name_raises_an_attribute_error():
     with pytest.raises(AttributeError, match="no attribute 'LoceTransformer'"):
         _ = sklearn_loce.LoceTransformer
 
@@ -194,7 +194,7 @@ def _codes():
     return codes
 
 
-def test_no_file_is_run():
+def test_no_code_runs_the_content_of_files():
     codes = _codes()
     assert len(codes) > 60
     found = {
@@ -247,5 +247,5 @@ def test_code_that_runs_files_is_found(code):
         "subprocess.run([sys.executable, '-c', code])",
     ],
 )
-def test_code_that_runs_no_file_is_left_alone(code):
+def test_safe_code_is_not_reported(code):
     assert list(_unsafe(ast.parse(code))) == []

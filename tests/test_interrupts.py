@@ -121,7 +121,7 @@ def run_here(*arguments, timeout=60):
 
 
 @pytest.mark.slow
-def test_ctrl_c_leaves_nothing_behind():
+def test_ctrl_c_restores_everything():
     report = run_here(60)
     assert report["faults"] == []
     assert report["interrupted"] >= 20
@@ -177,7 +177,7 @@ class Raising(Net):
 @pytest.mark.parametrize("error", [KeyboardInterrupt("by hand"), SystemExit(3)], ids=repr)
 @pytest.mark.parametrize("n_images", [1, 4])
 @pytest.mark.parametrize("on_error", ["raise", "nan"])
-def test_what_ends_a_program_is_no_failed_row(error, n_images, on_error):
+def test_an_exit_is_not_recorded_as_a_failed_row(error, n_images, on_error):
     network, table = Raising().train(), draw_table(n_images, size=(48, 64))
     loce = LoCETransformer(network, "2", on_error=on_error).fit(table)
     network.error = None
@@ -192,7 +192,7 @@ def test_what_ends_a_program_is_no_failed_row(error, n_images, on_error):
     np.testing.assert_array_equal(loce.transform(table), wanted)
 
 
-def test_an_interrupt_in_preprocess_is_no_failed_row():
+def test_an_interrupt_in_preprocess_is_not_recorded_as_a_failed_row():
     def interrupt(image, masks):
         raise KeyboardInterrupt
 

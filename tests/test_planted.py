@@ -149,7 +149,7 @@ QUICK = {"mobilenet_v3_large", "efficientnet_b0", "squeezenet1_1", "yolo_style",
         for name in CONVOLUTIONAL
     ],
 )
-def test_convolutional_networks(name):
+def test_convolutional_networks_find_the_patch(name):
     network = convolutional(name)
     preprocess = None if hasattr(network, "transform") else NORMALIZE  # detectors have their own
     first, deeper = CONVOLUTIONAL[name][2].items()
@@ -166,7 +166,7 @@ def test_convolutional_networks(name):
         (models.swin_t, "features.3", 8),
     ],
 )
-def test_hierarchical_networks(build, layer, cell):
+def test_hierarchical_networks_find_the_patch(build, layer, cell):
     check(look_for_patches(seeded(build), layer, cell, preprocess=NORMALIZE))
 
 
@@ -181,7 +181,7 @@ VIT_CELL = resized((224, 224), 16)
 
 @pytest.mark.slow
 @pytest.mark.parametrize("preprocess", [SQUASHED, models.ViT_B_16_Weights.IMAGENET1K_V1])
-def test_vision_transformer(preprocess):
+def test_a_vision_transformer_finds_the_patch(preprocess):
     # Random weights are others in other versions of torch; with some, the smallest patch, of less
     # than four tokens a side, stays below 0.5.
     places = [place for place in PLACES if min(place[4:]) > 30]
@@ -229,14 +229,14 @@ def _look_through_preset():
     )
 
 
-def test_torchvision_preset_keeps_the_place():
+def test_a_torchvision_preset_keeps_the_position():
     found = _look_through_preset()
     for mask, projection in zip(found.masks, found.projections, strict=True):
         offset = np.argwhere(mask).mean(0) - np.argwhere(projection).mean(0)
         assert np.abs(offset).max() < 4
 
 
-def test_the_check_notices_a_centre_crop(monkeypatch):
+def test_the_check_notices_a_center_crop(monkeypatch):
     monkeypatch.setattr(_preprocessing, "_without_crop", lambda preset, size: preset)
     with pytest.raises(AssertionError, match=r"cells|IoU|nothing"):
         check(_look_through_preset())

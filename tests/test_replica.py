@@ -300,7 +300,7 @@ NETWORKS = {
 
 @pytest.mark.filterwarnings("ignore:.*weight_norm.*|.*quantiz.*|Dynamo:Warning")
 @pytest.mark.parametrize("name", NETWORKS)
-def test_a_run_gives_what_evaluation_mode_gives_and_touches_nothing(name):
+def test_a_run_equals_evaluation_mode_and_changes_nothing(name):
     torch.manual_seed(1)
     network = NETWORKS[name]()
     if name not in ("mixed modes", "unflattened", "quantized"):

@@ -306,7 +306,7 @@ def public_functions():
                     yield full_name, set(inspect.signature(member).parameters)
 
 
-def test_every_function_of_several_rows_is_here():
+def test_every_function_of_several_rows_has_a_case():
     covered = {case.covers for case in CASES.values()}
     ignoring = ("LoCETransformer", "MaskedMeanTransformer", "UnsupervisedUMAP", "ConceptGaussian")
     found = set()
@@ -395,7 +395,7 @@ def test_rows_of_unrelated_indexes_are_matched_by_position(name):
 
 
 @pytest.mark.parametrize("name", [name for name, case in CASES.items() if len(case.names) > 2])
-def test_what_has_no_labels_beside_orders_that_differ_is_refused(name):
+def test_input_without_labels_beside_different_orders_raises_an_error(name):
     case = CASES[name]
     if "Y" in case.names:  # which joins tables by index
         return
@@ -410,7 +410,7 @@ def test_what_has_no_labels_beside_orders_that_differ_is_refused(name):
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_labels_that_repeat_are_matched_in_one_order_only(name):
+def test_repeated_labels_are_matched_only_in_the_same_order(name):
     case = CASES[name]
     halves = [f"r{i // 2}" for i in range(len(rows()["y"]))]
     first, *others = (rows()[name].set_axis(halves) for name in case.names)

@@ -262,7 +262,8 @@ def _weights_of(builder):
     if isinstance(weights, str):
         try:
             return get_model_weights(_torchvision_function(builder)).verify(weights)
-        except (ValueError, KeyError, IndexError):
+        # torchvision 0.21 raises AttributeError if ``weights`` of a function has no annotation.
+        except (ValueError, KeyError, IndexError, AttributeError):
             return None  # not a function of torchvision, or its call will raise an error
     return weights if isinstance(weights, WeightsEnum) else None
 
