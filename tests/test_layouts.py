@@ -310,6 +310,16 @@ def test_pooled_vectors_have_no_places(layer):
     assert take(network, "1", 64, 64)["1"].shape == (1, 8, 16, 16)
 
 
+@pytest.mark.parametrize(
+    "function",
+    [nn.ReLU6, nn.Hardtanh, nn.Hardsigmoid, nn.LeakyReLU, nn.ELU, nn.CELU, nn.SELU, nn.SiLU],
+)
+@pytest.mark.parametrize("inplace", [True, False])
+def test_activation_functions_keep_places(function, inplace):
+    network = nn.Sequential(nn.Conv2d(3, 4, 3, 2, 1), function(inplace=inplace))
+    assert take(network, "1", 32, 48)["1"].shape == (1, 4, 16, 24)
+
+
 def test_a_single_cell_for_a_small_image_is_a_grid():
     assert take(nn.Sequential(nn.Conv2d(3, 4, 32, 32)), "0", 32, 32)["0"].shape == (1, 4, 1, 1)
     deep = take(models.mobilenet_v3_large(), "features.14", 32, 32)["features.14"]
