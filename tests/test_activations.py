@@ -55,7 +55,7 @@ def test_later_passes_of_a_size_stop_after_the_deepest_layer():
 
 
 class Inside(nn.Module):
-    """Extracts a layer of a network with an extractor of its own, and works on that."""
+    """Extracts a layer of a network with its own extractor, and processes the result."""
 
     def __init__(self, network):
         super().__init__()
@@ -244,7 +244,7 @@ def test_list_layers_requires_height_and_width(small_network, size):
 
 
 class Branching(nn.Module):
-    """Has grids of one size or another, which the mean of the image decides."""
+    """Has grids whose size depends on the mean of the image."""
 
     def __init__(self):
         super().__init__()

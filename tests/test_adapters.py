@@ -81,7 +81,7 @@ def test_masks_are_padded_as_the_image_is():
         ("roi_heads.box_head.fc7", "regions of interest"),
         ("roi_heads.box_roi_pool", "regions of interest"),
         ("backbone", r"can be read in 3 ways: \['0'\]: .* cells"),
-        # It makes no tensor; and looking at its frame, before the pass, must not run its hook.
+        # It returns no tensor. The computation of its frame before the pass must not run its hook.
         ("transform", "object of type ImageList"),
     ],
 )
@@ -112,7 +112,7 @@ def call_keyword(module, images):
 
 
 class Padding:
-    """Pads to twice the width, and says so."""
+    """Pads to twice the width, and declares this in its frame."""
 
     def __call__(self, module, images):
         return module(x=nn.functional.pad(images, (0, images.shape[-1])))
@@ -145,7 +145,7 @@ def test_clones_and_pickles_keep_forward():
 
 
 class Wrapped(nn.Module):
-    """Hides a detector, so that it is not recognised."""
+    """Hides a detector, so that it is not recognized."""
 
     def __init__(self, inner):
         super().__init__()
@@ -175,7 +175,7 @@ def test_resizing_and_padding_inside_the_network_raise_an_error(detector, wrap, 
 
 
 class Before(nn.Module):
-    """Does something to the image before its first layer."""
+    """Changes the image before its first layer."""
 
     def __init__(self, first):
         super().__init__()
@@ -264,7 +264,7 @@ def test_the_error_for_networks_without_tensor_input_suggests_forward():
 
 
 class Copied(nn.Module):
-    """Runs a copy of its layers, which is not one of its own, as some wrappers of detectors do."""
+    """Runs a copy of its layers that is not a submodule, as some wrappers of detectors do."""
 
     def __init__(self):
         super().__init__()
@@ -445,7 +445,7 @@ def test_other_failures_are_not_explained_by_the_size(vit):
         ActivationExtractor(vit, layer)(torch.zeros(1, 4, 224, 224))
 
 
-# torchvision's boxes, far behind the layer, do not know half precision on every device.
+# torchvision's boxes, long after the layer, do not support half precision on every device.
 @pytest.mark.filterwarnings("ignore:The network failed after the layers")
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_half_precision_is_close(dtype):

@@ -1,4 +1,4 @@
-"""Unpacking of sound, broken and hostile archives."""
+"""Unpacking of valid, broken and hostile archives."""
 
 import errno
 import shutil
@@ -50,7 +50,7 @@ OUTSIDE = [
 
 @pytest.fixture
 def data(tmp_path):
-    """An empty folder inside another, both to be found as they were."""
+    """An empty folder inside another; both must stay unchanged."""
     folder = tmp_path / "data"
     folder.mkdir()
     return folder
@@ -119,7 +119,7 @@ def _zip_of_zeros(path, size):
 
 @pytest.mark.parametrize("suffix", [".zip", ".tar.gz"])
 def test_an_archive_that_unpacks_to_far_more_than_its_size_is_refused(data, suffix, monkeypatch):
-    """The bound is checked where 20 MB are the most that may have shrunk to nothing."""
+    """The bound is tested with a limit of 20 MB."""
     archive = data / f"x{suffix}"
     _make_archive(archive, {"zeros": bytes(21 * 2**20)})
     if suffix == ".zip":
@@ -288,7 +288,7 @@ def _catch(archive, target):
     + [(".zip", zipfile.ZIP_DEFLATED), *((".tar", kind) for kind in ("", "gz", "bz2", "xz"))],
 )
 def test_damage_anywhere_raises_an_error_for_the_archive(data, suffix, kind):
-    """Whatever Python raises; and a tar archive gives all of its files, or none."""
+    """Any exception is converted; a tar archive is unpacked completely or not at all."""
     whole, rng = _compress(suffix, kind), np.random.default_rng(0)
     archive, target = data / f"x{suffix}", data / "target"
     archive.write_bytes(whole)
@@ -301,7 +301,7 @@ def test_damage_anywhere_raises_an_error_for_the_archive(data, suffix, kind):
         archive.write_bytes(damaged.tobytes())
         error = _catch(archive, target)
         if error is None:
-            # Python does not count what a zip archive says it holds.
+            # Python does not check the declared size of a zip archive.
             missing = sorted(map(len, sound.values()))
             for content in files_of(target).values():
                 missing.remove(len(content))

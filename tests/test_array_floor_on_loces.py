@@ -1,4 +1,4 @@
-"""The array floor on real LoCEs: drawn scenes with planted sub-concepts, and CamVid."""
+"""The array floor on real LoCEs: generated scenes with planted sub-concepts, and CamVid."""
 
 import numpy as np
 import pandas as pd
@@ -21,7 +21,7 @@ from sklearn_loce.metrics import (
 )
 from sklearn_loce.mixture import ConceptGaussianMixture
 
-# Textures live in the early layer, distance (as size in the image) in the deep one. Layers and
+# The early layer encodes textures, and the deep one distance (as size in the image). Layers and
 # numbers of dimensions are those of the paper's objective.
 PLANTED = {
     "sky": "features.2",

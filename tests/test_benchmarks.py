@@ -1,4 +1,4 @@
-"""The benchmarks: reports, comparisons, and that every section runs; nothing is timed here."""
+"""The benchmarks: reports, comparisons, and a run of every section, without timing."""
 
 import json
 import math
@@ -49,7 +49,7 @@ ABOUT = {
 
 
 def _section(**ratios):
-    """Make a section whose rows have a time, and a ratio of each kind, as a report has it."""
+    """Make a section whose rows have a time and a ratio of each kind, as in a report."""
     columns = [
         Column("layer"),
         Column("ms", 1),
@@ -66,7 +66,7 @@ def _report(**sections):
 
 @pytest.fixture
 def planted(monkeypatch, tmp_path):
-    """Replace the sections, the load, and the files that are written; gives the latter."""
+    """Replace the sections, the load average and the output files; return the files."""
     ratios = Table("All", [Column("layer"), Column("speed", better="higher")], [["a", 10.0]])
     sections = {
         "first": lambda options: Section("Planted", "What it is.", [ratios]),
@@ -287,7 +287,7 @@ def test_the_roofline_equals_a_count_by_hand():
 
 
 def _check(section, titles):
-    """Check that the tables are there, rectangular, of finite numbers, and can be written."""
+    """Check that the tables are rectangular, finite and can be written."""
     assert section.skipped is None
     assert [table.title for table in section.tables] == titles
     for table in section.tables:
@@ -319,7 +319,7 @@ def test_the_floor_section_runs():
 
 @pytest.fixture
 def in_this_process(monkeypatch):
-    """Start no process: it would load torch anew."""
+    """Run the function in this process, because a new one would load torch again."""
     for module in (memory, growth):
         monkeypatch.setattr(module, "in_own_process", lambda function, *a: function(*a))
 
@@ -349,7 +349,7 @@ def test_the_end_to_end_section_runs(camvid, camvid_network):
 
 
 class Counting(nn.Module):
-    """Count the images that pass, in replicas too."""
+    """Count the images that pass, also in replicas."""
 
     passed = 0
 

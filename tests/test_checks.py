@@ -1,4 +1,4 @@
-"""Both batteries: ours on LoCETransformer, scikit-learn's on the numeric core."""
+"""Our checks on LoCETransformer, and scikit-learn's checks on the numeric core."""
 
 from functools import partial
 
@@ -40,7 +40,7 @@ def test_all_our_checks_ran():
 
 
 class Forgetful(LoCETransformer):
-    """Breaks one promise: rows depend on the rows beside them."""
+    """Violates one convention: rows depend on other rows."""
 
     def transform(self, X):
         rows = super().transform(X)
@@ -67,7 +67,7 @@ def test_expected_failures_are_marked_with_their_reason():
 
 
 class FlattenedLoCE(TransformerMixin, BaseEstimator):
-    """Sends the numeric core through scikit-learn's battery.
+    """Runs the checks of scikit-learn on the numeric core.
 
     A row is read as one line of cells; its values, their squares and a constant are the
     activations, and the cells above the row's mean are the mask.
@@ -94,7 +94,7 @@ class FlattenedLoCE(TransformerMixin, BaseEstimator):
 
 
 class FlattenedLoCE32(FlattenedLoCE):
-    """The same through the compiled solver."""
+    """The same with the compiled solver."""
 
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()

@@ -210,7 +210,7 @@ def test_rows_without_a_direction_are_far_from_all(order):
         linkage="average", metric="cosine", criterion="distance", distance_threshold=0.5
     ).fit(X)
     assert model.n_clusters_ == 6
-    # Those of equal direction are joined at 0, and all others at 1.
+    # Rows of equal direction are joined at 0, and all others at 1.
     assert_allclose(model.linkage_matrix_[:, 2], [0, 0, 0, 1, 1, 1, 1, 1], atol=1e-12)
 
 
@@ -235,7 +235,7 @@ def test_memory_equals_that_in_the_docstring(linkage, metric, bytes_each):
 @pytest.mark.skipif(not hasattr(os, "sysconf"), reason="needs sysconf")
 @pytest.mark.parametrize("linkage", ["ward", "single"])
 def test_too_little_memory_causes_a_warning(linkage):
-    """The warning comes before the distances: as an error, it ends the fit at once."""
+    """The warning precedes the distances: as an error, it ends the fit at once."""
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     X = np.zeros((int(1.1 * np.sqrt(memory / 4.5)), 1))
     model = ConceptAgglomerative(criterion="size", linkage=linkage)

@@ -12,7 +12,7 @@ SIZE = 40, 60
 
 
 def _draw(polygon):
-    """Rasterise a polygon with another library."""
+    """Rasterize a polygon with another library."""
     picture = Image.new("1", SIZE[::-1])
     ImageDraw.Draw(picture).polygon(polygon, fill=1)
     return np.asarray(picture)
@@ -137,7 +137,7 @@ def test_slanted_polygons_match_another_rasterizer(folder):
     _rewrite(folder, slant)
     mask = _decode(_load(folder, merge_instances=False).data["mask"][1])
     drawn = _draw(polygon)
-    # Rasterisers may disagree along the outline, by a pixel.
+    # Rasterizers may differ by a pixel along the outline.
     assert (mask & drawn).sum() / (mask | drawn).sum() > 0.9
 
 

@@ -1,4 +1,4 @@
-"""What load_coco says about files that are not right."""
+"""Errors of load_coco for invalid files."""
 
 import json
 from copy import deepcopy

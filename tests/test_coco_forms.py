@@ -1,4 +1,4 @@
-"""load_coco on the forms that files have, against pycocotools and against definitions in NumPy."""
+"""load_coco on all forms of files, compared with pycocotools and definitions in NumPy."""
 
 import json
 import time
@@ -52,7 +52,7 @@ def folder(tmp_path):
 
 @pytest.fixture
 def load(folder):
-    """Give a loader of content by way of a file."""
+    """Return a function that writes content to a file and loads it."""
 
     def load(
         *annotations, images=(IMAGE,), categories=({"id": 1, "name": "car"},), asked=None, **how
@@ -184,7 +184,7 @@ def test_boxes_equal_those_of_pycocotools(load):
 
 
 def _ellipse_in(mask):
-    """Give the ellipse in the bounding rectangle of a mask, pixel by pixel."""
+    """Return the ellipse in the bounding rectangle of a mask, pixel by pixel."""
     rows, columns = (np.flatnonzero(mask.any(axis)) for axis in (1, 0))
     sides = [(part[0], part[-1] + 1) for part in (rows, columns)]
     coordinates = [
@@ -227,7 +227,7 @@ def test_boxes_count_only_without_a_polygon(load, boxed):
     boxed = {**boxed, "id": 7, "bbox": BOX}
     table = load(boxed, BESIDE, mask="rectangle")
     expected = np.zeros((HEIGHT, WIDTH), dtype=bool)
-    # The polygon counts where there is one, not the box beside it.
+    # A polygon counts, and not its box.
     expected[10:22, 20:30] = expected[:8, :8] = True
     np.testing.assert_array_equal(_decode(table)[0], expected)
     assert table["n_instances"].tolist() == [2]
@@ -255,7 +255,7 @@ def test_one_warning_counts_the_boxes_without_masks_of_all_images(load):
 def test_invalid_boxes_raise_errors(load, bbox, mask):
     with pytest.raises(ValueError, match=r"annotation 7 can't be read: a box must be four finite"):
         load(_annotation(id=7, bbox=bbox), BESIDE, mask=mask)
-    # A box that nothing is drawn from does not matter.
+    # An unused box does not matter.
     assert len(load({**BESIDE, "bbox": bbox}, mask=mask)) == 1
 
 
@@ -274,7 +274,7 @@ def test_one_id_for_two_annotations_raises_an_error(load):
             _annotation(segmentation),
             categories=[{"id": 1, "name": "car"}, {"id": 1, "name": "dog"}],
         )
-    # Said twice is no contradiction.
+    # A repeated entry is not a contradiction.
     again = load(
         _annotation(segmentation),
         images=[IMAGE, {**IMAGE, "license": 3}],
@@ -403,7 +403,7 @@ def _large(annotations, folder, **how):
 
 @pytest.mark.parametrize("mask", ["segmentation", "rectangle", "ellipse"])
 def test_many_objects_in_a_large_image_are_read_quickly(folder, mask):
-    """A whole image for each would take minutes, and a walk over all runs for each, too."""
+    """A full image or a loop over all runs for each object would take minutes."""
     rng = np.random.default_rng(0)
     corners = rng.integers(0, LARGE - 20, (4000, 2)).tolist()
     annotations = [

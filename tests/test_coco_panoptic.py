@@ -20,7 +20,7 @@ def _draw_ids(ids, path):
 
 
 def _segments(seed):
-    """Give ids of segments, blocks of noise, and what is said about them."""
+    """Return ids of segments in blocks of noise, and their descriptions."""
     rng = np.random.default_rng(seed)
     numbers = [int(n) for n in rng.choice(256**3, 6, replace=False)]
     ids = np.kron(rng.choice([0, *numbers], (8, 8)), np.ones((3, 4), dtype=int))[:, : SIZE[1]]
@@ -34,7 +34,7 @@ def _segments(seed):
 
 @pytest.fixture
 def tree(tmp_path):
-    """Two images; gives the annotation file and {image id: ids}."""
+    """Write two images; return the annotation file and {image id: ids}."""
     (tmp_path / "panoptic_val").mkdir()
     content, found = {"images": [], "categories": CATEGORIES, "annotations": []}, {}
     for key, name in ((20, "b"), (10, "a")):
@@ -67,7 +67,7 @@ def _decode(mask):
 
 
 def _expected(path, found):
-    """Give [(image id, concept, segment id)], by image, category and place in the file."""
+    """Return [(image id, concept, segment id)], by image, category and position in the file."""
     content = json.loads(path.read_text())
     infos = {a["image_id"]: a["segments_info"] for a in content["annotations"]}
     return [

@@ -86,7 +86,7 @@ def test_mixed_clusters_equal_a_count_by_hand():
     pairs = confused_concepts(X, y, clusters=labels, min_share=0.2).set_index(
         ["concept_a", "concept_b"]
     )
-    # Cluster 0 holds aaab, cluster 1 abbbb: both mix a and b, and 9 of their 10 rows lie there.
+    # Cluster 0 holds aaab, cluster 1 abbbb: both mix a and b, with 9 of the 10 rows.
     assert pairs.loc[("a", "b"), "mixed_clusters"] == 2
     assert pairs.loc[("a", "b"), "mixed_cluster_share"] == pytest.approx(0.9)
     assert pairs.loc[("a", "c"), "mixed_clusters"] == 0
@@ -165,7 +165,7 @@ class TestBadConfusionInput:
 
 @pytest.fixture
 def layers():
-    """A layer that tells concepts apart, and one of noise."""
+    """A layer that separates concepts, and one of noise."""
     X, y, _ = planted_parts(n_rows=15)
     return {"good": X, "noise": np.random.RandomState(1).normal(size=X.shape)}, y
 
@@ -219,7 +219,7 @@ def test_only_rows_that_are_finite_in_all_layers_are_compared(layers):
     cut = {name: X[9:] for name, X in layers.items()}
     expected = compare_layers(cut, y[9:], k=5, n_repeats=2, rows_per_concept=21, random_state=0)
     shared = table.metric != "failed_share"
-    # 9 of the 30 rows of the first concept failed, so 21 rows of it are all that are left.
+    # 9 of the 30 rows of the first concept failed, so 21 rows remain.
     assert_allclose(
         table[shared & (table.layer == "good")]["n_rows"],
         expected[shared & (expected.layer == "good")]["n_rows"],
@@ -245,7 +245,7 @@ def test_failures_and_iou_are_listed(layers):
 
 
 def test_groups_are_drawn_whole(layers):
-    """With two groups, of which each fills a draw, a draw is one of them."""
+    """Each of two groups fills a draw, so a draw is one of them."""
     layers, y = layers
     groups = pd.Series(y).groupby(y).cumcount().to_numpy() % 2
     with pytest.warns(UserWarning, match=r"fewer than 5 rows to find.* of 12 draws: 'bus' \(12\)"):
@@ -285,7 +285,7 @@ def test_precision_excludes_the_group_of_the_query(layers, how):
 
 
 def test_precision_excludes_concepts_with_too_few_rows(layers):
-    """Perfectly separable blobs have precision 1, however small one of them is."""
+    """Perfectly separable blobs of any size have precision 1."""
     X, y = np.repeat(np.eye(3), [20, 20, 4], axis=0), np.repeat(["bus", "car", "sky"], [20, 20, 4])
     for rows_per_concept in (12, 100):
         with pytest.warns(UserWarning, match=r"fewer than 10 rows.* of 3 draws: 'sky' \(3\); cho"):
@@ -297,9 +297,9 @@ def test_precision_excludes_concepts_with_too_few_rows(layers):
             )
         found = table.set_index("metric")
         assert found.loc["precision_at_10", "mean"] == 1.0
-        # Up to as many rows of a concept as are asked for, and all of them where it has fewer.
+        # At most the requested number of rows per concept, or all if it has fewer.
         assert found.loc["purity", "n_rows"] == 4 + 2 * min(20, rows_per_concept)
-    # One group holds all buses, which have nothing to find in others.
+    # One group holds all buses, so other groups have no relevant rows.
     groups = np.where(y == "bus", 0, np.arange(44))
     with pytest.warns(UserWarning, match=r"of 1 draws: 'bus' \(1\), 'sky' \(1\)"):
         table = compare_layers({"one": X}, y, groups=groups, n_repeats=1, rows_per_concept=20)
@@ -321,14 +321,14 @@ def test_layers_are_ranked_and_compared_within_draws(layers):
     by_layer = ranks.set_index("layer")
     for metric in ("purity", "precision_at_5"):
         assert by_layer[metric].tolist() == [1.5, 3.0, 1.5]
-    # Concepts of two parts each are no better separated than noise.
+    # Concepts of two parts each are not better separated than noise.
     assert by_layer["separation"].tolist() == [2.5, 1.0, 2.5]
     assert by_layer["iou"].tolist() == [2.0, 1.0, 3.0]
     assert by_layer["failed_share"].tolist() == [2.0] * 3
     assert by_layer["rank_sum"].tolist() == [9.5, 10.0, 10.5]
     assert "n_clusters" not in by_layer
     assert rank_layers(table, ["iou"])["layer"].tolist() == ["noise", "twin", "good"]
-    # The twin has the same values in every draw, so its difference is exactly none.
+    # The twin has the same values in every draw, so its difference is exactly zero.
     columns = ["difference", "difference_low", "difference_high"]
     assert found.loc[("twin", "purity"), columns].tolist() == [0.0] * 3
     for metric, best in (("purity", "good"), ("iou", "noise")):

@@ -65,8 +65,8 @@ def test_evaluate_returns_iterations_and_finds_the_bias(boxes, objective):
         assert given["n_iter"].isna().all()
         np.testing.assert_allclose(given["loss"], facts["loss"], rtol=1e-5)
         np.testing.assert_allclose(given["iou"], own["iou"], atol=0.01)
-    # A bias that is found by the mask draws better than the logistic loss's own, and no worse than
-    # that of a loss which is the Jaccard index itself, or near it.
+    # The bias that matches the mask has a higher IoU than that of the logistic loss. It is not
+    # lower than that of a loss that is close to the Jaccard index.
     least = 0.02 if objective == "logistic" else -0.005
     assert facts["iou"].mean() - own["iou"].mean() > least
 
@@ -224,7 +224,7 @@ def test_segmenters_project_with_the_mean_bias():
 
 
 def _moments(samples, layer="2"):
-    """Give mean and standard deviation of all cells of all images, in one array."""
+    """Return mean and standard deviation of all cells of all images, in one array."""
     seen = {id(image): image for image in samples["image"]}
     cells = np.hstack([_activations(image, layer).reshape(12, -1) for image in seen.values()])
     return cells.mean(1), cells.std(1)
@@ -256,7 +256,7 @@ def test_standardized_rows_equal_rows_of_standardized_activations(boxes, objecti
 
 
 def test_standardized_vectors_do_not_depend_on_the_units_of_channels(boxes):
-    """Logistic LoCEs of a network whose channels are scaled one by one are the same."""
+    """Logistic LoCEs of a network with rescaled channels are equal."""
     scaled = make_small_network()
     with torch.no_grad():
         factors = torch.logspace(-2, 2, 12)
@@ -301,7 +301,7 @@ def test_a_constant_channel_has_a_scale_of_one(boxes):
 
 
 def _coverage(mask, size):
-    """Cut pixels up so that cells consist of whole parts, and count."""
+    """Split pixels so that cells consist of whole parts, and count them."""
     rows, columns = np.lcm(mask.shape[0], size[0]), np.lcm(mask.shape[1], size[1])
     fine = mask.repeat(rows // mask.shape[0], 0).repeat(columns // mask.shape[1], 1)
     return fine.reshape(size[0], rows // size[0], size[1], columns // size[1]).mean((1, 3))

@@ -1,4 +1,4 @@
-"""Noise against its definition, and independence from everything but the image and the seed."""
+"""Noise compared with its definition, and its dependence on image and seed only."""
 
 import pickle
 
@@ -35,7 +35,7 @@ def _grey(value, dtype=torch.float32, size=(300, 400)):
 def test_gaussian_noise_is_gaussian(percent):
     noise = (GaussianNoise(percent)(_grey(0.5)) - 0.5).double().numpy() / (percent / 100)
     assert stats.kstest(noise.ravel(), "norm").pvalue > 1e-3
-    # Channels and neighbours are drawn independently: correlations are of the order n ** -0.5.
+    # Channels and neighbors are independent: correlations are of the order n ** -0.5.
     n = noise[0].size
     for first, second in (
         (noise[0], noise[1]),
@@ -50,7 +50,7 @@ def test_gaussian_noise_on_bytes_is_rounded(percent):
     image = _grey(128, torch.uint8)
     noise = GaussianNoise(percent)(image).double().numpy() - 128
     sigma = percent / 100 * 255
-    # Exact probabilities of the rounded normal distribution, against the observed frequencies.
+    # Exact probabilities of the rounded normal distribution, compared with observed frequencies.
     for value in range(-2, 3):
         expected = stats.norm.cdf(value + 0.5, scale=sigma) - stats.norm.cdf(
             value - 0.5, scale=sigma

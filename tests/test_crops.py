@@ -1,4 +1,4 @@
-"""crop_samples and paste_crops against loops over pixels and boxes known beforehand."""
+"""crop_samples and paste_crops compared with loops over pixels and known boxes."""
 
 import numpy as np
 import pandas as pd
@@ -84,7 +84,7 @@ def test_a_crop_contains_mask_and_margin(margin, min_size, aspect_ratio):
 )
 def test_crops_have_the_expected_boxes(image, mask, box):
     crops = crop_samples([(image, mask)], margin=1, min_size=10, aspect_ratio=1e-9)
-    # So narrow an aspect asks for the full height: the width is as margin and min_size want it.
+    # A narrow aspect needs the full height: margin and min_size determine the width.
     assert tuple(crops[BOX].iloc[0])[1::2] == box[1::2]
     crops = crop_samples([(image, mask)], margin=1, min_size=10, aspect_ratio=1e9)
     assert tuple(crops[BOX].iloc[0])[::2] == box[::2]

@@ -41,7 +41,7 @@ def _load(result, image=IMAGE, **how):
 
 
 def _pipeline(n=3, **changes):
-    """What Hugging Face's pipeline for image segmentation gives."""
+    """Results of Hugging Face's pipeline for image segmentation."""
     return [
         {
             "score": SCORES[i],
@@ -120,7 +120,7 @@ def test_binary_maps_are_read():
 
 
 def test_fused_segments_are_one_instance():
-    """Their entries share an id; the surest one's score counts."""
+    """Their entries share an id; the highest score counts."""
     ids = [1, 2, 3, 4, 4]
     result = {"segmentation": _map(ids, 0), "segments_info": _segments(ids)}
     data = _load(result, class_names=NAMES).set_index("concept")
@@ -130,7 +130,7 @@ def test_fused_segments_are_one_instance():
 
 
 def _planted_outputs(n_queries=8):
-    """Logits from which post-processing must find the masks."""
+    """Logits of which post-processing must compute the masks."""
     classes = torch.full((1, n_queries, len(NAMES) + 1), -20.0)
     classes[0, range(5), LABELS] = 20 * torch.tensor(SCORES)
     classes[0, 5:, -1] = 20
@@ -147,7 +147,7 @@ def processor():
 
 
 def _agreement(data, i):
-    """Give the IoU with a planted mask; resizing moves its rim by a pixel."""
+    """Return the IoU with a planted mask; resizing moves its rim by a pixel."""
     ious = [(m & MASKS[i]).sum() / (m | MASKS[i]).sum() for m in _decoded(data)]
     return max(ious)
 
@@ -200,7 +200,7 @@ def test_maps_of_classes_are_read(form):
 
 @pytest.mark.parametrize("class_names", [None, "object"])
 def test_a_map_of_classes_needs_their_names(class_names):
-    """One name for all would make the whole image, background included, one mask."""
+    """One name for all classes would make a mask of the whole image with its background."""
     with pytest.raises(ValueError, match=r"classes come without names.*id2label"):
         _load(_map(LABELS, 7), class_names=class_names)
 
@@ -212,7 +212,7 @@ def _letterboxed(masks, scale, rim, margin):
 
 
 def _ultralytics(masks, n=3, **changes):
-    """What ultralytics gives, with the attributes of its Results."""
+    """Results of ultralytics, with the attributes of its class."""
     boxes = SimpleNamespace(
         xyxy=torch.tensor([[0.0, 8, 16, 24], [24, 8, 40, 40], [0, 32, 16, 48]]),
         cls=torch.tensor([1.0, 1.0, 0.0]),
@@ -369,7 +369,7 @@ def test_invalid_results_raise_errors(result, match):
 
 @pytest.mark.parametrize("shape", [(HEIGHT, WIDTH + 1), (WIDTH, HEIGHT)])
 def test_results_of_another_image_raise_an_error(shape):
-    """Boxes alone don't tell, so the result's own size is compared."""
+    """Boxes alone do not show the size, so the size of the result is compared."""
     image = np.zeros((*shape, 3), dtype=np.uint8)
     for masks, mask in ((None, "rectangle"), (torch.zeros(3, HEIGHT, WIDTH), "segmentation")):
         with pytest.raises(ValueError, match=r"detections\[0\]: it is of an image \(48, 64\)"):

@@ -1,4 +1,4 @@
-"""from_detections against the masks that were put in."""
+"""from_detections compared with the given masks."""
 
 from types import SimpleNamespace
 
@@ -23,7 +23,7 @@ def _box_mask(top, bottom, left, right):
     return mask
 
 
-# Two cats and a dog; the second cat is the least sure.
+# Two cats and a dog; the second cat has the lowest score.
 MASKS = np.stack([_box_mask(1, 5, 2, 9), _box_mask(6, 11, 3, 8), _box_mask(2, 9, 12, 19)])
 BOXES = np.array([[2, 1, 9, 5], [3, 6, 8, 11], [12, 2, 19, 9]], dtype=float)
 LABELS, SCORES = np.array([2, 2, 1]), np.array([0.9, 0.3, 0.8])
@@ -35,7 +35,7 @@ def image():
 
 
 def _torchvision(**changes):
-    """What a torchvision detector gives, with soft masks."""
+    """Results of a torchvision detector, with soft masks."""
     soft = np.where(MASKS, 0.7, 0.4).astype(np.float32)[:, None]
     output = {
         "masks": torch.from_numpy(soft).requires_grad_(),
@@ -63,7 +63,7 @@ def _supervision(**changes):
 
 
 def _sam():
-    """What Segment Anything's automatic mask generator gives, in both of its output modes."""
+    """Results of Segment Anything's automatic mask generator, in both output modes."""
     uncompressed = {"size": [HEIGHT, WIDTH], "counts": _counts(MASKS[1])}
     compressed = coco_mask.encode(np.asfortranarray(MASKS[2].astype(np.uint8)))
     compressed["counts"] = compressed["counts"].decode()
@@ -226,7 +226,7 @@ def test_the_table_is_embedded(image):
 
 
 def test_results_of_a_real_detector_are_read(image):
-    """The output of torchvision's own Mask R-CNN, with random weights, is understood."""
+    """The output of torchvision's Mask R-CNN, with random weights, is read."""
     from torchvision.models.detection import maskrcnn_resnet50_fpn
 
     torch.manual_seed(0)

@@ -1,4 +1,4 @@
-"""The held-out IoU, the gain and the biases, against plain versions of their definitions."""
+"""The held-out IoU, the gain and the biases, compared with plain versions of their definitions."""
 
 import numpy as np
 import pandas as pd
@@ -21,7 +21,7 @@ CELLS = (12, 18)  # blocks of 2 cells, 4 pixels
 
 
 class Colors(nn.Module):
-    """Gives the three colors and their products, at half the size."""
+    """Returns the three colors and their products, at half the size."""
 
     def __init__(self):
         super().__init__()
@@ -52,7 +52,7 @@ def draw_samples(n=4, seed=0):
 
 
 def features_of(image):
-    """Give the activations of every pixel, (n_pixels, n_channels), float64."""
+    """Return the activations of every pixel, (n_pixels, n_channels), float64."""
     pixels = torch.from_numpy(image).permute(2, 0, 1)[None].double() / 255
     with torch.no_grad():
         grid = Colors()(pixels)
@@ -61,7 +61,7 @@ def features_of(image):
 
 
 def all_boards():
-    """Give the checkerboards of 2 x 2 cells in every position, by cell."""
+    """Return the checkerboards of 2 x 2 cells in every position, by cell."""
     rows, columns = np.arange(CELLS[0]), np.arange(CELLS[1])
     for i in range(4):
         for j in range(4):
@@ -69,13 +69,13 @@ def all_boards():
 
 
 def centers(size):
-    """Give the rows and columns of the cells in which pixels have their centers."""
+    """Return the rows and columns of the cells in which pixels have their centers."""
     pairs = zip(size, CELLS, strict=True)
     return [((np.arange(n) + 0.5) * n_cells / n).astype(int) for n, n_cells in pairs]
 
 
 def find_board(target):
-    """Give the first checkerboard that divides the pixels of a target most evenly."""
+    """Return the first checkerboard that divides the pixels of a target most evenly."""
     rows, columns = centers(target.shape)
     cells = np.zeros(CELLS)
     np.add.at(cells, (rows[:, None], columns), target > 0)
@@ -88,7 +88,7 @@ def pixels_that_read_only(cells, size):
 
 
 def fit_logistic(grid, wide, mask, pixels, alpha):
-    """Fit the logistic objective to some pixels by scikit-learn; give vector and intercept."""
+    """Fit the logistic objective to some pixels by scikit-learn; return vector and intercept."""
     t = mask.ravel()[pixels]
     weights = np.where(t, t.mean() ** -0.5, (1 - t).mean() ** -0.5)
     s = float((grid**2).sum(0).mean())
@@ -99,7 +99,7 @@ def fit_logistic(grid, wide, mask, pixels, alpha):
 
 
 def best_threshold(logits, mask):
-    """Try every threshold; give the bias of the largest Jaccard index, halfway to the next."""
+    """Try every threshold; return the bias of the largest Jaccard index, halfway to the next."""
     values = np.unique(logits)[::-1]
     ious = [(mask & (logits >= v)).sum() / (mask | (logits >= v)).sum() for v in values]
     k = int(np.argmax(ious))
@@ -112,7 +112,7 @@ def iou_of(drawn, mask):
 
 
 def plain_heldout(image, mask, alpha, rule):
-    """Fit each half of a checkerboard, draw the other; give the IoU."""
+    """Fit each half of a checkerboard, project onto the other; return the IoU."""
     grid, wide = features_of(image)
     board, drawn = find_board(mask), np.zeros(mask.size, bool)
     for fold in (0, 1):
@@ -179,7 +179,7 @@ def test_evaluate_accepts_several_layers_and_given_embeddings(layer):
 
 
 class Noisy(Colors):
-    """Has a layer with nearly as many channels as cells, of noise that no image changes."""
+    """Has a layer of constant noise with nearly as many channels as cells."""
 
     def __init__(self):
         super().__init__()
@@ -206,14 +206,14 @@ def test_noise_has_a_high_iou_but_a_low_heldout_iou():
 
 
 def spread_frames(camvid, step):
-    """Give the rows of every ``step``-th image."""
+    """Return the rows of every ``step``-th image."""
     images = camvid.data["image"].unique()[::step]
     return camvid.data[camvid.data["image"].isin(images)]
 
 
 @pytest.mark.slow
 def test_random_weights_score_lower_than_trained_ones(camvid, camvid_network):
-    """At every layer by more than .1, and the best score is that of the layer of best precision."""
+    """The scores differ by more than 0.1 at every layer, and the most precise layer scores best."""
     X, layers = spread_frames(camvid, 12), [f"backbone.{i}" for i in (4, 9, 13, 16)]
     torch.manual_seed(0)
     build = models.segmentation.lraspp_mobilenet_v3_large
@@ -233,7 +233,7 @@ def test_random_weights_score_lower_than_trained_ones(camvid, camvid_network):
 @pytest.mark.slow
 @pytest.mark.parametrize("objective", ["mse", "mae"])
 def test_most_rows_of_the_papers_other_losses_fail(objective, camvid, camvid_network):
-    """As the page on the published code says."""
+    """The page on the published code states this."""
     X, layers = spread_frames(camvid, 12), ["backbone.9", "backbone.13"]
     how = {"objective": objective, "on_empty": "nan", "memory": False}
     frame = LoCETransformer(camvid_network, layers, **how).fit(X).evaluate(X)
@@ -255,7 +255,7 @@ def test_averages_are_projected_with_the_best_bias():
         _, wide = features_of(X["image"].iloc[i])
         logits = wide @ vectors[i].astype(float)
         plain = iou_of((logits + best_threshold(logits, mask.ravel()) > 0).reshape(SIZE), mask)
-        # Projections are compared at 100 x 100 pixels, masks of which are soft.
+        # Projections are compared with soft masks at 100 x 100 pixels.
         assert frame["iou"].iloc[i] == pytest.approx(plain, abs=0.08)
     assert mean.score(X) == pytest.approx(frame["heldout_iou"].mean())
 
@@ -290,7 +290,7 @@ def pixels_of(cells, size):
 
 
 def soft_threshold(logits, target):
-    """As ``best_threshold``, for a mask that is soft."""
+    """Like ``best_threshold``, for a soft mask."""
     values = np.unique(logits)[::-1]
     drawn = [logits >= v for v in values]
     ious = [target[d].sum() / (target.sum() + (1 - target[d]).sum()) for d in drawn]

@@ -1,4 +1,4 @@
-"""Downloads from a server on this machine: whole, broken, resumed, wrong, and none at all."""
+"""Downloads from a server on this machine: complete, broken, resumed, wrong and missing ones."""
 
 import errno
 import hashlib
@@ -41,7 +41,7 @@ def _md5(content):
 
 
 class _Handler(BaseHTTPRequestHandler):
-    """Serves ``server.files``, with the misbehaviour that the test has set."""
+    """Serves ``server.files``, with the faults that the test sets."""
 
     def do_GET(self):
         server, wanted = self.server, self.headers.get("Range")
@@ -73,17 +73,17 @@ class _Handler(BaseHTTPRequestHandler):
             body = body[: server.breaks.pop(0)]
         server.gate.wait(60)
         server.sent += len(body)
-        # A client that has no room on its disk hangs up.
+        # A client with a full disk closes the connection.
         with suppress(BrokenPipeError, ConnectionResetError):
             self.wfile.write(body)
 
     def log_message(self, *args):
-        """Say nothing."""
+        """Log nothing."""
 
 
 @pytest.fixture
 def server(monkeypatch):
-    """A server on the loopback interface; no proxy may come between."""
+    """A server on the loopback interface, without a proxy."""
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     with ThreadingHTTPServer(("127.0.0.1", 0), _Handler) as server:
         server.files, server.requests, server.breaks, server.statuses = {}, [], [], []
@@ -100,7 +100,7 @@ def server(monkeypatch):
 
 @pytest.fixture
 def blob(server, tmp_path):
-    """Give a function that downloads a file of 3 MB, and where it goes."""
+    """Return a function that downloads a file of 3 MB, and its path."""
     server.files["/blob.bin"] = BLOB
     path = tmp_path / "blob.bin"
 
@@ -122,7 +122,7 @@ def _zip(files):
 
 @pytest.fixture
 def coco(server, tmp_path, monkeypatch):
-    """Publish a small COCO tree under the real paths; give what load_coco says of the original."""
+    """Publish a small COCO tree under the real paths; return the table of the original."""
     source = tmp_path / "source"
     source.mkdir()
     path = make_coco_tree(source)
@@ -144,7 +144,7 @@ def coco(server, tmp_path, monkeypatch):
 
 @pytest.fixture
 def voc(server, tmp_path, monkeypatch):
-    """Publish a small VOC tree; give what load_voc says of the original."""
+    """Publish a small VOC tree; return the table of the original."""
     source = tmp_path / "source"
     images = {"2007_000001": planted_voc_image()}
     make_voc_tree(source / "VOCdevkit" / "VOC2012", images, {"trainval": images, "val": images})
@@ -159,7 +159,7 @@ def voc(server, tmp_path, monkeypatch):
 
 
 def _files_of(home):
-    """Give what is there besides locks."""
+    """Return the names of files that are not locks."""
     return {path: content for path, content in files_of(home).items() if ".lock" not in path}
 
 
@@ -176,7 +176,7 @@ def test_fetch_coco_downloads_and_loads(coco, server, tmp_path, capsys):
     _same_table(fetch_coco_val2017(data_home=home, base_url=server.url, verbose=0), coco)
     assert "unpacking" not in capsys.readouterr().err
     assert len(server.requests) == 2
-    # The archives and the members that nobody asked for are gone.
+    # The archives and unused members are removed.
     assert set(_files_of(home)) == {
         "coco_val2017/annotations/annotations/instances_val2017.json",
         "coco_val2017/images/val2017/000001.jpg",
@@ -266,7 +266,7 @@ def test_a_broken_connection_is_resumed(blob, server):
     with pytest.warns(UserWarning, match="Retry downloading"):
         fetch(n_retries=2)
     assert path.read_bytes() == BLOB
-    # What had arrived is kept, but for less than one chunk of 64 KiB per break.
+    # The received bytes are kept, except for less than one chunk of 64 KiB per interruption.
     ranges = [wanted for _, wanted in server.requests]
     assert ranges == [None, "bytes=983040-", "bytes=1638400-"]
     assert server.sent < len(BLOB) + 2 * _download._CHUNK

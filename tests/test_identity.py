@@ -1,4 +1,4 @@
-"""What changes a network is never found again under its old key, and what does not is found."""
+"""Changes of a network lead to a new key, and irrelevant changes keep the key."""
 
 import contextlib
 import contextvars
@@ -40,7 +40,7 @@ class Mode(enum.Enum):
 
 
 class Net(nn.Module):
-    """Scales its images by what ``scale`` gives for the network, and counts those of the table."""
+    """Scales its images by ``scale(network)``, and counts those of the table."""
 
     def __init__(self, scale=None, **attributes):
         super().__init__()
@@ -69,7 +69,7 @@ def build_net():
 
 
 def n_passed(handle, memory=None, table=TABLE, **parameters):
-    """Embed a table, and say how many of its images passed the network."""
+    """Embed a table, and return the number of images that passed the network."""
     before = handle.module.counter.n
     LoCETransformer(handle, "bn", memory=memory, **parameters).fit_transform(table)
     return handle.module.counter.n - before
@@ -108,7 +108,7 @@ def by_size(network):
 
 
 def attribute(value, other):
-    """Make a network with an attribute that it does not use, and what changes that."""
+    """Make a network with an unused attribute, and a function that changes the attribute."""
     return (lambda: Net(own=value)), lambda n: setattr(n, "own", other)
 
 

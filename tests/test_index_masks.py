@@ -1,4 +1,4 @@
-"""load_masks against COCO masks of the same scenes and against pixel-by-pixel definitions."""
+"""load_masks compared with COCO masks of the same scenes and with loops over pixels."""
 
 import numpy as np
 import pytest
@@ -77,7 +77,7 @@ def test_ids_of_one_name_are_one_concept(folders, arrays):
 
 
 def _flood(mask):
-    """Collect the connected regions of a mask with a stack, diagonal neighbours included."""
+    """Collect the connected regions of a mask with a stack, including diagonal neighbors."""
     left, regions = set(zip(*np.nonzero(mask), strict=True)), []
     while left:
         stack, region = [left.pop()], np.zeros_like(mask)
@@ -127,7 +127,7 @@ def test_shapes_are_made_per_region(folders, arrays, shape):
 
 @pytest.fixture
 def cityscapes(tmp_path):
-    """Label ids and numbered instances as Cityscapes has them; give the arrays as well."""
+    """Write ids and numbered instances as Cityscapes does; return the arrays, too."""
     labels = np.full((20, 40), 7)
     labels[2:8, 2:12], labels[2:8, 12:20], labels[12:18, 5:9] = 26, 26, 24
     labels[:, 30:] = 3
@@ -160,7 +160,7 @@ def test_cityscapes_folders_are_read(cityscapes):
     assert split[["class_id", "instance"]].to_numpy().tolist() == [[26, 26000], [26, 26001]]
     assert split["annotation_id"][1] == "frankfurt/frankfurt_000000_000294:26:26001"
     assert merged["annotation_id"][2] == tuple(split["annotation_id"])
-    # The cars touch: only the numbers tell them apart.
+    # The cars touch, so only the numbers distinguish them.
     assert ndimage.label(labels == 26)[1] == 1
     for rle, number in zip(split["mask"], (26000, 26001), strict=True):
         np.testing.assert_array_equal(_decode(rle), instances == number)
@@ -204,7 +204,7 @@ def test_all_modes_of_index_images_are_read(tmp_path, mode):
 
 
 def test_camvid_as_index_masks_gives_the_same_table(camvid, tmp_path):
-    """The scenes' COCO masks, painted into index images, come back."""
+    """The COCO masks of the scenes, written as index images, are read back."""
     frames = camvid.data[camvid.data["image_id"].isin(np.unique(camvid.groups)[::10])]
     expected = []
     for image, rows in frames.groupby("image", sort=False):
@@ -262,7 +262,7 @@ def test_an_unpaired_file_raises_an_error(folders, side):
 
 @pytest.fixture
 def prefixed(tmp_path, arrays):
-    """The same masks, but what tells files apart comes before the common name."""
+    """The same masks, with a prefix that distinguishes the files."""
     for name, ids in arrays.items():
         folder, _, stem = name.rpartition("/")
         _save(tmp_path / "images" / folder / f"leftImg8bit_{stem}.png", ids)

@@ -24,7 +24,7 @@ CALLS = ("fit_transform", "evaluate", "project")
 
 
 class Net(nn.Sequential):
-    """Three layers in training mode; one that holds a lock can't be copied."""
+    """Three layers in training mode; with a lock, it cannot be copied."""
 
     def __init__(self, lock=None):
         torch.manual_seed(0)
@@ -40,7 +40,7 @@ def run(loce, name, table):
 
 
 def describe(network):
-    """List what a run may leave behind on the user's side."""
+    """List everything that a run may change for the user."""
     here = [torch.get_num_threads(), torch.is_grad_enabled(), torch.is_autocast_enabled("cpu")]
     later = []
     thread = threading.Thread(target=lambda: later.append(torch.get_num_threads()))
@@ -66,7 +66,7 @@ def wait_for(condition, seconds=2):
 
 
 def interrupt_once(function, delay):
-    """Call a function and interrupt it; say what came of it."""
+    """Call a function, interrupt it, and return the outcome."""
     signal.signal(signal.SIGALRM, signal.default_int_handler)
     result = None
     try:
@@ -79,7 +79,7 @@ def interrupt_once(function, delay):
 
 
 def interrupt_often(n_moments):
-    """Interrupt calls at random moments; print how often, and all that was wrong afterwards."""
+    """Interrupt calls at random moments; print the counts, and all errors."""
     table, moments, faults = draw_table(5, size=(48, 64)), random.Random(0), []
     torch.set_num_threads(2)
     counts = {"interrupted": 0, "finished": 0}
@@ -128,7 +128,7 @@ def test_ctrl_c_restores_everything():
 
 
 def count_workers():
-    """Count the processes of joblib that this one has started and that live."""
+    """Count the living joblib processes that this process started."""
     n_workers = 0
     for folder in Path("/proc").glob("[0-9]*"):
         try:

@@ -1,4 +1,4 @@
-"""Joined against hooks by hand and float64, and wherever a layer is named."""
+"""Joined compared with hooks in float64, and in all places that accept a layer."""
 
 import copy
 import pickle
@@ -34,7 +34,7 @@ TWO = Joined("body.0", "body.4")
 
 
 def taken_by_hand(network, layers, images):
-    """Give the raw outputs of layers in float64, by a hook on each."""
+    """Return the raw outputs of layers in float64, by a hook on each."""
     network, taken, handles = copy.deepcopy(network).double().eval(), {}, []
     for name in layers:
 
@@ -78,7 +78,7 @@ def draw_images(*shape, seed=0):
 
 
 def grids_by_hand(network, X, layers=TWO.layers):
-    """Give the joined grid of each image of a table, in float64."""
+    """Return the joined grid of each image of a table, in float64."""
     images = [torch.from_numpy(image).permute(2, 0, 1)[None] / 255 for image in X["image"]]
     return torch.cat([joined_by_hand(taken_by_hand(network, layers, image)) for image in images])
 
@@ -404,7 +404,7 @@ def test_a_store_distinguishes_lists_of_layers(tmp_path):
 
 
 class Plus(nn.Module):
-    """Has a layer whose name is that of two others joined."""
+    """Has a layer whose name equals that of two joined layers."""
 
     def __init__(self):
         super().__init__()
@@ -436,7 +436,7 @@ def test_a_search_over_layers_shares_passes_and_the_store(tmp_path):
     loce = make_joining(network, memory=tmp_path)
     loce.precompute(X, ["body.0", TWO, "body.2"])
     assert network.n_images == 4
-    # A search that scores by the IoU needs the activations once more.
+    # A search that scores by the IoU needs the activations again.
     for layer in layers:
         clone(loce).set_params(layer=layer).fit_transform(X)
     assert network.n_images == 4

@@ -1,4 +1,4 @@
-"""Images and masks are told apart by content, and found again in whatever form they come.
+"""Images and masks are identified by content, in every form.
 
 Their digests are private: with a transformer, each line would take a run.
 """
@@ -38,7 +38,7 @@ def test_a_file_is_hashed_by_its_present_bytes(tmp_path, monkeypatch):
         patch.setattr(Image, "open", lambda path: pytest.fail("decoded"))
         for name in ("image", "mask"):
             assert n_distinct(name, [first, second, str(first)]) == 1
-        # At once, with the same size and the times as they were.
+        # The new file has the same size and times.
         status, before = first.stat(), digest_of(first)
         first.write_bytes(first.read_bytes()[:-1] + b"!")
         os.utime(first, ns=(status.st_atime_ns, status.st_mtime_ns))

@@ -1,4 +1,4 @@
-"""Masks in every form in which ids and colors are stored, against the arrays they were made of."""
+"""Masks with ids and colors in every form, compared with their arrays."""
 
 import struct
 import zlib
@@ -20,7 +20,7 @@ SHAPE = (24, 36)
 
 
 def _draw(ids):
-    """Give an image in blocks of the ids, each of which is there; the later ones are rarer."""
+    """Return an image in blocks of the ids; later ids are rarer."""
     small = RNG.choice(ids, (6, 9))
     small.flat[: len(ids)] = ids
     return np.kron(small, np.ones((4, 4), dtype=int)).astype(np.uint8)
@@ -32,7 +32,7 @@ def _chunk(kind, content):
 
 
 def _png(samples, depth, palette=None, *extra, interlaced=False):
-    """Write a PNG by hand: samples of so many bits, which are gray or indexes of a palette."""
+    """Write a PNG without Pillow: samples of some bits, which are gray or indexes of a palette."""
     starts = [(0, 0, 8, 8), (0, 4, 8, 8), (4, 0, 8, 4), (0, 2, 4, 4), (2, 0, 4, 2), (0, 1, 2, 2)]
     passes = [*starts, (1, 0, 2, 1)] if interlaced else [(0, 0, 1, 1)]
     rows = []
@@ -51,7 +51,7 @@ def _png(samples, depth, palette=None, *extra, interlaced=False):
 
 
 def _optimize(ids, colors):
-    """Drop the colors that no pixel has, and put the most frequent first, as optimizers do."""
+    """Remove unused colors, and sort the others by frequency, as optimizers do."""
     used, counts = np.unique(ids, return_counts=True)
     order = used[np.argsort(-counts, kind="stable")]
     indexes = np.zeros(256, dtype=np.uint8)
@@ -70,7 +70,7 @@ VIVID = np.stack([VIVID >> 16, VIVID >> 8 & 255, VIVID & 255], axis=1)
 
 @pytest.fixture
 def load(tmp_path):
-    """Give a function that writes files of masks, or arrays of colors, and loads them."""
+    """Return a function that writes files of masks, or arrays of colors, and loads them."""
 
     def load(masks, names=None, suffix=".png", **how):
         for folder in ("images", "masks"):
@@ -127,7 +127,7 @@ FORMS = {
 
 @pytest.mark.parametrize("form", FORMS)
 def test_ids_are_read_in_every_form(load, form):
-    """Without a warning, which pytest would make an error."""
+    """There is no warning, because pytest would raise it as an error."""
     _is(load(FORMS[form], NAMES), _by_id(IDS))
 
 
@@ -144,7 +144,7 @@ def test_ids_are_read_in_other_formats(load, suffix, colors):
 
 @contextmanager
 def _told(is_told, suffix=r"\.png"):
-    """Expect the warning that ids were taken from what a mask shows, or none at all."""
+    """Expect the warning that ids were read from colors or gray values, or no warning."""
     if not is_told:
         yield
         return
@@ -156,7 +156,7 @@ def _told(is_told, suffix=r"\.png"):
 
 @pytest.mark.parametrize("depth", [1, 2, 4])
 def test_images_of_few_bits_hold_ids(load, depth):
-    """As PyPNG writes them; Pillow scales 2 and 4 bits to the range of 8."""
+    """PyPNG writes such files; Pillow scales 2 and 4 bits to the range of 8."""
     ids = _draw(range(min(2**depth, 12)))
     with _told(depth > 1):
         data = load(_png(ids, depth), NAMES)
@@ -213,7 +213,7 @@ def test_renumbering_that_colors_cannot_undo_raises_an_error(load, ids, colors, 
         ValueError, match=rf"use every entry of their palettes.*0\{suffix}.*palette="
     ):
         load(content, NAMES, suffix)
-    # The way out that the message names.
+    # The remedy in the message.
     palette = {name: colors[number] for number, name in enumerate(NAMES)}
     _is(load(content, None, suffix, palette=palette), _by_id(truth))
 
@@ -226,7 +226,7 @@ def test_unnamed_indexes_reveal_renumbering(load):
 
 
 def test_a_palette_shared_by_other_masks_belongs_to_the_classes(load):
-    """Two classes in two colors: the mask without the second shows that no color was dropped."""
+    """Two classes in two colors: the mask without the second shows that no color was removed."""
     both, one = _draw([0, 1]), _draw([0])
     masks = [_png(ids, 1, VIVID[:2]) for ids in (both, one)]
     data = load(masks, NAMES)

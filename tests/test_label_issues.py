@@ -1,4 +1,4 @@
-"""Wrong labels: their ranking against double loops, closed forms, and labels changed on purpose."""
+"""Wrong labels: their ranking compared with loops, closed forms and planted wrong labels."""
 
 import json
 import math
@@ -29,7 +29,7 @@ def by_row(issues):
 
 
 def brute_issues(X, y, metric, k, is_out=lambda i, j: False):
-    """Confidence and the distance to every concept, by their definitions; None is unknown."""
+    """Confidence and the distance to every concept, by their definitions; None if unknown."""
     D, concepts = brute_force.matrix(X, metric), brute_force.rows_of(y)
     n, near = len(X), {}
     for i in range(n):
@@ -107,7 +107,7 @@ def test_the_result_does_not_depend_on_the_chunk_size():
 
 
 def test_confidences_equal_a_closed_form():
-    # On a line: cars at 0, 1, 3; trees at 10, 11, 13; and one at 2 that is called a tree.
+    # On a line: cars at 0, 1, 3; trees at 10, 11, 13; and a car at 2 with the label tree.
     X, y = [[0.0], [1.0], [3.0], [10.0], [11.0], [13.0], [2.0]], [*["car"] * 3, *["tree"] * 4]
     issues = label_issues(X, y, k=2, metric="euclidean")
     # The widths: cars have 2, 1.5 and 2.5 to cars; trees have 2, 1.5, 2.5 and 8.5 to trees.
@@ -279,12 +279,12 @@ def test_verbose_shows_progress(capsys):
     assert "100%|██████████| 31/31" in capsys.readouterr().err
 
 
-# The concept of an annotation, and what it is called in the copy.
+# The concept of an annotation, and its wrong name in the copy.
 MISTAKES = {"building": "bicyclist", "car": "fence", "sky": "car", "tree": "pedestrian"}
 
 
 def plant(content):
-    """Misname the largest annotation of each concept, in images without the wrong name."""
+    """Return the largest annotation of each concept a wrong name, in images without this name."""
     ids, planted = {c["name"]: c["id"] for c in content["categories"]}, {}
     for truth, wrong in MISTAKES.items():
         taken = {a["image_id"] for a in content["annotations"] if a["category_id"] == ids[wrong]}

@@ -1,4 +1,4 @@
-"""load_labelme against pycocotools on the same outlines, and against NumPy on the rest."""
+"""load_labelme compared with pycocotools on the same outlines, and with NumPy otherwise."""
 
 import base64
 import io
@@ -20,7 +20,7 @@ def _shape(points, label="car", kind="polygon", **more):
 
 
 def _write(folder, *shapes, name="a", **changes):
-    """Write an image and its JSON file; give the latter's path."""
+    """Write an image and its JSON file; return the path of the file."""
     content = {
         "version": "5.4.1",
         "flags": {},
@@ -43,7 +43,7 @@ def _decoded(data):
 
 
 def _drawn(points):
-    """What COCO makes of an outline."""
+    """The mask that COCO makes from an outline."""
     corners = np.ravel(points).astype(float).tolist()
     return coco_mask.decode(coco_mask.frPyObjects([corners], HEIGHT, WIDTH))[..., 0].astype(bool)
 
@@ -199,7 +199,7 @@ def test_images_may_be_in_another_folder(tmp_path, path):
     assert found.tolist() == expected
     if "\\" not in path:
         return
-    # What lies in the folder needs no other.
+    # Images in the folder need no image_dir.
     from_above = load_labelme(tmp_path).data["image"]
     assert [str((tmp_path / p).resolve()) for p in from_above] == expected
 

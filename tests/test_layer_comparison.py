@@ -1,4 +1,4 @@
-"""Scorers and comparisons of estimators by the masks that their vectors redraw."""
+"""Scorers and comparisons of estimators by the projections of their vectors."""
 
 import pickle
 
@@ -23,7 +23,7 @@ from sklearn_loce.metrics import (
 from .counting import Counting, draw_table
 
 LAYERS = ["body.0", "body.4"]
-# The masks of some rows cover themselves turned upside down.
+# Some masks overlap with themselves turned upside down.
 pytestmark = pytest.mark.filterwarnings("ignore:.* values of gain", "ignore:iou_gain leaves out")
 COLUMNS = {"iou": "iou", "heldout_iou": "heldout_iou", "iou_gain": "gain"}
 

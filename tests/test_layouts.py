@@ -1,4 +1,4 @@
-"""Grids are read by where their numbers come from, whatever axes and names they have."""
+"""Grids are read by the places of their numbers, for any order of axes."""
 
 import pytest
 import torch
@@ -12,7 +12,7 @@ from sklearn_loce.exceptions import LayoutError
 
 
 class Then(nn.Module):
-    """Patches by a convolution, a function of the map or its tokens, and a layer that sees that."""
+    """Patches by a convolution, a function of the map or its tokens, and a layer on its result."""
 
     def __init__(self, function, stride=16, n_channels=24):
         super().__init__()
@@ -114,7 +114,7 @@ def cross_covariance(grid):
 
 CHOSEN, LEARNED = "selected, merged or sorted", "learned tokens, such as queries"
 NO_PLACES = {
-    # 24 of each, as many as there are places.
+    # There are 24 of each, the number of places.
     "queries": (lambda grid: attend(torch.ones(1, 24, 24), tokens_of(grid)), LEARNED),
     "queries with a residual": (
         lambda grid: attend(torch.ones(1, 24, 24), tokens_of(grid)) + torch.ones(1, 24, 24),
@@ -333,7 +333,7 @@ def test_a_linear_layer_on_a_map_mixes_the_places_of_a_row():
 
 
 class Skips(nn.Module):
-    """A U-Net whose upsampled map is padded to the size of the one that it is joined with."""
+    """A U-Net whose upsampled map is padded to the size of the other map."""
 
     def __init__(self):
         super().__init__()

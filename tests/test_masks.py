@@ -38,7 +38,7 @@ def test_gaussian_resize_equals_skimage(size_in, size_out):
     expected = skimage_resize(mask.astype(float), size_out)
     resized = resize_masks([mask], size_out)[0]
     np.testing.assert_allclose(resized, expected, atol=1e-6)
-    # Which pixels count as concept decides the weight of the whole objective.
+    # The pixels of the concept determine the weight of the objective.
     np.testing.assert_array_equal(resized > 0, expected.astype(np.float32) > 0)
 
 
@@ -69,7 +69,7 @@ def test_resize_accepts_masks_of_different_sizes():
 
 
 def read_mask(mask, size=None):
-    """Read a mask as a crop of the whole image has it."""
+    """Read a mask as a crop of the whole image."""
     image = np.zeros((*(np.shape(mask) if size is None else size), 3), dtype=np.uint8)
     crop = crop_samples([(image, mask)], min_size=1000)["mask"].iloc[0]
     return coco_mask.decode(crop).astype(bool)
@@ -130,7 +130,7 @@ def test_bad_masks_raise_errors(mask, match):
 
 @pytest.mark.parametrize("seed", range(20))
 def test_invalid_runs_of_compressed_rles_raise_errors(seed):
-    """Of pycocotools' own encodings none is refused; of those cut off or extended, each is."""
+    """All encodings of pycocotools are accepted, and truncated or extended ones are refused."""
     rng = np.random.default_rng(seed)
     mask = rng.random((rng.integers(1, 90), rng.integers(1, 90))) < rng.random() ** 3
     mask[0, 0] = True

@@ -1,4 +1,4 @@
-"""Nothing is computed twice, nothing that was computed is lost, and nothing stale comes back."""
+"""Nothing is computed twice, no computed row is lost, and no stale row is returned."""
 
 import gc
 import io
@@ -44,7 +44,7 @@ def table():
 
 
 def computed(table, **how):
-    """Give what comes out where nothing is kept."""
+    """Return the vectors without a store."""
     return make_loce(memory=False, **how).fit_transform(table)
 
 
@@ -130,7 +130,7 @@ def test_averages_after_precompute_need_no_pass(table, tmp_path):
 
 
 def make_union(loce, **how):
-    """Give LoCEs beside averages of the same network, and the averages."""
+    """Return LoCEs beside averages of the same network, and the averages."""
     averages = MaskedMeanTransformer(loce.model, "body.4", **{"memory": loce.memory} | how)
     parts = [("loce", make_pipeline(loce, Normalizer())), ("average", averages)]
     return FeatureUnion(parts, transformer_weights={"average": 0.7}), averages
@@ -234,7 +234,7 @@ def test_a_failed_row_of_one_part_is_named_and_others_are_stored(table, tmp_path
 def test_a_plain_grid_search_computes_each_layer_once(on_disk, table, tmp_path):
     loce = make_loce(memory=tmp_path if on_disk else None)
     search(loce, table, refit=False)
-    # Of a fold's test images none passes in fit, where the first training image does.
+    # In fit, only the first training image passes.
     assert n_passes(loce) == 6 * len(LAYERS)
 
 
@@ -275,7 +275,7 @@ def brighter(image, masks):
     return image.float() / 128, masks
 
 
-# These change what the paper's objective depends on, and not the default.
+# These settings matter for the paper's objective, and not for the default.
 STEPPED = {"learning_rate", "max_iter"}
 CHANGES = {
     "weight": change_weight,
@@ -544,7 +544,7 @@ def test_a_file_that_changes_during_the_run_is_not_stored(table, tmp_path, monke
 
 
 class Interrupting(Counting):
-    """Is interrupted when it has seen a number of images."""
+    """Is interrupted after a number of images."""
 
     def forward(self, x):
         if self.counter.n == 4:
@@ -573,7 +573,7 @@ N_KILLS, MOST_SOLVED = 20, 4  # batches of one layer, in a run that is to be kil
 
 
 def long_run(store, log, result, waits=None):
-    """Embed 300 rows at two layers, and log how many rows are optimised.
+    """Embed 300 rows at two layers, and log the number of optimized rows.
 
     A run that is to be killed waits for that before it has done all, and sets the event ``waits``.
     """
@@ -594,7 +594,7 @@ def long_run(store, log, result, waits=None):
 
 
 def kill_when_rows_are_there(process, store, n_rows, waits):
-    """Kill a process with SIGKILL when the store has as many rows, or it waits for that."""
+    """Kill a process with SIGKILL when the store has this number of rows."""
     while process.is_alive() and count_rows(store) < n_rows and not waits.is_set():
         time.sleep(0.002)
     process.kill()
@@ -699,7 +699,7 @@ def test_a_full_disk_does_not_affect_the_result(tmp_path):
 
 
 def fill_with_little_space(folder):
-    """Embed where no file may grow beyond what the first rows need."""
+    """Embed with a limit on the size of files that is enough for the first rows."""
     make_loce(memory=folder / "store").fit_transform(draw_table(1))
     size = Path(folder, "store", "loces.sqlite").stat().st_size
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
@@ -780,7 +780,7 @@ def test_masks_of_an_image_are_decoded_one_by_one():
 
 @pytest.mark.slow
 def test_a_lock_of_another_program_causes_one_wait_and_a_warning_per_call(table, tmp_path):
-    """Six images are saved one by one; each save alone would wait."""
+    """Six images are saved one by one; every save would wait."""
     make_loce(memory=tmp_path, layer="body.0").fit_transform(table[:2])
     other = sqlite3.connect(tmp_path / "loces.sqlite", isolation_level=None)
     other.execute("BEGIN IMMEDIATE")

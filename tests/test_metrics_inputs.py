@@ -1,4 +1,4 @@
-"""What all metrics of distances share: their inputs, progress and memory."""
+"""Inputs, progress and memory of all metrics of distances."""
 
 import tracemalloc
 

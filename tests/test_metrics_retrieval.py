@@ -89,7 +89,7 @@ def test_ties_are_resolved_by_row_number():
 def test_rows_of_one_direction_are_ties_under_cosine():
     X = np.outer(np.arange(1, 11), [0.3, 0.7, 0.1])
     y = np.repeat(["a", "b"], 5)
-    # Every ranking is that of the row numbers: the first three others are of concept a.
+    # Every ranking follows the row numbers: the first three others are of concept a.
     assert_allclose(precision_at_k(X, y, k=3, average=None), [1.0, 0.0])
 
 
@@ -175,7 +175,7 @@ def test_one_group_per_row_changes_nothing():
 
 def test_near_duplicates_in_a_group_do_not_raise_the_score():
     one, other = [[1.0, 0.0], [1.0, 0.01]], [[0.0, 1.0], [0.01, 1.0]]
-    # What cars look like in the first sequence is what trees look like in the second.
+    # Cars of the first sequence look like trees of the second.
     X, y, groups = one + other + other + one, ["car", "car", "tree", "tree"] * 2, [1] * 4 + [2] * 4
     X = X + 0.1 * np.repeat([[0, 0], [1, 1]], 4, axis=0)
     assert precision_at_k(X, y, k=1) == 1.0
@@ -215,7 +215,7 @@ def test_invalid_groups_raise_errors(groups, match):
 
 
 def _draw_video(n_rows):
-    """Draw rows of three concepts from two sequences, the nearer in time the more alike."""
+    """Draw rows of three concepts from two sequences; rows near in time are similar."""
     rng = np.random.RandomState(0)
     y, sequences = rng.randint(3, size=n_rows), rng.randint(2, size=n_rows)
     frames = rng.randint(60, size=n_rows)
@@ -293,7 +293,7 @@ def test_queries_without_relevant_rows_are_excluded():
     frames = [0, 5, 10, 20, 9]
     with pytest.warns(UserWarning, match=r"1 queries have nothing to find.*rows of 'car'\. NaN"):
         found = precision_at_k(X, y, 1, metric="euclidean", groups=frames, exclude=7, average=None)
-    # Frame 0 finds the car of frame 10, and that one finds the sky of frame 20.
+    # Frame 0 finds the car of frame 10, and frame 10 finds the sky of frame 20.
     assert_allclose(found, [0.5, 1.0])
 
 

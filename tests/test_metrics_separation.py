@@ -101,7 +101,7 @@ def test_quantiles_of_many_distances_are_exact(quantile, kind):
     gaps = GAPS[kind]
     X, y = np.r_[0.0, 0.0, gaps][:, np.newaxis], np.repeat(["here", "there"], [2, 400])
     widest = np.quantile(pdist(X, "cityblock"), 1 - quantile)
-    # The distances of one row fit into so little memory, and no more.
+    # The distances of only one row fit into this memory.
     with config_context(working_memory=402 * 8 / 2**20):
         found = pairwise_separation(X, y, metric="cityblock", quantile=quantile)
     expected = np.quantile(np.tile(gaps, 2), quantile) / (widest + 1e-6)

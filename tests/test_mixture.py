@@ -97,13 +97,13 @@ def test_planted_parts_are_recovered(seed):
     assert_allclose(model.concept_weights_, 1 / 3)
     assert [mixture.n_components for mixture in model.mixtures_] == [2, 2, 2]
     assert_array_equal(np.nanargmin(model.bic_curves_, axis=1), 1)
-    # Without labels, the same six groups come back from one mixture.
+    # Without labels, one mixture finds the same six groups.
     alone = ConceptGaussianMixture(8, min_weight=0.05, n_init=3, random_state=0).fit(X)
     assert adjusted_rand_score(parts, alone.labels_) >= 0.95
 
 
 def test_labels_are_components_of_the_same_concept():
-    """Where two concepts lie on top of each other, predict can't know, but labels_ do."""
+    """If two concepts overlap, predict cannot separate them, but labels_ do."""
     rng = np.random.RandomState(0)
     X, y = rng.normal(size=(80, 2)), np.repeat(["bus", "car"], 40)
     model = ConceptGaussianMixture(2, random_state=0).fit(X, y)

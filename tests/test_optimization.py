@@ -16,7 +16,7 @@ OBJECTIVES = ["net2vec", "mse", "mae"]
 
 
 def _planted(n_samples, n_channels, height, width, seed=0):
-    """Draw smooth activations and masks that are a threshold of one mixture of them."""
+    """Draw smooth activations, and masks that threshold one mixture of them."""
     generator = torch.Generator().manual_seed(seed)
     coarse = torch.randn(n_samples, n_channels, 5, 6, generator=generator)
     activations = functional.interpolate(coarse, size=(height, width), mode="bicubic")
@@ -95,7 +95,7 @@ def test_loces_equal_the_plain_formulation_on_camvid(camvid_activations, layer, 
 @pytest.mark.parametrize("objective", ["net2vec", "logistic"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_rows_with_other_sizes_and_strides_do_not_matter(dtype, objective):
-    """Only batches on a GPU hold rows of several images: no public function shows it here."""
+    """Only batches on a GPU hold rows of several images, so this test needs a private function."""
     (grid,), _ = _planted(1, 4, 6, 6)
     targets = np.random.default_rng(0).random((4, 100, 100)).astype(np.float32)
     grid, (small,) = grid.to(dtype), _planted(1, 4, 3, 5)[0].to(dtype)
@@ -130,7 +130,7 @@ def test_loces_equal_the_plain_formulation_for_all_mask_and_grid_sizes(shape, ma
 
 
 def test_small_gradients_count_beside_epsilon():
-    """AdamW's step is of the gradient's size where that is below epsilon, 1e-8."""
+    """The step of AdamW is proportional to gradients below epsilon, 1e-8."""
     activations, masks = _planted(2, 8, 10, 12)
     activations *= 1e-6
     expected = plain_loces(activations.double(), _targets(masks).double())
@@ -201,8 +201,8 @@ def test_a_row_does_not_depend_on_its_batch(dtype, objective):
         assert torch.equal(alone[0], together[i])
 
 
-# At 1000 every sigmoid is saturated, and float32 itself, in the plain formulation as well, moves
-# away from float64.
+# At 1000, every sigmoid is saturated, and float32 differs from float64 in the plain formulation
+# as well.
 @pytest.mark.parametrize("scale", [1e-3, 1.0, 1e2])
 def test_the_scale_of_activations_causes_no_overflow(scale):
     activations, masks = _planted(2, 8, 10, 12)

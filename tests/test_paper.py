@@ -27,7 +27,7 @@ from .dataset_trees import make_coco_tree
 
 pytestmark = [
     pytest.mark.usefixtures("no_figure_stays"),
-    # Of concepts with few rows.
+    # Warnings of concepts with few rows.
     pytest.mark.filterwarnings("ignore:Precision at k:UserWarning"),
     pytest.mark.filterwarnings("ignore:No query has more than:UserWarning"),
 ]
@@ -43,7 +43,7 @@ def scenes():
 
 @pytest.fixture(scope="module")
 def run(scenes, tmp_path_factory):
-    """Give the tables of a run on scenes, and its folder."""
+    """Return the tables of a run on scenes, and its folder."""
     out = tmp_path_factory.mktemp("paper")
     model = TorchModel(load_scene_model)
     return reproduce(scenes, {"scenes": Network(model, SCENE_LAYERS)}, out, **HOW), out
@@ -286,7 +286,7 @@ def test_an_invalid_command_line_raises_an_error(arguments, message, capsys):
 
 @pytest.fixture
 def asked(monkeypatch):
-    """Give what the command asks ``reproduce`` for, which does nothing."""
+    """Return the arguments of ``reproduce``, which is replaced and does nothing."""
     calls = []
 
     def note(X, networks, out, **how):

@@ -1,4 +1,4 @@
-"""Rows don't depend on who computes them: this process, joblib's workers, or those of a cluster."""
+"""Rows are equal in this process, in joblib's workers and in those of a cluster."""
 
 import os
 import signal
@@ -48,7 +48,7 @@ def client():
 
 
 def large():
-    """Build a network whose weights are worth spreading only once."""
+    """Build a network with weights that are large enough to be sent only once."""
     network = build_counting()
     network.ballast = nn.Linear(1000, 1000)
     nn.init.zeros_(network.ballast.weight)
@@ -86,7 +86,7 @@ def test_a_cluster_returns_equal_rows(model, table, expected, client):
 
 
 class LateReleases:
-    """A client whose scheduler hears of a released key only after the next one was spread."""
+    """A client whose scheduler is told of a released key only after the next one was sent."""
 
     def __init__(self, client, monkeypatch):
         self.send, self.scatter, self.held = client._send_to_scheduler, client.scatter, []
@@ -122,7 +122,7 @@ def get_threads_of_a_new_thread():
 
 
 def test_the_number_of_torch_threads_does_not_matter():
-    """The network's pooling sums up in another order on another number of threads."""
+    """The pooling of the network sums in another order with another number of threads."""
     network = TorchModel(seeded(mobilenet_v3_large))
     table = draw_table(2, n_concepts=1, size=(360, 480))
     before, found = torch.get_num_threads(), []
@@ -140,7 +140,7 @@ def test_the_number_of_torch_threads_does_not_matter():
 
 
 class Scaled(Counting):
-    """Depends on an attribute that no builder knows of, and no repr shows."""
+    """Depends on an attribute that neither the builder nor the repr includes."""
 
     scale = 1.0
 
@@ -153,7 +153,7 @@ def build_scaled():
 
 
 def ask_workers(folder):
-    """Give the process numbers of joblib's two workers."""
+    """Return the process numbers of joblib's two workers."""
     folder.mkdir()
     asked = joblib.Parallel(2, batch_size=1, pre_dispatch="all")(
         joblib.delayed(meet_another)(folder) for _ in range(2)
@@ -162,7 +162,7 @@ def ask_workers(folder):
 
 
 def meet_another(folder):
-    """Give the number of this process once another, which may be starting yet, is there too."""
+    """Return the number of this process after another one has started."""
     (folder / str(os.getpid())).touch()
     late = time.monotonic() + 300
     while len(list(folder.iterdir())) < 2:
@@ -180,7 +180,7 @@ def test_a_network_changed_after_its_build_is_sent_itself(on_disk, table, tmp_pa
     loce = make(model=model, memory=tmp_path / "store" if on_disk else False)
     before = ask_workers(tmp_path / "before")
     np.testing.assert_array_equal(loce.fit_transform(table), expected)
-    # They weren't started anew, which takes seconds.
+    # They were not started again, which takes seconds.
     assert ask_workers(tmp_path / "after") == before
     assert not np.array_equal(make(model=TorchModel(build_scaled)).fit_transform(table), expected)
 
@@ -193,7 +193,7 @@ def test_other_backends_of_joblib_work(backend, table, expected):
 
 
 class Deadly(Counting):
-    """Kills every process but that in which it was made."""
+    """Kills every process except that in which it was made."""
 
     def __init__(self):
         super().__init__()
@@ -227,7 +227,7 @@ def test_workers_evaluate_and_project(table):
 
 
 class Watching(nn.Sequential):
-    """Notes on a file who ran it with how many threads."""
+    """Writes the process and its number of threads to a file."""
 
     def __init__(self, path):
         super().__init__(*build_counting().body)
@@ -250,7 +250,7 @@ def test_a_worker_runs_one_thread_and_each_image_passes_once(table, tmp_path):
 
 
 class CountingLoads(TorchModel):
-    """Notes on a file when it is unpickled."""
+    """Writes to a file when it is unpickled."""
 
     def __init__(self, source, path):
         super().__init__(source)
@@ -293,7 +293,7 @@ def test_workers_name_failed_rows_by_their_position_in_the_table(table, tmp_path
 
 
 class Suicidal(nn.Sequential):
-    """Kills the process of which it is told by a file, once."""
+    """Kills a process once; a file holds its number."""
 
     def __init__(self, path):
         super().__init__(*build_counting().body)
@@ -344,7 +344,7 @@ def test_errors_that_cannot_be_pickled_become_plain_errors(table):
 
 
 class Fatal(Counting):
-    """Kills its process each time that it sees a white image, unless it was made there."""
+    """Kills its process at each white image, unless it was made there."""
 
     def __init__(self):
         super().__init__()

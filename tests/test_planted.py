@@ -28,12 +28,12 @@ SQUASHED = v2.Compose([v2.Resize((224, 224)), NORMALIZE])
 
 
 def resized(size, stride):
-    """Give the cell of a network that sees all images at one size."""
+    """Return the cell of a network that sees all images at one size."""
     return lambda image: tuple(stride * n / m for n, m in zip(image, size, strict=True))
 
 
 def detected(stride):
-    """Give the cell of a detector that scales to at least 96 and at most 160 pixels."""
+    """Return the cell of a detector that scales to at least 96 and at most 160 pixels."""
 
     def cell(image):
         scale = min(96 / min(image), 160 / max(image))
@@ -182,8 +182,8 @@ VIT_CELL = resized((224, 224), 16)
 @pytest.mark.slow
 @pytest.mark.parametrize("preprocess", [SQUASHED, models.ViT_B_16_Weights.IMAGENET1K_V1])
 def test_a_vision_transformer_finds_the_patch(preprocess):
-    # Random weights are others in other versions of torch; with some, the smallest patch, of less
-    # than four tokens a side, stays below 0.5.
+    # Random weights differ between versions of torch. With some, the IoU of the smallest patch is
+    # below 0.5. Its sides have less than four tokens.
     places = [place for place in PLACES if min(place[4:]) > 30]
     found = look_for_patches(
         vision_transformer(), VIT_LAYER, VIT_CELL, places=places, preprocess=preprocess

@@ -120,7 +120,7 @@ def test_token_models_find_the_patch(name):
     build, layer, preprocess, cell = TOKEN_MODELS[name]
     network = forget_positions(seeded(build))
     found = look_for_patches(network, layer, cell, preprocess=preprocess, max_iter=100)
-    # One token in front too many would move the projection by a cell.
+    # One token too many in front would move the projection by a cell.
     check(found, max_cells=1.0 if "swin" in name else 0.5)
 
 

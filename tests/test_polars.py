@@ -1,4 +1,4 @@
-"""Tables, embeddings and labels of polars give what those of pandas give."""
+"""Tables, embeddings and labels of polars give the results of pandas."""
 
 import sys
 
@@ -45,7 +45,7 @@ LOCE = LoCETransformer(TorchModel(make_small_network), "2")
 
 
 def as_rle(mask):
-    """Give the runs of a mask, column by column, the first of background."""
+    """Return the runs of a mask by column, beginning with background."""
     flat = mask.ravel(order="F")
     starts = np.flatnonzero(np.diff(flat, prepend=False))
     return {"size": list(mask.shape), "counts": np.diff([0, *starts, flat.size]).tolist()}
@@ -53,7 +53,7 @@ def as_rle(mask):
 
 @pytest.fixture
 def tables(boxes, tmp_path):
-    """Give the same table as one of pandas, and of polars with masks in each form."""
+    """Return the same table as one of pandas, and of polars with masks in each form."""
     boxes, paths = boxes.reset_index(drop=True), {}
     for i, image in enumerate(boxes["image"]):
         paths.setdefault(id(image), str(tmp_path / f"{i}.png"))

@@ -151,7 +151,7 @@ def test_settings_of_timm_transforms_are_read():
     view = _view(transform, image)
     assert view.image.shape == (3, 248, 496)
     torch.testing.assert_close(view.image.min(), torch.tensor(-1.0))
-    # A network of one size gets it.
+    # A network with one size gets this size.
     view = make_view(image, make_transform(transform, network))
     assert view.image.shape == (3, 224, 224)
 

@@ -1,4 +1,4 @@
-"""The paper's images, those that a network was trained on, and normalizations that are missing."""
+"""The presets "paper" and "auto", and warnings of a missing normalization."""
 
 import pickle
 import socket
@@ -42,7 +42,7 @@ class Strided(nn.Sequential):
 
 
 def build(weights=None):
-    """Take weights as builders of torchvision do, but download none."""
+    """Accept weights as builders of torchvision do, but download none."""
     torch.manual_seed(0)
     return Strided().eval()
 
@@ -103,7 +103,7 @@ def paper_loce(grid, mask):
 
 
 def iou_of(grid, vector, mask):
-    """Draw at 100 x 100, as the published code does, and then at the image's size."""
+    """Project at 100 x 100, as the published code does, and then at the size of the image."""
     drawn = torch.einsum("c,bchw->bhw", vector, grid)[None]
     drawn = functional.interpolate(drawn, size=(100, 100), mode="bilinear").sigmoid()
     drawn = functional.interpolate(drawn, size=mask.shape, mode="bilinear")[0, 0].numpy() > 0.5
@@ -227,7 +227,7 @@ def test_vectors_are_stored_by_the_preprocessed_images(scenes, tmp_path):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             loce.fit_transform(scenes)
-    # "auto" found what the weights gave, and the last are others.
+    # "auto" found the rows of the weights, and the last rows are new.
     rows = RowStore(tmp_path).to_frame()
     assert rows["preprocess"].value_counts().tolist() == [len(scenes)] * 3
 
@@ -319,7 +319,7 @@ def save_huggingface(folder):
 
 @pytest.fixture
 def no_internet(monkeypatch):
-    """Note who asks the internet, since libraries catch the error."""
+    """Record requests to the internet, because libraries catch the error."""
     asked = []
 
     def refuse(*address, **_):

@@ -1,4 +1,4 @@
-"""What image processors of Hugging Face do to an image is measured, whatever it is."""
+"""The geometry of Hugging Face's image processors is measured."""
 
 import numpy as np
 import pytest
@@ -55,7 +55,7 @@ PROCESSORS = {
 
 
 def look(processor, place, model=None):
-    """Give a view of a white patch on black."""
+    """Return a view of a white patch on black."""
     image, mask = plant(*place)
     image[mask], image[~mask] = 255, 0
     return make_view(image, make_transform(processor, model)), mask
@@ -80,7 +80,7 @@ def test_masks_move_with_their_images(name, place):
 @pytest.mark.parametrize("name", [name for name in PROCESSORS if name != "padded"])
 @pytest.mark.parametrize("place", [(90, 142, 12, 10, 42, 38), (700, 500, 12, 10, 42, 38)])
 def test_a_plain_resize_is_recognized(name, place):
-    # Only where edges are found exactly: then masks stay at their own resolution.
+    # Only for exact edges do masks keep their own resolution.
     assert look(PROCESSORS[name], place)[0].full_frame
 
 

@@ -1,4 +1,4 @@
-"""What the solver for GPUs records and plays, with stand-ins for CUDA that run on the processor."""
+"""Recordings of the solver for GPUs, with replacements of CUDA that run on the CPU."""
 
 import gc
 import weakref
@@ -21,7 +21,7 @@ class Stream:
 
 
 class Graph:
-    """Like a CUDA graph it works in place, on the tensors that were there when it was recorded."""
+    """Works in place on the recorded tensors, like a CUDA graph."""
 
     n_recorded = 0
     n_replays = 0
@@ -34,7 +34,7 @@ class Graph:
 
 @pytest.fixture
 def graphs(monkeypatch):
-    """Let tensors on the processor count as those on a GPU."""
+    """Treat tensors on the CPU as tensors on a GPU."""
     Graph.n_recorded = Graph.n_replays = 0
     plain = Recording.__init__
 
@@ -115,7 +115,7 @@ def test_only_the_latest_recordings_are_kept(graphs):
 
 
 def test_a_recording_keeps_the_tensors_that_it_reads(graphs):
-    """A GPU reads them where they were, whoever has let go of them."""
+    """A GPU reads them at their old address, even if they were deleted."""
     recorder, objective = Recorder(), make_objective("net2vec", max_iter=3)
     grids, targets = [torch.rand(4, 5, 6, dtype=torch.float64)], np.ones((1, 9, 9), np.float32)
     for _ in range(2):
@@ -149,7 +149,7 @@ def test_recorded_steps_give_the_same_vectors(graphs, objective):
 
 
 class Watching(Recorder):
-    """Notes the shapes of what is run."""
+    """Records the shapes of inputs."""
 
     def __init__(self):
         super().__init__()

@@ -1,4 +1,4 @@
-"""The objectives with a bias and a ridge: what they minimize, and that they do."""
+"""The objectives with a bias and a ridge, and their minima."""
 
 import numpy as np
 import pytest
@@ -33,7 +33,7 @@ def _targets(masks):
 
 
 def plain_objective(objective, alpha, activations, target, vector, bias):
-    """Write one sample's objective down from its definition, in float64."""
+    """Compute one sample's objective by its definition, in float64."""
     upsampled = functional.interpolate(activations[None], size=target.shape, mode="bilinear")[0]
     z = torch.einsum("c,chw->hw", vector, upsampled) + bias
     t, P = target, torch.sigmoid(z)
@@ -115,7 +115,7 @@ def test_logistic_equals_logistic_regression_on_pixels(dtype, alpha, class_weigh
         t, q = target.ravel(), target.mean()
         weights = np.concatenate([t / q**power, (1 - t) / (1 - q) ** power])
         s = (grid**2).sum(1).mean().item()
-        # The regression minimises C sum(w loss) + ||v||^2 / 2.
+        # The regression minimizes C sum(w loss) + ||v||^2 / 2.
         regression = LogisticRegression(
             C=1 / (alpha * s * weights.sum()), tol=1e-10, max_iter=10_000, solver="newton-cholesky"
         )
@@ -182,7 +182,7 @@ def test_activations_without_signal_give_zeros(objective, dtype):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("shape", [(5, 6), (60, 80), (1, 1)])
 def test_rows_with_nothing_to_learn_converge(dtype, class_weight, shape):
-    """Where classes weigh the same, the gradient at zero is rounding, and no unit of anything."""
+    """If classes have equal weights, the gradient at zero is rounding, so it is no unit."""
     masks = torch.zeros(3, 100, 100)
     masks[0, 20:50, 20:60] = masks[1, :50] = 1
     masks[2] = 0.5

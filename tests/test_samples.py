@@ -1,4 +1,4 @@
-"""What a table of samples may hold, and how a fault in it is named.
+"""The content of tables of samples, and errors of invalid tables.
 
 ``crop_samples`` with a large crop gives the images and masks as they are read.
 """
@@ -105,7 +105,7 @@ def test_unused_bits_of_16_cause_a_warning(tmp_path, n_bits):
             UserWarning, match=f"lower {n_bits} bits.* image \\* {2 ** (16 - n_bits)}"
         ):
             read_image(cell)
-    # As the warning says: now the whole range is used, and nobody is told.
+    # As the warning advises, the whole range is used now, and there is no warning.
     np.testing.assert_allclose(
         read_image(pixels * 2 ** (16 - n_bits)), _three(pixels) * 255.0 / (2**n_bits - 1), atol=1.5
     )

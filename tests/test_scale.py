@@ -1,4 +1,4 @@
-"""What docs/scale.md promises: its code is run as printed, on its own data and on planted ones."""
+"""The code of docs/scale.md as printed, on its own and on planted data."""
 
 from pathlib import Path
 
@@ -31,7 +31,7 @@ def _need(*modules):
 
 @pytest.fixture(scope="module")
 def page(tmp_path_factory):
-    """The names that the page leaves behind, run from top to bottom."""
+    """The names that the code of the page defines."""
     _need("pyarrow", "faiss")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(tmp_path_factory.mktemp("page"))
@@ -40,7 +40,7 @@ def page(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def direct():
-    """What the page computes in parts, at once."""
+    """The result of one call for all parts."""
     table = make_scenes(60, random_state=0).data
     loce = LoCETransformer(TorchModel(load_scene_model), "features.3")
     return table, loce.set_output(transform="pandas").fit_transform(table)
@@ -54,7 +54,7 @@ def test_parts_equal_the_result_of_one_call(page, direct):
 
 
 def test_an_interrupted_run_continues(page, tmp_path, monkeypatch):
-    """Parts that are whole stay as they are, and one that was begun is not taken for whole."""
+    """Complete parts stay unchanged, and an incomplete part is computed again."""
     monkeypatch.chdir(tmp_path)
     names = run_blocks(PAGE, {}, "begun")
     files = sorted(names["folder"].iterdir())
@@ -89,7 +89,7 @@ def test_the_graph_of_cells_is_valid_for_scikit_learn(page):
 
 
 def test_a_table_with_masks_is_read_back(tmp_path):
-    """Paths and run lengths are kept too, and give the same LoCEs."""
+    """Paths and run lengths are stored, and give the same LoCEs."""
     _need("pyarrow")
     table = load_coco(make_coco_tree(tmp_path), tmp_path).data
     for seed, file in enumerate(table["image"].unique()):
@@ -112,7 +112,7 @@ def _planted(n_rows, n_channels=16, n_clusters=6, seed=0):
 
 
 def _cosine_neighbours(X, k):
-    """Rank by a double loop's worth of float64 cosines, each row left out of its own ranking."""
+    """Rank all rows by cosines in float64, without the row itself."""
     unit = X.astype(np.float64)
     unit /= np.sqrt((unit**2).sum(axis=1, keepdims=True))
     cosines = unit @ unit.T
@@ -156,7 +156,7 @@ def test_clusters_equal_planted_parts(tmp_path):
     run_blocks(PAGE, names, "def batches")
     run_blocks(PAGE, names, "MiniBatchKMeans(")
     truth = np.concatenate([labels[part::4] for part in range(4)])
-    # Twelve centres for six clusters: none may hold two of them.
+    # Twelve centers for six clusters: no cell may contain two clusters.
     pairs = pd.crosstab(names["labels"], truth).to_numpy()
     assert (pairs.max(axis=1) / pairs.sum(axis=1)).min() > 0.99
 
@@ -176,7 +176,7 @@ def test_incremental_pca_of_parts_explains_as_much_as_pca(tmp_path):
 
 
 def test_density_clusters_of_a_sample_extend_to_the_rest():
-    """More rows than are sampled; planted noise belongs nowhere."""
+    """There are more rows than the sample; planted noise belongs to no cluster."""
     X, labels = _planted(11_000)
     noise = np.random.default_rng(1).uniform(-40, 40, size=(200, X.shape[1])).astype(np.float32)
     X, labels = np.r_[X, noise], np.r_[labels, np.full(200, -1)]

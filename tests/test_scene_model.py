@@ -1,4 +1,4 @@
-"""load_scene_model: the file, the network, the script that trained it, and what LoCEs find."""
+"""load_scene_model: the file, the network, the training script, and LoCEs."""
 
 from importlib import resources
 

@@ -33,7 +33,7 @@ def decode(row):
 
 
 def pixels(scenes, sub_concept):
-    """Colours of all pixels of a sub-concept, (n, 3) float."""
+    """Colors of all pixels of a sub-concept, (n, 3) float."""
     rows = scenes.data[scenes.sub_concepts == sub_concept]
     return np.vstack([row["image"][decode(row)] for _, row in rows.iterrows()]).astype(float)
 
@@ -156,7 +156,7 @@ def test_near_is_several_times_larger_than_far(scenes, concept):
 
 
 def test_masks_cover_the_objects(scenes):
-    """The cars' paint, found by its colour alone, fills their masks and is nowhere else."""
+    """The paint of the cars, found by its color, fills their masks and is nowhere else."""
     inside = outside = 0
     with_bus = scenes.groups[scenes.target == "bus"]  # its destination board has the same colour
     for _, rows in scenes.data[~np.isin(scenes.groups, with_bus)].groupby("image_id"):

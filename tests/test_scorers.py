@@ -252,7 +252,7 @@ class TestBadUse:
 
 
 def _of_two_sequences():
-    """Give rows whose nearest are right in their own sequence, and wrong in the other."""
+    """Return rows whose nearest rows are right in their own sequence, and wrong in the other."""
     X = np.array([[0.0], [0.01], [1.0], [1.01], [0.2], [0.21], [1.2], [1.21]])
     return X, ["car"] * 2 + ["tree"] * 2 + ["tree"] * 2 + ["car"] * 2, np.repeat([1, 2], 4)
 

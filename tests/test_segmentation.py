@@ -1,4 +1,4 @@
-"""Segmenters against loops written from the definitions, autograd, and planted scenes."""
+"""Segmenters compared with loops over the definitions, autograd, and planted scenes."""
 
 import weakref
 
@@ -81,7 +81,7 @@ def test_segmenters_pass_the_checks_of_scikit_learn_for_tables(segmenter):
 
 
 class Enlarging(ConceptSegmenter):
-    """Breaks one promise: it scores other masks than it predicts."""
+    """Violates one convention: it scores other masks than it predicts."""
 
     def predict(self, X):
         return [~mask for mask in super().predict(X)]
@@ -209,7 +209,7 @@ def test_probabilities_are_weighted_projections(boxes, segmenter):
 
 @both
 def test_predictions_are_mapped_back_through_preprocessing(boxes, kind):
-    """The network sees mirror images; masks come out as the transformer itself projects them."""
+    """The network gets mirrored images; masks equal the projections of the transformer."""
     loce = clone(LOCES[kind]).set_params(preprocess=v2.RandomHorizontalFlip(1.0))
     segmenter = kind(loce).fit(boxes)
     vectors = segmenter.embeddings_[[1, 0, 1, 0, 1]]
@@ -404,7 +404,7 @@ def test_net2vec_excludes_empty_masks(boxes):
 
 
 def _pixels(boxes, concept):
-    """Give the pixels (n_pixels, n_channels) of each image of a concept, and its mask there."""
+    """Return the pixels (n_pixels, n_channels) of each image of a concept, and its mask."""
     for image, mask in boxes[boxes["concept"] == concept][["image", "mask"]].to_numpy():
         pixels = torch.from_numpy(image).permute(2, 0, 1)[None].double() / 255
         with torch.no_grad():
@@ -421,7 +421,7 @@ def test_logistic_equals_a_regression_on_all_pixels(boxes, class_weight):
     for k, concept in enumerate(segmenter.concepts_):
         images, targets, scales = zip(*_pixels(boxes, concept), strict=True)
         X, n_rows = np.concatenate([*images, *images]), len(images)
-        # A pixel of a soft mask is one of each class, each with its share.
+        # A pixel of a soft mask belongs to both classes, with a share of each.
         y, weights = np.repeat([1, 0], len(X) // 2), []
         for value in (1, 0):
             for target in targets:
@@ -532,7 +532,7 @@ def test_memory_is_limited_to_a_few_images(kind, n_threads, monkeypatch):
     assert most[0] <= 4 * n_threads + 2
 
 
-# What goes wrong.
+# Errors.
 
 
 @both
@@ -622,7 +622,7 @@ def test_the_error_of_a_clusterer_names_the_concept(boxes):
 
 
 def test_a_failing_epoch_leaves_no_hooks(boxes):
-    """The second image overflows when the first has passed: nothing stays on the network."""
+    """The second image overflows after the first has passed; no hook stays on the network."""
     network = make_small_network()
     with torch.no_grad():
         network[0].weight *= 1e38
@@ -667,7 +667,7 @@ class Primaries(nn.Module):
 
 
 def _colored(n_images, seed):
-    """A red and a green rectangle on a blue ground; sizes and places are drawn."""
+    """A red and a green rectangle of random sizes and positions on a blue background."""
     rng, rows = np.random.default_rng(seed), []
     for _ in range(n_images):
         image = np.full((80, 80, 3), (0, 0, 200), dtype=np.uint8)
@@ -695,7 +695,7 @@ def test_planted_colors_are_segmented(kind):
 
 @pytest.mark.slow
 def test_unseen_scenes_are_segmented(scene_loce, scenes, scene_embeddings):
-    """With labels at random, the score is low."""
+    """With random labels, the score is low."""
     train, test = scenes
     shuffled = np.random.default_rng(0).permutation(train["concept"])
     gloce = ConceptSegmenter(scene_loce)
@@ -738,7 +738,7 @@ def test_segmenters_work_in_model_selection(kind, scene_loce):
     assert search.best_estimator_.loce_.model.module is scene_loce.model.module
 
 
-# Real scenes with a network that knows them.
+# Real scenes with a network that was trained on them.
 
 
 @pytest.mark.slow

@@ -1,4 +1,4 @@
-"""Vectors in compiled loops, against NumPy, and the solver on processors with other registers.
+"""Vectors in compiled loops compared with NumPy, and the solver with other registers.
 
 No public function shows one operation, so that these are tested by their private names.
 """
@@ -57,7 +57,7 @@ def test_exponentials_and_signs_equal_those_of_numpy():
     np.testing.assert_array_equal(signs, np.sign(x))
 
 
-# Compiled for an older processor, the solver has to say the same but for rounding.
+# Compiled for an older processor, the solver must return the same except for rounding.
 _ON_ANOTHER_PROCESSOR = """
 import numpy as np, torch
 from benchmarks.plain import plain_loces

@@ -1,4 +1,4 @@
-"""Stores of rows: what was saved comes back, and nothing else ever does."""
+"""Stores of rows return exactly what was saved."""
 
 import copy
 import json
@@ -119,7 +119,7 @@ def test_numbers_of_numpy_equal_plain_numbers():
         _ = make_key(init=np.zeros(2)).digest
 
 
-# What both stores do
+# Both stores
 
 
 def test_saved_rows_are_loaded_and_equal_keys_are_replaced(any_store):
@@ -301,7 +301,7 @@ def test_damaged_keys_and_probes_are_found(filled):
         assert load(filled, range(40)) == {}
     with pytest.warns(UserWarning, match="holds damaged rows"):
         assert _probes(filled) == []
-    # Vectors whose key's description is damaged are sound, and saving mends it.
+    # Vectors stay valid if the description of their key is damaged, and a save repairs it.
     _execute(filled, "UPDATE loces SET key_id = 3 - key_id")
     assert len(load(filled, range(20))) == 20
     save(filled, make_rows([1]))
@@ -309,7 +309,7 @@ def test_damaged_keys_and_probes_are_found(filled):
     assert len(filled.verify()) == 0
 
 
-# Files that are something else
+# Other files
 
 
 def _uses(store):
@@ -357,7 +357,7 @@ def test_a_file_of_another_kind_raises_an_error(store, content):
 
 
 def _read_damaged(store):
-    """Read a store that may be damaged; give the outcome, having checked what was found."""
+    """Read a store that may be damaged, check the rows that were found, and return the outcome."""
     outcome = "error"
     with warnings.catch_warnings(), suppress(StoreError):
         warnings.simplefilter("ignore")
@@ -414,7 +414,7 @@ def test_a_damaged_log_never_returns_a_wrong_vector(filled, tmp_path):
 
 @pytest.fixture
 def mortal():
-    """A folder that all may enter, and a function that gives up root's right to write anywhere."""
+    """A folder that everyone may enter, and a function that gives up the rights of root."""
     if os.name != "posix":
         pytest.skip("needs the rights of POSIX")
     folder, user = Path(tempfile.mkdtemp()), os.geteuid()
@@ -517,7 +517,7 @@ def test_a_lock_causes_one_wait_and_does_not_affect_the_result(filled, monkeypat
 def test_several_processes_write_one_store(store):
     spawn = multiprocessing.get_context("spawn")
     barrier = spawn.Barrier(4)
-    # Neighbors write half of their rows both.
+    # Neighboring processes share half of their rows.
     starts = [0, 32, 64, 96]
     workers = [spawn.Process(target=write_rows, args=(store.path, n, barrier)) for n in starts]
     for worker in workers:
@@ -563,7 +563,7 @@ def test_a_killed_writer_leaves_only_complete_batches(store):
         assert store.prune(layer="features.2") >= len(found)
 
 
-# Looking after a store
+# Maintenance
 
 
 @pytest.fixture
@@ -631,7 +631,7 @@ def test_prune_accepts_models(store):
 
 
 def test_prune_removes_probes_without_rows(mixed):
-    # A key's source is that of its probe, or the probe's id.
+    # The source of a key is that of its probe, or the id of the probe.
     save(mixed, make_rows([1]), replace(make_key("own"), source=b"probe"))
     for source, probe in [(SOURCE, b""), (bytes(32), b"probe"), (bytes(32), b"other")]:
         _save_probe(mixed, source=source, probe=probe)

@@ -1,4 +1,4 @@
-"""The study: its measures against loops and planted truth, and its page against its results."""
+"""The study: its measures compared with loops and planted truth, and its page with its results."""
 
 import json
 from types import SimpleNamespace
@@ -51,7 +51,7 @@ def space():
 
 
 def precision_by_loops(X, y, groups, k):
-    """Precision of each row's nearest rows of other groups; of equally near ones the first."""
+    """Precision of each row's nearest rows of other groups; ties by row number."""
     found = []
     for i in range(len(X)):
         others = []
@@ -88,7 +88,7 @@ def test_neighbors_of_other_groups_follow_the_metric(space):
 
 
 def _plant(n=40, mixed=0.0):
-    """Two concepts of two sub-concepts each, one concept with none; some labels mixed up."""
+    """Two concepts of two sub-concepts each, one without; some labels are wrong."""
     rng = np.random.default_rng(0)
     target = np.repeat(["car", "tree", "sky"], n)
     parts = np.concatenate([np.tile(["old", "new"], n), ["only"] * n])
@@ -175,7 +175,7 @@ def test_every_setting_is_a_transformer_of_its_layers():
 
 
 def _batch():
-    """Activations of one image, and three masks that they half explain."""
+    """Activations of one image, and three masks that they explain in part."""
     rng = np.random.default_rng(0)
     grid = torch.tensor(rng.normal(size=(1, 4, 5, 6)), dtype=torch.float32)
     level = interpolate(grid, (100, 100), mode="bilinear")[0, :3].numpy()
@@ -184,7 +184,7 @@ def _batch():
 
 
 def solve_by_definition(grid, mask, alpha=1e-4):
-    """The vector with the least balanced logistic loss and ridge, in float64 by SciPy's BFGS."""
+    """The vector that minimizes balanced logistic loss and ridge, in float64 by SciPy's BFGS."""
     grid, target = grid.double(), torch.tensor(mask).double()
     share, ridge = target.mean(), alpha * grid.square().sum(0).mean()
     weight = torch.where(target > 0, share**-0.5, (1 - share) ** -0.5)
@@ -238,7 +238,7 @@ def test_images_are_selected_with_all_their_rows(n_images, kept):
 
 
 def _made_up():
-    """Results of all parts, whose numbers tell what they are of."""
+    """Results of all parts, whose numbers identify them."""
     spaces = ["P@10", "silhouette", "clusters"]
     quality = {}
     for s, setting in enumerate([study.PAPER, study.MASKED_MEAN, "logistic"]):
@@ -522,7 +522,7 @@ def test_committed_finer_masks_support_the_text_of_the_page():
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*of (its|their) concept")  # a few frames hold few rows
 def test_parts_run_on_some_frames(tmp_path, camvid, camvid_network, monkeypatch):
-    """Measure three settings and three ways on four frames; the numbers make sense."""
+    """Measure three settings and three ways on four frames, and check the numbers."""
     chosen = {name: study.SETTINGS[name] for name in (study.PAPER, "logistic")}
     monkeypatch.setattr(study, "SETTINGS", chosen)
     ways = [way for way in study_small.list_ways() if way.objective == "logistic"]

@@ -1,4 +1,4 @@
-"""The study's scores and its choice of a setting, against loops and planted answers."""
+"""The study's scores and choice of a setting, compared with loops and planted answers."""
 
 import numpy as np
 import pandas as pd

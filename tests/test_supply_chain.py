@@ -1,4 +1,4 @@
-"""Hostile images, masks and annotation files, under a memory limit that honest ones keep to."""
+"""Hostile images, masks and annotation files, under a memory limit."""
 
 import json
 import os
@@ -34,7 +34,7 @@ LARGE = 12_000  # between Pillow's limit, where it warns, and twice that, where 
 
 @contextmanager
 def _little_memory_and_time():
-    """Let the process grow by some megabytes only, and fail where it takes long."""
+    """Limit the growth of the process to some megabytes, and fail if it takes long."""
     if not sys.platform.startswith("linux"):
         pytest.skip("needs RLIMIT_AS and /proc")
     import resource
@@ -61,7 +61,7 @@ def _image(seed=0):
 
 
 def _samples(**cells):
-    """Give three rows, the last with other cells."""
+    """Return three rows, the last with other cells."""
     mask = np.zeros((HEIGHT, WIDTH), dtype=bool)
     mask[1:4, 2:6] = True
     rows = [{"image": _image(i), "mask": mask, "concept": "car"} for i in range(3)]
@@ -88,7 +88,7 @@ def _from_coco(samples, folder):
     load_coco(path, folder)
 
 
-# What reads the masks of a table; each is called as read(fitted transformer, table, folder).
+# Functions that read the masks of a table, called as read(fitted transformer, table, folder).
 READERS = {
     "fit": lambda loce, X, folder: _transformer().fit(X.iloc[2:]),
     "transform": lambda loce, X, folder: loce.transform(X),
@@ -115,7 +115,7 @@ LOADERS = {
     ),
 }
 
-# Sizes that are no image's: (RLE, what the message says).
+# Impossible sizes: (RLE, message).
 ABSURD_SIZES = {
     "a terapixel": ({"size": [10**6, 10**6], "counts": [10**12]}, "larger than the limit"),
     "4 exapixels": ({"size": [2**31, 2**31], "counts": [2**62]}, "larger than the limit"),
@@ -175,7 +175,7 @@ def test_absurd_rles_raise_errors(loce, tmp_path, reader, rle):
 
 @pytest.mark.parametrize("reader", {**READERS, **LOADERS})
 def test_masks_of_another_image_are_refused_before_they_are_decoded(loce, tmp_path, reader):
-    """The runs make no sense either, but are not looked at."""
+    """The runs are invalid, too, but are not read."""
     mask = {"size": [10_000, 12_000], "counts": "nonsense"}
     make_coco_tree(tmp_path)
     with (
@@ -264,7 +264,7 @@ def _chunk(kind, content):
 
 
 def _png(path, height, width, *extra):
-    """Write a grey PNG that claims a size, with hardly any pixels."""
+    """Write a gray PNG that declares a size, with few pixels."""
     header = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
     pixels = _chunk(b"IDAT", zlib.compress(bytes(1000)))
     content = b"".join([_chunk(b"IHDR", header), *extra, pixels, _chunk(b"IEND", b"")])
@@ -288,7 +288,7 @@ def test_errors_name_decompression_bombs(loce, tmp_path, reader, cell):
 
 @pytest.mark.parametrize("reader", READERS)
 def test_large_masks_of_small_images_are_refused_before_they_are_decoded(loce, tmp_path, reader):
-    """Pillow only warns of these; decoded they'd take more memory than there is."""
+    """Pillow only warns of these; decoded, they would need too much memory."""
     large = _png(tmp_path / "large.png", LARGE, LARGE)
     with warnings.catch_warnings(record=True) as seen:
         warnings.simplefilter("always")
@@ -366,7 +366,7 @@ NO_FILES = {
 
 @contextmanager
 def _at_once():
-    """Fail where the block waits; an alarm wakes it."""
+    """Fail if the block waits; an alarm interrupts it."""
 
     def wake(*_):
         raise TimeoutError("this waits")
@@ -413,7 +413,7 @@ def test_pipes_in_folders_are_not_opened(tmp_path):
 
 @pytest.mark.parametrize("cell", ["image", "mask"])
 def test_postscript_is_not_run(loce, tmp_path, monkeypatch, cell):
-    """Whatever its suffix says; Pillow would hand it to Ghostscript."""
+    """Its suffix does not matter; Pillow would pass it to Ghostscript."""
     monkeypatch.setattr("subprocess.Popen", None)
     path = tmp_path / "a.png"
     path.write_text(f"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 {WIDTH} {HEIGHT}\n(x) run\n")
@@ -428,7 +428,7 @@ def test_a_long_and_thin_mask_needs_little_memory():
         resize_masks([np.ones((1, 10**6), dtype=bool)], (100, 100))
 
 
-# Names that shells, databases, browsers, terminals and file systems take for something else.
+# Names with a special meaning in shells, databases, browsers, terminals and file systems.
 NAMES = [
     "'; DROP TABLE rows; --",
     '" OR ""="',
@@ -449,7 +449,7 @@ NAMES = [
 
 
 def test_concepts_may_have_any_name(tmp_path, monkeypatch):
-    """Names come back as they are, and nothing but what was there is in the folder."""
+    """Names stay unchanged, and no file is added to the folder."""
     monkeypatch.chdir(tmp_path)
     content = coco_content()
     content["categories"] = [{"id": i, "name": name} for i, name in enumerate(NAMES)]
@@ -517,7 +517,7 @@ def test_coco_files_outside_the_folder_are_refused(tmp_path, name):
     with pytest.raises(ValueError, match=r"lies outside of .*name a folder that holds") as error:
         load_coco(path, folder)
     assert str(path) in str(error.value)
-    # The way out that the message names.
+    # The remedy in the message.
     if "secret" in name:
         content["images"] = content["images"][:1]
         content["annotations"] = content["annotations"][:1]

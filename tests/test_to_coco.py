@@ -1,4 +1,4 @@
-"""Round trips of tables: by COCO JSON and by Parquet files."""
+"""Round trips of tables through COCO JSON and Parquet files."""
 
 import json
 
@@ -43,7 +43,7 @@ def path(tmp_path):
 
 
 def _plain(value):
-    """Bring arrays, of which Parquet makes lists, and tuples to lists; NaN to None."""
+    """Convert arrays and tuples to lists, as Parquet does, and NaN to None."""
     value = value.tolist() if hasattr(value, "tolist") else value
     if isinstance(value, list | tuple):
         return [_plain(item) for item in value]
@@ -98,7 +98,7 @@ def test_other_tools_read_the_file(path):
 
 @pytest.mark.parametrize("merge_instances", [True, False])
 def test_parquet_gives_the_same_table(path, merge_instances):
-    """What Parquet has made of a table works as X, and goes to COCO JSON as before."""
+    """A table from Parquet works as X, and gives the same COCO JSON."""
     pytest.importorskip("pyarrow")
     how = {"merge_instances": merge_instances, "keep": ["score", "iscrowd"]}
     table = load_coco(path, path.parent, **how).data
@@ -230,7 +230,7 @@ def test_columns_that_cannot_be_kept_raise_errors(path):
 
 
 def test_images_with_another_size_than_their_entry_raise_an_error(path):
-    """The table is made without the images; what reads them tells both sizes."""
+    """The table is made without the images; the error of a later read has both sizes."""
     Image.new("RGB", (16, 13)).save(path.parent / "a.png")
     table = load_coco(path, path.parent).data
     loce = LoCETransformer(TorchModel(make_small_network()), "2")

@@ -47,7 +47,7 @@ def test_embeddings_equal_the_plain_formulation(boxes):
 
 
 class Watcher(Counting):
-    """Counts the images that reach its end, too."""
+    """Also counts the images that reach its end."""
 
     def __init__(self):
         super().__init__()
@@ -68,7 +68,7 @@ def test_one_truncated_pass_per_image_serves_all_rows_and_layers():
     with threads(1):
         loce.transform(pd.concat([X, X.iloc[::-1]]))
     assert network.n_images == 4
-    # The probe here and in the worker, and the first image: they show how often layers run.
+    # The probe here and in the worker, and the first image, count the runs of layers.
     assert network.finished.n == 3
 
 
@@ -122,7 +122,7 @@ def test_losses_follow_their_definitions(boxes, objective):
 
 
 def test_projections_are_mapped_back_through_transforms(boxes):
-    """A flip changes what the network sees, and neither where the mask is nor how it scores."""
+    """A flip changes the input of the network, and neither projections nor scores."""
     flip = v2.RandomHorizontalFlip(1.0)
     loce = LoCETransformer(MODEL, "0", preprocess=flip).fit(boxes)
     mirrored = boxes.assign(
@@ -314,7 +314,7 @@ def test_cross_validation_splits_lists_of_rows(boxes):
     assert np.isfinite(scores).all()
 
 
-# On real scenes with a network that knows them.
+# Real scenes with a network that was trained on them.
 
 LAYERS = ["backbone.9", "backbone.13"]
 

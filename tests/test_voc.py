@@ -1,4 +1,4 @@
-"""load_voc against masks that are built pixel by pixel from the definition."""
+"""load_voc compared with masks that are built pixel by pixel."""
 
 from pathlib import Path
 
@@ -99,7 +99,7 @@ def test_masks_exclude_void(tree):
 def test_rectangles_are_made_per_instance(tree):
     data = load_voc(tree, "val", mask="rectangle", categories=["person"]).data
     classes, _ = planted_voc_image()
-    # The planted persons are rectangles, with a gap between them that one box would fill.
+    # The planted persons are rectangles, with a gap that one box would fill.
     np.testing.assert_array_equal(_masks(data)[0], classes == PERSON)
 
 

@@ -1,4 +1,4 @@
-"""The way back: from what is found among rows to the annotations in the file."""
+"""The way back from rows to the annotations in the file."""
 
 import json
 
@@ -74,7 +74,7 @@ def ids_in_file(file, table):
 
 
 def captions_of(display):
-    """Give the lines below the tiles, in the order of the table."""
+    """Return the captions of the tiles, in the order of the table."""
     tiles = [ax for ax in display.axes_.ravel() if ax.get_images()]
     if isinstance(display, ProjectionDisplay):
         tiles = tiles[len(display.table) :]

@@ -1,4 +1,4 @@
-"""load_yolo against pycocotools on the same outlines, and against NumPy on boxes."""
+"""load_yolo compared with pycocotools on the same outlines, and with NumPy on boxes."""
 
 import os
 import sys
@@ -39,7 +39,7 @@ def _load(root, **how):
 
 
 def _outlines(seed, n, n_corners=7):
-    """Give random outlines, some of them across themselves, in shares of the image."""
+    """Return random outlines, some with self-intersections, in shares of the image."""
     return np.random.default_rng(seed).uniform(0, 1, (n, n_corners, 2)).round(6)
 
 
@@ -48,7 +48,7 @@ def _line(label, outline, *score):
 
 
 def _drawn(outline):
-    """What COCO makes of an outline in pixels."""
+    """The mask that COCO makes from an outline in pixels."""
     corners = (outline * (WIDTH, HEIGHT)).ravel().tolist()
     return coco_mask.decode(coco_mask.frPyObjects([corners], HEIGHT, WIDTH))[..., 0].astype(bool)
 
@@ -172,7 +172,7 @@ def test_labels_without_an_image_cause_a_warning(root):
 
 
 def test_a_rotated_photo_is_upright(root):
-    """Cameras turn images by a note in the file; YOLO's shares are of the turned image."""
+    """Cameras rotate images by metadata; the shares of YOLO refer to the rotated image."""
     exif = Image.Exif()
     exif[0x0112] = 6
     Image.new("RGB", (HEIGHT, WIDTH)).save(root / "images" / "a.jpg", exif=exif)
@@ -326,7 +326,7 @@ def test_missing_names_raise_an_error(root, monkeypatch):
 
 @pytest.mark.slow
 def test_many_polygons_are_read_in_bounded_time(root):
-    """Where time grew with the square of their number, this would take minutes."""
+    """If time grew with the square of their number, this would take minutes."""
     _save_image(root / "images" / "a.png", (2000, 2000))
     n = 30_000
     outlines = _outlines(3, n) / 50 + np.random.default_rng(4).uniform(0, 0.98, (n, 1, 2))
