@@ -349,7 +349,7 @@ def test_a_builder_that_returns_another_network_raises_an_error():
     for name, value in (("own", 1), ("a", nn.Conv2d(3, 6, 3, 2, 1))):
         handle = TorchModel(build_net)
         setattr(handle.module, name, value)
-        with pytest.raises(ValueError, match="builder build_net gives another network"):
+        with pytest.raises(ValueError, match="builder build_net returns another network"):
             pickle.loads(pickle.dumps(handle)).module  # noqa: B018
 
 

@@ -65,7 +65,7 @@ def test_a_builder_that_returns_other_weights_raises_an_error():
     handle = TorchModel(build_random_network)
     _ = handle.module
     restored = pickle.loads(pickle.dumps(pickle.loads(pickle.dumps(handle))))
-    with pytest.raises(ValueError, match="build_random_network gives another network"):
+    with pytest.raises(ValueError, match="build_random_network returns another network"):
         _ = restored.module
 
 

@@ -208,9 +208,9 @@ class _Cell:
             )
         if self.expected is not None and digest_network(module) != self.expected:
             raise ValueError(
-                f"The builder {_name(self.builder)} gives another network than the one that was "
-                "pickled: weights, classes or attributes differ. Let the builder make all of it, "
-                "or wrap the module itself: TorchModel(module)."
+                f"The builder {_name(self.builder)} returns another network than the pickled "
+                "one: weights, classes or attributes differ. Let the builder make all of it, or "
+                "wrap the module itself: TorchModel(module)."
             )
         return module
 
