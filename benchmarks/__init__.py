@@ -1,1 +1,1 @@
-"""Speed and memory, as ratios of two things measured in one run."""
+"""Speed and memory, as ratios of two measurements in one run."""

@@ -65,7 +65,7 @@ def parse(arguments):
 
 
 def measure(options, names):
-    """Run sections, and give the report."""
+    """Run sections, and return the report."""
     about = machine.describe(options)
     if machine.is_busy(about):
         warnings.warn(
@@ -83,7 +83,7 @@ def measure(options, names):
 
 
 def read_report(path):
-    """Read a report that was written before."""
+    """Read an earlier report."""
     report = json.loads(path.read_text(encoding="utf-8"))
     if not isinstance(report, dict) or not {"about", "sections"} <= set(report):
         raise ValueError(f"{path} is no report of python -m benchmarks.")
@@ -91,7 +91,7 @@ def read_report(path):
 
 
 def write_report(report, json_path, markdown_path):
-    """Write a report to the files that are named."""
+    """Write a report to the given files."""
     if json_path is not None:
         json_path.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
     if markdown_path is not None:
@@ -99,7 +99,7 @@ def write_report(report, json_path, markdown_path):
 
 
 def judge(old, new, tolerance):
-    """Print how ratios changed; give the exit status."""
+    """Print the changes of ratios; return the exit status."""
     changes = compare(old, new)
     print("\n" + write_changes(changes, tolerance))
     for difference in different_settings(old, new):
@@ -108,7 +108,7 @@ def judge(old, new, tolerance):
 
 
 def main(arguments=None):
-    """Measure, write and compare; give the exit status."""
+    """Measure, write and compare; return the exit status."""
     given = parse(arguments)
     old = None if given.compare is None else read_report(given.compare)
     options = Options(repeats=given.repeats, samples=given.samples, images=given.images)

@@ -1,4 +1,4 @@
-"""Time and memory of the metrics in chunks, against dense NumPy versions in the same run.
+"""Time and memory of the metrics in chunks, compared with dense NumPy in the same run.
 
 Run from the repository's root: ``python -m benchmarks.array_floor [--rows 20000] [--repeats 3]``.
 Each figure is the median over the repeats; memory is the largest growth of the process's resident
@@ -18,7 +18,7 @@ from sklearn_loce.metrics import category_separation, overlap_ratio, precision_a
 
 
 class PeakMemory:
-    """Watch how far the resident set grows inside a ``with`` block, in MiB."""
+    """Measure the growth of the resident set inside a ``with`` block, in MiB."""
 
     def __enter__(self):
         self.process = psutil.Process()
@@ -68,7 +68,7 @@ def dense_overlap(X, y):
 
 def dense_precision(X, y):
     unit = X / np.linalg.norm(X, axis=1, keepdims=True)
-    # With one and the same array NumPy calls SYRK, which crashed in OpenBLAS at 20,000 rows.
+    # If both factors are one array, NumPy calls SYRK, which crashed in OpenBLAS at 20,000 rows.
     similarity = unit @ unit.copy().T
     np.fill_diagonal(similarity, -np.inf)
     nearest = np.argpartition(similarity, -10, axis=1)[:, -10:]
@@ -76,7 +76,7 @@ def dense_precision(X, y):
     return float(np.mean([hits[y == concept].mean() for concept in np.unique(y)]))
 
 
-# Bytes that a metric may take beyond what the process holds already.
+# Maximum growth of the memory during a metric, in bytes.
 MOST_MEMORY = 10**9
 
 CASES = {

@@ -26,19 +26,19 @@ class Change:
 
     @property
     def worsening(self):
-        """By which factor it got worse; ``None`` where there is nothing to compare."""
+        """The factor by which it got worse; ``None`` if it cannot be compared."""
         if self.old is None or self.new is None:
             return None
         high, low = (self.new, self.old) if self.better == "lower" else (self.old, self.new)
         return high / low if low else math.inf
 
     def exceeds(self, tolerance):
-        """Say whether it got worse by more than a factor; NaN is worse than anything."""
+        """Return whether it got worse by more than a factor; NaN counts as worse."""
         return self.worsening is not None and not self.worsening <= tolerance
 
 
 def ratios_of(section):
-    """Give {(table, row, column): (which way is better, ratio)} of a section."""
+    """Return {(table, row, column): (better direction, ratio)} of a section."""
     return {
         (table["title"], row[0], column["name"]): (column["better"], cell)
         for table in section["tables"]
@@ -83,7 +83,7 @@ def write_changes(changes, tolerance):
 
 
 def different_settings(old, new):
-    """Name what makes two reports hard to compare: machine, threads, how much was measured."""
+    """List differences that make two reports hard to compare, such as other machines or threads."""
     names = ("processor", "cores", "threads", "samples", "images")
     pairs = ((name, old["about"].get(name), new["about"].get(name)) for name in names)
     return [f"{name}: {a} before, {b} now" for name, a, b in pairs if a != b]

@@ -68,14 +68,14 @@ def draw_table(n_rows, own_images):
     scenes = make_scenes(n_rows if own_images else n_rows // _ROWS_PER_SCENE + 1, random_state=0)
     table = scenes.data
     if own_images:
-        # Another concept from scene to scene.
+        # The concept alternates between scenes.
         rank = table.groupby("image_id").cumcount()
         table = table[rank == table["image_id"] % 3]
     return table.iloc[:n_rows].reset_index(drop=True)
 
 
 def write_map(table, path):
-    """Write the map with all it can hold; give the seconds that it took without UMAP's."""
+    """Write the map with all options; return the seconds without those of UMAP."""
     how = {"objective": "net2vec", "on_empty": "nan"}
     loce = LoCETransformer(TorchModel(load_scene_model), "features.3", **how)
     embeddings = loce.fit_transform(table)
@@ -86,8 +86,8 @@ def write_map(table, path):
 
 
 def open_map(path):
-    """Open the map in a new browser; give the seconds until it answers, ms per frame and answer."""
-    # Imported here: where it is missing, missing_browser tells.
+    """Open the map in a new browser; return seconds to the answer, ms per frame and per act."""
+    # Import it here, because missing_browser explains if it is missing.
     from selenium.webdriver.support.ui import WebDriverWait
 
     with tempfile.TemporaryDirectory() as profile, chromium(profile) as driver:
@@ -99,8 +99,8 @@ def open_map(path):
 
 
 def measure_answers(driver):
-    """Give the ms until each of `_ACTS` is answered, by the events of a real mouse and keyboard."""
-    # Imported here: where it is missing, missing_browser tells.
+    """Return the ms until each of `_ACTS` is answered, with events of a mouse and a keyboard."""
+    # Import it here, because missing_browser explains if it is missing.
     from selenium.webdriver.common.action_chains import ActionChains
     from selenium.webdriver.common.keys import Keys
 

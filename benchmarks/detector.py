@@ -20,7 +20,7 @@ SIZE = (480, 640)
 
 
 def draw(n_images, seed=0):
-    """Draw noise with a mask of a box each."""
+    """Draw images of noise, each with the mask of a box."""
     rng = np.random.default_rng(seed)
     mask = np.zeros(SIZE, dtype=bool)
     mask[100:300, 200:400] = True
@@ -28,7 +28,7 @@ def draw(n_images, seed=0):
 
 
 def run_full(network, samples):
-    """Detect, as a user without early stop would to get at the activations.
+    """Detect, as a user without an early stop does to compute activations.
 
     On one thread, as ``transform`` runs the network, so that the ratio is that of the work.
     """
@@ -44,7 +44,7 @@ def seconds(function, *arguments):
 
 
 def compare(network, layer, samples, repeats):
-    """Give the median milliseconds per image of both sides, and the median ratio."""
+    """Return the median milliseconds per image of both sides, and the median ratio."""
     how = {"objective": "net2vec", "memory": False}
     loce = LoCETransformer(TorchModel(network), layer, **how).fit(samples)
     loce.transform(samples[:1])

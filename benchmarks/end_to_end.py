@@ -48,7 +48,7 @@ _FORMATS = {"contiguous": torch.contiguous_format, "channels last": torch.channe
 
 @dataclass(frozen=True)
 class Subject:
-    """What is run: the network, the table of samples, and the same data ready in memory.
+    """The network, the table of samples, and the same data in memory.
 
     Parameters
     ----------
@@ -68,7 +68,7 @@ class Subject:
 
 
 def what_is_missing(options):
-    """Say what the section needs and is not there, or give ``None``."""
+    """Return the missing requirement of the section, or ``None``."""
     missing = [path.name for path in (options.camvid, options.weights) if not path.exists()]
     return f"it needs {' and '.join(missing)}, which are not there." if missing else None
 
@@ -81,7 +81,7 @@ def read_tensor(path):
 
 
 def prepare(options):
-    """Load network and scenes; the scenes are spread over the driving sequences."""
+    """Load the network, and scenes of all driving sequences."""
     model = load_network(options.weights)
     deepest = max(int(layer.removeprefix("backbone.")) for layer in options.layers)
     network = nn.Sequential(*list(model.module.backbone.children())[: deepest + 1])
@@ -115,7 +115,7 @@ def decode_masks(table):
 
 
 def plain_row(module, layers, path, mask):
-    """Do one row as the published code does: read and pass the image, twice, and upsample."""
+    """Embed one row as the published code does: read and pass the image twice, and upsample."""
     taken = {}
 
     def keep(name, layer, args, output):
@@ -164,7 +164,7 @@ def share_weights(network):
 
 
 def bare_ways(subject):
-    """Give {(how, memory format): function} of the ways to pass all images."""
+    """Return {(method, memory format): function}, the methods that pass all images."""
     n_threads = torch.get_num_threads()
     ways = {}
     for name, kind in _FORMATS.items():
@@ -181,7 +181,7 @@ def bare_ways(subject):
 
 
 def measure(subject, transform):
-    """Give the seconds of all runs by side, and those of the bare forward by way."""
+    """Return the seconds of all runs by side, and of the bare forward pass by method."""
     options, n_threads = subject.options, torch.get_num_threads()
     ways = bare_ways(subject)
     forward = {

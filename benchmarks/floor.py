@@ -1,4 +1,4 @@
-"""The optimization against the least that its steps need, done by torch's fastest calls."""
+"""The optimization compared with the minimum that its steps need in torch's fastest calls."""
 
 import statistics
 from functools import partial
@@ -22,12 +22,12 @@ thread of torch each. The fastest of these counts.
 
 
 def _upsampling(size_in, size_out):
-    """Give bilinear upsampling of one axis as a matrix (size_in, size_out)."""
+    """Return bilinear upsampling of one axis as a matrix (size_in, size_out)."""
     return functional.interpolate(torch.eye(size_in)[None], size=size_out, mode="linear")[0]
 
 
 def allocate_floor(activations):
-    """Give a function that runs all steps of the floor for a batch, and gives the gradient."""
+    """Return a function that runs all steps of the floor for a batch and returns the gradient."""
     n, n_channels, height, width = activations.shape
     grids = activations.reshape(n, n_channels, height * width)
     weights = torch.full((n, 1, n_channels), 1e-3)
@@ -63,7 +63,7 @@ def _spread(functions, n_threads):
 
 
 def ways_to_run(activations):
-    """Give {how: function} of the ways to go over a batch, of which the fastest is the floor."""
+    """Return {name: function} of the ways to process a batch; the fastest is the floor."""
     n_samples, n_threads = len(activations), torch.get_num_threads()
     ways = {}
     for size in sorted({1, min(8, n_samples), n_samples}):
@@ -75,7 +75,7 @@ def ways_to_run(activations):
 
 
 def compare(name, shape, options):
-    """Give the row of a layer."""
+    """Return the row of a layer."""
     activations, masks = draw(shape, options.samples)
     ways = ways_to_run(activations)
     sides = {**ways, "ours": partial(optimize_paper_loces, activations, targets_of(masks))}

@@ -31,7 +31,7 @@ _WARM_UPS = 3
 
 
 def synchronized(function):
-    """Wrap a function so that the GPU is done when it returns."""
+    """Wrap a function so that it waits for the GPU."""
 
     def run_and_wait():
         function()
@@ -46,7 +46,7 @@ def _fastest(function):
 
 
 def bandwidth():
-    """Measure bytes per second; a copy reads and writes each."""
+    """Measure bytes per second; a copy reads and writes each byte."""
     source = torch.ones(_BYTES // 4, device="cuda")
     target = torch.empty_like(source)
     return 2 * _BYTES / _fastest(partial(target.copy_, source))
@@ -72,13 +72,13 @@ def operations(shape):
 
 
 def roofline(shape, bytes_per_second, operations_per_second):
-    """Give the LoCEs per second that are possible at best."""
+    """Return the maximum number of LoCEs per second."""
     read = 4 * shape[0] * shape[1] * shape[2] / bytes_per_second
     return 1 / max(read, operations(shape) / operations_per_second)
 
 
 def compare(name, shape, options, rates):
-    """Give the row of a layer."""
+    """Return the row of a layer."""
     activations, masks = draw(shape, options.samples)
     activations = activations.cuda()
     grids, targets = list(activations), targets_of(masks).numpy()

@@ -72,7 +72,7 @@ def of_concepts(n_concepts, options):
 
 
 def of_layers(n_layers, options):
-    # The last ones, so that the pass through the network is the same for all.
+    # Take the last layers, so that the pass is the same for all.
     return make_transform(
         draw_pairs(options.images, 1), [str(8 - k) for k in range(n_layers, 0, -1)]
     )
@@ -107,7 +107,7 @@ def _row(name, sizes, values, digits):
 
 
 def grow(name, options):
-    """Give the row of what time grows with."""
+    """Return the row for the growth of the time."""
     sizes = options.sizes[name]
     tasks = {size: FACTORS[name](size, options) for size in sizes}
     for task in tasks.values():
@@ -117,7 +117,7 @@ def grow(name, options):
 
 
 def write_files(folder, n_images):
-    """Write images and one mask, and give the pairs of their paths."""
+    """Write images and one mask, and return the pairs of their paths."""
     rng, mask = np.random.default_rng(0), Path(folder, "mask.png")
     Image.fromarray(_box(0)).save(mask)
     paths = [Path(folder, f"{k}.jpg") for k in range(n_images)]
@@ -130,13 +130,13 @@ def write_files(folder, n_images):
 
 
 def peak_of_rows(pairs):
-    """Transform image files, and give the peak resident set in MB; for a process of its own."""
+    """Transform image files in a new process, and return the peak resident set in MB."""
     make_transform(pairs, ["7"])()
     return peak_memory()
 
 
 def grow_memory(options):
-    """Give the row of peak memory by rows, and the MB that 1,000 further ones take."""
+    """Return the row of peak memory by number of rows, and the MB per 1,000 more rows."""
     sizes = options.sizes["rows"]
     with tempfile.TemporaryDirectory() as folder:
         pairs = write_files(folder, max(sizes))

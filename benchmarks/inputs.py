@@ -1,4 +1,4 @@
-"""What the benchmarks run on: options, shapes of layers, random activations and masks."""
+"""Inputs of the benchmarks: options, shapes of layers, random activations and masks."""
 
 from dataclasses import dataclass, field
 from functools import partial
@@ -39,7 +39,7 @@ SIZES = {
 
 @dataclass(frozen=True)
 class Options:
-    """How much is measured.
+    """The size of the measurements.
 
     Parameters
     ----------

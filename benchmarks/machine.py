@@ -1,4 +1,4 @@
-"""What a report says of the machine and the software it was measured with."""
+"""Description of the machine and the software of a report."""
 
 import os
 import platform
@@ -22,12 +22,12 @@ def _processor():
 
 
 def load():
-    """Give the load average of the last minute; ``None`` where the system has none."""
+    """Return the load average of the last minute; ``None`` if the system has none."""
     return os.getloadavg()[0] if hasattr(os, "getloadavg") else None
 
 
 def describe(options):
-    """Describe machine, software and how much is measured, as the beginning of a report."""
+    """Describe machine, software and options, for the beginning of a report."""
     versions = {"python": platform.python_version()}
     versions |= {package: version(package) for package in _PACKAGES}
     return {
@@ -47,5 +47,5 @@ def describe(options):
 
 
 def is_busy(about):
-    """Say whether other work was running when measuring began."""
+    """Return whether other work was running at the start."""
     return about["load_at_start"] is not None and about["load_at_start"] > BUSY * about["cores"]

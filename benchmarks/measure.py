@@ -22,7 +22,7 @@ def seconds(function, clock=time.perf_counter):
 
 
 def in_turn(sides, repeats, at_most=None, clock=time.perf_counter):
-    """Run functions in turn, so that what disturbs the machine disturbs all of them.
+    """Run functions in turn, so that other work on the machine affects all of them.
 
     Parameters
     ----------
@@ -47,18 +47,18 @@ def in_turn(sides, repeats, at_most=None, clock=time.perf_counter):
 
 
 def median_ratio(above, below):
-    """Give the median of the ratios of single runs, of those in which both were measured."""
+    """Return the median ratio of the runs in which both were measured."""
     return statistics.median(a / b for a, b in zip(above, below, strict=False))
 
 
 def slope(sizes, values):
-    """Give the exponent of growth: the slope of a straight line through the logarithms."""
+    """Return the exponent of growth: the slope of a straight line through the logarithms."""
     return float(np.polyfit(np.log(sizes), np.log(values), 1)[0])
 
 
 @contextmanager
 def threads(n):
-    """Let torch use so many threads."""
+    """Set the number of torch threads."""
     before = torch.get_num_threads()
     torch.set_num_threads(n)
     try:
@@ -69,14 +69,14 @@ def threads(n):
 
 @contextmanager
 def one_thread_each(n):
-    """Give a pool of so many threads, in each of which torch uses one."""
+    """Open a pool of threads, each with one torch thread."""
     start = partial(torch.set_num_threads, 1)
     with threads(1), ThreadPoolExecutor(n, initializer=start) as pool:
         yield pool
 
 
 def has_memory_counters():
-    """Say whether the system counts a process's memory where it is read here, as Linux does."""
+    """Return whether the system has the memory counters of Linux."""
     return _STATUS.is_file() and "VmHWM" in _STATUS.read_text()
 
 
@@ -86,19 +86,19 @@ def _megabytes(counter):
 
 
 def _give_back():
-    """Return freed memory to the system: reused, it would hide growth."""
+    """Return freed memory to the system, because reuse would hide growth."""
     libc = ctypes.CDLL(None)
     if hasattr(libc, "malloc_trim"):  # glibc's
         libc.malloc_trim(0)
 
 
 def peak_memory():
-    """Give the peak resident set of this process in MB."""
+    """Return the peak resident set of this process in MB."""
     return _megabytes("VmHWM")
 
 
 def memory_growth(function):
-    """Give the MB by which the resident set grows at its peak while a function runs."""
+    """Return the largest growth of the resident set during a function, in MB."""
     _give_back()
     _CLEAR.write_text("5")  # the peak starts again from what is held now
     before = _megabytes("VmRSS")

@@ -1,4 +1,4 @@
-"""Peak memory of the optimization over its inputs, in a process of its own for each side."""
+"""Peak memory of the optimization beyond its inputs, in one process per side."""
 
 from benchmarks.inputs import draw
 from benchmarks.measure import has_memory_counters, in_own_process, memory_growth
@@ -14,7 +14,7 @@ _LEAST = 0.1  # MB, below which growth is noise
 
 
 def grow(side, shape, n_samples):
-    """Give the MB by which a side's peak grows over its inputs; for a process of its own."""
+    """Return the peak growth of a side beyond its inputs in MB; runs in a new process."""
     sides_of(*draw((4, 3, 3), 2), max_iter=2)[side]()  # loads what is loaded once
     return memory_growth(sides_of(*draw(shape, n_samples), max_iter=2)[side])
 

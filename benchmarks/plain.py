@@ -1,6 +1,6 @@
-"""The method written down plainly: every channel upsampled, autograd, ``torch.optim.AdamW``.
+"""The method as plain code: every channel upsampled, autograd, ``torch.optim.AdamW``.
 
-This is what the solver is compared with, in tests for its values and in benchmarks for its cost.
+Tests compare the solver's values with it, and benchmarks its cost.
 """
 
 import torch
@@ -8,12 +8,12 @@ from torch.nn import functional
 
 
 def _by_product(weights, upsampled):
-    """Weigh every channel and add up, as the published implementation does."""
+    """Sum the weighted channels, as the published implementation does."""
     return (upsampled * weights[:, :, None, None]).sum(1)
 
 
 def _by_matmul(weights, upsampled):
-    """Do the same without the product of the size of all channels."""
+    """Compute the same sum without an array of all weighted channels."""
     return torch.einsum("nc,nchw->nhw", weights, upsampled)
 
 
@@ -21,7 +21,7 @@ FORMS = {"product": _by_product, "matmul": _by_matmul}
 
 
 def plain_loss(weights, upsampled, targets, objective="net2vec", form="matmul"):
-    """Give the loss of each sample, from channels at mask size (n, C, H, W)."""
+    """Return the loss of each sample, from channels at mask size (n, C, H, W)."""
     projections = FORMS[form](weights, upsampled).sigmoid()
     if objective == "net2vec":
         background = 1 - (targets > 0).to(weights).mean((1, 2), keepdim=True)
@@ -37,7 +37,7 @@ def plain_loss(weights, upsampled, targets, objective="net2vec", form="matmul"):
 def plain_loces(
     activations, targets, *, objective="net2vec", start=None, max_iter=50, form="matmul"
 ):
-    """Optimise LoCEs the plain way.
+    """Optimize LoCEs with plain code.
 
     Parameters
     ----------
@@ -47,7 +47,7 @@ def plain_loces(
     objective, start, max_iter
         As for ``optimize_loces``; ``start`` is the vector itself.
     form : {"matmul", "product"}, default="matmul"
-        How channels are summed up; the same function.
+        How channels are summed; both compute the same function.
 
     Returns
     -------

@@ -1,4 +1,4 @@
-"""What a section of the benchmarks reports: tables of numbers, and what they mean."""
+"""Sections of a report: tables of numbers with their explanation."""
 
 from dataclasses import dataclass, field
 

@@ -1,7 +1,7 @@
-"""Time and memory of the recipes of docs/scale.md, and what approximations lose.
+"""Time, memory and accuracy of the recipes of docs/scale.md.
 
 Run from the repository's root: ``python -m benchmarks.scale [--rows 100000] [--channels 256]
-[--steps files neighbours ...]``. Rows are float32 and planted: concepts of two clusters each, every
+[--steps files neighbors ...]``. Rows are float32 and planted: concepts of two clusters each, every
 cluster flat (16 directions) with some noise in all directions. Each step runs in a process of its
 own and reads the rows from files; memory is the largest growth of the process's resident set while
 it runs, beyond what it was given, and pages of memory-mapped files count. For figures of one core
@@ -60,7 +60,7 @@ def _draw(rng, clusters, centers, spread):
 
 
 def measure(name, function, *arguments):
-    """Run a function; print its time and memory, and give result and time."""
+    """Run a function; print its time and memory, and return its result and time."""
     with PeakMemory() as memory:
         start = time.perf_counter()
         result = function(*arguments)
@@ -154,9 +154,9 @@ def read(path, name):
         np.testing.assert_array_equal(back, np.load(path / "X.npy"))
 
 
-def neighbours(path):
+def neighbors(path):
     X = np.load(path / "X.npy")
-    # Of unit vectors the Euclidean distance ranks as the cosine does, and is quicker.
+    # For unit vectors, the Euclidean distance ranks like the cosine, and is faster.
     X /= np.linalg.norm(X, axis=1, keepdims=True)
     queries = np.random.default_rng(1).choice(len(X), N_QUERIES, replace=False)
     exact, seconds = None, np.inf
@@ -191,7 +191,7 @@ def _faiss_flat(X, queries):
 
 
 def recall_of(exact, found, queries):
-    """Give the share of the true neighbours that were found, the query itself left out."""
+    """Return the share of the true neighbors that were found, without the query itself."""
     shares = [
         len(({*e} - {q}) & {*f[: N_NEIGHBORS + 1]}) / len({*e} - {q})
         for e, f, q in zip(exact.tolist(), found.tolist(), queries.tolist(), strict=True)
@@ -200,7 +200,7 @@ def recall_of(exact, found, queries):
 
 
 def _nndescent(X, n_neighbors):
-    """Give the neighbours of each row from near to far, the row itself among them."""
+    """Return the neighbors of each row from near to far, including the row itself."""
     from pynndescent import PyNNDescentTransformer
 
     search = PyNNDescentTransformer(n_neighbors=n_neighbors, metric="cosine", random_state=0)
@@ -275,13 +275,13 @@ def density(path):
     )
 
 
-# What runs in a process of its own each.
+# Each of these runs in its own process.
 STEPS = {
     "files": [
         *(partial(write, name=name) for name in WRITERS),
         *(partial(read, name=name) for name in READERS),
     ],
-    "neighbours": [neighbours],
+    "neighbors": [neighbors],
     "clusters": [clusters],
     "reduce": [reduce],
     "density": [density],

@@ -1,4 +1,4 @@
-"""What stores and workers cost and save, end to end.
+"""Costs and savings of stores and workers, end to end.
 
 Run ``python -m benchmarks.search``. A MobileNetV3-Large with random weights sees noise of 360 x 480
 pixels in JPEG files, each with four masks. All that is compared runs in one process, in turn; the
@@ -39,7 +39,7 @@ def build_network():
 
 
 def write_table(folder, n_images, n_concepts=4):
-    """Write images, and give the table of samples."""
+    """Write images, and return the table of samples."""
     rng, rows = np.random.default_rng(0), []
     for image_id in range(n_images):
         coarse = rng.integers(0, 256, (12, 16, 3), dtype=np.uint8)
@@ -79,13 +79,13 @@ def whole_search(table, memory):
 
 
 def fits_alone(table, parts):
-    """Run the same fits on vectors that are there."""
+    """Run the same fits on computed vectors."""
     for X in parts:
         search_over(KNeighborsClassifier(), SETTINGS, X, table)
 
 
 def compare_search(table, folder, repeats):
-    """Give the ratio of a search to one transform at all layers plus the fits."""
+    """Return the time of a search divided by that of one transform at all layers and the fits."""
     ratios = []
     for k in range(repeats):
         loce = make(memory=False)
@@ -99,7 +99,7 @@ def compare_search(table, folder, repeats):
 
 
 def compare_calls(table, first, second, repeats):
-    """Give the seconds of ``fit_transform`` with two sets of parameters, and their ratio."""
+    """Return the seconds of ``fit_transform`` with two sets of parameters, and their ratio."""
     runs = [
         [seconds(make(**how).fit_transform, table) for how in (first, second)]
         for _ in range(repeats)
@@ -116,7 +116,7 @@ def _peak(folder, n_images, queue):
 
 
 def peak_memory(folder, n_images):
-    """Give the peak resident set in MB of embedding so many images with four masks each."""
+    """Return the peak resident set in MB of embedding images with four masks each."""
     context = multiprocessing.get_context("spawn")
     queue = context.Queue()
     process = context.Process(target=_peak, args=(folder, n_images, queue))
@@ -134,7 +134,7 @@ def main():
     arguments = parser.parse_args()
     repeats = arguments.repeats
     with tempfile.TemporaryDirectory() as folder:
-        # First, since a child starts from the peak that its parent has reached.
+        # Measure this first, because a child starts from the peak of its parent.
         small, large = peak_memory(folder, 25), peak_memory(folder, 500)
         print(f"Peak memory: {small:.0f} MB for 100 rows, {large:.0f} MB for 2,000 rows")
         table = write_table(folder, arguments.images)

@@ -50,14 +50,14 @@ def sequence_of(samples):
 
 
 def timed_fit(segmenter, samples):
-    """Fit, and give the processor's seconds, which other work on the machine leaves alone."""
+    """Fit, and return the processor's seconds, which other work does not change."""
     start = time.process_time()
     segmenter.fit(samples)
     return time.process_time() - start
 
 
 def compare_fold(loce, samples, train, test, embeddings):
-    """Give the IoU of each test row by each method, and the seconds that fitting took."""
+    """Return the IoU of each test row by each method, and the seconds that fitting took."""
     seen, unseen = samples.iloc[train], samples.iloc[test]
     clusterer = make_pipeline(Normalizer(), KMeans(3, n_init=10, random_state=0))
     gloce, net2vec = ConceptSegmenter(loce), Net2VecSegmenter(loce, random_state=0)
@@ -69,7 +69,7 @@ def compare_fold(loce, samples, train, test, embeddings):
 
 
 def compare(loce, samples):
-    """Hold out each sequence once; give all rows' IoU and the mean seconds of a fit."""
+    """Hold out each sequence once; return the IoU of all rows and the mean seconds of a fit."""
     embeddings = loce.fit_transform(samples)
     folds = [
         compare_fold(loce, samples, train, test, embeddings)

@@ -1,4 +1,4 @@
-"""``optimize_loces`` against two plain formulations, at the shapes of the paper's layers."""
+"""``optimize_loces`` compared with two plain formulations, at the shapes of the paper's layers."""
 
 import statistics
 from functools import partial
@@ -33,7 +33,7 @@ one image do. Their masks are resized beforehand."""
 
 
 def sides_of(activations, masks, **how):
-    """Give {side: function} of the ways to optimize these samples."""
+    """Return {side: function}; each optimizes these samples."""
     targets = targets_of(masks)
     plain = partial(plain_loces, activations, targets, **how)
     return {
@@ -59,7 +59,7 @@ def _at_most(shape, n_samples):
 
 
 def compare(name, shape, options):
-    """Give the row of a layer in the first table."""
+    """Return the row of a layer in the first table."""
     data = draw(shape, options.samples)
     cosine = worst_cosine(*data, optimize_paper_loces(*data))  # compiles, too
     sides = sides_of(*data)
@@ -75,7 +75,7 @@ def _optimize_images(images, targets):
 
 
 def compare_shared(name, shape, options):
-    """Give the row of a layer in the second table."""
+    """Return the row of a layer in the second table."""
     activations, masks = draw(shape, options.samples)
     own, targets = (data.split(CONCEPTS_PER_IMAGE) for data in (activations, targets_of(masks)))
     shared = [image[:1].expand_as(image) for image in own]

@@ -94,7 +94,7 @@ html_sidebars = {
     "quickstart": [],
     "faq": [],
     "changelog": [],
-    "development": [],
+    "contributing": [],
 }
 html_theme_options = {
     "logo": {

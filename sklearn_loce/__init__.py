@@ -7,7 +7,7 @@ first used, so that ``import sklearn_loce`` loads neither torch nor umap nor mat
 
 from importlib import import_module
 
-__version__ = "0.1.0.dev0"
+__version__ = "0.1.0"
 
 _HOMES = {
     "ActivationExtractor": "_network.extract",

@@ -17,7 +17,7 @@ from sklearn.utils.validation import check_array, check_is_fitted
 
 from ._embedding.embed import pass_images
 from ._embedding.identify import keyed_seed, look_up_layers
-from ._embedding.measure import Drawing, Evaluation
+from ._embedding.measure import Evaluation, Projection
 from ._embedding.parallel import ended_by_interrupt
 from ._embedding.share import check_shares, join_layers
 from ._embedding.table import embed_table, find_store, may_fail, report_failures, warn_missed
@@ -414,8 +414,8 @@ class SampleTransformer(TransformerMixin, BaseEstimator):
         validate_parameter_constraints(
             {"bias": [StrOptions(_BIASES)]}, {"bias": bias}, caller_name="project"
         )
-        draw = Drawing(self._check_layer(layer), threshold, self._find_bias(bias))
-        return self._finish(as_samples(X), embeddings, draw)[0]
+        projection = Projection(self._check_layer(layer), threshold, self._find_bias(bias))
+        return self._finish(as_samples(X), embeddings, projection)[0]
 
     def _check_layer(self, layer):
         if layer is None and len(self.layers_) == 1:

@@ -1,4 +1,4 @@
-"""The metrics again, as double loops written from their definitions.
+"""The metrics as double loops that follow their definitions.
 
 Distances are computed in decimals of 60 digits, so they hold no rounding noise that could decide.
 """
@@ -9,7 +9,7 @@ from functools import cache
 
 import numpy as np
 
-# Directions of float64 rows are known to about 1e-16, cosine distances to the square of that.
+# Directions of float64 rows have an error of about 1e-16, and cosine distances its square.
 COSINE_RESOLUTION = Decimal("1e-28")
 
 
@@ -147,7 +147,7 @@ def rankings(X, metric):
 
 
 def candidates(X, metric, groups=None, is_out=None):
-    """Rankings of the rows of other groups, or of those that `is_out` of two rows leaves in."""
+    """Rankings of the rows of other groups, or of those for which `is_out` is false."""
     groups = range(len(X)) if groups is None else groups
     is_out = is_out or (lambda i, j: groups[i] == groups[j])
     ranked = enumerate(rankings(X, metric))

@@ -1,4 +1,4 @@
-"""Where the tests keep compiled code."""
+"""The folder of compiled code for the tests."""
 
 import tempfile
 from hashlib import sha256
@@ -8,7 +8,7 @@ PACKAGE = Path(__file__).resolve().parents[1] / "sklearn_loce"
 
 
 def cache_folder():
-    """Give a folder of its own to each state of the solvers.
+    """Return a separate folder for each state of the solvers.
 
     numba's cache does not see that an inlined function has changed, or a class has moved.
     """

@@ -1,4 +1,4 @@
-"""A small concept map with texts that would do harm, and a reader of the pages."""
+"""A small concept map with hostile texts, and a parser of the pages."""
 
 import base64
 import io
@@ -13,7 +13,7 @@ from sklearn_loce.plotting import to_html
 
 from . import brute_force
 
-# As tags, attributes, templates of several kinds and the ends of the elements they stand in.
+# Texts as tags, attributes, templates and the ends of their elements.
 HOSTILE = (
     "<script>window.hurt = 1</script>",
     '"><img src=x onerror="window.hurt = 1">',
@@ -55,17 +55,17 @@ def grid_coordinates(n_rows):
 
 
 def nearest(embeddings, k):
-    """Give the k nearest other rows of each row, and their cosine distances."""
+    """Return the k nearest other rows of each row, and their cosine distances."""
     order = [ranking[:k] for ranking in brute_force.rankings(embeddings, "cosine")]
     matrix = brute_force.matrix(embeddings, "cosine")
     return order, [[matrix[i, j] for j in row] for i, row in enumerate(order)]
 
 
 class FakeTransformer:
-    """Projects every mask as it is, at 0.9 inside and 0.1 outside, but for a wrong column."""
+    """Projects every mask at 0.9 inside and 0.1 outside, except for a wrong column."""
 
     def project(self, X, embeddings, *, layer, threshold):
-        """Give probabilities, as a transformer does with ``threshold=None``."""
+        """Return probabilities, as a transformer does with ``threshold=None``."""
         if threshold is not None or len(X) != len(embeddings):
             raise ValueError("one row each, and probabilities")
         projections = [np.where(mask, 0.9, 0.1).astype(np.float32) for mask in X["mask"]]
@@ -75,7 +75,7 @@ class FakeTransformer:
 
 
 def write_hostile_map(path, n_rows=24, **how):
-    """Write a map of everything at once; give (embeddings, samples)."""
+    """Write a map with all options; return (embeddings, samples)."""
     samples = hostile_table(n_rows)
     embeddings = np.random.default_rng(1).normal(size=(n_rows, 5))
     how = {
@@ -113,7 +113,7 @@ class _Elements(HTMLParser):
 
 
 class Page:
-    """What a page says, as a parser of HTML and of JSON reads it.
+    """The content of a page, from a parser of HTML and JSON.
 
     Parameters
     ----------
@@ -138,7 +138,7 @@ class Page:
         self.plot, self.payload = scripts["plot"], scripts["payload"]
 
     def names(self, kind):
-        """Give the text of each row's concept, cluster or image id."""
+        """Return the text of each row's concept, cluster or image id."""
         group = self.payload[kind]
         return [group["names"][code] for code in group["codes"]]
 

@@ -3,10 +3,10 @@ from pathlib import Path
 
 from .compiled import cache_folder
 
-# Before SciPy is imported: without it, scikit-learn skips a check of its battery.
+# Set this before SciPy is imported: otherwise, scikit-learn skips one of its checks.
 os.environ.setdefault("SCIPY_ARRAY_API", "1")
 
-# Before numba is imported, which reads it then.
+# Set this before numba is imported, because numba reads it at import.
 os.environ.setdefault("NUMBA_CACHE_DIR", cache_folder())
 
 import numpy as np
@@ -18,7 +18,7 @@ from torch import nn
 from sklearn_loce import TorchModel
 from sklearn_loce.datasets import load_coco
 
-# The same examples in every run, however slow the machine: who changes code should see what it did.
+# Use the same examples in every run, so that only changes of the code change the result.
 settings.register_profile(
     "repeatable", derandomize=True, deadline=None, suppress_health_check=[HealthCheck.too_slow]
 )
@@ -29,7 +29,7 @@ SHARED = Path(__file__).resolve().parents[2] / "shared"
 
 @pytest.fixture(scope="session")
 def camvid():
-    """99 driving scenes with masks of 11 concepts, which lie beside the project."""
+    """99 driving scenes with masks of 11 concepts, from a folder beside the checkout."""
     folder = SHARED / "camvid"
     if not folder.is_dir():
         pytest.skip(f"needs the CamVid scenes in {folder}")
@@ -80,7 +80,7 @@ def make_small_network():
 
 @pytest.fixture
 def no_figure_stays():
-    """Close all figures when the test ends, so that each begins without one."""
+    """Close all figures after the test, so that each test begins without one."""
     import matplotlib.pyplot as plt
 
     assert plt.get_fignums() == []

@@ -1,4 +1,4 @@
-"""A network that counts what passes, and tables for tests of stores and workers."""
+"""A network that counts images, and tables for tests of stores and workers."""
 
 from pathlib import Path
 
@@ -17,7 +17,7 @@ PROBE_SIZE = (96, 128)  # of the image by which networks are told apart, which d
 
 
 class Counter:
-    """A number that a network shares with its copies in this process; no part of its state."""
+    """A number that a network shares with its copies in this process; not part of its state."""
 
     __slots__ = ("n",)
 
@@ -32,7 +32,7 @@ class Counter:
 
 
 class Counting(nn.Module):
-    """Four convolutions of different width; counts the images that pass, here and in copies."""
+    """Four convolutions of different widths; counts the images that it and its copies pass."""
 
     def __init__(self, seed=0):
         super().__init__()
@@ -64,7 +64,7 @@ def build_counting():
 
 
 def draw_table(n_images, n_concepts=2, size=(24, 32), seed=0):
-    """Draw noise with a rectangle per concept; one row each, the first image's first."""
+    """Draw noise with a rectangle per concept, and return one row per rectangle."""
     rng, rows = np.random.default_rng(seed), []
     for image_id in range(n_images):
         image = rng.integers(0, 200, (*size, 3), dtype=np.uint8)
@@ -78,7 +78,7 @@ def draw_table(n_images, n_concepts=2, size=(24, 32), seed=0):
 
 
 def write_images(table, folder):
-    """Write the images of a table to PNG files, and give the table of their paths."""
+    """Write the images of a table to PNG files, and return the table of their paths."""
     paths = {}
     for image_id, image in zip(table["image_id"], table["image"], strict=True):
         paths[image_id] = str(Path(folder, f"{image_id}.png"))

@@ -1,4 +1,4 @@
-"""Small dataset trees with known content, made where a test wants them."""
+"""Small dataset trees with known content."""
 
 import json
 
@@ -10,7 +10,7 @@ PERSON, DOG = 15, 12
 
 
 def save_palette_png(array, path):
-    """Save ids as VOC does: as a palette image, whose colours are not the ids."""
+    """Save ids as VOC does: as a palette image whose colors are not the ids."""
     path.parent.mkdir(parents=True, exist_ok=True)
     image = Image.fromarray(array.astype(np.uint8))
     image.putpalette([(37 * i) % 256 for i in range(768)])
@@ -18,7 +18,7 @@ def save_palette_png(array, path):
 
 
 def planted_voc_image():
-    """Give class ids and object numbers: two persons and a dog, each with a rim of void."""
+    """Return class ids and object numbers: two persons and a dog, each with a rim of void."""
     classes = np.zeros((20, 30), dtype=np.uint8)
     objects = np.zeros_like(classes)
     boxes = [(PERSON, (2, 9), (3, 10)), (PERSON, (2, 9), (12, 20)), (DOG, (11, 18), (4, 28))]
@@ -55,7 +55,7 @@ def make_voc_tree(tree, images, splits):
 
 
 def coco_content():
-    """Give a COCO file's content: a car and a person on the first image, a car on the second."""
+    """Return a COCO file's content: a car and a person on the first image, a car on the second."""
     box = [[1, 1, 5, 1, 5, 4, 1, 4]]
     return {
         "images": [
@@ -72,7 +72,7 @@ def coco_content():
 
 
 def make_coco_tree(folder, content=None):
-    """Write the images and the annotation file; give the latter's path."""
+    """Write the images and the annotation file; return the path of the file."""
     content = coco_content() if content is None else content
     for image in content["images"]:
         Image.new("RGB", (image["width"], image["height"])).save(folder / image["file_name"])
@@ -82,7 +82,7 @@ def make_coco_tree(folder, content=None):
 
 
 def files_of(folder):
-    """Give {path in the folder: content} of all files."""
+    """Return {path in the folder: content} of all files."""
     return {
         path.relative_to(folder).as_posix(): path.read_bytes()
         for path in sorted(folder.rglob("*"))

@@ -42,7 +42,7 @@ def _one_row_in_a_concept():
 
 
 def _ties():
-    """Points of an integer grid, at distances that are exact in floating point."""
+    """Points of an integer grid, whose distances are exact in floating point."""
     X = np.array([[i, j] for i in range(1, 6) for j in range(1, 5)], dtype=float)
     return X, np.random.RandomState(5).choice(["bus", "car", "sky"], len(X))
 
@@ -60,7 +60,7 @@ def _float32():
 
 
 def _near_duplicates():
-    """Rows at four points, up to noise that the squares of their coordinates swallow."""
+    """Rows at four points, with noise below the precision of their squared coordinates."""
     rng = np.random.RandomState(6)
     X = 3 * rng.normal(size=(4, 3))[np.arange(28) % 4] + 1e-7 * rng.normal(size=(28, 3))
     return X, rng.choice(["bus", "car"], 28)
@@ -89,7 +89,7 @@ def _one_far_row():
 
 
 def _one_direction():
-    """Rows of one direction and many lengths, among others."""
+    """Rows of one direction and many lengths, and other rows."""
     X, y = _random()
     X[::2] = np.outer(np.arange(1, 17), [3.0, 7.0, 1.0, 0.0, 2.0])
     return X, y
@@ -121,7 +121,7 @@ CASES = {
 
 
 def planted_parts(n_rows=40, std=1.0, seed=0):
-    """Three concepts of two parts each; the nearest part always is another concept's.
+    """Three concepts of two parts each; the nearest part always belongs to another concept.
 
     Returns
     -------

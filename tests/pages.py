@@ -1,10 +1,10 @@
-"""Pages of the documentation, whose code is run as it is printed."""
+"""Pages of the documentation, whose code runs as printed."""
 
 import re
 
 
 def python_blocks(path):
-    """Give the fenced blocks of Python of a Markdown page, in their order."""
+    """Return the fenced blocks of Python of a Markdown page, in their order."""
     return re.findall(r"```python\n(.*?)```", path.read_text(encoding="utf-8"), flags=re.DOTALL)
 
 

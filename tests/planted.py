@@ -1,4 +1,4 @@
-"""Images that are constant but for one textured patch, and what a projection must make of them."""
+"""Constant images with one textured patch, and checks of their projections."""
 
 from dataclasses import dataclass
 
@@ -19,7 +19,7 @@ NORMALIZE = v2.Compose(
 
 @dataclass(frozen=True)
 class Planted:
-    """Where LoCEs redrew the patches.
+    """The masks of patches and the projections of their LoCEs.
 
     Parameters
     ----------
@@ -49,7 +49,7 @@ _GREY = (124, 116, 104)  # ImageNet's mean, which the networks' normalisation ma
 
 
 def plant(height, width, top, left, patch_height, patch_width):
-    """Draw noise in blocks of two pixels on grey; give image and mask."""
+    """Draw noise in blocks of two pixels on gray; return image and mask."""
     image = np.tile(np.array(_GREY, dtype=np.uint8), (height, width, 1))
     mask = np.zeros((height, width), dtype=bool)
     mask[top : top + patch_height, left : left + patch_width] = True
@@ -68,14 +68,14 @@ def iou(first, second):
 
 
 def look_for_patches(network, layer, cell, places=PLACES, **parameters):
-    """Redraw planted patches.
+    """Project LoCEs of planted patches.
 
     ``cell`` is the side of the layer's cell in pixels of the image, or a function of its size that
     gives (height, width).
     """
     samples = [plant(*place) for place in places]
     model = network if isinstance(network, TorchModel) else TorchModel(network)
-    # A logistic LoCE redraws a patch on a wrong grid nearly as well, so it would notice less.
+    # A logistic LoCE matches a patch on a wrong grid nearly as well, so it would notice less.
     loce = LoCETransformer(model, layer, objective="net2vec", **parameters).fit(samples)
     projections = loce.project(samples)
     cells = [cell(place[:2]) if callable(cell) else (cell, cell) for place in places]
@@ -83,7 +83,7 @@ def look_for_patches(network, layer, cell, places=PLACES, **parameters):
 
 
 def has_resolution(mask, cell):
-    """Say whether a patch is so large that its shape can be redrawn, and not only its place.
+    """Return whether a patch is large enough to compare its shape, and not only its position.
 
     Cells limit that, and of convolutions the field of view, which blurs what is smaller.
     """
@@ -92,10 +92,10 @@ def has_resolution(mask, cell):
 
 
 def tolerance(mask, cell, max_cells):
-    """Give how far a centroid may be off, in pixels along each axis."""
+    """Return the tolerance of a centroid in pixels along each axis."""
     sides = np.ptp(np.argwhere(mask), axis=0) + 1
     at_edge = mask[[0, -1]].any() or mask[:, [0, -1]].any()
-    # The zeros that convolutions see beyond an edge of the image change the patch that touches it.
+    # The zeros beyond an edge of the image change a patch that touches the edge.
     return np.maximum(max_cells * np.array(cell), sides / 8 if at_edge else 0)
 
 
@@ -105,7 +105,7 @@ def check(found, max_cells=1.0, *, shape=True):
     ``shape=False`` leaves the overlap out, for layers with few cells and wide fields of view.
     """
     for mask, projection, cell in zip(found.masks, found.projections, found.cells, strict=True):
-        assert projection.any(), "nothing was drawn"
+        assert projection.any(), "the projection is empty"
         offset = centroid(projection) - centroid(mask)
         assert (np.abs(offset) <= tolerance(mask, cell, max_cells)).all(), (
             f"off by {offset / cell} cells"
@@ -119,14 +119,14 @@ def check(found, max_cells=1.0, *, shape=True):
 
 
 def seeded(build, **how):
-    """Build a network with the weights that it is born with, the same in every run."""
+    """Build a network with its initial weights, the same in every run."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         return build(**how).eval()
 
 
 def forget_positions(network):
-    """Zero learned positions: with them, a vector could redraw any mask whatever the grid."""
+    """Zero learned positions: with them, a projection could match any mask on any grid."""
     with torch.no_grad():
         for name, parameter in network.named_parameters():
             if "pos" in name.rpartition(".")[2]:
@@ -135,7 +135,7 @@ def forget_positions(network):
 
 
 def _standardise(conv, args, output):
-    """Give every channel of a convolution mean 0 and variance 1, by its weights."""
+    """Scale the weights of a convolution so that its channels have mean 0 and variance 1."""
     mean, std = output.mean((0, 2, 3)), output.std((0, 2, 3)) + 1e-3
     conv.weight.div_(std[:, None, None, None])
     conv.bias.sub_(mean).div_(std)
@@ -149,7 +149,7 @@ def _take_statistics(norm, args):
 
 
 def calibrate(network):
-    """Scale random weights by the planted images; without that they fade with the depth."""
+    """Scale random weights by the planted images; otherwise activations vanish with depth."""
     images = [torch.from_numpy(plant(*place)[0]).permute(2, 0, 1) for place in PLACES[:2]]
     handles = []
     for module in network.modules():

@@ -1,4 +1,4 @@
-"""Rows to put into stores, told apart by number; imports no torch.
+"""Rows for stores, identified by number; does not import torch.
 
 Stores are filled through private names, since a transformer takes seconds for a thousand rows.
 """
@@ -32,7 +32,7 @@ def sample(number):
 
 
 def solution_of(number, n_channels=8):
-    """Draw a Solution; odd ones have what a solver with a bias reports."""
+    """Draw a Solution; odd numbers have the facts of a solver with a bias."""
     rng = np.random.default_rng(number)
     vector = rng.normal(size=n_channels).astype(np.float32)
     facts = rng.normal(size=3).astype(np.float32).tolist() if number % 2 else [None] * 3
@@ -49,7 +49,7 @@ def save(store, rows, key=None):
 
 
 def load(store, numbers, key=None):
-    """Give what a store has, by number."""
+    """Return the stored rows by number."""
     with store.open() as session:
         found = session.load(key or make_key(), [sample(number) for number in numbers])
     return {int.from_bytes(digest, "big"): solution for digest, solution in found.items()}
@@ -68,7 +68,7 @@ def assert_same(found, expected):
 
 
 def write_rows(path, start, barrier):
-    """Save 64 rows from a number on in batches of eight, and some of a key of one's own."""
+    """Save 64 rows from a number on in batches of eight, and some rows of a separate key."""
     barrier.wait()
     with RowStore(path).open() as session:
         for first in range(start, start + 64, 8):

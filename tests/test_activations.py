@@ -19,14 +19,14 @@ def _by_hand(network, images, depth):
     return images
 
 
-def test_activations_are_those_of_the_layers(small_network):
+def test_activations_equal_the_outputs_of_hooks(small_network):
     activations = ActivationExtractor(small_network, ["2", "0"])(IMAGES)
     assert list(activations) == ["2", "0"]
     assert torch.equal(activations["0"], _by_hand(small_network, IMAGES, 1))
     assert torch.equal(activations["2"], _by_hand(small_network, IMAGES, 3))
 
 
-def test_operations_in_place_behind_the_layer_do_not_change_it(small_network):
+def test_later_in_place_operations_do_not_change_activations(small_network):
     with ActivationExtractor(small_network, ["0", "3"]) as extract:
         extract(IMAGES)
         activations = extract(IMAGES)
@@ -44,7 +44,7 @@ class Tail(nn.Module):
         return x
 
 
-def test_later_passes_of_a_size_stop_behind_the_deepest_layer():
+def test_later_passes_of_a_size_stop_after_the_deepest_layer():
     tail = Tail()
     network = nn.Sequential(nn.Conv2d(3, 4, 1), nn.ReLU(), tail)
     with ActivationExtractor(network, ["1", "0"]) as extract:
@@ -55,7 +55,7 @@ def test_later_passes_of_a_size_stop_behind_the_deepest_layer():
 
 
 class Inside(nn.Module):
-    """Extracts a layer of a network with an extractor of its own, and works on that."""
+    """Extracts a layer of a network with its own extractor, and processes the result."""
 
     def __init__(self, network):
         super().__init__()
@@ -89,7 +89,7 @@ class Reusing(nn.Module):
         return self.relu(self.conv(self.relu(x)) - 1)
 
 
-def test_the_last_output_of_a_layer_that_runs_twice_counts():
+def test_a_layer_that_runs_twice_gives_its_last_output():
     network = Reusing()
     with torch.no_grad():
         expected = network(IMAGES)
@@ -111,7 +111,7 @@ class Failing(nn.Module):
 
 
 @pytest.mark.parametrize("where", [0, 4])
-def test_nothing_is_left_on_the_module_whatever_happens(where):
+def test_the_module_is_unchanged_after_success_and_failure(where):
     network = make_small_network().train()
     network.insert(where, Failing())
     before = _state(network)
@@ -123,7 +123,7 @@ def test_nothing_is_left_on_the_module_whatever_happens(where):
     assert _state(network) == before
 
 
-def test_a_failure_behind_the_layers_is_a_warning_once(small_network):
+def test_a_failure_after_the_layers_warns_once(small_network):
     small_network.append(Failing())
     with ActivationExtractor(small_network, "2") as extract:
         with pytest.warns(UserWarning, match="failed after the layers"):
@@ -131,7 +131,7 @@ def test_a_failure_behind_the_layers_is_a_warning_once(small_network):
         assert torch.equal(extract(IMAGES)["2"], first["2"])
 
 
-def test_results_are_free_of_autograd(small_network):
+def test_results_have_no_autograd_graph(small_network):
     activations = ActivationExtractor(small_network, "2")(IMAGES.clone().requires_grad_())
     assert not activations["2"].requires_grad
     assert not activations["2"].is_inference()
@@ -143,7 +143,7 @@ def test_activations_are_float32(dtype):
     assert ActivationExtractor(network, "0")(IMAGES)["0"].dtype == torch.float32
 
 
-def test_unknown_layers_name_the_close_ones():
+def test_an_unknown_layer_raises_an_error_with_close_names():
     network = nn.Sequential()
     network.features = nn.Sequential(nn.Conv2d(3, 4, 1), nn.ReLU())
     with pytest.raises(ValueError, match=r"no layer 'feature\.1'.*'features\.1'"):
@@ -151,7 +151,7 @@ def test_unknown_layers_name_the_close_ones():
 
 
 @pytest.mark.parametrize("layers", [[], ["0", "0"]])
-def test_layers_must_be_some_and_different(small_network, layers):
+def test_layers_must_not_be_empty_or_repeated(small_network, layers):
     with pytest.raises(ValueError, match="one or more different layers"):
         ActivationExtractor(small_network, layers)
 
@@ -168,7 +168,7 @@ class Pair(nn.Module):
         (Pair(), r"a tuple of a tensor of shape .*, a dict of 'half': a tensor of shape \(2, 3"),
     ],
 )
-def test_an_output_that_is_no_grid_is_described(small_network, tail, match):
+def test_the_error_describes_an_output_without_a_grid(small_network, tail, match):
     small_network.append(tail)
     with pytest.raises(LayoutError, match=match):
         ActivationExtractor(small_network, "6")(IMAGES)
@@ -179,7 +179,7 @@ class Windows(nn.Module):
         return x.reshape(-1, *x.shape[1:-1], x.shape[-1] // 2)
 
 
-def test_windows_folded_into_the_batch_are_no_grid(small_network):
+def test_windows_in_the_batch_axis_raise_an_error(small_network):
     small_network.append(Windows())
     with pytest.raises(LayoutError, match=r"tokens for the .* places of .* and not one for each"):
         ActivationExtractor(small_network, "6")(IMAGES)
@@ -201,7 +201,7 @@ def test_a_layer_may_have_several_names():
     assert torch.equal(*by_name)
 
 
-def test_reshape_transform_makes_a_grid_of_tokens():
+def test_reshape_transform_converts_tokens_to_a_grid():
     network = nn.Sequential(nn.Conv2d(3, 4, 1), nn.Flatten(2))
     extract = ActivationExtractor(
         network, "1", reshape_transform=lambda tokens: tokens.reshape(-1, 4, 20, 24)
@@ -209,20 +209,20 @@ def test_reshape_transform_makes_a_grid_of_tokens():
     assert torch.equal(extract(IMAGES)["1"], _by_hand(network, IMAGES, 1))
 
 
-def test_a_reshape_transform_that_makes_no_grid_is_named(small_network):
+def test_a_reshape_transform_without_a_grid_raises_an_error(small_network):
     extract = ActivationExtractor(small_network, "0", reshape_transform=torch.flatten)
     with pytest.raises(LayoutError, match="which reshape_transform made a tensor of shape"):
         extract(IMAGES)
 
 
-def test_a_layer_that_does_not_run_is_named(small_network):
+def test_a_layer_that_does_not_run_raises_an_error_with_its_name(small_network):
     small_network.spare = nn.ReLU()
     small_network.forward = lambda x: small_network[0](x)
     with pytest.raises(LayoutError, match=r"\['spare'\] did not run"):
         ActivationExtractor(small_network, ["spare", "0"])(IMAGES)
 
 
-def test_list_layers_is_what_ran(small_network):
+def test_list_layers_lists_the_layers_that_ran(small_network):
     table = list_layers(TorchModel(small_network.train()), (20, 24))
     assert list(table.columns) == ["name", "type", "output_shape", "n_calls"]
     assert list(table["name"]) == ["0", "1", "2", "3", "4", "5"]
@@ -238,13 +238,13 @@ def test_list_layers_counts_calls():
 
 
 @pytest.mark.parametrize("size", [8, (8,), (0, 8), (1, 3, 8, 8), (8.5, 8)])
-def test_list_layers_wants_height_and_width(small_network, size):
+def test_list_layers_requires_height_and_width(small_network, size):
     with pytest.raises(ValueError, match=r"\(height, width\)"):
         list_layers(small_network, size)
 
 
 class Branching(nn.Module):
-    """Has grids of one size or another, which the mean of the image decides."""
+    """Has grids whose size depends on the mean of the image."""
 
     def __init__(self):
         super().__init__()
@@ -255,7 +255,7 @@ class Branching(nn.Module):
         return self.out(self.fine(x) if x.mean() > 0 else self.coarse(x))
 
 
-def test_each_image_is_read_as_its_own_output_demands():
+def test_each_output_is_read_by_its_own_shape():
     network = Branching()
     bright, dark = torch.ones(1, 3, 8, 8), -torch.ones(1, 3, 8, 8)
     with ActivationExtractor(network, ["out"]) as extract:

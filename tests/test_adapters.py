@@ -35,7 +35,7 @@ def detector():
 
 
 @pytest.mark.parametrize("size", [(90, 142), (131, 97), (64, 64), (50, 200)])
-def test_the_frame_of_a_detector_is_what_its_first_layer_sees(detector, size):
+def test_the_frame_of_a_detector_equals_the_input_of_its_first_layer(detector, size):
     seen = []
     handle = detector.backbone.register_forward_pre_hook(lambda module, args: seen.append(args[0]))
     try:
@@ -81,16 +81,16 @@ def test_masks_are_padded_as_the_image_is():
         ("roi_heads.box_head.fc7", "regions of interest"),
         ("roi_heads.box_roi_pool", "regions of interest"),
         ("backbone", r"can be read in 3 ways: \['0'\]: .* cells"),
-        # It makes no tensor; and looking at its frame, before the pass, must not run its hook.
+        # It returns no tensor. The computation of its frame before the pass must not run its hook.
         ("transform", "object of type ImageList"),
     ],
 )
-def test_layers_of_a_detector_without_a_grid_say_why(detector, layer, match):
+def test_detector_layers_without_a_grid_raise_errors_with_the_reason(detector, layer, match):
     with pytest.raises(LayoutError, match=match):
         ActivationExtractor(detector, layer)(torch.rand(1, 3, 90, 142))
 
 
-def test_list_layers_of_a_detector(detector):
+def test_list_layers_lists_the_layers_of_a_detector(detector):
     table = list_layers(detector, (90, 142)).set_index("name")
     assert table.loc["backbone.body.0", "output_shape"] == (1, 16, 48, 80)
     assert table.loc["backbone", "output_shape"].startswith("a dict of '0': a tensor of shape")
@@ -112,7 +112,7 @@ def call_keyword(module, images):
 
 
 class Padding:
-    """Pads to twice the width, and says so."""
+    """Pads to twice the width, and declares this in its frame."""
 
     def __call__(self, module, images):
         return module(x=nn.functional.pad(images, (0, images.shape[-1])))
@@ -121,7 +121,7 @@ class Padding:
         return (size[0], 2 * size[1]), size
 
 
-def test_forward_calls_a_network_that_wants_it_otherwise(boxes):
+def test_forward_calls_a_network_with_another_signature(boxes):
     model = TorchModel(Keyword(), forward=call_keyword)
     embeddings = LoCETransformer(model, "body.2").fit_transform(boxes)
     plain = LoCETransformer(make_small_network(), "2").fit_transform(boxes)
@@ -129,14 +129,14 @@ def test_forward_calls_a_network_that_wants_it_otherwise(boxes):
     assert "body.2" in set(list_layers(model, (16, 16))["name"])
 
 
-def test_forward_may_tell_its_frame():
+def test_forward_may_define_its_frame():
     image, mask = plant(*PLACES[0])
     model = TorchModel(Keyword(), forward=Padding())
     loce = LoCETransformer(model, "body.3", objective="net2vec", max_iter=100).fit([(image, mask)])
     assert loce.score([(image, mask)]) > 0.5
 
 
-def test_forward_travels_with_clones_and_pickles():
+def test_clones_and_pickles_keep_forward():
     model = TorchModel(make_small_network, forward=call_keyword)
     assert clone(model).forward is call_keyword
     assert pickle.loads(pickle.dumps(model)).forward is call_keyword
@@ -145,7 +145,7 @@ def test_forward_travels_with_clones_and_pickles():
 
 
 class Wrapped(nn.Module):
-    """Hides a detector, so that it is not recognised."""
+    """Hides a detector, so that it is not recognized."""
 
     def __init__(self, inner):
         super().__init__()
@@ -168,14 +168,14 @@ def call_with_list(module, images):
     ],
     ids=["module", "DataParallel", "forward"],
 )
-def test_resizing_and_padding_inside_do_not_go_unseen(detector, wrap, layer):
+def test_resizing_and_padding_inside_the_network_raise_an_error(detector, wrap, layer):
     match = "sees 96 x 160 pixels, of which 96 x 151 are the image.*forward=.*method frame"
     with pytest.raises(LayoutError, match=match):
         ActivationExtractor(wrap(detector), layer)(torch.rand(1, 3, 90, 142))
 
 
 class Before(nn.Module):
-    """Does something to the image before its first layer."""
+    """Changes the image before its first layer."""
 
     def __init__(self, first):
         super().__init__()
@@ -189,12 +189,12 @@ class Before(nn.Module):
     "first",
     [nn.ZeroPad2d((0, 8, 0, 0)), nn.Sequential(nn.Upsample(scale_factor=2), nn.ZeroPad2d(9))],
 )
-def test_padding_by_the_network_itself_does_not_either(first):
+def test_padding_inside_the_network_raises_an_error(first):
     with pytest.raises(LayoutError, match="resizes or pads images itself"):
         ActivationExtractor(Before(first), "conv")(torch.rand(1, 3, 32, 48))
 
 
-def test_a_network_that_only_resizes_still_sees_the_whole_image():
+def test_a_network_that_only_resizes_keeps_the_whole_image():
     network = Before(nn.Upsample(size=(64, 80), mode="bilinear"))
     images = torch.rand(1, 3, 32, 48)
     grid = ActivationExtractor(network, "conv")(images)["conv"]
@@ -222,7 +222,7 @@ class Picture(nn.Module):
     ],
     ids=["space to depth", "padding layer", "normalisation", "image out"],
 )
-def test_other_first_layers_are_no_resizing(network, layer, shape):
+def test_other_first_layers_are_not_mistaken_for_resizing(network, layer, shape):
     grid = ActivationExtractor(network, layer)(torch.rand(1, 3, 88, 144))[layer]
     assert grid.shape == shape
 
@@ -238,7 +238,7 @@ def test_other_first_layers_are_no_resizing(network, layer, shape):
         ((90.0, 142.0), (90, 142)),
     ],
 )
-def test_a_frame_that_is_none_is_a_clear_error(frame):
+def test_an_invalid_frame_raises_a_clear_error(frame):
     class Wrong(Padding):
         def frame(self, module, size):
             return frame
@@ -256,7 +256,7 @@ class WantsDict(nn.Module):
         return {"maps": self.conv(batch.get("image"))}
 
 
-def test_networks_that_take_no_tensor_are_told_of_forward():
+def test_the_error_for_networks_without_tensor_input_suggests_forward():
     with pytest.raises(ValueError, match=r"no attribute 'get'\)?.*TorchModel\(network, forward="):
         ActivationExtractor(WantsDict(), "conv")(torch.rand(1, 3, 16, 16))
     with pytest.raises(ValueError, match=r"TorchModel\(network, forward="):
@@ -264,7 +264,7 @@ def test_networks_that_take_no_tensor_are_told_of_forward():
 
 
 class Copied(nn.Module):
-    """Runs a copy of its layers, which is not one of its own, as some wrappers of detectors do."""
+    """Runs a copy of its layers that is not a submodule, as some wrappers of detectors do."""
 
     def __init__(self):
         super().__init__()
@@ -275,7 +275,7 @@ class Copied(nn.Module):
         return self.hidden[0](x)
 
 
-def test_a_network_that_runs_a_copy_of_itself_is_told_to_pass_the_inner_one():
+def test_the_error_for_a_network_that_runs_a_copy_suggests_the_inner_module():
     match = "No layer of Copied ran, although the pass succeeded.*Pass the inner module"
     with pytest.raises(LayoutError, match=match):
         ActivationExtractor(Copied(), "layers.2")(torch.rand(1, 3, 16, 16))
@@ -315,7 +315,7 @@ def _quantized():
     ],
     ids=["traced", "traced child", "exported", "quantized"],
 )
-def test_modules_without_hooks_say_what_they_are_and_the_way_out(build, layer, match):
+def test_errors_for_modules_without_hooks_name_their_kind_and_a_remedy(build, layer, match):
     with pytest.raises(ValueError, match=match):
         ActivationExtractor(build(), layer)
 
@@ -334,17 +334,20 @@ class Spectral(nn.Module):
 
 def _unflattened():
     program = torch.export.export(Spectral().eval(), (torch.rand(1, 3, 64, 96),))
-    return torch.export.unflatten(program)
+    try:
+        return torch.export.unflatten(program)
+    except RuntimeError as error:
+        pytest.skip(f"torch {torch.__version__} cannot unflatten this program: {error}")
 
 
 @pytest.mark.parametrize("build", [Spectral, _unflattened])
-def test_computed_weights_and_exported_layers_are_no_resizing(build):
+def test_computed_weights_and_exported_layers_are_not_mistaken_for_resizing(build):
     grids = ActivationExtractor(build(), ["a", "up"])(torch.rand(1, 3, 64, 96))
     assert [grid.shape[1:] for grid in grids.values()] == [(8, 32, 48), (3, 32, 48)]
 
 
 @pytest.mark.parametrize("n_channels", [1, 4])
-def test_networks_with_other_channels_are_told_a_forward_that_works(n_channels):
+def test_the_error_for_other_numbers_of_channels_suggests_a_forward_that_works(n_channels):
     network = nn.Sequential(nn.Conv2d(n_channels, 4, 3), nn.ReLU())
     images = torch.rand(1, 3, 16, 16)
     match = rf"takes images with {n_channels} channels?, and images here have 3.*TorchModel\("
@@ -374,7 +377,7 @@ class UNet(nn.Module):
         return self.out(x)
 
 
-def test_a_size_that_a_network_takes_is_named():
+def test_the_error_suggests_a_size_that_the_network_accepts():
     match = r"failed on images of 90 x 142, and takes 96 x 160, whose sides are multiples of 32"
     with pytest.raises(ValueError, match=match):
         ActivationExtractor(UNet(), "out")(torch.rand(1, 3, 90, 142))
@@ -384,14 +387,14 @@ def test_a_size_that_a_network_takes_is_named():
     )
 
 
-def test_list_layers_of_a_network_that_fails_late():
+def test_list_layers_lists_layers_before_a_failure():
     network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Conv2d(5, 4, 3))
     with pytest.warns(UserWarning, match="failed after the layers listed here: RuntimeError"):
         table = list_layers(network, (16, 16))
     assert list(table["name"]) == ["0"]
 
 
-def test_images_are_not_changed_by_a_first_layer_in_place():
+def test_an_in_place_first_layer_does_not_change_the_images():
     network = nn.Sequential(nn.ReLU(inplace=True), nn.Conv2d(3, 4, 3))
     images = torch.randn(1, 3, 8, 8)
     before = images.clone()
@@ -399,7 +402,7 @@ def test_images_are_not_changed_by_a_first_layer_in_place():
     assert torch.equal(images, before)
 
 
-def test_the_meta_device_is_refused_before_it_takes_the_weights():
+def test_the_meta_device_raises_an_error_before_weights_move():
     network = make_small_network()
     with pytest.raises(ValueError, match="meta device holds no numbers"):
         ActivationExtractor(network, "2", device="meta")
@@ -413,14 +416,14 @@ def vit():
     return models.VisionTransformer(224, 32, 1, 2, 16, 32)
 
 
-def test_weights_of_a_network_with_one_size_squash_to_it(vit):
+def test_weights_squash_images_to_the_only_size_of_a_network(vit):
     image, _ = plant(*PLACES[0])
     weights = models.ViT_B_16_Weights.IMAGENET1K_V1
     assert make_view(image, make_transform(weights, vit)).image.shape == (3, 224, 224)
     assert make_view(image, make_transform(weights)).image.shape == (3, 256, 403)
 
 
-def test_one_size_only_is_a_clear_error(vit):
+def test_a_wrong_size_for_a_network_with_one_size_raises_a_clear_error(vit):
     layer = "encoder.layers.encoder_layer_0"
     match = r"VisionTransformer was built for images of 224 x 224 and got 90 x 142"
     with pytest.raises(ValueError, match=match):
@@ -429,20 +432,20 @@ def test_one_size_only_is_a_clear_error(vit):
         list_layers(vit, (90, 142))
 
 
-def test_maxvit_takes_one_size():
+def test_maxvit_accepts_one_size():
     network = models.MaxVit((64, 64), 8, 2, [8], [1], 8, 0.0)
     match = r"MaxVit was built for images of 64 x 64 and got 72 x 104.*weights of torchvision"
     with pytest.raises(ValueError, match=match):
         ActivationExtractor(network, "blocks.0")(torch.rand(1, 3, 72, 104))
 
 
-def test_other_failures_are_not_blamed_on_the_size(vit):
+def test_other_failures_are_not_explained_by_the_size(vit):
     layer = "encoder.layers.encoder_layer_0"
     with pytest.raises(RuntimeError, match="expected input"):
         ActivationExtractor(vit, layer)(torch.zeros(1, 4, 224, 224))
 
 
-# torchvision's boxes, far behind the layer, do not know half precision on every device.
+# torchvision's boxes, long after the layer, do not support half precision on every device.
 @pytest.mark.filterwarnings("ignore:The network failed after the layers")
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_half_precision_is_close(dtype):
@@ -476,7 +479,7 @@ def test_channels_last_memory_changes_nothing_but_rounding():
         (DETECTOR, "backbone.body.0.1"),
     ],
 )
-def test_activations_before_one_in_place_keep_their_sign(build, layer):
+def test_activations_before_an_in_place_relu_keep_their_sign(build, layer):
     with ActivationExtractor(build(), layer) as extract:
         for _ in range(2):
             assert (extract(torch.rand(1, 3, 64, 96))[layer] < 0).any()

@@ -1,4 +1,4 @@
-"""Unpacking of sound, broken and hostile archives."""
+"""Unpacking of valid, broken and hostile archives."""
 
 import errno
 import shutil
@@ -50,7 +50,7 @@ OUTSIDE = [
 
 @pytest.fixture
 def data(tmp_path):
-    """An empty folder inside another, both to be found as they were."""
+    """An empty folder inside another; both must stay unchanged."""
     folder = tmp_path / "data"
     folder.mkdir()
     return folder
@@ -67,7 +67,7 @@ def _refused(data, suffix, members, match):
 
 
 @pytest.mark.parametrize("suffix", [".zip", ".tar", ".tar.gz"])
-def test_unpack(data, suffix):
+def test_an_archive_is_unpacked_completely_or_in_part(data, suffix):
     archive = data / f"x{suffix}"
     _make_archive(archive, GOOD)
     unpack(archive, data / "target")
@@ -81,7 +81,7 @@ def test_unpack(data, suffix):
 
 @pytest.mark.parametrize("suffix", [".zip", ".tar"])
 @pytest.mark.parametrize("name", OUTSIDE)
-def test_paths_that_leave_the_target_are_refused(data, suffix, name):
+def test_paths_outside_the_target_are_refused(data, suffix, name):
     name = name.format(absolute=data.parent)
     _refused(data, suffix, {**GOOD, name: b"evil"}, "leads out of the target")
 
@@ -118,8 +118,8 @@ def _zip_of_zeros(path, size):
 
 
 @pytest.mark.parametrize("suffix", [".zip", ".tar.gz"])
-def test_what_unpacks_to_far_more_than_it_is_is_refused(data, suffix, monkeypatch):
-    """The bound is checked where 20 MB are the most that may have shrunk to nothing."""
+def test_an_archive_that_unpacks_to_far_more_than_its_size_is_refused(data, suffix, monkeypatch):
+    """The bound is tested with a limit of 20 MB."""
     archive = data / f"x{suffix}"
     _make_archive(archive, {"zeros": bytes(21 * 2**20)})
     if suffix == ".zip":
@@ -134,7 +134,7 @@ def test_what_unpacks_to_far_more_than_it_is_is_refused(data, suffix, monkeypatc
 
 
 @pytest.mark.parametrize("claimed", [10, 2**32 - 2])
-def test_a_zip_member_that_lies_about_its_size(data, claimed):
+def test_a_zip_member_with_a_false_size_is_refused(data, claimed):
     archive = data / "x.zip"
     _zip_of_zeros(archive, 2**20)
     content = archive.read_bytes()
@@ -146,7 +146,7 @@ def test_a_zip_member_that_lies_about_its_size(data, claimed):
 
 
 @pytest.mark.parametrize("size", [-1, -(10**12), 10**15])
-def test_a_tar_member_that_lies_about_its_size(data, size):
+def test_a_tar_member_with_a_false_size_is_refused(data, size):
     archive = data / "x.tar"
     info = tarfile.TarInfo("a")
     info.size = size
@@ -181,7 +181,7 @@ def test_a_damaged_member_leaves_nothing(data):
     assert list(data.iterdir()) == [archive]
 
 
-def test_a_disk_that_runs_full_while_unpacking_leaves_nothing(data, monkeypatch):
+def test_a_full_disk_during_unpacking_leaves_nothing(data, monkeypatch):
     archive = data / "x.zip"
     _make_archive(archive, GOOD)
     copy, seen = shutil.copyfileobj, []
@@ -200,7 +200,7 @@ def test_a_disk_that_runs_full_while_unpacking_leaves_nothing(data, monkeypatch)
     assert list(data.iterdir()) == [archive]
 
 
-def test_a_disk_too_small_to_unpack(data, monkeypatch):
+def test_too_little_disk_space_raises_an_error_before_unpacking(data, monkeypatch):
     archive = data / "x.tar"
     _make_archive(archive, GOOD)
     usage = shutil.disk_usage(data)
@@ -246,7 +246,7 @@ def test_folders_may_be_listed_twice(data):
     assert files_of(data / "target") == GOOD
 
 
-def test_an_encrypted_archive(data):
+def test_an_encrypted_archive_raises_an_error(data):
     archive = data / "x.zip"
     _make_archive(archive, GOOD)
     content = bytearray(archive.read_bytes())
@@ -287,8 +287,8 @@ def _catch(archive, target):
     [(".zip", kind) for kind in (zipfile.ZIP_STORED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA)]
     + [(".zip", zipfile.ZIP_DEFLATED), *((".tar", kind) for kind in ("", "gz", "bz2", "xz"))],
 )
-def test_damage_anywhere_is_an_error_of_the_archive(data, suffix, kind):
-    """Whatever Python raises; and a tar archive gives all of its files, or none."""
+def test_damage_anywhere_raises_an_error_for_the_archive(data, suffix, kind):
+    """Any exception is converted; a tar archive is unpacked completely or not at all."""
     whole, rng = _compress(suffix, kind), np.random.default_rng(0)
     archive, target = data / f"x{suffix}", data / "target"
     archive.write_bytes(whole)
@@ -301,7 +301,7 @@ def test_damage_anywhere_is_an_error_of_the_archive(data, suffix, kind):
         archive.write_bytes(damaged.tobytes())
         error = _catch(archive, target)
         if error is None:
-            # Python does not count what a zip archive says it holds.
+            # Python does not check the declared size of a zip archive.
             missing = sorted(map(len, sound.values()))
             for content in files_of(target).values():
                 missing.remove(len(content))

@@ -1,4 +1,4 @@
-"""The array floor on real LoCEs: drawn scenes with planted sub-concepts, and CamVid."""
+"""The array floor on real LoCEs: generated scenes with planted sub-concepts, and CamVid."""
 
 import numpy as np
 import pandas as pd
@@ -21,7 +21,7 @@ from sklearn_loce.metrics import (
 )
 from sklearn_loce.mixture import ConceptGaussianMixture
 
-# Textures live in the early layer, distance (as size in the image) in the deep one. Layers and
+# The early layer encodes textures, and the deep one distance (as size in the image). Layers and
 # numbers of dimensions are those of the paper's objective.
 PLANTED = {
     "sky": "features.2",
@@ -61,7 +61,7 @@ def test_the_planted_pair_is_the_most_confused(scenes, scene_layers, layer, metr
 
 
 @pytest.mark.parametrize("concept", PLANTED)
-def test_planted_sub_concepts_come_back(scenes, scene_layers, concept):
+def test_planted_sub_concepts_are_recovered(scenes, scene_layers, concept):
     layer = PLANTED[concept]
     rows = np.flatnonzero(scenes.target == concept)
     X, planted = scene_layers[layer].iloc[rows], scenes.sub_concepts[rows]
@@ -77,7 +77,7 @@ def test_planted_sub_concepts_come_back(scenes, scene_layers, concept):
         assert len(set(planted[list(row.typical)])) == 1
 
 
-def test_layers_of_the_scene_model_compare(scenes, scene_layers):
+def test_layers_of_the_scene_model_are_compared(scenes, scene_layers):
     y = pd.Series(scenes.target, index=scenes.data.index)
     table = compare_layers(scene_layers, y, groups=scenes.groups, n_repeats=5, k=10, random_state=0)
     assert len(table) == 2 * 5
@@ -96,7 +96,7 @@ def frames(camvid_frames):
 
 
 @pytest.mark.slow
-def test_camvid_grid_search_over_layers_with_two_scorers(camvid_network, frames):
+def test_a_camvid_grid_search_compares_layers_with_two_scorers(camvid_network, frames):
     pipeline = Pipeline(
         [
             ("loce", LoCETransformer(camvid_network, "backbone.9")),

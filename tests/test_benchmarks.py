@@ -1,4 +1,4 @@
-"""The benchmarks: reports, comparisons, and that every section runs; nothing is timed here."""
+"""The benchmarks: reports, comparisons, and a run of every section, without timing."""
 
 import json
 import math
@@ -49,7 +49,7 @@ ABOUT = {
 
 
 def _section(**ratios):
-    """Make a section whose rows have a time, and a ratio of each kind, as a report has it."""
+    """Make a section whose rows have a time and a ratio of each kind, as in a report."""
     columns = [
         Column("layer"),
         Column("ms", 1),
@@ -66,7 +66,7 @@ def _report(**sections):
 
 @pytest.fixture
 def planted(monkeypatch, tmp_path):
-    """Replace the sections, the load, and the files that are written; gives the latter."""
+    """Replace the sections, the load average and the output files; return the files."""
     ratios = Table("All", [Column("layer"), Column("speed", better="higher")], [["a", 10.0]])
     sections = {
         "first": lambda options: Section("Planted", "What it is.", [ratios]),
@@ -80,11 +80,11 @@ def planted(monkeypatch, tmp_path):
     return files
 
 
-def test_the_page_in_the_docs_is_the_one_that_the_command_wrote():
+def test_the_page_in_the_docs_equals_the_output_of_the_command():
     assert command.PAGE.read_text(encoding="utf-8") == render(command.read_report(command.RESULTS))
 
 
-def test_committed_results_are_whole():
+def test_committed_results_are_complete():
     report = command.read_report(command.RESULTS)
     assert list(report["sections"]) == list(command.SECTIONS)
     for table in ("One image per sample", "11 concepts of one image"):
@@ -92,7 +92,7 @@ def test_committed_results_are_whole():
         assert [row[0] for row in tables[table]["rows"]] == list(SHAPES)
 
 
-def test_page_of_planted_numbers():
+def test_the_page_shows_planted_numbers():
     skipped = asdict(Section("GPU", "What it is.", skipped="there is none."))
     page = render(_report(gpu=skipped, first=_section(a=(10.0, 2.0), b=(None, math.nan))))
     assert "## GPU\n\nWhat it is.\n\nNot measured: there is none.\n" in page
@@ -115,7 +115,7 @@ What it is.
 
 
 @pytest.mark.parametrize(("load", "warned"), [(0.9, False), (1.1, True), (None, False)])
-def test_page_warns_of_other_work(load, warned):
+def test_the_page_warns_of_other_work(load, warned):
     report = {"about": ABOUT | {"load_at_start": load}, "sections": {}}
     assert ("Other work was running" in render(report)) is warned
 
@@ -129,13 +129,13 @@ def test_page_warns_of_other_work(load, warned):
         ((10.0, 2.0), (0.0, 1.0), (math.inf, 0.5)),
     ],
 )
-def test_worsening_is_a_factor_in_the_direction_that_counts(old, new, worsening):
+def test_worsening_is_a_factor_in_the_worse_direction(old, new, worsening):
     changes = compare(_report(first=_section(a=old)), _report(first=_section(a=new)))
     assert [change.where[2:] for change in changes] == [("a", "speed"), ("a", "cost")]
     assert tuple(change.worsening for change in changes) == worsening
 
 
-def test_what_exceeds_the_tolerance_is_marked_as_worse():
+def test_ratios_beyond_the_tolerance_are_marked_as_worse():
     old = _report(first=_section(a=(12.0, 2.0)))
     changes = compare(old, _report(first=_section(a=(10.0, 2.5))))
     assert [change.exceeds(1.2) for change in changes] == [False, True]
@@ -145,7 +145,7 @@ def test_what_exceeds_the_tolerance_is_marked_as_worse():
     assert lines[3] == "| first | All | a | cost | 2.00 | 2.50 | 1.25 | **worse** |"
 
 
-def test_what_one_report_lacks_is_listed_and_not_judged():
+def test_ratios_missing_in_one_report_are_listed_without_a_verdict():
     skipped = asdict(Section("Planted", "What it is.", skipped="there is none."))
     whole = _section(a=(1.0, 1.0))
     old = _report(first=_section(a=(1.0, 1.0), gone=(1.0, 1.0)), other=whole, skipped=whole)
@@ -160,13 +160,13 @@ def test_what_one_report_lacks_is_listed_and_not_judged():
     )
 
 
-def test_different_settings_are_named():
+def test_different_settings_are_listed():
     other = {"about": ABOUT | {"cores": 8, "date": "later"}, "sections": {}}
     assert different_settings(_report(), _report()) == []
     assert different_settings(_report(), other) == ["cores: 2 before, 8 now"]
 
 
-def test_command_writes_both_files(planted, capsys):
+def test_the_command_writes_both_files(planted, capsys):
     results, page = planted
     assert command.main(["--repeats", "3"]) == 0
     report = json.loads(results.read_text())
@@ -176,7 +176,7 @@ def test_command_writes_both_files(planted, capsys):
     assert render(report) in capsys.readouterr().out
 
 
-def test_a_part_is_written_only_where_it_is_told(planted, tmp_path):
+def test_a_part_is_written_only_to_given_files(planted, tmp_path):
     assert command.main(["--only", "second"]) == 0
     assert list(tmp_path.iterdir()) == []
     elsewhere = tmp_path / "part.json"
@@ -187,7 +187,7 @@ def test_a_part_is_written_only_where_it_is_told(planted, tmp_path):
 @pytest.mark.parametrize(
     ("old", "tolerance", "status"), [(10.0, "1.2", 0), (15.0, "1.2", 1), (15.0, "1.5", 0)]
 )
-def test_exit_status_of_a_comparison(planted, tmp_path, capsys, old, tolerance, status):
+def test_a_worse_ratio_sets_the_exit_status(planted, tmp_path, capsys, old, tolerance, status):
     path = tmp_path / "old.json"
     path.write_text(json.dumps(_report(first=_section(a=(old, 2.0)))))
     given = ["--only", "first", "--compare", str(path), "--tolerance", tolerance]
@@ -209,13 +209,13 @@ def test_exit_status_of_a_comparison(planted, tmp_path, capsys, old, tolerance, 
         (["--tolerance", "nan"], "must be 1 or more, got nan"),
     ],
 )
-def test_bad_arguments(arguments, message, capsys):
+def test_bad_arguments_raise_errors(arguments, message, capsys):
     with pytest.raises(SystemExit, match="2"):
         command.parse(arguments)
     assert message in capsys.readouterr().err
 
 
-def test_measuring_on_a_busy_machine_warns(planted, monkeypatch):
+def test_a_busy_machine_causes_a_warning(planted, monkeypatch):
     monkeypatch.setattr(machine, "load", lambda: 0.6 * os.cpu_count())
     with pytest.warns(UserWarning, match="other work is running"):
         report = command.measure(TINY, ["second"])
@@ -230,23 +230,23 @@ def test_functions_run_in_turn():
     assert {name: len(runs) for name, runs in times.items()} == {"a": 3, "b": 1}
 
 
-def test_median_ratio_is_that_of_single_runs():
+def test_the_median_ratio_is_the_median_over_single_runs():
     assert measure.median_ratio([2, 30, 4], [1, 10, 1]) == 3
     assert measure.median_ratio([6], [2, 100, 100]) == 3
 
 
-def test_slope_is_the_exponent():
+def test_the_slope_equals_the_exponent():
     sizes = np.array([1, 2, 4, 8])
     assert measure.slope(sizes, 5 * sizes**1.5) == pytest.approx(1.5)
 
 
 @pytest.mark.skipif(not measure.has_memory_counters(), reason="needs Linux")
-def test_memory_growth_is_that_of_the_peak():
+def test_memory_growth_is_measured_at_the_peak():
     grown = measure.memory_growth(lambda: np.ones(2**23).sum())
     assert 60 < grown < 80  # 64 MB, which are free again at the end
 
 
-def test_plain_forms_are_one_function():
+def test_plain_forms_compute_the_same_function():
     activations, masks = torch.rand(2, 7, 5, 6).double(), (torch.rand(2, 20, 30) > 0.5).double()
     product, matmul = (
         plain_loces(activations, masks, max_iter=3, form=form) for form in ("product", "matmul")
@@ -254,7 +254,7 @@ def test_plain_forms_are_one_function():
     torch.testing.assert_close(product, matmul)
 
 
-def test_floor_projects_and_pulls_back():
+def test_the_floor_projects_and_computes_gradients():
     activations = torch.rand(3, 7, 5, 6)
     weights = torch.full((3, 7), 1e-3, requires_grad=True)
     grid = torch.einsum("nc,nchw->nhw", weights, activations)[:, None]
@@ -264,7 +264,7 @@ def test_floor_projects_and_pulls_back():
     torch.testing.assert_close(gradient, weights.grad, rtol=1e-4, atol=1e-3)
 
 
-def test_ways_of_the_floor_do_the_same_work(monkeypatch):
+def test_all_variants_of_the_floor_compute_the_same_gradient(monkeypatch):
     done = []
     monkeypatch.setattr(floor, "allocate_floor", lambda part: partial(done.append, part))
     activations = torch.arange(10.0)[:, None, None, None]
@@ -278,7 +278,7 @@ def test_ways_of_the_floor_do_the_same_work(monkeypatch):
         assert torch.get_num_threads() == 2
 
 
-def test_roofline_counts_by_hand():
+def test_the_roofline_equals_a_count_by_hand():
     # 1 x 2 x 3: 24 operations on activations, 8 x (2 x 100 + 100 x 100) on maps, and the sigmoid.
     count = 50 * (24 + 8 * 10_200 + 100_000)
     assert gpu.operations((1, 2, 3)) == count
@@ -287,7 +287,7 @@ def test_roofline_counts_by_hand():
 
 
 def _check(section, titles):
-    """Check that the tables are there, rectangular, of finite numbers, and can be written."""
+    """Check that the tables are rectangular, finite and can be written."""
     assert section.skipped is None
     assert [table.title for table in section.tables] == titles
     for table in section.tables:
@@ -301,7 +301,7 @@ def _check(section, titles):
 
 
 @pytest.mark.slow
-def test_solver_section():
+def test_the_solver_section_runs():
     section = solver.run(TINY)
     _check(section, ["One image per sample", "11 concepts of one image"])
     assert [row[:2] for row in section.tables[0].rows] == [
@@ -311,7 +311,7 @@ def test_solver_section():
     assert all(row[-1] >= 0.9999 for row in section.tables[0].rows)
 
 
-def test_floor_section():
+def test_the_floor_section_runs():
     section = floor.run(TINY)
     _check(section, ["Per layer"])
     assert all(row[3] in ("1", "1 per thread", "2") for row in section.tables[0].rows)
@@ -319,25 +319,25 @@ def test_floor_section():
 
 @pytest.fixture
 def in_this_process(monkeypatch):
-    """Start no process: it would load torch anew."""
+    """Run the function in this process, because a new one would load torch again."""
     for module in (memory, growth):
         monkeypatch.setattr(module, "in_own_process", lambda function, *a: function(*a))
 
 
 @pytest.mark.skipif(not measure.has_memory_counters(), reason="needs Linux")
-def test_memory_section(in_this_process):
+def test_the_memory_section_runs(in_this_process):
     _check(memory.run(TINY), ["Peak over the inputs"])
 
 
 @pytest.mark.skipif(not measure.has_memory_counters(), reason="needs Linux")
-def test_growth_section(in_this_process):
+def test_the_growth_section_runs(in_this_process):
     section = growth.run(TINY)
     _check(section, ["Time", "Peak memory"])
     assert [row[0] for row in section.tables[0].rows] == list(SIZES)
 
 
 @pytest.mark.slow
-def test_end_to_end_section(camvid, camvid_network):
+def test_the_end_to_end_section_runs(camvid, camvid_network):
     section = end_to_end.run(TINY)
     _check(section, ["Ratios", "Times", "Bare forward, ms/image"])
     ratios = section.tables[0].rows[0]
@@ -349,7 +349,7 @@ def test_end_to_end_section(camvid, camvid_network):
 
 
 class Counting(nn.Module):
-    """Count the images that pass, in replicas too."""
+    """Count the images that pass, also in replicas."""
 
     passed = 0
 
@@ -362,7 +362,7 @@ class Counting(nn.Module):
         return self.convolution(x)
 
 
-def test_every_way_passes_all_images_on_the_same_weights():
+def test_every_variant_passes_all_images_with_the_same_weights():
     images, network = [torch.rand(1, 3, 8, 8) for _ in range(5)], Counting()
     subject = SimpleNamespace(network=network, images=images, options=Options(batch_sizes=(1, 4)))
     with measure.threads(2):
@@ -378,17 +378,17 @@ def test_every_way_passes_all_images_on_the_same_weights():
     assert replica.convolution.weight is network.convolution.weight
 
 
-def test_end_to_end_section_needs_the_scenes(tmp_path):
+def test_the_end_to_end_section_needs_the_scenes(tmp_path):
     section = end_to_end.run(Options(camvid=tmp_path / "camvid", weights=tmp_path / "network"))
     assert section.skipped == "it needs camvid and network, which are not there."
     assert section.tables == []
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-def test_gpu_section():
+def test_the_gpu_section_runs():
     _check(gpu.run(TINY), ["Per layer"])
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")
-def test_gpu_section_is_skipped_without_a_gpu():
+def test_the_gpu_section_is_skipped_without_a_gpu():
     assert gpu.run(TINY).skipped == "torch finds no CUDA device."

@@ -1,4 +1,4 @@
-"""Both batteries: ours on LoCETransformer, scikit-learn's on the numeric core."""
+"""Our checks on LoCETransformer, and scikit-learn's checks on the numeric core."""
 
 from functools import partial
 
@@ -31,7 +31,7 @@ MODEL = TorchModel(make_small_network)
         MaskedMeanTransformer(MODEL, "2", standardize=True),
     ]
 )
-def test_transformers_keep_its_promises(estimator, check):
+def test_transformers_pass_our_checks(estimator, check):
     check(estimator)
 
 
@@ -40,7 +40,7 @@ def test_all_our_checks_ran():
 
 
 class Forgetful(LoCETransformer):
-    """Breaks one promise: rows depend on the rows beside them."""
+    """Violates one convention: rows depend on other rows."""
 
     def transform(self, X):
         rows = super().transform(X)
@@ -67,7 +67,7 @@ def test_expected_failures_are_marked_with_their_reason():
 
 
 class FlattenedLoCE(TransformerMixin, BaseEstimator):
-    """Sends the numeric core through scikit-learn's battery.
+    """Runs the checks of scikit-learn on the numeric core.
 
     A row is read as one line of cells; its values, their squares and a constant are the
     activations, and the cells above the row's mean are the mask.
@@ -94,7 +94,7 @@ class FlattenedLoCE(TransformerMixin, BaseEstimator):
 
 
 class FlattenedLoCE32(FlattenedLoCE):
-    """The same through the compiled solver."""
+    """The same with the compiled solver."""
 
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()
@@ -115,17 +115,17 @@ class FlattenedLoCE32(FlattenedLoCE):
 @parametrize_with_checks(
     [kind(name) for kind in (FlattenedLoCE, FlattenedLoCE32) for name in ("logistic", "net2vec")]
 )
-def test_numeric_core_passes_scikit_learns_battery(estimator, check):
+def test_the_numeric_core_passes_the_checks_of_scikit_learn(estimator, check):
     check(estimator)
 
 
-def test_scikit_learns_battery_is_not_empty():
+def test_the_checks_of_scikit_learn_are_not_empty():
     names = {check.func.__name__ for _, check in estimator_checks_generator(FlattenedLoCE())}
     assert len(names) > 30
     assert {"check_methods_subset_invariance", "check_methods_sample_order_invariance"} <= names
 
 
-def test_transformer_passes_what_scikit_learn_has_for_tables():
+def test_transformers_pass_the_checks_of_scikit_learn_for_tables():
     with pytest.warns(SkipTestWarning, match="Can't test estimator LoCETransformer"):
         checks = list(estimator_checks_generator(LoCETransformer(MODEL, "2")))
     assert checks

@@ -69,7 +69,7 @@ def test_size_cut_follows_its_definition(mixed, size):
 
 @pytest.mark.parametrize("method", ["ward", "complete", "average"])
 @pytest.mark.parametrize("threshold", [0.0, 1.3, 5.0, 1e6])
-def test_distance_cut_is_that_of_scipy(mixed, method, threshold):
+def test_the_distance_cut_equals_that_of_scipy(mixed, method, threshold):
     X, _ = mixed
     model = ConceptAgglomerative(
         linkage=method, criterion="distance", distance_threshold=threshold
@@ -78,13 +78,13 @@ def test_distance_cut_is_that_of_scipy(mixed, method, threshold):
     assert clusters_of(model.labels_) == clusters_of(expected)
 
 
-def test_a_share_that_hits_a_count_exactly_includes_it():
+def test_a_share_equal_to_a_count_includes_it():
     X = np.array([[0.0], [0.1]] + [[50.0 * i] for i in range(1, 99)])
     model = ConceptAgglomerative(criterion="size", size=0.02).fit(X)
     assert model.labels_[0] == model.labels_[1]
 
 
-def test_what_a_cluster_knows(mixed):
+def test_attributes_of_a_cluster_follow_their_definition(mixed):
     X, y = mixed
     model = ConceptAgglomerative().fit(X, y)
     assert model.n_clusters_ == len(np.unique(model.labels_))
@@ -103,7 +103,7 @@ def test_what_a_cluster_knows(mixed):
 
 @pytest.mark.parametrize("method", ["ward", "average", "complete"])
 @pytest.mark.parametrize("seed", range(3))
-def test_planted_parts_come_back(method, seed):
+def test_planted_parts_are_recovered(method, seed):
     X, y, parts = planted_parts(seed=seed)
     model = ConceptAgglomerative(linkage=method).fit(X, y)
     assert adjusted_rand_score(parts, model.labels_) >= 0.95
@@ -130,12 +130,12 @@ def test_every_metric_fits_and_predicts(mixed, metric, assign):
     assert set(model.predict(X)) <= set(range(model.n_clusters_))
 
 
-def test_ward_takes_the_synonym(mixed):
+def test_ward_accepts_the_synonym_of_its_metric(mixed):
     model = ConceptAgglomerative(metric="l2").fit(*mixed)
     assert_array_equal(model.labels_, ConceptAgglomerative().fit(*mixed).labels_)
 
 
-def test_one_direction_is_one_cluster_at_distance_zero():
+def test_rows_of_one_direction_form_one_cluster_at_distance_zero():
     X = np.repeat(np.random.RandomState(0).normal(size=(3, 5)), 4, axis=0)
     X *= np.tile([1.0, 3.0, 0.7, 1e-3], 3)[:, np.newaxis]
     model = ConceptAgglomerative(
@@ -144,7 +144,7 @@ def test_one_direction_is_one_cluster_at_distance_zero():
     assert model.n_clusters_ == 3
 
 
-def test_a_vote_among_many_clusters_warns_of_nothing(mixed):
+def test_a_vote_among_many_clusters_does_not_warn(mixed):
     model = ConceptAgglomerative(criterion="size", size=1, assign="neighbors", n_neighbors=1)
     assert_array_equal(model.fit(mixed[0]).predict(mixed[0]), model.labels_)
 
@@ -156,7 +156,7 @@ def test_one_pure_concept_stays_one_cluster(mixed):
     assert model.purity_ == 1.0
 
 
-def test_new_rows_go_to_the_nearest_centroid(mixed):
+def test_new_rows_get_the_cluster_of_the_nearest_centroid(mixed):
     X, y = mixed
     new = np.random.RandomState(1).normal(size=(20, 3))
     model = ConceptAgglomerative().fit(X, y)
@@ -171,14 +171,14 @@ def test_new_rows_go_to_the_nearest_centroid(mixed):
     )
 
 
-def test_cosine_centroids(mixed):
+def test_cosine_centroids_are_means_of_unit_vectors(mixed):
     X, y = mixed
     model = ConceptAgglomerative(linkage="average", metric="cosine").fit(X, y)
     cosines = normalize(X) @ normalize(model.cluster_centers_).T
     assert_array_equal(model.predict(X), cosines.argmax(axis=1))
 
 
-def test_new_rows_by_a_vote_of_neighbors(mixed):
+def test_new_rows_get_the_cluster_of_most_neighbors(mixed):
     X, y = mixed
     new = np.random.RandomState(1).normal(size=(20, 3))
     model = ConceptAgglomerative(assign="neighbors", n_neighbors=7).fit(X, y)
@@ -210,7 +210,7 @@ def test_rows_without_a_direction_are_far_from_all(order):
         linkage="average", metric="cosine", criterion="distance", distance_threshold=0.5
     ).fit(X)
     assert model.n_clusters_ == 6
-    # Those of equal direction are joined at 0, and all others at 1.
+    # Rows of equal direction are joined at 0, and all others at 1.
     assert_allclose(model.linkage_matrix_[:, 2], [0, 0, 0, 1, 1, 1, 1, 1], atol=1e-12)
 
 
@@ -227,15 +227,15 @@ def peak_of_fit(linkage, metric, n_rows):
     ("linkage", "metric", "bytes_each"),
     [("ward", "euclidean", 8), ("average", "cosine", 8), ("single", "cosine", 4.5)],
 )
-def test_memory_is_that_of_the_docstring(linkage, metric, bytes_each):
+def test_memory_equals_that_in_the_docstring(linkage, metric, bytes_each):
     peak = in_own_process(peak_of_fit, linkage, metric, 4000)
     assert peak == pytest.approx(bytes_each * 4000 * 3999, rel=0.1)
 
 
 @pytest.mark.skipif(not hasattr(os, "sysconf"), reason="needs sysconf")
 @pytest.mark.parametrize("linkage", ["ward", "single"])
-def test_more_memory_than_the_machine_has_is_warned_of(linkage):
-    """The warning comes before the distances: as an error, it ends the fit at once."""
+def test_too_little_memory_causes_a_warning(linkage):
+    """The warning precedes the distances: as an error, it ends the fit at once."""
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     X = np.zeros((int(1.1 * np.sqrt(memory / 4.5)), 1))
     model = ConceptAgglomerative(criterion="size", linkage=linkage)
@@ -243,7 +243,7 @@ def test_more_memory_than_the_machine_has_is_warned_of(linkage):
         model.fit(X)
 
 
-def test_refitting_without_labels_forgets_them(mixed):
+def test_a_fit_without_labels_removes_earlier_labels(mixed):
     X, y = mixed
     model = ConceptAgglomerative(criterion="size").fit(X, y)
     assert model.predict_concept_proba(X).shape == (80, 3)
@@ -256,7 +256,7 @@ def test_refitting_without_labels_forgets_them(mixed):
 
 class TestBadInput:
     @pytest.mark.parametrize("method", ["fit", "fit_predict"])
-    def test_labels_missing(self, mixed, method):
+    def test_missing_labels_raise_an_error(self, mixed, method):
         with pytest.raises(ValueError, match='criterion="adaptive" requires y to be passed'):
             getattr(ConceptAgglomerative(), method)(mixed[0])
 
@@ -278,15 +278,15 @@ class TestBadInput:
             ),
         ],
     )
-    def test_parameters(self, mixed, parameters, match):
+    def test_invalid_parameters_raise_errors(self, mixed, parameters, match):
         with pytest.raises(ValueError, match=match):
             ConceptAgglomerative(**parameters).fit(*mixed)
 
-    def test_overflow(self):
+    def test_overflow_raises_an_error(self):
         with pytest.raises(ValueError, match="whose squares overflow"):
             ConceptAgglomerative().fit([[0.0], [1e160]], ["car", "bus"])
 
-    def test_labels(self, mixed):
+    def test_invalid_labels_raise_errors(self, mixed):
         X, y = mixed
         with pytest.raises(ValueError, match="inconsistent numbers of samples"):
             ConceptAgglomerative().fit(X, y[1:])

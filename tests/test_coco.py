@@ -12,7 +12,7 @@ SIZE = 40, 60
 
 
 def _draw(polygon):
-    """Rasterise a polygon with another library."""
+    """Rasterize a polygon with another library."""
     picture = Image.new("1", SIZE[::-1])
     ImageDraw.Draw(picture).polygon(polygon, fill=1)
     return np.asarray(picture)
@@ -120,7 +120,7 @@ def test_instances_of_a_concept_are_merged(folder):
     assert bunch.data["image"][0] == str(folder / "a.png")
 
 
-def test_instances_stay_apart_when_asked(folder):
+def test_instances_stay_separate_without_merging(folder):
     data, target = _load(folder, merge_instances=False, return_X_y=True)
     assert target.tolist() == ["person", "car", "car", "person", "car"]
     masks = [_decode(mask) for mask in data["mask"]]
@@ -128,7 +128,7 @@ def test_instances_stay_apart_when_asked(folder):
     np.testing.assert_array_equal(masks[2], CAR_B)
 
 
-def test_slanted_polygons_match_another_rasteriser(folder):
+def test_slanted_polygons_match_another_rasterizer(folder):
     polygon = [8, 3, 50, 12, 30, 36]
 
     def slant(content):
@@ -137,18 +137,18 @@ def test_slanted_polygons_match_another_rasteriser(folder):
     _rewrite(folder, slant)
     mask = _decode(_load(folder, merge_instances=False).data["mask"][1])
     drawn = _draw(polygon)
-    # Rasterisers may disagree along the outline, by a pixel.
+    # Rasterizers may differ by a pixel along the outline.
     assert (mask & drawn).sum() / (mask | drawn).sum() > 0.9
 
 
-def test_selection(folder):
+def test_categories_and_areas_select_rows(folder):
     assert _load(folder, categories=["car"]).target_names == ["car"]
     assert _load(folder, crowd="drop").groups.tolist() == [11, 5, 5]
     assert _load(folder, min_area=2).target.tolist() == ["person", "car", "car"]
     assert _load(folder, min_area=0.1).target.tolist() == ["person", "car"]
 
 
-def test_rectangles_and_ellipses_are_drawn_per_instance(folder):
+def test_rectangles_and_ellipses_are_made_per_instance(folder):
     rows, columns = np.mgrid[: SIZE[0], : SIZE[1]]
     rectangle = _decode(_load(folder, mask="rectangle").data["mask"][1])
     np.testing.assert_array_equal(rectangle, CAR_A | CAR_B)
@@ -189,7 +189,7 @@ def test_parameters_are_validated(folder, parameters):
         _load(folder, **parameters)
 
 
-def test_camvid_is_read_whole(camvid):
+def test_camvid_is_read_completely(camvid):
     assert len(camvid.target_names) == 11
     assert len(camvid.data) == 975
     assert len(np.unique(camvid.groups)) == 99

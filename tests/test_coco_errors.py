@@ -1,4 +1,4 @@
-"""What load_coco says about files that are not right."""
+"""Errors of load_coco for invalid files."""
 
 import json
 from copy import deepcopy
@@ -35,21 +35,21 @@ def _raises(path, match):
 
 
 @pytest.mark.parametrize("share", [0.0, 0.3, 0.9, 0.999])
-def test_truncated_json(path, share):
+def test_truncated_json_raises_an_error(path, share):
     text = path.read_text()
     path.write_text(text[: int(share * len(text))])
     _raises(path, "not a whole JSON file")
 
 
 @pytest.mark.parametrize("content", [[], {}, "text", 1, {"images": [], "categories": []}])
-def test_json_of_another_format(path, content):
+def test_json_of_another_format_raises_an_error(path, content):
     path.write_text(json.dumps(content))
     _raises(path, "not in COCO format: it lacks")
 
 
 @pytest.mark.parametrize("table", ["images", "categories", "annotations"])
 @pytest.mark.parametrize("value", [None, {}, 3])
-def test_a_table_that_is_no_list(path, table, value):
+def test_a_section_that_is_not_a_list_raises_an_error(path, table, value):
     _write(path, lambda content: content.update({table: value}))
     _raises(path, f"'{table}' is not a list")
 
@@ -62,7 +62,7 @@ def test_a_table_that_is_no_list(path, table, value):
         *(("annotations", key) for key in ("image_id", "category_id")),
     ],
 )
-def test_an_entry_without_a_key(path, table, key):
+def test_an_entry_without_a_key_raises_an_error(path, table, key):
     _write(path, lambda content: content[table][-1].pop(key))
     _raises(path, rf"{table}\[\d\] .* lacks \['{key}'\]")
 
@@ -78,29 +78,29 @@ def test_an_entry_without_a_key(path, table, key):
         ("annotations", "category_id", {"a": 1}),
     ],
 )
-def test_ids_and_names_of_another_type(path, table, key, value):
+def test_ids_and_names_of_another_type_raise_an_error(path, table, key, value):
     _write(path, lambda content: content[table][0].update({key: value}))
     _raises(path, rf"{table}\[0\] has .*'{key}'")
 
 
 @pytest.mark.parametrize("name", [None, 3, ["a"], {"a": 1}, "a\0.jpg"])
-def test_file_names_that_are_none(path, name):
+def test_invalid_file_names_raise_an_error(path, name):
     _write(path, lambda content: content["images"][0].update(file_name=name))
     _raises(path, "must be a string without NUL")
 
 
-def test_an_entry_that_is_no_object(path):
+def test_an_entry_that_is_not_an_object_raises_an_error(path):
     _write(path, lambda content: content["annotations"].append("x"))
     _raises(path, r"annotations\[3\]")
 
 
-def test_an_annotation_without_anything_to_draw(path):
+def test_an_annotation_without_mask_and_box_raises_an_error(path):
     _write(path, lambda content: content["annotations"][0].pop("segmentation"))
     _raises(path, "annotation 11 .* neither a 'segmentation' nor a 'bbox'")
 
 
 @pytest.mark.parametrize("key", ["image_id", "category_id"])
-def test_a_dangling_id(path, key):
+def test_an_unknown_id_raises_an_error(path, key):
     _write(path, lambda content: content["annotations"][0].update({key: 99}))
     _raises(path, rf"unknown {key}\(s\): \[99\]")
 
@@ -118,14 +118,14 @@ def test_a_dangling_id(path, key):
     ],
     ids=["none", "null", "a point", "a line", "no corner", "empty RLE", "off the image"],
 )
-def test_a_zero_size_object(path, segmentation):
+def test_an_empty_object_raises_an_error(path, segmentation):
     _segment(path, segmentation)
     _raises(path, r"annotations \[11\] cover no pixel .*min_area=1")
     kept = load_coco(path, path.parent, min_area=1).data
     assert kept[["image_id", "concept"]].to_numpy().tolist() == [[1, "person"], [2, "car"]]
 
 
-def test_a_zero_size_object_beside_another_of_its_concept(path):
+def test_an_empty_object_is_merged_with_others_of_its_concept(path):
     def change(content):
         empty = {**content["annotations"][0], "id": 14, "segmentation": []}
         content["annotations"].append(empty)
@@ -148,39 +148,39 @@ def test_a_zero_size_object_beside_another_of_its_concept(path):
         7,
     ],
 )
-def test_a_segmentation_that_makes_no_sense(path, segmentation):
+def test_an_invalid_segmentation_raises_an_error(path, segmentation):
     _segment(path, segmentation)
     _raises(path, "annotation 11 can't be read")
 
 
-def test_a_mask_of_another_size_than_its_image(path):
+def test_a_mask_with_another_size_than_its_image_raises_an_error(path):
     _segment(path, {"size": [8, 6], "counts": [24, 24]})
     _raises(path, r"annotation 11 .* is a mask of \[8, 6\], but its image is \[6, 8\]")
 
 
 @pytest.mark.parametrize(("height", "width"), [(0, 8), (6, 0), (-6, 8), (None, 8), ("six", 8)])
-def test_an_image_without_a_size(path, height, width):
+def test_an_image_without_a_size_raises_an_error(path, height, width):
     _write(path, lambda content: content["images"][0].update(height=height, width=width))
     _raises(path, "'000001.jpg' has height .* both must be positive")
 
 
 @pytest.mark.parametrize("value", ["1e400", "-1e400", "NaN", "1" * 300, "[6]"])
-def test_numbers_that_are_no_size(path, value):
+def test_invalid_sizes_raise_an_error(path, value):
     path.write_text(path.read_text().replace('"height": 6', f'"height": {value}', 1))
     _raises(path, "height|larger than the limit|mask of")
 
 
-def test_an_unknown_category_names_those_that_are_close(path):
+def test_an_unknown_category_raises_an_error_with_close_names(path):
     with pytest.raises(ValueError, match=r"no category 'cars'.*Close names: \['car'"):
         load_coco(path, path.parent, categories=["cars"])
 
 
-def test_nothing_left(path):
+def test_an_empty_selection_raises_an_error(path):
     with pytest.raises(ValueError, match="no annotation is left"):
         load_coco(path, path.parent, min_area=0.9)
 
 
-def test_missing_files_and_folders(path):
+def test_missing_files_and_folders_raise_errors(path):
     with pytest.raises(FileNotFoundError, match="nowhere"):
         load_coco(path.with_name("nowhere.json"), path.parent)
     with pytest.raises(FileNotFoundError, match="nowhere"):

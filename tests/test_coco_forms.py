@@ -1,4 +1,4 @@
-"""load_coco on the forms that files have, against pycocotools and against definitions in NumPy."""
+"""load_coco on all forms of files, compared with pycocotools and definitions in NumPy."""
 
 import json
 import time
@@ -52,7 +52,7 @@ def folder(tmp_path):
 
 @pytest.fixture
 def load(folder):
-    """Give a loader of content by way of a file."""
+    """Return a function that writes content to a file and loads it."""
 
     def load(
         *annotations, images=(IMAGE,), categories=({"id": 1, "name": "car"},), asked=None, **how
@@ -148,7 +148,7 @@ def test_tuples_and_arrays_are_read_in_memory(folder):
         3,
     ],
 )
-def test_other_forms_are_errors_that_show_the_right_one(load, segmentation):
+def test_errors_for_invalid_forms_show_a_valid_form(load, segmentation):
     with pytest.raises(
         ValueError, match=r"annotation 1 can't be read: .*\[\[x1, y1, x2, y2"
     ) as error:
@@ -156,7 +156,7 @@ def test_other_forms_are_errors_that_show_the_right_one(load, segmentation):
     assert "min_area" not in str(error.value)
 
 
-def test_a_swapped_size_is_an_error(load):
+def test_a_swapped_size_raises_an_error(load):
     with pytest.raises(ValueError, match=r"a mask of \[41, 30\], but its image is \[30, 41\]"):
         load(_annotation({**RUNS, "size": [WIDTH, HEIGHT]}))
 
@@ -184,7 +184,7 @@ def test_boxes_equal_those_of_pycocotools(load):
 
 
 def _ellipse_in(mask):
-    """Give the ellipse in the bounding rectangle of a mask, pixel by pixel."""
+    """Return the ellipse in the bounding rectangle of a mask, pixel by pixel."""
     rows, columns = (np.flatnonzero(mask.any(axis)) for axis in (1, 0))
     sides = [(part[0], part[-1] + 1) for part in (rows, columns)]
     coordinates = [
@@ -207,7 +207,7 @@ def test_ellipses_equal_their_definition(load):
 
 
 @pytest.mark.parametrize("size", [(3001, 7), (7, 3001), (1, 9), (512, 512)])
-def test_ellipses_that_fill_the_image(folder, size):
+def test_ellipses_may_fill_the_image(folder, size):
     image = {**IMAGE, "height": size[0], "width": size[1]}
     annotation = _annotation(bbox=[0, 0, size[1], size[0]])
     table = load_coco(_content(annotation, images=[image]), folder, mask="ellipse").data
@@ -223,11 +223,11 @@ BESIDE = _annotation([[0, 0, 8, 0, 8, 8, 0, 8]], id=2, bbox=[30, 20, 5, 5])
 @pytest.mark.parametrize(
     "boxed", [_annotation(), _annotation([]), {**_annotation(), "segmentation": None}]
 )
-def test_boxes_beside_polygons(load, boxed):
+def test_boxes_count_only_without_a_polygon(load, boxed):
     boxed = {**boxed, "id": 7, "bbox": BOX}
     table = load(boxed, BESIDE, mask="rectangle")
     expected = np.zeros((HEIGHT, WIDTH), dtype=bool)
-    # The polygon counts where there is one, not the box beside it.
+    # A polygon counts, and not its box.
     expected[10:22, 20:30] = expected[:8, :8] = True
     np.testing.assert_array_equal(_decode(table)[0], expected)
     assert table["n_instances"].tolist() == [2]
@@ -239,7 +239,7 @@ def test_boxes_beside_polygons(load, boxed):
         load(boxed)
 
 
-def test_boxes_alone_are_counted_once_for_all_images(load):
+def test_one_warning_counts_the_boxes_without_masks_of_all_images(load):
     images = [IMAGE, {**IMAGE, "id": 2, "file_name": "b.png"}]
     boxes = [_annotation(id=i, image_id=1 + i % 2, bbox=BOX) for i in range(10, 20)]
     with pytest.warns(UserWarning, match="10 annotations have a box") as warned:
@@ -252,10 +252,10 @@ def test_boxes_alone_are_counted_once_for_all_images(load):
     "bbox", [[1, 2, 3], [1, 2, 3, None], ["1", "2", "3", "4"], "box", 3, [[1, 2], 3]]
 )
 @pytest.mark.parametrize("mask", ["segmentation", "rectangle"])
-def test_boxes_that_are_none(load, bbox, mask):
+def test_invalid_boxes_raise_errors(load, bbox, mask):
     with pytest.raises(ValueError, match=r"annotation 7 can't be read: a box must be four finite"):
         load(_annotation(id=7, bbox=bbox), BESIDE, mask=mask)
-    # A box that nothing is drawn from does not matter.
+    # An unused box does not matter.
     assert len(load({**BESIDE, "bbox": bbox}, mask=mask)) == 1
 
 
@@ -265,7 +265,7 @@ def test_boxes_without_extent_cover_no_pixel(load, bbox):
         load(_annotation(id=7, bbox=bbox), mask="rectangle")
 
 
-def test_one_id_for_two(load):
+def test_one_id_for_two_annotations_raises_an_error(load):
     segmentation, other = [TRIANGLE], {**IMAGE, "file_name": "b.png"}
     with pytest.raises(ValueError, match=r"the image id 1 stands for .*'a.png'.*'b.png'"):
         load(_annotation(segmentation), images=[IMAGE, other])
@@ -274,7 +274,7 @@ def test_one_id_for_two(load):
             _annotation(segmentation),
             categories=[{"id": 1, "name": "car"}, {"id": 1, "name": "dog"}],
         )
-    # Said twice is no contradiction.
+    # A repeated entry is not a contradiction.
     again = load(
         _annotation(segmentation),
         images=[IMAGE, {**IMAGE, "license": 3}],
@@ -283,7 +283,7 @@ def test_one_id_for_two(load):
     assert again["n_instances"].tolist() == [1]
 
 
-def test_repeated_annotations(load):
+def test_repeated_annotations_and_ids_cause_a_warning(load):
     first, second = _annotation([TRIANGLE], id=5), _annotation([HOOK], id=5)
     with pytest.warns(UserWarning, match=r"1 annotations repeat another .*\[5\]"):
         table = load(first, dict(first), merge_instances=False)
@@ -295,7 +295,7 @@ def test_repeated_annotations(load):
     assert load(*unnamed)["annotation_id"].tolist() == [(None, None)]
 
 
-def test_one_name_of_two_ids(folder, load):
+def test_ids_with_one_name_are_one_concept(folder, load):
     categories = [{"id": 1, "name": "car"}, {"id": 2, "name": "car"}]
     annotations = [_annotation([TRIANGLE]), _annotation([HOOK], id=2, category_id=2)]
     table = load(*annotations, categories=categories)
@@ -303,7 +303,7 @@ def test_one_name_of_two_ids(folder, load):
     assert load_coco(_content(*annotations, categories=categories), folder).target_names == ["car"]
 
 
-def test_what_nobody_asked_for_stops_no_load(load):
+def test_errors_in_unused_annotations_do_not_stop_the_load(load):
     broken_image = {"id": 3, "file_name": "../out.png", "height": "x", "width": None}
     twice = [{"id": 4, "file_name": name, "height": 1, "width": 1} for name in ("c", "d")]
     table = load(
@@ -320,12 +320,12 @@ def test_what_nobody_asked_for_stops_no_load(load):
     assert table["annotation_id"].tolist() == [(1,)]
 
 
-def test_crowds_that_are_dropped_stop_no_load(load):
+def test_errors_in_dropped_crowds_do_not_stop_the_load(load):
     crowd = _annotation("broken", id=2, category_id=9, image_id=9, iscrowd=1)
     assert len(load(_annotation([TRIANGLE]), crowd, crowd="drop")) == 1
 
 
-def test_a_byte_order_mark(folder):
+def test_a_byte_order_mark_is_skipped(folder):
     path = folder / "bom.json"
     path.write_text(json.dumps(_content(_annotation([TRIANGLE]))), encoding="utf-8-sig")
     assert len(load_coco(path, folder).data) == 1
@@ -340,7 +340,7 @@ def test_a_byte_order_mark(folder):
         ("http://images.cocodataset.org/train2017/b.png", "b.png"),
     ],
 )
-def test_lvis_has_a_url_in_place_of_a_name(folder, load, url, file):
+def test_file_names_of_lvis_come_from_urls(folder, load, url, file):
     (folder / "train2017").mkdir()
     for name in ("c d.png", "b.png"):
         Image.new("RGB", (WIDTH, HEIGHT)).save(folder / "train2017" / name)
@@ -351,14 +351,14 @@ def test_lvis_has_a_url_in_place_of_a_name(folder, load, url, file):
 
 
 @pytest.mark.parametrize("name", ["", ".", "./", "inner", "inner/", "inner/.."])
-def test_file_names_of_folders(folder, load, name):
+def test_file_names_that_name_folders_raise_an_error(folder, load, name):
     (folder / "inner").mkdir()
     with pytest.raises(ValueError, match="names a folder"):
         load(_annotation([TRIANGLE]), images=[{**IMAGE, "file_name": name}])
 
 
 @pytest.mark.parametrize("url", ["http://a.org/..", "http://a.org/x/..", "", "http://a.org", 3])
-def test_urls_without_a_file_name(load, url):
+def test_urls_without_a_file_name_raise_an_error(load, url):
     image = {"id": 1, "coco_url": url, "height": HEIGHT, "width": WIDTH}
     with pytest.raises(ValueError, match=r"names a folder|outside of|must be a string"):
         load(_annotation([TRIANGLE]), images=[image])
@@ -367,13 +367,13 @@ def test_urls_without_a_file_name(load, url):
 @pytest.mark.parametrize(
     "height", [30.5, "30", "30.5", True, float("nan"), float("inf"), [30], -30]
 )
-def test_sizes_that_are_no_integers(load, height):
+def test_sizes_that_are_not_integers_raise_an_error(load, height):
     with pytest.raises(ValueError, match=r"'a.png' has height .*positive integers"):
         load(_annotation([TRIANGLE]), images=[{**IMAGE, "height": height}])
     assert len(load(_annotation([TRIANGLE]), images=[{**IMAGE, "height": 30.0}])) == 1
 
 
-def test_a_dataset_of_torchvision(folder, load):
+def test_a_dataset_of_torchvision_is_read(folder, load):
     datasets = pytest.importorskip("torchvision.datasets")
     expected = load(_annotation([TRIANGLE]), _annotation(TEXT, id=2))
     dataset = datasets.CocoDetection(str(folder), str(folder / "annotations.json"))
@@ -388,7 +388,7 @@ def test_a_dataset_of_torchvision(folder, load):
 
 
 @pytest.mark.parametrize("source", [3, None, ["a.json"], object()])
-def test_sources_of_other_types(folder, source):
+def test_sources_of_other_types_raise_an_error(folder, source):
     with pytest.raises(TypeError, match="must be a path, a dict in COCO format or torchvision's"):
         load_coco(source, folder)
 
@@ -402,8 +402,8 @@ def _large(annotations, folder, **how):
 
 
 @pytest.mark.parametrize("mask", ["segmentation", "rectangle", "ellipse"])
-def test_many_objects_in_a_large_image(folder, mask):
-    """A whole image for each would take minutes, and a walk over all runs for each, too."""
+def test_many_objects_in_a_large_image_are_read_quickly(folder, mask):
+    """A full image or a loop over all runs for each object would take minutes."""
     rng = np.random.default_rng(0)
     corners = rng.integers(0, LARGE - 20, (4000, 2)).tolist()
     annotations = [
@@ -421,14 +421,14 @@ def test_many_objects_in_a_large_image(folder, mask):
     assert rle["counts"] == coco_mask.encode(expected)["counts"]
 
 
-def test_what_takes_too_long_to_draw_is_an_error(folder):
+def test_outlines_that_take_too_long_raise_an_error(folder):
     around = [[0, 0, LARGE, 0, LARGE, LARGE - 1]]
     with pytest.raises(ValueError, match=r"annotation \d+ can't be read: the outlines of the poly"):
         _large([_annotation(around, id=i) for i in range(100_000)], folder)
 
 
 @pytest.mark.slow
-def test_what_takes_too_much_memory_is_an_error(folder):
+def test_shapes_that_take_too_much_memory_raise_an_error(folder):
     boxes = [_annotation(id=i, bbox=[0, 0, LARGE, LARGE - 1]) for i in range(100_000)]
     with pytest.raises(
         ValueError, match=r"the ellipses of the first \d+ of 100000 objects of .* 1"

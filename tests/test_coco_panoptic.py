@@ -20,7 +20,7 @@ def _draw_ids(ids, path):
 
 
 def _segments(seed):
-    """Give ids of segments, blocks of noise, and what is said about them."""
+    """Return ids of segments in blocks of noise, and their descriptions."""
     rng = np.random.default_rng(seed)
     numbers = [int(n) for n in rng.choice(256**3, 6, replace=False)]
     ids = np.kron(rng.choice([0, *numbers], (8, 8)), np.ones((3, 4), dtype=int))[:, : SIZE[1]]
@@ -34,7 +34,7 @@ def _segments(seed):
 
 @pytest.fixture
 def tree(tmp_path):
-    """Two images; gives the annotation file and {image id: ids}."""
+    """Write two images; return the annotation file and {image id: ids}."""
     (tmp_path / "panoptic_val").mkdir()
     content, found = {"images": [], "categories": CATEGORIES, "annotations": []}, {}
     for key, name in ((20, "b"), (10, "a")):
@@ -67,7 +67,7 @@ def _decode(mask):
 
 
 def _expected(path, found):
-    """Give [(image id, concept, segment id)], by image, category and place in the file."""
+    """Return [(image id, concept, segment id)], by image, category and position in the file."""
     content = json.loads(path.read_text())
     infos = {a["image_id"]: a["segments_info"] for a in content["annotations"]}
     return [
@@ -79,7 +79,7 @@ def _expected(path, found):
     ]
 
 
-def test_segments_are_those_of_the_colors(tree):
+def test_segments_follow_the_colors(tree):
     path, found = tree
     bunch = _load(path, merge_instances=False, keep=["iscrowd"])
     table = bunch.data
@@ -103,7 +103,7 @@ def test_segments_of_a_concept_are_merged(tree):
         np.testing.assert_array_equal(_decode(row.mask), np.isin(found[row.image_id], numbers))
 
 
-def test_shapes_and_selection(tree):
+def test_shapes_and_categories_are_selected(tree):
     path, found = tree
     table = _load(path, categories=["car"], mask="rectangle", merge_instances=False).data
     assert set(table["concept"]) == {"car"}
@@ -114,7 +114,7 @@ def test_shapes_and_selection(tree):
         np.testing.assert_array_equal(_decode(row.mask), expected)
 
 
-def test_a_folder_of_another_name(tree):
+def test_the_folder_may_have_another_name(tree):
     path, _ = tree
     expected = _load(path).data
     path.with_suffix("").rename(path.parent / "elsewhere")
@@ -124,7 +124,7 @@ def test_a_folder_of_another_name(tree):
     assert table.drop(columns="mask").equals(expected.drop(columns="mask"))
 
 
-def test_a_segment_without_pixels(tree):
+def test_a_segment_without_pixels_raises_an_error(tree):
     path, _ = tree
     extra = {"id": 5, "category_id": 3}
     _change(path, lambda c: c["annotations"][0]["segments_info"].append(extra))
@@ -174,7 +174,7 @@ def test_a_segment_without_pixels(tree):
         (lambda c: c.pop("categories"), r"lacks \['categories'\]"),
     ],
 )
-def test_what_is_wrong_is_an_error_that_names_the_file(tree, change, match):
+def test_errors_name_the_file(tree, change, match):
     path, _ = tree
     _change(path, change)
     with pytest.raises(ValueError, match=match) as error:
@@ -182,7 +182,7 @@ def test_what_is_wrong_is_an_error_that_names_the_file(tree, change, match):
     assert str(path.with_suffix("")) in str(error.value)
 
 
-def test_what_nobody_asked_for_stops_no_load(tree):
+def test_errors_in_unused_annotations_do_not_stop_the_load(tree):
     path, found = tree
     rows = [row for row in _expected(path, found) if row[:2] == (20, "sky")]
 
@@ -197,14 +197,14 @@ def test_what_nobody_asked_for_stops_no_load(tree):
 
 
 @pytest.mark.parametrize("mode", ["L", "P", "RGBA", "I;16"])
-def test_segments_of_another_mode(tree, mode):
+def test_segments_of_another_mode_raise_an_error(tree, mode):
     path, _ = tree
     Image.new(mode, SIZE[::-1]).save(path.with_suffix("") / "b.png")
     with pytest.raises(ValueError, match=rf"b\.png is an image of mode {mode}.*256 G"):
         _load(path)
 
 
-def test_segments_that_are_damaged(tree):
+def test_damaged_segments_raise_an_error(tree):
     path, _ = tree
     file = path.with_suffix("") / "b.png"
     file.write_bytes(file.read_bytes()[:60])
@@ -212,7 +212,7 @@ def test_segments_that_are_damaged(tree):
         _load(path)
 
 
-def test_missing_images(tree):
+def test_missing_images_raise_an_error(tree):
     path, _ = tree
     for name in "ab":
         (path.parent / f"{name}.jpg").unlink()

@@ -64,7 +64,7 @@ def test_the_planted_pair_is_the_most_confused(confusable):
     assert (sky[columns] == 0).all(axis=None)
 
 
-def test_a_pair_holds_the_metrics_of_its_concepts(confusable):
+def test_a_pair_has_the_metrics_of_its_concepts(confusable):
     X, y = confusable
     pairs = confused_concepts(X, y, metric="cityblock").set_index(["concept_a", "concept_b"])
     overlap = overlap_ratio(X, y, metric="cityblock")
@@ -79,14 +79,14 @@ def test_a_pair_holds_the_metrics_of_its_concepts(confusable):
     assert not [column for column in pairs if column.startswith("mixed")]
 
 
-def test_mixed_clusters_by_hand():
+def test_mixed_clusters_equal_a_count_by_hand():
     X = np.arange(12.0)[:, np.newaxis]
     y = ["a"] * 5 + ["b"] * 5 + ["c"] * 2
     labels = [0, 0, 0, 1, -1, 0, 1, 1, 1, 1, 2, 2]
     pairs = confused_concepts(X, y, clusters=labels, min_share=0.2).set_index(
         ["concept_a", "concept_b"]
     )
-    # Cluster 0 holds aaab, cluster 1 abbbb: both mix a and b, and 9 of their 10 rows lie there.
+    # Cluster 0 holds aaab, cluster 1 abbbb: both mix a and b, with 9 of the 10 rows.
     assert pairs.loc[("a", "b"), "mixed_clusters"] == 2
     assert pairs.loc[("a", "b"), "mixed_cluster_share"] == pytest.approx(0.9)
     assert pairs.loc[("a", "c"), "mixed_clusters"] == 0
@@ -119,7 +119,7 @@ def test_sub_concepts_report_the_planted_parts():
         assert row.spread == pytest.approx(np.mean(means))
 
 
-def test_sub_concepts_of_one_concept_with_noise():
+def test_sub_concepts_of_one_concept_may_include_noise():
     X = np.arange(7.0)[:, np.newaxis]
     y = ["car"] * 5 + ["bus"] * 2
     report = sub_concepts(X, y, [0, 0, 1, -1, 0, 1, 1], concept="car", metric="euclidean")
@@ -132,7 +132,7 @@ def test_sub_concepts_of_one_concept_with_noise():
     assert sub_concepts(X, y, [-1] * 7).empty
 
 
-def test_sub_concepts_from_a_mixture():
+def test_sub_concepts_may_come_from_a_mixture():
     X, y, _ = planted_parts(n_rows=30)
     report = sub_concepts(X, y, ConceptGaussianMixture(random_state=0))
     assert report.groupby("concept").size().tolist() == [2, 2, 2]
@@ -140,12 +140,12 @@ def test_sub_concepts_from_a_mixture():
 
 
 class TestBadConfusionInput:
-    def test_one_concept(self):
+    def test_one_concept_raises_an_error(self):
         with pytest.raises(ValueError, match="At least 2 concepts"):
             confused_concepts(np.eye(3), ["car"] * 3)
 
     @pytest.mark.parametrize("name", ["clusters", "components"])
-    def test_lengths(self, name):
+    def test_inconsistent_lengths_raise_an_error(self, name):
         with pytest.raises(ValueError, match="inconsistent numbers of samples"):
             confused_concepts(np.eye(3), ["car", "car", "bus"], **{name: [0, 1]})
         with pytest.raises(ValueError, match="inconsistent numbers of samples"):
@@ -154,23 +154,23 @@ class TestBadConfusionInput:
             confused_concepts(np.eye(2), ["car", "bus"], **{name: [np.nan, 0]})
 
     @pytest.mark.parametrize("min_share", [0, 0.6, -0.1])
-    def test_min_share(self, min_share):
+    def test_an_invalid_min_share_raises_an_error(self, min_share):
         with pytest.raises(ValueError, match="'min_share' parameter"):
             confused_concepts(np.eye(3), [0, 0, 1], min_share=min_share)
 
-    def test_unknown_concept(self):
+    def test_an_unknown_concept_raises_an_error(self):
         with pytest.raises(ValueError, match="concept='sky' does not occur in y"):
             sub_concepts(np.eye(3), ["car", "car", "bus"], [0, 0, 1], concept="sky")
 
 
 @pytest.fixture
 def layers():
-    """A layer that tells concepts apart, and one of noise."""
+    """A layer that separates concepts, and one of noise."""
     X, y, _ = planted_parts(n_rows=15)
     return {"good": X, "noise": np.random.RandomState(1).normal(size=X.shape)}, y
 
 
-def test_one_row_per_layer_and_metric(layers):
+def test_the_table_has_one_row_per_layer_and_metric(layers):
     layers, y = layers
     table = compare_layers(layers, y, k=5, n_repeats=6, random_state=0)
     assert table.columns.tolist() == COLUMNS
@@ -196,7 +196,7 @@ def test_repeats_are_seeded(layers):
     assert not first["mean"].equals(other["mean"])
 
 
-def test_a_draw_of_all_rows_has_the_metrics_of_all_rows(layers):
+def test_a_draw_of_all_rows_gives_the_metrics_of_all_rows(layers):
     layers, y = layers
     clusterer = KMeans(4, random_state=0, n_init=1)
     table = compare_layers(
@@ -219,7 +219,7 @@ def test_only_rows_that_are_finite_in_all_layers_are_compared(layers):
     cut = {name: X[9:] for name, X in layers.items()}
     expected = compare_layers(cut, y[9:], k=5, n_repeats=2, rows_per_concept=21, random_state=0)
     shared = table.metric != "failed_share"
-    # 9 of the 30 rows of the first concept failed, so 21 rows of it are all that are left.
+    # 9 of the 30 rows of the first concept failed, so 21 rows remain.
     assert_allclose(
         table[shared & (table.layer == "good")]["n_rows"],
         expected[shared & (expected.layer == "good")]["n_rows"],
@@ -229,7 +229,7 @@ def test_only_rows_that_are_finite_in_all_layers_are_compared(layers):
         compare_layers(layers, y, k=5, rows_per_concept=22)
 
 
-def test_failures_and_iou(layers):
+def test_failures_and_iou_are_listed(layers):
     layers, y = layers
     layers["noise"][:9] = np.nan
     iou = {"good": np.linspace(0.0, 1.0, len(y)), "noise": np.full(len(y), 0.5)}
@@ -245,7 +245,7 @@ def test_failures_and_iou(layers):
 
 
 def test_groups_are_drawn_whole(layers):
-    """With two groups, of which each fills a draw, a draw is one of them."""
+    """Each of two groups fills a draw, so a draw is one of them."""
     layers, y = layers
     groups = pd.Series(y).groupby(y).cumcount().to_numpy() % 2
     with pytest.warns(UserWarning, match=r"fewer than 5 rows to find.* of 12 draws: 'bus' \(12\)"):
@@ -269,7 +269,7 @@ def test_groups_are_drawn_whole(layers):
     ],
     ids=["groups", "window", "window in two sequences"],
 )
-def test_precision_leaves_out_the_group_of_the_query(layers, how):
+def test_precision_excludes_the_group_of_the_query(layers, how):
     layers, y = layers
     values = np.asarray(how["groups"]).reshape(90, -1)
 
@@ -284,8 +284,8 @@ def test_precision_leaves_out_the_group_of_the_query(layers, how):
         assert found[name, "precision_at_5"] == pytest.approx(expected.mean())
 
 
-def test_a_concept_without_enough_rows_is_left_out_of_precision(layers):
-    """Perfectly separable blobs have precision 1, however small one of them is."""
+def test_precision_excludes_concepts_with_too_few_rows(layers):
+    """Perfectly separable blobs of any size have precision 1."""
     X, y = np.repeat(np.eye(3), [20, 20, 4], axis=0), np.repeat(["bus", "car", "sky"], [20, 20, 4])
     for rows_per_concept in (12, 100):
         with pytest.warns(UserWarning, match=r"fewer than 10 rows.* of 3 draws: 'sky' \(3\); cho"):
@@ -297,9 +297,9 @@ def test_a_concept_without_enough_rows_is_left_out_of_precision(layers):
             )
         found = table.set_index("metric")
         assert found.loc["precision_at_10", "mean"] == 1.0
-        # Up to as many rows of a concept as are asked for, and all of them where it has fewer.
+        # At most the requested number of rows per concept, or all if it has fewer.
         assert found.loc["purity", "n_rows"] == 4 + 2 * min(20, rows_per_concept)
-    # One group holds all buses, which have nothing to find in others.
+    # One group holds all buses, so other groups have no relevant rows.
     groups = np.where(y == "bus", 0, np.arange(44))
     with pytest.warns(UserWarning, match=r"of 1 draws: 'bus' \(1\), 'sky' \(1\)"):
         table = compare_layers({"one": X}, y, groups=groups, n_repeats=1, rows_per_concept=20)
@@ -321,14 +321,14 @@ def test_layers_are_ranked_and_compared_within_draws(layers):
     by_layer = ranks.set_index("layer")
     for metric in ("purity", "precision_at_5"):
         assert by_layer[metric].tolist() == [1.5, 3.0, 1.5]
-    # Concepts of two parts each are no better separated than noise.
+    # Concepts of two parts each are not better separated than noise.
     assert by_layer["separation"].tolist() == [2.5, 1.0, 2.5]
     assert by_layer["iou"].tolist() == [2.0, 1.0, 3.0]
     assert by_layer["failed_share"].tolist() == [2.0] * 3
     assert by_layer["rank_sum"].tolist() == [9.5, 10.0, 10.5]
     assert "n_clusters" not in by_layer
     assert rank_layers(table, ["iou"])["layer"].tolist() == ["noise", "twin", "good"]
-    # The twin has the same values in every draw, so its difference is exactly none.
+    # The twin has the same values in every draw, so its difference is exactly zero.
     columns = ["difference", "difference_low", "difference_high"]
     assert found.loc[("twin", "purity"), columns].tolist() == [0.0] * 3
     for metric, best in (("purity", "good"), ("iou", "noise")):
@@ -339,7 +339,7 @@ def test_layers_are_ranked_and_compared_within_draws(layers):
     assert 0 < found["difference_low"] < found["difference"] < found["difference_high"]
 
 
-def test_intervals_need_draws_that_differ(layers):
+def test_intervals_require_different_draws(layers):
     layers, y = layers
     for how in ({"n_repeats": 1}, {"n_repeats": 3, "rows_per_concept": 30}):
         table = compare_layers(layers, y, k=5, random_state=0, **how)
@@ -353,7 +353,7 @@ class _OneCluster(ClusterMixin, BaseEstimator):
 
 
 @pytest.mark.slow
-def test_intervals_hold_the_difference_in_other_samples_of_images():
+def test_intervals_cover_the_difference_in_other_samples_of_images():
     found = []
     for seed in range(40):
         rng = np.random.RandomState(seed)
@@ -421,7 +421,7 @@ def test_cka_follows_its_definition():
         assert linear_cka(B, A) == pytest.approx(expected)
 
 
-def test_cka_sees_no_rotation_scale_or_offset():
+def test_cka_ignores_rotation_scale_and_offset():
     rng = np.random.RandomState(0)
     X = rng.normal(size=(30, 6))
     rotation = np.linalg.qr(rng.normal(size=(6, 6)))[0]
@@ -430,7 +430,7 @@ def test_cka_sees_no_rotation_scale_or_offset():
 
 
 class TestBadComparisonInput:
-    def test_lengths(self, layers):
+    def test_inconsistent_lengths_raise_an_error(self, layers):
         layers, y = layers
         with pytest.raises(ValueError, match="noise has 89 rows and y has 90"):
             compare_layers(layers | {"noise": layers["noise"][1:]}, y)
@@ -442,18 +442,18 @@ class TestBadComparisonInput:
         with pytest.raises(ValueError, match="inconsistent numbers of samples"):
             linear_cka(np.eye(3), np.eye(4))
 
-    def test_nothing_to_compare(self, layers):
+    def test_a_comparison_without_layers_raises_an_error(self, layers):
         with pytest.raises(ValueError, match="layers is empty"):
             compare_layers({}, layers[1])
         with pytest.raises(ValueError, match="layers is empty"):
             compare_similarity({})
 
-    def test_iou_of_other_layers(self, layers):
+    def test_iou_of_other_layers_raises_an_error(self, layers):
         layers, y = layers
         with pytest.raises(ValueError, match="iou has the layers"):
             compare_layers(layers, y, iou={"good": np.ones(len(y))})
 
-    def test_indexes(self, layers):
+    def test_inconsistent_indexes_raise_an_error(self, layers):
         layers, y = layers
         tables = {name: pd.DataFrame(X) for name, X in layers.items()}
         with pytest.raises(ValueError, match="nothing in common"):
@@ -461,7 +461,7 @@ class TestBadComparisonInput:
         with pytest.raises(ValueError, match="an index repeats"):
             compare_layers(tables, pd.Series(y, index=np.zeros(len(y))))
 
-    def test_one_concept(self, layers):
+    def test_one_concept_raises_an_error(self, layers):
         layers, y = layers
         with pytest.raises(ValueError, match="At least 2 concepts"):
             compare_layers(layers, ["car"] * len(y))
@@ -476,7 +476,7 @@ class TestBadComparisonInput:
             ({"rows_per_concept": 1.5}, "'rows_per_concept' parameter"),
         ],
     )
-    def test_parameters(self, layers, parameters, match):
+    def test_invalid_parameters_raise_errors(self, layers, parameters, match):
         with pytest.raises(ValueError, match=match):
             compare_layers(*layers, **parameters)
 
@@ -489,7 +489,7 @@ class TestBadComparisonInput:
     ],
     ids=["mixture", "pipeline"],
 )
-def test_noise_is_not_pure(mixture):
+def test_clusters_of_noise_are_not_pure(mixture):
     X, y = np.random.RandomState(0).normal(size=(90, 3)), np.repeat(["bus", "car", "sky"], 30)
     options = {"n_repeats": 2, "random_state": 0}
     table = compare_layers({"noise": X}, y, clusterer=mixture, **options)
@@ -499,7 +499,7 @@ def test_noise_is_not_pure(mixture):
     assert pairs.mixed_component_share.min() > 0.5
 
 
-def test_orders_that_differ_beside_arrays_are_refused(layers):
+def test_different_orders_beside_arrays_raise_an_error(layers):
     layers, y = layers
     tables = {name: pd.DataFrame(X) for name, X in layers.items()}
     tables["noise"] = tables["noise"].iloc[::-1]
@@ -515,7 +515,7 @@ def test_orders_that_differ_beside_arrays_are_refused(layers):
 
 
 @pytest.mark.parametrize("n_features", [3, 40])
-def test_cka_of_constant_tiny_and_huge_layers(n_features):
+def test_cka_handles_constant_tiny_and_huge_layers(n_features):
     rng = np.random.RandomState(0)
     X, Y = rng.normal(size=(20, n_features)), rng.normal(size=(20, 30))
     assert np.isnan(linear_cka(np.full((20, n_features), 0.1), Y))
@@ -537,13 +537,13 @@ def test_cka_of_constant_tiny_and_huge_layers(n_features):
         (np.ones((90, 2)), r"iou of 'good' has shape \(90, 2\)"),
     ],
 )
-def test_iou_that_is_none(layers, values, message):
+def test_invalid_iou_raises_an_error(layers, values, message):
     layers, y = layers
     with pytest.raises(ValueError, match=message):
         compare_layers({"good": layers["good"]}, y, iou={"good": values})
 
 
-def test_iou_without_some_rows(layers):
+def test_iou_with_missing_rows_raises_an_error(layers):
     layers, y = layers
     table, iou = pd.DataFrame(layers["good"]), pd.Series(np.ones(80))
     with pytest.raises(ValueError, match=r"iou of 'good' has no row 80 \(10 in all"):
@@ -559,6 +559,6 @@ def test_iou_without_some_rows(layers):
         ({"a": np.eye(3), "b": np.full((3, 3), np.nan)}, "0 rows are finite in every layer"),
     ],
 )
-def test_bad_similarity_input(layers, message):
+def test_bad_similarity_input_raises_an_error(layers, message):
     with pytest.raises(ValueError, match=message):
         compare_similarity(layers)

@@ -36,7 +36,7 @@ def _activations(image, layer="2"):
 
 
 @pytest.mark.parametrize("objective", ["logistic", "jaccard", "dice"])
-def test_rows_are_those_of_the_pure_function(boxes, objective):
+def test_rows_equal_those_of_optimize_loces(boxes, objective):
     how = {"objective": objective, "alpha": 1e-3}
     loce = LoCETransformer(MODEL, "2", append_bias=True, **how).fit(boxes)
     vectors = loce.transform(boxes)
@@ -52,7 +52,7 @@ def test_rows_are_those_of_the_pure_function(boxes, objective):
 
 
 @pytest.mark.parametrize("objective", ["logistic", "jaccard", "dice"])
-def test_evaluate_gives_iterations_and_finds_the_bias(boxes, objective):
+def test_evaluate_returns_iterations_and_finds_the_bias(boxes, objective):
     plain = LoCETransformer(MODEL, ["2", "5"], objective=objective, tol=1e-6).fit(boxes)
     facts = plain.evaluate(boxes)
     assert list(facts)[-3:] == ["failed", "n_iter", "gradient_norm"]
@@ -65,14 +65,14 @@ def test_evaluate_gives_iterations_and_finds_the_bias(boxes, objective):
         assert given["n_iter"].isna().all()
         np.testing.assert_allclose(given["loss"], facts["loss"], rtol=1e-5)
         np.testing.assert_allclose(given["iou"], own["iou"], atol=0.01)
-    # A bias that is found by the mask draws better than the logistic loss's own, and no worse than
-    # that of a loss which is the Jaccard index itself, or near it.
+    # The bias that matches the mask has a higher IoU than that of the logistic loss. It is not
+    # lower than that of a loss that is close to the Jaccard index.
     least = 0.02 if objective == "logistic" else -0.005
     assert facts["iou"].mean() - own["iou"].mean() > least
 
 
 @pytest.mark.parametrize("objective", ["logistic", "jaccard", "dice"])
-def test_iterations_are_the_most_of_a_row_also_from_the_store(boxes, tmp_path, objective):
+def test_n_iter_is_the_maximum_over_rows_also_from_the_store(boxes, tmp_path, objective):
     loce = LoCETransformer(MODEL, ["2", "5"], objective=objective, memory=tmp_path / "rows")
     for _ in range(2):
         loce.fit_transform(boxes)
@@ -81,7 +81,7 @@ def test_iterations_are_the_most_of_a_row_also_from_the_store(boxes, tmp_path, o
     assert not hasattr(loce.fit(boxes), "n_iter_")
 
 
-def test_iterations_without_an_optimum(boxes):
+def test_n_iter_is_max_iter_for_adamw_and_0_for_failed_rows(boxes):
     adamw = LoCETransformer(MODEL, ["2", "5"], objective="net2vec", max_iter=3)
     adamw.fit_transform(boxes)
     assert adamw.n_iter_.tolist() == [3, 3]
@@ -93,7 +93,7 @@ def test_iterations_without_an_optimum(boxes):
     assert not np.any([mask.any() for mask in drawn])
 
 
-def test_project_is_the_plain_projection_with_the_bias(boxes):
+def test_project_equals_the_plain_projection_with_the_bias(boxes):
     loce = LoCETransformer(MODEL, "0", objective="logistic", append_bias=True).fit(boxes)
     vectors = torch.from_numpy(loce.transform(boxes))
     drawn = loce.project(boxes, threshold=None)
@@ -113,7 +113,7 @@ def test_unconverged_rows_are_counted_also_from_the_store(boxes, tmp_path):
             loce.fit_transform(boxes)
 
 
-def test_settings_that_differ_share_no_row(boxes, tmp_path):
+def test_different_settings_do_not_share_rows(boxes, tmp_path):
     store = RowStore(tmp_path / "rows")
     loce = LoCETransformer(MODEL, "2", objective="logistic", memory=store)
     first = loce.fit_transform(boxes)
@@ -155,7 +155,7 @@ UNREAD = [
 
 
 @pytest.mark.parametrize(("how", "others"), UNREAD)
-def test_parameters_that_the_objective_does_not_read_are_errors(boxes, how, others):
+def test_parameters_that_the_objective_does_not_use_raise_errors(boxes, how, others):
     (objective, (name, value)) = how["objective"], list(how.items())[1]
     message = re.escape(
         f"{name}={value!r} is not read by objective={objective!r}; leave it out, or choose "
@@ -180,13 +180,13 @@ def test_logistic_is_the_default(boxes):
     assert torch.equal(optimize_loces(activations, masks), expected)
 
 
-def test_a_bias_that_the_objective_lacks_is_an_error(boxes):
+def test_append_bias_raises_an_error_for_objectives_without_a_bias(boxes):
     with pytest.raises(ValueError, match="append_bias=True is not read by objective='net2vec'"):
         LoCETransformer(MODEL, "2", objective="net2vec", append_bias=True).fit(boxes)
 
 
 @pytest.mark.slow
-def test_a_grid_over_an_unread_parameter_is_an_error(boxes):
+def test_a_search_of_an_unused_parameter_raises_an_error(boxes):
     loce = LoCETransformer(MODEL, "2", objective="logistic")
     search = GridSearchCV(loce, {"learning_rate": [0.2, 0.5]}, cv=2, refit=False)
     with pytest.raises(
@@ -205,7 +205,7 @@ def test_a_grid_over_an_unread_parameter_is_an_error(boxes):
     assert np.isnan(search.cv_results_["mean_test_score"]).tolist() == [False, True]
 
 
-def test_net2vec_segmenter_refuses_what_it_does_not_read_of_its_loce(boxes):
+def test_the_net2vec_segmenter_refuses_unused_parameters_of_its_loce(boxes):
     for name, value in {"learning_rate": 0.5, "max_iter": 7}.items():
         loce = LoCETransformer(MODEL, "2", objective="net2vec", **{name: value})
         with pytest.raises(
@@ -214,7 +214,7 @@ def test_net2vec_segmenter_refuses_what_it_does_not_read_of_its_loce(boxes):
             Net2VecSegmenter(loce).fit(boxes)
 
 
-def test_segmenter_draws_with_the_mean_bias():
+def test_segmenters_project_with_the_mean_bias():
     train, test = make_scenes(8, random_state=0).data, make_scenes(3, random_state=1).data
     loce = LoCETransformer(TorchModel(load_scene_model), "features.5", objective="logistic")
     segmenter = ConceptSegmenter(loce).fit(train)
@@ -224,13 +224,13 @@ def test_segmenter_draws_with_the_mean_bias():
 
 
 def _moments(samples, layer="2"):
-    """Give mean and standard deviation of all cells of all images, in one array."""
+    """Return mean and standard deviation of all cells of all images, in one array."""
     seen = {id(image): image for image in samples["image"]}
     cells = np.hstack([_activations(image, layer).reshape(12, -1) for image in seen.values()])
     return cells.mean(1), cells.std(1)
 
 
-def test_scales_are_those_of_all_cells(boxes):
+def test_scales_equal_the_statistics_of_all_cells(boxes):
     loce = LoCETransformer(MODEL, "2", standardize=True).fit(boxes)
     mean, std = _moments(boxes)
     np.testing.assert_allclose(loce.mean_[0], mean, rtol=1e-5)
@@ -240,7 +240,7 @@ def test_scales_are_those_of_all_cells(boxes):
 
 
 @pytest.mark.parametrize("objective", ["net2vec", "logistic"])
-def test_standardized_rows_are_those_of_standardized_activations(boxes, objective):
+def test_standardized_rows_equal_rows_of_standardized_activations(boxes, objective):
     loce = LoCETransformer(MODEL, "2", objective=objective, standardize=True)
     vectors = loce.fit_transform(boxes)
     mean, std = (part[:, None, None] for part in _moments(boxes))
@@ -256,7 +256,7 @@ def test_standardized_rows_are_those_of_standardized_activations(boxes, objectiv
 
 
 def test_standardized_vectors_do_not_depend_on_the_units_of_channels(boxes):
-    """Logistic LoCEs of a network whose channels are scaled one by one are the same."""
+    """Logistic LoCEs of a network with rescaled channels are equal."""
     scaled = make_small_network()
     with torch.no_grad():
         factors = torch.logspace(-2, 2, 12)
@@ -270,7 +270,7 @@ def test_standardized_vectors_do_not_depend_on_the_units_of_channels(boxes):
 
 @pytest.mark.parametrize("embedder", [LoCETransformer, MaskedMeanTransformer])
 @pytest.mark.parametrize("standardize", [False, True])
-def test_a_first_row_at_fault_leaves_the_others_of_its_image(boxes, embedder, standardize):
+def test_a_failed_first_row_does_not_affect_others_of_its_image(boxes, embedder, standardize):
     one_image = boxes[[image is boxes["image"].iloc[0] for image in boxes["image"]]]
     faulty = pd.concat([one_image[:1].assign(mask=[np.ones((3, 3), bool)]), one_image])
     how = {"standardize": standardize, "on_error": "nan"}
@@ -282,7 +282,7 @@ def test_a_first_row_at_fault_leaves_the_others_of_its_image(boxes, embedder, st
     np.testing.assert_array_equal(vectors[1:], expected)
 
 
-def test_warnings_point_at_the_call(boxes):
+def test_warnings_name_the_line_of_the_call(boxes):
     loce = LoCETransformer(MODEL, "2", objective="logistic", max_iter=1, on_error="nan").fit(boxes)
     faulty = boxes.assign(mask=[np.ones((3, 3), bool), *boxes["mask"][1:]])
     for call in (loce.transform, loce.evaluate, loce.project):
@@ -291,7 +291,7 @@ def test_warnings_point_at_the_call(boxes):
         assert {warning.filename for warning in caught} == {__file__}
 
 
-def test_a_constant_channel_has_scale_one(boxes):
+def test_a_constant_channel_has_a_scale_of_one(boxes):
     network = make_small_network()
     with torch.no_grad():
         network[2].weight[3] = 0
@@ -301,7 +301,7 @@ def test_a_constant_channel_has_scale_one(boxes):
 
 
 def _coverage(mask, size):
-    """Cut pixels up so that cells consist of whole parts, and count."""
+    """Split pixels so that cells consist of whole parts, and count them."""
     rows, columns = np.lcm(mask.shape[0], size[0]), np.lcm(mask.shape[1], size[1])
     fine = mask.repeat(rows // mask.shape[0], 0).repeat(columns // mask.shape[1], 1)
     return fine.reshape(size[0], rows // size[0], size[1], columns // size[1]).mean((1, 3))
@@ -311,7 +311,7 @@ def _coverage(mask, size):
     ("shape", "size"),
     [((7, 9), (7, 9)), ((12, 20), (5, 3)), ((5, 4), (7, 9)), ((480, 640), (23, 30))],
 )
-def test_masked_mean_weighs_by_coverage(shape, size):
+def test_the_masked_mean_weights_cells_by_coverage(shape, size):
     rng = np.random.default_rng(0)
     image = rng.integers(0, 256, (*shape, 3), dtype=np.uint8)
     mask = rng.random(shape) > 0.6
@@ -326,7 +326,7 @@ def test_masked_mean_weighs_by_coverage(shape, size):
     np.testing.assert_allclose(vector, np.tensordot(grid, weights, 2) / weights.sum(), rtol=1e-5)
 
 
-def test_masked_mean_is_the_weighted_mean_of_cells(boxes):
+def test_the_masked_mean_equals_the_weighted_mean_of_cells(boxes):
     means = MaskedMeanTransformer(MODEL, ["0", "2"]).fit_transform(boxes)
     for row, vector in zip(boxes.itertuples(), means, strict=True):
         parts = []
@@ -337,7 +337,7 @@ def test_masked_mean_is_the_weighted_mean_of_cells(boxes):
         np.testing.assert_allclose(vector, np.concatenate(parts), rtol=1e-5, atol=1e-6)
 
 
-def test_a_mask_smaller_than_a_cell_still_weighs(boxes):
+def test_the_mean_under_a_tiny_mask_is_its_cell(boxes):
     row = boxes.iloc[[0]].copy()
     mask = np.zeros(np.asarray(row["image"].iloc[0]).shape[:2], dtype=bool)
     mask[2, 4] = True  # a pixel of cell (1, 2) of a layer with stride 2
@@ -347,7 +347,7 @@ def test_a_mask_smaller_than_a_cell_still_weighs(boxes):
     np.testing.assert_allclose(vector, grid[:, 1, 2], rtol=1e-5)
 
 
-def test_masked_means_are_kept_and_empty_masks_found(boxes, tmp_path):
+def test_masked_means_are_stored_and_empty_masks_raise_errors(boxes, tmp_path):
     store = RowStore(tmp_path / "rows")
     means = MaskedMeanTransformer(MODEL, "2", memory=store)
     first = means.fit_transform(boxes)

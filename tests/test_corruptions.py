@@ -1,4 +1,4 @@
-"""Noise against its definition, and independence from everything but the image and the seed."""
+"""Noise compared with its definition, and its dependence on image and seed only."""
 
 import pickle
 
@@ -35,7 +35,7 @@ def _grey(value, dtype=torch.float32, size=(300, 400)):
 def test_gaussian_noise_is_gaussian(percent):
     noise = (GaussianNoise(percent)(_grey(0.5)) - 0.5).double().numpy() / (percent / 100)
     assert stats.kstest(noise.ravel(), "norm").pvalue > 1e-3
-    # Channels and neighbours are drawn independently: correlations are of the order n ** -0.5.
+    # Channels and neighbors are independent: correlations are of the order n ** -0.5.
     n = noise[0].size
     for first, second in (
         (noise[0], noise[1]),
@@ -50,7 +50,7 @@ def test_gaussian_noise_on_bytes_is_rounded(percent):
     image = _grey(128, torch.uint8)
     noise = GaussianNoise(percent)(image).double().numpy() - 128
     sigma = percent / 100 * 255
-    # Exact probabilities of the rounded normal distribution, against the observed frequencies.
+    # Exact probabilities of the rounded normal distribution, compared with observed frequencies.
     for value in range(-2, 3):
         expected = stats.norm.cdf(value + 0.5, scale=sigma) - stats.norm.cdf(
             value - 0.5, scale=sigma
@@ -63,7 +63,7 @@ def test_gaussian_noise_on_bytes_is_rounded(percent):
 @pytest.mark.parametrize(
     ("grey", "dtype", "white"), [(0.5, torch.float32, 1), (77, torch.uint8, 255)]
 )
-def test_salt_and_pepper_shares(percent, grey, dtype, white):
+def test_salt_and_pepper_have_equal_shares(percent, grey, dtype, white):
     image = _grey(grey, dtype)
     noisy = SaltAndPepperNoise(percent)(image)
     assert (noisy == noisy[:1]).all()
@@ -88,14 +88,14 @@ def test_gaussian_pattern_grows_with_percent():
 
 
 @pytest.mark.parametrize("noise", BOTH)
-def test_nothing_at_zero_percent(noise):
+def test_zero_percent_changes_nothing(noise):
     image = _image()
     assert torch.equal(noise(0)(image), image)
     assert torch.equal(noise(0)(image / 255.0), image / 255.0)
 
 
 @pytest.mark.parametrize("noise", BOTH)
-def test_masks_boxes_and_the_input_stay(noise):
+def test_masks_boxes_and_the_input_stay_unchanged(noise):
     image = _image()
     before = image.clone()
     others = [
@@ -116,7 +116,7 @@ def test_masks_boxes_and_the_input_stay(noise):
 
 @pytest.mark.parametrize("noise", BOTH)
 @pytest.mark.parametrize("as_float", [False, True])
-def test_only_the_image_and_the_seed_count(noise, as_float):
+def test_noise_depends_only_on_image_and_seed(noise, as_float):
     images = [_image(seed) / 255.0 if as_float else _image(seed) for seed in range(4)]
     transform = noise(20, random_state=3)
     alone = [transform(image) for image in images]
@@ -133,7 +133,7 @@ def test_only_the_image_and_the_seed_count(noise, as_float):
 
 
 @pytest.mark.parametrize("noise", BOTH)
-def test_images_that_differ_get_patterns_that_have_nothing_in_common(noise):
+def test_different_images_get_independent_patterns(noise):
     first, second = _grey(0.5), _grey(0.5)
     second[0, 0, 0] = 0.51
     patterns = [(noise(20)(image) - image).numpy()[1].ravel() for image in (first, second)]
@@ -141,7 +141,7 @@ def test_images_that_differ_get_patterns_that_have_nothing_in_common(noise):
 
 
 @pytest.mark.parametrize("noise", BOTH)
-def test_the_layout_in_memory_does_not_count(noise):
+def test_noise_does_not_depend_on_the_memory_layout(noise):
     image = _image()
     channels_last = image[None].contiguous(memory_format=torch.channels_last)[0]
     assert not channels_last.is_contiguous()
@@ -149,7 +149,7 @@ def test_the_layout_in_memory_does_not_count(noise):
 
 
 @pytest.mark.parametrize("noise", BOTH)
-def test_global_generators_are_left_alone(noise):
+def test_global_generators_stay_unchanged(noise):
     torch.manual_seed(0)
     np.random.seed(0)  # noqa: NPY002 - it is the global state that is watched
     before = torch.get_rng_state(), np.random.get_state()[1].copy()  # noqa: NPY002
@@ -160,14 +160,14 @@ def test_global_generators_are_left_alone(noise):
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.bfloat16])
 @pytest.mark.parametrize("noise", BOTH)
-def test_float_types_are_kept(noise, dtype):
+def test_float_dtypes_are_kept(noise, dtype):
     noisy = noise(50)(_grey(0.5, dtype, size=(20, 30)))
     assert noisy.dtype == dtype
     assert 0 <= noisy.min() < noisy.max() <= 1
 
 
 @pytest.mark.parametrize("noise", BOTH)
-def test_repr_clone_and_hash(noise):
+def test_repr_clone_and_hash_depend_on_parameters(noise):
     transform = noise(2.5, random_state=np.int64(7))
     assert repr(transform) == f"{noise.__name__}(percent=2.5, random_state=7)"
     copied = clone(transform, safe=False)
@@ -178,7 +178,7 @@ def test_repr_clone_and_hash(noise):
 
 
 @pytest.mark.parametrize("noise", BOTH)
-def test_input_that_makes_no_sense(noise):
+def test_invalid_input_raises_errors(noise):
     with pytest.raises(ValueError, match=r"values from -0\.5 to -0\.5.*before v2\.Normalize"):
         noise(5)(_grey(-0.5))
     with pytest.raises(ValueError, match="values from nan"):
@@ -195,12 +195,12 @@ def test_input_that_makes_no_sense(noise):
     [{"percent": -1}, {"percent": "5"}, {"percent": 5, "random_state": None},
      {"percent": 5, "random_state": -1}],
 )  # fmt: skip
-def test_parameters_out_of_range(noise, parameters):
+def test_parameters_out_of_range_raise_errors(noise, parameters):
     with pytest.raises(ValueError, match="parameter of"):
         noise(**parameters)
 
 
-def test_no_more_than_all_pixels():
+def test_more_than_100_percent_raises_an_error():
     with pytest.raises(ValueError, match=r"'percent' .*\[0\.0, 100\.0\]"):
         SaltAndPepperNoise(101)
 
@@ -228,7 +228,7 @@ def _loce(preprocess, **parameters):
 
 
 @pytest.mark.parametrize("noise", BOTH)
-def test_a_row_depends_on_itself_alone(samples, noise):
+def test_a_row_does_not_depend_on_other_rows(samples, noise):
     loce = _loce(noise(20)).fit(samples)
     together = loce.transform(samples)
     reverse = loce.transform(samples.iloc[::-1])[::-1]
@@ -242,7 +242,7 @@ def test_a_row_depends_on_itself_alone(samples, noise):
 
 
 @pytest.mark.parametrize("noise", BOTH)
-def test_the_network_sees_the_noisy_image_under_the_same_mask(samples, noise):
+def test_noise_changes_the_image_and_not_the_mask(samples, noise):
     expected = samples.assign(
         image=[
             noise(20)(tv_tensors.Image(torch.from_numpy(i).permute(2, 0, 1)))
@@ -256,7 +256,7 @@ def test_the_network_sees_the_noisy_image_under_the_same_mask(samples, noise):
 
 
 @pytest.mark.parametrize("noise", BOTH)
-def test_in_a_compose_with_geometry(samples, noise):
+def test_noise_works_in_a_compose_with_geometry(samples, noise):
     steps = [
         noise(10),
         v2.Resize((48, 64)),

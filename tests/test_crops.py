@@ -1,4 +1,4 @@
-"""crop_samples and paste_crops against loops over pixels and boxes known beforehand."""
+"""crop_samples and paste_crops compared with loops over pixels and known boxes."""
 
 import numpy as np
 import pandas as pd
@@ -46,7 +46,7 @@ def _random_rows(n=40):
 
 @pytest.mark.parametrize("aspect_ratio", [None, 1.0, 2.5])
 @pytest.mark.parametrize(("margin", "min_size"), [(0, 1), (0.3, 7), (1.0, 16), (2, 500)])
-def test_crop_is_a_window_that_holds_mask_and_margin(margin, min_size, aspect_ratio):
+def test_a_crop_contains_mask_and_margin(margin, min_size, aspect_ratio):
     X = _random_rows()
     crops = crop_samples(X, margin=margin, min_size=min_size, aspect_ratio=aspect_ratio)
     wanted_ratio = WIDTH / HEIGHT if aspect_ratio is None else aspect_ratio
@@ -82,9 +82,9 @@ def test_crop_is_a_window_that_holds_mask_and_margin(margin, min_size, aspect_ra
         (_mask(50, 60, 10, 11), (30, 5, 30, 10)),
     ],
 )
-def test_known_boxes(image, mask, box):
+def test_crops_have_the_expected_boxes(image, mask, box):
     crops = crop_samples([(image, mask)], margin=1, min_size=10, aspect_ratio=1e-9)
-    # So narrow an aspect asks for the full height: the width is as margin and min_size want it.
+    # A narrow aspect needs the full height: margin and min_size determine the width.
     assert tuple(crops[BOX].iloc[0])[1::2] == box[1::2]
     crops = crop_samples([(image, mask)], margin=1, min_size=10, aspect_ratio=1e9)
     assert tuple(crops[BOX].iloc[0])[::2] == box[::2]
@@ -109,7 +109,7 @@ def test_paste_keeps_dtypes_and_failed_rows(image):
     assert np.count_nonzero(whole) == height * width
 
 
-def test_rows_keep_their_places_and_the_table_is_left_alone(boxes):
+def test_rows_keep_their_order_and_the_table_stays_unchanged(boxes):
     X = boxes.set_index(pd.Index([f"row {i}" for i in range(len(boxes))]))
     X = X.iloc[[3, 0, 4, 1, 2]]  # rows of one image apart
     before = X.copy(deep=True)
@@ -125,7 +125,7 @@ def test_rows_keep_their_places_and_the_table_is_left_alone(boxes):
         np.testing.assert_array_equal(alone["image"].iloc[0], crops["image"].iloc[i])
 
 
-def test_files_hold_the_same_pixels_and_one_crop_is_one_file(image, tmp_path):
+def test_files_hold_the_same_pixels_and_equal_crops_share_a_file(image, tmp_path):
     mask = _mask(30, 32, 40, 44)
     pairs = [(image, mask), (image, mask), (image, _mask(3, 9, 4, 8))]
     folder = tmp_path / "new" / "crops"
@@ -159,7 +159,7 @@ def test_exif_orientation_is_applied(tmp_path):
     assert tuple(crops[["image_height", "image_width"]].iloc[0]) == (50, 20)
 
 
-def test_projections_of_crops_are_measured_on_whole_images():
+def test_pasted_projections_are_measured_on_whole_images():
     scenes = make_scenes(2, random_state=0)
     crops = crop_samples(scenes.data, margin=0.5, min_size=24)
     loce = LoCETransformer(TorchModel(load_scene_model), "features.2")
@@ -173,7 +173,7 @@ def test_projections_of_crops_are_measured_on_whole_images():
     np.testing.assert_allclose(loce.evaluate(crops, embeddings)["iou"], expected, rtol=1e-12)
 
 
-def test_vectors_of_files_and_arrays_agree(boxes, tmp_path):
+def test_vectors_of_files_and_arrays_are_equal(boxes, tmp_path):
     loce = LoCETransformer(TorchModel(make_small_network), "3")
     arrays = loce.fit_transform(crop_samples(boxes, min_size=8))
     files = loce.fit_transform(crop_samples(boxes, min_size=8, folder=tmp_path))
@@ -222,7 +222,7 @@ def test_paste_checks_its_input(image):
 
 
 @pytest.mark.slow
-def test_crops_redraw_small_objects_better(camvid, camvid_network):
+def test_crops_raise_the_iou_of_small_objects(camvid, camvid_network):
     chosen = camvid.data[camvid.data["concept"].isin(["pedestrian", "bicyclist"])]
     small = chosen[chosen["area"] * 23 * 30 < 4].iloc[::12]  # less than four of the layer's cells
     enlarged = v2.Compose([v2.Resize((360, 480)), *NORMALIZE.transforms])

@@ -41,7 +41,7 @@ def _load(result, image=IMAGE, **how):
 
 
 def _pipeline(n=3, **changes):
-    """What Hugging Face's pipeline for image segmentation gives."""
+    """Results of Hugging Face's pipeline for image segmentation."""
     return [
         {
             "score": SCORES[i],
@@ -67,7 +67,7 @@ def _map(ids, empty, dtype=torch.int32):
     return labels
 
 
-def test_pipeline_of_hugging_face():
+def test_results_of_hugging_face_pipelines_are_read():
     data = _load(_pipeline(), merge_instances=False, keep=["label"])
     assert data["concept"].tolist() == ["cat", "cat", "dog"]
     assert data["score"].tolist() == SCORES[:3]
@@ -78,14 +78,14 @@ def test_pipeline_of_hugging_face():
     assert merged["score"].tolist() == [0.9, 0.8]
 
 
-def test_pipeline_without_scores():
+def test_results_without_scores_are_read():
     data = _load(_pipeline(score=None), min_score=0.5)
     assert data["score"].isna().all()
     some = [*_pipeline(1, score=None), *_pipeline(2)]
     assert _load(some)["score"].tolist() == [0.9]
 
 
-def test_boxes_of_a_pipeline():
+def test_boxes_of_pipelines_are_read():
     records = [
         {"score": 0.9, "label": "cat", "box": {"xmin": 2, "ymin": 3, "xmax": 12, "ymax": 9}},
         {"score": 0.8, "label": "dog", "box": {"xmin": 20, "ymin": 0, "xmax": 64, "ymax": 48}},
@@ -98,7 +98,7 @@ def test_boxes_of_a_pipeline():
 
 @pytest.mark.parametrize("empty", [-1, 0])
 @pytest.mark.parametrize("dtype", [torch.int32, torch.int64, torch.float32])
-def test_maps_of_segments(empty, dtype):
+def test_maps_of_segments_are_read(empty, dtype):
     """Maps count from 0 where -1 is nothing, and from 1 where 0 is."""
     ids = [empty + 1, empty + 2, empty + 3]
     result = {"segmentation": _map(ids, empty, dtype), "segments_info": _segments(ids)}
@@ -112,7 +112,7 @@ def test_maps_of_segments(empty, dtype):
     assert data["was_fused"].tolist() == [False] * 3
 
 
-def test_binary_maps():
+def test_binary_maps_are_read():
     stack = torch.from_numpy(np.stack(MASKS[:3])).float()
     result = {"segmentation": stack, "segments_info": _segments([0, 1, 2])}
     data = _load(result, class_names=NAMES)
@@ -120,7 +120,7 @@ def test_binary_maps():
 
 
 def test_fused_segments_are_one_instance():
-    """Their entries share an id; the surest one's score counts."""
+    """Their entries share an id; the highest score counts."""
     ids = [1, 2, 3, 4, 4]
     result = {"segmentation": _map(ids, 0), "segments_info": _segments(ids)}
     data = _load(result, class_names=NAMES).set_index("concept")
@@ -130,7 +130,7 @@ def test_fused_segments_are_one_instance():
 
 
 def _planted_outputs(n_queries=8):
-    """Logits from which post-processing must find the masks."""
+    """Logits of which post-processing must compute the masks."""
     classes = torch.full((1, n_queries, len(NAMES) + 1), -20.0)
     classes[0, range(5), LABELS] = 20 * torch.tensor(SCORES)
     classes[0, 5:, -1] = 20
@@ -147,7 +147,7 @@ def processor():
 
 
 def _agreement(data, i):
-    """Give the IoU with a planted mask; resizing moves its rim by a pixel."""
+    """Return the IoU with a planted mask; resizing moves its rim by a pixel."""
     ious = [(m & MASKS[i]).sum() / (m | MASKS[i]).sum() for m in _decoded(data)]
     return max(ious)
 
@@ -155,7 +155,7 @@ def _agreement(data, i):
 @pytest.mark.parametrize(
     "how", [{}, {"return_coco_annotation": True}, {"return_binary_maps": True}]
 )
-def test_instances_of_a_real_post_processor(processor, how):
+def test_instances_of_a_real_post_processor_are_read(processor, how):
     (result,) = processor.post_process_instance_segmentation(
         _planted_outputs(), target_sizes=[(HEIGHT, WIDTH)], **how
     )
@@ -171,7 +171,7 @@ def test_instances_of_a_real_post_processor(processor, how):
 
 
 @pytest.mark.parametrize("fused", [set(), {2}])
-def test_segments_of_a_real_post_processor(processor, fused):
+def test_segments_of_a_real_post_processor_are_read(processor, fused):
     (result,) = processor.post_process_panoptic_segmentation(
         _planted_outputs(), target_sizes=[(HEIGHT, WIDTH)], label_ids_to_fuse=fused
     )
@@ -185,7 +185,7 @@ def test_segments_of_a_real_post_processor(processor, fused):
 
 
 @pytest.mark.parametrize("form", ["tensor", "array", "dict"])
-def test_maps_of_classes(form):
+def test_maps_of_classes_are_read(form):
     labels = _map(LABELS, 7, torch.int64)
     result = {"tensor": labels, "array": labels.numpy(), "dict": {"segmentation": labels}}[form]
     names = {**NAMES, 7: "nothing"}
@@ -200,7 +200,7 @@ def test_maps_of_classes(form):
 
 @pytest.mark.parametrize("class_names", [None, "object"])
 def test_a_map_of_classes_needs_their_names(class_names):
-    """One name for all would make the whole image, background included, one mask."""
+    """One name for all classes would make a mask of the whole image with its background."""
     with pytest.raises(ValueError, match=r"classes come without names.*id2label"):
         _load(_map(LABELS, 7), class_names=class_names)
 
@@ -212,7 +212,7 @@ def _letterboxed(masks, scale, rim, margin):
 
 
 def _ultralytics(masks, n=3, **changes):
-    """What ultralytics gives, with the attributes of its Results."""
+    """Results of ultralytics, with the attributes of its class."""
     boxes = SimpleNamespace(
         xyxy=torch.tensor([[0.0, 8, 16, 24], [24, 8, 40, 40], [0, 32, 16, 48]]),
         cls=torch.tensor([1.0, 1.0, 0.0]),
@@ -244,7 +244,7 @@ def test_masks_of_ultralytics_lose_their_rim(scale, rim, margin, make):
     assert data["class_id"].tolist() == [1, 1, 0]
 
 
-def test_a_mask_at_another_scale_follows_a_resizing_of_torch():
+def test_a_mask_at_another_scale_is_resized_as_by_torch():
     padded = torch.nn.functional.interpolate(
         torch.tensor(_letterboxed(MASKS[:3], 1, (8, 8), (0, 0))).float()[None], scale_factor=0.5
     )[0]
@@ -254,7 +254,7 @@ def test_a_mask_at_another_scale_follows_a_resizing_of_torch():
     np.testing.assert_array_equal(_decoded(data), expected.numpy())
 
 
-def test_boxes_tracks_and_names_of_ultralytics():
+def test_boxes_tracks_and_names_of_ultralytics_are_read():
     result = _ultralytics(None, id=torch.tensor([4.0, 9.0, 2.0]))
     how = {"merge_instances": False, "mask": "rectangle"}
     data = _load(result, keep=["track_id"], **how)
@@ -264,7 +264,7 @@ def test_boxes_tracks_and_names_of_ultralytics():
     assert renamed["concept"].tolist() == ["canine", "feline"]
 
 
-def test_an_image_in_which_nothing_was_found():
+def test_an_image_without_detections_has_no_rows():
     nothing = _ultralytics(None, xyxy=torch.empty(0, 4), cls=torch.empty(0), conf=torch.empty(0))
     blank = torch.full((HEIGHT, WIDTH), -1.0)
     results = [
@@ -280,7 +280,7 @@ def test_an_image_in_which_nothing_was_found():
     assert set(data["image_id"]) == {len(results) - 1}
 
 
-def test_fields_of_other_forms():
+def test_fields_of_other_forms_are_kept():
     torchvision = {
         "masks": torch.tensor(np.stack(MASKS[:2])),
         "labels": torch.tensor([1, 1]),
@@ -310,7 +310,7 @@ def test_fields_of_other_forms():
 
 
 @pytest.mark.parametrize("keep", [["score"], ["label", "score"]])
-def test_the_score_is_there_anyway(keep):
+def test_the_score_is_kept_with_any_keep(keep):
     data = _load(_pipeline(), keep=keep)
     assert data["score"].tolist() == [0.9, 0.8]
     assert data.columns.tolist().count("score") == 1
@@ -359,7 +359,7 @@ RUNS = [[1, 100], [101, HEIGHT * WIDTH - 100]]
         (SimpleNamespace(boxes=None, masks=None, names={}, orig_shape=(1, 1)), "must have boxes"),
     ],
 )
-def test_results_that_make_no_sense(result, match):
+def test_invalid_results_raise_errors(result, match):
     names = None if isinstance(result, list) or hasattr(result, "names") else NAMES
     names = "car" if isinstance(result, list) and "segmentation" in result[0] else names
     names = "car" if getattr(result, "ndim", 0) == 3 else names
@@ -368,15 +368,15 @@ def test_results_that_make_no_sense(result, match):
 
 
 @pytest.mark.parametrize("shape", [(HEIGHT, WIDTH + 1), (WIDTH, HEIGHT)])
-def test_ultralytics_of_another_image(shape):
-    """Boxes alone don't tell, so the result's own size is compared."""
+def test_results_of_another_image_raise_an_error(shape):
+    """Boxes alone do not show the size, so the size of the result is compared."""
     image = np.zeros((*shape, 3), dtype=np.uint8)
     for masks, mask in ((None, "rectangle"), (torch.zeros(3, HEIGHT, WIDTH), "segmentation")):
         with pytest.raises(ValueError, match=r"detections\[0\]: it is of an image \(48, 64\)"):
             _load(_ultralytics(masks), image, mask=mask)
 
 
-def test_names_that_ultralytics_lacks():
+def test_missing_names_raise_an_error():
     result = _ultralytics(torch.tensor(np.stack(MASKS[:3])), cls=torch.tensor([1.0, 9.0, 0.0]))
     with pytest.raises(ValueError, match=r"no name for the class ids \[9\]"):
         _load(result)

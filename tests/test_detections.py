@@ -1,4 +1,4 @@
-"""from_detections against the masks that were put in."""
+"""from_detections compared with the given masks."""
 
 from types import SimpleNamespace
 
@@ -23,7 +23,7 @@ def _box_mask(top, bottom, left, right):
     return mask
 
 
-# Two cats and a dog; the second cat is the least sure.
+# Two cats and a dog; the second cat has the lowest score.
 MASKS = np.stack([_box_mask(1, 5, 2, 9), _box_mask(6, 11, 3, 8), _box_mask(2, 9, 12, 19)])
 BOXES = np.array([[2, 1, 9, 5], [3, 6, 8, 11], [12, 2, 19, 9]], dtype=float)
 LABELS, SCORES = np.array([2, 2, 1]), np.array([0.9, 0.3, 0.8])
@@ -35,7 +35,7 @@ def image():
 
 
 def _torchvision(**changes):
-    """What a torchvision detector gives, with soft masks."""
+    """Results of a torchvision detector, with soft masks."""
     soft = np.where(MASKS, 0.7, 0.4).astype(np.float32)[:, None]
     output = {
         "masks": torch.from_numpy(soft).requires_grad_(),
@@ -63,7 +63,7 @@ def _supervision(**changes):
 
 
 def _sam():
-    """What Segment Anything's automatic mask generator gives, in both of its output modes."""
+    """Results of Segment Anything's automatic mask generator, in both output modes."""
     uncompressed = {"size": [HEIGHT, WIDTH], "counts": _counts(MASKS[1])}
     compressed = coco_mask.encode(np.asfortranarray(MASKS[2].astype(np.uint8)))
     compressed["counts"] = compressed["counts"].decode()
@@ -106,7 +106,7 @@ def test_instances_of_a_concept_are_merged(image, result, names):
     ("result", "names"),
     [(_torchvision(), CATEGORIES), (_supervision(), ["", "dog", "cat"])],
 )
-def test_instances_stay_apart(image, result, names):
+def test_instances_stay_separate_without_merging(image, result, names):
     how = {"class_names": names, "merge_instances": False}
     data = from_detections([image], [result], **how).data
     # The order is that of the names, then of the instances.
@@ -115,7 +115,7 @@ def test_instances_stay_apart(image, result, names):
     np.testing.assert_array_equal(_decoded(data), MASKS[[2, 0, 1]])
 
 
-def test_sam(image):
+def test_results_of_segment_anything_are_read(image):
     data = from_detections([image], [_sam()], class_names="object", merge_instances=False).data
     assert data["concept"].tolist() == ["object"] * 3
     assert data["score"].tolist() == SCORES.tolist()
@@ -123,7 +123,7 @@ def test_sam(image):
 
 
 @pytest.mark.parametrize("masks", [MASKS, MASKS[:, None], torch.from_numpy(MASKS), MASKS * 255.0])
-def test_arrays_of_masks(image, masks):
+def test_arrays_of_masks_are_read(image, masks):
     how = {"class_names": "object", "merge_instances": False}
     data = from_detections([image], [masks], **how).data
     np.testing.assert_array_equal(_decoded(data), MASKS)
@@ -133,14 +133,14 @@ def test_arrays_of_masks(image, masks):
 
 
 @pytest.mark.parametrize(("threshold", "covered"), [(0.3, True), (0.5, False)])
-def test_mask_threshold(image, threshold, covered):
+def test_mask_threshold_binarizes_masks(image, threshold, covered):
     data = from_detections(
         [image], [_torchvision()], class_names=CATEGORIES, mask_threshold=threshold
     ).data
     assert bool(_decoded(data)[0].all()) is covered
 
 
-def test_min_score(image):
+def test_min_score_selects_detections(image):
     how = {"class_names": CATEGORIES, "min_score": 0.5, "merge_instances": False}
     data = from_detections([image], [_torchvision()], **how).data
     assert data["score"].tolist() == [0.8, 0.9]
@@ -148,7 +148,7 @@ def test_min_score(image):
     assert len(without) == 3
 
 
-def test_names_are_asked_for_only_where_the_score_suffices(image):
+def test_names_are_required_only_for_sufficient_scores(image):
     labels = torch.tensor([2, 99, 1])
     how = {"class_names": CATEGORIES, "merge_instances": False}
     result = _torchvision(labels=labels)
@@ -158,7 +158,7 @@ def test_names_are_asked_for_only_where_the_score_suffices(image):
 
 
 @pytest.mark.parametrize("result", [_torchvision(masks=None), _supervision(mask=None)])
-def test_boxes_without_masks(image, result):
+def test_boxes_without_masks_need_another_shape(image, result):
     how = {"class_names": CATEGORIES, "merge_instances": False}
     with pytest.raises(ValueError, match=r"detections: none of the 3 .*'rectangle'"):
         from_detections([image], [result], **how)
@@ -169,7 +169,7 @@ def test_boxes_without_masks(image, result):
     assert drawn["mask"].tolist() == expected["mask"].tolist()
 
 
-def test_boxes_that_reach_over_the_border(image):
+def test_boxes_are_cut_at_the_border(image):
     boxes = torch.tensor([[-5.0, -3.0, 4.0, 6.0], [15.0, 8.0, 99.0, 99.0], [30.0, 0.0, 40.0, 5.0]])
     result = _torchvision(masks=None, boxes=boxes)
     how = {"class_names": CATEGORIES, "merge_instances": False, "mask": "rectangle"}
@@ -180,7 +180,7 @@ def test_boxes_that_reach_over_the_border(image):
         from_detections([image], [result], **how)
 
 
-def test_images_order_and_ids(image, tmp_path):
+def test_images_keep_their_order_and_ids(image, tmp_path):
     path = tmp_path / "b.png"
     Image.fromarray(image).save(path)
     results = [_supervision(), _torchvision()]
@@ -193,7 +193,7 @@ def test_images_order_and_ids(image, tmp_path):
     assert named.groups.tolist() == ["b", "b", "a", "a"]
 
 
-def test_categories_shapes_and_areas(image):
+def test_categories_shapes_and_areas_select_rows(image):
     how = {"class_names": CATEGORIES}
     cats = from_detections([image], [_torchvision()], categories=["cat"], **how)
     assert set(cats.target) == {"cat"}
@@ -204,7 +204,7 @@ def test_categories_shapes_and_areas(image):
         from_detections([image], [_torchvision()], categories=["cow"], **how)
 
 
-def test_an_image_in_which_nothing_was_found(image):
+def test_an_image_without_detections_has_no_rows(image):
     empty = _supervision(xyxy=np.empty((0, 4)), mask=None, confidence=None, class_id=None, data={})
     blank = _torchvision(
         masks=torch.empty(0, 1, HEIGHT, WIDTH),
@@ -225,8 +225,8 @@ def test_the_table_is_embedded(image):
     assert loce.fit_transform(data).shape == (2, 8)
 
 
-def test_a_real_detector(image):
-    """The output of torchvision's own Mask R-CNN, with random weights, is understood."""
+def test_results_of_a_real_detector_are_read(image):
+    """The output of torchvision's Mask R-CNN, with random weights, is read."""
     from torchvision.models.detection import maskrcnn_resnet50_fpn
 
     torch.manual_seed(0)
@@ -248,7 +248,7 @@ def test_a_real_detector(image):
         np.testing.assert_array_equal(mask, (output["masks"][i, 0] > 0.5).numpy())
 
 
-def test_results_without_classes_or_names(image):
+def test_results_without_classes_or_names_raise_errors(image):
     with pytest.raises(ValueError, match=r"detections\[0\]: the masks come without classes"):
         from_detections([image], [_sam()])
     with pytest.raises(ValueError, match=r"detections\[1\]: the classes come without names"):
@@ -256,7 +256,7 @@ def test_results_without_classes_or_names(image):
 
 
 @pytest.mark.parametrize("result", [None, 3, "text", {"scores": SCORES}, [1, 2], [{"area": 1}]])
-def test_an_unknown_form(image, result):
+def test_an_unknown_form_raises_an_error(image, result):
     with pytest.raises(TypeError, match=r"detections\[0\]: expected an object with mask, xyxy"):
         from_detections([image], [result])
 
@@ -271,23 +271,23 @@ def test_an_unknown_form(image, result):
         ([{"segmentation": MASKS[0].T}], r"a mask is \(20, 12\), but the image is \(12, 20\)"),
     ],
 )
-def test_results_that_make_no_sense(image, result, match):
+def test_invalid_results_raise_errors(image, result, match):
     with pytest.raises(ValueError, match=match):
         from_detections([image], [result], class_names=CATEGORIES if "labels" in result else "x")
 
 
-def test_lengths_that_differ(image):
+def test_inconsistent_lengths_raise_an_error(image):
     with pytest.raises(ValueError, match="'images': 2, 'detections': 1"):
         from_detections([image] * 2, [_supervision()])
     with pytest.raises(ValueError, match="'image_ids': 2"):
         from_detections([image], [_supervision()], image_ids=[1, 2])
 
 
-def test_one_id_for_two_images(image):
+def test_one_id_for_two_images_raises_an_error(image):
     with pytest.raises(ValueError, match=r"image_ids holds \['a'\] more than once"):
         from_detections([image] * 3, [_supervision()] * 3, image_ids=["a", "b", "a"])
 
 
-def test_an_image_file_that_is_missing_where_its_size_is_needed(tmp_path):
+def test_a_missing_image_file_raises_an_error_if_its_size_is_needed(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"detections\[0\].*nowhere\.png"):
         from_detections([tmp_path / "nowhere.png"], [_supervision(mask=None)], mask="rectangle")

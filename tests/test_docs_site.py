@@ -1,6 +1,6 @@
 """The built documentation: its links, and what a browser makes of it.
 
-These tests need ``docs/_build/html``, as the command in ``docs/development.md`` leaves it.
+These tests need ``docs/_build/html``, as the command in ``CONTRIBUTING.md`` writes it.
 """
 
 import importlib.util

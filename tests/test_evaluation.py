@@ -1,4 +1,4 @@
-"""The held-out IoU, the gain and the biases, against plain versions of their definitions."""
+"""The held-out IoU, the gain and the biases, compared with plain versions of their definitions."""
 
 import numpy as np
 import pandas as pd
@@ -21,7 +21,7 @@ CELLS = (12, 18)  # blocks of 2 cells, 4 pixels
 
 
 class Colors(nn.Module):
-    """Gives the three colors and their products, at half the size."""
+    """Returns the three colors and their products, at half the size."""
 
     def __init__(self):
         super().__init__()
@@ -52,7 +52,7 @@ def draw_samples(n=4, seed=0):
 
 
 def features_of(image):
-    """Give the activations of every pixel, (n_pixels, n_channels), float64."""
+    """Return the activations of every pixel, (n_pixels, n_channels), float64."""
     pixels = torch.from_numpy(image).permute(2, 0, 1)[None].double() / 255
     with torch.no_grad():
         grid = Colors()(pixels)
@@ -61,7 +61,7 @@ def features_of(image):
 
 
 def all_boards():
-    """Give the checkerboards of 2 x 2 cells in every position, by cell."""
+    """Return the checkerboards of 2 x 2 cells in every position, by cell."""
     rows, columns = np.arange(CELLS[0]), np.arange(CELLS[1])
     for i in range(4):
         for j in range(4):
@@ -69,13 +69,13 @@ def all_boards():
 
 
 def centers(size):
-    """Give the rows and columns of the cells in which pixels have their centers."""
+    """Return the rows and columns of the cells in which pixels have their centers."""
     pairs = zip(size, CELLS, strict=True)
     return [((np.arange(n) + 0.5) * n_cells / n).astype(int) for n, n_cells in pairs]
 
 
 def find_board(target):
-    """Give the first checkerboard that divides the pixels of a target most evenly."""
+    """Return the first checkerboard that divides the pixels of a target most evenly."""
     rows, columns = centers(target.shape)
     cells = np.zeros(CELLS)
     np.add.at(cells, (rows[:, None], columns), target > 0)
@@ -88,7 +88,7 @@ def pixels_that_read_only(cells, size):
 
 
 def fit_logistic(grid, wide, mask, pixels, alpha):
-    """Fit the logistic objective to some pixels by scikit-learn; give vector and intercept."""
+    """Fit the logistic objective to some pixels by scikit-learn; return vector and intercept."""
     t = mask.ravel()[pixels]
     weights = np.where(t, t.mean() ** -0.5, (1 - t).mean() ** -0.5)
     s = float((grid**2).sum(0).mean())
@@ -99,7 +99,7 @@ def fit_logistic(grid, wide, mask, pixels, alpha):
 
 
 def best_threshold(logits, mask):
-    """Try every threshold; give the bias of the largest Jaccard index, halfway to the next."""
+    """Try every threshold; return the bias of the largest Jaccard index, halfway to the next."""
     values = np.unique(logits)[::-1]
     ious = [(mask & (logits >= v)).sum() / (mask | (logits >= v)).sum() for v in values]
     k = int(np.argmax(ious))
@@ -112,7 +112,7 @@ def iou_of(drawn, mask):
 
 
 def plain_heldout(image, mask, alpha, rule):
-    """Fit each half of a checkerboard, draw the other; give the IoU."""
+    """Fit each half of a checkerboard, project onto the other; return the IoU."""
     grid, wide = features_of(image)
     board, drawn = find_board(mask), np.zeros(mask.size, bool)
     for fold in (0, 1):
@@ -128,7 +128,7 @@ def plain_heldout(image, mask, alpha, rule):
 
 
 @pytest.mark.parametrize("rule", ["best", "own", "none"])
-def test_heldout_iou_is_that_of_a_logistic_regression_on_the_other_half(rule):
+def test_heldout_iou_equals_that_of_a_logistic_regression_on_the_other_half(rule):
     X = draw_samples()
     loce = LoCETransformer(MODEL, "out", objective="logistic", alpha=1e-3, tol=1e-7, **HOW).fit(X)
     found = loce.evaluate(X, cv=2, bias=rule)["heldout_iou"].to_numpy()
@@ -139,7 +139,7 @@ def test_heldout_iou_is_that_of_a_logistic_regression_on_the_other_half(rule):
 
 @pytest.mark.parametrize("objective", ["net2vec", "mse", "mae", "logistic", "jaccard", "dice"])
 @pytest.mark.parametrize("double", [False, True])
-def test_the_gain_is_over_the_mask_upside_down(objective, double):
+def test_the_gain_is_relative_to_the_mask_upside_down(objective, double):
     model = TorchModel(Colors().eval().double(), forward=call_in_double) if double else MODEL
     X = draw_samples()
     loce = LoCETransformer(model, "out", objective=objective, **HOW).fit(X)
@@ -156,7 +156,7 @@ def call_in_double(module, images):
 
 
 @pytest.mark.parametrize("objective", ["net2vec", "mse", "mae", "logistic", "jaccard", "dice"])
-def test_float64_finds_the_same_in_folds(objective):
+def test_folds_give_the_same_in_float64(objective):
     X, how = draw_samples(), {"objective": objective, **HOW}
     double = TorchModel(Colors().eval().double(), forward=call_in_double)
     found = [
@@ -167,7 +167,7 @@ def test_float64_finds_the_same_in_folds(objective):
 
 
 @pytest.mark.parametrize("layer", ["out", ["out", "pool"], Joined("pool", "out")])
-def test_any_layers_and_embeddings_that_are_given(layer):
+def test_evaluate_accepts_several_layers_and_given_embeddings(layer):
     X = draw_samples()
     loce = LoCETransformer(MODEL, layer, **HOW).fit(X)
     frame = loce.evaluate(X, cv=2)
@@ -179,7 +179,7 @@ def test_any_layers_and_embeddings_that_are_given(layer):
 
 
 class Noisy(Colors):
-    """Has a layer with nearly as many channels as cells, of noise that no image changes."""
+    """Has a layer of constant noise with nearly as many channels as cells."""
 
     def __init__(self):
         super().__init__()
@@ -192,7 +192,7 @@ class Noisy(Colors):
         return super().forward(x)
 
 
-def test_noise_redraws_a_mask_but_does_not_find_it():
+def test_noise_has_a_high_iou_but_a_low_heldout_iou():
     X = draw_samples(4)
     loce = LoCETransformer(TorchModel(Noisy().eval()), "noisy", alpha=1e-5, **HOW)
     frame = loce.fit(X).evaluate(X, cv=2)
@@ -206,14 +206,14 @@ def test_noise_redraws_a_mask_but_does_not_find_it():
 
 
 def spread_frames(camvid, step):
-    """Give the rows of every ``step``-th image."""
+    """Return the rows of every ``step``-th image."""
     images = camvid.data["image"].unique()[::step]
     return camvid.data[camvid.data["image"].isin(images)]
 
 
 @pytest.mark.slow
-def test_random_weights_score_below_trained_ones(camvid, camvid_network):
-    """At every layer by more than .1, and the best score is that of the layer of best precision."""
+def test_random_weights_score_lower_than_trained_ones(camvid, camvid_network):
+    """The scores differ by more than 0.1 at every layer, and the most precise layer scores best."""
     X, layers = spread_frames(camvid, 12), [f"backbone.{i}" for i in (4, 9, 13, 16)]
     torch.manual_seed(0)
     build = models.segmentation.lraspp_mobilenet_v3_large
@@ -233,7 +233,7 @@ def test_random_weights_score_below_trained_ones(camvid, camvid_network):
 @pytest.mark.slow
 @pytest.mark.parametrize("objective", ["mse", "mae"])
 def test_most_rows_of_the_papers_other_losses_fail(objective, camvid, camvid_network):
-    """As the page on the published code says."""
+    """The page on the published code states this."""
     X, layers = spread_frames(camvid, 12), ["backbone.9", "backbone.13"]
     how = {"objective": objective, "on_empty": "nan", "memory": False}
     frame = LoCETransformer(camvid_network, layers, **how).fit(X).evaluate(X)
@@ -243,7 +243,7 @@ def test_most_rows_of_the_papers_other_losses_fail(objective, camvid, camvid_net
 # Averages
 
 
-def test_averages_draw_with_the_best_bias():
+def test_averages_are_projected_with_the_best_bias():
     X = draw_samples()
     mean = MaskedMeanTransformer(MODEL, "out", memory=False).fit(X)
     vectors = mean.transform(X)
@@ -255,13 +255,13 @@ def test_averages_draw_with_the_best_bias():
         _, wide = features_of(X["image"].iloc[i])
         logits = wide @ vectors[i].astype(float)
         plain = iou_of((logits + best_threshold(logits, mask.ravel()) > 0).reshape(SIZE), mask)
-        # Projections are compared at 100 x 100 pixels, masks of which are soft.
+        # Projections are compared with soft masks at 100 x 100 pixels.
         assert frame["iou"].iloc[i] == pytest.approx(plain, abs=0.08)
     assert mean.score(X) == pytest.approx(frame["heldout_iou"].mean())
 
 
 @pytest.mark.parametrize("background", ["keep", "subtract"])
-def test_heldout_iou_of_averages(background):
+def test_heldout_iou_of_averages_equals_a_plain_computation(background):
     X, size = draw_samples(), (100, 100)  # at which averages are drawn
     mean = MaskedMeanTransformer(MODEL, "out", background=background, memory=False).fit(X)
     found = mean.evaluate(X, cv=2)["heldout_iou"]
@@ -290,7 +290,7 @@ def pixels_of(cells, size):
 
 
 def soft_threshold(logits, target):
-    """As ``best_threshold``, for a mask that is soft."""
+    """Like ``best_threshold``, for a soft mask."""
     values = np.unique(logits)[::-1]
     drawn = [logits >= v for v in values]
     ious = [target[d].sum() / (target.sum() + (1 - target[d]).sum()) for d in drawn]
@@ -322,7 +322,7 @@ def test_a_mask_of_the_whole_image_leaves_no_background():
 # Bad input
 
 
-def test_what_no_control_exists_for_is_nan_with_a_warning():
+def test_measures_without_a_control_are_nan_with_a_warning():
     X = draw_samples(3)
     dot = np.zeros(SIZE, bool)
     dot[4:6, 6:8] = True  # one cell, which can't be divided
@@ -338,14 +338,14 @@ def test_what_no_control_exists_for_is_nan_with_a_warning():
 
 
 @pytest.mark.parametrize("cv", [0, 1, -2, 2.5, "checkerboard"])
-def test_folds_are_two_or_more(cv):
+def test_fewer_than_two_folds_raise_an_error(cv):
     X = draw_samples(2)
     loce = LoCETransformer(MODEL, "out", **HOW).fit(X)
     with pytest.raises(ValueError, match=r"'cv' parameter of evaluate.*\[2, inf\)"):
         loce.evaluate(X, cv=cv)
 
 
-def test_a_bias_that_is_not_there_is_an_error():
+def test_a_missing_bias_raises_an_error():
     X = draw_samples(2)
     loce = LoCETransformer(MODEL, "out", objective="net2vec", **HOW).fit(X)
     for method in (loce.evaluate, loce.project):
@@ -355,7 +355,7 @@ def test_a_bias_that_is_not_there_is_an_error():
             method(X, bias="better")
 
 
-def test_biases_of_the_paper_and_of_the_optimum():
+def test_biases_may_be_those_of_the_paper_and_of_the_optimum():
     X = draw_samples()
     paper = LoCETransformer(MODEL, "out", objective="net2vec", **HOW).fit(X)
     vectors = paper.transform(X)
@@ -387,7 +387,7 @@ def test_workers_measure_the_same():
 
 
 @pytest.mark.parametrize("method", ["fit_transform", "transform", "precompute"])
-def test_more_than_half_of_the_rows_fail(method):
+def test_more_than_half_failed_rows_cause_a_warning(method):
     X = draw_samples(5)
     blank = [np.zeros_like(image) if i < 3 else image for i, image in enumerate(X["image"])]
     X["image"] = blank  # black images activate nothing, and a projection of 0.5 draws nothing
@@ -402,7 +402,7 @@ def test_more_than_half_of_the_rows_fail(method):
     loce.set_params(memory=False).fit_transform(X[1:])  # two of four are no more than half
 
 
-def test_rows_fail_by_the_bias_that_evaluate_draws_with():
+def test_rows_fail_by_the_bias_that_evaluate_uses():
     X = draw_samples(3)
     X["mask"] = [np.ones(SIZE, bool)] * 3  # whose logistic LoCE is zero, with the bias 0
     loce = LoCETransformer(MODEL, "out", **HOW)
@@ -413,7 +413,7 @@ def test_rows_fail_by_the_bias_that_evaluate_draws_with():
 
 
 @pytest.mark.slow
-def test_workers_know_which_rows_failed():
+def test_workers_report_failed_rows():
     X = draw_samples(2).assign(image=[np.zeros((*SIZE, 3), np.uint8)] * 2)
     loce = LoCETransformer(MODEL, "out", objective="mse", n_jobs=2, **HOW)
     with pytest.warns(UserWarning, match="2 of 2 at 'out'"):

@@ -1,4 +1,4 @@
-"""Downloads from a server on this machine: whole, broken, resumed, wrong, and none at all."""
+"""Downloads from a server on this machine: complete, broken, resumed, wrong and missing ones."""
 
 import errno
 import hashlib
@@ -41,7 +41,7 @@ def _md5(content):
 
 
 class _Handler(BaseHTTPRequestHandler):
-    """Serves ``server.files``, with the misbehaviour that the test has set."""
+    """Serves ``server.files``, with the faults that the test sets."""
 
     def do_GET(self):
         server, wanted = self.server, self.headers.get("Range")
@@ -73,17 +73,17 @@ class _Handler(BaseHTTPRequestHandler):
             body = body[: server.breaks.pop(0)]
         server.gate.wait(60)
         server.sent += len(body)
-        # A client that has no room on its disk hangs up.
+        # A client with a full disk closes the connection.
         with suppress(BrokenPipeError, ConnectionResetError):
             self.wfile.write(body)
 
     def log_message(self, *args):
-        """Say nothing."""
+        """Log nothing."""
 
 
 @pytest.fixture
 def server(monkeypatch):
-    """A server on the loopback interface; no proxy may come between."""
+    """A server on the loopback interface, without a proxy."""
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     with ThreadingHTTPServer(("127.0.0.1", 0), _Handler) as server:
         server.files, server.requests, server.breaks, server.statuses = {}, [], [], []
@@ -100,7 +100,7 @@ def server(monkeypatch):
 
 @pytest.fixture
 def blob(server, tmp_path):
-    """Give a function that downloads a file of 3 MB, and where it goes."""
+    """Return a function that downloads a file of 3 MB, and its path."""
     server.files["/blob.bin"] = BLOB
     path = tmp_path / "blob.bin"
 
@@ -122,7 +122,7 @@ def _zip(files):
 
 @pytest.fixture
 def coco(server, tmp_path, monkeypatch):
-    """Publish a small COCO tree under the real paths; give what load_coco says of the original."""
+    """Publish a small COCO tree under the real paths; return the table of the original."""
     source = tmp_path / "source"
     source.mkdir()
     path = make_coco_tree(source)
@@ -144,7 +144,7 @@ def coco(server, tmp_path, monkeypatch):
 
 @pytest.fixture
 def voc(server, tmp_path, monkeypatch):
-    """Publish a small VOC tree; give what load_voc says of the original."""
+    """Publish a small VOC tree; return the table of the original."""
     source = tmp_path / "source"
     images = {"2007_000001": planted_voc_image()}
     make_voc_tree(source / "VOCdevkit" / "VOC2012", images, {"trainval": images, "val": images})
@@ -159,7 +159,7 @@ def voc(server, tmp_path, monkeypatch):
 
 
 def _files_of(home):
-    """Give what is there besides locks."""
+    """Return the names of files that are not locks."""
     return {path: content for path, content in files_of(home).items() if ".lock" not in path}
 
 
@@ -171,12 +171,12 @@ def _same_table(got, expected):
     ]
 
 
-def test_fetch_coco(coco, server, tmp_path, capsys):
+def test_fetch_coco_downloads_and_loads(coco, server, tmp_path, capsys):
     home = tmp_path / "home"
     _same_table(fetch_coco_val2017(data_home=home, base_url=server.url, verbose=0), coco)
     assert "unpacking" not in capsys.readouterr().err
     assert len(server.requests) == 2
-    # The archives and the members that nobody asked for are gone.
+    # The archives and unused members are removed.
     assert set(_files_of(home)) == {
         "coco_val2017/annotations/annotations/instances_val2017.json",
         "coco_val2017/images/val2017/000001.jpg",
@@ -187,7 +187,7 @@ def test_fetch_coco(coco, server, tmp_path, capsys):
     assert len(server.requests) == 2
 
 
-def test_fetch_voc_with_a_progress_bar(voc, server, tmp_path, capsys):
+def test_fetch_voc_shows_a_progress_bar(voc, server, tmp_path, capsys):
     home = tmp_path / "home"
     _same_table(fetch_voc2012(data_home=home, base_url=f"{server.url}/", verbose=1), voc)
     shown = capsys.readouterr().err
@@ -197,7 +197,7 @@ def test_fetch_voc_with_a_progress_bar(voc, server, tmp_path, capsys):
     assert sorted(p.name for p in (home / "voc2012").iterdir()) == [".lock", "trainval"]
 
 
-def test_fetch_hands_its_parameters_on(voc, server, tmp_path):
+def test_fetch_passes_its_parameters_to_the_loader(voc, server, tmp_path):
     data, target = fetch_voc2012(
         data_home=tmp_path / "home",
         base_url=server.url,
@@ -212,7 +212,7 @@ def test_fetch_hands_its_parameters_on(voc, server, tmp_path):
     assert (data["n_instances"] == 1).all()
 
 
-def test_data_home_is_scikit_learns(coco, server, tmp_path, monkeypatch):
+def test_the_default_folder_is_that_of_scikit_learn(coco, server, tmp_path, monkeypatch):
     monkeypatch.setenv("SCIKIT_LEARN_DATA", str(tmp_path / "elsewhere"))
     fetch_coco_val2017(base_url=server.url, verbose=0)
     assert (tmp_path / "elsewhere" / "coco_val2017" / "images").is_dir()
@@ -230,7 +230,7 @@ print(len(fetch_voc2012(data_home=home, base_url=url, verbose=0).data))
 
 @pytest.mark.slow
 @pytest.mark.parametrize("dies", [False, True])
-def test_processes_wait_for_the_one_that_downloads(voc, server, tmp_path, dies):
+def test_processes_wait_for_a_download_of_another_process(voc, server, tmp_path, dies):
     command = [sys.executable, "-c", FETCH, str(tmp_path / "home"), server.url]
     command.append(_fetch._VOC2012[0].checksum)
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
@@ -253,7 +253,7 @@ def test_processes_wait_for_the_one_that_downloads(voc, server, tmp_path, dies):
 
 
 @pytest.mark.parametrize("fetch", [fetch_coco_val2017, fetch_voc2012])
-def test_missing_and_not_to_be_downloaded(fetch, server, tmp_path):
+def test_missing_data_without_download_raises_an_error(fetch, server, tmp_path):
     with pytest.raises(OSError, match=r"Data not found .*`download_if_missing` is False"):
         fetch(data_home=tmp_path, download_if_missing=False, base_url=server.url)
     assert not server.requests
@@ -266,7 +266,7 @@ def test_a_broken_connection_is_resumed(blob, server):
     with pytest.warns(UserWarning, match="Retry downloading"):
         fetch(n_retries=2)
     assert path.read_bytes() == BLOB
-    # What had arrived is kept, but for less than one chunk of 64 KiB per break.
+    # The received bytes are kept, except for less than one chunk of 64 KiB per interruption.
     ranges = [wanted for _, wanted in server.requests]
     assert ranges == [None, "bytes=983040-", "bytes=1638400-"]
     assert server.sent < len(BLOB) + 2 * _download._CHUNK
@@ -285,7 +285,7 @@ def test_a_later_call_resumes(blob, server):
     assert server.sent < len(BLOB) + _download._CHUNK
 
 
-def test_a_server_that_ignores_range(blob, server):
+def test_a_server_that_ignores_ranges_sends_the_whole_file(blob, server):
     fetch, path = blob
     server.knows_ranges, server.breaks = False, [1_000_000]
     with pytest.warns(UserWarning, match="Retry"):
@@ -294,7 +294,7 @@ def test_a_server_that_ignores_range(blob, server):
     assert server.sent == 1_000_000 + len(BLOB)
 
 
-def test_a_part_that_is_whole_already(blob, server):
+def test_a_complete_partial_file_is_not_downloaded_again(blob, server):
     fetch, path = blob
     path.with_name("blob.bin.part").write_bytes(BLOB)
     fetch()
@@ -302,7 +302,7 @@ def test_a_part_that_is_whole_already(blob, server):
     assert server.sent == 0
 
 
-def test_a_part_longer_than_the_file_is_thrown_away(blob, server):
+def test_a_partial_file_that_is_too_long_is_removed(blob, server):
     fetch, path = blob
     path.with_name("blob.bin.part").write_bytes(BLOB + b"more")
     with pytest.warns(UserWarning, match="does not fit"):
@@ -310,7 +310,7 @@ def test_a_part_longer_than_the_file_is_thrown_away(blob, server):
     assert path.read_bytes() == BLOB
 
 
-def test_a_server_that_answers_another_range(blob, server):
+def test_a_wrong_range_is_not_used(blob, server):
     fetch, path = blob
     path.with_name("blob.bin.part").write_bytes(BLOB[:1000])
     server.range_error = 5
@@ -319,7 +319,7 @@ def test_a_server_that_answers_another_range(blob, server):
     assert not path.exists()
 
 
-def test_a_wrong_checksum(blob, server):
+def test_a_wrong_checksum_raises_an_error(blob, server):
     fetch, path = blob
     with pytest.raises(OSError, match=r"blob\.bin is not the published file: .*does not match"):
         fetch(checksum=_md5(b"something else"))
@@ -328,7 +328,7 @@ def test_a_wrong_checksum(blob, server):
     assert path.read_bytes() == BLOB
 
 
-def test_a_part_of_something_else_fails_once(blob, server):
+def test_a_partial_file_of_other_content_fails_once(blob, server):
     fetch, path = blob
     path.with_name("blob.bin.part").write_bytes(b"x" * 1000)
     with pytest.raises(OSError, match="not the published file"):
@@ -345,14 +345,14 @@ def test_a_tree_with_the_wrong_checksum_is_not_unpacked(server, tmp_path):
     assert _files_of(tmp_path) == {}
 
 
-def test_a_file_that_is_there_is_not_downloaded(blob, server):
+def test_an_existing_file_is_not_downloaded(blob, server):
     fetch, path = blob
     path.write_bytes(BLOB)
     fetch()
     assert not server.requests
 
 
-def test_a_missing_file_is_not_asked_for_again(blob, server):
+def test_a_missing_file_is_not_requested_again(blob, server):
     fetch, _ = blob
     server.files.clear()
     with pytest.raises(OSError, match="404"):
@@ -360,7 +360,7 @@ def test_a_missing_file_is_not_asked_for_again(blob, server):
     assert len(server.requests) == 1
 
 
-def test_a_server_that_is_busy_is_asked_again(blob, server):
+def test_a_busy_server_is_requested_again(blob, server):
     fetch, path = blob
     server.statuses = [503]
     with pytest.warns(UserWarning, match="503"):
@@ -368,7 +368,7 @@ def test_a_server_that_is_busy_is_asked_again(blob, server):
     assert path.read_bytes() == BLOB
 
 
-def test_no_network(tmp_path, monkeypatch):
+def test_a_missing_network_raises_an_error(tmp_path, monkeypatch):
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     with socket.socket() as closed:
         closed.bind(("127.0.0.1", 0))
@@ -382,7 +382,7 @@ def test_no_network(tmp_path, monkeypatch):
     assert _files_of(tmp_path) == {}
 
 
-def test_a_disk_too_small_is_told_before_anything_is_written(blob, server, monkeypatch):
+def test_too_little_disk_space_raises_an_error_before_the_download(blob, server, monkeypatch):
     fetch, path = blob
     usage = shutil.disk_usage(path.parent)
     monkeypatch.setattr(_download.shutil, "disk_usage", lambda _: usage._replace(free=1000))
@@ -394,7 +394,7 @@ def test_a_disk_too_small_is_told_before_anything_is_written(blob, server, monke
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs the device that is always full")
-def test_a_disk_that_runs_full(blob, server):
+def test_a_full_disk_raises_an_error(blob, server):
     fetch, path = blob
     path.with_name("blob.bin.part").symlink_to("/dev/full")
     with pytest.raises(OSError, match="No space left on device") as error:
@@ -404,7 +404,7 @@ def test_a_disk_that_runs_full(blob, server):
     assert not path.exists()
 
 
-def test_the_published_places():
+def test_the_published_files_have_checksums():
     assert [archive.path for archive in _fetch._COCO_VAL2017] == [
         "zips/val2017.zip",
         "annotations/annotations_trainval2017.zip",

@@ -1,4 +1,4 @@
-"""What changes a network is never found again under its old key, and what does not is found."""
+"""Changes of a network lead to a new key, and irrelevant changes keep the key."""
 
 import contextlib
 import contextvars
@@ -40,7 +40,7 @@ class Mode(enum.Enum):
 
 
 class Net(nn.Module):
-    """Scales its images by what ``scale`` gives for the network, and counts those of the table."""
+    """Scales its images by ``scale(network)``, and counts those of the table."""
 
     def __init__(self, scale=None, **attributes):
         super().__init__()
@@ -69,7 +69,7 @@ def build_net():
 
 
 def n_passed(handle, memory=None, table=TABLE, **parameters):
-    """Embed a table, and say how many of its images passed the network."""
+    """Embed a table, and return the number of images that passed the network."""
     before = handle.module.counter.n
     LoCETransformer(handle, "bn", memory=memory, **parameters).fit_transform(table)
     return handle.module.counter.n - before
@@ -108,7 +108,7 @@ def by_size(network):
 
 
 def attribute(value, other):
-    """Make a network with an attribute that it does not use, and what changes that."""
+    """Make a network with an unused attribute, and a function that changes the attribute."""
     return (lambda: Net(own=value)), lambda n: setattr(n, "own", other)
 
 
@@ -183,7 +183,7 @@ SAME = {
 
 
 @pytest.mark.parametrize("name", SAME)
-def test_what_changes_nothing_is_found(name, tmp_path):
+def test_irrelevant_changes_keep_stored_rows(name, tmp_path):
     handle = TorchModel(Net(own=1))
     assert n_passed(handle, tmp_path) == 2
     other = SAME[name](handle.module)
@@ -262,7 +262,7 @@ HOWS = {
 
 
 @pytest.mark.parametrize("name", HOWS)
-def test_preprocess_and_reshape_belong_to_the_key(name, tmp_path):
+def test_preprocess_and_reshape_are_part_of_the_key(name, tmp_path):
     what, first, second = HOWS[name]
     keys = []
     for how in (first, second, first):
@@ -272,7 +272,7 @@ def test_preprocess_and_reshape_belong_to_the_key(name, tmp_path):
     assert keys == [2, 2, 0]
 
 
-def test_forward_belongs_to_the_key():
+def test_forward_is_part_of_the_key():
     handle = TorchModel(build_net(), forward=Runner())
     assert [n_passed(handle), n_passed(handle)] == [2, 0]
     handle.forward.scale = 2.0
@@ -290,7 +290,7 @@ RANDOM = {
 
 
 @pytest.mark.parametrize("name", RANDOM)
-def test_a_random_network_warns_and_nothing_is_kept(name, tmp_path):
+def test_a_random_network_causes_a_warning_and_stores_nothing(name, tmp_path):
     handle = TorchModel(Net(RANDOM[name], own=np.random.default_rng(0)))
     loce = LoCETransformer(handle, "bn", memory=tmp_path)
     for call in ("fit", "transform", "fit_transform", "precompute"):
@@ -300,7 +300,7 @@ def test_a_random_network_warns_and_nothing_is_kept(name, tmp_path):
         assert handle.module.counter.n - before == (0 if call == "fit" else 2)
 
 
-def test_what_is_random_behind_the_layer_does_not_matter(tmp_path):
+def test_randomness_after_the_layer_does_not_matter(tmp_path):
     class Noisy(Net):
         def forward(self, x):
             x = super().forward(x)
@@ -313,7 +313,7 @@ def test_what_is_random_behind_the_layer_does_not_matter(tmp_path):
 
 
 @pytest.mark.parametrize("n_images", [1, 3])
-def test_a_value_of_one_thread_is_refused(n_images):
+def test_a_thread_local_value_raises_an_error(n_images):
     own = threading.local()
     own.scale = 3.0
     network = Net(lambda n: getattr(own, "scale", 1.0))
@@ -321,7 +321,7 @@ def test_a_value_of_one_thread_is_refused(n_images):
         LoCETransformer(network, "bn").fit_transform(draw_table(n_images))
 
 
-def test_weights_that_change_during_a_run_are_an_error(tmp_path):
+def test_weights_that_change_during_a_run_raise_an_error(tmp_path):
     class Changing(v2.Identity):
         n = 0
 
@@ -342,18 +342,18 @@ def test_weights_that_change_during_a_run_are_an_error(tmp_path):
         loce.transform(table)
 
 
-def test_a_builder_that_gives_another_network_is_refused():
+def test_a_builder_that_returns_another_network_raises_an_error():
     handle = TorchModel(build_net)
     same = pickle.loads(pickle.dumps(handle))
     assert n_passed(same) == 2
     for name, value in (("own", 1), ("a", nn.Conv2d(3, 6, 3, 2, 1))):
         handle = TorchModel(build_net)
         setattr(handle.module, name, value)
-        with pytest.raises(ValueError, match="builder build_net gives another network"):
+        with pytest.raises(ValueError, match="builder build_net returns another network"):
             pickle.loads(pickle.dumps(handle)).module  # noqa: B018
 
 
-def test_attentions_and_dropout_in_evaluation_draw_nothing():
+def test_attention_and_dropout_in_evaluation_mode_are_not_random():
     vit = VisionTransformer(32, 16, 1, 2, 16, 32, dropout=0.1, attention_dropout=0.1)
     loce = LoCETransformer(TorchModel(vit), "encoder.layers.encoder_layer_0")
     table = draw_table(1, size=(32, 32))
@@ -363,7 +363,7 @@ def test_attentions_and_dropout_in_evaluation_draw_nothing():
     np.testing.assert_array_equal(loce.transform(table), first)
 
 
-def test_what_another_thread_draws_meanwhile_is_no_draw_of_the_network():
+def test_random_numbers_of_another_thread_do_not_count():
     n_calls = Counter()
 
     def scale(network):

@@ -1,4 +1,4 @@
-"""load_masks against COCO masks of the same scenes and against pixel-by-pixel definitions."""
+"""load_masks compared with COCO masks of the same scenes and with loops over pixels."""
 
 import numpy as np
 import pytest
@@ -43,7 +43,7 @@ def _decode(rle):
     return coco_mask.decode(rle).astype(bool)
 
 
-def test_masks_are_those_of_the_ids(folders, arrays):
+def test_masks_follow_the_ids(folders, arrays):
     table = load_masks(*folders, NAMES, ignore=[255])
     expected = [
         (name, NAMES[label], ids == label)
@@ -63,7 +63,7 @@ def test_masks_are_those_of_the_ids(folders, arrays):
             assert image.size == (36, 24)
 
 
-def test_a_mapping_is_a_list_by_place(folders):
+def test_a_mapping_equals_a_list_by_position(folders):
     from_list = load_masks(*folders, NAMES, ignore=[255]).data
     from_dict = load_masks(*folders, dict(enumerate(NAMES)), ignore=np.array([255])).data
     assert from_list.equals(from_dict)
@@ -77,7 +77,7 @@ def test_ids_of_one_name_are_one_concept(folders, arrays):
 
 
 def _flood(mask):
-    """Collect the connected regions of a mask with a stack, diagonal neighbours included."""
+    """Collect the connected regions of a mask with a stack, including diagonal neighbors."""
     left, regions = set(zip(*np.nonzero(mask), strict=True)), []
     while left:
         stack, region = [left.pop()], np.zeros_like(mask)
@@ -107,7 +107,7 @@ def test_regions_are_instances(folders, arrays):
 
 
 @pytest.mark.parametrize("shape", ["rectangle", "ellipse"])
-def test_shapes_are_drawn_per_region(folders, arrays, shape):
+def test_shapes_are_made_per_region(folders, arrays, shape):
     data = load_masks(*folders, NAMES, ignore=[255], mask=shape).data
     rows, columns = np.mgrid[:24, :36]
     for row in data.itertuples():
@@ -127,7 +127,7 @@ def test_shapes_are_drawn_per_region(folders, arrays, shape):
 
 @pytest.fixture
 def cityscapes(tmp_path):
-    """Label ids and numbered instances as Cityscapes has them; give the arrays as well."""
+    """Write ids and numbered instances as Cityscapes does; return the arrays, too."""
     labels = np.full((20, 40), 7)
     labels[2:8, 2:12], labels[2:8, 12:20], labels[12:18, 5:9] = 26, 26, 24
     labels[:, 30:] = 3
@@ -148,7 +148,7 @@ def cityscapes(tmp_path):
     return (tmp_path / "leftImg8bit", tmp_path / "gtFine", names), how, labels, instances
 
 
-def test_cityscapes(cityscapes):
+def test_cityscapes_folders_are_read(cityscapes):
     where, how, labels, instances = cityscapes
     wanted = ["road", "person", "car"]
     merged = load_masks(*where, **how, categories=wanted).data
@@ -160,13 +160,13 @@ def test_cityscapes(cityscapes):
     assert split[["class_id", "instance"]].to_numpy().tolist() == [[26, 26000], [26, 26001]]
     assert split["annotation_id"][1] == "frankfurt/frankfurt_000000_000294:26:26001"
     assert merged["annotation_id"][2] == tuple(split["annotation_id"])
-    # The cars touch: only the numbers tell them apart.
+    # The cars touch, so only the numbers distinguish them.
     assert ndimage.label(labels == 26)[1] == 1
     for rle, number in zip(split["mask"], (26000, 26001), strict=True):
         np.testing.assert_array_equal(_decode(rle), instances == number)
 
 
-def test_numbered_instances_of_ids_of_one_name(cityscapes):
+def test_instances_of_ids_with_one_name_are_numbered(cityscapes):
     (images, masks, names), how, labels, instances = cityscapes
     where = images, masks, {**names, 24: "thing", 26: "thing"}
     split = load_masks(*where, **how, categories=["thing"], merge_instances=False).data
@@ -177,14 +177,14 @@ def test_numbered_instances_of_ids_of_one_name(cityscapes):
     np.testing.assert_array_equal(_decode(merged.mask), labels >= 24)
 
 
-def test_a_missing_instance_image(cityscapes):
+def test_a_missing_instance_image_raises_an_error(cityscapes):
     where, how, *_ = cityscapes
     with pytest.raises(FileNotFoundError, match=r"_gtFine_nothing\.png does not exist"):
         load_masks(*where, **{**how, "instance_suffix": "_gtFine_nothing.png"})
 
 
 @pytest.mark.parametrize("mode", ["L", "P", "I;16", "I"])
-def test_modes_of_index_images(tmp_path, mode):
+def test_all_modes_of_index_images_are_read(tmp_path, mode):
     ids = np.array([[0, 1, 2], [2, 1, 0]])
     path = tmp_path / "masks" / "a.png"
     path.parent.mkdir()
@@ -203,8 +203,8 @@ def test_modes_of_index_images(tmp_path, mode):
     )
 
 
-def test_camvid_as_index_masks(camvid, tmp_path):
-    """The scenes' COCO masks, painted into index images, come back."""
+def test_camvid_as_index_masks_gives_the_same_table(camvid, tmp_path):
+    """The COCO masks of the scenes, written as index images, are read back."""
     frames = camvid.data[camvid.data["image_id"].isin(np.unique(camvid.groups)[::10])]
     expected = []
     for image, rows in frames.groupby("image", sort=False):
@@ -227,29 +227,29 @@ def test_camvid_as_index_masks(camvid, tmp_path):
         np.testing.assert_array_equal(_decode(row.mask), mask)
 
 
-def test_an_unknown_id(folders, arrays):
+def test_an_unknown_id_raises_an_error(folders, arrays):
     with pytest.raises(ValueError, match=r"holds the ids \[2, 255\] .*ignore=\[255\]") as error:
         load_masks(*folders, NAMES[:2])
     assert str(folders[1] / "a.png") in str(error.value)
 
 
-def test_an_unknown_id_counts_even_where_its_concept_is_not_asked_for(folders):
+def test_an_unknown_id_raises_an_error_for_any_categories(folders):
     with pytest.raises(ValueError, match=r"holds the ids \[255\]"):
         load_masks(*folders, NAMES, categories=["sky"])
 
 
-def test_an_id_both_named_and_ignored(folders):
+def test_an_id_that_is_named_and_ignored_raises_an_error(folders):
     with pytest.raises(ValueError, match=r"\[1\] are both in class_names and in ignore"):
         load_masks(*folders, NAMES, ignore=[1, 255])
 
 
-def test_ids_that_are_no_integers(folders):
+def test_ids_that_are_not_integers_raise_an_error(folders):
     with pytest.raises(ValueError, match=r"integer ids, got \['0'\]"):
         load_masks(*folders, {"0": "sky"})
 
 
 @pytest.mark.parametrize("side", [0, 1])
-def test_an_unpaired_file(folders, side):
+def test_an_unpaired_file_raises_an_error(folders, side):
     lonely = sorted(path for path in folders[1 - side].rglob("*.*"))[0]
     next(folders[side].glob("a.*")).unlink()
     what = ("image", "mask")[side]
@@ -262,7 +262,7 @@ def test_an_unpaired_file(folders, side):
 
 @pytest.fixture
 def prefixed(tmp_path, arrays):
-    """The same masks, but what tells files apart comes before the common name."""
+    """The same masks, with a prefix that distinguishes the files."""
     for name, ids in arrays.items():
         folder, _, stem = name.rpartition("/")
         _save(tmp_path / "images" / folder / f"leftImg8bit_{stem}.png", ids)
@@ -271,7 +271,7 @@ def prefixed(tmp_path, arrays):
     return tmp_path / "images", tmp_path / "masks"
 
 
-def test_prefixes(prefixed, arrays):
+def test_prefixes_pair_files(prefixed, arrays):
     how = {"image_prefix": "leftImg8bit_", "mask_prefix": "Mask_", "mask_suffix": "_ids.png"}
     data = load_masks(*prefixed, NAMES, ignore=[255], **how).data
     assert data["image_id"].unique().tolist() == ["a", "b", "city/c"]
@@ -283,7 +283,7 @@ def test_prefixes(prefixed, arrays):
     assert (data["instance"] == data["class_id"] + 7).all()
 
 
-def test_prefixes_that_don_t_fit_are_named(prefixed):
+def test_the_error_names_prefixes_that_do_not_fit(prefixed):
     how = {"image_prefix": "leftImg8bit_", "mask_suffix": "_ids.png"}
     with pytest.raises(
         FileNotFoundError, match=r"masks/NAME_ids\.png: set image_prefix, .*mask_pre"
@@ -303,25 +303,25 @@ def test_prefix_and_suffix_do_not_overlap(folders):
         load_masks(*folders, NAMES, **how)
 
 
-def test_two_images_of_one_name(folders):
+def test_two_images_with_one_name_raise_an_error(folders):
     Image.new("RGB", (36, 24)).save(folders[0] / "a.png")
     with pytest.raises(ValueError, match=r"a\.jpg and .*a\.png are both the image 'a'"):
         load_masks(*folders, NAMES, ignore=[255])
     load_masks(*folders, NAMES, ignore=[255], image_suffix=".jpg", unpaired="drop")
 
 
-def test_hidden_files_are_left_alone(folders):
+def test_hidden_files_are_ignored(folders):
     (folders[1] / "._a.png").write_bytes(b"")
     load_masks(*folders, NAMES, ignore=[255])
 
 
-def test_a_file_that_is_no_image(folders):
+def test_a_file_that_is_not_an_image_raises_an_error(folders):
     (folders[1] / "a.png").write_text("text")
     with pytest.raises(ValueError, match=r"a\.png can't be read as an image"):
         load_masks(*folders, NAMES, ignore=[255])
 
 
-def test_missing_and_empty_folders(folders, tmp_path):
+def test_missing_and_empty_folders_raise_errors(folders, tmp_path):
     with pytest.raises(FileNotFoundError, match="nowhere' does not exist"):
         load_masks(folders[0], tmp_path / "nowhere", NAMES)
     (tmp_path / "empty").mkdir()

@@ -24,7 +24,7 @@ CALLS = ("fit_transform", "evaluate", "project")
 
 
 class Net(nn.Sequential):
-    """Three layers in training mode; one that holds a lock can't be copied."""
+    """Three layers in training mode; with a lock, it cannot be copied."""
 
     def __init__(self, lock=None):
         torch.manual_seed(0)
@@ -40,7 +40,7 @@ def run(loce, name, table):
 
 
 def describe(network):
-    """List what a run may leave behind on the user's side."""
+    """List everything that a run may change for the user."""
     here = [torch.get_num_threads(), torch.is_grad_enabled(), torch.is_autocast_enabled("cpu")]
     later = []
     thread = threading.Thread(target=lambda: later.append(torch.get_num_threads()))
@@ -66,7 +66,7 @@ def wait_for(condition, seconds=2):
 
 
 def interrupt_once(function, delay):
-    """Call a function and interrupt it; say what came of it."""
+    """Call a function, interrupt it, and return the outcome."""
     signal.signal(signal.SIGALRM, signal.default_int_handler)
     result = None
     try:
@@ -79,7 +79,7 @@ def interrupt_once(function, delay):
 
 
 def interrupt_often(n_moments):
-    """Interrupt calls at random moments; print how often, and all that was wrong afterwards."""
+    """Interrupt calls at random moments; print the counts, and all errors."""
     table, moments, faults = draw_table(5, size=(48, 64)), random.Random(0), []
     torch.set_num_threads(2)
     counts = {"interrupted": 0, "finished": 0}
@@ -121,14 +121,14 @@ def run_here(*arguments, timeout=60):
 
 
 @pytest.mark.slow
-def test_ctrl_c_leaves_nothing_behind():
+def test_ctrl_c_restores_everything():
     report = run_here(60)
     assert report["faults"] == []
     assert report["interrupted"] >= 20
 
 
 def count_workers():
-    """Count the processes of joblib that this one has started and that live."""
+    """Count the living joblib processes that this process started."""
     n_workers = 0
     for folder in Path("/proc").glob("[0-9]*"):
         try:
@@ -177,7 +177,7 @@ class Raising(Net):
 @pytest.mark.parametrize("error", [KeyboardInterrupt("by hand"), SystemExit(3)], ids=repr)
 @pytest.mark.parametrize("n_images", [1, 4])
 @pytest.mark.parametrize("on_error", ["raise", "nan"])
-def test_what_ends_a_program_is_no_failed_row(error, n_images, on_error):
+def test_an_exit_is_not_recorded_as_a_failed_row(error, n_images, on_error):
     network, table = Raising().train(), draw_table(n_images, size=(48, 64))
     loce = LoCETransformer(network, "2", on_error=on_error).fit(table)
     network.error = None
@@ -192,7 +192,7 @@ def test_what_ends_a_program_is_no_failed_row(error, n_images, on_error):
     np.testing.assert_array_equal(loce.transform(table), wanted)
 
 
-def test_an_interrupt_in_preprocess_is_no_failed_row():
+def test_an_interrupt_in_preprocess_is_not_recorded_as_a_failed_row():
     def interrupt(image, masks):
         raise KeyboardInterrupt
 

@@ -1,4 +1,4 @@
-"""Joined against hooks by hand and float64, and wherever a layer is named."""
+"""Joined compared with hooks in float64, and in all places that accept a layer."""
 
 import copy
 import pickle
@@ -34,7 +34,7 @@ TWO = Joined("body.0", "body.4")
 
 
 def taken_by_hand(network, layers, images):
-    """Give the raw outputs of layers in float64, by a hook on each."""
+    """Return the raw outputs of layers in float64, by a hook on each."""
     network, taken, handles = copy.deepcopy(network).double().eval(), {}, []
     for name in layers:
 
@@ -78,7 +78,7 @@ def draw_images(*shape, seed=0):
 
 
 def grids_by_hand(network, X, layers=TWO.layers):
-    """Give the joined grid of each image of a table, in float64."""
+    """Return the joined grid of each image of a table, in float64."""
     images = [torch.from_numpy(image).permute(2, 0, 1)[None] / 255 for image in X["image"]]
     return torch.cat([joined_by_hand(taken_by_hand(network, layers, image)) for image in images])
 
@@ -91,7 +91,7 @@ def make_joining(network=None, layer=TWO, **how):
 # The value
 
 
-def test_it_is_a_value():
+def test_joined_layers_are_compared_by_value():
     assert Joined("a", "b") == Joined("a", "b")
     others = {Joined("b", "a"), Joined("a", "b", "c"), Joined("a", "b.c"), "a+b", ("a", "b")}
     assert Joined("a", "b") not in others
@@ -115,18 +115,18 @@ def test_copies_and_pickles_are_equal(copied):
 
 
 @pytest.mark.parametrize("layers", [(), ("a",), ("a", "a"), ("a", "b", "a")])
-def test_two_or_more_different_layers_are_needed(layers):
+def test_fewer_than_two_different_layers_raise_an_error(layers):
     with pytest.raises(ValueError, match=r"two or more different layers, got \["):
         Joined(*layers)
 
 
 @pytest.mark.parametrize("layers", [("a", 1), (None, "a"), (["a", "b"],), (TWO, "a")])
-def test_layers_are_names(layers):
+def test_layers_must_be_names(layers):
     with pytest.raises(TypeError, match=r"one by one, as in Joined\(.*got"):
         Joined(*layers)
 
 
-def test_unknown_layers_are_named_with_close_ones():
+def test_unknown_layers_raise_an_error_with_close_names():
     network = build_counting()
     for layer in (Joined("body.0", "body.44"), ["body.0", Joined("body.2", "body.44")]):
         with pytest.raises(ValueError, match=r"no layer 'body.44'.*'body.4'"):
@@ -137,7 +137,7 @@ def test_unknown_layers_are_named_with_close_ones():
             make_joining().precompute(draw_table(1), layer)
 
 
-def test_the_name_in_tables_is_no_layer_but_the_error_helps():
+def test_the_error_for_a_name_from_a_table_suggests_joined():
     with pytest.raises(
         ValueError, match=r"no layer 'body.0\+body.4'.*Joined\('body.0', 'body.4'\)"
     ):
@@ -146,7 +146,7 @@ def test_the_name_in_tables_is_no_layer_but_the_error_helps():
         make_joining(layer="body.0+body.9").fit(draw_table(1))
 
 
-def test_a_list_has_each_layer_once():
+def test_a_repeated_layer_raises_an_error():
     with pytest.raises(ValueError, match="different layers"):
         ActivationExtractor(build_counting(), [TWO, "body.0", Joined(*TWO.layers)])
     for layers in ([3], [["body.0", "body.4"]], [None, TWO]):
@@ -158,7 +158,7 @@ def test_a_list_has_each_layer_once():
 
 
 @pytest.mark.parametrize("layers", [("0", "2"), ("1", "4"), ("5", "0", "2"), ("0", "2", "3")])
-def test_it_is_what_hooks_and_float64_give(small_network, layers):
+def test_the_joined_grid_equals_that_of_hooks_in_float64(small_network, layers):
     with ActivationExtractor(small_network, Joined(*layers)) as extract:
         for size in [(16, 16), (17, 23), (16, 16), (9, 30)]:
             images = draw_images(2, 3, *size)
@@ -168,7 +168,7 @@ def test_it_is_what_hooks_and_float64_give(small_network, layers):
             assert_as_by_hand(found["+".join(layers)], expected)
 
 
-def test_members_may_be_asked_for_alone(small_network):
+def test_members_may_be_requested_alone(small_network):
     asked = ["2", Joined("0", "2"), Joined("2", "0"), "4"]
     images = draw_images(2, 3, 16, 16)
     with ActivationExtractor(small_network, asked) as extract:
@@ -230,7 +230,7 @@ def test_half_precision_is_close():
     torch.testing.assert_close(half, before, rtol=0.05, atol=0.05)
 
 
-def test_a_layer_without_places_is_a_clear_error():
+def test_a_layer_without_places_raises_a_clear_error():
     network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1))
     with pytest.raises(LayoutError, match=r"layer '1'.*pooled"):
         extract_joined(network, "0", "1", images=draw_images(1, 3, 16, 16))
@@ -248,7 +248,7 @@ class Shared(nn.Module):
         return self.relu(self.second(self.relu(self.first(images))))
 
 
-def test_of_a_layer_that_runs_twice_the_last_output_counts():
+def test_a_layer_that_runs_twice_gives_its_last_output():
     network, images = Shared().eval(), draw_images(2, 3, 16, 16)
     expected = joined_by_hand(taken_by_hand(network, ["relu", "first"], images))
     with ActivationExtractor(network, Joined("relu", "first")) as extract:
@@ -256,7 +256,7 @@ def test_of_a_layer_that_runs_twice_the_last_output_counts():
             assert_as_by_hand(extract(images)["relu+first"], expected)
 
 
-def test_a_layer_that_does_not_run_is_a_clear_error():
+def test_a_layer_that_does_not_run_raises_a_clear_error():
     with pytest.raises(LayoutError, match=r"\['idle'\] did not run"):
         extract_joined(Shared(), "first", "idle", images=draw_images(1, 3, 16, 16))
 
@@ -271,7 +271,7 @@ class Tail(nn.Module):
         return images
 
 
-def test_the_network_stops_at_the_deepest_layer():
+def test_the_pass_stops_at_the_deepest_layer():
     network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Conv2d(4, 4, 3), Tail())
     with ActivationExtractor(network, Joined("1", "0")) as extract:
         for _ in range(3):
@@ -280,7 +280,7 @@ def test_the_network_stops_at_the_deepest_layer():
 
 
 @pytest.mark.parametrize("size", [(40, 60), (61, 33)])
-def test_a_detector_has_its_frame(size):
+def test_a_detector_uses_its_frame(size):
     torch.manual_seed(0)
     build = models.detection.ssdlite320_mobilenet_v3_large
     detector = build(weights=None, weights_backbone=None, num_classes=2).eval()
@@ -296,7 +296,7 @@ def test_a_detector_has_its_frame(size):
 # The estimators
 
 
-def test_vectors_are_those_of_the_joined_grid():
+def test_vectors_equal_those_of_the_joined_grid():
     X, network = draw_table(3), build_counting()
     vectors = make_joining(network).fit_transform(X)
     grids, how = grids_by_hand(network, X), {"objective": "logistic", "alpha": 1e-3}
@@ -305,7 +305,7 @@ def test_vectors_are_those_of_the_joined_grid():
     assert vectors.shape == (len(X), 12)
 
 
-def test_lists_hold_both_kinds_of_layers():
+def test_a_list_may_mix_joined_and_single_layers():
     X, network = draw_table(3), build_counting()
     loce = make_joining(network, ["body.4", TWO]).fit(X)
     alone = [
@@ -323,7 +323,7 @@ def test_lists_hold_both_kinds_of_layers():
     assert (cells["body.4"] == 30).all()
 
 
-def test_projections_take_the_value_or_its_name():
+def test_project_accepts_the_value_or_its_name():
     X, network = draw_table(2), build_counting()
     loce = make_joining(network, ["body.4", TWO]).fit(X)
     vectors = loce.transform(X)
@@ -339,7 +339,7 @@ def test_projections_take_the_value_or_its_name():
             loce.project(X, vectors, layer=layer)
 
 
-def test_means_under_the_mask_are_those_of_the_joined_grid():
+def test_means_under_the_mask_equal_those_of_the_joined_grid():
     X, network = draw_table(2), build_counting()
     means = MaskedMeanTransformer(TorchModel(network), TWO).fit_transform(X)
     grids = grids_by_hand(network, X).numpy()
@@ -357,7 +357,7 @@ def test_channels_are_standardized_after_joining():
 
 
 @pytest.mark.slow
-def test_workers_give_the_same_vectors():
+def test_workers_return_the_same_vectors():
     how = {
         "layer": ["body.2", TWO],
         "objective": "net2vec",
@@ -371,7 +371,7 @@ def test_workers_give_the_same_vectors():
     np.testing.assert_array_equal(make(batch_size=1).fit_transform(X), alone)
 
 
-def test_fitted_estimators_are_pickled():
+def test_fitted_estimators_can_be_pickled():
     X = draw_table(2)
     loce = make_joining(layer=["body.2", TWO]).fit(X)
     other = pickle.loads(pickle.dumps(loce))
@@ -382,7 +382,7 @@ def test_fitted_estimators_are_pickled():
 # The store
 
 
-def test_a_store_keeps_lists_of_layers_apart(tmp_path):
+def test_a_store_distinguishes_lists_of_layers(tmp_path):
     X, network, store = draw_table(2), build_counting(), RowStore(tmp_path)
     a, b, c, d = LAYERS
     lists = [Joined(a, b), Joined(b, a), Joined(b, c), Joined(a, d), Joined(a, b, c), a, b]
@@ -404,7 +404,7 @@ def test_a_store_keeps_lists_of_layers_apart(tmp_path):
 
 
 class Plus(nn.Module):
-    """Has a layer whose name is that of two others joined."""
+    """Has a layer whose name equals that of two joined layers."""
 
     def __init__(self):
         super().__init__()
@@ -419,7 +419,7 @@ class Plus(nn.Module):
         return images
 
 
-def test_a_layer_of_that_name_is_another_one(tmp_path):
+def test_a_layer_with_that_name_has_another_key(tmp_path):
     X, model = draw_table(1), TorchModel(Plus().eval())
     make = partial(MaskedMeanTransformer, model, memory=tmp_path)
     first, second = (make(layer).fit_transform(X) for layer in ("a+b", Joined("a", "b")))
@@ -436,7 +436,7 @@ def test_a_search_over_layers_shares_passes_and_the_store(tmp_path):
     loce = make_joining(network, memory=tmp_path)
     loce.precompute(X, ["body.0", TWO, "body.2"])
     assert network.n_images == 4
-    # A search that scores by the IoU needs the activations once more.
+    # A search that scores by the IoU needs the activations again.
     for layer in layers:
         clone(loce).set_params(layer=layer).fit_transform(X)
     assert network.n_images == 4
@@ -455,7 +455,7 @@ def test_a_search_over_layers_shares_passes_and_the_store(tmp_path):
 # Above the estimators
 
 
-def test_segmenters_project_on_joined_layers():
+def test_segmenters_project_onto_joined_layers():
     X, network = draw_table(4), build_counting()
     segmenter = ConceptSegmenter(make_joining(network)).fit(X)
     vectors = make_joining(network, append_bias=True).fit_transform(X)
@@ -470,7 +470,7 @@ def test_segmenters_project_on_joined_layers():
         ConceptSegmenter(make_joining(network, ["body.0", TWO])).fit(X)
 
 
-def test_displays_take_the_value_or_its_name(tmp_path):
+def test_displays_accept_the_value_or_its_name(tmp_path):
     X = draw_table(2)
     loce = make_joining(layer=["body.4", TWO]).fit(X)
     vectors = loce.transform(X)

@@ -1,4 +1,4 @@
-"""Images and masks are told apart by content, and found again in whatever form they come.
+"""Images and masks are identified by content, in every form.
 
 Their digests are private: with a transformer, each line would take a run.
 """
@@ -30,7 +30,7 @@ def n_distinct(name, cells):
     return len({digest_of(**{name: cell}) for cell in cells})
 
 
-def test_a_file_counts_by_its_bytes_each_time_it_is_hashed(tmp_path, monkeypatch):
+def test_a_file_is_hashed_by_its_present_bytes(tmp_path, monkeypatch):
     first, second = tmp_path / "a.png", tmp_path / "b.png"
     Image.fromarray(MASK).save(first)
     second.write_bytes(first.read_bytes())
@@ -38,7 +38,7 @@ def test_a_file_counts_by_its_bytes_each_time_it_is_hashed(tmp_path, monkeypatch
         patch.setattr(Image, "open", lambda path: pytest.fail("decoded"))
         for name in ("image", "mask"):
             assert n_distinct(name, [first, second, str(first)]) == 1
-        # At once, with the same size and the times as they were.
+        # The new file has the same size and times.
         status, before = first.stat(), digest_of(first)
         first.write_bytes(first.read_bytes()[:-1] + b"!")
         os.utime(first, ns=(status.st_atime_ns, status.st_mtime_ns))
@@ -47,7 +47,7 @@ def test_a_file_counts_by_its_bytes_each_time_it_is_hashed(tmp_path, monkeypatch
         digest_of(tmp_path / "c.png")
 
 
-def test_images_count_by_what_is_read():
+def test_images_are_hashed_by_their_pixels():
     turned = Image.fromarray(PICTURE)
     turned.getexif()[0x0112] = 6
     changed = PICTURE.copy()
@@ -58,7 +58,7 @@ def test_images_count_by_what_is_read():
     assert n_distinct("image", [PICTURE, changed, *others]) == 6
 
 
-def test_palettes_count():
+def test_palettes_change_the_digest():
     image = Image.fromarray(PICTURE[:, :, 0] % 3).convert("P")
     images = [image.copy() for _ in range(3)]
     images[0].putpalette([0, 0, 0, 9, 9, 9, 5, 5, 5])
@@ -67,14 +67,14 @@ def test_palettes_count():
 
 
 @pytest.mark.parametrize("cell", [3, None, [1, 2]])
-def test_what_is_no_image_is_named(cell):
+def test_the_error_names_files_that_are_not_images(cell):
     with pytest.raises(ValueError, match="an image must be a path"):
         digest_of(cell)
 
 
 @settings(max_examples=30)
 @given(npst.arrays(bool, st.tuples(st.integers(1, 6), st.integers(1, 6))))
-def test_run_lengths_agree_in_all_their_forms(mask):
+def test_all_forms_of_run_lengths_have_one_digest(mask):
     text = coco_mask.encode(np.asfortranarray(mask.astype(np.uint8)))["counts"]
     flat = mask.ravel(order="F")
     runs = np.diff(np.r_[0, np.flatnonzero(np.diff(np.r_[False, flat])), flat.size])
@@ -83,7 +83,7 @@ def test_run_lengths_agree_in_all_their_forms(mask):
     assert n_distinct("mask", [{"size": size, "counts": counts} for counts in forms]) == 1
 
 
-def test_masks_of_other_values_shapes_and_sizes_differ():
+def test_masks_with_other_values_shapes_and_sizes_have_other_digests():
     runs = [{"size": size, "counts": [30]} for size in ([6, 5], [5, 6])]
     cells = [MASK, ~MASK, MASK.T, MASK.reshape(3, 10), MASK.astype(np.uint8), *runs]
     assert n_distinct("mask", cells) == len(cells)
@@ -94,7 +94,7 @@ def test_masks_of_other_values_shapes_and_sizes_differ():
         digest_of(mask=np.full((2, 2), None))
 
 
-def test_rows_of_an_image_differ_by_their_masks():
+def test_rows_of_one_image_have_different_digests():
     table = pd.DataFrame({"image": [PICTURE] * 3, "mask": [MASK, ~MASK, MASK]})
     first, second, third = sample_digests(table, [0, 1, 2])
     assert first == third == digest_of()

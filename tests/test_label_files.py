@@ -1,4 +1,4 @@
-"""Masks in every form in which ids and colors are stored, against the arrays they were made of."""
+"""Masks with ids and colors in every form, compared with their arrays."""
 
 import struct
 import zlib
@@ -20,7 +20,7 @@ SHAPE = (24, 36)
 
 
 def _draw(ids):
-    """Give an image in blocks of the ids, each of which is there; the later ones are rarer."""
+    """Return an image in blocks of the ids; later ids are rarer."""
     small = RNG.choice(ids, (6, 9))
     small.flat[: len(ids)] = ids
     return np.kron(small, np.ones((4, 4), dtype=int)).astype(np.uint8)
@@ -32,7 +32,7 @@ def _chunk(kind, content):
 
 
 def _png(samples, depth, palette=None, *extra, interlaced=False):
-    """Write a PNG by hand: samples of so many bits, which are gray or indexes of a palette."""
+    """Write a PNG without Pillow: samples of some bits, which are gray or indexes of a palette."""
     starts = [(0, 0, 8, 8), (0, 4, 8, 8), (4, 0, 8, 4), (0, 2, 4, 4), (2, 0, 4, 2), (0, 1, 2, 2)]
     passes = [*starts, (1, 0, 2, 1)] if interlaced else [(0, 0, 1, 1)]
     rows = []
@@ -51,7 +51,7 @@ def _png(samples, depth, palette=None, *extra, interlaced=False):
 
 
 def _optimize(ids, colors):
-    """Drop the colors that no pixel has, and put the most frequent first, as optimizers do."""
+    """Remove unused colors, and sort the others by frequency, as optimizers do."""
     used, counts = np.unique(ids, return_counts=True)
     order = used[np.argsort(-counts, kind="stable")]
     indexes = np.zeros(256, dtype=np.uint8)
@@ -70,7 +70,7 @@ VIVID = np.stack([VIVID >> 16, VIVID >> 8 & 255, VIVID & 255], axis=1)
 
 @pytest.fixture
 def load(tmp_path):
-    """Give a function that writes files of masks, or arrays of colors, and loads them."""
+    """Return a function that writes files of masks, or arrays of colors, and loads them."""
 
     def load(masks, names=None, suffix=".png", **how):
         for folder in ("images", "masks"):
@@ -126,8 +126,8 @@ FORMS = {
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_ids_in_every_form(load, form):
-    """Without a warning, which pytest would make an error."""
+def test_ids_are_read_in_every_form(load, form):
+    """There is no warning, because pytest would raise it as an error."""
     _is(load(FORMS[form], NAMES), _by_id(IDS))
 
 
@@ -135,7 +135,7 @@ def test_ids_in_every_form(load, form):
     ("suffix", "colors"),
     [*((s, c) for s in (".bmp", ".tif", ".tga") for c in (None, VIVID)), (".webp", None)],
 )
-def test_ids_in_other_formats(load, suffix, colors):
+def test_ids_are_read_in_other_formats(load, suffix, colors):
     image = Image.fromarray(IDS) if colors is None else _with_palette(IDS, colors)
     buffer, how = BytesIO(), {"lossless": True} if suffix == ".webp" else {}
     image.save(buffer, Image.registered_extensions()[suffix], **how)
@@ -144,7 +144,7 @@ def test_ids_in_other_formats(load, suffix, colors):
 
 @contextmanager
 def _told(is_told, suffix=r"\.png"):
-    """Expect the warning that ids were taken from what a mask shows, or none at all."""
+    """Expect the warning that ids were read from colors or gray values, or no warning."""
     if not is_told:
         yield
         return
@@ -155,8 +155,8 @@ def _told(is_told, suffix=r"\.png"):
 
 
 @pytest.mark.parametrize("depth", [1, 2, 4])
-def test_few_bits_hold_the_ids_themselves(load, depth):
-    """As PyPNG writes them; Pillow scales 2 and 4 bits to the range of 8."""
+def test_images_of_few_bits_hold_ids(load, depth):
+    """PyPNG writes such files; Pillow scales 2 and 4 bits to the range of 8."""
     ids = _draw(range(min(2**depth, 12)))
     with _told(depth > 1):
         data = load(_png(ids, depth), NAMES)
@@ -164,7 +164,7 @@ def test_few_bits_hold_the_ids_themselves(load, depth):
 
 
 @pytest.mark.parametrize("depth", [1, 2, 4])
-def test_few_bits_hold_what_eight_did(load, depth):
+def test_images_of_few_bits_hold_scaled_ids(load, depth):
     """An optimizer has found that all values are multiples of 255, 85 or 17."""
     samples, factor = _draw(range(min(2**depth, 12))), 255 // (2**depth - 1)
     names = {factor * i: f"class {i}" for i in range(2**depth)}
@@ -174,7 +174,7 @@ def test_few_bits_hold_what_eight_did(load, depth):
 
 
 @pytest.mark.parametrize(("depth", "void"), [(1, 255), (2, 85), (4, 17)])
-def test_few_bits_that_may_be_read_in_two_ways(load, depth, void):
+def test_ambiguous_images_of_few_bits_raise_an_error(load, depth, void):
     samples = _draw([0, 1])
     with pytest.raises(ValueError, match=rf"0\.png may hold the ids .*\[0, {void}\].*palette"):
         load(_png(samples, depth), NAMES, ignore=[void])
@@ -195,7 +195,7 @@ def test_gray_values_undo_renumbering(load, ids, tool):
 
 
 @pytest.mark.parametrize("suffix", [".png", ".gif"])
-def test_gray_values_that_are_the_indexes(load, suffix):
+def test_gray_values_may_equal_the_indexes(load, suffix):
     ids = _draw([0, 1, 2])
     content = Image.fromarray(ids) if suffix == ".gif" else _png(ids, 2, GRAY[:3])
     _is(load(content, NAMES, suffix), _by_id(ids))
@@ -204,7 +204,7 @@ def test_gray_values_that_are_the_indexes(load, suffix):
 @pytest.mark.parametrize("colors", [VIVID, _gray(np.minimum(20 * np.arange(256), 255))])
 @pytest.mark.parametrize("ids", [[0, 3, 5, 11], [0, 1], [1, 0], list(range(12))], ids=str)
 @pytest.mark.parametrize("tool", ["optimizer", "GIF"])
-def test_renumbering_that_colors_dont_undo_is_refused(load, ids, colors, tool):
+def test_renumbering_that_colors_cannot_undo_raises_an_error(load, ids, colors, tool):
     truth = _draw(ids)
     indexes, kept = _optimize(truth, colors)
     content = _with_palette(truth, colors) if tool == "GIF" else _png(indexes, 8, kept)
@@ -213,20 +213,20 @@ def test_renumbering_that_colors_dont_undo_is_refused(load, ids, colors, tool):
         ValueError, match=rf"use every entry of their palettes.*0\{suffix}.*palette="
     ):
         load(content, NAMES, suffix)
-    # The way out that the message names.
+    # The remedy in the message.
     palette = {name: colors[number] for number, name in enumerate(NAMES)}
     _is(load(content, None, suffix, palette=palette), _by_id(truth))
 
 
-def test_indexes_without_a_name_show_that_they_are_renumbered(load):
+def test_unnamed_indexes_reveal_renumbering(load):
     truth = _draw([3, 5])
     indexes, kept = _optimize(truth, VIVID)
     with pytest.raises(ValueError, match="use every entry of their palettes"):
         load(_png(indexes, 8, kept), {3: "a", 5: "b"})
 
 
-def test_a_palette_that_other_masks_share_is_of_the_classes(load):
-    """Two classes in two colors: the mask without the second shows that no color was dropped."""
+def test_a_palette_shared_by_other_masks_belongs_to_the_classes(load):
+    """Two classes in two colors: the mask without the second shows that no color was removed."""
     both, one = _draw([0, 1]), _draw([0])
     masks = [_png(ids, 1, VIVID[:2]) for ids in (both, one)]
     data = load(masks, NAMES)
@@ -235,7 +235,7 @@ def test_a_palette_that_other_masks_share_is_of_the_classes(load):
         load([masks[0], _png(one, 1, VIVID[2:4])], NAMES)
 
 
-def test_the_colors_of_voc_speak_for_indexes(load):
+def test_the_colors_of_voc_confirm_the_indexes(load):
     voc = [(0, 0, 0), (128, 0, 0), (0, 128, 0), (128, 128, 0)]
     ids = _draw([0, 1, 2, 3])
     _is(load(_png(ids, 2, voc), NAMES), _by_id(ids))
@@ -243,20 +243,20 @@ def test_the_colors_of_voc_speak_for_indexes(load):
         load(_png(ids, 2, voc[::-1]), NAMES)
 
 
-def test_a_stretched_palette_whose_values_have_names_too(load):
+def test_a_stretched_palette_with_named_values_is_ambiguous(load):
     stretched = _gray(np.minimum(2 * np.arange(256), 255))
     with pytest.raises(ValueError, match=r"may hold the ids \[0, 3, 5\] .*\[0, 6, 10\]"):
         load(_png(_draw([0, 3, 5]), 8, stretched), NAMES)
 
 
-def test_black_and_white_are_0_and_255_or_0_and_1(load):
+def test_black_and_white_mean_0_and_255_or_0_and_1(load):
     ids = _draw([0, 1])
     content = _png(ids, 1, [(0, 0, 0), (255, 255, 255)])
     with pytest.raises(ValueError, match=r"may hold the ids \[0, 1\] .*\[0, 255\]"):
         load(content, NAMES, ignore=[255])
 
 
-def test_an_index_without_a_color(load):
+def test_an_index_without_a_color_raises_an_error(load):
     content = _png(_draw([0, 1, 3]), 8, VIVID[:3])
     for how in ({"names": NAMES}, {"palette": {"a": VIVID[0]}}):
         with pytest.raises(ValueError, match=r"0\.png uses entry 3 of a palette of 3 colors"):
@@ -282,20 +282,20 @@ def _by_color(image):
 
 @pytest.mark.parametrize("form", COLORED)
 @pytest.mark.parametrize("ignore", [[(0, 0, 0)], (0, 0, 0), ["#000000"], np.zeros((1, 3), int)])
-def test_colored_masks(load, form, ignore):
+def test_colored_masks_are_read(load, form, ignore):
     palette = {name: COLORS[name] for name in ("road", "car", "sky")}
     data = load(COLORED[form], suffix=SUFFIXES.get(form, ".png"), palette=palette, ignore=ignore)
     _is(data, _by_color(COLORED[form]))
 
 
-def test_gray_colors_in_masks_of_one_channel(load):
+def test_gray_colors_are_read_in_masks_with_one_channel(load):
     ids = _draw([0, 20, 40])
     palette = {"a": (0, 0, 0), "b": (20, 20, 20), "c": "#282828"}
     truth = {"a": ids == 0, "b": ids == 20, "c": ids == 40}
     _is(load(Image.fromarray(ids), palette=palette), truth)
 
 
-def test_several_colors_of_one_concept(load):
+def test_a_concept_may_have_several_colors(load):
     palette = {"way": [COLORS["road"], "#400080"], "sky": COLORS["sky"]}
     data = load(COLORED["RGB"], palette=palette, ignore=[(0, 0, 0)], keep=["color", "instance"])
     truth = _by_color(COLORED["RGB"])
@@ -315,7 +315,7 @@ def test_several_colors_of_one_concept(load):
         load(COLORED["RGB"], palette=palette, ignore=[(0, 0, 0)], keep=["class_id"])
 
 
-def test_colors_that_nobody_names(load):
+def test_unnamed_colors_raise_an_error(load):
     n_black = (np.asarray(COLORED["RGB"]) == 0).all(axis=2).sum()
     palette = {name: COLORS[name] for name in ("road", "car", "sky")}
     match = rf"0\.png holds the colors \['#000000'\] \({n_black} pixels; 1 in all\), which palette"
@@ -324,7 +324,7 @@ def test_colors_that_nobody_names(load):
     assert "JPEG" not in str(error.value)
 
 
-def test_blurred_colors_and_ids_are_told(load):
+def test_the_error_explains_blurred_colors_and_ids(load):
     ids = Image.fromarray(20 * _draw(range(12)))
     for how in ({"palette": COLORS}, {"names": {20 * i: str(i) for i in range(12)}}):
         image = COLORED["RGB"] if "palette" in how else ids
@@ -340,13 +340,13 @@ def test_transparent_pixels_have_no_color(load):
             load(image, **how)
 
 
-def test_colored_masks_without_a_palette(load):
+def test_colored_masks_without_a_palette_raise_an_error(load):
     with pytest.raises(ValueError, match=r"0\.png is drawn in colors, such as #.*palette="):
         load(COLORED["RGB"], NAMES)
 
 
 @pytest.mark.parametrize("mode", ["F", "CMYK"])
-def test_modes_that_show_neither_ids_nor_colors(load, mode):
+def test_modes_without_ids_and_colors_raise_an_error(load, mode):
     for how in ({"palette": COLORS}, {"names": NAMES}):
         with pytest.raises(ValueError, match=rf"0\.tif is an image of mode {mode}"):
             load(Image.new(mode, SHAPE[::-1]), suffix=".tif", **how)
@@ -366,19 +366,19 @@ def test_modes_that_show_neither_ids_nor_colors(load, mode):
         ({"a": (9, 9, 9)}, r"palette\['a'\]: \['#090909'\] are given elsewhere"),
     ],
 )
-def test_palettes_that_are_wrong(load, palette, match):
+def test_invalid_palettes_raise_errors(load, palette, match):
     with pytest.raises(ValueError, match=match):
         load(COLORED["RGB"], palette=palette, ignore=[(9, 9, 9)])
 
 
-def test_either_names_or_a_palette(load):
+def test_names_and_a_palette_exclude_each_other(load):
     for how in ({}, {"names": NAMES, "palette": COLORS}):
         with pytest.raises(ValueError, match=r"either class_names, .* or palette"):
             load(COLORED["RGB"], **how)
 
 
 @pytest.mark.parametrize("suffix", ["_n.gif", "_n.tif"])
-def test_instances_that_are_numbered_by_colors_or_by_a_gif(load, tmp_path, suffix):
+def test_instances_may_be_numbered_by_colors_or_in_a_gif(load, tmp_path, suffix):
     numbers = np.repeat(np.repeat([[40, 7, 90]], 12, axis=1), SHAPE[0], axis=0).astype(np.uint8)
     colored = VIVID.astype(np.uint8)[numbers]
     (tmp_path / "masks").mkdir()
@@ -411,7 +411,7 @@ def _voc_colors():
 
 
 @pytest.mark.parametrize("form", ["published", "optimized", "RGB"])
-def test_voc_trees_in_every_form(tmp_path, form):
+def test_voc_trees_are_read_in_every_form(tmp_path, form):
     classes, objects = planted_voc_image()
     make_voc_tree(tmp_path, {"a": (classes, objects)}, {"val": ["a"]})
     expected = load_voc(tmp_path, "val").data
@@ -432,7 +432,7 @@ def test_voc_trees_in_every_form(tmp_path, form):
     assert data.to_dict("records") == expected.to_dict("records")
 
 
-def test_voc_trees_of_which_nothing_tells_the_ids(tmp_path):
+def test_voc_trees_with_unknown_ids_raise_an_error(tmp_path):
     classes, objects = planted_voc_image()
     make_voc_tree(tmp_path, {"a": (classes, objects)}, {"val": ["a"]})
     indexes, colors = _optimize(classes, VIVID)

@@ -1,4 +1,4 @@
-"""Wrong labels: their ranking against double loops, closed forms, and labels changed on purpose."""
+"""Wrong labels: their ranking compared with loops, closed forms and planted wrong labels."""
 
 import json
 import math
@@ -29,7 +29,7 @@ def by_row(issues):
 
 
 def brute_issues(X, y, metric, k, is_out=lambda i, j: False):
-    """Confidence and the distance to every concept, by their definitions; None is unknown."""
+    """Confidence and the distance to every concept, by their definitions; None if unknown."""
     D, concepts = brute_force.matrix(X, metric), brute_force.rows_of(y)
     n, near = len(X), {}
     for i in range(n):
@@ -85,7 +85,7 @@ def test_every_row_is_ranked_by_its_definition(case, metric, k):
 
 @pytest.mark.parametrize("metric", ["cosine", "euclidean"])
 @pytest.mark.parametrize("k", [2, 10])
-def test_rows_of_the_own_group_are_left_out(metric, k):
+def test_rows_of_the_same_group_are_excluded(metric, k):
     X, y = CASES["random"]()
     groups = np.array(list("abcde"))[np.random.RandomState(1).randint(5, size=31)]
     issues = label_issues(X, y, groups=groups, k=k, metric=metric)
@@ -99,15 +99,15 @@ def test_rows_of_the_own_group_are_left_out(metric, k):
     check(issues, X, y, metric, k, lambda i, j: (i - j) % 4 == 0)
 
 
-def test_small_chunks_give_the_same():
+def test_the_result_does_not_depend_on_the_chunk_size():
     X, y = CASES["random"]()
     whole = label_issues(X, y, groups=np.arange(31) // 3)
     with config_context(working_memory=0.001):
         pd.testing.assert_frame_equal(label_issues(X, y, groups=np.arange(31) // 3), whole)
 
 
-def test_a_closed_form():
-    # On a line: cars at 0, 1, 3; trees at 10, 11, 13; and one at 2 that is called a tree.
+def test_confidences_equal_a_closed_form():
+    # On a line: cars at 0, 1, 3; trees at 10, 11, 13; and a car at 2 with the label tree.
     X, y = [[0.0], [1.0], [3.0], [10.0], [11.0], [13.0], [2.0]], [*["car"] * 3, *["tree"] * 4]
     issues = label_issues(X, y, k=2, metric="euclidean")
     # The widths: cars have 2, 1.5 and 2.5 to cars; trees have 2, 1.5, 2.5 and 8.5 to trees.
@@ -121,14 +121,14 @@ def test_a_closed_form():
     assert_array_equal(issues["suggested"].iloc[1:], issues["given"].iloc[1:])
 
 
-def test_distances_are_those_of_the_detector():
+def test_distances_equal_those_of_the_outlier_detector():
     X, y = CASES["random"]()
     issues = by_row(label_issues(X, y, groups=np.arange(31) // 3))
     assert_allclose(issues["distance"], -ConceptOutlierDetector().fit(X, y).training_scores_)
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-def test_planted_labels_come_first_with_the_right_suggestion(dtype):
+def test_planted_wrong_labels_rank_first_with_the_right_suggestion(dtype):
     X, y, _ = planted_parts(n_rows=20)
     wrong, truth = [3, 50, 90, 110], y.copy()
     y[wrong] = ["car", "bus", "bus", "car"]
@@ -138,7 +138,7 @@ def test_planted_labels_come_first_with_the_right_suggestion(dtype):
     assert_array_equal(issues["suggested"], truth[issues["row"]])
 
 
-def test_rows_of_a_rare_concept_are_not_flagged_because_they_are_few():
+def test_rows_of_a_rare_concept_are_not_flagged_for_their_number():
     rng = np.random.RandomState(0)
     X = rng.normal(size=(304, 4))
     X[300:, 0] += 6
@@ -158,7 +158,7 @@ def test_ties_keep_the_given_label_and_the_order_of_the_rows():
     assert_array_equal(issues["row"], np.arange(8))
 
 
-def test_of_equal_confidences_the_farther_row_comes_first():
+def test_for_equal_confidences_the_farther_row_ranks_first():
     X, y = [[5.0], [5.0], [0.0], [0.0], [-30.0]], ["tree", "tree", "car", "car", "car"]
     issues = label_issues(X, y, k=1, metric="euclidean")
     assert_array_equal(issues["confidence"], -1)
@@ -166,7 +166,7 @@ def test_of_equal_confidences_the_farther_row_comes_first():
 
 
 class TestTable:
-    def test_index_and_position(self):
+    def test_the_table_has_index_and_position(self):
         X, y = CASES["random"]()
         names = [f"image {i}" for i in range(31)]
         plain = label_issues(X, y)
@@ -191,20 +191,20 @@ class TestTable:
             (pd.Series([1, 2, 3, 4], index=list("abcd")), [1, 2, 3, 4]),
         ],
     )
-    def test_annotation_ids(self, ids, expected):
+    def test_the_table_has_annotation_ids(self, ids, expected):
         X, y = [[0.0], [1.0], [5.0], [6.0]], ["car", "car", "tree", "tree"]
         found = by_row(label_issues(X, y, metric="euclidean", annotation_ids=ids))
         assert found["annotation_id"].tolist() == expected
 
     @pytest.mark.parametrize("y", [[1, 1, 2, 2], [1.5, 1.5, 2.0, 2.0], [True, True, False, False]])
-    def test_labels_of_any_type(self, y):
+    def test_labels_may_have_any_type(self, y):
         issues = label_issues([[0.0], [1.0], [5.0], [6.0]], y, metric="euclidean")
         assert_array_equal(by_row(issues)["suggested"], y)
         assert issues["given"].dtype == issues["suggested"].dtype == np.asarray(y).dtype
 
 
 class TestRowsThatCanNotBeJudged:
-    def test_a_concept_of_one_group(self):
+    def test_rows_of_a_concept_in_one_group_are_not_judged(self):
         X, y = CASES["random"]()
         groups = np.where(y == "sky", 0, 1 + np.arange(31) % 3)
         with pytest.warns(UserWarning, match=r"rows can't be judged.*rows of 'sky'\. Their"):
@@ -214,7 +214,7 @@ class TestRowsThatCanNotBeJudged:
         assert_array_equal(unjudged, issues["given"] == "sky")
         assert (issues["suggested"] != "sky")[unjudged].all()
 
-    def test_a_row_that_is_alone(self):
+    def test_a_single_row_of_a_concept_is_not_judged(self):
         X, y = CASES["one row in a concept"]()
         with pytest.warns(UserWarning, match="1 rows can't be judged.*rows of 'car'"):
             issues = label_issues(X, y)
@@ -222,19 +222,19 @@ class TestRowsThatCanNotBeJudged:
         assert issues.iloc[-1]["row"] == 6
         assert np.isnan(issues.iloc[-1]["distance"])
 
-    def test_every_concept_of_one_group(self):
+    def test_concepts_in_one_group_each_raise_an_error(self):
         X, y = CASES["random"]()
         with pytest.raises(ValueError, match="No row can be judged"):
             label_issues(X, y, groups=y)
 
-    def test_one_group(self):
+    def test_one_group_raises_an_error(self):
         X, y = CASES["random"]()
         with pytest.raises(ValueError, match="pass rows of more groups"):
             label_issues(X, y, groups=[0] * 31)
 
 
 @pytest.mark.parametrize("message", BAD)
-def test_bad_input(message):
+def test_bad_input_raises_errors(message):
     X, y, metric = BAD[message]
     with pytest.raises(ValueError, match=message):
         label_issues(X, y, metric=metric)
@@ -254,13 +254,13 @@ def test_bad_input(message):
         ({"y": ["car"] * 4}, "At least 2 concepts"),
     ],
 )
-def test_wrong_parameters_are_refused(how, message):
+def test_invalid_parameters_raise_errors(how, message):
     X, y = [[0.0], [1.0], [5.0], [6.0]], ["car", "car", "tree", "tree"]
     with pytest.raises(ValueError, match=message):
         label_issues(X, **({"y": y} | how))
 
 
-def test_memory_grows_with_the_rows_and_not_with_their_square():
+def test_memory_is_linear_in_the_number_of_rows():
     rng = np.random.RandomState(0)
     X, y = rng.normal(size=(4000, 8)), rng.randint(5, size=4000)
     tracemalloc.start()
@@ -271,7 +271,7 @@ def test_memory_grows_with_the_rows_and_not_with_their_square():
     assert peak < 32e6
 
 
-def test_progress_is_shown_where_it_is_asked_for(capsys):
+def test_verbose_shows_progress(capsys):
     X, y = CASES["random"]()
     quiet = label_issues(X, y)
     assert capsys.readouterr().err == ""
@@ -279,12 +279,12 @@ def test_progress_is_shown_where_it_is_asked_for(capsys):
     assert "100%|██████████| 31/31" in capsys.readouterr().err
 
 
-# The concept of an annotation, and what it is called in the copy.
+# The concept of an annotation, and its wrong name in the copy.
 MISTAKES = {"building": "bicyclist", "car": "fence", "sky": "car", "tree": "pedestrian"}
 
 
 def plant(content):
-    """Misname the largest annotation of each concept, in images without the wrong name."""
+    """Return the largest annotation of each concept a wrong name, in images without this name."""
     ids, planted = {c["name"]: c["id"] for c in content["categories"]}, {}
     for truth, wrong in MISTAKES.items():
         taken = {a["image_id"] for a in content["annotations"] if a["category_id"] == ids[wrong]}
@@ -300,7 +300,7 @@ def plant(content):
 
 
 @pytest.mark.slow
-def test_wrong_labels_in_a_file_are_found_named_and_mended(camvid_network, tmp_path):
+def test_wrong_labels_in_a_file_are_found_and_corrected(camvid_network, tmp_path):
     if not (SHARED / "camvid").is_dir():
         pytest.skip(f"needs the CamVid scenes in {SHARED / 'camvid'}")
     shutil.copytree(SHARED / "camvid" / "images", tmp_path / "images")

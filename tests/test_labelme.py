@@ -1,4 +1,4 @@
-"""load_labelme against pycocotools on the same outlines, and against NumPy on the rest."""
+"""load_labelme compared with pycocotools on the same outlines, and with NumPy otherwise."""
 
 import base64
 import io
@@ -20,7 +20,7 @@ def _shape(points, label="car", kind="polygon", **more):
 
 
 def _write(folder, *shapes, name="a", **changes):
-    """Write an image and its JSON file; give the latter's path."""
+    """Write an image and its JSON file; return the path of the file."""
     content = {
         "version": "5.4.1",
         "flags": {},
@@ -43,7 +43,7 @@ def _decoded(data):
 
 
 def _drawn(points):
-    """What COCO makes of an outline."""
+    """The mask that COCO makes from an outline."""
     corners = np.ravel(points).astype(float).tolist()
     return coco_mask.decode(coco_mask.frPyObjects([corners], HEIGHT, WIDTH))[..., 0].astype(bool)
 
@@ -93,7 +93,7 @@ MASKS = {
 
 
 @pytest.mark.parametrize("name", SHAPES)
-def test_shapes(tmp_path, name):
+def test_shapes_are_read(tmp_path, name):
     kind, points, expected = SHAPES[name]
     _write(tmp_path, _shape(points, kind=kind))
     data = load_labelme(tmp_path).data
@@ -103,7 +103,7 @@ def test_shapes(tmp_path, name):
 
 @pytest.mark.parametrize("name", MASKS)
 @pytest.mark.parametrize("at", [(0, 0), (0, 33), (-1, -1)])
-def test_masks(tmp_path, name, at):
+def test_masks_are_read(tmp_path, name, at):
     """labelme counts both corners of the box as pixels of it."""
     mask = MASKS[name]
     height, width = mask.shape
@@ -116,7 +116,7 @@ def test_masks(tmp_path, name, at):
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_circles_equal_discs(tmp_path, seed):
+def test_circles_equal_disks(tmp_path, seed):
     generator = np.random.default_rng(seed)
     centers, edges = generator.uniform(-10, 50, (2, 30, 2))
     points = np.stack([centers, edges], axis=1).tolist()
@@ -127,7 +127,7 @@ def test_circles_equal_discs(tmp_path, seed):
     np.testing.assert_array_equal(_decoded(data), [disc for disc in discs if disc.any()])
 
 
-def test_instances_and_groups(tmp_path):
+def test_groups_are_one_instance(tmp_path):
     boxes = [[[0, 0], [4, 4]], [[10, 10], [14, 14]], [[20, 20], [24, 24]], [[1, 1], [2, 2]]]
     groups = [(7, "car"), (None, "car"), (7, "car"), (7, "bus")]
     shapes = [
@@ -147,7 +147,7 @@ def test_instances_and_groups(tmp_path):
     assert merged["description"].tolist() == [("3",), ("0", "1")]
 
 
-def test_fields(tmp_path):
+def test_fields_are_kept(tmp_path):
     _write(tmp_path, _shape(SQUARE, flags={"occluded": True}), _shape(SQUARE, difficult=True))
     data = load_labelme(tmp_path, keep=["flags", "difficult", "shape_type"]).data
     assert data["flags"].tolist() == [({"occluded": True}, None)]
@@ -156,7 +156,7 @@ def test_fields(tmp_path):
         load_labelme(tmp_path, keep=["score"])
 
 
-def test_the_table(tmp_path):
+def test_the_table_has_its_columns(tmp_path):
     _write(tmp_path, _shape(SQUARE, "dog"), _shape(SQUARE, "car"), name="x/b")
     (tmp_path / "x/b.json").write_text(
         (tmp_path / "x/b.json").read_text().replace("x/b.png", "b.png"), encoding="utf-8-sig"
@@ -176,7 +176,7 @@ def test_the_table(tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["point", "points", "line", "linestrip"])
-def test_what_has_no_area_is_told(tmp_path, kind):
+def test_shapes_without_area_cause_a_warning(tmp_path, kind):
     _write(tmp_path, _shape([[1, 1], [5, 5]], kind=kind), _shape(SQUARE))
     with pytest.warns(UserWarning, match=r"1 shapes are points or lines.*a\.json:0"):
         data = load_labelme(tmp_path).data
@@ -186,7 +186,7 @@ def test_what_has_no_area_is_told(tmp_path, kind):
 
 
 @pytest.mark.parametrize("path", ["../images/{}.png", "..\\images\\{}.png"])
-def test_images_in_another_folder(tmp_path, path):
+def test_images_may_be_in_another_folder(tmp_path, path):
     for name in ("a", "x/b"):
         _write(tmp_path / "images", name=name).unlink()
         here = path if name == "a" else path.replace("images", "..\\images\\x")
@@ -199,7 +199,7 @@ def test_images_in_another_folder(tmp_path, path):
     assert found.tolist() == expected
     if "\\" not in path:
         return
-    # What lies in the folder needs no other.
+    # Images in the folder need no image_dir.
     from_above = load_labelme(tmp_path).data["image"]
     assert [str((tmp_path / p).resolve()) for p in from_above] == expected
 
@@ -207,7 +207,7 @@ def test_images_in_another_folder(tmp_path, path):
 @pytest.mark.parametrize(
     "path", ["/etc/passwd", "../../secret.png", "C:\\images\\a.png", "a\0.png"]
 )
-def test_images_outside_are_refused(tmp_path, path):
+def test_images_outside_the_folder_raise_an_error(tmp_path, path):
     _write(tmp_path / "folder", _shape(SQUARE), imagePath=path)
     (tmp_path / "folder" / "a.png").rename(tmp_path / "folder" / "passwd")
     with pytest.raises((ValueError, FileNotFoundError), match=r"a\.json: (the|a) (file|image)"):
@@ -218,7 +218,7 @@ def test_images_outside_are_refused(tmp_path, path):
             load_labelme(tmp_path / "folder", tmp_path / "folder")
 
 
-def test_images_that_are_missing(tmp_path):
+def test_missing_images_raise_an_error(tmp_path):
     _write(tmp_path, _shape(SQUARE), imagePath="b.png")
     with pytest.raises(FileNotFoundError, match=r"a\.json: the image .*b\.png.*by image_dir\.$"):
         load_labelme(tmp_path)
@@ -233,7 +233,7 @@ def test_images_that_are_missing(tmp_path):
 @pytest.mark.parametrize(
     "changes", [{"imageHeight": 31}, {"imageWidth": WIDTH + 0.5}, {"imageWidth": "44"}]
 )
-def test_sizes_that_differ(tmp_path, changes):
+def test_different_sizes_raise_an_error(tmp_path, changes):
     _write(tmp_path, _shape(SQUARE), **changes)
     with pytest.raises(ValueError, match=r"a\.json is of an image .* is \(30, 44\)"):
         load_labelme(tmp_path)
@@ -241,7 +241,7 @@ def test_sizes_that_differ(tmp_path, changes):
     assert len(load_labelme(tmp_path).data) == 1
 
 
-def test_two_files_of_one_image(tmp_path):
+def test_two_files_of_one_image_raise_an_error(tmp_path):
     _write(tmp_path, _shape(SQUARE))
     _write(tmp_path, _shape(SQUARE), name="b", imagePath="a.png")
     with pytest.raises(ValueError, match=r"a\.json and .*b\.json are both of the image .*a\.png"):
@@ -285,7 +285,7 @@ NAN = float("nan")
         ),
     ],
 )
-def test_shapes_that_are_wrong(tmp_path, shape, match):
+def test_invalid_shapes_raise_errors(tmp_path, shape, match):
     _write(tmp_path, _shape(SQUARE), shape)
     with pytest.raises(ValueError, match=rf"a\.json: shapes\[1\] can't be read: .*{match}"):
         load_labelme(tmp_path)
@@ -302,7 +302,7 @@ def test_shapes_that_are_wrong(tmp_path, shape, match):
         ('{"imagePath": "a.png", "shapes": {}}', r"lacks \['shapes'\]"),
     ],
 )
-def test_files_that_are_wrong(tmp_path, text, match):
+def test_invalid_files_raise_errors(tmp_path, text, match):
     _write(tmp_path, _shape(SQUARE))
     path = tmp_path / "b.json"
     path.write_bytes(text if isinstance(text, bytes) else text.encode())
@@ -310,7 +310,7 @@ def test_files_that_are_wrong(tmp_path, text, match):
         load_labelme(tmp_path)
 
 
-def test_folders_that_are_wrong(tmp_path):
+def test_invalid_folders_raise_errors(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"no file that is named NAME\.json"):
         load_labelme(tmp_path)
     with pytest.raises(FileNotFoundError, match="nowhere' does not exist"):
@@ -320,7 +320,7 @@ def test_folders_that_are_wrong(tmp_path):
         load_labelme(tmp_path)
 
 
-def test_a_mask_that_covers_nothing(tmp_path):
+def test_an_empty_mask_raises_an_error(tmp_path):
     empty = _shape([[1, 1], [4, 4]], kind="mask", mask=_png(np.zeros((4, 4))))
     _write(tmp_path, empty, _shape(SQUARE, "bus"))
     with pytest.raises(ValueError, match=r"\['a.json:0'\] cover no pixel"):

@@ -1,4 +1,4 @@
-"""What docs/large_runs.md promises: its code is run as printed."""
+"""The code of docs/large_runs.md, as printed."""
 
 from pathlib import Path
 
@@ -10,7 +10,7 @@ PAGE = Path(__file__).resolve().parents[1] / "docs" / "large_runs.md"
 
 
 def _record_listening(distributed, psutil):
-    """Give LocalCluster's twin, and the addresses at which this process listens while it is up."""
+    """Return a copy of LocalCluster, and the addresses at which this process listens."""
     addresses = set()
 
     class Recorded(distributed.LocalCluster):
@@ -34,5 +34,5 @@ def test_the_page_runs_from_top_to_bottom(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     names = run_blocks(PAGE, {})
     assert names["search"].best_score_ > 0.5
-    # Scheduler and dashboard: nobody else in the network reaches them.
+    # Scheduler and dashboard cannot be reached from the network.
     assert addresses == {"127.0.0.1"}

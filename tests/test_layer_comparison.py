@@ -1,4 +1,4 @@
-"""Scorers and comparisons of estimators by the masks that their vectors redraw."""
+"""Scorers and comparisons of estimators by the projections of their vectors."""
 
 import pickle
 
@@ -23,7 +23,7 @@ from sklearn_loce.metrics import (
 from .counting import Counting, draw_table
 
 LAYERS = ["body.0", "body.4"]
-# The masks of some rows cover themselves turned upside down.
+# Some masks overlap with themselves turned upside down.
 pytestmark = pytest.mark.filterwarnings("ignore:.* values of gain", "ignore:iou_gain leaves out")
 COLUMNS = {"iou": "iou", "heldout_iou": "heldout_iou", "iou_gain": "gain"}
 
@@ -46,7 +46,7 @@ def make(layer="body.2", kind=LoCETransformer, **how):
 
 @pytest.mark.parametrize("name", COLUMNS)
 @pytest.mark.parametrize("kind", [LoCETransformer, MaskedMeanTransformer])
-def test_scorers_are_means_of_what_evaluate_gives(name, kind, table):
+def test_scorers_equal_means_of_evaluate(name, kind, table):
     loce = make(kind=kind).fit(table)
     expected = np.nanmean(loce.evaluate(table, cv=2)[COLUMNS[name]])
     scorer = pickle.loads(pickle.dumps(get_scorer(name)))
@@ -56,7 +56,7 @@ def test_scorers_are_means_of_what_evaluate_gives(name, kind, table):
         assert scorer(estimator, table) == pytest.approx(expected)
 
 
-def test_rows_that_fail_are_left_out_of_scores(table):
+def test_scores_exclude_failed_rows(table):
     table = empty(table, 3)
     loce = make(on_empty="nan").fit(table)
     kept = table.drop(index=3)
@@ -97,20 +97,20 @@ def test_searches_choose_by_the_held_out_iou(table):
 
 
 @pytest.mark.parametrize("names", ["heldout_iou", ["heldout_iou", "separation"]])
-def test_estimators_without_an_evaluation_are_refused(names):
+def test_estimators_without_evaluate_raise_an_error(names):
     X = np.random.RandomState(0).normal(size=(8, 3))
     for estimator in (PCA(2), make_pipeline(Normalizer(), PCA(2))):
         with pytest.raises(TypeError, match=r"has no evaluate of vectors.*LoCETransformer"):
             get_scorer(names)(estimator.fit(X), X, [0, 1] * 4)
 
 
-def test_scores_of_evaluations_take_no_groups(table):
+def test_scorers_of_evaluations_refuse_groups(table):
     for scorer in (get_scorer("iou"), get_scorer(["iou", "heldout_iou"])):
         with pytest.raises(ValueError, match="takes no groups"):
             scorer(make().fit(table), table, groups=table["image_id"])
 
 
-def test_an_evaluation_gives_the_vectors_in_the_same_pass(table):
+def test_evaluate_returns_the_vectors_of_the_same_pass(table):
     loce = make(LAYERS, append_bias=True).fit(table)
     counter = loce.model.module.counter
     counter.n = 0
@@ -157,7 +157,7 @@ def test_layers_of_an_estimator_are_measured_in_one_pass(kind, table):
         assert found[name, "separation"] == pytest.approx(expected, rel=1e-4)
 
 
-def test_an_estimator_is_compared_as_its_vectors_and_evaluations_are(table):
+def test_a_comparison_of_an_estimator_equals_that_of_its_vectors_and_evaluations(table):
     how = {"rows_per_concept": 0.5, "n_repeats": 4, "k": 1, "random_state": 0}
     groups = table["image_id"].to_numpy()
     loce = make(LAYERS).fit(table)
@@ -173,7 +173,7 @@ def test_an_estimator_is_compared_as_its_vectors_and_evaluations_are(table):
     assert set(rank_layers(found)["layer"]) == set(LAYERS)
 
 
-def test_metrics_that_are_not_asked_for_are_not_measured(table):
+def test_only_requested_metrics_are_measured(table):
     y = np.array(["left", "right"])[table["image_id"] % 2]
     how = {"layers": LAYERS, "n_repeats": 2, "random_state": 0}
     found = compare_layers(make(), table, y, metrics=["heldout_iou", "purity"], **how)
@@ -186,7 +186,7 @@ def test_metrics_that_are_not_asked_for_are_not_measured(table):
     pd.testing.assert_frame_equal(found, again)
 
 
-def test_every_value_of_a_row_takes_part_in_the_same_draws():
+def test_all_values_of_a_row_are_in_the_same_draws():
     rng = np.random.RandomState(0)
     y, X = np.repeat(["bus", "car"], 20), rng.normal(size=(40, 3))
     iou = {name: rng.uniform(0.3, 1, size=40) for name in ("a", "b")}
@@ -204,7 +204,7 @@ def test_every_value_of_a_row_takes_part_in_the_same_draws():
     )
 
 
-def test_rows_without_a_gain_are_left_out_in_all_layers():
+def test_rows_without_a_gain_are_excluded_in_all_layers():
     rng = np.random.RandomState(0)
     y, X = np.repeat(["bus", "car"], 20), rng.normal(size=(40, 3))
     gain = {name: rng.uniform(-1, 1, size=40) for name in ("a", "b", "none")}
@@ -221,7 +221,7 @@ def test_rows_without_a_gain_are_left_out_in_all_layers():
     assert np.isnan(found["none", "iou_gain"])
 
 
-def test_rows_that_fail_are_counted(table):
+def test_failed_rows_are_counted(table):
     table = empty(table, 2)
     loce = make(on_empty="nan")
     with pytest.warns(UserWarning, match="heldout_iou leaves out 1 of 12 rows"):
@@ -256,14 +256,14 @@ def test_rows_that_fail_are_counted(table):
         ({"exclude": 2}, "groups is None"),
     ],
 )
-def test_bad_input_is_refused_before_images_pass(how, message, table):
+def test_bad_input_raises_errors_before_images_pass(how, message, table):
     loce = make()
     with pytest.raises(ValueError, match=message):
         compare_layers(loce, table, **{"layers": LAYERS} | how)
     assert loce.model.module.counter.n == 0
 
 
-def test_embeddings_have_no_layers_and_know_no_iou():
+def test_invalid_layers_and_iou_of_embeddings_raise_errors():
     X, y = np.eye(4), ["bus", "bus", "car", "car"]
     with pytest.raises(ValueError, match=r"layers=\['b'\] are an estimator's"):
         compare_layers({"a": X}, y, layers=["b"])

@@ -1,4 +1,4 @@
-"""Grids are read by where their numbers come from, whatever axes and names they have."""
+"""Grids are read by the places of their numbers, for any order of axes."""
 
 import pytest
 import torch
@@ -12,7 +12,7 @@ from sklearn_loce.exceptions import LayoutError
 
 
 class Then(nn.Module):
-    """Patches by a convolution, a function of the map or its tokens, and a layer that sees that."""
+    """Patches by a convolution, a function of the map or its tokens, and a layer on its result."""
 
     def __init__(self, function, stride=16, n_channels=24):
         super().__init__()
@@ -72,7 +72,7 @@ LAYOUTS = {
 
 @pytest.mark.parametrize("n_images", [1, 2])
 @pytest.mark.parametrize("name", LAYOUTS)
-def test_every_layout_of_a_grid_is_the_same_grid(name, n_images):
+def test_every_layout_gives_the_same_grid(name, n_images):
     network = Then(LAYOUTS[name])
     grids = take(network, ["patches", "seen"], 64, 96, n_images=n_images)
     assert grids["patches"].shape == (n_images, 24, 4, 6)
@@ -114,7 +114,7 @@ def cross_covariance(grid):
 
 CHOSEN, LEARNED = "selected, merged or sorted", "learned tokens, such as queries"
 NO_PLACES = {
-    # 24 of each, as many as there are places.
+    # There are 24 of each, the number of places.
     "queries": (lambda grid: attend(torch.ones(1, 24, 24), tokens_of(grid)), LEARNED),
     "queries with a residual": (
         lambda grid: attend(torch.ones(1, 24, 24), tokens_of(grid)) + torch.ones(1, 24, 24),
@@ -150,21 +150,21 @@ NO_PLACES = {
 
 
 @pytest.mark.parametrize("name", NO_PLACES)
-def test_what_has_no_places_says_why(name):
+def test_errors_explain_outputs_without_places(name):
     function, why = NO_PLACES[name]
     with pytest.raises(LayoutError, match=why) as caught:
         take(Then(function), "seen", 64, 96)
     assert "reshape_transform" in str(caught.value)
 
 
-def test_several_grids_are_named():
+def test_the_error_lists_several_grids():
     network = Then(lambda grid: {"high": grid, "low": [functional.avg_pool2d(grid, 2)]})
     match = r"2 ways: \['high'\]: 4 x 6 cells, .*; \['low'\]\[0\]: 2 x 3 cells"
     with pytest.raises(LayoutError, match=match):
         take(network, "seen", 64, 96)
 
 
-def test_tokens_of_several_levels_are_named():
+def test_the_error_lists_tokens_of_several_levels():
     def join(grid):
         return torch.cat([tokens_of(grid), tokens_of(functional.avg_pool2d(grid, 2))], 1)
 
@@ -199,7 +199,7 @@ RESIZED = {
 
 
 @pytest.mark.parametrize("name", RESIZED)
-def test_grids_become_coarser_and_finer(name):
+def test_grids_may_become_coarser_and_finer(name):
     size = (8, 12) if name in ("interpolation", "pixel shuffle", "transposed") else (2, 3)
     assert take(Then(RESIZED[name]), "seen", 64, 96)["seen"].shape[2:] == size
 
@@ -228,7 +228,7 @@ def test_patches_of_an_unfolded_image_are_found_at_any_size(size):
 
 @pytest.mark.parametrize("batch_first", [False, True])
 @pytest.mark.parametrize("n_images", [1, 3])
-def test_encoders_of_torch_are_read_tokens_first_and_images_first(batch_first, n_images):
+def test_encoders_of_torch_are_read_with_tokens_or_images_first(batch_first, n_images):
     class Encoder(nn.Module):
         def __init__(self):
             super().__init__()
@@ -264,7 +264,7 @@ class Detector(nn.Module):
         return self.decoder(self.queries, tokens_of(self.patches(x)))
 
 
-def test_queries_that_fit_the_image_are_no_places():
+def test_queries_are_not_mistaken_for_places():
     with pytest.raises(LayoutError, match=LEARNED):
         take(Detector(), "decoder", 96, 96)
 
@@ -278,21 +278,21 @@ PAPER = (
 
 
 @pytest.mark.parametrize(("build", "layers", "strides"), PAPER)
-def test_layers_of_the_paper(build, layers, strides):
+def test_the_layers_of_the_paper_are_read(build, layers, strides):
     grids = take(build(), layers, 224, 224)
     for (name, grid), stride in zip(grids.items(), strides, strict=True):
         assert grid.shape[2:] == (224 // stride, 224 // stride), name
 
 
 @pytest.mark.parametrize("size", [(100, 144), (97, 131)])
-def test_swin_is_read_at_any_size_and_in_its_windows(size):
+def test_swin_is_read_at_any_size_and_in_windows(size):
     rows, columns = (-(-(n // 4) // 2) for n in size)
     network = models.SwinTransformer([4, 4], 24, [1, 2], [2, 2], [7, 7])
     grids = take(network, ["features.2.reduction", "features.3", "features.3.1.attn"], *size)
     assert {grid.shape for grid in grids.values()} == {(1, 48, rows, columns)}
 
 
-def test_windows_of_maxvit_are_laid_out():
+def test_windows_of_maxvit_are_merged_into_a_grid():
     layer = maxvit.PartitionAttentionLayer(
         16, 8, 7, "grid", (56, 56), 2, nn.GELU, nn.LayerNorm, 0, 0, 0
     )
@@ -310,7 +310,17 @@ def test_pooled_vectors_have_no_places(layer):
     assert take(network, "1", 64, 64)["1"].shape == (1, 8, 16, 16)
 
 
-def test_a_cell_for_an_image_of_one_stride_is_a_grid():
+@pytest.mark.parametrize(
+    "function",
+    [nn.ReLU6, nn.Hardtanh, nn.Hardsigmoid, nn.LeakyReLU, nn.ELU, nn.CELU, nn.SELU, nn.SiLU],
+)
+@pytest.mark.parametrize("inplace", [True, False])
+def test_activation_functions_keep_places(function, inplace):
+    network = nn.Sequential(nn.Conv2d(3, 4, 3, 2, 1), function(inplace=inplace))
+    assert take(network, "1", 32, 48)["1"].shape == (1, 4, 16, 24)
+
+
+def test_a_single_cell_for_a_small_image_is_a_grid():
     assert take(nn.Sequential(nn.Conv2d(3, 4, 32, 32)), "0", 32, 32)["0"].shape == (1, 4, 1, 1)
     deep = take(models.mobilenet_v3_large(), "features.14", 32, 32)["features.14"]
     assert deep.shape == (1, 160, 1, 1)
@@ -323,7 +333,7 @@ def test_a_linear_layer_on_a_map_mixes_the_places_of_a_row():
 
 
 class Skips(nn.Module):
-    """A U-Net whose upsampled map is padded to the size of the one that it is joined with."""
+    """A U-Net whose upsampled map is padded to the size of the other map."""
 
     def __init__(self):
         super().__init__()
@@ -339,7 +349,7 @@ class Skips(nn.Module):
 
 
 @pytest.mark.parametrize("size", [(32, 48), (33, 49)])
-def test_maps_that_are_joined_in_a_u_net_are_grids(size):
+def test_concatenated_maps_of_a_u_net_are_grids(size):
     assert take(Skips(), "out", *size)["out"].shape == (1, 3, *size)
 
 
@@ -349,12 +359,12 @@ def test_convolutions_without_padding_are_grids(kernel, size):
     assert grid.shape[2:] == (size[0] - kernel + 1, size[1] - kernel + 1)
 
 
-def test_list_layers_describes_what_is_no_tensor():
+def test_list_layers_describes_outputs_that_are_not_tensors():
     table = list_layers(Then(lambda grid: {"a": grid}), (32, 32))
     assert table["output_shape"].iloc[-1] == "a dict of 'a': a tensor of shape (1, 24, 2, 2)"
 
 
-def test_averaged_weights_beside_tokens_are_not_taken_for_a_grid():
+def test_averaged_attention_weights_are_not_mistaken_for_a_grid():
     class Attention(nn.Module):
         def __init__(self):
             super().__init__()
@@ -367,7 +377,7 @@ def test_averaged_weights_beside_tokens_are_not_taken_for_a_grid():
     assert take(Attention(), "attend", 64, 96)["attend"].shape == (1, 24, 4, 6)
 
 
-def test_networks_in_inference_mode_are_followed():
+def test_networks_in_inference_mode_are_traced():
     class Inference(Then):
         @torch.inference_mode()
         def forward(self, x):

@@ -38,7 +38,7 @@ def test_gaussian_resize_equals_skimage(size_in, size_out):
     expected = skimage_resize(mask.astype(float), size_out)
     resized = resize_masks([mask], size_out)[0]
     np.testing.assert_allclose(resized, expected, atol=1e-6)
-    # Which pixels count as concept decides the weight of the whole objective.
+    # The pixels of the concept determine the weight of the objective.
     np.testing.assert_array_equal(resized > 0, expected.astype(np.float32) > 0)
 
 
@@ -57,25 +57,25 @@ def test_gaussian_resize_equals_skimage_on_a_single_pixel():
         ("bilinear", {"mode": "bilinear", "antialias": True}),
     ],
 )
-def test_other_resizes_are_torchs(method, how):
+def test_other_methods_equal_those_of_torch(method, how):
     mask = _blobs(90, 130)
     stack = torch.from_numpy(mask.astype(np.float64))[None, None]
     expected = functional.interpolate(stack, size=(20, 30), **how)[0, 0].numpy()
     np.testing.assert_allclose(resize_masks([mask], (20, 30), method)[0], expected, atol=1e-6)
 
 
-def test_resize_takes_masks_of_different_sizes():
+def test_resize_accepts_masks_of_different_sizes():
     assert resize_masks([_blobs(20, 30), _blobs(50, 40)], (10, 12)).shape == (2, 10, 12)
 
 
 def read_mask(mask, size=None):
-    """Read a mask as a crop of the whole image has it."""
+    """Read a mask as a crop of the whole image."""
     image = np.zeros((*(np.shape(mask) if size is None else size), 3), dtype=np.uint8)
     crop = crop_samples([(image, mask)], min_size=1000)["mask"].iloc[0]
     return coco_mask.decode(crop).astype(bool)
 
 
-def test_every_form_of_a_mask_reads_the_same(tmp_path):
+def test_every_form_of_a_mask_gives_the_same_array(tmp_path):
     mask = _blobs(23, 31)
     compressed = coco_mask.encode(np.asfortranarray(mask.astype(np.uint8)))
     runs = np.diff(np.flatnonzero(np.diff(np.r_[2, mask.ravel("F"), 2])))
@@ -101,7 +101,7 @@ def test_every_form_of_a_mask_reads_the_same(tmp_path):
 
 
 @pytest.mark.parametrize("mask", [[[0, 1, 1, 0]], [[True, False]], [[0, 1], [1, 0]]])
-def test_lists_of_rows_are_masks(mask):
+def test_lists_of_rows_are_read_as_masks(mask):
     np.testing.assert_array_equal(read_mask(mask), mask)
 
 
@@ -123,14 +123,14 @@ def test_lists_of_rows_are_masks(mask):
         (Image.new("RGB", (2, 2)), r"image\.convert\('L'\)"),
     ],
 )
-def test_bad_masks_are_named(mask, match):
+def test_bad_masks_raise_errors(mask, match):
     with pytest.raises(ValueError, match=f"row 0: the mask can't be read: .*{match}"):
         read_mask(mask, (2, 2))
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_runs_of_compressed_rles_are_checked(seed):
-    """Of pycocotools' own encodings none is refused; of those cut off or extended, each is."""
+def test_invalid_runs_of_compressed_rles_raise_errors(seed):
+    """All encodings of pycocotools are accepted, and truncated or extended ones are refused."""
     rng = np.random.default_rng(seed)
     mask = rng.random((rng.integers(1, 90), rng.integers(1, 90))) < rng.random() ** 3
     mask[0, 0] = True

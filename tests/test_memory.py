@@ -1,4 +1,4 @@
-"""Nothing is computed twice, nothing that was computed is lost, and nothing stale comes back."""
+"""Nothing is computed twice, no computed row is lost, and no stale row is returned."""
 
 import gc
 import io
@@ -44,7 +44,7 @@ def table():
 
 
 def computed(table, **how):
-    """Give what comes out where nothing is kept."""
+    """Return the vectors without a store."""
     return make_loce(memory=False, **how).fit_transform(table)
 
 
@@ -65,7 +65,7 @@ def test_a_second_call_computes_nothing(kind, table, tmp_path):
     np.testing.assert_array_equal(first, computed(table, layer=LAYERS[:2]))
 
 
-def test_nothing_is_kept_for_bare_modules_and_where_that_is_asked(table):
+def test_bare_modules_and_memory_false_store_nothing(table):
     for how in ({"model": build_counting()}, {"memory": False}):
         loce = make_loce(**how)
         loce.fit_transform(table)
@@ -130,7 +130,7 @@ def test_averages_after_precompute_need_no_pass(table, tmp_path):
 
 
 def make_union(loce, **how):
-    """Give LoCEs beside averages of the same network, and the averages."""
+    """Return LoCEs beside averages of the same network, and the averages."""
     averages = MaskedMeanTransformer(loce.model, "body.4", **{"memory": loce.memory} | how)
     parts = [("loce", make_pipeline(loce, Normalizer())), ("average", averages)]
     return FeatureUnion(parts, transformer_weights={"average": 0.7}), averages
@@ -157,7 +157,7 @@ def test_without_precompute_each_part_of_a_union_passes_the_images(table):
     assert n_passes(loce) == 12
 
 
-def test_what_is_known_of_one_part_is_not_computed_again(table, tmp_path):
+def test_stored_vectors_of_one_part_are_not_computed_again(table, tmp_path):
     loce = make_loce(memory=tmp_path)
     union, averages = make_union(loce)
     loce.fit_transform(table[:6])  # three of the six images
@@ -169,7 +169,7 @@ def test_what_is_known_of_one_part_is_not_computed_again(table, tmp_path):
     assert n_passes(loce) == 9
 
 
-def test_scales_of_a_part_take_a_pass_of_their_own(table, tmp_path):
+def test_standardization_needs_its_own_pass(table, tmp_path):
     loce = make_loce(memory=tmp_path)
     union, averages = make_union(loce, standardize=True)
     loce.precompute(table, beside=[averages])
@@ -180,7 +180,7 @@ def test_scales_of_a_part_take_a_pass_of_their_own(table, tmp_path):
     np.testing.assert_array_equal(plain.fit_transform(table), found)
 
 
-def test_precompute_of_several_transformers_at_several_layers(table, tmp_path):
+def test_precompute_accepts_several_transformers_at_several_layers(table, tmp_path):
     loce = make_loce(memory=tmp_path, layer=Joined("body.0", "body.4"))
     _, averages = make_union(loce)
     other = make_loce(model=loce.model, memory=tmp_path, alpha=1e-2)
@@ -204,7 +204,7 @@ def test_precompute_of_several_transformers_at_several_layers(table, tmp_path):
         ({"random_state": 1}, "random_state"),
     ],
 )
-def test_transformers_that_see_something_else_do_not_share_passes(how, name, table, tmp_path):
+def test_precompute_refuses_transformers_with_other_inputs(how, name, table, tmp_path):
     loce = make_loce(memory=tmp_path)
     other = clone(loce).set_params(**how)
     with pytest.raises(ValueError, match=rf"beside\[0\] has {name}=.*one after the other"):
@@ -218,7 +218,7 @@ def test_workers_do_not_share_passes(table, tmp_path):
         loce.precompute(table, beside=[clone(loce)])
 
 
-def test_a_row_that_fails_for_one_part_is_named_and_the_others_are_kept(table, tmp_path):
+def test_a_failed_row_of_one_part_is_named_and_others_are_stored(table, tmp_path):
     full = np.ones((24, 32), dtype=bool)
     broken = table.assign(mask=[full, *table["mask"][1:]])
     loce = make_loce(memory=tmp_path)
@@ -234,7 +234,7 @@ def test_a_row_that_fails_for_one_part_is_named_and_the_others_are_kept(table, t
 def test_a_plain_grid_search_computes_each_layer_once(on_disk, table, tmp_path):
     loce = make_loce(memory=tmp_path if on_disk else None)
     search(loce, table, refit=False)
-    # Of a fold's test images none passes in fit, where the first training image does.
+    # In fit, only the first training image passes.
     assert n_passes(loce) == 6 * len(LAYERS)
 
 
@@ -275,7 +275,7 @@ def brighter(image, masks):
     return image.float() / 128, masks
 
 
-# These change what the paper's objective depends on, and not the default.
+# These settings matter for the paper's objective, and not for the default.
 STEPPED = {"learning_rate", "max_iter"}
 CHANGES = {
     "weight": change_weight,
@@ -301,7 +301,7 @@ CHANGES = {
 
 @pytest.mark.parametrize("kind", ["shared", "disk"])
 @pytest.mark.parametrize("what", CHANGES)
-def test_what_changes_is_computed_again(what, kind, table, tmp_path):
+def test_changed_settings_are_computed_again(what, kind, table, tmp_path):
     loce = make_loce(memory=None if kind == "shared" else tmp_path)
     if what in STEPPED:
         loce.set_params(objective="net2vec")
@@ -324,7 +324,7 @@ def test_a_rewritten_image_file_is_read_again(table, tmp_path):
     assert not np.array_equal(after, before)
 
 
-def test_random_transforms_are_kept_by_their_seed(table, tmp_path):
+def test_random_transforms_are_stored_by_their_seed(table, tmp_path):
     crop = v2.RandomHorizontalFlip()
     known = make_loce(memory=tmp_path, preprocess=crop, random_state=0)
     first = known.fit_transform(table)
@@ -362,7 +362,7 @@ MODULE = TorchModel(build_counting())
 
 @given(SETTINGS, SETTINGS)
 @settings(max_examples=40)
-def test_settings_that_differ_share_no_row(tmp_path_factory, first, second):
+def test_different_settings_do_not_share_rows(tmp_path_factory, first, second):
     folder = tmp_path_factory.mktemp("store")
     for how in (first, second):
         make_loce(model=MODULE, memory=folder, random_state=0, **how).fit_transform(TINY)
@@ -371,7 +371,7 @@ def test_settings_that_differ_share_no_row(tmp_path_factory, first, second):
 
 @given(st.lists(st.integers(0, 7), min_size=1, max_size=12))
 @settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_any_choice_of_rows_gives_each_row_its_vector(tmp_path, chosen):
+def test_any_selection_of_rows_gives_the_same_vectors(tmp_path, chosen):
     table = draw_table(4)
     expected = make_loce(memory=tmp_path).fit_transform(table)
     loce = make_loce(memory=False).fit(table)
@@ -395,7 +395,7 @@ def break_rows(table, folder):
     return files
 
 
-def test_failed_rows_lose_no_others(table, tmp_path):
+def test_failed_rows_do_not_affect_others(table, tmp_path):
     (tmp_path / "images").mkdir()
     broken = break_rows(table, tmp_path / "images").set_index(np.arange(12) + 100)
     loce = make_loce(memory=tmp_path / "store")
@@ -416,7 +416,7 @@ def test_failed_rows_lose_no_others(table, tmp_path):
     assert RowStore(tmp_path / "store").info()["n_rows"] == 7
 
 
-def test_without_a_store_what_is_wrong_is_said_before_any_pass(table, tmp_path):
+def test_without_a_store_errors_are_raised_before_any_pass(table, tmp_path):
     loce = make_loce(memory=False).fit(table)
     with pytest.raises(FileNotFoundError, match=r"row 2: the image .* does not exist"):
         loce.transform(break_rows(table, tmp_path))
@@ -439,7 +439,7 @@ def test_evaluate_and_project_mark_failed_rows(first_is_broken, table, tmp_path)
     assert [i for i, mask in enumerate(drawn) if mask is None] == bad
 
 
-def test_activations_that_are_not_finite_fail_one_image(table, tmp_path):
+def test_activations_that_are_not_finite_affect_one_image(table, tmp_path):
     class Overflowing(Counting):
         def forward(self, x):
             return super().forward(x / (x.mean() > 0.01))  # a black image divides by zero
@@ -456,7 +456,7 @@ def test_activations_that_are_not_finite_fail_one_image(table, tmp_path):
     assert RowStore(tmp_path).info()["n_rows"] == 10
 
 
-def test_empty_masks_are_stored_as_such(table, tmp_path):
+def test_empty_masks_are_stored_as_empty(table, tmp_path):
     table["mask"] = [mask & (i != 5) for i, mask in enumerate(table["mask"])]
     loce = make_loce(memory=tmp_path, on_empty="nan")
     vectors = loce.fit_transform(table)
@@ -477,7 +477,7 @@ class Picky(Counting):
 
 
 @pytest.mark.parametrize("place", ["first", "last"])
-def test_an_image_that_the_network_refuses_fails_alone(place, table, tmp_path):
+def test_an_image_that_the_network_refuses_does_not_affect_others(place, table, tmp_path):
     wide = draw_table(1, size=(24, 40))
     parts = [wide, table] if place == "first" else [table, wide]
     mixed = pd.concat(parts, ignore_index=True)
@@ -521,7 +521,7 @@ def test_each_failed_row_has_its_own_cause(tmp_path, table):
     assert "truncated" in causes[2]
 
 
-def test_a_file_that_changes_while_it_is_worked_on_is_not_stored(table, tmp_path, monkeypatch):
+def test_a_file_that_changes_during_the_run_is_not_stored(table, tmp_path, monkeypatch):
     (tmp_path / "images").mkdir()
     files = write_images(table, tmp_path / "images")
     loce = make_loce(memory=tmp_path / "store").fit(files)
@@ -544,7 +544,7 @@ def test_a_file_that_changes_while_it_is_worked_on_is_not_stored(table, tmp_path
 
 
 class Interrupting(Counting):
-    """Is interrupted when it has seen a number of images."""
+    """Is interrupted after a number of images."""
 
     def forward(self, x):
         if self.counter.n == 4:
@@ -553,7 +553,7 @@ class Interrupting(Counting):
         return super().forward(x)
 
 
-def test_an_interrupted_call_goes_on_where_it_was(tmp_path):
+def test_a_call_after_an_interrupt_computes_only_the_rest(tmp_path):
     table = draw_table(6)
     loce = make_loce(model=TorchModel(Interrupting().eval()), memory=tmp_path)
     threads = torch.get_num_threads()
@@ -573,7 +573,7 @@ N_KILLS, MOST_SOLVED = 20, 4  # batches of one layer, in a run that is to be kil
 
 
 def long_run(store, log, result, waits=None):
-    """Embed 300 rows at two layers, and log how many rows are optimised.
+    """Embed 300 rows at two layers, and log the number of optimized rows.
 
     A run that is to be killed waits for that before it has done all, and sets the event ``waits``.
     """
@@ -594,7 +594,7 @@ def long_run(store, log, result, waits=None):
 
 
 def kill_when_rows_are_there(process, store, n_rows, waits):
-    """Kill a process with SIGKILL when the store has as many rows, or it waits for that."""
+    """Kill a process with SIGKILL when the store has this number of rows."""
     while process.is_alive() and count_rows(store) < n_rows and not waits.is_set():
         time.sleep(0.002)
     process.kill()
@@ -663,7 +663,7 @@ def flip(path, position):
     path.write_bytes(content)
 
 
-def test_a_damaged_store_never_gives_a_wrong_vector(tmp_path):
+def test_a_damaged_store_never_returns_a_wrong_vector(tmp_path):
     table = draw_table(3)
     expected = make_loce(memory=tmp_path).fit_transform(table)
     file = tmp_path / "loces.sqlite"
@@ -687,7 +687,7 @@ def test_a_damaged_store_never_gives_a_wrong_vector(tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs limits on the size of files")
-def test_a_store_on_a_full_disk_costs_no_result(tmp_path):
+def test_a_full_disk_does_not_affect_the_result(tmp_path):
     context = multiprocessing.get_context("forkserver")
     process = context.Process(target=fill_with_little_space, args=(tmp_path,))
     process.start()
@@ -699,7 +699,7 @@ def test_a_store_on_a_full_disk_costs_no_result(tmp_path):
 
 
 def fill_with_little_space(folder):
-    """Embed where no file may grow beyond what the first rows need."""
+    """Embed with a limit on the size of files that is enough for the first rows."""
     make_loce(memory=folder / "store").fit_transform(draw_table(1))
     size = Path(folder, "store", "loces.sqlite").stat().st_size
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
@@ -715,7 +715,7 @@ def fill_with_little_space(folder):
 # Memory of the device, and of the machine.
 
 
-def test_rows_that_do_not_fit_together_are_halved(table, monkeypatch):
+def test_batches_that_do_not_fit_into_memory_are_halved(table, monkeypatch):
     sizes, plain = [], LBFGSObjective.solve
 
     def cramped(self, activations, *args, **kwargs):
@@ -733,7 +733,7 @@ def test_rows_that_do_not_fit_together_are_halved(table, monkeypatch):
     np.testing.assert_array_equal(found, computed(many))
 
 
-def test_a_row_that_does_not_fit_alone_fails(table, monkeypatch):
+def test_a_row_that_does_not_fit_into_memory_fails(table, monkeypatch):
     def cramped(self, activations, *args, **kwargs):
         raise torch.OutOfMemoryError("CUDA out of memory")
 
@@ -743,7 +743,7 @@ def test_a_row_that_does_not_fit_alone_fails(table, monkeypatch):
 
 
 @pytest.mark.parametrize("n_images", [10, 40])
-def test_what_is_held_does_not_grow_with_the_table(n_images, monkeypatch):
+def test_memory_does_not_grow_with_the_table(n_images, monkeypatch):
     alive, most, plain = [], [0], ActivationExtractor.__call__
 
     def counting(self, images, shown=None):
@@ -758,7 +758,7 @@ def test_what_is_held_does_not_grow_with_the_table(n_images, monkeypatch):
     assert most[0] <= 2 * torch.get_num_threads()
 
 
-def test_masks_of_an_image_are_decoded_as_they_are_needed():
+def test_masks_of_an_image_are_decoded_one_by_one():
     rng, rows = np.random.default_rng(0), []
     image = rng.integers(0, 255, (400, 600, 3), dtype=np.uint8)
     for _ in range(200):
@@ -779,8 +779,8 @@ def test_masks_of_an_image_are_decoded_as_they_are_needed():
 
 
 @pytest.mark.slow
-def test_a_lock_of_another_program_costs_one_wait_and_is_told_in_each_call(table, tmp_path):
-    """Six images are saved one by one; each save alone would wait."""
+def test_a_lock_of_another_program_causes_one_wait_and_a_warning_per_call(table, tmp_path):
+    """Six images are saved one by one; every save would wait."""
     make_loce(memory=tmp_path, layer="body.0").fit_transform(table[:2])
     other = sqlite3.connect(tmp_path / "loces.sqlite", isolation_level=None)
     other.execute("BEGIN IMMEDIATE")

@@ -31,13 +31,13 @@ def test_labels_may_be_strings():
     assert purity_score(["a", "a", "b"], ["one", "one", "one"]) == pytest.approx(2 / 3)
 
 
-def test_noise_only():
+def test_noise_only_gives_zero():
     assert purity_score([0, 1], [-1, -1]) == 0.0
     assert penalized_purity_score([0, 1], [-1, -1]) == 0.0
     assert cluster_composition([0, 1], [-1, -1]).shape == (0, 2)
 
 
-def test_a_shattered_clustering_does_not_win():
+def test_the_penalty_lowers_the_score_of_many_small_clusters():
     y = np.repeat(["bus", "car"], 10)
     shattered, right = np.arange(20), np.repeat([0, 1], 10)
     assert purity_score(y, shattered) == purity_score(y, right) == 1.0
@@ -45,7 +45,7 @@ def test_a_shattered_clustering_does_not_win():
     assert penalized_purity_score(y, right) == pytest.approx(0.9)
 
 
-def test_composition_is_a_cross_table():
+def test_the_composition_equals_a_cross_table():
     rng = np.random.RandomState(0)
     y, labels = rng.choice(["bus", "car", "sky"], 50), rng.randint(-1, 4, size=50)
     kept = labels != -1
@@ -59,26 +59,26 @@ def test_composition_is_a_cross_table():
 
 @pytest.mark.parametrize("function", [purity_score, penalized_purity_score, cluster_composition])
 class TestBadLabels:
-    def test_lengths(self, function):
+    def test_inconsistent_lengths_raise_an_error(self, function):
         with pytest.raises(ValueError, match="inconsistent numbers of samples"):
             function(["car", "bus"], [0, 1, 1])
 
-    def test_empty(self, function):
+    def test_empty_input_raises_an_error(self, function):
         with pytest.raises(ValueError, match="y and labels are empty"):
             function([], [])
 
     @pytest.mark.parametrize("label", [b"car", ("car",), Path("car")])
-    def test_no_label(self, function, label):
+    def test_missing_labels_raise_an_error(self, function, label):
         y = np.empty(2, dtype=object)
         y[:] = [label, label]
         with pytest.raises(ValueError, match=f"y holds .*{type(label).__name__} .argument must"):
             function(y, [0, 1])
 
-    def test_mixed(self, function):
+    def test_labels_of_mixed_types_raise_an_error(self, function):
         with pytest.raises(ValueError, match="labels mixes types"):
             function(["car", "bus"], [0, "one"])
 
-    def test_missing(self, function):
+    def test_missing_values_raise_an_error(self, function):
         with pytest.raises(ValueError, match="y has no label in row 0"):
             function([None, "bus"], [0, 1])
 
@@ -98,20 +98,20 @@ def test_iou_follows_its_definition():
 
 
 @pytest.mark.parametrize("value", [0.0, 1.0, np.nan])
-def test_iou_of_empty_masks_is_documented(value):
+def test_iou_of_empty_masks_follows_its_documentation(value):
     empty = np.zeros((3, 3), dtype=bool)
     assert_allclose(mask_iou(empty, empty, zero_division=value), value)
     assert mask_iou(empty, ~empty) == 0.0
 
 
-def test_soft_masks_are_refused():
+def test_soft_masks_raise_an_error():
     with pytest.raises(ValueError, match="masks_pred is not binary"):
         mask_iou(np.ones((2, 2)), np.full((2, 2), 0.7))
     with pytest.raises(ValueError, match="masks_true is not binary"):
         mask_iou(np.full((2, 2), np.nan), np.ones((2, 2)))
 
 
-def test_masks_of_different_shapes_are_refused():
+def test_masks_of_different_shapes_raise_an_error():
     with pytest.raises(ValueError, match=r"\(2, 2\).*\(2, 3\)"):
         mask_iou(np.ones((2, 2)), np.ones((2, 3)))
     with pytest.raises(ValueError, match=r"\(4,\)"):

@@ -1,4 +1,4 @@
-"""What all metrics of distances share: their inputs, progress and memory."""
+"""Inputs, progress and memory of all metrics of distances."""
 
 import tracemalloc
 
@@ -71,7 +71,7 @@ BAD = {
 
 @pytest.mark.parametrize("message", BAD)
 @pytest.mark.parametrize("function", FUNCTIONS)
-def test_bad_input(function, message):
+def test_bad_input_raises_errors(function, message):
     X, y, metric = BAD[message]
     with pytest.raises(ValueError, match=message):
         function(X, y, metric=metric)
@@ -88,7 +88,7 @@ def test_a_metric_may_be_a_callable(function):
 
 
 @pytest.mark.parametrize("function", FUNCTIONS)
-def test_memory_grows_with_the_rows_and_not_with_their_square(function):
+def test_memory_is_linear_in_the_number_of_rows(function):
     rng = np.random.RandomState(0)
     X, y = rng.normal(size=(4000, 8)), rng.randint(5, size=4000)
     tracemalloc.start()
@@ -128,7 +128,7 @@ TOTALS = {
 
 
 @pytest.mark.parametrize("function", TOTALS)
-def test_progress_is_shown_where_it_is_asked_for(function, capsys):
+def test_verbose_shows_progress(function, capsys):
     X, y = CASES["random"]()
     quiet = function(X, y)
     assert capsys.readouterr().err == ""
@@ -138,7 +138,7 @@ def test_progress_is_shown_where_it_is_asked_for(function, capsys):
     assert output.out == ""
 
 
-def test_clustering_announces_its_memory(capsys):
+def test_clustering_prints_its_memory(capsys):
     X, y = np.random.RandomState(0).normal(size=(1001, 2)), np.arange(1001) % 3
     ConceptAgglomerative(verbose=1).fit(X, y)
     assert "The tree of 1,001 rows needs 0.00801 GB of memory." in capsys.readouterr().err

@@ -71,13 +71,13 @@ def test_ranking_among_many_ties_equals_a_full_sort(k):
     assert found == pytest.approx(expected)
 
 
-def test_a_query_is_left_out_by_index_and_its_duplicates_are_not():
+def test_a_query_is_excluded_by_index_and_its_duplicates_are_not():
     X = [[1.0, 0.0], [1.0, 0.0], [0.0, 1.0], [0.0, 1.0]]
     assert precision_at_k(X, ["car", "car", "sky", "sky"], k=1) == 1.0
     assert precision_at_k(X, ["car", "sky", "car", "sky"], k=1) == 0.0
 
 
-def test_ties_go_to_the_lower_row():
+def test_ties_are_resolved_by_row_number():
     X = [[0.0], [1.0], [-1.0], [5.0]]
     y = ["car", "car", "sky", "sky"]
     assert precision_at_k(X[:1] + X[1:], y, k=1, metric="euclidean", average=None)[0] == 1.0
@@ -86,14 +86,14 @@ def test_ties_go_to_the_lower_row():
     assert precision_at_k(swapped, y, k=1, metric="euclidean", average=None)[0] == 0.5
 
 
-def test_rows_of_one_direction_tie_under_cosine():
+def test_rows_of_one_direction_are_ties_under_cosine():
     X = np.outer(np.arange(1, 11), [0.3, 0.7, 0.1])
     y = np.repeat(["a", "b"], 5)
-    # Every ranking is that of the row numbers: the first three others are of concept a.
+    # Every ranking follows the row numbers: the first three others are of concept a.
     assert_allclose(precision_at_k(X, y, k=3, average=None), [1.0, 0.0])
 
 
-def test_one_row_has_nothing_to_find():
+def test_one_row_raises_an_error():
     for function in (precision_at_k, r_precision):
         with pytest.raises(ValueError, match="other rows to find, and X has 1"):
             function([[1.0]], ["car"])
@@ -107,7 +107,7 @@ def test_concepts_with_fewer_rows_than_k_cannot_reach_one():
     assert_allclose(mean_average_precision_at_k(X, y, k=4, average=None), [1.0, 1.0])
 
 
-def test_every_concept_with_one_row():
+def test_nothing_is_found_if_every_concept_has_one_row():
     X, y = np.eye(3), ["bus", "car", "sky"]
     with pytest.warns(UserWarning, match=r"more than 0 rows .* precision at k=1 can't reach 1"):
         assert precision_at_k(X, y, k=1) == 0.0
@@ -125,11 +125,11 @@ def test_one_concept_is_always_found():
 @pytest.mark.parametrize("function", [precision_at_k, mean_average_precision_at_k])
 class TestBadK:
     @pytest.mark.parametrize("k", [0, -1, 2.5])
-    def test_invalid(self, function, k):
+    def test_invalid_k_raises_an_error(self, function, k):
         with pytest.raises(ValueError, match="'k' parameter"):
             function(np.eye(3), [0, 0, 1], k=k)
 
-    def test_as_many_as_rows(self, function):
+    def test_k_must_be_less_than_the_number_of_rows(self, function):
         with pytest.raises(ValueError, match=r"k=3 .* at least 4 rows, and X has 3"):
             function(np.eye(3), [0, 0, 1], k=3)
 
@@ -145,7 +145,7 @@ def _draw_sequences(n_rows, n_groups):
 @pytest.mark.parametrize("n_groups", [2, 5, 30])
 @pytest.mark.parametrize("metric", ["euclidean", "cosine", "cityblock"])
 @pytest.mark.parametrize("judge", JUDGES)
-def test_rows_of_the_own_group_are_left_out(judge, metric, n_groups):
+def test_rows_of_the_same_group_are_excluded(judge, metric, n_groups):
     X, y, groups = _draw_sequences(80, n_groups)
     function, definition = JUDGES[judge]
     expected = brute_force.retrieval(X, y, metric, definition, groups)
@@ -156,7 +156,7 @@ def test_rows_of_the_own_group_are_left_out(judge, metric, n_groups):
         assert_allclose(found, expected)
 
 
-def test_a_large_group_beside_a_few_rows_of_others():
+def test_a_query_of_a_large_group_finds_the_few_other_rows():
     # Distances are searched in blocks of columns, most of which hold no candidate here.
     X, y, _ = _draw_sequences(400, 2)
     y[396:] = [0, 1, 2, 0]
@@ -167,15 +167,15 @@ def test_a_large_group_beside_a_few_rows_of_others():
     assert_allclose(found, expected)
 
 
-def test_a_group_of_its_own_for_each_row_changes_nothing():
+def test_one_group_per_row_changes_nothing():
     X, y, _ = _draw_sequences(60, 5)
     for function in (precision_at_k, mean_average_precision_at_k, r_precision):
         assert function(X, y, groups=np.arange(60)) == function(X, y)
 
 
-def test_near_duplicates_of_a_group_earn_nothing():
+def test_near_duplicates_in_a_group_do_not_raise_the_score():
     one, other = [[1.0, 0.0], [1.0, 0.01]], [[0.0, 1.0], [0.01, 1.0]]
-    # What cars look like in the first sequence is what trees look like in the second.
+    # Cars of the first sequence look like trees of the second.
     X, y, groups = one + other + other + one, ["car", "car", "tree", "tree"] * 2, [1] * 4 + [2] * 4
     X = X + 0.1 * np.repeat([[0, 0], [1, 1]], 4, axis=0)
     assert precision_at_k(X, y, k=1) == 1.0
@@ -186,7 +186,7 @@ def test_near_duplicates_of_a_group_earn_nothing():
     "function",
     [partial(precision_at_k, k=1), partial(mean_average_precision_at_k, k=1), r_precision],
 )
-def test_a_concept_of_one_group_has_nothing_to_find(function):
+def test_a_concept_in_one_group_is_excluded(function):
     X, y = np.eye(3)[[0, 0, 1, 1]], ["car", "car", "sky", "sky"]
     with pytest.warns(UserWarning, match="2 queries have nothing to find.*rows of .sky."):
         found = function(X, y, groups=[1, 2, 2, 2], average=None)
@@ -209,13 +209,13 @@ def test_a_concept_of_one_group_has_nothing_to_find(function):
         (np.ones((4, 1, 2)), r"groups should be a 1d array, got .* shape \(4, 1, 2\)"),
     ],
 )
-def test_groups_that_do_not_fit_are_refused(groups, match):
+def test_invalid_groups_raise_errors(groups, match):
     with pytest.raises(ValueError, match=match):
         precision_at_k(np.eye(4), ["car", "car", "sky", "sky"], k=2, groups=groups)
 
 
 def _draw_video(n_rows):
-    """Draw rows of three concepts from two sequences, the nearer in time the more alike."""
+    """Draw rows of three concepts from two sequences; rows near in time are similar."""
     rng = np.random.RandomState(0)
     y, sequences = rng.randint(3, size=n_rows), rng.randint(2, size=n_rows)
     frames = rng.randint(60, size=n_rows)
@@ -257,7 +257,7 @@ def _exclusions():
 @pytest.mark.parametrize("metric", ["euclidean", "cosine", "cityblock"])
 @pytest.mark.parametrize("judge", JUDGES)
 @pytest.mark.parametrize("name", _exclusions())
-def test_rows_that_are_excluded_are_left_out(name, judge, metric):
+def test_excluded_rows_are_not_ranked(name, judge, metric):
     X, y, _, _ = _draw_video(80)
     groups, exclude, is_out = _exclusions()[name]
     function, definition = JUDGES[judge]
@@ -269,7 +269,7 @@ def test_rows_that_are_excluded_are_left_out(name, judge, metric):
         assert_allclose(found, expected)
 
 
-def test_blocks_of_a_callable_are_small():
+def test_a_callable_is_called_for_small_blocks():
     X, y = np.random.RandomState(0).normal(size=(3000, 2)), np.arange(3000) % 3
     sizes = []
 
@@ -288,12 +288,12 @@ def test_blocks_of_a_callable_are_small():
     assert found == precision_at_k(X, y, groups=np.arange(3000), exclude=30)
 
 
-def test_queries_without_anything_to_find_are_left_out_of_their_concept():
+def test_queries_without_relevant_rows_are_excluded():
     X, y = [[0.0], [1.0], [2.0], [3.0], [3.5]], ["car", "car", "car", "sky", "sky"]
     frames = [0, 5, 10, 20, 9]
     with pytest.warns(UserWarning, match=r"1 queries have nothing to find.*rows of 'car'\. NaN"):
         found = precision_at_k(X, y, 1, metric="euclidean", groups=frames, exclude=7, average=None)
-    # Frame 0 finds the car of frame 10, and that one finds the sky of frame 20.
+    # Frame 0 finds the car of frame 10, and frame 10 finds the sky of frame 20.
     assert_allclose(found, [0.5, 1.0])
 
 
@@ -317,7 +317,7 @@ def test_queries_without_anything_to_find_are_left_out_of_their_concept():
         ([1, 2, 3, 4], lambda a, b: a > 2, r"shape \(4, 1\) and type bool for 4 queries and 4"),
     ],
 )
-def test_exclusions_that_do_not_fit_are_refused(groups, exclude, match):
+def test_invalid_exclusions_raise_errors(groups, exclude, match):
     with pytest.raises(ValueError, match=match):
         r_precision(np.eye(4), ["car", "car", "sky", "sky"], groups=groups, exclude=exclude)
 

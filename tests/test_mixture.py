@@ -25,7 +25,7 @@ def blobs():
 
 
 @pytest.mark.parametrize("covariance_type", ["full", "diag", "spherical"])
-def test_without_labels_it_is_the_mixture_with_the_lowest_bic(covariance_type):
+def test_without_labels_the_mixture_has_the_lowest_bic(covariance_type):
     X, _ = make_blobs(150, centers=3, random_state=2)
     options = {"covariance_type": covariance_type, "random_state": 0}
     plain = [GaussianMixture(k, **options).fit(X) for k in range(1, 6)]
@@ -59,13 +59,13 @@ def test_light_components_are_dropped_and_their_rows_marked(blobs):
     assert set(model.sample(200)[1]) == {0, 1}
 
 
-def test_the_heaviest_component_always_stays(blobs):
+def test_the_heaviest_component_is_never_dropped(blobs):
     model = ConceptGaussianMixture(5, min_weight=0.99, random_state=0).fit(blobs[0])
     assert model.n_components_ == 1
     assert set(model.labels_) == {-1, 0}
 
 
-def test_density_is_that_of_its_components():
+def test_the_density_equals_that_of_its_components():
     X, y, _ = planted_parts()
     model = ConceptGaussianMixture(3, random_state=0).fit(X[:, :2], y)
     rows = X[::7, :2]
@@ -87,7 +87,7 @@ def test_density_is_that_of_its_components():
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_planted_parts_come_back(seed):
+def test_planted_parts_are_recovered(seed):
     X, y, parts = planted_parts(seed=seed)
     model = ConceptGaussianMixture(random_state=0).fit(X, y)
     assert adjusted_rand_score(parts, model.labels_) >= 0.95
@@ -97,13 +97,13 @@ def test_planted_parts_come_back(seed):
     assert_allclose(model.concept_weights_, 1 / 3)
     assert [mixture.n_components for mixture in model.mixtures_] == [2, 2, 2]
     assert_array_equal(np.nanargmin(model.bic_curves_, axis=1), 1)
-    # Without labels, the same six groups come back from one mixture.
+    # Without labels, one mixture finds the same six groups.
     alone = ConceptGaussianMixture(8, min_weight=0.05, n_init=3, random_state=0).fit(X)
     assert adjusted_rand_score(parts, alone.labels_) >= 0.95
 
 
-def test_labels_are_those_of_the_own_concept():
-    """Where two concepts lie on top of each other, predict can't know, but labels_ do."""
+def test_labels_are_components_of_the_same_concept():
+    """If two concepts overlap, predict cannot separate them, but labels_ do."""
     rng = np.random.RandomState(0)
     X, y = rng.normal(size=(80, 2)), np.repeat(["bus", "car"], 40)
     model = ConceptGaussianMixture(2, random_state=0).fit(X, y)
@@ -111,7 +111,7 @@ def test_labels_are_those_of_the_own_concept():
     assert_array_equal(model.component_concepts_[model.labels_[kept]], y[kept])
 
 
-def test_labels_can_be_ignored():
+def test_labels_may_be_ignored():
     X, y, _ = planted_parts()
     ignoring = ConceptGaussianMixture(per_concept=False, random_state=0).fit(X, y)
     without = ConceptGaussianMixture(random_state=0).fit(X)
@@ -119,7 +119,7 @@ def test_labels_can_be_ignored():
     assert not hasattr(ignoring, "component_concepts_")
 
 
-def test_refitting_without_labels_forgets_them():
+def test_a_fit_without_labels_removes_earlier_labels():
     X, y, _ = planted_parts()
     model = ConceptGaussianMixture(random_state=0).fit(X, y).fit(X)
     assert not hasattr(model, "concepts_")
@@ -127,7 +127,7 @@ def test_refitting_without_labels_forgets_them():
     assert len(model.mixtures_) == 1
 
 
-def test_concept_with_one_row_gets_one_component_there():
+def test_a_concept_with_one_row_gets_one_component_at_this_row():
     X = np.random.RandomState(0).normal(size=(21, 2))
     y = ["car"] * 20 + ["bus"]
     model = ConceptGaussianMixture(2, reg_covar=1e-3, random_state=0).fit(X, y)
@@ -138,7 +138,7 @@ def test_concept_with_one_row_gets_one_component_there():
     assert model.labels_[-1] == 0
 
 
-def test_duplicates_never_get_more_components_than_distinct_rows():
+def test_components_do_not_outnumber_distinct_rows():
     X = np.repeat([[0.0, 0.0], [5.0, 5.0]], 10, axis=0)
     model = ConceptGaussianMixture(5, random_state=0).fit(X)
     assert model.n_components_ == 2
@@ -147,7 +147,7 @@ def test_duplicates_never_get_more_components_than_distinct_rows():
     assert same.n_components_ == 1
 
 
-def test_after_pca_in_a_pipeline():
+def test_the_mixture_works_after_pca():
     X, y, parts = planted_parts()
     pipeline = make_pipeline(PCA(3), ConceptGaussianMixture(random_state=0)).fit(X, y)
     assert adjusted_rand_score(parts, pipeline.predict(X)) >= 0.95
@@ -156,7 +156,7 @@ def test_after_pca_in_a_pipeline():
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:'force_all_finite' was renamed:FutureWarning")  # umap's
-def test_after_umap_in_a_pipeline():
+def test_the_mixture_works_after_umap():
     X, y, parts = planted_parts()
     reducer = UnsupervisedUMAP(n_neighbors=15, init="pca", random_state=0, n_jobs=1)
     pipeline = make_pipeline(reducer, ConceptGaussianMixture(n_init=3, random_state=0)).fit(X, y)
@@ -166,7 +166,7 @@ def test_after_umap_in_a_pipeline():
 
 @pytest.mark.parametrize("covariance_type", ["full", "diag", "spherical"])
 @pytest.mark.parametrize("n_rows", [2, 3, 5, 8, 10, 15])
-def test_a_small_concept_is_not_shattered(n_rows, covariance_type):
+def test_a_small_concept_is_not_split(n_rows, covariance_type):
     for seed in range(5):
         X = np.random.RandomState(seed).normal(size=(n_rows, 2))
         model = ConceptGaussianMixture(covariance_type=covariance_type, random_state=0).fit(X)
@@ -174,7 +174,7 @@ def test_a_small_concept_is_not_shattered(n_rows, covariance_type):
 
 
 @pytest.mark.parametrize("noise", [1e-15, 1e-12, 1e-9])
-def test_rows_that_nearly_coincide_get_no_more_components_than_places(noise):
+def test_components_do_not_outnumber_clusters_of_nearly_equal_rows(noise):
     rng = np.random.RandomState(0)
     places = rng.normal(size=(2, 3))
     X = np.repeat(places, 30, axis=0) + noise * rng.normal(size=(60, 3))
@@ -192,29 +192,29 @@ class TestBadInput:
             ("rows_per_component", 0),
         ],
     )
-    def test_parameters(self, name, value):
+    def test_invalid_parameters_raise_errors(self, name, value):
         with pytest.raises(ValueError, match=f"'{name}' parameter"):
             ConceptGaussianMixture(**{name: value}).fit(np.eye(3))
 
-    def test_labels(self):
+    def test_invalid_labels_raise_errors(self):
         X = np.eye(3)
         with pytest.raises(ValueError, match="inconsistent numbers of samples"):
             ConceptGaussianMixture().fit(X, [0, 1])
         with pytest.raises(ValueError, match="mixes types"):
             ConceptGaussianMixture().fit(X, ["car", "car", 1])
 
-    def test_overflow(self):
+    def test_overflow_raises_an_error(self):
         with pytest.raises(ValueError, match="whose squares overflow"):
             ConceptGaussianMixture().fit([[0.0], [1e160]])
 
-    def test_too_many_samples_asked_for(self):
+    def test_too_many_requested_samples_raise_an_error(self):
         model = ConceptGaussianMixture(1).fit(np.eye(3))
         with pytest.raises(ValueError, match="n_samples"):
             model.sample(0)
 
 
 @pytest.mark.parametrize("n_rows", [10, 20])
-def test_without_a_bound_bic_alone_chooses(n_rows):
+def test_without_a_bound_only_bic_chooses(n_rows):
     X = np.random.default_rng(n_rows).normal(size=(n_rows, 2))
     bics = [GaussianMixture(n, random_state=0).fit(X).bic(X) for n in range(1, 6)]
     free = ConceptGaussianMixture(rows_per_component=1, min_weight=0, random_state=0).fit(X)

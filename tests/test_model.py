@@ -21,7 +21,7 @@ def build_nothing():
     return None
 
 
-def test_clones_share_what_a_builder_builds_once():
+def test_clones_share_one_built_module():
     calls = []
 
     def build():
@@ -37,7 +37,7 @@ def test_clones_share_what_a_builder_builds_once():
     assert clone(TorchModel(handle.module)).module is handle.module
 
 
-def test_fingerprint_follows_the_weights(small_network):
+def test_the_fingerprint_depends_on_the_weights(small_network):
     handle = TorchModel(small_network)
     before = handle.fingerprint()
     assert before == TorchModel(make_small_network()).fingerprint()
@@ -56,38 +56,38 @@ def test_a_builder_is_pickled_without_weights():
     assert restored.fingerprint() == handle.fingerprint()
 
 
-def test_a_module_is_pickled_itself(small_network):
+def test_a_handle_of_a_module_pickles_the_module(small_network):
     restored = pickle.loads(pickle.dumps(TorchModel(small_network)))
     assert restored.fingerprint() == TorchModel(small_network).fingerprint()
 
 
-def test_a_builder_that_gives_other_weights_is_an_error():
+def test_a_builder_that_returns_other_weights_raises_an_error():
     handle = TorchModel(build_random_network)
     _ = handle.module
     restored = pickle.loads(pickle.dumps(pickle.loads(pickle.dumps(handle))))
-    with pytest.raises(ValueError, match="build_random_network gives another network"):
+    with pytest.raises(ValueError, match="build_random_network returns another network"):
         _ = restored.module
 
 
 @pytest.mark.parametrize("source", [3, "resnet18", nn.Conv2d, None])
-def test_other_sources_are_refused(source):
+def test_other_sources_raise_an_error(source):
     with pytest.raises(TypeError, match=r"torch\.nn\.Module or a builder"):
         TorchModel(source)
 
 
-def test_a_builder_must_build():
+def test_a_builder_must_return_a_module():
     with pytest.raises(TypeError, match=r"build_nothing must return a torch\.nn\.Module, got None"):
         _ = TorchModel(build_nothing).module
 
 
-def test_repr_is_short(small_network):
+def test_the_repr_is_short(small_network):
     assert repr(TorchModel(small_network)) == "TorchModel(Sequential, 1,202 parameters)"
     assert repr(TorchModel(make_small_network)) == "TorchModel(builder=make_small_network)"
     assert repr(TorchModel(partial(nn.ReLU, inplace=True))) == "TorchModel(builder=ReLU)"
 
 
 @pytest.mark.parametrize("network", [make_small_network(), nn.Sequential(nn.ReLU())])
-def test_a_missing_device_is_replaced_by_that_of_the_network(network):
+def test_a_missing_device_falls_back_to_that_of_the_network(network):
     images = torch.rand(1, 3, 8, 8)
     expected = ActivationExtractor(network, "0")(images)["0"]
     with pytest.warns(UserWarning, match=f"Device '{MISSING}' is not available"):
@@ -96,7 +96,7 @@ def test_a_missing_device_is_replaced_by_that_of_the_network(network):
 
 
 @pytest.mark.parametrize("device", ["meta", None])
-def test_the_meta_device_is_refused(small_network, device):
+def test_the_meta_device_raises_an_error(small_network, device):
     network = small_network if device else small_network.to("meta")
     with pytest.raises(ValueError, match="meta device holds no numbers"):
         ActivationExtractor(network, "0", device=device)

@@ -16,7 +16,7 @@ OBJECTIVES = ["net2vec", "mse", "mae"]
 
 
 def _planted(n_samples, n_channels, height, width, seed=0):
-    """Draw smooth activations and masks that are a threshold of one mixture of them."""
+    """Draw smooth activations, and masks that threshold one mixture of them."""
     generator = torch.Generator().manual_seed(seed)
     coarse = torch.randn(n_samples, n_channels, 5, 6, generator=generator)
     activations = functional.interpolate(coarse, size=(height, width), mode="bicubic")
@@ -33,7 +33,7 @@ def _targets(masks):
 @pytest.mark.parametrize("objective", ["net2vec", "mse", "mae"])
 @pytest.mark.parametrize("shape", [(5, 12, 16), (7, 1, 9), (3, 130, 110), (20, 100, 100)])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_equals_plain_formulation_on_planted_data(objective, shape, dtype):
+def test_loces_equal_the_plain_formulation_on_planted_data(objective, shape, dtype):
     activations, masks = _planted(3, *shape)
     expected = torch.cat(
         [
@@ -48,7 +48,7 @@ def test_equals_plain_formulation_on_planted_data(objective, shape, dtype):
 
 
 @pytest.mark.parametrize("init", ["ones", "uniform", "normal"])
-def test_start_is_drawn_once_and_shared(init):
+def test_the_start_is_random_and_the_same_for_all_rows(init):
     activations, masks = _planted(2, 6, 8, 9)
     rng = np.random.RandomState(3)
     start = {"ones": np.ones(6), "uniform": None, "normal": None}[init]
@@ -77,7 +77,7 @@ def camvid_activations(camvid_network, camvid):
 
 @pytest.mark.parametrize("objective", ["net2vec", "mse", "mae"])
 @pytest.mark.parametrize("layer", ["backbone.9", "backbone.13"])
-def test_equals_plain_formulation_on_camvid(camvid_activations, layer, objective):
+def test_loces_equal_the_plain_formulation_on_camvid(camvid_activations, layer, objective):
     per_layer, masks = camvid_activations
     activations, targets = per_layer[layer][::3], _targets(masks[::3])
     embeddings = optimize_loces(activations, masks[::3], objective=objective).double()
@@ -94,8 +94,8 @@ def test_equals_plain_formulation_on_camvid(camvid_activations, layer, objective
 
 @pytest.mark.parametrize("objective", ["net2vec", "logistic"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_rows_of_other_sizes_and_strides_do_not_mix(dtype, objective):
-    """Only batches on a GPU hold rows of several images: no public function shows it here."""
+def test_rows_with_other_sizes_and_strides_do_not_matter(dtype, objective):
+    """Only batches on a GPU hold rows of several images, so this test needs a private function."""
     (grid,), _ = _planted(1, 4, 6, 6)
     targets = np.random.default_rng(0).random((4, 100, 100)).astype(np.float32)
     grid, (small,) = grid.to(dtype), _planted(1, 4, 3, 5)[0].to(dtype)
@@ -108,7 +108,7 @@ def test_rows_of_other_sizes_and_strides_do_not_mix(dtype, objective):
 
 @pytest.mark.parametrize("objective", [*OBJECTIVES, "logistic", "jaccard", "dice"])
 @pytest.mark.parametrize("n_threads", [1, 2, 3])
-def test_rows_that_share_activations_get_the_bits_they_get_alone(objective, n_threads):
+def test_rows_that_share_activations_equal_single_rows_bit_for_bit(objective, n_threads):
     (sample,), _ = _planted(1, 19, 9, 11)
     _, masks = _planted(20, 19, 9, 11, seed=1)
     how = {"objective": objective, "init": "normal", "random_state": 0}
@@ -121,7 +121,7 @@ def test_rows_that_share_activations_get_the_bits_they_get_alone(objective, n_th
 
 @pytest.mark.parametrize("mask_size", [(1, 1), (37, 53), (7, 130), (150, 8)])
 @pytest.mark.parametrize("shape", [(9, 12, 17), (2, 1, 1), (3, 40, 60)])
-def test_mask_sizes_beside_grid_sizes(shape, mask_size):
+def test_loces_equal_the_plain_formulation_for_all_mask_and_grid_sizes(shape, mask_size):
     activations, _ = _planted(2, *shape)
     targets = torch.rand(2, *mask_size, generator=torch.Generator().manual_seed(0))
     expected = plain_loces(activations.double(), targets.double(), objective="mse")
@@ -129,8 +129,8 @@ def test_mask_sizes_beside_grid_sizes(shape, mask_size):
     torch.testing.assert_close(embeddings.double(), expected, atol=2e-5, rtol=1e-5)
 
 
-def test_gradients_beside_epsilon_count():
-    """AdamW's step is of the gradient's size where that is below epsilon, 1e-8."""
+def test_small_gradients_count_beside_epsilon():
+    """The step of AdamW is proportional to gradients below epsilon, 1e-8."""
     activations, masks = _planted(2, 8, 10, 12)
     activations *= 1e-6
     expected = plain_loces(activations.double(), _targets(masks).double())
@@ -138,7 +138,7 @@ def test_gradients_beside_epsilon_count():
     torch.testing.assert_close(embeddings, expected, atol=0, rtol=2e-4)
 
 
-def test_a_solver_that_was_not_compiled_says_so(monkeypatch):
+def test_a_solver_without_compilation_raises_an_error(monkeypatch):
     monkeypatch.setattr(config, "DISABLE_JIT", 1)
     activations, masks = _planted(1, 2, 3, 4)
     with pytest.raises(RuntimeError, match=r"NUMBA_DISABLE_JIT is set.*float64"):
@@ -146,7 +146,7 @@ def test_a_solver_that_was_not_compiled_says_so(monkeypatch):
     assert optimize_loces(activations.double(), masks).shape == (1, 2)
 
 
-def test_masks_may_be_of_any_kind_of_number_and_of_different_sizes():
+def test_masks_may_have_any_dtype_and_different_sizes():
     activations, masks = _planted(2, 4, 6, 7)
     expected = optimize_loces(activations, masks)
     for kind in (torch.uint8, torch.bool, torch.bfloat16, torch.float64):
@@ -159,7 +159,7 @@ def test_masks_may_be_of_any_kind_of_number_and_of_different_sizes():
     assert torch.equal(mixed[0], expected[0])
 
 
-def test_a_channel_mixture_that_is_the_mask_gives_iou_one_and_its_direction():
+def test_a_mask_made_of_channels_gives_an_iou_of_one_and_its_direction():
     mask = torch.zeros(1, 100, 100)
     mask[:, 20:60, 30:80] = 1
     stripes = (torch.arange(100) % 2).float()
@@ -173,7 +173,7 @@ def test_a_channel_mixture_that_is_the_mask_gives_iou_one_and_its_direction():
     assert functional.cosine_similarity(embedding, mixture).item() > 0.999
 
 
-def test_planted_direction_and_iou_of_one():
+def test_the_planted_direction_is_found_with_an_iou_of_one():
     """A mask that thresholds one mixture at full resolution: IoU 1 and the mixture's direction."""
     generator = torch.Generator().manual_seed(0)
     waves = torch.randn(6, 100, 100, generator=generator)
@@ -201,10 +201,10 @@ def test_a_row_does_not_depend_on_its_batch(dtype, objective):
         assert torch.equal(alone[0], together[i])
 
 
-# At 1000 every sigmoid is saturated, and float32 itself, in the plain formulation as well, moves
-# away from float64.
+# At 1000, every sigmoid is saturated, and float32 differs from float64 in the plain formulation
+# as well.
 @pytest.mark.parametrize("scale", [1e-3, 1.0, 1e2])
-def test_activation_scale_does_not_break_it(scale):
+def test_the_scale_of_activations_causes_no_overflow(scale):
     activations, masks = _planted(2, 8, 10, 12)
     embeddings = optimize_loces(activations * scale, masks, objective="net2vec").double()
     expected = plain_loces(activations.double() * scale, _targets(masks).double())
@@ -219,7 +219,7 @@ def test_activation_scale_does_not_break_it(scale):
         (torch.full((1, 3, 2, 2), torch.nan), torch.ones(1, 3), "NaN"),
     ],
 )
-def test_projecting_bad_input_is_named(activations, embeddings, match):
+def test_bad_input_of_project_loces_raises_errors(activations, embeddings, match):
     with pytest.raises(ValueError, match=match):
         project_loces(activations, embeddings)
 
@@ -232,7 +232,7 @@ def test_half_precision_is_computed_in_float32(dtype):
     assert torch.equal(embeddings, optimize_loces(activations.to(dtype).float(), masks))
 
 
-def test_input_is_not_written_to():
+def test_the_input_stays_unchanged():
     activations, masks = _planted(2, 8, 10, 12)
     before = activations.clone(), masks.clone()
     optimize_loces(activations.requires_grad_(), masks)
@@ -241,14 +241,14 @@ def test_input_is_not_written_to():
     assert activations.grad is None
 
 
-def test_layouts_in_memory_do_not_matter():
+def test_memory_layouts_do_not_matter():
     activations, masks = _planted(2, 8, 10, 12)
     strided = activations.to(memory_format=torch.channels_last)
     assert torch.equal(optimize_loces(strided, masks), optimize_loces(activations, masks))
 
 
 @pytest.mark.parametrize("size_in", [1, 2, 7, 100, 131])
-def test_upsampling_is_torchs(size_in):
+def test_upsampling_equals_that_of_torch(size_in):
     generator = torch.Generator().manual_seed(0)
     grid = torch.randn(1, 1, size_in, 3, dtype=torch.float64, generator=generator)
     expected = functional.interpolate(grid, size=(100, 50), mode="bilinear")[0]
@@ -306,7 +306,7 @@ def test_a_mask_without_background_stays_at_the_start():
         ({"mask_resize": "cubic"}, "'mask_resize'"),
     ],
 )
-def test_bad_input_is_named(change, match):
+def test_bad_input_raises_errors(change, match):
     arguments = {"activations": torch.ones(2, 3, 4, 4), "masks": torch.ones(2, 8, 8), **change}
     with pytest.raises(ValueError, match=match):
         optimize_loces(**arguments)

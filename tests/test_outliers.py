@@ -25,7 +25,7 @@ def test_scores_follow_their_definition(case, aggregate, metric, labeled):
     assert_allclose(model.training_scores_, -expected, rtol=1e-6, atol=1e-7)
 
 
-def test_planted_outliers_come_back():
+def test_planted_outliers_are_found():
     X, y, parts = planted_parts(n_rows=50)
     X, y = X[parts < 3], y[parts < 3]
     odd = [3, 60, 120]
@@ -40,7 +40,7 @@ def test_planted_outliers_come_back():
     assert set(odd) <= set(np.flatnonzero(model.predict(X) == -1))
 
 
-def test_without_a_concept_the_best_one_judges():
+def test_without_a_concept_the_nearest_one_counts():
     X, y, parts = planted_parts(n_rows=50)
     X, y = X[parts < 3], y[parts < 3]
     model = ConceptOutlierDetector().fit(X, y)
@@ -54,7 +54,7 @@ def test_without_a_concept_the_best_one_judges():
 
 @pytest.mark.parametrize("aggregate", ["sum", "mean"])
 @pytest.mark.parametrize("metric", ["cosine", "euclidean"])
-def test_training_rows_score_the_same_again(aggregate, metric):
+def test_training_rows_keep_their_scores(aggregate, metric):
     X, y = CASES["random"]()
     model = ConceptOutlierDetector(aggregate=aggregate, metric=metric).fit(X, y)
     assert_allclose(model.score_samples(X, y), model.training_scores_)
@@ -65,7 +65,7 @@ def test_training_rows_score_the_same_again(aggregate, metric):
     assert_array_equal(model.predict(X, y), model.labels_)
 
 
-def test_sum_and_mean_find_the_same_rows():
+def test_sum_and_mean_flag_the_same_rows():
     X, y = CASES["random"]()
     found = [
         ConceptOutlierDetector(aggregate=aggregate, contamination=0.2).fit_predict(X, y)
@@ -77,24 +77,24 @@ def test_sum_and_mean_find_the_same_rows():
 
 @pytest.mark.parametrize("case", ["all the same", "collapsed concepts"])
 @pytest.mark.parametrize("metric", ["cosine", "euclidean"])
-def test_rows_that_coincide_are_no_outliers(case, metric):
+def test_equal_rows_are_not_outliers(case, metric):
     X, y = CASES[case]()
     model = ConceptOutlierDetector(metric=metric).fit(X, y)
     assert (model.labels_ == 1).all()
     assert (model.predict(X, y) == 1).all()
 
 
-def test_rows_of_one_direction_are_no_outliers():
+def test_rows_of_one_direction_are_not_outliers():
     X = np.outer(np.arange(1, 11), [0.3, 0.7, 0.1])
     assert (ConceptOutlierDetector().fit_predict(X) == 1).all()
 
 
-def test_the_only_row_of_a_concept_is_no_outlier():
+def test_the_only_row_of_a_concept_is_not_an_outlier():
     X, y = CASES["one row in a concept"]()
     assert ConceptOutlierDetector().fit_predict(X, y)[6] == 1
 
 
-def test_the_training_matrix_is_not_held_by_reference():
+def test_the_training_matrix_is_copied():
     X, y = CASES["random"]()
     model = ConceptOutlierDetector().fit(X, y)
     before = model.score_samples(X[:3].copy(), y[:3])
@@ -104,17 +104,17 @@ def test_the_training_matrix_is_not_held_by_reference():
 
 class TestBadInput:
     @pytest.mark.parametrize("contamination", [0, -0.1, 0.6])
-    def test_contamination(self, contamination):
+    def test_an_invalid_contamination_raises_an_error(self, contamination):
         with pytest.raises(ValueError, match="'contamination' parameter"):
             ConceptOutlierDetector(contamination=contamination).fit(np.eye(3))
 
-    def test_labels(self):
+    def test_invalid_labels_raise_errors(self):
         with pytest.raises(ValueError, match="inconsistent numbers of samples"):
             ConceptOutlierDetector().fit(np.eye(3), [0, 1])
         with pytest.raises(ValueError, match="mixes types"):
             ConceptOutlierDetector().fit(np.eye(3), ["car", "car", 1])
 
-    def test_labels_at_predict(self):
+    def test_invalid_labels_of_predict_raise_errors(self):
         X = np.eye(3)
         with pytest.raises(ValueError, match="fit had no concepts"):
             ConceptOutlierDetector().fit(X).predict(X, ["car"] * 3)
@@ -126,7 +126,7 @@ class TestBadInput:
 
 
 @pytest.mark.parametrize("metric", ["cosine", "euclidean"])
-def test_new_rows_score_as_training_rows_do(metric):
+def test_new_rows_get_the_scores_of_equal_training_rows(metric):
     X, y = CASES["rows of zeros"]()
     new = np.random.RandomState(9).normal(size=(6, 5))
     D = brute_force.matrix(np.vstack([X, new]), metric)[31:, :31]
@@ -140,13 +140,13 @@ def test_new_rows_score_as_training_rows_do(metric):
 
 
 @pytest.mark.parametrize("metric", ["cosine", "euclidean"])
-def test_a_training_row_without_a_direction_scores_the_same_again(metric):
+def test_a_training_row_without_a_direction_keeps_its_score(metric):
     X, _ = CASES["rows of zeros"]()
     model = ConceptOutlierDetector(metric=metric).fit(X)
     assert_allclose(model.score_samples(X), model.training_scores_)
 
 
-def test_as_many_new_inliers_are_flagged_as_training_rows():
+def test_new_inliers_are_flagged_as_often_as_training_rows():
     shares = []
     for seed in range(200):
         X = np.random.RandomState(seed).normal(size=(40, 8))

@@ -27,7 +27,7 @@ from .dataset_trees import make_coco_tree
 
 pytestmark = [
     pytest.mark.usefixtures("no_figure_stays"),
-    # Of concepts with few rows.
+    # Warnings of concepts with few rows.
     pytest.mark.filterwarnings("ignore:Precision at k:UserWarning"),
     pytest.mark.filterwarnings("ignore:No query has more than:UserWarning"),
 ]
@@ -43,7 +43,7 @@ def scenes():
 
 @pytest.fixture(scope="module")
 def run(scenes, tmp_path_factory):
-    """Give the tables of a run on scenes, and its folder."""
+    """Return the tables of a run on scenes, and its folder."""
     out = tmp_path_factory.mktemp("paper")
     model = TorchModel(load_scene_model)
     return reproduce(scenes, {"scenes": Network(model, SCENE_LAYERS)}, out, **HOW), out
@@ -54,14 +54,14 @@ def test_the_paper_has_19_concepts():
 
 
 @pytest.mark.parametrize("name", ["mobilenet_v3_large", "efficientnet_b0", "swin_t", "vit_b_16"])
-def test_networks_of_torchvision_have_the_layers(name):
+def test_networks_of_torchvision_have_the_layers_of_the_paper(name):
     with torch.device("meta"):
         modules = dict(get_model(name, weights=None).named_modules())
     assert len(NETWORKS[name].layers) == 3
     assert set(NETWORKS[name].layers) <= modules.keys()
 
 
-def test_detr_has_the_layers():
+def test_detr_has_the_layers_of_the_paper():
     transformers = pytest.importorskip("transformers")
     config = transformers.DetrConfig(use_pretrained_backbone=False)
     with torch.device("meta"):
@@ -88,7 +88,7 @@ def test_all_tables_and_figures_are_written(run):
 
 
 @pytest.mark.slow
-def test_optimization_and_retrieval_are_those_of_the_estimator(run, scenes):
+def test_optimization_and_retrieval_equal_those_of_the_estimator(run, scenes):
     tables, _ = run
     loce = LoCETransformer(
         TorchModel(load_scene_model), "features.5", objective="net2vec", preprocess="paper"
@@ -107,7 +107,7 @@ def test_optimization_and_retrieval_are_those_of_the_estimator(run, scenes):
 
 
 @pytest.mark.slow
-def test_draws_have_both_clusterings(run):
+def test_every_draw_has_both_clusterings(run):
     draws = run[0]["draws"]
     assert set(draws["clustering"]) == {"relaxed", "strict"}
     assert (draws["n_repeats"] == 2).all()
@@ -116,7 +116,7 @@ def test_draws_have_both_clusterings(run):
 
 
 @pytest.mark.slow
-def test_strong_noise_and_coarse_shapes_make_the_iou_worse(run):
+def test_strong_noise_and_coarse_shapes_lower_the_iou(run):
     noise = run[0]["noise"].query("concept == 'all'").groupby(["noise", "percent"])
     iou = noise["mean_iou"].mean()
     assert iou["none", 0] > iou["salt and pepper", 5] > iou["salt and pepper", 20]
@@ -128,7 +128,7 @@ def test_strong_noise_and_coarse_shapes_make_the_iou_worse(run):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("missing", ["retrieval.csv", "shapes.csv"])
-def test_what_is_missing_is_made_again(run, scenes, missing):
+def test_missing_results_are_computed_again(run, scenes, missing):
     _, out = run
     path = out / "scenes" / missing
     before, other = path.read_bytes(), out / "scenes" / "noise.csv"
@@ -141,14 +141,14 @@ def test_what_is_missing_is_made_again(run, scenes, missing):
 
 
 @pytest.mark.slow
-def test_other_settings_are_refused(run, scenes):
+def test_other_settings_raise_an_error(run, scenes):
     network = Network(TorchModel(load_scene_model), SCENE_LAYERS)
     with pytest.raises(ValueError, match=r"other settings: n_draws, samples changed"):
         reproduce(scenes[:-1], {"scenes": network}, run[1], **HOW | {"n_draws": 3})
 
 
 @pytest.mark.slow
-def test_no_image_passes_for_a_run_that_is_done(tmp_path):
+def test_a_complete_run_passes_no_image(tmp_path):
     table = draw_table(12, n_concepts=2)
     network = Network(TorchModel(build_counting), tuple(LAYERS[:2]))
     first = reproduce(table, {"counting": network}, tmp_path, **HOW)
@@ -160,7 +160,7 @@ def test_no_image_passes_for_a_run_that_is_done(tmp_path):
 
 
 @pytest.mark.slow
-def test_camvid(camvid_frames, camvid_network, tmp_path):
+def test_results_on_camvid_are_plausible(camvid_frames, camvid_network, tmp_path):
     network = Network(camvid_network, ("backbone.9", "backbone.13"))
     frames = camvid_frames["image_id"].unique()[::3]
     X = camvid_frames[camvid_frames["image_id"].isin(frames)]
@@ -171,7 +171,7 @@ def test_camvid(camvid_frames, camvid_network, tmp_path):
     assert methods["LoCE"] > max(methods["GloCE"], methods["Net2Vec"]) > 0.02
 
 
-def test_noise_comes_between_the_papers_resizing_and_the_networks_own():
+def test_noise_is_added_between_both_resizings():
     rng = np.random.default_rng(0)
     image = rng.integers(0, 256, (100, 120, 3), dtype=np.uint8)
     network = TorchModel(partial(get_model, "vit_b_16", weights=None, image_size=32))
@@ -186,7 +186,7 @@ def test_noise_comes_between_the_papers_resizing_and_the_networks_own():
     assert torch.equal(noisy.permute(1, 2, 0), torch.from_numpy(np.array(expected)))
 
 
-def test_noise_says_nothing_of_normalization(scenes):
+def test_noise_does_not_warn_of_normalization(scenes):
     model = TorchModel(load_scene_model, preprocess=ResNet18_Weights.DEFAULT)
     noisy = PaperTransform(model.module, GaussianNoise(10))
     loce = LoCETransformer(model, "features.5", objective="net2vec", preprocess=noisy)
@@ -196,7 +196,7 @@ def test_noise_says_nothing_of_normalization(scenes):
     assert loce.score(scenes[:6]) > 0.2
 
 
-def test_salt_and_pepper_is_that_of_three_draws():
+def test_salt_and_pepper_equals_three_draws():
     rng, n_pixels = np.random.default_rng(0), 100_000
     noises = {percent: noise for name, percent, noise in find_noises() if name != "Gaussian"}
     for percent, noise in noises.items():
@@ -205,7 +205,7 @@ def test_salt_and_pepper_is_that_of_three_draws():
         assert noise.percent == pytest.approx(replaced, abs=0.3)
 
 
-def test_tables_are_read_where_they_are(tmp_path):
+def test_tables_are_read_from_their_folder(tmp_path):
     calls = []
 
     def compute():
@@ -220,7 +220,7 @@ def test_tables_are_read_where_they_are(tmp_path):
         Results(tmp_path, {"n": 2})
 
 
-def test_a_network_that_can_not_be_built_is_named(tmp_path):
+def test_the_error_names_a_network_that_cannot_be_built(tmp_path):
     def fail():
         raise OSError("no route to host")
 
@@ -237,7 +237,7 @@ def test_a_network_that_can_not_be_built_is_named(tmp_path):
         (lambda X: X.replace({"concept": {"concept 0": "all"}}), r"'all' stands for all concepts"),
     ],
 )
-def test_tables_that_do_not_do_are_refused(change, message, tmp_path):
+def test_invalid_tables_raise_errors(change, message, tmp_path):
     X = draw_table(4)
     with pytest.raises(ValueError, match=message):
         reproduce(change(X), {"counting": Network(build_counting, ("body.2",))}, tmp_path)
@@ -251,14 +251,14 @@ def test_tables_that_do_not_do_are_refused(change, message, tmp_path):
         ({"networks": {}}, "networks is empty"),
     ],
 )
-def test_numbers_that_do_not_do_are_refused_before_images_pass(how, message, tmp_path):
+def test_invalid_numbers_raise_errors_before_images_pass(how, message, tmp_path):
     networks = {"counting": Network(TorchModel(build_counting), ("body.2",))}
     with pytest.raises(ValueError, match=message):
         reproduce(draw_table(4), **{"networks": networks, "out": tmp_path} | how)
     assert not list(tmp_path.iterdir())
 
 
-def test_a_call_that_failed_before_its_first_table_is_not_in_the_way(tmp_path):
+def test_a_call_that_failed_before_its_first_table_can_be_repeated(tmp_path):
     Results(tmp_path, {"layers": ["typo"]})
     Results(tmp_path, {"layers": ["body.2"]}).table("layers", lambda: pd.DataFrame({"a": [1]}))
     with pytest.raises(ValueError, match="other settings: layers changed"):
@@ -278,7 +278,7 @@ def test_a_call_that_failed_before_its_first_table_is_not_in_the_way(tmp_path):
         (["--scenes", "2", "--concepts", "sky", "sea"], r"['sea'] are not in the scenes, ['"),
     ],
 )
-def test_a_command_line_that_can_not_be_followed_is_refused(arguments, message, capsys):
+def test_an_invalid_command_line_raises_an_error(arguments, message, capsys):
     with pytest.raises(SystemExit):
         main(arguments)
     assert message in capsys.readouterr().err
@@ -286,7 +286,7 @@ def test_a_command_line_that_can_not_be_followed_is_refused(arguments, message, 
 
 @pytest.fixture
 def asked(monkeypatch):
-    """Give what the command asks ``reproduce`` for, which does nothing."""
+    """Return the arguments of ``reproduce``, which is replaced and does nothing."""
     calls = []
 
     def note(X, networks, out, **how):
@@ -296,7 +296,7 @@ def asked(monkeypatch):
     return calls
 
 
-def test_the_command_draws_scenes_by_default(asked):
+def test_the_command_generates_scenes_by_default(asked):
     main(["--max-images", "3", "--out", "there"])
     ((X, networks, out, how),) = asked
     assert X["image_id"].nunique() == 3
@@ -305,7 +305,7 @@ def test_the_command_draws_scenes_by_default(asked):
     assert how == {"n_draws": 50, "rows_per_concept": 20, "device": None, "n_jobs": None}
 
 
-def test_the_command_takes_files_in_cocos_format_and_networks_by_name(asked, tmp_path):
+def test_the_command_accepts_coco_files_and_names_of_networks(asked, tmp_path):
     path = make_coco_tree(tmp_path)
     files = ["--annotations", str(path), "--images", str(tmp_path)]
     main([*files, "--networks", "resnet18", "--layers", "layer3", "layer4", "--draws", "7"])
@@ -319,7 +319,7 @@ def test_the_command_takes_files_in_cocos_format_and_networks_by_name(asked, tmp
     assert others[1][1] == NETWORKS
 
 
-def test_the_command_takes_the_papers_concepts_of_coco(asked, monkeypatch):
+def test_the_command_selects_the_concepts_of_the_paper(asked, monkeypatch):
     def fetch(data_home, categories):
         assert (data_home, categories) == ("here", list(CONCEPTS))
         return make_scenes(2, random_state=0)
@@ -329,7 +329,7 @@ def test_the_command_takes_the_papers_concepts_of_coco(asked, monkeypatch):
     assert asked[0][1] == NETWORKS
 
 
-def test_rare_concepts_are_left_out_with_a_warning(tmp_path):
+def test_rare_concepts_are_excluded_with_a_warning(tmp_path):
     def fail():
         raise OSError("stop here")
 

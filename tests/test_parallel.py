@@ -1,4 +1,4 @@
-"""Rows don't depend on who computes them: this process, joblib's workers, or those of a cluster."""
+"""Rows are equal in this process, in joblib's workers and in those of a cluster."""
 
 import os
 import signal
@@ -48,7 +48,7 @@ def client():
 
 
 def large():
-    """Build a network whose weights are worth spreading only once."""
+    """Build a network with weights that are large enough to be sent only once."""
     network = build_counting()
     network.ballast = nn.Linear(1000, 1000)
     nn.init.zeros_(network.ballast.weight)
@@ -69,7 +69,7 @@ def make(**how):
 
 
 @pytest.mark.parametrize("model", MODELS)
-def test_workers_give_equal_rows(model, table, expected):
+def test_workers_return_equal_rows(model, table, expected):
     loce = make(model=MODELS[model]())
     np.testing.assert_array_equal(loce.fit_transform(table), expected)
     module = getattr(loce.model, "module", loce.model)
@@ -78,7 +78,7 @@ def test_workers_give_equal_rows(model, table, expected):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("model", MODELS)
-def test_a_cluster_gives_equal_rows(model, table, expected, client):
+def test_a_cluster_returns_equal_rows(model, table, expected, client):
     with joblib.parallel_config("dask"):
         loce = make(model=MODELS[model](), n_jobs=None)
         np.testing.assert_array_equal(loce.fit_transform(table), expected)
@@ -86,7 +86,7 @@ def test_a_cluster_gives_equal_rows(model, table, expected, client):
 
 
 class LateReleases:
-    """A client whose scheduler hears of a released key only after the next one was spread."""
+    """A client whose scheduler is told of a released key only after the next one was sent."""
 
     def __init__(self, client, monkeypatch):
         self.send, self.scatter, self.held = client._send_to_scheduler, client.scatter, []
@@ -107,7 +107,7 @@ class LateReleases:
 
 
 @pytest.mark.slow
-def test_a_model_outlives_the_release_of_its_last_journey(table, expected, client, monkeypatch):
+def test_a_model_is_sent_again_after_its_release(table, expected, client, monkeypatch):
     with joblib.parallel_config("dask"):
         loce = make(model=TorchModel(large()), n_jobs=None).fit(table)
         loce.transform(table)
@@ -121,8 +121,8 @@ def get_threads_of_a_new_thread():
         return pool.submit(torch.get_num_threads).result()
 
 
-def test_threads_of_torch_make_no_difference():
-    """The network's pooling sums up in another order on another number of threads."""
+def test_the_number_of_torch_threads_does_not_matter():
+    """The pooling of the network sums in another order with another number of threads."""
     network = TorchModel(seeded(mobilenet_v3_large))
     table = draw_table(2, n_concepts=1, size=(360, 480))
     before, found = torch.get_num_threads(), []
@@ -140,7 +140,7 @@ def test_threads_of_torch_make_no_difference():
 
 
 class Scaled(Counting):
-    """Depends on an attribute that no builder knows of, and no repr shows."""
+    """Depends on an attribute that neither the builder nor the repr includes."""
 
     scale = 1.0
 
@@ -153,7 +153,7 @@ def build_scaled():
 
 
 def ask_workers(folder):
-    """Give the process numbers of joblib's two workers."""
+    """Return the process numbers of joblib's two workers."""
     folder.mkdir()
     asked = joblib.Parallel(2, batch_size=1, pre_dispatch="all")(
         joblib.delayed(meet_another)(folder) for _ in range(2)
@@ -162,7 +162,7 @@ def ask_workers(folder):
 
 
 def meet_another(folder):
-    """Give the number of this process once another, which may be starting yet, is there too."""
+    """Return the number of this process after another one has started."""
     (folder / str(os.getpid())).touch()
     late = time.monotonic() + 300
     while len(list(folder.iterdir())) < 2:
@@ -173,27 +173,27 @@ def meet_another(folder):
 
 
 @pytest.mark.parametrize("on_disk", [True, False])
-def test_a_network_that_was_changed_since_it_was_built_travels_itself(on_disk, table, tmp_path):
+def test_a_network_changed_after_its_build_is_sent_itself(on_disk, table, tmp_path):
     model = TorchModel(build_scaled)
     model.module.scale = 3.0
     expected = make(model=model, n_jobs=None).fit_transform(table)
     loce = make(model=model, memory=tmp_path / "store" if on_disk else False)
     before = ask_workers(tmp_path / "before")
     np.testing.assert_array_equal(loce.fit_transform(table), expected)
-    # They weren't started anew, which takes seconds.
+    # They were not started again, which takes seconds.
     assert ask_workers(tmp_path / "after") == before
     assert not np.array_equal(make(model=TorchModel(build_scaled)).fit_transform(table), expected)
 
 
 @pytest.mark.parametrize("backend", ["threading", "multiprocessing"])
-def test_other_backends_of_joblib_will_do(backend, table, expected):
+def test_other_backends_of_joblib_work(backend, table, expected):
     with joblib.parallel_config(backend, n_jobs=2):
         found = make(n_jobs=None).fit_transform(table)
     np.testing.assert_array_equal(found, expected)
 
 
 class Deadly(Counting):
-    """Kills every process but that in which it was made."""
+    """Kills every process except that in which it was made."""
 
     def __init__(self):
         super().__init__()
@@ -206,7 +206,7 @@ class Deadly(Counting):
 
 
 @pytest.mark.slow
-def test_workers_that_die_every_time_are_a_clear_error(table):
+def test_workers_that_always_die_raise_a_clear_error(table):
     loce = make(model=TorchModel(Deadly().eval())).fit(table)
     with (
         pytest.warns(UserWarning, match="A worker was lost"),
@@ -216,7 +216,7 @@ def test_workers_that_die_every_time_are_a_clear_error(table):
 
 
 @pytest.mark.slow
-def test_workers_measure_and_draw_too(table):
+def test_workers_evaluate_and_project(table):
     plain, spread = make(n_jobs=None).fit(table), make().fit(table)
     assert spread.evaluate(table).equals(plain.evaluate(table))
     embeddings = plain.transform(table)
@@ -227,7 +227,7 @@ def test_workers_measure_and_draw_too(table):
 
 
 class Watching(nn.Sequential):
-    """Notes on a file who ran it with how many threads."""
+    """Writes the process and its number of threads to a file."""
 
     def __init__(self, path):
         super().__init__(*build_counting().body)
@@ -250,7 +250,7 @@ def test_a_worker_runs_one_thread_and_each_image_passes_once(table, tmp_path):
 
 
 class CountingLoads(TorchModel):
-    """Notes on a file when it is unpickled."""
+    """Writes to a file when it is unpickled."""
 
     def __init__(self, source, path):
         super().__init__(source)
@@ -263,7 +263,7 @@ class CountingLoads(TorchModel):
 
 
 @pytest.mark.parametrize("backend", ["loky", pytest.param("dask", marks=pytest.mark.slow)])
-def test_the_model_travels_once_per_worker(backend, table, tmp_path, client):
+def test_the_model_is_sent_once_per_worker(backend, table, tmp_path, client):
     model = CountingLoads(large(), tmp_path / "log")
     with joblib.parallel_config(backend, n_jobs=2):
         loce = make(model=model, batch_size=2).fit(table)
@@ -282,7 +282,7 @@ def test_only_the_caller_writes_the_store(table, tmp_path, expected):
     assert again.model.module.n_images == 0
 
 
-def test_workers_name_failed_rows_by_their_place_in_the_table(table, tmp_path):
+def test_workers_name_failed_rows_by_their_position_in_the_table(table, tmp_path):
     files = write_images(table, tmp_path)
     content = (tmp_path / "20.png").read_bytes()
     (tmp_path / "20.png").write_bytes(content[: len(content) // 2])
@@ -293,7 +293,7 @@ def test_workers_name_failed_rows_by_their_place_in_the_table(table, tmp_path):
 
 
 class Suicidal(nn.Sequential):
-    """Kills the process of which it is told by a file, once."""
+    """Kills a process once; a file holds its number."""
 
     def __init__(self, path):
         super().__init__(*build_counting().body)
@@ -313,7 +313,7 @@ class Suicidal(nn.Sequential):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("backend", ["loky", "dask"])
-def test_a_killed_worker_costs_no_row(backend, table, tmp_path, client):
+def test_a_killed_worker_loses_no_row(backend, table, tmp_path, client):
     images = table["image"].tolist()
     images[20] = images[21] = np.full_like(images[20], 255)
     deadly = table.assign(image=images)
@@ -338,13 +338,13 @@ class Odd(Counting):
         return super().forward(x)
 
 
-def test_errors_that_do_not_travel_become_plain_ones(table):
+def test_errors_that_cannot_be_pickled_become_plain_errors(table):
     with pytest.raises(FailedRowsError, match="OddError: odd"):
         make(model=TorchModel(Odd().eval())).fit_transform(table[:4])
 
 
 class Fatal(Counting):
-    """Kills its process each time that it sees a white image, unless it was made there."""
+    """Kills its process at each white image, unless it was made there."""
 
     def __init__(self):
         super().__init__()
@@ -357,7 +357,7 @@ class Fatal(Counting):
 
 
 @pytest.mark.slow
-def test_an_image_that_kills_its_worker_each_time_fails_alone(table, tmp_path):
+def test_an_image_that_always_kills_its_worker_does_not_affect_others(table, tmp_path):
     images = table["image"].tolist()
     images[20] = images[21] = np.full_like(images[20], 255)
     loce = make(model=TorchModel(Fatal().eval()), memory=tmp_path / "store", on_error="nan")
@@ -371,7 +371,7 @@ def test_an_image_that_kills_its_worker_each_time_fails_alone(table, tmp_path):
     assert RowStore(tmp_path / "store").info()["n_rows"] == 2 * (len(table) - 2)
 
 
-def test_relative_paths_are_the_callers(table, tmp_path, monkeypatch):
+def test_relative_paths_refer_to_the_folder_of_the_caller(table, tmp_path, monkeypatch):
     for name, seed in (("a", 1), ("b", 2)):
         (tmp_path / name).mkdir()
         write_images(draw_table(24, seed=seed), tmp_path / name)
@@ -384,7 +384,7 @@ def test_relative_paths_are_the_callers(table, tmp_path, monkeypatch):
     assert not np.array_equal(found["a"], found["b"])
 
 
-def test_a_class_that_was_changed_here_alone_is_refused_or_travels(table, tmp_path, monkeypatch):
+def test_a_class_changed_only_here_is_refused_or_sent(table, tmp_path, monkeypatch):
     monkeypatch.setattr(nn.ReLU, "forward", lambda self, x: functional.leaky_relu(x, 0.3))
     loce = make(memory=tmp_path / "store")
     with pytest.raises(RuntimeError, match=r"A worker has another network than its caller.*body"):
@@ -392,7 +392,7 @@ def test_a_class_that_was_changed_here_alone_is_refused_or_travels(table, tmp_pa
     assert RowStore(tmp_path / "store").info()["n_rows"] == 0
 
 
-def test_autocast_travels(table):
+def test_workers_use_the_autocast_settings_of_the_caller(table):
     loce = make()
     full = loce.fit_transform(table)
     with torch.autocast("cpu", dtype=torch.bfloat16):

@@ -28,12 +28,12 @@ SQUASHED = v2.Compose([v2.Resize((224, 224)), NORMALIZE])
 
 
 def resized(size, stride):
-    """Give the cell of a network that sees all images at one size."""
+    """Return the cell of a network that sees all images at one size."""
     return lambda image: tuple(stride * n / m for n, m in zip(image, size, strict=True))
 
 
 def detected(stride):
-    """Give the cell of a detector that scales to at least 96 and at most 160 pixels."""
+    """Return the cell of a detector that scales to at least 96 and at most 160 pixels."""
 
     def cell(image):
         scale = min(96 / min(image), 160 / max(image))
@@ -149,7 +149,7 @@ QUICK = {"mobilenet_v3_large", "efficientnet_b0", "squeezenet1_1", "yolo_style",
         for name in CONVOLUTIONAL
     ],
 )
-def test_convolutional_networks(name):
+def test_convolutional_networks_find_the_patch(name):
     network = convolutional(name)
     preprocess = None if hasattr(network, "transform") else NORMALIZE  # detectors have their own
     first, deeper = CONVOLUTIONAL[name][2].items()
@@ -166,7 +166,7 @@ def test_convolutional_networks(name):
         (models.swin_t, "features.3", 8),
     ],
 )
-def test_hierarchical_networks(build, layer, cell):
+def test_hierarchical_networks_find_the_patch(build, layer, cell):
     check(look_for_patches(seeded(build), layer, cell, preprocess=NORMALIZE))
 
 
@@ -181,9 +181,9 @@ VIT_CELL = resized((224, 224), 16)
 
 @pytest.mark.slow
 @pytest.mark.parametrize("preprocess", [SQUASHED, models.ViT_B_16_Weights.IMAGENET1K_V1])
-def test_vision_transformer(preprocess):
-    # Random weights are others in other versions of torch; with some, the smallest patch, of less
-    # than four tokens a side, stays below 0.5.
+def test_a_vision_transformer_finds_the_patch(preprocess):
+    # Random weights differ between versions of torch. With some, the IoU of the smallest patch is
+    # below 0.5. Its sides have less than four tokens.
     places = [place for place in PLACES if min(place[4:]) > 30]
     found = look_for_patches(
         vision_transformer(), VIT_LAYER, VIT_CELL, places=places, preprocess=preprocess
@@ -229,14 +229,14 @@ def _look_through_preset():
     )
 
 
-def test_torchvision_preset_keeps_the_place():
+def test_a_torchvision_preset_keeps_the_position():
     found = _look_through_preset()
     for mask, projection in zip(found.masks, found.projections, strict=True):
         offset = np.argwhere(mask).mean(0) - np.argwhere(projection).mean(0)
         assert np.abs(offset).max() < 4
 
 
-def test_the_check_notices_a_centre_crop(monkeypatch):
+def test_the_check_notices_a_center_crop(monkeypatch):
     monkeypatch.setattr(_preprocessing, "_without_crop", lambda preset, size: preset)
     with pytest.raises(AssertionError, match=r"cells|IoU|nothing"):
         check(_look_through_preset())

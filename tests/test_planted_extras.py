@@ -116,15 +116,15 @@ TOKEN_MODELS = {
 
 
 @pytest.mark.parametrize("name", TOKEN_MODELS)
-def test_token_models(name):
+def test_token_models_find_the_patch(name):
     build, layer, preprocess, cell = TOKEN_MODELS[name]
     network = forget_positions(seeded(build))
     found = look_for_patches(network, layer, cell, preprocess=preprocess, max_iter=100)
-    # One token in front too many would move the projection by a cell.
+    # One token too many in front would move the projection by a cell.
     check(found, max_cells=1.0 if "swin" in name else 0.5)
 
 
-def test_timm_resnet():
+def test_a_timm_resnet_finds_the_patch():
     network = seeded(timm_of("resnet18", zero_init_last=False))
     calibrate(network)
     check(look_for_patches(network, "layer1.1.bn2", 4, preprocess=NORMALIZE, max_iter=100))
@@ -149,7 +149,7 @@ def detr_processor(**how):
         ("model.encoder.layers.5", 32),
     ],
 )
-def test_detr(layer, stride, how):
+def test_detr_finds_the_patch(layer, stride, how):
     def cell(image):
         scale = min(192 / min(image), SIDE / max(image))
         return stride / scale, stride / scale
@@ -159,7 +159,7 @@ def test_detr(layer, stride, how):
     check(found)
 
 
-def test_padding_is_told_to_the_model():
+def test_the_model_gets_a_mask_of_the_padding():
     seen = {}
 
     def keep(module, args, kwargs):
@@ -180,7 +180,7 @@ def test_padding_is_told_to_the_model():
     assert (rows, columns) == (192, 302)
 
 
-def test_processors_give_the_pixels_that_they_give():
+def test_processors_return_their_usual_pixels():
     image, _ = plant(*PLACES[0])
     processor = transformers.ViTImageProcessor()
     view = make_view(image, make_transform(processor))
@@ -195,7 +195,7 @@ def test_processors_give_the_pixels_that_they_give():
         (timm_of("vit_tiny_patch16_224", depth=1), "blocks.0", 224),
     ],
 )
-def test_one_size_only_is_a_clear_error(build, layer, side):
+def test_a_wrong_size_for_a_model_with_one_size_raises_a_clear_error(build, layer, side):
     match = rf"built for images of {side} x {side} and got 90 x 142.*v2\.Resize"
     with pytest.raises(ValueError, match=match):
         look_for_patches(seeded(build), layer, 16, preprocess=NORMALIZE)
@@ -209,7 +209,7 @@ def yolos(**how):
 
 
 @pytest.mark.parametrize("size", [(96, 96), (64, 160), (112, 80)])
-def test_detection_tokens_of_yolos_are_cut_off(size):
+def test_detection_tokens_of_yolos_are_removed(size):
     # Nine detection tokens behind one class token and the grid: 36 + 10 cells could be others.
     layers = ["vit.embeddings.patch_embeddings.projection", "vit.encoder.layer.1"]
     grids = ActivationExtractor(seeded(yolos), layers)(torch.rand(1, 3, *size))
@@ -219,13 +219,13 @@ def test_detection_tokens_of_yolos_are_cut_off(size):
         ActivationExtractor(seeded(yolos), "class_labels_classifier")(torch.rand(1, 3, *size))
 
 
-def test_patches_of_another_size_are_told_in_multiples():
+def test_the_error_names_multiples_of_the_patch_size():
     network = timm.create_model("vit_tiny_patch16_224", depth=1, dynamic_img_size=True)
     with pytest.raises(ValueError, match="sides are multiples of its patches of 16 x 16"):
         ActivationExtractor(network, "blocks.0")(torch.rand(1, 3, 90, 142))
 
 
-def test_mixing_over_places_is_no_grid():
+def test_mixing_over_places_raises_an_error():
     network = timm.models.MlpMixer(patch_size=32, num_blocks=1, embed_dim=196)
     with pytest.raises(LayoutError, match="mixes over places"):
         ActivationExtractor(network, "blocks.0.mlp_tokens.fc2")(torch.rand(1, 3, 224, 224))
@@ -260,7 +260,7 @@ UNORDERED = {
 
 
 @pytest.mark.parametrize("name", UNORDERED)
-def test_tokens_in_another_order_are_put_in_rows(name):
+def test_tokens_in_another_order_are_sorted_into_a_grid(name):
     build, layer, preprocess, cell = UNORDERED[name]
     network = forget_positions(seeded(build))
     check(look_for_patches(network, layer, cell, preprocess=preprocess, max_iter=100), shape=False)
@@ -302,12 +302,12 @@ CHOSEN, LEARNED = "selected, merged or sorted", "learned tokens, such as queries
         (build_detr, "class_labels_classifier", 160, LEARNED),
     ],
 )
-def test_tokens_that_are_no_places_say_so(build, layer, side, why):
+def test_errors_explain_tokens_that_are_not_places(build, layer, side, why):
     with pytest.raises(LayoutError, match=why):
         ActivationExtractor(seeded(build), layer)(torch.rand(1, 3, side, side))
 
 
-def test_a_model_that_wants_text_is_told_of_forward():
+def test_the_error_for_a_model_with_text_input_suggests_forward():
     vision = {"image_size": 32, "patch_size": 16, "hidden_size": 16, "num_hidden_layers": 1}
     config = transformers.CLIPConfig(
         vision_config={**vision, "num_attention_heads": 2},

@@ -1,4 +1,4 @@
-"""Tables, embeddings and labels of polars give what those of pandas give."""
+"""Tables, embeddings and labels of polars give the results of pandas."""
 
 import sys
 
@@ -45,7 +45,7 @@ LOCE = LoCETransformer(TorchModel(make_small_network), "2")
 
 
 def as_rle(mask):
-    """Give the runs of a mask, column by column, the first of background."""
+    """Return the runs of a mask by column, beginning with background."""
     flat = mask.ravel(order="F")
     starts = np.flatnonzero(np.diff(flat, prepend=False))
     return {"size": list(mask.shape), "counts": np.diff([0, *starts, flat.size]).tolist()}
@@ -53,7 +53,7 @@ def as_rle(mask):
 
 @pytest.fixture
 def tables(boxes, tmp_path):
-    """Give the same table as one of pandas, and of polars with masks in each form."""
+    """Return the same table as one of pandas, and of polars with masks in each form."""
     boxes, paths = boxes.reset_index(drop=True), {}
     for i, image in enumerate(boxes["image"]):
         paths.setdefault(id(image), str(tmp_path / f"{i}.png"))
@@ -87,7 +87,7 @@ def test_masks_in_every_form_give_the_same_vectors(tables, form):
         assert_array_equal(ours_drawn, drawn)
 
 
-def test_images_of_one_size_may_be_a_column_of_arrays():
+def test_a_column_may_hold_arrays_of_images():
     rng = np.random.RandomState(0)
     images, masks = rng.randint(256, size=(2, 24, 32, 3)).astype(np.uint8), np.eye(24, 32) > 0
     columns = {
@@ -98,7 +98,7 @@ def test_images_of_one_size_may_be_a_column_of_arrays():
     assert_array_equal(clone(LOCE).fit_transform(pl.DataFrame(columns)), expected)
 
 
-def test_other_transformers_and_searches_take_them(tables):
+def test_other_transformers_and_searches_accept_polars(tables):
     table, ours = tables[0], tables[1]["rle"]
     means = MaskedMeanTransformer(LOCE.model, "2")
     assert_array_equal(clone(means).fit_transform(ours), means.fit_transform(table))
@@ -109,7 +109,7 @@ def test_other_transformers_and_searches_take_them(tables):
     assert_array_equal(*(clone(pipeline).fit_predict(X, X["concept"]) for X in (ours, table)))
 
 
-def test_output_may_be_theirs(tables):
+def test_set_output_accepts_polars(tables):
     table, ours = tables[0], tables[1]["rle"]
     loce = clone(LOCE).set_output(transform="polars").fit(ours)
     vectors = loce.transform(ours)
@@ -119,7 +119,7 @@ def test_output_may_be_theirs(tables):
     assert_frame_equal(loce.evaluate(ours, vectors), LOCE.evaluate(table, vectors.to_numpy()))
 
 
-def test_segmenters_take_them(tables):
+def test_segmenters_accept_polars(tables):
     table, ours = tables[0], tables[1]["rle"]
     for X, y in ((ours, None), (ours.drop("concept"), ours["concept"])):
         segmenter = ConceptSegmenter(LOCE).fit(X, y)
@@ -152,7 +152,7 @@ def compare_two(X, y, groups):
 
 
 @pytest.mark.parametrize("dtype", ["String", "Categorical"])
-def test_metrics_and_estimators_take_embeddings_and_labels(arrays, dtype):
+def test_metrics_and_estimators_accept_embeddings_and_labels(arrays, dtype):
     X, y, groups = arrays
     ours = pl.DataFrame(X), pl.Series(y, dtype=getattr(pl, dtype)), pl.Series(groups)
     for function in (
@@ -173,7 +173,7 @@ def test_metrics_and_estimators_take_embeddings_and_labels(arrays, dtype):
     assert list(ChannelDisplay.from_embeddings(names).feature_names) == ["a", "b", "c"]
 
 
-def test_displays_take_tables(tables, tmp_path):
+def test_displays_accept_tables(tables, tmp_path):
     table, ours = tables[0], tables[1]["rle"]
     loce = clone(LOCE).fit(table)
     X, labels = loce.transform(table), [0, 1, 0, 1, 0]
@@ -188,7 +188,7 @@ def test_displays_take_tables(tables, tmp_path):
     assert pages[0] == pages[1]
 
 
-def test_what_is_no_table_is_told(tables):
+def test_the_error_explains_input_that_is_not_a_table(tables):
     ours = tables[1]["rle"]
     with pytest.raises(TypeError, match=r"LazyFrame of polars.* pass X.collect\(\)"):
         LOCE.fit(ours.lazy())
@@ -201,7 +201,7 @@ def test_what_is_no_table_is_told(tables):
         LOCE.fit(pyarrow.table({"image": ["a.png"], "mask": ["b.png"]}))
 
 
-def test_reading_them_needs_no_pyarrow(tables, monkeypatch):
+def test_polars_tables_need_no_pyarrow(tables, monkeypatch):
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     table, ours = tables[0], tables[1]["rle"]
     assert_array_equal(clone(LOCE).fit_transform(ours), LOCE.fit_transform(table))

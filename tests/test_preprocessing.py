@@ -22,7 +22,7 @@ def _view(preprocess, image):
     return make_view(image, make_transform(preprocess))
 
 
-def test_none_scales_and_no_more():
+def test_none_only_scales_pixels():
     image, mask = _scene(30, 40, 5, 20)
     image[0, 0] = [51, 102, 204]
     view = _view(None, image)
@@ -31,7 +31,7 @@ def test_none_scales_and_no_more():
     assert view.affine is None
 
 
-def test_weights_are_used_without_the_centre_crop():
+def test_weights_are_used_without_the_center_crop():
     weights = models.MobileNet_V3_Large_Weights.IMAGENET1K_V2
     preset = weights.transforms()
     image, _ = _scene(300, 600, 20, 10)
@@ -45,7 +45,7 @@ def test_weights_are_used_without_the_centre_crop():
         assert torch.equal(_view(same, image).image, view.image)
 
 
-def test_segmentation_and_detection_weights():
+def test_weights_for_segmentation_and_detection_are_used():
     image, _ = _scene(120, 160, 20, 10)
     segmentation = models.segmentation.LRASPP_MobileNet_V3_Large_Weights.DEFAULT
     assert _view(segmentation, image).image.shape == (3, 520, 693)
@@ -53,12 +53,12 @@ def test_segmentation_and_detection_weights():
     assert torch.equal(_view(detection, image).image, _view(None, image).image)
 
 
-def test_weights_must_be_a_member():
+def test_weights_must_be_a_member_of_the_enum():
     with pytest.raises(TypeError, match="MobileNet_V3_Large_Weights must be a member"):
         make_transform(models.MobileNet_V3_Large_Weights)
 
 
-def test_weights_for_other_tasks_are_refused():
+def test_weights_for_other_tasks_raise_an_error():
     with pytest.raises(ValueError, match="VideoClassification is not for single images"):
         make_transform(models.video.R3D_18_Weights.DEFAULT)
 
@@ -75,7 +75,7 @@ def test_weights_for_other_tasks_are_refused():
         v2.RandomAffine((20, 20), translate=(0, 0), scale=(1.2, 1.2)),
     ],
 )
-def test_image_and_mask_move_together_and_come_back(transform):
+def test_image_and_mask_move_together_and_are_mapped_back(transform):
     image, mask = _scene(90, 120, 30, 40, size=24)
     view = _view(transform, image)
     seen = view.image[0].numpy() > 0.5
@@ -89,7 +89,7 @@ def test_image_and_mask_move_together_and_come_back(transform):
     assert back.sum() == pytest.approx(24**2, rel=0.15)
 
 
-def test_what_was_cropped_away_has_probability_zero():
+def test_cropped_pixels_have_probability_zero():
     image, _ = _scene(90, 120, 40, 50)
     view = _view(v2.CenterCrop((40, 60)), image)
     back = view.to_original(torch.ones(1, 40, 60))[0]
@@ -98,7 +98,7 @@ def test_what_was_cropped_away_has_probability_zero():
     assert torch.equal(back > 0.5, expected)
 
 
-def test_maps_of_any_resolution_come_back_to_the_image():
+def test_maps_of_any_resolution_are_mapped_back_to_the_image():
     image, _ = _scene(90, 120, 40, 50)
     view = _view(v2.Resize((45, 200)), image)
     assert view.affine is None
@@ -110,7 +110,7 @@ def test_integers_are_scaled_after_the_users_transform():
     assert _view(v2.Resize((15, 20)), image).image.max() == 1
 
 
-def test_input_is_not_written_to():
+def test_the_input_stays_unchanged():
     image, _ = _scene(30, 40, 5, 20)
     image.flags.writeable = False
     before = image.copy()
@@ -131,7 +131,7 @@ FIRST_VERSIONS = {
 
 
 @pytest.mark.parametrize("name", FIRST_VERSIONS)
-def test_settings_of_first_versions_are_read_and_the_crop_left_out(name):
+def test_settings_of_first_version_transforms_are_read_without_the_crop(name):
     image = np.random.default_rng(0).integers(0, 256, (300, 400, 3), dtype=np.uint8)
     steps = FIRST_VERSIONS[name]
     view = _view(transforms.Compose(steps), image)
@@ -142,7 +142,7 @@ def test_settings_of_first_versions_are_read_and_the_crop_left_out(name):
     assert view.full_frame
 
 
-def test_transforms_of_timm_are_read():
+def test_settings_of_timm_transforms_are_read():
     timm = pytest.importorskip("timm")
     network = timm.create_model("vit_tiny_patch16_224", depth=1)
     config = timm.data.resolve_data_config({}, model=network)
@@ -151,7 +151,7 @@ def test_transforms_of_timm_are_read():
     view = _view(transform, image)
     assert view.image.shape == (3, 248, 496)
     torch.testing.assert_close(view.image.min(), torch.tensor(-1.0))
-    # A network of one size gets it.
+    # A network with one size gets this size.
     view = make_view(image, make_transform(transform, network))
     assert view.image.shape == (3, 224, 224)
 
@@ -164,7 +164,7 @@ def test_transforms_of_timm_are_read():
         ([transforms.Resize(256, max_size=300), transforms.ToTensor()], "max_size"),
     ],
 )
-def test_settings_of_first_versions_that_can_not_be_read_are_named(steps, name):
+def test_errors_name_unreadable_settings_of_first_version_transforms(steps, name):
     with pytest.raises(ValueError, match=rf"can be read, but it has {name}.*transforms\.v2"):
         make_transform(transforms.Compose(steps))
 
@@ -178,13 +178,13 @@ def test_settings_of_first_versions_that_can_not_be_read_are_named(steps, name):
         (lambda image, mask: (image[:1], mask), "keep three channels"),
     ],
 )
-def test_transforms_that_do_not_move_both_are_named(transform, match):
+def test_errors_name_transforms_that_do_not_move_both(transform, match):
     image, _ = _scene(30, 40, 5, 20)
     with pytest.raises(ValueError, match=match):
         _view(transform, image)
 
 
-def test_projections_do_not_come_back_from_bending_transforms():
+def test_projections_cannot_be_mapped_back_through_nonaffine_transforms():
     image, mask = _scene(90, 120, 40, 50)
     torch.manual_seed(0)
     view = _view(v2.RandomPerspective(0.9, p=1.0), image)
@@ -194,14 +194,14 @@ def test_projections_do_not_come_back_from_bending_transforms():
 
 
 @pytest.mark.parametrize("size", [(45, 200), (360, 480), (22, 30), (11, 17), (90, 120)])
-def test_masks_keep_their_own_resolution_where_the_frame_is_kept(size):
+def test_masks_keep_their_resolution_if_the_frame_is_kept(size):
     image, mask = _scene(90, 120, 40, 50)
     view = _view(v2.Resize(size), image)
     assert view.full_frame
     assert view.see(mask) is mask
 
 
-def test_small_movements_are_no_full_frame():
+def test_small_movements_are_detected():
     image, _ = _scene(90, 120, 40, 50)
     assert not _view(v2.RandomAffine((1, 1)), image).full_frame
     assert not _view(v2.ElasticTransform(30.0), image).full_frame
@@ -210,7 +210,7 @@ def test_small_movements_are_no_full_frame():
     assert not _view(v2.Pad([0, 0, 2, 0]), image).full_frame
 
 
-def test_random_transforms_depend_on_the_image_and_the_seed_alone():
+def test_random_transforms_depend_only_on_the_image_and_the_seed():
     image, _ = _scene(90, 120, 40, 50)
     transform = make_transform(v2.RandomAffine(45))
     state = torch.get_rng_state()
@@ -239,11 +239,11 @@ class Shifted(v2.Normalize):
         (v2.ColorJitter(0.5), False),
     ],
 )
-def test_places_are_measured_unless_pixels_are_known_to_stay(preprocess, is_pointwise):
+def test_positions_are_measured_unless_the_transform_is_pointwise(preprocess, is_pointwise):
     assert make_transform(preprocess).full_frame is is_pointwise
 
 
-def test_a_pointwise_transform_does_what_it_does_when_measured():
+def test_a_pointwise_transform_gives_the_result_of_a_measured_one():
     image = np.random.default_rng(0).integers(0, 256, (6, 7, 3), dtype=np.uint8)
     transform = v2.Compose([v2.ToDtype(torch.float32, scale=True), v2.Normalize([0.4], [0.2])])
     known, measured = make_transform(transform), JointTransform(transform, full_frame=False)
@@ -254,14 +254,14 @@ def test_a_pointwise_transform_does_what_it_does_when_measured():
     assert all(view.full_frame for view in views)
 
 
-def test_a_pointwise_transform_that_fails_is_named():
+def test_the_error_names_a_pointwise_transform_that_fails():
     image = np.zeros((6, 7, 3), dtype=np.uint8)
     with pytest.raises(ValueError, match=r"preprocess=Normalize.*failed on an image"):
         make_view(image, make_transform(v2.Normalize([0.5], [0.5])))
 
 
 @pytest.mark.parametrize("fill", [0, 0.4, 0.5, 1, 17, 114, 255])
-def test_what_padding_fills_in_is_no_place(fill):
+def test_padding_has_no_position(fill):
     image, mask = np.zeros((6, 7, 3), dtype=np.uint8), np.zeros((6, 7), dtype=bool)
     mask[0, 0] = True
     view = _view(v2.Pad([2, 3, 1, 1], fill=fill), image)
@@ -272,7 +272,7 @@ def test_what_padding_fills_in_is_no_place(fill):
     assert view.shown[3:9, 2:9].all()
 
 
-def test_masks_that_cannot_hold_places_are_named():
+def test_the_error_names_dtypes_that_cannot_hold_positions():
     image, mask = np.zeros((6, 7, 3), dtype=np.uint8), np.ones((6, 7), dtype=bool)
     narrow = v2.ToDtype({tv_tensors.Mask: torch.uint8, "others": None})
     with pytest.raises(ValueError, match=r"turns masks into torch.uint8.*Leave the dtype"):

@@ -1,4 +1,4 @@
-"""The paper's images, those that a network was trained on, and normalizations that are missing."""
+"""The presets "paper" and "auto", and warnings of a missing normalization."""
 
 import pickle
 import socket
@@ -42,7 +42,7 @@ class Strided(nn.Sequential):
 
 
 def build(weights=None):
-    """Take weights as builders of torchvision do, but download none."""
+    """Accept weights as builders of torchvision do, but download none."""
     torch.manual_seed(0)
     return Strided().eval()
 
@@ -103,7 +103,7 @@ def paper_loce(grid, mask):
 
 
 def iou_of(grid, vector, mask):
-    """Draw at 100 x 100, as the published code does, and then at the image's size."""
+    """Project at 100 x 100, as the published code does, and then at the size of the image."""
     drawn = torch.einsum("c,bchw->bhw", vector, grid)[None]
     drawn = functional.interpolate(drawn, size=(100, 100), mode="bilinear").sigmoid()
     drawn = functional.interpolate(drawn, size=mask.shape, mode="bilinear")[0, 0].numpy() > 0.5
@@ -114,7 +114,7 @@ def assert_near(found, expected):
     assert (1 - paired_distances(found, np.stack(expected), metric="cosine")).min() > 0.9999
 
 
-def test_vectors_of_the_paper_are_those_of_its_formulas(scenes):
+def test_vectors_with_the_paper_preset_equal_its_formulas(scenes):
     scenes = scenes.iloc[::2]
     torch.manual_seed(0)
     network = models.mobilenet_v3_large(weights=None).eval()
@@ -134,7 +134,7 @@ def test_vectors_of_the_paper_are_those_of_its_formulas(scenes):
 
 
 @pytest.mark.slow
-def test_vectors_of_twenty_cars_are_the_papers(camvid, camvid_network):
+def test_vectors_of_twenty_cars_equal_those_of_the_paper(camvid, camvid_network):
     cars = camvid.data[camvid.data["concept"] == "car"].head(20)
     layers = ["backbone.9", "backbone.13"]
     loce = LoCETransformer(camvid_network, layers, preprocess="paper", objective="net2vec")
@@ -150,7 +150,7 @@ def test_vectors_of_twenty_cars_are_the_papers(camvid, camvid_network):
         np.testing.assert_allclose(of_layer, [iou_of(*row) for row in rows], atol=1e-3)
 
 
-def test_a_transformer_of_one_size_gets_it_after_the_papers(scenes):
+def test_images_are_resized_to_the_only_size_after_that_of_the_paper(scenes):
     torch.manual_seed(0)
     sizes = {"patch_size": 32, "num_layers": 2, "num_heads": 2, "hidden_dim": 32, "mlp_dim": 32}
     network = models.VisionTransformer(224, **sizes).eval()
@@ -165,7 +165,7 @@ def test_a_transformer_of_one_size_gets_it_after_the_papers(scenes):
 
 
 @pytest.mark.slow
-def test_detr_gets_the_papers_images_through_its_processor(scenes):
+def test_detr_gets_the_images_of_the_paper_through_its_processor(scenes):
     transformers = pytest.importorskip("transformers")
     from .test_planted_extras import build_detr
 
@@ -185,7 +185,7 @@ def test_detr_gets_the_papers_images_through_its_processor(scenes):
         assert_near(found[k : k + 1], [paper_loce(grid, rows["mask"].iloc[k])])
 
 
-def test_averages_are_of_the_papers_images(scenes):
+def test_averages_use_the_images_of_the_paper(scenes):
     whole = scenes.assign(mask=[np.ones_like(mask) for mask in scenes["mask"]])
     network = build()
     averages = MaskedMeanTransformer(network, "2", preprocess="paper").fit_transform(whole)
@@ -198,7 +198,7 @@ def test_averages_are_of_the_papers_images(scenes):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", [LoCETransformer, MaskedMeanTransformer])
-def test_the_papers_images_survive_pickles_clones_and_workers(scenes, kind):
+def test_pickles_clones_and_workers_keep_the_paper_preset(scenes, kind):
     estimator = kind(TorchModel(build), "2", preprocess="paper")
     expected = estimator.fit_transform(scenes)
     assert not np.allclose(
@@ -213,21 +213,21 @@ def test_the_papers_images_survive_pickles_clones_and_workers(scenes, kind):
     np.testing.assert_array_equal(others.fit_transform(scenes), expected)
 
 
-def test_projections_on_the_papers_images_are_of_the_images_size(scenes):
+def test_projections_have_the_size_of_the_image(scenes):
     loce = LoCETransformer(TorchModel(build), "2", preprocess="paper", objective="logistic")
     assert [m.shape for m in loce.fit(scenes).project(scenes)] == [m.shape for m in scenes["mask"]]
     segmenter = ConceptSegmenter(loce).fit(scenes)
     assert segmenter.predict(scenes)[0].shape == scenes["mask"].iloc[0].shape
 
 
-def test_vectors_are_kept_by_what_the_images_are(scenes, tmp_path):
+def test_vectors_are_stored_by_the_preprocessed_images(scenes, tmp_path):
     loce = LoCETransformer(TorchModel(build, weights=WEIGHTS), "2", memory=tmp_path)
     for preprocess in ("paper", "auto", "paper", WEIGHTS, "auto", v2.Resize((480, 640))):
         loce.set_params(preprocess=preprocess)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             loce.fit_transform(scenes)
-    # "auto" found what the weights gave, and the last are others.
+    # "auto" found the rows of the weights, and the last rows are new.
     rows = RowStore(tmp_path).to_frame()
     assert rows["preprocess"].value_counts().tolist() == [len(scenes)] * 3
 
@@ -241,7 +241,7 @@ AUTO = {
 
 
 @pytest.mark.parametrize("name", AUTO)
-def test_auto_is_what_weights_were_trained_with(scenes, name):
+def test_auto_equals_the_preprocessing_of_the_weights(scenes, name):
     model = AUTO[name]()
     expected = LoCETransformer(build(), "2", preprocess=WEIGHTS).fit_transform(scenes)
     for same in (model, clone(model), pickle.loads(pickle.dumps(model))):
@@ -249,7 +249,7 @@ def test_auto_is_what_weights_were_trained_with(scenes, name):
         np.testing.assert_array_equal(loce.fit_transform(scenes), expected)
 
 
-def test_names_of_weights_are_understood_before_the_network_is_built():
+def test_names_of_weights_are_resolved_before_the_network_is_built():
     assert TorchModel(models.resnet18, weights=WEIGHTS).preprocess is WEIGHTS
     for name in ("DEFAULT", "IMAGENET1K_V1"):
         assert TorchModel(partial(models.resnet18, weights=name)).preprocess is WEIGHTS
@@ -287,7 +287,7 @@ BICUBIC = transforms.InterpolationMode.BICUBIC
         ({"input_size": (3, 60, 90), "crop_pct": 1.0}, (60, 90)),
     ],
 )
-def test_auto_reads_what_networks_of_timm_say(scenes, changes, size):
+def test_auto_reads_the_configuration_of_timm(scenes, changes, size):
     steps = [transforms.Resize(size, BICUBIC), transforms.ToTensor()]
     steps.append(transforms.Normalize([0.5, 0.4, 0.3], [0.2, 0.3, 0.4]))
     how = {"layer": "2", "memory": False}
@@ -296,7 +296,7 @@ def test_auto_reads_what_networks_of_timm_say(scenes, changes, size):
     np.testing.assert_array_equal(found.fit_transform(scenes), expected.fit_transform(scenes))
 
 
-def test_auto_is_the_transform_of_timm(scenes):
+def test_auto_equals_the_transform_of_timm(scenes):
     timm = pytest.importorskip("timm")
     torch.manual_seed(0)
     network = timm.create_model("vit_tiny_patch16_224", depth=1)
@@ -319,7 +319,7 @@ def save_huggingface(folder):
 
 @pytest.fixture
 def no_internet(monkeypatch):
-    """Note who asks the internet, since libraries catch the error."""
+    """Record requests to the internet, because libraries catch the error."""
     asked = []
 
     def refuse(*address, **_):
@@ -369,7 +369,7 @@ def test_auto_finds_the_processor_that_was_downloaded(scenes, tmp_path, monkeypa
 
 
 @pytest.mark.parametrize("model", [build(), TorchModel(build), TorchModel(build())])
-def test_auto_is_an_error_where_nothing_is_known(scenes, model):
+def test_auto_raises_an_error_if_nothing_is_known(scenes, model):
     for kind in (LoCETransformer, MaskedMeanTransformer):
         with pytest.raises(
             ValueError, match=r"not known for Strided\. Pass it as TorchModel\(buil"
@@ -394,7 +394,7 @@ def test_auto_is_an_error_where_nothing_is_known(scenes, model):
         ),
     ],
 )
-def test_what_says_nothing_of_the_training_is_refused(given, match):
+def test_preprocess_without_information_on_the_training_raises_an_error(given, match):
     with pytest.raises(TypeError, match=match):
         TorchModel(**given)
 
@@ -408,7 +408,7 @@ KNOWN = AUTO | {"timm": timm_like}
     [None, v2.Resize((60, 70)), v2.RandomInvert(0.5), transforms.Resize(70)],
     ids=["none", "resized", "random", "first version"],
 )
-def test_a_forgotten_normalization_is_told_once(scenes, name, preprocess):
+def test_a_missing_normalization_warns_once(scenes, name, preprocess):
     mean, std = ([0.5, 0.4, 0.3], [0.2, 0.3, 0.4]) if name == "timm" else (MEAN, STD)
     loce = LoCETransformer(KNOWN[name](), "2", preprocess=preprocess, memory=False)
     with pytest.warns(UserWarning, match="was trained on images normalized with") as caught:
@@ -423,7 +423,7 @@ def test_a_forgotten_normalization_is_told_once(scenes, name, preprocess):
         loce.transform(scenes)  # not again
 
 
-def test_a_processor_that_crops_tells_its_normalization(scenes):
+def test_the_warning_reads_the_normalization_of_a_cropping_processor(scenes):
     transformers = pytest.importorskip("transformers")
     crops = transformers.ConvNextImageProcessor(size={"shortest_edge": 96})
     loce = LoCETransformer(TorchModel(build, preprocess=crops), "2", preprocess=NORMALIZE)
@@ -460,6 +460,6 @@ SILENT = {
 
 
 @pytest.mark.parametrize("name", SILENT)
-def test_what_is_normalized_as_meant_is_silent(scenes, name):
+def test_correct_normalization_does_not_warn(scenes, name):
     make, layer, preprocess = SILENT[name]
     MaskedMeanTransformer(make(), layer, preprocess=preprocess).fit(scenes)

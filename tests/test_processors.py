@@ -1,4 +1,4 @@
-"""What image processors of Hugging Face do to an image is measured, whatever it is."""
+"""The geometry of Hugging Face's image processors is measured."""
 
 import numpy as np
 import pytest
@@ -55,7 +55,7 @@ PROCESSORS = {
 
 
 def look(processor, place, model=None):
-    """Give a view of a white patch on black."""
+    """Return a view of a white patch on black."""
     image, mask = plant(*place)
     image[mask], image[~mask] = 255, 0
     return make_view(image, make_transform(processor, model)), mask
@@ -79,8 +79,8 @@ def test_masks_move_with_their_images(name, place):
 
 @pytest.mark.parametrize("name", [name for name in PROCESSORS if name != "padded"])
 @pytest.mark.parametrize("place", [(90, 142, 12, 10, 42, 38), (700, 500, 12, 10, 42, 38)])
-def test_a_mere_resize_is_known_to_be_one(name, place):
-    # Only where edges are found exactly: then masks stay at their own resolution.
+def test_a_plain_resize_is_recognized(name, place):
+    # Only for exact edges do masks keep their own resolution.
     assert look(PROCESSORS[name], place)[0].full_frame
 
 
@@ -91,7 +91,7 @@ def test_a_mere_resize_is_known_to_be_one(name, place):
         (transformers.DetrImageProcessor(), (500, 700, 12, 10, 42, 38)),  # 4 pixels per level
     ],
 )
-def test_coarse_levels_are_no_bent_geometry(processor, place):
+def test_coarse_levels_are_not_mistaken_for_other_geometry(processor, place):
     assert look(processor, place)[0].full_frame
 
 
@@ -102,17 +102,17 @@ def test_padding_is_found_to_the_pixel():
 
 
 @pytest.mark.parametrize("kind", [Mirrored, Turned, Bent])
-def test_other_geometry_is_an_error(kind):
+def test_other_geometry_raises_an_error(kind):
     with pytest.raises(ValueError, match=rf"preprocess={kind.__name__} .* more than resize, pad"):
         look(kind(), PLACES[0])
 
 
-def test_errors_of_processors_are_not_those_of_transforms():
+def test_errors_of_processors_differ_from_those_of_transforms():
     with pytest.raises(ValueError, match=r"one image of one, but makes pixel_values \(2, 3"):
         look(Several(), PLACES[0])
 
 
-def test_a_crop_that_can_be_switched_off_is():
+def test_a_crop_is_disabled_if_possible():
     processor = transformers.ConvNextImageProcessor(size={"shortest_edge": 64})
     plain = processor(images=plant(80, 80, 0, 0, 9, 9)[0], return_tensors="pt", crop_pct=1.0)
     view, mask = look(processor, (80, 80, 0, 0, 16, 16))
@@ -121,14 +121,14 @@ def test_a_crop_that_can_be_switched_off_is():
     assert view.see(mask)[:16, :16].all()
 
 
-def test_a_crop_that_can_not_is_an_error_with_the_way_out():
+def test_a_crop_that_cannot_be_disabled_raises_an_error_with_a_remedy():
     processor = transformers.ConvNextImageProcessor(size={"shortest_edge": 224})
     match = r"ConvNextImageProcessor .*crops images of 90 x 142 pixels.*'shortest_edge': 384"
     with pytest.raises(ValueError, match=match):
         look(processor, PLACES[0])
 
 
-def test_networks_of_one_size_get_it():
+def test_processors_resize_to_the_only_size_of_a_network():
     config = transformers.CLIPVisionConfig(
         image_size=64, patch_size=16, hidden_size=16, num_hidden_layers=1, num_attention_heads=2
     )

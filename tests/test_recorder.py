@@ -1,4 +1,4 @@
-"""What the solver for GPUs records and plays, with stand-ins for CUDA that run on the processor."""
+"""Recordings of the solver for GPUs, with replacements of CUDA that run on the CPU."""
 
 import gc
 import weakref
@@ -21,7 +21,7 @@ class Stream:
 
 
 class Graph:
-    """Like a CUDA graph it works in place, on the tensors that were there when it was recorded."""
+    """Works in place on the recorded tensors, like a CUDA graph."""
 
     n_recorded = 0
     n_replays = 0
@@ -34,7 +34,7 @@ class Graph:
 
 @pytest.fixture
 def graphs(monkeypatch):
-    """Let tensors on the processor count as those on a GPU."""
+    """Treat tensors on the CPU as tensors on a GPU."""
     Graph.n_recorded = Graph.n_replays = 0
     plain = Recording.__init__
 
@@ -69,14 +69,14 @@ def _double(x):
 @pytest.mark.parametrize(
     ("lengths", "counts"), [((3, 3, 3, 3), (1, 3)), ((3, 3, 1, 2, 5, 4), (2, 5))]
 )
-def test_the_second_run_and_longer_ones_are_recorded_and_all_others_played(graphs, lengths, counts):
+def test_the_second_run_and_longer_runs_are_recorded_and_others_replayed(graphs, lengths, counts):
     recorder, inputs = Recorder(), [torch.rand(n, 2) for n in lengths]
     results = [recorder.run("double", _double, (x,)) for x in inputs]  # which stay as they are
     assert all(torch.equal(y, x * 2) for x, y in zip(inputs, results, strict=True))
     assert (graphs.n_recorded, graphs.n_replays) == counts
 
 
-def test_other_shapes_and_other_keys_are_recorded_apart(graphs):
+def test_other_shapes_and_keys_have_separate_recordings(graphs):
     recorder = Recorder()
     for _ in range(3):
         recorder.run("double", _double, (torch.rand(3, 2),))
@@ -86,7 +86,7 @@ def test_other_shapes_and_other_keys_are_recorded_apart(graphs):
     assert torch.equal(half, torch.full((3, 2), 0.5))
 
 
-def test_what_cannot_be_recorded_runs_as_it_is_with_one_warning(graphs):
+def test_functions_that_cannot_be_recorded_run_normally_with_one_warning(graphs):
     graphs.error = RuntimeError("operation not permitted when stream is capturing")
     recorder, x = Recorder(), torch.rand(3, 2)
     recorder.run("double", _double, (x,))
@@ -95,7 +95,7 @@ def test_what_cannot_be_recorded_runs_as_it_is_with_one_warning(graphs):
     assert torch.equal(recorder.run("double", _double, (x,)), x * 2)
 
 
-def test_memory_that_runs_out_is_not_taken_for_that(graphs):
+def test_an_out_of_memory_error_is_raised(graphs):
     graphs.error = torch.OutOfMemoryError("CUDA out of memory")
     recorder, x = Recorder(), torch.rand(3, 2)
     recorder.run("double", _double, (x,))
@@ -103,7 +103,7 @@ def test_memory_that_runs_out_is_not_taken_for_that(graphs):
         recorder.run("double", _double, (x,))
 
 
-def test_no_more_than_the_latest_recordings_are_kept(graphs):
+def test_only_the_latest_recordings_are_kept(graphs):
     recorder = Recorder()
     for _ in range(2):
         for n in range(2 * Recorder.MOST):
@@ -115,7 +115,7 @@ def test_no_more_than_the_latest_recordings_are_kept(graphs):
 
 
 def test_a_recording_keeps_the_tensors_that_it_reads(graphs):
-    """A GPU reads them where they were, whoever has let go of them."""
+    """A GPU reads them at their old address, even if they were deleted."""
     recorder, objective = Recorder(), make_objective("net2vec", max_iter=3)
     grids, targets = [torch.rand(4, 5, 6, dtype=torch.float64)], np.ones((1, 9, 9), np.float32)
     for _ in range(2):
@@ -127,14 +127,14 @@ def test_a_recording_keeps_the_tensors_that_it_reads(graphs):
     assert all(ref() is not None for ref in held)
 
 
-def test_nothing_is_recorded_on_the_processor(monkeypatch):
+def test_nothing_is_recorded_on_the_cpu(monkeypatch):
     monkeypatch.setattr(torch.cuda, "CUDAGraph", None)
     recorder, x = Recorder(), torch.rand(3, 2)
     assert all(torch.equal(recorder.run("double", _double, (x,)), x * 2) for _ in range(3))
 
 
 @pytest.mark.parametrize("objective", ["net2vec", "mse", "mae"])
-def test_recorded_steps_are_the_steps(graphs, objective):
+def test_recorded_steps_give_the_same_vectors(graphs, objective):
     generator = torch.Generator().manual_seed(0)
     objective, start = make_objective(objective), np.linspace(-1, 1, 4)
     recorder = Recorder()
@@ -149,7 +149,7 @@ def test_recorded_steps_are_the_steps(graphs, objective):
 
 
 class Watching(Recorder):
-    """Notes the shapes of what is run."""
+    """Records the shapes of inputs."""
 
     def __init__(self):
         super().__init__()

@@ -1,4 +1,4 @@
-"""A run never touches the user's module: whatever it is, it works on a replica, or borrows it."""
+"""A run never changes the user's module: it uses a replica, or lends the module."""
 
 import copy
 import functools
@@ -41,7 +41,7 @@ class Net(nn.Module):
 
 
 def take(module, layer="b"):
-    """Take a layer's output as torch gives it, and leave the module in evaluation mode."""
+    """Return a layer's output from a plain hook, and leave the module in evaluation mode."""
     outputs = []
     handle = module.get_submodule(layer).register_forward_hook(lambda m, a, o: outputs.append(o))
     with torch.no_grad():
@@ -134,7 +134,7 @@ class Merging(nn.Conv2d):
 
 
 class Copied(Net):
-    """Has copying code that leaves out what is no weight."""
+    """Has its own code for copies, which copies only weights."""
 
     scale = 1.0
 
@@ -300,7 +300,7 @@ NETWORKS = {
 
 @pytest.mark.filterwarnings("ignore:.*weight_norm.*|.*quantiz.*|Dynamo:Warning")
 @pytest.mark.parametrize("name", NETWORKS)
-def test_a_run_gives_what_evaluation_mode_gives_and_touches_nothing(name):
+def test_a_run_equals_evaluation_mode_and_changes_nothing(name):
     torch.manual_seed(1)
     network = NETWORKS[name]()
     if name not in ("mixed modes", "unflattened", "quantized"):

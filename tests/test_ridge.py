@@ -1,4 +1,4 @@
-"""The objectives with a bias and a ridge: what they minimize, and that they do."""
+"""The objectives with a bias and a ridge, and their minima."""
 
 import numpy as np
 import pytest
@@ -33,7 +33,7 @@ def _targets(masks):
 
 
 def plain_objective(objective, alpha, activations, target, vector, bias):
-    """Write one sample's objective down from its definition, in float64."""
+    """Compute one sample's objective by its definition, in float64."""
     upsampled = functional.interpolate(activations[None], size=target.shape, mode="bilinear")[0]
     z = torch.einsum("c,chw->hw", vector, upsampled) + bias
     t, P = target, torch.sigmoid(z)
@@ -60,7 +60,7 @@ def _gradient(objective, alpha, activations, target, vector, bias):
 @pytest.mark.parametrize("objective", OBJECTIVES)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("shape", [(5, 12, 16), (19, 7, 9), (3, 130, 110), (40, 1, 20)])
-def test_gradient_of_the_plain_objective_vanishes(objective, dtype, shape):
+def test_the_gradient_of_the_plain_objective_vanishes(objective, dtype, shape):
     activations, masks = _planted(3, *shape)
     targets = torch.from_numpy(_targets(masks)).double()
     alpha, tol = {"logistic": 0.02}.get(objective, 1e-3), 1e-5
@@ -78,7 +78,7 @@ def test_gradient_of_the_plain_objective_vanishes(objective, dtype, shape):
 
 
 @pytest.mark.parametrize("objective", OBJECTIVES)
-def test_compiled_and_batched_solver_agree(objective):
+def test_compiled_and_batched_solvers_agree(objective):
     activations, masks = _planted(4, 10, 9, 11)
     how = {"objective": objective, "alpha": 1e-3, "tol": 1e-6, "return_info": True}
     compiled, batched = (
@@ -91,7 +91,7 @@ def test_compiled_and_batched_solver_agree(objective):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_two_starts_agree(dtype):
+def test_two_starts_give_the_same_optimum(dtype):
     activations, masks = _planted(4, 10, 9, 11)
     how = {"objective": "logistic", "tol": 1e-6}
     first = optimize_loces(activations.to(dtype), masks, **how)
@@ -103,7 +103,7 @@ def test_two_starts_agree(dtype):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("alpha", [0.1, 1e-3, 1e-4])
 @pytest.mark.parametrize("class_weight", ["sqrt", "balanced", None])
-def test_logistic_is_logistic_regression_on_pixels(dtype, alpha, class_weight):
+def test_logistic_equals_logistic_regression_on_pixels(dtype, alpha, class_weight):
     activations, masks = _planted(2, 8, 9, 11, seed=3)
     targets = _targets(masks).astype(np.float64)
     how = {"objective": "logistic", "alpha": alpha, "class_weight": class_weight, "tol": 1e-6}
@@ -115,7 +115,7 @@ def test_logistic_is_logistic_regression_on_pixels(dtype, alpha, class_weight):
         t, q = target.ravel(), target.mean()
         weights = np.concatenate([t / q**power, (1 - t) / (1 - q) ** power])
         s = (grid**2).sum(1).mean().item()
-        # The regression minimises C sum(w loss) + ||v||^2 / 2.
+        # The regression minimizes C sum(w loss) + ||v||^2 / 2.
         regression = LogisticRegression(
             C=1 / (alpha * s * weights.sum()), tol=1e-10, max_iter=10_000, solver="newton-cholesky"
         )
@@ -129,7 +129,7 @@ def test_logistic_is_logistic_regression_on_pixels(dtype, alpha, class_weight):
 @pytest.mark.parametrize("objective", OBJECTIVES)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("factor", [1e-4, 1e25, 1e-25])
-def test_scale_of_activations_does_not_matter(objective, factor, dtype):
+def test_the_scale_of_activations_does_not_matter(objective, factor, dtype):
     activations, masks = _planted(3, 10, 9, 11)
     activations = activations.to(dtype)
     drawn = []
@@ -141,7 +141,7 @@ def test_scale_of_activations_does_not_matter(objective, factor, dtype):
     torch.testing.assert_close(drawn[0], drawn[1], atol=1e-3, rtol=0)
 
 
-def test_rotated_channels_give_the_rotated_vector():
+def test_rotated_channels_give_a_rotated_vector():
     activations, masks = _planted(3, 10, 9, 11)
     activations = activations.double()
     rotation = torch.linalg.qr(torch.randn(10, 10, dtype=torch.float64)).Q
@@ -182,7 +182,7 @@ def test_activations_without_signal_give_zeros(objective, dtype):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("shape", [(5, 6), (60, 80), (1, 1)])
 def test_rows_with_nothing_to_learn_converge(dtype, class_weight, shape):
-    """Where classes weigh the same, the gradient at zero is rounding, and no unit of anything."""
+    """If classes have equal weights, the gradient at zero is rounding, so it is no unit."""
     masks = torch.zeros(3, 100, 100)
     masks[0, 20:50, 20:60] = masks[1, :50] = 1
     masks[2] = 0.5
@@ -197,7 +197,7 @@ def test_rows_with_nothing_to_learn_converge(dtype, class_weight, shape):
     torch.testing.assert_close(info.intercept[0].item(), expected, atol=0.01, rtol=0)
 
 
-def test_a_tiny_mask_is_drawn():
+def test_the_projection_of_a_tiny_mask_is_not_empty():
     """The soft overlaps' gradients at zero are as small as the mask."""
     activations, _ = _planted(1, 6, 20, 20)
     activations[0, 3] = 0
@@ -212,7 +212,7 @@ def test_a_tiny_mask_is_drawn():
 
 
 @pytest.mark.parametrize("objective", OBJECTIVES)
-def test_losses_are_the_definitions_and_least_at_their_own_intercept(objective, boxes):
+def test_losses_follow_their_definitions_and_are_smallest_at_their_intercept(objective, boxes):
     model, how = TorchModel(make_small_network), {"objective": objective, "tol": 1e-6}
     biased = LoCETransformer(model, "2", append_bias=True, **how).fit(boxes)
     vectors = biased.transform(boxes)
@@ -234,7 +234,7 @@ def _jaccard(drawn, target):
 
 
 @pytest.mark.parametrize("n_levels", [3, 10_000])
-def test_no_other_threshold_redraws_better(n_levels):
+def test_no_other_threshold_has_a_higher_iou(n_levels):
     rng = np.random.default_rng(n_levels)
     levels = rng.integers(n_levels, size=(20, 30)).astype(np.float32)  # with ties
     target = (rng.random((20, 30)) + levels / n_levels - 0.8).clip(0, 1)
@@ -252,7 +252,7 @@ def test_no_other_threshold_redraws_better(n_levels):
 @pytest.mark.parametrize("objective", OBJECTIVES)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("shape", [(8, 9, 11), (4, 130, 110)])
-def test_bias_redraws_better_than_any_other(objective, dtype, shape):
+def test_no_other_bias_has_a_higher_iou(objective, dtype, shape):
     activations, masks = _planted(3, *shape)
     how = {"objective": objective, "return_info": True}
     vectors, info = optimize_loces(activations.to(dtype), masks, **how)
@@ -264,7 +264,7 @@ def test_bias_redraws_better_than_any_other(objective, dtype, shape):
         assert ours >= _jaccard(drawn[i] + info.intercept[i].item() > 0, target) - 1e-3
 
 
-def test_info_of_an_objective_without_a_bias_is_an_error():
+def test_return_info_raises_an_error_for_objectives_without_a_bias():
     activations, masks = _planted(1, 4, 5, 6)
     with pytest.raises(ValueError, match="return_info=True needs an objective with a bias"):
         optimize_loces(activations, masks, objective="net2vec", return_info=True)

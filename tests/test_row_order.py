@@ -1,4 +1,4 @@
-"""Rows of several pandas objects are matched by index, whatever function gets them."""
+"""Rows of several pandas objects are matched by index in every function."""
 
 import inspect
 from dataclasses import dataclass
@@ -33,7 +33,7 @@ MIXTURE = ConceptGaussianMixture(2, random_state=0)
 
 @cache
 def rows():
-    """Everything that there is of 21 rows, by name, under one index."""
+    """All kinds of input for 21 rows, by name, with one index."""
     table = make_scenes(3, image_size=(48, 64), random_state=0).data
     table.index = [f"r{i}" for i in range(len(table))]
     y, index, rng = table["concept"].to_numpy(), table.index, np.random.RandomState(0)
@@ -43,7 +43,7 @@ def rows():
     numbers = {"labels": rng.randint(3, size=len(y)), "iou": rng.uniform(size=len(y))}
     return {
         "table": table,
-        # Concepts of the table's column would match themselves.
+        # Concepts from a column of the table would always match.
         "bare": table.drop(columns="concept"),
         "X": X,
         "Y": X @ rng.normal(size=(4, 3)),
@@ -62,18 +62,18 @@ def rows():
 
 
 def plain(X, y):
-    """Give embeddings and concepts to fit, which can't be in another order."""
+    """Pass embeddings and concepts in one order to fit."""
     return rows()[X], rows()[y].to_numpy()
 
 
 def arrays():
-    """Give the same to what gets arrays from a display."""
+    """Pass the same as arrays, as a display does."""
     return rows()["X"].to_numpy(), rows()["y"].to_numpy()
 
 
 @dataclass
 class Case:
-    """A call, and the names of its rows: the first is that which the others follow."""
+    """A call, and the names of its inputs; the others follow the order of the first."""
 
     covers: str
     names: tuple
@@ -269,7 +269,7 @@ def write_page(X, table, coordinates, labels, iou, groups, folder=[]):  # noqa: 
     return plotting.to_html(X, table, path, coordinates=coordinates, **how).read_text()
 
 
-# Functions of several arguments of rows that match none, and why.
+# Functions with several inputs by row that are not matched, with the reason.
 EXEMPT = {
     **dict.fromkeys(("fit", "fit_transform", "score"), "y is ignored"),
     "precompute": "layers are no rows",
@@ -306,7 +306,7 @@ def public_functions():
                     yield full_name, set(inspect.signature(member).parameters)
 
 
-def test_every_function_of_several_rows_is_here():
+def test_every_function_of_several_rows_has_a_case():
     covered = {case.covers for case in CASES.values()}
     ignoring = ("LoCETransformer", "MaskedMeanTransformer", "UnsupervisedUMAP", "ConceptGaussian")
     found = set()
@@ -322,14 +322,14 @@ def test_every_function_of_several_rows_is_here():
 
 
 def comparable(value):
-    """Turn what a call gives into what NumPy can compare."""
+    """Convert the result of a call to values that NumPy can compare."""
     if isinstance(value, pd.DataFrame | pd.Series):
         return [*value.index.tolist(), *value.reset_index().to_dict("list").items()]
     if isinstance(value, Tile):
         return value.image, value.mask
     if isinstance(value, dict):
-        # Attributes with an underscore at their end are artists, or follow from the others.
-        # A table of tiles has the index of the samples, whatever that is.
+        # Attributes that end with an underscore are artists, or follow from the others.
+        # A table of tiles has the index of the samples.
         return {
             name: comparable(own.reset_index(drop=True) if isinstance(own, pd.DataFrame) else own)
             for name, own in value.items()
@@ -359,7 +359,7 @@ def page_folder(tmp_path):
 
 @pytest.fixture(autouse=True)
 def nothing_drawn(request, monkeypatch):
-    """Leave out the drawing, which takes a second, where numbers are stored."""
+    """Skip the drawing, which takes a second, because the tests compare stored numbers."""
     if "Display.from" in request.node.name:
         for name in plotting.__all__:
             if name.endswith("Display"):
@@ -395,7 +395,7 @@ def test_rows_of_unrelated_indexes_are_matched_by_position(name):
 
 
 @pytest.mark.parametrize("name", [name for name, case in CASES.items() if len(case.names) > 2])
-def test_what_has_no_labels_beside_orders_that_differ_is_refused(name):
+def test_input_without_labels_beside_different_orders_raises_an_error(name):
     case = CASES[name]
     if "Y" in case.names:  # which joins tables by index
         return
@@ -410,7 +410,7 @@ def test_what_has_no_labels_beside_orders_that_differ_is_refused(name):
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_labels_that_repeat_are_matched_in_one_order_only(name):
+def test_repeated_labels_are_matched_only_in_the_same_order(name):
     case = CASES[name]
     halves = [f"r{i // 2}" for i in range(len(rows()["y"]))]
     first, *others = (rows()[name].set_axis(halves) for name in case.names)

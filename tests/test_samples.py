@@ -1,4 +1,4 @@
-"""What a table of samples may hold, and how a fault in it is named.
+"""The content of tables of samples, and errors of invalid tables.
 
 ``crop_samples`` with a large crop gives the images and masks as they are read.
 """
@@ -58,7 +58,7 @@ EIGHT = _three(np.round(DEEP / 257).astype(np.uint8))
         (Image.fromarray(DEEP.astype(np.int32)), EIGHT),
     ],
 )
-def test_every_kind_of_pixels_becomes_rgb(image, expected, tmp_path):
+def test_every_kind_of_pixels_is_converted_to_rgb(image, expected, tmp_path):
     np.testing.assert_array_equal(read_image(image), expected)
     if isinstance(image, Image.Image) and image.mode != "I":  # which PNG has not
         image.save(tmp_path / "image.png")
@@ -93,7 +93,7 @@ def _tiff_of_12_bits(array):
 
 
 @pytest.mark.parametrize("n_bits", [8, 10, 12])
-def test_16_bits_of_which_few_are_used_are_told(tmp_path, n_bits):
+def test_unused_bits_of_16_cause_a_warning(tmp_path, n_bits):
     pixels = TWELVE >> (12 - n_bits)
     (tmp_path / "color.png").write_bytes(_png_of_16_bit_colors(_three(pixels)))
     Image.fromarray(pixels).save(tmp_path / "gray.png")
@@ -105,13 +105,13 @@ def test_16_bits_of_which_few_are_used_are_told(tmp_path, n_bits):
             UserWarning, match=f"lower {n_bits} bits.* image \\* {2 ** (16 - n_bits)}"
         ):
             read_image(cell)
-    # As the warning says: now the whole range is used, and nobody is told.
+    # As the warning advises, the whole range is used now, and there is no warning.
     np.testing.assert_allclose(
         read_image(pixels * 2 ** (16 - n_bits)), _three(pixels) * 255.0 / (2**n_bits - 1), atol=1.5
     )
 
 
-def test_16_bits_that_are_used_are_not_told(tmp_path):
+def test_fully_used_16_bits_do_not_warn(tmp_path):
     bright = DEEP.copy()
     bright[0, 0] = 4096
     (tmp_path / "color.png").write_bytes(_png_of_16_bit_colors(_three(bright)))
@@ -119,7 +119,7 @@ def test_16_bits_that_are_used_are_not_told(tmp_path):
         read_image(cell)
 
 
-def test_a_tiff_tells_its_12_bits(tmp_path):
+def test_a_tiff_that_declares_12_bits_is_scaled(tmp_path):
     (tmp_path / "a.tif").write_bytes(_tiff_of_12_bits(TWELVE))
     expected = np.floor(TWELVE * 255.0 / 4095 + 0.5).astype(np.uint8)
     np.testing.assert_array_equal(read_image(tmp_path / "a.tif"), _three(expected))
@@ -127,7 +127,7 @@ def test_a_tiff_tells_its_12_bits(tmp_path):
         np.testing.assert_array_equal(read_image(image), _three(expected))
 
 
-def test_palette_images_show_their_colors(tmp_path):
+def test_palette_images_are_read_as_colors(tmp_path):
     flat = np.zeros((6, 8, 3), np.uint8)
     flat[:3] = [200, 10, 30]
     palette = Image.fromarray(flat).quantize(4)
@@ -178,7 +178,7 @@ def test_exif_orientation_is_applied(orientation, kind):
         (np.array(None), "uint8"),
     ],
 )
-def test_pixels_without_a_known_scale_are_refused(image, match):
+def test_pixels_without_a_known_scale_raise_an_error(image, match):
     with pytest.raises(ValueError, match=f"row 0: the image can't be read: .*{match}"):
         read_image(image)
 
@@ -199,13 +199,13 @@ def test_pixels_without_a_known_scale_are_refused(image, match):
         ((pair for pair in []), TypeError, "got generator"),
     ],
 )
-def test_bad_tables_are_named(X, kind, match):
+def test_bad_tables_raise_errors(X, kind, match):
     loce = LoCETransformer(torch.nn.Sequential(torch.nn.Conv2d(3, 2, 1)), "0")
     with pytest.raises(kind, match=match):
         loce.fit(X)
 
 
-def test_rows_of_one_image_are_found_wherever_they_stand(tmp_path):
+def test_rows_of_one_image_are_grouped_in_any_order(tmp_path):
     path, other = tmp_path / "a.png", RGB.copy()
     other[0, 0, 0] ^= 1
     images = [str(path), RGB, str(path), RGB.copy(), GREY, path, other, GREY.reshape(8, 6)]
@@ -215,7 +215,7 @@ def test_rows_of_one_image_are_found_wherever_they_stand(tmp_path):
     assert [list(g) for g in group_by_image(names)] == [list(range(i, 500, 50)) for i in range(50)]
 
 
-def test_absolute_paths_name_the_same_files_in_other_folders(tmp_path, monkeypatch):
+def test_absolute_paths_do_not_depend_on_the_working_directory(tmp_path, monkeypatch):
     images, masks = ["a/../b.png", tmp_path / "c.png", RGB], ["m.png", MASK, {}]
     table = pd.DataFrame({"image": images, "mask": masks, "n": [1, 2, 3]})
     monkeypatch.chdir(tmp_path)
@@ -237,7 +237,7 @@ def test_absolute_paths_name_the_same_files_in_other_folders(tmp_path, monkeypat
         (pd.MultiIndex.from_tuples([("a", 1), ("a", 2)]), r"row 1 \(index \('a', .*2\)+"),
     ],
 )
-def test_a_missing_file_is_named_with_its_row(tmp_path, index, name):
+def test_the_error_names_a_missing_file_and_its_row(tmp_path, index, name):
     gone = str(tmp_path / "gone.png")
     images = pd.DataFrame({"image": [RGB, gone], "mask": [MASK, MASK]}, index=index)
     masks = pd.DataFrame({"image": [RGB, RGB], "mask": [MASK, gone]}, index=index)
@@ -247,7 +247,7 @@ def test_a_missing_file_is_named_with_its_row(tmp_path, index, name):
             read(table)
 
 
-def test_files_that_are_damaged_or_no_images_are_named(tmp_path):
+def test_errors_name_damaged_files_and_other_formats(tmp_path):
     cut, notes = tmp_path / "cut.png", tmp_path / "notes.png"
     Image.fromarray(RNG.integers(0, 256, (60, 80, 3), dtype=np.uint8)).save(cut)
     cut.write_bytes(cut.read_bytes()[:3000])
@@ -261,7 +261,7 @@ def test_files_that_are_damaged_or_no_images_are_named(tmp_path):
         read([(notes, MASK)])
 
 
-def test_several_problems_come_in_one_message():
+def test_one_message_lists_several_problems():
     pairs = [(np.roll(RGB, i), MASK.T) for i in range(7)]
     with pytest.raises(
         ValueError,
@@ -271,7 +271,7 @@ def test_several_problems_come_in_one_message():
         read(pairs)
 
 
-def test_empty_masks_are_named():
+def test_the_error_names_empty_masks():
     pairs = [(RGB, MASK), *[(RGB, ~MASK & MASK)] * 7]
     with pytest.raises(ValueError, match=r"masks of row 1, .* row 5 and 2 more have no foreground"):
         read(pairs)

@@ -1,4 +1,4 @@
-"""What docs/scale.md promises: its code is run as printed, on its own data and on planted ones."""
+"""The code of docs/scale.md as printed, on its own and on planted data."""
 
 from pathlib import Path
 
@@ -31,7 +31,7 @@ def _need(*modules):
 
 @pytest.fixture(scope="module")
 def page(tmp_path_factory):
-    """The names that the page leaves behind, run from top to bottom."""
+    """The names that the code of the page defines."""
     _need("pyarrow", "faiss")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(tmp_path_factory.mktemp("page"))
@@ -40,21 +40,21 @@ def page(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def direct():
-    """What the page computes in parts, at once."""
+    """The result of one call for all parts."""
     table = make_scenes(60, random_state=0).data
     loce = LoCETransformer(TorchModel(load_scene_model), "features.3")
     return table, loce.set_output(transform="pandas").fit_transform(table)
 
 
-def test_parts_are_what_one_call_gives(page, direct):
+def test_parts_equal_the_result_of_one_call(page, direct):
     table, X = direct
     pd.testing.assert_frame_equal(page["loces"], table[FACTS].join(X))
     assert set(page["X"].dtypes) == {np.dtype(np.float32)}
     assert page["concepts"].columns.tolist() == ["concept"]
 
 
-def test_an_interrupted_run_goes_on(page, tmp_path, monkeypatch):
-    """Parts that are whole stay as they are, and one that was begun is not taken for whole."""
+def test_an_interrupted_run_continues(page, tmp_path, monkeypatch):
+    """Complete parts stay unchanged, and an incomplete part is computed again."""
     monkeypatch.chdir(tmp_path)
     names = run_blocks(PAGE, {}, "begun")
     files = sorted(names["folder"].iterdir())
@@ -66,13 +66,13 @@ def test_an_interrupted_run_goes_on(page, tmp_path, monkeypatch):
     assert [file.read_bytes() for file in sorted(names["folder"].iterdir())] == before
 
 
-def test_pieces_and_the_mapped_matrix_are_the_files(page):
+def test_pieces_and_the_mapped_matrix_equal_the_files(page):
     in_order = page["X"].loc[page["concepts"].index].to_numpy()
     np.testing.assert_array_equal(page["mapped"], in_order)
     assert isinstance(page["mapped"], np.memmap)
 
 
-def test_neighbours_of_the_page_are_nearly_the_exact_ones(page):
+def test_neighbors_of_the_page_are_nearly_exact(page):
     exact = precision_at_k(page["X"], page["y"], k=10)
     assert page["approximate"] == pytest.approx(exact, abs=0.02)
     assert page["by_cells"] == pytest.approx(exact, abs=0.02)
@@ -82,14 +82,14 @@ def test_neighbours_of_the_page_are_nearly_the_exact_ones(page):
     assert page["accuracy"] == pytest.approx(accuracy, abs=0.03)
 
 
-def test_the_graph_of_cells_is_what_scikit_learn_wants(page):
+def test_the_graph_of_cells_is_valid_for_scikit_learn(page):
     graph, y = page["graph"], page["y"]
     classifier = KNeighborsClassifier(5, metric="precomputed").fit(graph, y)
     assert classifier.score(graph, y) > 0.9
 
 
-def test_a_whole_table_with_masks_comes_back(tmp_path):
-    """Paths and run lengths are kept too, and give the same LoCEs."""
+def test_a_table_with_masks_is_read_back(tmp_path):
+    """Paths and run lengths are stored, and give the same LoCEs."""
     _need("pyarrow")
     table = load_coco(make_coco_tree(tmp_path), tmp_path).data
     for seed, file in enumerate(table["image"].unique()):
@@ -112,7 +112,7 @@ def _planted(n_rows, n_channels=16, n_clusters=6, seed=0):
 
 
 def _cosine_neighbours(X, k):
-    """Rank by a double loop's worth of float64 cosines, each row left out of its own ranking."""
+    """Rank all rows by cosines in float64, without the row itself."""
     unit = X.astype(np.float64)
     unit /= np.sqrt((unit**2).sum(axis=1, keepdims=True))
     cosines = unit @ unit.T
@@ -125,7 +125,7 @@ def _recall(found, exact):
     return np.mean(shares)
 
 
-def test_nearest_neighbour_descent_finds_planted_neighbours():
+def test_nearest_neighbor_descent_finds_planted_neighbors():
     from pynndescent import PyNNDescentTransformer
 
     X, labels = _planted(4000)
@@ -137,7 +137,7 @@ def test_nearest_neighbour_descent_finds_planted_neighbours():
     assert names["approximate"] == pytest.approx(precision_at_k(X, labels, k=10), abs=0.005)
 
 
-def test_cells_hold_planted_neighbours():
+def test_cells_contain_planted_neighbors():
     _need("faiss")
     X, labels = _planted(4000)
     names = {"X": pd.DataFrame(X), "y": labels, "np": np, "precision": lambda neighbours, y: y}
@@ -145,7 +145,7 @@ def test_cells_hold_planted_neighbours():
     assert _recall(names["neighbors"], _cosine_neighbours(X, 10)) > 0.95
 
 
-def test_clusters_of_planted_parts(tmp_path):
+def test_clusters_equal_planted_parts(tmp_path):
     _need("pyarrow")
     X, labels = _planted(4000)
     channels = [f"layer[{i}]" for i in range(X.shape[1])]
@@ -156,12 +156,12 @@ def test_clusters_of_planted_parts(tmp_path):
     run_blocks(PAGE, names, "def batches")
     run_blocks(PAGE, names, "MiniBatchKMeans(")
     truth = np.concatenate([labels[part::4] for part in range(4)])
-    # Twelve centres for six clusters: none may hold two of them.
+    # Twelve centers for six clusters: no cell may contain two clusters.
     pairs = pd.crosstab(names["labels"], truth).to_numpy()
     assert (pairs.max(axis=1) / pairs.sum(axis=1)).min() > 0.99
 
 
-def test_incremental_pca_of_parts_explains_what_pca_does(tmp_path):
+def test_incremental_pca_of_parts_explains_as_much_as_pca(tmp_path):
     _need("pyarrow")
     X, _ = _planted(4000, n_channels=40, n_clusters=30)
     channels = [f"layer[{i}]" for i in range(X.shape[1])]
@@ -175,8 +175,8 @@ def test_incremental_pca_of_parts_explains_what_pca_does(tmp_path):
     assert names["ipca"].explained_variance_ratio_.sum() == pytest.approx(full, abs=2e-3)
 
 
-def test_density_clusters_of_a_sample_and_the_rest():
-    """More rows than are sampled; planted noise belongs nowhere."""
+def test_density_clusters_of_a_sample_extend_to_the_rest():
+    """There are more rows than the sample; planted noise belongs to no cluster."""
     X, labels = _planted(11_000)
     noise = np.random.default_rng(1).uniform(-40, 40, size=(200, X.shape[1])).astype(np.float32)
     X, labels = np.r_[X, noise], np.r_[labels, np.full(200, -1)]

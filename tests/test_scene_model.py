@@ -1,4 +1,4 @@
-"""load_scene_model: the file, the network, the script that trained it, and what LoCEs find."""
+"""load_scene_model: the file, the network, the training script, and LoCEs."""
 
 from importlib import resources
 
@@ -32,7 +32,7 @@ def as_input(images):
     return torch.from_numpy(np.stack(list(images))).permute(0, 3, 1, 2) / 255
 
 
-def test_weights_file(model):
+def test_the_weights_file_is_valid(model):
     path = resources.files("sklearn_loce.datasets") / "data" / "scene_model.safetensors"
     assert path.stat().st_size < 500_000
     with safe_open(path, framework="numpy") as weights:
@@ -44,14 +44,14 @@ def test_weights_file(model):
         np.testing.assert_array_equal(values.numpy(), stored[name])
 
 
-def test_ready_for_use(model):
+def test_the_model_is_in_evaluation_mode(model):
     assert not any(module.training for module in model.modules())
     assert not any(parameter.requires_grad for parameter in model.parameters())
     assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
     assert load_scene_model() is not model
 
 
-def test_layers(model):
+def test_the_model_has_its_layers(model):
     shapes = {}
     for name in SHAPES:
         model.get_submodule(name).register_forward_hook(
@@ -65,12 +65,12 @@ def test_layers(model):
 
 
 @pytest.mark.parametrize("size", [(16, 16), (97, 131), (240, 320)])
-def test_any_image_size(model, size):
+def test_the_model_accepts_any_image_size(model, size):
     with torch.no_grad():
         assert model(torch.rand(1, 3, *size)).shape == (1, 9, *size)
 
 
-def test_segments_scenes_it_never_saw(model):
+def test_the_model_segments_unseen_scenes(model):
     scenes = make_scenes(n_samples=40, random_state=99)
     per_image = scenes.data.drop_duplicates("image_id")["image"]
     with torch.no_grad():
@@ -87,7 +87,7 @@ def test_segments_scenes_it_never_saw(model):
     assert iou.min() > 0.85
 
 
-def test_loces_redraw_their_masks(model):
+def test_projections_of_loces_match_their_masks(model):
     loce = LoCETransformer(TorchModel(model), "features.2")
     scenes = make_scenes(n_samples=60, random_state=20)
     quality = loce.fit(scenes.data).evaluate(scenes.data)
@@ -98,7 +98,7 @@ def test_loces_redraw_their_masks(model):
     assert not quality["failed"].any()
 
 
-def test_training_is_seeded_and_leaves_the_global_generator():
+def test_training_is_seeded_and_keeps_the_global_generator():
     state = torch.get_rng_state()
     first, again = (training.train(n_steps=2, seed=5).state_dict() for _ in range(2))
     other = training.train(n_steps=2, seed=6).state_dict()
@@ -107,7 +107,7 @@ def test_training_is_seeded_and_leaves_the_global_generator():
     assert torch.equal(state, torch.get_rng_state())
 
 
-def test_training_scenes_are_none_of_make_scenes():
+def test_training_scenes_differ_from_those_of_make_scenes():
     images, labels = training.draw_batch(training.TRAINING, range(2))
     assert images.shape == (2, 3, 120, 160)
     assert labels.shape == (2, 120, 160)
@@ -115,7 +115,7 @@ def test_training_scenes_are_none_of_make_scenes():
     assert training.VALIDATION != training.TRAINING
 
 
-def test_script_writes_a_file_that_says_how_it_was_made(tmp_path):
+def test_the_script_writes_a_file_with_its_settings(tmp_path):
     out = tmp_path / "weights.safetensors"
     training.main(["--steps", "2", "--seed", "3", "--validation-scenes", "2", "--out", str(out)])
     with safe_open(out, framework="numpy") as weights:

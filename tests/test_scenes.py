@@ -33,12 +33,12 @@ def decode(row):
 
 
 def pixels(scenes, sub_concept):
-    """Colours of all pixels of a sub-concept, (n, 3) float."""
+    """Colors of all pixels of a sub-concept, (n, 3) float."""
     rows = scenes.data[scenes.sub_concepts == sub_concept]
     return np.vstack([row["image"][decode(row)] for _, row in rows.iterrows()]).astype(float)
 
 
-def test_table(scenes):
+def test_the_table_has_its_columns(scenes):
     data = scenes.data
     assert list(data.columns) == [
         *("image", "mask", "concept", "image_id", "area", "annotation_id")
@@ -64,12 +64,12 @@ def test_rows_of_a_scene_share_the_image(scenes):
         assert image.dtype == np.uint8
 
 
-def test_return_x_y():
+def test_return_x_y_returns_a_pair():
     data, target = make_scenes(n_samples=2, random_state=0, return_X_y=True)
     np.testing.assert_array_equal(target, data["concept"])
 
 
-def test_scene_depends_on_seed_and_number_alone(scenes):
+def test_a_scene_depends_only_on_seed_and_number(scenes):
     few = make_scenes(n_samples=3, random_state=7)
     first = scenes.data[scenes.groups < 3]
     assert few.data["mask"].tolist() == first["mask"].tolist()
@@ -80,7 +80,7 @@ def test_scene_depends_on_seed_and_number_alone(scenes):
     assert not np.array_equal(few.data["image"].iloc[0], few.data["image"].iloc[-1])
 
 
-def test_random_state_instance_is_used_as_scikit_learn_does():
+def test_a_random_state_instance_is_advanced():
     generator = np.random.RandomState(3)
     first, second = (make_scenes(1, random_state=generator).data["image"][0] for _ in range(2))
     again = make_scenes(1, random_state=np.random.RandomState(3)).data["image"][0]
@@ -88,7 +88,7 @@ def test_random_state_instance_is_used_as_scikit_learn_does():
     assert not np.array_equal(first, second)
 
 
-def test_masks_round_trip_and_do_not_overlap(scenes):
+def test_masks_are_valid_and_do_not_overlap(scenes):
     for _, rows in scenes.data.groupby("image_id"):
         covered = np.zeros((120, 160), dtype=int)
         for _, row in rows.iterrows():
@@ -155,8 +155,8 @@ def test_near_is_several_times_larger_than_far(scenes, concept):
     assert min(heights["near"]) > 1.5 * max(heights["far"])
 
 
-def test_masks_lie_on_what_is_drawn(scenes):
-    """The cars' paint, found by its colour alone, fills their masks and is nowhere else."""
+def test_masks_cover_the_objects(scenes):
+    """The paint of the cars, found by its color, fills their masks and is nowhere else."""
     inside = outside = 0
     with_bus = scenes.groups[scenes.target == "bus"]  # its destination board has the same colour
     for _, rows in scenes.data[~np.isin(scenes.groups, with_bus)].groupby("image_id"):
@@ -171,7 +171,7 @@ def test_masks_lie_on_what_is_drawn(scenes):
     assert outside < 0.01 * inside
 
 
-def test_car_and_taxi_are_the_closest_pair_in_colour(scenes):
+def test_car_and_taxi_are_the_closest_pair_in_color(scenes):
     histograms = {}
     for concept in PLANTED:
         rows = scenes.data[scenes.target == concept]
@@ -188,7 +188,7 @@ def test_car_and_taxi_are_the_closest_pair_in_colour(scenes):
 
 
 @pytest.mark.parametrize("image_size", [(48, 48), (90, 200), [240, 320]])
-def test_other_image_sizes(image_size):
+def test_other_image_sizes_are_possible(image_size):
     scenes = make_scenes(n_samples=2, image_size=image_size, random_state=0)
     for _, row in scenes.data.iterrows():
         assert row["image"].shape == (*image_size, 3)
@@ -196,18 +196,18 @@ def test_other_image_sizes(image_size):
 
 
 @pytest.mark.parametrize("image_size", [(120,), (120, 160, 3), (40, 160), (120.0, 160), (True, 99)])
-def test_bad_image_size(image_size):
+def test_a_bad_image_size_raises_an_error(image_size):
     with pytest.raises(ValueError, match=r"image_size must be \(height, width\)"):
         make_scenes(n_samples=1, image_size=image_size)
 
 
 @pytest.mark.parametrize("n_samples", [0, -1, 1.5, "3"])
-def test_bad_n_samples(n_samples):
+def test_a_bad_n_samples_raises_an_error(n_samples):
     with pytest.raises(ValueError, match="'n_samples' parameter"):
         make_scenes(n_samples=n_samples)
 
 
-def test_datasets_import_without_torch():
+def test_importing_datasets_does_not_load_torch():
     program = (
         "import sys; from sklearn_loce.datasets import make_scenes, load_scene_model;"
         "make_scenes(1, random_state=0); sys.exit('torch' in sys.modules)"

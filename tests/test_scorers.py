@@ -76,7 +76,7 @@ def test_every_scorer_is_listed_and_tested():
 
 
 @pytest.mark.parametrize("name", EXPECTED)
-def test_embedding_scorers_judge_what_the_transformer_gives(name, planted):
+def test_embedding_scorers_score_the_output_of_the_transformer(name, planted):
     X, y, _ = planted
     pca = PCA(2).fit(X)
     expected = pytest.approx(EXPECTED[name](pca.transform(X), y))
@@ -88,7 +88,7 @@ def test_embedding_scorers_judge_what_the_transformer_gives(name, planted):
 
 @pytest.mark.parametrize("last", [KMeans(4, random_state=0), ConceptGaussianMixture(3)])
 @pytest.mark.parametrize("name", ["separation", "precision_at_5"])
-def test_embedding_scorers_judge_what_a_clusterer_gets(name, last, planted):
+def test_embedding_scorers_score_the_input_of_a_clusterer(name, last, planted):
     X, y, _ = planted
     pipeline = make_pipeline(PCA(2), last).fit(X)
     assert get_scorer(name)(pipeline, X, y) == pytest.approx(
@@ -104,7 +104,7 @@ def test_a_pipeline_of_a_clusterer_alone_scores_the_rows(planted):
 
 @pytest.mark.parametrize("name", EXPECTED_OF_CLUSTERS)
 @pytest.mark.parametrize("last", [KMeans(4, random_state=0), ConceptGaussianMixture(4)])
-def test_cluster_scorers_judge_predictions(name, last, planted):
+def test_cluster_scorers_score_predictions(name, last, planted):
     X, y, _ = planted
     expected = EXPECTED_OF_CLUSTERS[name]
     last = clone(last).fit(X)
@@ -114,7 +114,7 @@ def test_cluster_scorers_judge_predictions(name, last, planted):
 
 
 @pytest.mark.parametrize("name", [*EXPECTED, *EXPECTED_OF_CLUSTERS])
-def test_scorers_pickle_and_say_what_they_do(name, planted):
+def test_scorers_can_be_pickled_and_have_a_repr(name, planted):
     X, y, _ = planted
     pipeline = make_pipeline(PCA(2), KMeans(3, random_state=0)).fit(X)
     scorer = get_scorer(name)
@@ -140,7 +140,7 @@ def test_multi_metric_scoring_transforms_once(planted):
     ],
     ids=["one callable", "dict"],
 )
-def test_grid_search_with_two_scorers(scoring, planted):
+def test_a_grid_search_accepts_two_scorers(scoring, planted):
     X, y, _ = planted
     pipeline = Pipeline(
         [("pca", PCA(random_state=0)), ("mixture", ConceptGaussianMixture(6, random_state=0))]
@@ -159,7 +159,7 @@ def test_grid_search_with_two_scorers(scoring, planted):
     assert search.best_params_ == {"pca__n_components": 3}
 
 
-def test_the_penalty_keeps_a_shattered_clustering_from_winning(planted):
+def test_the_penalty_lowers_the_score_of_many_small_clusters(planted):
     X, y, _ = planted
     grid = {"size": [1, 0.2, 0.9], "normalize": [False]}
     best = {}
@@ -175,7 +175,7 @@ def test_the_penalty_keeps_a_shattered_clustering_from_winning(planted):
     assert best == {"purity": 1, "penalized_purity": 0.2}
 
 
-def test_separation_leaves_out_concepts_without_a_finite_one():
+def test_separation_excludes_concepts_without_a_finite_value():
     X = [[0.0], [0.0], [4.0], [5.0], [9.0]]
     y = ["same", "same", "car", "car", "alone"]
     scaler = StandardScaler(with_std=False).fit(X)
@@ -183,7 +183,7 @@ def test_separation_leaves_out_concepts_without_a_finite_one():
     assert np.isnan(get_scorer("separation")(scaler, X[::2], y[::2]))
 
 
-def test_own_scorers(planted):
+def test_custom_scorers_are_possible(planted):
     X, y, _ = planted
     pca, kmeans = PCA(2).fit(X), KMeans(3, random_state=0).fit(X)
     scorer = make_embedding_scorer(precision_at_k, k=3, metric="euclidean", greater_is_better=False)
@@ -192,7 +192,7 @@ def test_own_scorers(planted):
     assert make_cluster_scorer(purity_score)(kmeans, X, y) == purity_score(y, kmeans.labels_)
 
 
-def test_a_search_is_judged_by_its_best_estimator(planted):
+def test_a_search_is_scored_by_its_best_estimator(planted):
     X, y, _ = planted
     grid = {"pca__n_components": [2]}
     pipeline = Pipeline([("pca", PCA()), ("kmeans", KMeans(4, random_state=0, n_init=1))])
@@ -204,7 +204,7 @@ def test_a_search_is_judged_by_its_best_estimator(planted):
     assert get_scorer("precision_at_5")(search, X, y) == expected
 
 
-def test_a_clusterer_is_judged_alike_alone_and_in_a_pipeline(planted):
+def test_a_clusterer_has_the_same_score_alone_and_in_a_pipeline(planted):
     X, y, _ = planted
     alone = KMeans(3, random_state=0, n_init=1).fit(X)
     for name in ("silhouette", "purity"):
@@ -214,11 +214,11 @@ def test_a_clusterer_is_judged_alike_alone_and_in_a_pipeline(planted):
 
 class TestBadUse:
     @pytest.mark.parametrize("scoring", [None, [], ()])
-    def test_no_name(self, scoring):
+    def test_an_empty_list_of_names_raises_an_error(self, scoring):
         with pytest.raises(ValueError, match="names no scorer"):
             get_scorer(scoring)
 
-    def test_silhouette_of_bad_labels(self, planted):
+    def test_silhouette_of_bad_labels_raises_an_error(self, planted):
         X = planted[0][:4]
         scaler = StandardScaler().fit(X)
         with pytest.raises(ValueError, match="mixes types"):
@@ -226,14 +226,14 @@ class TestBadUse:
         with pytest.raises(ValueError, match="no label in row 1"):
             get_scorer("silhouette")(scaler, X, ["car", None, "bus", "car"])
 
-    def test_unknown_name(self):
+    def test_an_unknown_name_raises_an_error(self):
         with pytest.raises(ValueError, match="did you mean 'purity'"):
             get_scorer("purty")
         with pytest.raises(ValueError, match="is no scorer"):
             get_scorer(["purity", "???"])
 
     @pytest.mark.parametrize("name", ["separation", "purity"])
-    def test_without_labels(self, name, planted):
+    def test_missing_labels_raise_an_error(self, name, planted):
         pipeline = make_pipeline(PCA(2), KMeans(3)).fit(planted[0])
         with pytest.raises(ValueError, match="y is None"):
             get_scorer(name)(pipeline, planted[0])
@@ -245,19 +245,19 @@ class TestBadUse:
             ("purity", PCA(2), "PCA has no predict"),
         ],
     )
-    def test_what_a_model_lacks(self, name, model, missing, planted):
+    def test_errors_name_what_a_model_lacks(self, name, model, missing, planted):
         X, y, _ = planted
         with pytest.raises(TypeError, match=missing):
             get_scorer(name)(clone(model).fit(X), X, y)
 
 
 def _of_two_sequences():
-    """Give rows whose nearest are right in their own sequence, and wrong in the other."""
+    """Return rows whose nearest rows are right in their own sequence, and wrong in the other."""
     X = np.array([[0.0], [0.01], [1.0], [1.01], [0.2], [0.21], [1.2], [1.21]])
     return X, ["car"] * 2 + ["tree"] * 2 + ["tree"] * 2 + ["car"] * 2, np.repeat([1, 2], 4)
 
 
-def test_groups_reach_the_measures_that_take_them():
+def test_groups_are_passed_to_measures_that_accept_them():
     X, y, groups = _of_two_sequences()
     scorer = make_embedding_scorer(precision_at_k, k=1, metric="euclidean")
     estimator = CountingScaler().fit(X)
@@ -268,7 +268,7 @@ def test_groups_reach_the_measures_that_take_them():
     assert found["separation"] == both(estimator, X + [0, 1.0] * np.ones((8, 2)), y)["separation"]
 
 
-def test_searches_route_groups_under_a_name_of_their_own():
+def test_searches_route_groups_under_another_name():
     X, y, sequences = _of_two_sequences()
     X, y, sequences = np.tile(X, (2, 1)), y * 2, np.tile(sequences, 2)
     frames = np.repeat([0, 1], 8)
@@ -282,14 +282,14 @@ def test_searches_route_groups_under_a_name_of_their_own():
     assert search.best_score_ == 0.0
 
 
-def test_a_request_stays_with_its_scorer():
+def test_a_request_applies_only_to_its_scorer():
     with config_context(enable_metadata_routing=True):
         asked = get_scorer("precision_at_1").set_score_request(groups=True)
     assert str(asked.get_metadata_routing()) == "{'score': {'groups': True}}"
     assert str(get_scorer("precision_at_1").get_metadata_routing()) == "{'score': {'groups': None}}"
 
 
-def test_requests_that_can_not_be_met_are_refused():
+def test_impossible_requests_raise_errors():
     with pytest.raises(RuntimeError, match="enable_metadata_routing=True"):
         get_scorer("precision_at_1").set_score_request(groups=True)
     with (
@@ -302,7 +302,7 @@ def test_requests_that_can_not_be_met_are_refused():
             scorer(KMeans(2).fit(np.eye(2)), np.eye(2), [0, 1], groups=[0, 1])
 
 
-def test_a_window_of_frames_reaches_every_fold():
+def test_a_window_of_frames_is_passed_to_every_fold():
     X, y, sequences = _of_two_sequences()
     days = np.repeat(["first", "second"], 8)
     shots = pd.DataFrame({"day": days, "frame": np.tile(sequences, 2)})

@@ -1,4 +1,4 @@
-"""Segmenters against loops written from the definitions, autograd, and planted scenes."""
+"""Segmenters compared with loops over the definitions, autograd, and planted scenes."""
 
 import weakref
 
@@ -63,7 +63,7 @@ def _target(mask):
 
 
 @parametrize_with_loce_checks(SEGMENTERS)
-def test_segmenters_keep_their_promises(estimator, check):
+def test_segmenters_pass_our_checks(estimator, check):
     check(estimator)
 
 
@@ -72,7 +72,7 @@ def test_all_our_checks_ran():
 
 
 @pytest.mark.parametrize("segmenter", SEGMENTERS[::2])
-def test_segmenters_pass_what_scikit_learn_has_for_tables(segmenter):
+def test_segmenters_pass_the_checks_of_scikit_learn_for_tables(segmenter):
     with pytest.warns(SkipTestWarning, match="Can't test estimator"):
         checks = list(estimator_checks_generator(segmenter))
     assert checks
@@ -81,7 +81,7 @@ def test_segmenters_pass_what_scikit_learn_has_for_tables(segmenter):
 
 
 class Enlarging(ConceptSegmenter):
-    """Breaks one promise: it scores other masks than it predicts."""
+    """Violates one convention: it scores other masks than it predicts."""
 
     def predict(self, X):
         return [~mask for mask in super().predict(X)]
@@ -122,7 +122,7 @@ def test_centroids_are_means_of_normalized_loces(boxes):
         np.testing.assert_allclose(segmenter.embeddings_[k], norm * centroid, rtol=1e-6)
 
 
-def test_clusters_have_centroids_and_outliers_none(boxes):
+def test_clusters_have_centroids_and_outliers_do_not(boxes):
     embeddings = LOCE.fit_transform(boxes)
     segmenter = ConceptSegmenter(LOCE).fit(boxes, cluster_labels=[7, 0, 3, -1, 7])
     assert segmenter.embedding_concepts_.tolist() == ["bar", "box", "box"]
@@ -165,12 +165,12 @@ def test_given_embeddings_are_split_with_the_rows(boxes):
     np.testing.assert_array_equal(scores, cross_val_score(segmenter, samples, cv=2))
 
 
-def test_transformers_may_give_tables(boxes):
+def test_transformers_may_return_tables(boxes):
     tables = ConceptSegmenter(clone(LOCE).set_output(transform="pandas")).fit(boxes)
     np.testing.assert_array_equal(tables.embeddings_, ConceptSegmenter(LOCE).fit(boxes).embeddings_)
 
 
-def test_the_centroid_of_one_loce_is_that_loce(boxes):
+def test_the_centroid_of_one_loce_equals_it(boxes):
     segmenter = ConceptSegmenter(LOCE).fit(boxes, y=list("abcde"))
     loces = LOCE.fit(boxes)
     np.testing.assert_allclose(segmenter.embeddings_, loces.transform(boxes), rtol=1e-6)
@@ -208,8 +208,8 @@ def test_probabilities_are_weighted_projections(boxes, segmenter):
 
 
 @both
-def test_predictions_go_back_through_preprocessing(boxes, kind):
-    """The network sees mirror images; masks come out as the transformer itself projects them."""
+def test_predictions_are_mapped_back_through_preprocessing(boxes, kind):
+    """The network gets mirrored images; masks equal the projections of the transformer."""
     loce = clone(LOCES[kind]).set_params(preprocess=v2.RandomHorizontalFlip(1.0))
     segmenter = kind(loce).fit(boxes)
     vectors = segmenter.embeddings_[[1, 0, 1, 0, 1]]
@@ -219,7 +219,7 @@ def test_predictions_go_back_through_preprocessing(boxes, kind):
     assert not np.array_equal(kind(LOCES[kind]).fit(boxes).predict(boxes)[0], expected[0])
 
 
-def test_segment_draws_every_concept(boxes, tmp_path):
+def test_segment_returns_a_mask_of_every_concept(boxes, tmp_path):
     segmenter = ConceptSegmenter(LOCE).fit(boxes)
     image = boxes["image"].iloc[4]
     file = tmp_path / "scene.png"
@@ -262,7 +262,7 @@ def test_held_out_images_of_any_size_are_predicted(boxes, kind, method):
     assert len(cross_val_predict(segmenter, same, cv=KFold(2), method=method)) == len(same)
 
 
-def test_labels_that_cross_validation_numbers_are_refused(boxes):
+def test_labels_numbered_by_cross_validation_raise_an_error(boxes):
     samples, how = pd.concat([boxes, boxes]), {"cv": KFold(2), "method": "predict_proba"}
     match = "numbers y: leave y out, so that the column 'concept' counts"
     with pytest.raises(ValueError, match=match):
@@ -283,7 +283,7 @@ def test_concepts_may_be_numbers(boxes):
     np.testing.assert_array_equal(segmenter.embeddings_, by_name.embeddings_)
 
 
-def test_empty_masks_are_left_out_of_the_score(boxes):
+def test_the_score_excludes_empty_masks(boxes):
     masks = [*boxes["mask"].iloc[:4], np.zeros((48, 64), dtype=bool)]
     segmenter = ConceptSegmenter(LOCE).fit(boxes)
     frame = segmenter.evaluate(boxes.assign(mask=masks))
@@ -293,7 +293,7 @@ def test_empty_masks_are_left_out_of_the_score(boxes):
     assert segmenter.score(boxes.assign(mask=masks)) == pytest.approx(expected)
 
 
-def test_threshold_moves_the_border(boxes):
+def test_the_threshold_moves_the_border(boxes):
     low, high = (
         clone(SEGMENTERS[0]).set_params(threshold=t).fit(boxes).predict(boxes) for t in (0.2, 0.8)
     )
@@ -346,7 +346,7 @@ def many_boxes(boxes):
 
 
 @pytest.mark.parametrize(("objective", "batch_size"), [("net2vec", 1), ("net2vec", 3), ("mse", 16)])
-def test_net2vec_is_the_autograd_loop(many_boxes, objective, batch_size):
+def test_net2vec_equals_an_autograd_loop(many_boxes, objective, batch_size):
     loce = LoCETransformer(MODEL, "2", objective=objective)
     how = {"max_iter": 4, "batch_size": batch_size}
     segmenter = Net2VecSegmenter(loce, random_state=3, **how).fit(many_boxes)
@@ -355,7 +355,7 @@ def test_net2vec_is_the_autograd_loop(many_boxes, objective, batch_size):
         np.testing.assert_allclose(vector, expected, atol=2e-4)
 
 
-def test_loss_curve_is_the_mean_loss(boxes):
+def test_the_loss_curve_equals_the_mean_loss(boxes):
     segmenter = Net2VecSegmenter(STEPPED, max_iter=30, random_state=0).fit(boxes)
     assert segmenter.loss_curve_.shape == (30, 2)
     zeros = torch.zeros(1, 12, dtype=torch.float64)
@@ -390,7 +390,7 @@ def test_shuffling_is_seeded(many_boxes):
     np.testing.assert_array_equal(fit(shuffle=False), fit(shuffle=False))
 
 
-def test_net2vec_leaves_empty_masks_out(boxes):
+def test_net2vec_excludes_empty_masks(boxes):
     loce = LoCETransformer(MODEL, "2", objective="net2vec", on_empty="nan")
     blank = boxes.assign(mask=[np.zeros((48, 64), dtype=bool), *boxes["mask"].iloc[1:]])
     segmenter = Net2VecSegmenter(loce, max_iter=3, shuffle=False)
@@ -404,7 +404,7 @@ def test_net2vec_leaves_empty_masks_out(boxes):
 
 
 def _pixels(boxes, concept):
-    """Give the pixels (n_pixels, n_channels) of each image of a concept, and its mask there."""
+    """Return the pixels (n_pixels, n_channels) of each image of a concept, and its mask."""
     for image, mask in boxes[boxes["concept"] == concept][["image", "mask"]].to_numpy():
         pixels = torch.from_numpy(image).permute(2, 0, 1)[None].double() / 255
         with torch.no_grad():
@@ -415,13 +415,13 @@ def _pixels(boxes, concept):
 
 
 @pytest.mark.parametrize("class_weight", ["balanced", None])
-def test_logistic_is_the_regression_on_all_pixels(boxes, class_weight):
+def test_logistic_equals_a_regression_on_all_pixels(boxes, class_weight):
     how = {"alpha": 0.01, "tol": 1e-6, "class_weight": class_weight}
     segmenter = Net2VecSegmenter(LoCETransformer(MODEL, "2", **how)).fit(boxes)
     for k, concept in enumerate(segmenter.concepts_):
         images, targets, scales = zip(*_pixels(boxes, concept), strict=True)
         X, n_rows = np.concatenate([*images, *images]), len(images)
-        # A pixel of a soft mask is one of each class, each with its share.
+        # A pixel of a soft mask belongs to both classes, with a share of each.
         y, weights = np.repeat([1, 0], len(X) // 2), []
         for value in (1, 0):
             for target in targets:
@@ -459,7 +459,7 @@ def test_overlaps_are_stationary_by_autograd(boxes, objective):
 
 
 @pytest.mark.parametrize("objective", ["logistic", "jaccard", "dice"])
-def test_the_vector_of_one_row_is_its_loce(boxes, objective):
+def test_the_vector_of_one_row_equals_its_loce(boxes, objective):
     loce = LoCETransformer(MODEL, "2", objective=objective, alpha=1e-3, tol=1e-6)
     segmenter = Net2VecSegmenter(loce).fit(boxes, list("abcde"))
     expected = clone(loce).set_params(append_bias=True).fit_transform(boxes)
@@ -468,7 +468,7 @@ def test_the_vector_of_one_row_is_its_loce(boxes, objective):
     assert segmenter.loss_curve_.shape == (segmenter.n_iter_.max(), 5)
 
 
-def test_optima_depend_on_the_concept_s_rows_alone(boxes):
+def test_optima_depend_only_on_the_rows_of_the_concept(boxes):
     loce = LoCETransformer(MODEL, "2", alpha=0.01)
     both = Net2VecSegmenter(loce).fit(boxes)
     for k, concept in enumerate(both.concepts_):
@@ -477,7 +477,7 @@ def test_optima_depend_on_the_concept_s_rows_alone(boxes):
         assert both.n_iter_[k] == alone.n_iter_[0]
 
 
-def test_optima_that_are_not_reached_are_told(boxes):
+def test_unconverged_optima_cause_a_warning(boxes):
     loce = LoCETransformer(MODEL, "2")
     with pytest.warns(ConvergenceWarning, match=r"\['bar', 'box'\] did not converge.*max_iter=2"):
         segmenter = Net2VecSegmenter(loce, max_iter=2).fit(boxes)
@@ -500,7 +500,7 @@ def test_optima_that_are_not_reached_are_told(boxes):
         ({"objective": "jaccard", "class_weight": None}, {}, "class_weight=None is not read by"),
     ],
 )
-def test_parameters_that_nothing_reads_are_refused(boxes, loce, how, match):
+def test_unused_parameters_raise_errors(boxes, loce, how, match):
     with pytest.raises(ValueError, match=match):
         Net2VecSegmenter(LoCETransformer(MODEL, "2", **loce), **how).fit(boxes)
 
@@ -510,7 +510,7 @@ def test_parameters_that_nothing_reads_are_refused(boxes, loce, how, match):
 
 @pytest.mark.parametrize("n_threads", [1, 2])
 @both
-def test_memory_holds_a_few_images(kind, n_threads, monkeypatch):
+def test_memory_is_limited_to_a_few_images(kind, n_threads, monkeypatch):
     alive, most, plain = [], [0], ActivationExtractor.__call__
 
     def count(self, images, shown=None):
@@ -532,11 +532,11 @@ def test_memory_holds_a_few_images(kind, n_threads, monkeypatch):
     assert most[0] <= 4 * n_threads + 2
 
 
-# What goes wrong.
+# Errors.
 
 
 @both
-def test_unknown_concepts_are_named(boxes, kind):
+def test_the_error_names_unknown_concepts(boxes, kind):
     segmenter = kind(LOCES[kind]).fit(boxes)
     other = boxes.assign(concept=["box", "bar", "cube", "bar", "ball"])
     match = r"'cube' of row 2 \(index 'r2'\), 'ball' of row 4 .*known ones are 'bar', 'box'"
@@ -548,7 +548,7 @@ def test_unknown_concepts_are_named(boxes, kind):
 
 
 @both
-def test_tables_that_lack_something_are_refused(boxes, kind):
+def test_incomplete_tables_raise_errors(boxes, kind):
     segmenter = kind(LOCES[kind])
     with pytest.raises(ValueError, match=r"no concepts.*\['image', 'mask'\].*or pass y"):
         segmenter.fit(boxes[["image", "mask"]])
@@ -570,7 +570,7 @@ def test_tables_that_lack_something_are_refused(boxes, kind):
 
 
 @both
-def test_several_layers_are_refused(boxes, kind):
+def test_several_layers_raise_an_error(boxes, kind):
     with pytest.raises(ValueError, match=r"one layer, but its loce has layer=\['2', '5'\]"):
         kind(clone(LOCES[kind]).set_params(layer=["2", "5"])).fit(boxes)
 
@@ -591,12 +591,12 @@ def test_several_layers_are_refused(boxes, kind):
         (Net2VecSegmenter, {"random_state": "seed"}, "'random_state'"),
     ],
 )
-def test_bad_parameters_are_named_in_fit(boxes, kind, change, match):
+def test_bad_parameters_raise_errors_in_fit(boxes, kind, change, match):
     with pytest.raises(ValueError, match=match):
         kind(**{"loce": LOCES[kind], **change}).fit(boxes)
 
 
-def test_concepts_without_loces_are_named(boxes):
+def test_the_error_names_concepts_without_loces(boxes):
     embeddings = LOCE.fit_transform(boxes)
     segmenter = ConceptSegmenter(LOCE)
     with pytest.raises(ValueError, match=r"No LoCE is left of the concepts \['bar'\]"):
@@ -614,7 +614,7 @@ def test_concepts_without_loces_are_named(boxes):
             net2vec.fit(boxes.assign(mask=blank))
 
 
-def test_clusterers_that_fail_name_the_concept(boxes):
+def test_the_error_of_a_clusterer_names_the_concept(boxes):
     with pytest.raises(ValueError, match=r"KMeans.* failed on the 2 LoCEs of the concept 'bar'"):
         ConceptSegmenter(LOCE, clusterer=KMeans(3)).fit(boxes)
     with pytest.raises(ValueError, match="not both"):
@@ -622,7 +622,7 @@ def test_clusterers_that_fail_name_the_concept(boxes):
 
 
 def test_a_failing_epoch_leaves_no_hooks(boxes):
-    """The second image overflows when the first has passed: nothing stays on the network."""
+    """The second image overflows after the first has passed; no hook stays on the network."""
     network = make_small_network()
     with torch.no_grad():
         network[0].weight *= 1e38
@@ -667,7 +667,7 @@ class Primaries(nn.Module):
 
 
 def _colored(n_images, seed):
-    """A red and a green rectangle on a blue ground; sizes and places are drawn."""
+    """A red and a green rectangle of random sizes and positions on a blue background."""
     rng, rows = np.random.default_rng(seed), []
     for _ in range(n_images):
         image = np.full((80, 80, 3), (0, 0, 200), dtype=np.uint8)
@@ -695,7 +695,7 @@ def test_planted_colors_are_segmented(kind):
 
 @pytest.mark.slow
 def test_unseen_scenes_are_segmented(scene_loce, scenes, scene_embeddings):
-    """With labels at random, the score is low."""
+    """With random labels, the score is low."""
     train, test = scenes
     shuffled = np.random.default_rng(0).permutation(train["concept"])
     gloce = ConceptSegmenter(scene_loce)
@@ -720,7 +720,7 @@ def test_planted_sub_concepts_get_a_centroid_each():
 
 
 @both
-def test_model_selection(kind, scene_loce):
+def test_segmenters_work_in_model_selection(kind, scene_loce):
     scenes = make_scenes(18, image_size=(60, 80), random_state=0)
     rows = np.isin(scenes.target, ["sky", "road", "grass"])
     X, y, groups = scenes.data[rows], scenes.target[rows], scenes.groups[rows]
@@ -738,11 +738,11 @@ def test_model_selection(kind, scene_loce):
     assert search.best_estimator_.loce_.model.module is scene_loce.model.module
 
 
-# Real scenes with a network that knows them.
+# Real scenes with a network that was trained on them.
 
 
 @pytest.mark.slow
-def test_camvid_sequences_held_out(camvid_network, camvid_frames):
+def test_held_out_camvid_sequences_are_segmented(camvid_network, camvid_frames):
     samples = camvid_frames[camvid_frames["concept"].isin(["sky", "road", "building"])]
     train = sequence_of(samples) == "Seq05VD"
     loce = LoCETransformer(camvid_network, "backbone.16", preprocess=NORMALIZE)

@@ -1,4 +1,4 @@
-"""Vectors in compiled loops, against NumPy, and the solver on processors with other registers.
+"""Vectors in compiled loops compared with NumPy, and the solver with other registers.
 
 No public function shows one operation, so that these are tested by their private names.
 """
@@ -45,7 +45,7 @@ def _functions(x, exponents, powers, exponentials, signs):
         store(signs, (i,), sign(load(x, (i,))))
 
 
-def test_exponentials_and_signs():
+def test_exponentials_and_signs_equal_those_of_numpy():
     x = np.linspace(-59, 59, 64 * LANES).astype(np.float32)
     x[:3] = 0, -1e-30, 1e30
     exponents = np.linspace(-126, 127, LANES).round().astype(np.float32)
@@ -57,7 +57,7 @@ def test_exponentials_and_signs():
     np.testing.assert_array_equal(signs, np.sign(x))
 
 
-# Compiled for an older processor, the solver has to say the same but for rounding.
+# Compiled for an older processor, the solver must return the same except for rounding.
 _ON_ANOTHER_PROCESSOR = """
 import numpy as np, torch
 from benchmarks.plain import plain_loces
@@ -79,7 +79,7 @@ print(LANES, float(difference))
 @pytest.mark.parametrize(
     ("name", "features"), [("haswell", "+avx,+avx2,+fma"), ("sandybridge", "+avx")]
 )
-def test_solver_on_an_older_processor(name, features):
+def test_the_solver_runs_on_an_older_processor(name, features):
     old = {"NUMBA_CPU_NAME": name, "NUMBA_CPU_FEATURES": features}
     done = subprocess.run(
         [sys.executable, "-c", _ON_ANOTHER_PROCESSOR],
@@ -96,6 +96,6 @@ def test_solver_on_an_older_processor(name, features):
 @pytest.mark.parametrize(
     ("features", "expected"), [("+avx2,+avx512f", True), ("+avx2", False), ("+avx512fp16", False)]
 )
-def test_features_are_those_that_numba_compiles_for(monkeypatch, features, expected):
+def test_features_equal_those_that_numba_compiles_for(monkeypatch, features, expected):
     monkeypatch.setattr(_simd.config, "CPU_FEATURES", features)
     assert _simd._has("avx512f") is expected

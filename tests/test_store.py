@@ -1,4 +1,4 @@
-"""Stores of rows: what was saved comes back, and nothing else ever does."""
+"""Stores of rows return exactly what was saved."""
 
 import copy
 import json
@@ -94,7 +94,7 @@ setting_values |= st.text(max_size=4) | st.lists(st.integers(), max_size=3)
 
 @settings(max_examples=60)
 @given(st.lists(st.dictionaries(st.sampled_from("abc"), setting_values), min_size=2, max_size=20))
-def test_settings_that_differ_have_other_keys(several):
+def test_different_settings_have_different_keys(several):
     def form(facts):
         return frozenset((name, type(v).__name__, repr(v)) for name, v in facts.items())
 
@@ -111,7 +111,7 @@ def test_rows_of_another_key_are_not_found(any_store):
     assert load(any_store, [1]) != {}
 
 
-def test_numbers_of_numpy_are_the_numbers_they_are():
+def test_numbers_of_numpy_equal_plain_numbers():
     key = make_key(max_iter=np.int64(50), mask_size=(100, 100))
     assert key.digest == make_key().digest
     assert json.loads(key.describe())["settings"] == SETTINGS
@@ -119,10 +119,10 @@ def test_numbers_of_numpy_are_the_numbers_they_are():
         _ = make_key(init=np.zeros(2)).digest
 
 
-# What both stores do
+# Both stores
 
 
-def test_what_was_saved_comes_back_and_equal_keys_are_replaced(any_store):
+def test_saved_rows_are_loaded_and_equal_keys_are_replaced(any_store):
     nothing = replace(solution_of(0), vectors=np.full(8, np.nan))
     save(any_store, make_rows(range(5)) | {sample(9): nothing})
     found = load(any_store, [*range(10), 77])
@@ -136,7 +136,7 @@ def test_what_was_saved_comes_back_and_equal_keys_are_replaced(any_store):
     assert_right(found)
 
 
-def test_callers_cant_change_what_is_kept(any_store):
+def test_callers_cannot_change_stored_rows(any_store):
     solution, record = solution_of(1), np.ones(3)
     save(any_store, {sample(1): solution})
     _save_probe(any_store, record)
@@ -150,7 +150,7 @@ def test_callers_cant_change_what_is_kept(any_store):
             array.flags.writeable = True
 
 
-def test_probes_come_back_in_their_order(any_store):
+def test_probes_are_loaded_in_their_order(any_store):
     assert _probes(any_store) == []
     first, second = np.random.default_rng(0).normal(size=(2, 5))
     _save_probe(any_store, first, np.int64(12), probe=b"z")
@@ -163,7 +163,7 @@ def test_probes_come_back_in_their_order(any_store):
     assert all(type(n) is int and record.dtype == np.float64 for _, record, n in found)
 
 
-def test_clones_and_copies_share_it(any_store):
+def test_clones_and_copies_share_the_store(any_store):
     save(any_store, make_rows([1]))
     save(any_store, {})
     for twin in (clone(any_store, safe=False), copy.deepcopy(any_store)):
@@ -185,7 +185,7 @@ def test_threads_share_a_session(any_store):
 # In memory
 
 
-def test_the_least_recently_used_go_first():
+def test_the_least_recently_used_rows_are_dropped_first():
     one = 8 * 4 + 600
     store = MemoryStore(3 * one)
     save(store, make_rows([1, 2, 3]))
@@ -226,7 +226,7 @@ def test_stores_of_a_path_are_equal(tmp_path, monkeypatch):
     assert _database(store).exists()
 
 
-def test_a_path_is_checked(tmp_path):
+def test_an_invalid_path_raises_an_error(tmp_path):
     for path in (3, b"rows"):
         with pytest.raises(TypeError, match=f"must be the path of a folder, got {path!r}"):
             RowStore(path)
@@ -239,7 +239,7 @@ def test_a_path_is_checked(tmp_path):
             RowStore(tmp_path / path)
 
 
-def test_parents_are_made_by_the_first_save(tmp_path):
+def test_the_first_save_makes_parent_folders(tmp_path):
     store = RowStore(tmp_path / "a" / "b #1 ?%41")
     assert load(store, [1]) == {}
     assert _probes(store) == []
@@ -258,7 +258,7 @@ def test_parents_are_made_by_the_first_save(tmp_path):
     assert sorted(load(store, range(9))) == [3]
 
 
-def test_files_hold_plain_numbers_of_many_rows(store):
+def test_many_rows_are_stored_as_plain_numbers(store):
     save(store, make_rows(range(2500)))
     found = load(store, range(1000, 3500))
     assert sorted(found) == list(range(1000, 2500))
@@ -301,7 +301,7 @@ def test_damaged_keys_and_probes_are_found(filled):
         assert load(filled, range(40)) == {}
     with pytest.warns(UserWarning, match="holds damaged rows"):
         assert _probes(filled) == []
-    # Vectors whose key's description is damaged are sound, and saving mends it.
+    # Vectors stay valid if the description of their key is damaged, and a save repairs it.
     _execute(filled, "UPDATE loces SET key_id = 3 - key_id")
     assert len(load(filled, range(20))) == 20
     save(filled, make_rows([1]))
@@ -309,7 +309,7 @@ def test_damaged_keys_and_probes_are_found(filled):
     assert len(filled.verify()) == 0
 
 
-# Files that are something else
+# Other files
 
 
 def _uses(store):
@@ -326,7 +326,7 @@ def _assert_refused(store, match):
             use()
 
 
-def test_a_foreign_database_is_named_and_left_alone(store):
+def test_a_foreign_database_raises_an_error_and_stays_unchanged(store):
     Path(store.path).mkdir()
     _execute(store, "CREATE TABLE places (name TEXT)")
     before = _database(store).read_bytes()
@@ -344,20 +344,20 @@ def test_a_foreign_database_is_named_and_left_alone(store):
         ),
     ],
 )
-def test_another_version_and_other_tables_are_named(filled, statement, match):
+def test_another_version_and_other_tables_raise_errors(filled, statement, match):
     _execute(filled, statement)
     _assert_refused(filled, match)
 
 
 @pytest.mark.parametrize("content", [b"a text file\n" * 100, b"x", bytes(4096)])
-def test_a_file_of_another_kind_is_named(store, content):
+def test_a_file_of_another_kind_raises_an_error(store, content):
     Path(store.path).mkdir()
     _database(store).write_bytes(content)
     _assert_refused(store, r"loces.sqlite' is damaged .*Move the folder")
 
 
 def _read_damaged(store):
-    """Read a store that may be damaged; give the outcome, having checked what was found."""
+    """Read a store that may be damaged, check the rows that were found, and return the outcome."""
     outcome = "error"
     with warnings.catch_warnings(), suppress(StoreError):
         warnings.simplefilter("ignore")
@@ -384,7 +384,7 @@ def _changed_files(sound):
         yield "cut", sound[:length]
 
 
-def test_a_damaged_file_never_gives_a_wrong_vector(filled):
+def test_a_damaged_file_never_returns_a_wrong_vector(filled):
     _save_probe(filled, [1.0, 2.0])
     outcomes = {"flipped": set(), "cut": set()}
     for kind, content in _changed_files(_database(filled).read_bytes()):
@@ -394,7 +394,7 @@ def test_a_damaged_file_never_gives_a_wrong_vector(filled):
     assert outcomes == {"flipped": {"whole", "part", "error"}, "cut": {"part", "error"}}
 
 
-def test_a_damaged_log_never_gives_a_wrong_vector(filled, tmp_path):
+def test_a_damaged_log_never_returns_a_wrong_vector(filled, tmp_path):
     generator, damaged = np.random.default_rng(0), RowStore(tmp_path / "copy")
     with filled.open() as session:  # keeps the log from being folded into the file
         session.save(make_key(), make_rows(range(10)))
@@ -414,7 +414,7 @@ def test_a_damaged_log_never_gives_a_wrong_vector(filled, tmp_path):
 
 @pytest.fixture
 def mortal():
-    """A folder that all may enter, and a function that gives up root's right to write anywhere."""
+    """A folder that everyone may enter, and a function that gives up the rights of root."""
     if os.name != "posix":
         pytest.skip("needs the rights of POSIX")
     folder, user = Path(tempfile.mkdtemp()), os.geteuid()
@@ -441,7 +441,7 @@ def _assert_told_once_per_run(store, match, **how):
         assert [warning.filename for warning in caught] == [__file__]
 
 
-def test_a_read_only_store_is_read(mortal):
+def test_a_read_only_store_can_be_read(mortal):
     folder, become = mortal
     store = RowStore(folder / "rows")
     save(store, make_rows(range(20)))
@@ -457,7 +457,7 @@ def test_a_read_only_store_is_read(mortal):
         store.prune(layer="features.2")
 
 
-def test_a_folder_that_cant_be_made_costs_no_result(mortal, tmp_path):
+def test_a_folder_that_cannot_be_made_does_not_affect_the_result(mortal, tmp_path):
     folder, become = mortal
     below_a_file = RowStore(tmp_path / "file" / "rows")
     (tmp_path / "file").touch()
@@ -469,7 +469,7 @@ def test_a_folder_that_cant_be_made_costs_no_result(mortal, tmp_path):
     assert load(store, [1]) == {}
 
 
-def test_a_file_that_cant_be_read_costs_no_result(mortal):
+def test_an_unreadable_file_does_not_affect_the_result(mortal):
     folder, become = mortal
     store = RowStore(folder / "rows")
     save(store, make_rows([1]))
@@ -483,7 +483,7 @@ def test_a_file_that_cant_be_read_costs_no_result(mortal):
         store.info()
 
 
-def test_a_full_disk_costs_no_result(filled):
+def test_a_full_disk_does_not_affect_the_result(filled):
     resource = pytest.importorskip("resource")
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, before[1]))
@@ -499,7 +499,7 @@ def test_a_full_disk_costs_no_result(filled):
 
 
 @pytest.mark.parametrize("mode", ["wal", "delete"])
-def test_a_lock_costs_one_wait_and_no_result(filled, monkeypatch, mode):
+def test_a_lock_causes_one_wait_and_does_not_affect_the_result(filled, monkeypatch, mode):
     monkeypatch.setattr(database, "TIMEOUT", 1.5)
     _execute(filled, f"PRAGMA journal_mode = {mode}")
     with closing(sqlite3.connect(_database(filled), isolation_level=None)) as other:
@@ -514,10 +514,10 @@ def test_a_lock_costs_one_wait_and_no_result(filled, monkeypatch, mode):
 
 
 @pytest.mark.slow
-def test_processes_write_one_store_at_once(store):
+def test_several_processes_write_one_store(store):
     spawn = multiprocessing.get_context("spawn")
     barrier = spawn.Barrier(4)
-    # Neighbors write half of their rows both.
+    # Neighboring processes share half of their rows.
     starts = [0, 32, 64, 96]
     workers = [spawn.Process(target=write_rows, args=(store.path, n, barrier)) for n in starts]
     for worker in workers:
@@ -544,7 +544,7 @@ with RowStore(sys.argv[1]).open() as session:
 
 
 @pytest.mark.skipif(os.name != "posix", reason="needs SIGKILL")
-def test_a_killed_writer_leaves_whole_batches(store):
+def test_a_killed_writer_leaves_only_complete_batches(store):
     generator = np.random.default_rng(0)
     for _ in range(2):
         writer = subprocess.Popen(
@@ -563,7 +563,7 @@ def test_a_killed_writer_leaves_whole_batches(store):
         assert store.prune(layer="features.2") >= len(found)
 
 
-# Looking after a store
+# Maintenance
 
 
 @pytest.fixture
@@ -577,7 +577,7 @@ def mixed(store):
     return store
 
 
-def test_listings(mixed):
+def test_info_and_to_frame_list_the_rows(mixed):
     now, info = pd.Timestamp.now("UTC"), mixed.info()
     assert (info.path, info.n_rows, info.n_keys, info.format_version) == (mixed.path, 10, 4, 2)
     assert info.layers == ['"quoted" \ud800 %', "features.2", "x'; DROP TABLE loces; --"]
@@ -615,13 +615,13 @@ def test_listings(mixed):
     ],
     ids=str,
 )
-def test_prune(mixed, criteria, n_removed):
+def test_prune_removes_the_selected_rows(mixed, criteria, n_removed):
     assert mixed.prune(**criteria) == n_removed
     assert mixed.info().n_rows == 10 - n_removed
     assert len(mixed.verify()) == 0
 
 
-def test_prune_takes_models(store):
+def test_prune_accepts_models(store):
     network = nn.Sequential(nn.Conv2d(3, 2, 1))
     pairs = [(np.zeros((4, 4, 3), dtype=np.uint8), np.eye(4, dtype=bool))]
     LoCETransformer(network, "0", memory=store).fit_transform(pairs)
@@ -631,7 +631,7 @@ def test_prune_takes_models(store):
 
 
 def test_prune_removes_probes_without_rows(mixed):
-    # A key's source is that of its probe, or the probe's id.
+    # The source of a key is that of its probe, or the id of the probe.
     save(mixed, make_rows([1]), replace(make_key("own"), source=b"probe"))
     for source, probe in [(SOURCE, b""), (bytes(32), b"probe"), (bytes(32), b"other")]:
         _save_probe(mixed, source=source, probe=probe)
@@ -642,7 +642,7 @@ def test_prune_removes_probes_without_rows(mixed):
     assert _probes(mixed) == []
 
 
-def test_prune_removes_what_is_damaged(mixed):
+def test_prune_removes_damaged_rows(mixed):
     _save_probe(mixed)
     _execute(mixed, "UPDATE loces SET created = created + 1 WHERE id = 1")
     _execute(mixed, "UPDATE keys SET checksum = x'00' WHERE id = 3")

@@ -1,4 +1,4 @@
-"""The study: its measures against loops and planted truth, and its page against its results."""
+"""The study: its measures compared with loops and planted truth, and its page with its results."""
 
 import json
 from types import SimpleNamespace
@@ -51,7 +51,7 @@ def space():
 
 
 def precision_by_loops(X, y, groups, k):
-    """Precision of each row's nearest rows of other groups; of equally near ones the first."""
+    """Precision of each row's nearest rows of other groups; ties by row number."""
     found = []
     for i in range(len(X)):
         others = []
@@ -65,21 +65,21 @@ def precision_by_loops(X, y, groups, k):
 
 
 @pytest.mark.parametrize("k", [1, 5])
-def test_precision_elsewhere_against_loops(space, k):
+def test_precision_elsewhere_equals_loops(space, k):
     _, y, groups = space
     X = np.random.default_rng(1).normal(size=(40, 3))  # no two similarities are equal
     rows = precision_by_loops(X, y, groups, k)
     np.testing.assert_allclose(study_small.precision_of_rows(X, y, groups, k), rows)
 
 
-def test_neighbours_of_other_rows_are_those_of_the_metric(space):
+def test_neighbors_of_other_rows_follow_the_metric(space):
     _, y, _ = space
     X = np.random.default_rng(1).normal(size=(40, 3))
     rows = study_small.precision_of_rows(X, y, np.arange(40), 5)
     assert study_small.mean_of_concepts(rows, y) == pytest.approx(precision_at_k(X, y, 5))
 
 
-def test_neighbours_of_other_groups_are_those_of_the_metric(space):
+def test_neighbors_of_other_groups_follow_the_metric(space):
     _, y, groups = space
     X = np.random.default_rng(1).normal(size=(40, 3))
     rows = study_small.precision_of_rows(X, y, groups, 5)
@@ -88,7 +88,7 @@ def test_neighbours_of_other_groups_are_those_of_the_metric(space):
 
 
 def _plant(n=40, mixed=0.0):
-    """Two concepts of two sub-concepts each, one concept with none; some labels mixed up."""
+    """Two concepts of two sub-concepts each, one without; some labels are wrong."""
     rng = np.random.default_rng(0)
     target = np.repeat(["car", "tree", "sky"], n)
     parts = np.concatenate([np.tile(["old", "new"], n), ["only"] * n])
@@ -115,7 +115,7 @@ def test_sub_concepts_that_are_not_in_the_vectors_are_not_recovered():
     assert abs(found) < 0.1
 
 
-def test_masks_are_dilated_by_steps_to_four_neighbours():
+def test_masks_are_dilated_by_steps_to_four_neighbors():
     mask = np.zeros((12, 15), dtype=np.uint8)
     mask[5, 6], mask[0, 0] = 1, 1
     samples = pd.DataFrame({"image": ["x"], "mask": [encode(np.asfortranarray(mask))]})
@@ -141,7 +141,7 @@ def test_moved_masks_keep_their_shape_and_leave_their_place():
     assert len(seen) > 30
 
 
-def test_free_places_against_loops():
+def test_free_places_equal_loops():
     mask = np.random.default_rng(0).random((9, 11)) < 0.04
     mask[2, 3] = mask[4, 6] = True
     shape, is_free = study_small.free_places(mask)
@@ -151,7 +151,7 @@ def test_free_places_against_loops():
     assert is_free.shape == tuple(np.subtract(mask.shape, shape.shape) + 1)
 
 
-def test_a_mask_that_fills_its_image_is_left_out():
+def test_a_mask_that_fills_its_image_is_excluded():
     masks = [np.ones((8, 8), dtype=np.uint8), np.eye(8, dtype=np.uint8)[:, ::-1] * 0]
     masks[1][2, 2] = 1
     rles = [encode(np.asfortranarray(mask)) for mask in masks]
@@ -161,7 +161,7 @@ def test_a_mask_that_fills_its_image_is_left_out():
     assert not moved["mask"][9][2, 2]
 
 
-def test_every_way_is_a_transformer_of_its_layers():
+def test_every_setting_is_a_transformer_of_its_layers():
     network = lraspp_mobilenet_v3_large(weights=None, weights_backbone=None)
     image, seen = torch.zeros(3, 8, 12, dtype=torch.uint8), []
     for way in study_small.list_ways():
@@ -175,7 +175,7 @@ def test_every_way_is_a_transformer_of_its_layers():
 
 
 def _batch():
-    """Activations of one image, and three masks that they half explain."""
+    """Activations of one image, and three masks that they explain in part."""
     rng = np.random.default_rng(0)
     grid = torch.tensor(rng.normal(size=(1, 4, 5, 6)), dtype=torch.float32)
     level = interpolate(grid, (100, 100), mode="bilinear")[0, :3].numpy()
@@ -184,7 +184,7 @@ def _batch():
 
 
 def solve_by_definition(grid, mask, alpha=1e-4):
-    """The vector with the least balanced logistic loss and ridge, in float64 by SciPy's BFGS."""
+    """The vector that minimizes balanced logistic loss and ridge, in float64 by SciPy's BFGS."""
     grid, target = grid.double(), torch.tensor(mask).double()
     share, ridge = target.mean(), alpha * grid.square().sum(0).mean()
     weight = torch.where(target > 0, share**-0.5, (1 - share) ** -0.5)
@@ -202,7 +202,7 @@ def solve_by_definition(grid, mask, alpha=1e-4):
     return minimize(loss, start, jac=True, method="BFGS", options={"gtol": 1e-9}).x[:-1]
 
 
-def test_distances_are_those_from_the_optimum_of_the_definition(monkeypatch):
+def test_distances_are_measured_from_the_optimum(monkeypatch):
     monkeypatch.setattr(study, "TOLERANCES", (1e-1, 1e-2))
     grid, masks = _batch()
     found = study.measure_distances([(grid, masks)])
@@ -231,14 +231,14 @@ def test_rows_that_do_not_converge_are_counted():
 
 
 @pytest.mark.parametrize(("n_images", "kept"), [(1, [7]), (2, [7, 1, 5]), (5, [7, 3, 1, 4, 5])])
-def test_images_are_thinned_out_with_all_their_rows(n_images, kept):
+def test_images_are_selected_with_all_their_rows(n_images, kept):
     samples = pd.DataFrame({"image": np.repeat([7, 3, 1, 4, 5], 2)}, index=range(10, 20))
     expected = samples[samples["image"].isin(kept)]
     pd.testing.assert_frame_equal(study.thin_out(samples, n_images), expected)
 
 
 def _made_up():
-    """Results of all parts, whose numbers tell what they are of."""
+    """Results of all parts, whose numbers identify them."""
     spaces = ["P@10", "silhouette", "clusters"]
     quality = {}
     for s, setting in enumerate([study.PAPER, study.MASKED_MEAN, "logistic"]):
@@ -309,7 +309,7 @@ def _cells(table):
     return [[cell.strip() for cell in line] for line in lines]
 
 
-def test_tables_hold_the_results():
+def test_tables_show_the_results():
     tables = study_page.make_tables(_made_up())
     assert list(tables) == TABLES
     first, *_, joined = _cells(tables["compared"])[2:]
@@ -352,7 +352,7 @@ def _write_page(path, names):
     path.write_text("\n\n".join(["# Study", *places, "End."]), encoding="utf-8")
 
 
-def test_page_is_filled_in_where_it_says(tmp_path):
+def test_the_page_is_filled_at_its_markers(tmp_path):
     page, results = tmp_path / "page.md", _made_up()
     _write_page(page, TABLES)
     study_page.fill_page(page, results)
@@ -366,7 +366,7 @@ def test_page_is_filled_in_where_it_says(tmp_path):
     assert page.read_text(encoding="utf-8") == text
 
 
-def test_page_without_a_place_is_an_error_and_left_alone(tmp_path):
+def test_a_page_without_markers_raises_an_error_and_stays_unchanged(tmp_path):
     page = tmp_path / "page.md"
     _write_page(page, TABLES[:-1])
     before = page.read_text(encoding="utf-8")
@@ -375,7 +375,7 @@ def test_page_without_a_place_is_an_error_and_left_alone(tmp_path):
     assert page.read_text(encoding="utf-8") == before
 
 
-def test_page_shows_the_committed_results():
+def test_the_page_shows_the_committed_results():
     results = json.loads(study.RESULTS.read_text(encoding="utf-8"))
     assert set(results) == set(study.PARTS)
     text = study.PAGE.read_text(encoding="utf-8")
@@ -383,7 +383,7 @@ def test_page_shows_the_committed_results():
         assert f"<!-- begin {name} -->\n{table}\n<!-- end {name} -->" in text
 
 
-def test_committed_results_bear_out_the_words_of_the_page():
+def test_committed_results_support_the_text_of_the_page():
     results = json.loads(study.RESULTS.read_text(encoding="utf-8"))
     quality, scenes = results["quality"], results["scenes"]
     kinds = [name for name in quality if name.startswith("logistic")]
@@ -420,7 +420,7 @@ def test_committed_results_bear_out_the_words_of_the_page():
     assert [kind for kind in kinds if not higher[kind]] == ["logistic, 1e-3"]
 
 
-def test_committed_scores_bear_out_the_words_of_the_page():
+def test_committed_scores_support_the_text_of_the_page():
     found = json.loads(study.RESULTS.read_text(encoding="utf-8"))["scores"]
     assert len(found["places"]) == 3 * (2 * 4 + 5)
     ranks = {name: value for name, (value, *_) in found["correlation"]["all networks"].items()}
@@ -441,7 +441,7 @@ def test_committed_scores_bear_out_the_words_of_the_page():
             assert pick["picks"]["IoU, best"][1] < pick["best"] - 0.02
 
 
-def test_committed_choice_bears_out_the_words_of_the_page():
+def test_the_committed_choice_supports_the_text_of_the_page():
     found = json.loads(study.RESULTS.read_text(encoding="utf-8"))["choice"]
     recommended, every = "backbone.4+backbone.9+backbone.16", "+".join(study.LAYERS)
     for chosen in found["chosen"]:
@@ -455,7 +455,7 @@ def test_committed_choice_bears_out_the_words_of_the_page():
     assert np.round(gains, 3).tolist() == [0.018, 0.0]
 
 
-def test_committed_changes_bear_out_the_words_of_the_page():
+def test_committed_changes_support_the_text_of_the_page():
     found = json.loads(study.RESULTS.read_text(encoding="utf-8"))["changes"]
     exceptions = []
     for layer in study.LAYERS:
@@ -469,7 +469,7 @@ def test_committed_changes_bear_out_the_words_of_the_page():
     assert exceptions == [("backbone.4", "images flipped")]
 
 
-def test_committed_sub_concepts_bear_out_the_words_of_the_page():
+def test_committed_sub_concepts_support_the_text_of_the_page():
     found = json.loads(study.RESULTS.read_text(encoding="utf-8"))["parts"]
     assert set(found["tasks"].values()) == {11}
     means = {
@@ -493,7 +493,7 @@ def test_committed_sub_concepts_bear_out_the_words_of_the_page():
     assert less.index[less].tolist() == ["backbone.13", "backbone.16"]
 
 
-def test_committed_distances_bear_out_the_words_of_the_page():
+def test_committed_distances_support_the_text_of_the_page():
     found = json.loads(study.RESULTS.read_text(encoding="utf-8"))["convergence"]
     text = " ".join(study.PAGE.read_text(encoding="utf-8").split())
     assert f"{found['frames']} frames of three driving sequences" in text
@@ -510,7 +510,7 @@ def test_committed_distances_bear_out_the_words_of_the_page():
             assert n_rows <= (0 if setting.startswith("logistic") else 5)
 
 
-def test_committed_finer_masks_bear_out_the_words_of_the_page():
+def test_committed_finer_masks_support_the_text_of_the_page():
     found = json.loads(study.RESULTS.read_text(encoding="utf-8"))["masks"]
     for layers in study_small.MASK_LAYERS:
         coarse, *_, finest = (one["quality"] for one in found if tuple(one["layers"]) == layers)
@@ -522,7 +522,7 @@ def test_committed_finer_masks_bear_out_the_words_of_the_page():
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*of (its|their) concept")  # a few frames hold few rows
 def test_parts_run_on_some_frames(tmp_path, camvid, camvid_network, monkeypatch):
-    """Measure three settings and three ways on four frames; the numbers make sense."""
+    """Measure three settings and three ways on four frames, and check the numbers."""
     chosen = {name: study.SETTINGS[name] for name in (study.PAPER, "logistic")}
     monkeypatch.setattr(study, "SETTINGS", chosen)
     ways = [way for way in study_small.list_ways() if way.objective == "logistic"]

@@ -1,4 +1,4 @@
-"""The study's scores and its choice of a setting, against loops and planted answers."""
+"""The study's scores and choice of a setting, compared with loops and planted answers."""
 
 import numpy as np
 import pandas as pd
@@ -19,7 +19,7 @@ def rows():
     return values, rng.integers(0, 6, 60), rng.choice(["car", "sky"], 60)
 
 
-def test_means_of_draws_are_those_of_the_frames_laid_side_by_side(rows):
+def test_means_of_draws_equal_those_of_repeated_frames(rows):
     values, frames, concepts = rows
     counts = study_scores.draw_frames(6, n_draws=5)
     assert (counts[0] == 1).all()
@@ -35,12 +35,12 @@ def test_means_of_draws_are_those_of_the_frames_laid_side_by_side(rows):
         assert macro[k] == pytest.approx(table.groupby("concept")["value"].mean().mean())
 
 
-def test_the_interval_holds_the_estimate_and_95_percent_of_the_draws():
+def test_the_interval_contains_the_estimate_and_95_percent_of_the_draws():
     draws = np.concatenate([[7.0], np.arange(1001)])
     assert study_scores.interval(draws) == pytest.approx([7, 25, 975])
 
 
-def test_rank_correlation_against_scipy():
+def test_rank_correlation_equals_that_of_scipy():
     first, second = np.random.default_rng(0).integers(0, 5, (2, 8, 12))  # with ties
     found = study_scores.rank_correlation(first, second)
     for row, a, b in zip(found, first, second, strict=True):
@@ -94,7 +94,7 @@ def test_random_networks_differ_by_seed_and_are_repeatable():
     assert (weights[0] != weights[2]).any()
 
 
-def test_every_sequence_is_cut_in_two_by_time():
+def test_every_sequence_is_split_in_two_by_time():
     names = [f"s{s}_{t:03d}.png" for t in range(5) for s in (1, 2)]
     samples = pd.DataFrame({"image": np.repeat(names, 3)})
     later = study_choice.halve(samples)
@@ -102,7 +102,7 @@ def test_every_sequence_is_cut_in_two_by_time():
         assert is_later == (int(name[3:6]) >= 2)
 
 
-def test_vectors_beside_averages_weigh_their_cosines():
+def test_vectors_and_averages_are_weighted_by_their_cosines():
     rng = np.random.default_rng(0)
     X, means = rng.normal(size=(5, 3)), rng.normal(size=(5, 4))
     both = study_choice.put_beside(X, means, 0.5)
@@ -117,7 +117,7 @@ def _draws(iou, precision):
     return {"IoU": np.array([iou, iou]), "P@10": np.array([precision, precision])}
 
 
-def test_the_most_precise_candidate_that_comes_up_to_the_bar_is_chosen():
+def test_the_most_precise_candidate_above_the_bar_is_chosen():
     single, other = (1e-4, "a", "none", 0.0), (1e-4, "b", "none", 0.0)
     precise, both = (1e-3, "a+b", "none", 0.0), (1e-4, "a+b", "none", 0.0)
     draws = {
@@ -133,7 +133,7 @@ def test_the_most_precise_candidate_that_comes_up_to_the_bar_is_chosen():
     assert above["P@10"] == pytest.approx([0.1] * 3)  # of the layer that is best by precision
 
 
-def test_precision_is_of_neighbours_of_the_same_half_and_other_sequences():
+def test_precision_uses_neighbors_of_the_same_half_and_other_sequences():
     rng = np.random.default_rng(0)
     names = [f"s{s}_{t:03d}.png" for s in (1, 2) for t in range(10)]
     samples = pd.DataFrame({"image": np.repeat(names, 4), "concept": ["car", "sky"] * 40})
@@ -156,7 +156,7 @@ def _draw_masks(columns):
     return masks
 
 
-def test_sides_of_a_concept_are_those_of_its_rows():
+def test_sides_of_a_concept_follow_its_rows():
     columns = np.r_[5:14, 15:24, 25:34]
     names = [f"s{k % 3}_{k:03d}.png" for k in range(27)]
     samples = pd.DataFrame({"image": names, "concept": "car", "mask": _draw_masks(columns)})
@@ -172,7 +172,7 @@ def test_sides_of_a_concept_are_those_of_its_rows():
     assert not list(study_parts.list_tasks(samples[:5]))  # too few rows of each side
 
 
-def test_sides_that_are_in_the_vectors_are_recovered():
+def test_sides_in_the_vectors_are_recovered():
     rng, side = np.random.default_rng(0), np.repeat([0.0, 1.0], 20)
     X = np.eye(5)[side.astype(int)] + 0.01 * rng.normal(size=(40, 5))
     tasks = [("near and far", np.arange(40), side)]

@@ -1,4 +1,4 @@
-"""Hostile images, masks and annotation files, under a memory limit that honest ones keep to."""
+"""Hostile images, masks and annotation files, under a memory limit."""
 
 import json
 import os
@@ -34,7 +34,7 @@ LARGE = 12_000  # between Pillow's limit, where it warns, and twice that, where 
 
 @contextmanager
 def _little_memory_and_time():
-    """Let the process grow by some megabytes only, and fail where it takes long."""
+    """Limit the growth of the process to some megabytes, and fail if it takes long."""
     if not sys.platform.startswith("linux"):
         pytest.skip("needs RLIMIT_AS and /proc")
     import resource
@@ -51,7 +51,7 @@ def _little_memory_and_time():
     assert time.process_time() - start < SECONDS
 
 
-def test_the_limit_holds():
+def test_the_memory_limit_works():
     with pytest.raises(MemoryError), _little_memory_and_time():
         np.ones((BOMB, BOMB), dtype=np.uint8)
 
@@ -61,7 +61,7 @@ def _image(seed=0):
 
 
 def _samples(**cells):
-    """Give three rows, the last with other cells."""
+    """Return three rows, the last with other cells."""
     mask = np.zeros((HEIGHT, WIDTH), dtype=bool)
     mask[1:4, 2:6] = True
     rows = [{"image": _image(i), "mask": mask, "concept": "car"} for i in range(3)]
@@ -88,7 +88,7 @@ def _from_coco(samples, folder):
     load_coco(path, folder)
 
 
-# What reads the masks of a table; each is called as read(fitted transformer, table, folder).
+# Functions that read the masks of a table, called as read(fitted transformer, table, folder).
 READERS = {
     "fit": lambda loce, X, folder: _transformer().fit(X.iloc[2:]),
     "transform": lambda loce, X, folder: loce.transform(X),
@@ -115,7 +115,7 @@ LOADERS = {
     ),
 }
 
-# Sizes that are no image's: (RLE, what the message says).
+# Impossible sizes: (RLE, message).
 ABSURD_SIZES = {
     "a terapixel": ({"size": [10**6, 10**6], "counts": [10**12]}, "larger than the limit"),
     "4 exapixels": ({"size": [2**31, 2**31], "counts": [2**62]}, "larger than the limit"),
@@ -164,7 +164,7 @@ EACH += [
 
 
 @pytest.mark.parametrize(("reader", "rle"), EACH)
-def test_absurd_rles_are_refused(loce, tmp_path, reader, rle):
+def test_absurd_rles_raise_errors(loce, tmp_path, reader, rle):
     mask, match = RLES[rle]
     make_coco_tree(tmp_path)
     read = {**READERS, **LOADERS}[reader]
@@ -175,7 +175,7 @@ def test_absurd_rles_are_refused(loce, tmp_path, reader, rle):
 
 @pytest.mark.parametrize("reader", {**READERS, **LOADERS})
 def test_masks_of_another_image_are_refused_before_they_are_decoded(loce, tmp_path, reader):
-    """The runs make no sense either, but are not looked at."""
+    """The runs are invalid, too, but are not read."""
     mask = {"size": [10_000, 12_000], "counts": "nonsense"}
     make_coco_tree(tmp_path)
     with (
@@ -186,7 +186,7 @@ def test_masks_of_another_image_are_refused_before_they_are_decoded(loce, tmp_pa
     assert "counts" not in str(error.value)
 
 
-def test_the_limit_of_masks_is_pillows(monkeypatch):
+def test_the_limit_of_masks_equals_that_of_pillow(monkeypatch):
     mask = {"size": SIZE, "counts": [0, 48]}
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 24)
     from_detections([_image()], [[{"segmentation": mask}]], class_names="car")
@@ -199,7 +199,7 @@ def test_the_limit_of_masks_is_pillows(monkeypatch):
 
 @pytest.mark.parametrize("mask", ["segmentation", "rectangle", "ellipse"])
 @pytest.mark.parametrize("segmentation", [[], [[0, 0, 9, 0, 9, 9]], {"size": [1, 1], "counts": []}])
-def test_coco_images_of_absurd_size(tmp_path, mask, segmentation):
+def test_coco_images_of_absurd_size_raise_an_error(tmp_path, mask, segmentation):
     content = coco_content()
     content["images"][0].update(height=10**6, width=10**6)
     content["annotations"][0]["segmentation"] = segmentation
@@ -232,7 +232,7 @@ def test_absurd_polygons_are_refused(tmp_path, polygon):
         _from_coco(_samples(mask=[polygon]), tmp_path)
 
 
-def test_the_longest_outline_is_drawn_in_little_memory(tmp_path):
+def test_the_longest_outline_needs_little_memory(tmp_path):
     make_coco_tree(tmp_path)
     with _little_memory_and_time():
         _from_coco(_samples(mask=[[0, 0, 2**19 - 8, 0, 2**19 - 8, 6, 0, 6]]), tmp_path)
@@ -244,7 +244,7 @@ def _from_box(box):
 
 
 @pytest.mark.parametrize("far", [20, 1e8, 1e12, 1e300])
-def test_boxes_are_cut_at_the_borders_however_far_they_reach(far):
+def test_boxes_are_cut_at_the_borders_at_any_distance(far):
     with _little_memory_and_time():
         mask = coco_mask.decode(_from_box([-far, 2, 5, far])["mask"].iloc[0])
     expected = np.zeros((HEIGHT, WIDTH), dtype=bool)
@@ -253,7 +253,7 @@ def test_boxes_are_cut_at_the_borders_however_far_they_reach(far):
 
 
 @pytest.mark.parametrize("wrong", [float("nan"), float("inf")])
-def test_boxes_that_are_none(wrong):
+def test_invalid_boxes_raise_errors(wrong):
     with pytest.raises(ValueError, match=r"detections\[0\]: a box must be four finite numbers"):
         _from_box([0, 0, wrong, 4])
 
@@ -264,7 +264,7 @@ def _chunk(kind, content):
 
 
 def _png(path, height, width, *extra):
-    """Write a grey PNG that claims a size, with hardly any pixels."""
+    """Write a gray PNG that declares a size, with few pixels."""
     header = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
     pixels = _chunk(b"IDAT", zlib.compress(bytes(1000)))
     content = b"".join([_chunk(b"IHDR", header), *extra, pixels, _chunk(b"IEND", b"")])
@@ -280,7 +280,7 @@ def _refused(read, path, match):
 
 @pytest.mark.parametrize("cell", ["image", "mask"])
 @pytest.mark.parametrize("reader", READERS)
-def test_decompression_bombs_are_named(loce, tmp_path, reader, cell):
+def test_errors_name_decompression_bombs(loce, tmp_path, reader, cell):
     bomb = _png(tmp_path / "bomb.png", BOMB, BOMB)
     samples = _samples(**{cell: bomb})
     _refused(lambda: READERS[reader](loce, samples, tmp_path), bomb, f"row .* the {cell} .*bomb")
@@ -288,7 +288,7 @@ def test_decompression_bombs_are_named(loce, tmp_path, reader, cell):
 
 @pytest.mark.parametrize("reader", READERS)
 def test_large_masks_of_small_images_are_refused_before_they_are_decoded(loce, tmp_path, reader):
-    """Pillow only warns of these; decoded they'd take more memory than there is."""
+    """Pillow only warns of these; decoded, they would need too much memory."""
     large = _png(tmp_path / "large.png", LARGE, LARGE)
     with warnings.catch_warnings(record=True) as seen:
         warnings.simplefilter("always")
@@ -301,13 +301,13 @@ def test_large_masks_of_small_images_are_refused_before_they_are_decoded(loce, t
 
 
 @pytest.mark.parametrize("cell", ["image", "mask"])
-def test_pillows_warning_made_an_error_is_named(loce, tmp_path, cell):
+def test_errors_name_files_if_the_warning_of_pillow_is_an_error(loce, tmp_path, cell):
     large = _png(tmp_path / "large.png", LARGE, LARGE)
     read = lambda: loce.transform(_samples(**{cell: large}))  # noqa: E731
     _refused(read, large, rf"row 2: the {cell} .* exceeds limit")
 
 
-def test_index_masks_that_are_bombs_are_named(tmp_path):
+def test_errors_name_index_masks_that_are_bombs(tmp_path):
     for folder in ("images", "masks"):
         (tmp_path / folder).mkdir()
     _png(tmp_path / "images" / "a.png", HEIGHT, WIDTH)
@@ -320,7 +320,7 @@ def test_index_masks_that_are_bombs_are_named(tmp_path):
 
 @pytest.mark.parametrize("cell", ["image", "mask"])
 @pytest.mark.parametrize("kind", [b"zTXt", b"iTXt", b"iCCP"])
-def test_text_that_unpacks_to_much_more(loce, tmp_path, cell, kind):
+def test_text_that_unpacks_to_much_more_raises_an_error(loce, tmp_path, cell, kind):
     text = zlib.compress(bytes(400 * 2**20), 1)
     head = {b"zTXt": b"a\0\0", b"iTXt": b"a\0\1\0\0\0", b"iCCP": b"a\0\0"}[kind]
     bomb = _png(tmp_path / "bomb.png", HEIGHT, WIDTH, _chunk(kind, head + text))
@@ -332,7 +332,7 @@ def test_text_that_unpacks_to_much_more(loce, tmp_path, cell, kind):
 @pytest.mark.parametrize("cell", ["image", "mask"])
 @pytest.mark.parametrize("share", [0.0, 0.1, 0.5, 0.9])
 @pytest.mark.parametrize("suffix", [".png", ".jpg", ".tif", ".webp", ".gif"])
-def test_truncated_files_are_named(loce, tmp_path, cell, share, suffix):
+def test_errors_name_truncated_files(loce, tmp_path, cell, share, suffix):
     path = tmp_path / f"a{suffix}"
     pixels = np.random.default_rng(0).integers(0, 256, (60, 80), dtype=np.uint8)
     Image.fromarray(pixels).save(path)
@@ -366,7 +366,7 @@ NO_FILES = {
 
 @contextmanager
 def _at_once():
-    """Fail where the block waits; an alarm wakes it."""
+    """Fail if the block waits; an alarm interrupts it."""
 
     def wake(*_):
         raise TimeoutError("this waits")
@@ -383,7 +383,9 @@ def _at_once():
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs pipes that have a name")
 @pytest.mark.parametrize("cell", ["image", "mask"])
 @pytest.mark.parametrize("kind", NO_FILES)
-def test_what_is_no_file_is_refused_at_once(loce, tmp_path, monkeypatch, kind, cell):
+def test_pipes_sockets_devices_and_folders_are_refused_at_once(
+    loce, tmp_path, monkeypatch, kind, cell
+):
     monkeypatch.chdir(tmp_path)  # the name of a socket must be short
     NO_FILES[kind]("a.png" if kind == "socket" else tmp_path / "a.png")
     samples, kept = _samples(**{cell: "a.png"}), _transformer(memory=tmp_path / "store")
@@ -411,7 +413,7 @@ def test_pipes_in_folders_are_not_opened(tmp_path):
 
 @pytest.mark.parametrize("cell", ["image", "mask"])
 def test_postscript_is_not_run(loce, tmp_path, monkeypatch, cell):
-    """Whatever its suffix says; Pillow would hand it to Ghostscript."""
+    """Its suffix does not matter; Pillow would pass it to Ghostscript."""
     monkeypatch.setattr("subprocess.Popen", None)
     path = tmp_path / "a.png"
     path.write_text(f"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 {WIDTH} {HEIGHT}\n(x) run\n")
@@ -419,14 +421,14 @@ def test_postscript_is_not_run(loce, tmp_path, monkeypatch, cell):
     _refused(read, path, f"row 2: the {cell} .*PostScript is a program")
 
 
-def test_a_long_and_thin_mask_takes_little_memory():
+def test_a_long_and_thin_mask_needs_little_memory():
     with _little_memory_and_time():
         assert resize_masks([np.ones((9_500, 1))], (100, 100)).min() == 1
     with pytest.raises(ValueError, match="side of 1000000 pixels"), _little_memory_and_time():
         resize_masks([np.ones((1, 10**6), dtype=bool)], (100, 100))
 
 
-# Names that shells, databases, browsers, terminals and file systems take for something else.
+# Names with a special meaning in shells, databases, browsers, terminals and file systems.
 NAMES = [
     "'; DROP TABLE rows; --",
     '" OR ""="',
@@ -446,8 +448,8 @@ NAMES = [
 ]
 
 
-def test_concepts_may_be_called_anything(tmp_path, monkeypatch):
-    """Names come back as they are, and nothing but what was there is in the folder."""
+def test_concepts_may_have_any_name(tmp_path, monkeypatch):
+    """Names stay unchanged, and no file is added to the folder."""
     monkeypatch.chdir(tmp_path)
     content = coco_content()
     content["categories"] = [{"id": i, "name": name} for i, name in enumerate(NAMES)]
@@ -482,7 +484,7 @@ FILE_NAMES = [
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no such files")
 @pytest.mark.parametrize("name", FILE_NAMES)
-def test_files_may_be_called_anything(loce, tmp_path, name):
+def test_files_may_have_any_name(loce, tmp_path, name):
     (tmp_path / "inside").mkdir()
     content = coco_content()
     content["images"][0]["file_name"] = name
@@ -504,7 +506,7 @@ def test_files_may_be_called_anything(loce, tmp_path, name):
         "/dev/zero",
     ],
 )
-def test_coco_files_do_not_lead_out_of_the_folder(tmp_path, name):
+def test_coco_files_outside_the_folder_are_refused(tmp_path, name):
     folder = tmp_path / "images"
     folder.mkdir()
     content = coco_content()
@@ -515,7 +517,7 @@ def test_coco_files_do_not_lead_out_of_the_folder(tmp_path, name):
     with pytest.raises(ValueError, match=r"lies outside of .*name a folder that holds") as error:
         load_coco(path, folder)
     assert str(path) in str(error.value)
-    # The way out that the message names.
+    # The remedy in the message.
     if "secret" in name:
         content["images"] = content["images"][:1]
         content["annotations"] = content["annotations"][:1]
@@ -537,14 +539,14 @@ JSON = {
 
 
 @pytest.mark.parametrize("name", JSON)
-def test_json_that_is_none(tmp_path, name):
+def test_invalid_json_raises_an_error(tmp_path, name):
     path = tmp_path / "a.json"
     path.write_bytes(JSON[name])
     _refused(lambda: load_coco(path, tmp_path), path, "not a whole JSON file")
 
 
 @pytest.mark.parametrize("name", ["../../secret", "/etc/passwd"])
-def test_voc_lists_do_not_lead_out_of_the_tree(tmp_path, name):
+def test_voc_files_outside_the_tree_are_refused(tmp_path, name):
     blank = np.zeros((HEIGHT, WIDTH), dtype=np.uint8)
     make_voc_tree(tmp_path / "VOC2012", {"a": (blank, blank)}, {"val": ["a", name]})
     with pytest.raises(ValueError, match="lies outside of") as error:

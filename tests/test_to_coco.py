@@ -1,4 +1,4 @@
-"""Round trips of tables: by COCO JSON and by Parquet files."""
+"""Round trips of tables through COCO JSON and Parquet files."""
 
 import json
 
@@ -43,7 +43,7 @@ def path(tmp_path):
 
 
 def _plain(value):
-    """Bring arrays, of which Parquet makes lists, and tuples to lists; NaN to None."""
+    """Convert arrays and tuples to lists, as Parquet does, and NaN to None."""
     value = value.tolist() if hasattr(value, "tolist") else value
     if isinstance(value, list | tuple):
         return [_plain(item) for item in value]
@@ -63,7 +63,7 @@ KEEP = ["score", "tags", "iscrowd", "bbox"]
 
 @pytest.mark.parametrize("merge_instances", [True, False])
 @pytest.mark.parametrize("keep", [[], KEEP])
-def test_coco_json_gives_the_table_again(path, merge_instances, keep):
+def test_coco_json_gives_the_same_table(path, merge_instances, keep):
     how = {"merge_instances": merge_instances, "keep": keep}
     table = load_coco(path, path.parent, **how).data
     written = path.parent / "written.json"
@@ -76,7 +76,7 @@ def test_coco_json_gives_the_table_again(path, merge_instances, keep):
     assert to_coco(found, image_dir=path.parent, keep=keep) == content
 
 
-def test_other_tools_read_what_is_written(path):
+def test_other_tools_read_the_file(path):
     table = load_coco(path, path.parent).data
     written = path.parent / "written.json"
     to_coco(table, written)
@@ -97,8 +97,8 @@ def test_other_tools_read_what_is_written(path):
 
 
 @pytest.mark.parametrize("merge_instances", [True, False])
-def test_parquet_gives_the_table_again(path, merge_instances):
-    """What Parquet has made of a table works as X, and goes to COCO JSON as before."""
+def test_parquet_gives_the_same_table(path, merge_instances):
+    """A table from Parquet works as X, and gives the same COCO JSON."""
     pytest.importorskip("pyarrow")
     how = {"merge_instances": merge_instances, "keep": ["score", "iscrowd"]}
     table = load_coco(path, path.parent, **how).data
@@ -113,7 +113,7 @@ def test_parquet_gives_the_table_again(path, merge_instances):
     pd.testing.assert_frame_equal(load_coco(content, path.parent, **how).data, table)
 
 
-def test_ids_that_are_shared_or_missing_come_back(path):
+def test_shared_and_missing_ids_are_restored(path):
     content = json.loads(path.read_text())
     content["annotations"][0]["id"] = "x"
     content["annotations"][5]["id"] = content["annotations"][6]["id"] = 7
@@ -128,7 +128,7 @@ def test_ids_that_are_shared_or_missing_come_back(path):
     pd.testing.assert_frame_equal(load_coco(written, path.parent, **how).data, table)
 
 
-def test_tables_of_other_loaders(path):
+def test_tables_of_other_loaders_are_written(path):
     (path.parent / "masks").mkdir()
     rng = np.random.default_rng(1)
     for name in ("z/b.png", "z/c d.png"):
@@ -150,7 +150,7 @@ def test_tables_of_other_loaders(path):
     pd.testing.assert_frame_equal(found[table.columns], table)
 
 
-def test_tables_of_ones_own(path):
+def test_custom_tables_are_written(path):
     """Masks of every form, images named by paths alone; ids are counted."""
     mask = np.zeros(SIZE, dtype=bool)
     mask[2:5, 3:9] = True
@@ -169,7 +169,7 @@ def test_tables_of_ones_own(path):
         np.testing.assert_array_equal(coco_mask.decode(found), mask)
 
 
-def test_order_of_rows_that_no_order_of_categories_gives(path):
+def test_any_order_of_rows_is_restored(path):
     table = load_coco(path, path.parent).data
     mixed = pd.concat([table, table.iloc[::-1].assign(image_id=table["image_id"][::-1] + 1)])
     content = to_coco(mixed)
@@ -202,7 +202,7 @@ def test_order_of_rows_that_no_order_of_categories_gives(path):
         ({"mask": "nowhere.png"}, r"row 1 \(annotation 98\): the mask can't be read"),
     ],
 )
-def test_rows_that_can_not_be_written(path, change, match):
+def test_rows_that_cannot_be_written_raise_errors(path, change, match):
     table = load_coco(path, path.parent).data
     (name, value), cells = next(iter(change.items())), table.to_dict("list")
     cells[name][1] = value
@@ -212,7 +212,7 @@ def test_rows_that_can_not_be_written(path, change, match):
     assert not written.exists()
 
 
-def test_columns_that_can_not_be_kept(path):
+def test_columns_that_cannot_be_kept_raise_errors(path):
     table = load_coco(path, path.parent).data
     with pytest.raises(ValueError, match=r"keep names \['x'\]"):
         to_coco(table, keep=["x"])
@@ -229,8 +229,8 @@ def test_columns_that_can_not_be_kept(path):
     assert not written.exists()
 
 
-def test_images_of_another_size_than_their_entry(path):
-    """The table is made without the images; what reads them tells both sizes."""
+def test_images_with_another_size_than_their_entry_raise_an_error(path):
+    """The table is made without the images; the error of a later read has both sizes."""
     Image.new("RGB", (16, 13)).save(path.parent / "a.png")
     table = load_coco(path, path.parent).data
     loce = LoCETransformer(TorchModel(make_small_network()), "2")

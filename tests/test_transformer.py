@@ -36,7 +36,7 @@ def _activations(image, depth):
     return pixels
 
 
-def test_embeddings_are_the_plain_formulations(boxes):
+def test_embeddings_equal_the_plain_formulation(boxes):
     embeddings = LoCETransformer(MODEL, ["2", "5"], objective="net2vec").fit_transform(boxes)
     assert embeddings.shape == (5, 18)
     assert embeddings.dtype == np.float32
@@ -47,7 +47,7 @@ def test_embeddings_are_the_plain_formulations(boxes):
 
 
 class Watcher(Counting):
-    """Counts the images that reach its end, too."""
+    """Also counts the images that reach its end."""
 
     def __init__(self):
         super().__init__()
@@ -68,11 +68,11 @@ def test_one_truncated_pass_per_image_serves_all_rows_and_layers():
     with threads(1):
         loce.transform(pd.concat([X, X.iloc[::-1]]))
     assert network.n_images == 4
-    # The probe here and in the worker, and the first image: they show how often layers run.
+    # The probe here and in the worker, and the first image, count the runs of layers.
     assert network.finished.n == 3
 
 
-def test_evaluate_is_what_project_draws(boxes):
+def test_evaluate_measures_the_result_of_project(boxes):
     loce = LoCETransformer(MODEL, ["2", "5"], objective="net2vec").fit(boxes)
     embeddings = loce.transform(boxes)
     frame = loce.evaluate(boxes, embeddings)
@@ -90,7 +90,7 @@ def test_evaluate_is_what_project_draws(boxes):
     )
 
 
-def test_projection_is_sigmoid_of_the_upsampled_sum_at_image_size(boxes):
+def test_the_projection_is_the_sigmoid_of_the_upsampled_sum_at_image_size(boxes):
     loce = LoCETransformer(MODEL, "2", objective="net2vec").fit(boxes)
     embeddings = loce.transform(boxes)
     soft = loce.project(boxes, embeddings, threshold=None)
@@ -102,14 +102,14 @@ def test_projection_is_sigmoid_of_the_upsampled_sum_at_image_size(boxes):
         np.testing.assert_allclose(soft[i], expected, atol=1e-5)
 
 
-def test_foreground_cells_are_the_mask_area_in_cells(boxes):
+def test_foreground_cells_equal_the_mask_area_in_cells(boxes):
     frame = LoCETransformer(MODEL, "2").fit(boxes).evaluate(boxes)
     cells = [mask.mean() * (mask.shape[0] // 2) * (mask.shape[1] // 2) for mask in boxes["mask"]]
     np.testing.assert_allclose(frame["foreground_cells"], cells)
 
 
 @pytest.mark.parametrize("objective", ["net2vec", "mse", "mae"])
-def test_losses_are_the_definitions(boxes, objective):
+def test_losses_follow_their_definitions(boxes, objective):
     loce = LoCETransformer(MODEL, "2", objective=objective).fit(boxes)
     embeddings = loce.transform(boxes)
     losses = loce.evaluate(boxes, embeddings)["loss"]
@@ -121,8 +121,8 @@ def test_losses_are_the_definitions(boxes, objective):
         assert losses.iloc[i] == pytest.approx(expected.item(), rel=1e-5)
 
 
-def test_transformed_images_are_projected_back(boxes):
-    """A flip changes what the network sees, and neither where the mask is nor how it scores."""
+def test_projections_are_mapped_back_through_transforms(boxes):
+    """A flip changes the input of the network, and neither projections nor scores."""
     flip = v2.RandomHorizontalFlip(1.0)
     loce = LoCETransformer(MODEL, "0", preprocess=flip).fit(boxes)
     mirrored = boxes.assign(
@@ -135,14 +135,14 @@ def test_transformed_images_are_projected_back(boxes):
     np.testing.assert_allclose(ours["iou"], theirs["iou"], atol=0.02)
 
 
-def test_set_output_and_feature_names(boxes):
+def test_set_output_and_feature_names_work(boxes):
     frame = LoCETransformer(MODEL, ["5", "0"]).set_output(transform="pandas").fit_transform(boxes)
     assert list(frame.columns[:2]) == ["5[0]", "5[1]"]
     assert frame.columns[-1] == "0[7]"
     assert list(frame.index) == list(boxes.index)
 
 
-def test_random_starts_follow_random_state(boxes):
+def test_random_starts_depend_on_random_state(boxes):
     def embed(seed):
         how = {"objective": "net2vec", "init": "normal", "random_state": seed, "max_iter": 2}
         return LoCETransformer(MODEL, "2", memory=False, **how).fit_transform(boxes)
@@ -158,7 +158,7 @@ def _with_mask(boxes, row, mask):
     return boxes.assign(mask=masks)
 
 
-def test_empty_masks_raise_and_are_named(boxes):
+def test_the_error_names_empty_masks(boxes):
     broken = _with_mask(boxes, 3, np.zeros((64, 48), bool))
     loce = LoCETransformer(MODEL, "2").fit(broken)
     for method in (loce.transform, loce.evaluate, loce.score, loce.project):
@@ -166,7 +166,7 @@ def test_empty_masks_raise_and_are_named(boxes):
             method(broken)
 
 
-def test_empty_masks_become_nan_when_asked(boxes):
+def test_empty_masks_become_nan_with_on_empty(boxes):
     broken = _with_mask(boxes, 3, np.zeros((64, 48), bool))
     loce = LoCETransformer(MODEL, "2", on_empty="nan").fit(broken)
     embeddings = loce.transform(broken)
@@ -181,7 +181,7 @@ def test_empty_masks_become_nan_when_asked(boxes):
     assert not loce.project(broken)[3].any()
 
 
-def test_masks_that_vanish_at_mask_size_are_empty_too(boxes):
+def test_masks_that_vanish_at_mask_size_are_empty(boxes):
     dot = np.zeros((64, 48), bool)
     dot[0, 0] = True
     broken = _with_mask(boxes, 3, dot)
@@ -193,7 +193,7 @@ def test_masks_that_vanish_at_mask_size_are_empty_too(boxes):
     assert np.isfinite(LoCETransformer(MODEL, "2").fit_transform(broken)).all()
 
 
-def test_given_embeddings_need_no_masks_to_be_projected(boxes):
+def test_project_needs_no_masks_for_given_embeddings(boxes):
     loce = LoCETransformer(MODEL, "2", append_bias=True).fit(boxes)
     embeddings = loce.transform(boxes)
     blank = boxes.assign(mask=[np.zeros_like(mask) for mask in boxes["mask"]])
@@ -203,7 +203,7 @@ def test_given_embeddings_need_no_masks_to_be_projected(boxes):
         np.testing.assert_array_equal(one, other)
 
 
-def test_activations_that_overflow_are_named(boxes):
+def test_the_error_names_activations_that_overflow(boxes):
     network = make_small_network()
     with torch.no_grad():
         network[0].weight *= 1e30
@@ -233,7 +233,7 @@ def test_activations_that_overflow_are_named(boxes):
         ({"device": "gpu"}, ValueError, r"device=.gpu. is no device of torch\. Pass None"),
     ],
 )
-def test_bad_parameters_are_named_in_fit(boxes, change, kind, match):
+def test_bad_parameters_raise_errors_in_fit(boxes, change, kind, match):
     loce = LoCETransformer(**{"model": MODEL, "layer": "2", **change})
     with pytest.raises(kind, match=match):
         loce.fit(boxes)
@@ -250,14 +250,14 @@ def test_bad_parameters_are_named_in_fit(boxes, change, kind, match):
         {"init": "ones"},
     ],
 )
-def test_changed_parameters_wait_for_the_next_fit(boxes, change):
+def test_changed_parameters_have_an_effect_after_the_next_fit(boxes, change):
     loce = LoCETransformer(MODEL, "5").fit(boxes)
     before = loce.transform(boxes)
     np.testing.assert_array_equal(loce.set_params(**change).transform(boxes), before)
     assert not np.array_equal(loce.fit(boxes).transform(boxes), before)
 
 
-def test_a_layer_whose_channels_depend_on_the_image_is_refused(boxes):
+def test_a_layer_whose_channels_depend_on_the_image_raises_an_error(boxes):
     how = {"reshape_transform": lambda grid: grid.permute(0, 2, 3, 1)}
     loce = LoCETransformer(MODEL, "2", **how).fit(boxes)
     match = r"row 2 .*'2' has 32 channels here, but had 48"
@@ -281,7 +281,7 @@ def test_threads_may_share_a_module(boxes):
         np.testing.assert_array_equal(result, expected)
 
 
-def test_random_preprocessing_is_a_property_of_the_row(boxes):
+def test_random_preprocessing_depends_only_on_the_row(boxes):
     how = {"preprocess": v2.RandomAffine(30), "random_state": 0, "memory": False}
     loce = LoCETransformer(MODEL, "2", **how).fit(boxes)
     first = loce.transform(boxes)
@@ -290,7 +290,7 @@ def test_random_preprocessing_is_a_property_of_the_row(boxes):
     assert not np.allclose(other.transform(boxes), first)
 
 
-def test_wrong_embeddings_and_layers_are_refused(boxes):
+def test_wrong_embeddings_and_layers_raise_errors(boxes):
     loce = LoCETransformer(MODEL, ["2", "5"]).fit(boxes)
     with pytest.raises(ValueError, match=r"\(5, 18\), got \(5, 3\)"):
         loce.evaluate(boxes, np.zeros((5, 3)))
@@ -300,7 +300,7 @@ def test_wrong_embeddings_and_layers_are_refused(boxes):
         loce.project(boxes)
 
 
-def test_progress_is_shown_when_asked(boxes, capsys):
+def test_verbose_shows_progress(boxes, capsys):
     loce = LoCETransformer(MODEL, "2", memory=False).fit(boxes)
     loce.transform(boxes)
     assert capsys.readouterr().err == ""
@@ -308,13 +308,13 @@ def test_progress_is_shown_when_asked(boxes, capsys):
     assert "3/3" in capsys.readouterr().err
 
 
-def test_rows_stay_one_by_one_in_lists_under_cross_validation(boxes):
+def test_cross_validation_splits_lists_of_rows(boxes):
     pairs = list(zip(boxes["image"], boxes["mask"], strict=True))
     scores = cross_val_score(LoCETransformer(MODEL, "2"), pairs, cv=2)
     assert np.isfinite(scores).all()
 
 
-# On real scenes with a network that knows them.
+# Real scenes with a network that was trained on them.
 
 LAYERS = ["backbone.9", "backbone.13"]
 
@@ -339,7 +339,7 @@ def test_camvid_rows_equal_optimize_loces(camvid_loces, camvid_frames, camvid_ne
     np.testing.assert_allclose(embeddings[100], torch.cat(parts), atol=1e-5)
 
 
-def test_camvid_concepts_are_redrawn(camvid_loces, camvid_frames):
+def test_projections_match_camvid_masks(camvid_loces, camvid_frames):
     loce, embeddings = camvid_loces
     frame = loce.evaluate(camvid_frames, embeddings)
     frame["concept"] = camvid_frames["concept"].loc[frame.index]
@@ -348,7 +348,7 @@ def test_camvid_concepts_are_redrawn(camvid_loces, camvid_frames):
     assert mean[["pole", "sign"]].max() < 0.3  # objects of a few cells: the paper's weak spot
 
 
-def test_camvid_pipelines(camvid_network, camvid_frames):
+def test_pipelines_work_on_camvid(camvid_network, camvid_frames):
     y = camvid_frames["concept"].to_numpy()
     loce = LoCETransformer(camvid_network, LAYERS, preprocess=NORMALIZE)
     how = {"covariance_type": "diag", "reg_covar": 1e-3, "random_state": 0}
@@ -360,7 +360,7 @@ def test_camvid_pipelines(camvid_network, camvid_frames):
     assert table.max(axis=1).sum() / len(y) > 0.4
 
 
-def test_camvid_nearest_neighbors_on_other_frames(camvid_network, camvid_frames):
+def test_nearest_neighbors_work_on_other_camvid_frames(camvid_network, camvid_frames):
     frames = camvid_frames["image_id"].unique()
     train = camvid_frames[camvid_frames["image_id"].isin(frames[:20])]
     test = camvid_frames[camvid_frames["image_id"].isin(frames[20:])]
@@ -372,7 +372,7 @@ def test_camvid_nearest_neighbors_on_other_frames(camvid_network, camvid_frames)
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*values of heldout_iou are NaN")
-def test_camvid_grid_search_over_layers(camvid_network, camvid_frames):
+def test_a_grid_search_compares_layers_on_camvid(camvid_network, camvid_frames):
     search = GridSearchCV(
         LoCETransformer(camvid_network, "backbone.1", preprocess=NORMALIZE),
         {"layer": ["backbone.4", "backbone.13", LAYERS]},

@@ -1,4 +1,4 @@
-"""load_voc against masks that are built pixel by pixel from the definition."""
+"""load_voc compared with masks that are built pixel by pixel."""
 
 from pathlib import Path
 
@@ -61,7 +61,7 @@ def _expected_rows(images):
                 yield name, CLASSES[label - 1], dict(sorted(found.items()))
 
 
-def test_rows_are_those_of_the_definition(tree, images):
+def test_rows_follow_the_definition(tree, images):
     table = load_voc(tree)
     expected = list(_expected_rows(images))
     got = table.data[["image_id", "concept", "n_instances"]].to_numpy().tolist()
@@ -74,7 +74,7 @@ def test_rows_are_those_of_the_definition(tree, images):
     assert table.groups.tolist() == table.data["image_id"].tolist()
 
 
-def test_instances_are_those_of_the_definition(tree, images):
+def test_instances_follow_the_definition(tree, images):
     data = load_voc(tree, merge_instances=False).data
     expected = [
         (name, concept, mask)
@@ -87,7 +87,7 @@ def test_instances_are_those_of_the_definition(tree, images):
         np.testing.assert_array_equal(mask, planted)
 
 
-def test_void_is_in_no_mask(tree):
+def test_masks_exclude_void(tree):
     data = load_voc(tree, "val").data
     classes, _ = planted_voc_image()
     covered = np.any(_masks(data), axis=0)
@@ -96,26 +96,26 @@ def test_void_is_in_no_mask(tree):
     assert data["concept"].tolist() == ["dog", "person"]
 
 
-def test_rectangles_are_drawn_per_instance(tree):
+def test_rectangles_are_made_per_instance(tree):
     data = load_voc(tree, "val", mask="rectangle", categories=["person"]).data
     classes, _ = planted_voc_image()
-    # The planted persons are rectangles, with a gap between them that one box would fill.
+    # The planted persons are rectangles, with a gap that one box would fill.
     np.testing.assert_array_equal(_masks(data)[0], classes == PERSON)
 
 
 @pytest.mark.parametrize("inner", [".", "VOC2012", "VOCdevkit/VOC2012"])
-def test_root_may_hold_the_tree(tmp_path, images, inner):
+def test_the_root_may_contain_the_tree(tmp_path, images, inner):
     make_voc_tree(tmp_path / inner, images, {"trainval": images})
     data = load_voc(tmp_path).data
     assert all(Path(path).is_file() for path in data["image"])
 
 
-def test_a_split_of_ones_own(tree):
+def test_a_custom_split_is_read(tree):
     (tree / "ImageSets" / "Segmentation" / "mine.txt").write_text("2007_000009\n\n")
     assert load_voc(tree, "mine").data["image_id"].unique().tolist() == ["2007_000009"]
 
 
-def test_areas_filter_as_in_pandas(tree):
+def test_min_area_equals_a_filter_in_pandas(tree):
     everything = load_voc(tree).data
     for min_area, kept in (
         (40, everything["area"] * _pixels(everything) >= 40),
@@ -130,13 +130,13 @@ def _pixels(data):
     return np.array([np.prod(rle["size"]) for rle in data["mask"]])
 
 
-def test_return_X_y(tree):  # noqa: N802 - as the parameter
+def test_return_X_y_returns_a_pair(tree):  # noqa: N802 - as the parameter
     data, target = load_voc(tree, return_X_y=True)
     assert target.tolist() == data["concept"].tolist()
 
 
 @pytest.mark.parametrize("folder", ["SegmentationClass", "SegmentationObject"])
-def test_an_image_without_its_mask(tree, folder):
+def test_an_image_without_its_mask_raises_an_error(tree, folder):
     path = tree / folder / "2007_000003.png"
     path.unlink()
     with pytest.raises(FileNotFoundError, match=r"1 file\(s\) are missing") as error:
@@ -145,14 +145,14 @@ def test_an_image_without_its_mask(tree, folder):
     assert str(tree / "ImageSets" / "Segmentation" / "trainval.txt") in str(error.value)
 
 
-def test_a_mask_without_its_image(tree):
+def test_a_mask_without_its_image_raises_an_error(tree):
     (tree / "JPEGImages" / "2007_000003.jpg").unlink()
     with pytest.raises(FileNotFoundError, match=r"JPEGImages.2007_000003\.jpg"):
         load_voc(tree, "train")
     load_voc(tree, "val")
 
 
-def test_an_id_that_voc_does_not_have(tree):
+def test_an_unknown_id_raises_an_error(tree):
     classes, _ = planted_voc_image()
     classes[0, 0] = 21
     path = tree / "SegmentationClass" / "2007_000009.png"
@@ -162,7 +162,7 @@ def test_an_id_that_voc_does_not_have(tree):
     assert str(path) in str(error.value)
 
 
-def test_a_mask_in_colours(tree):
+def test_a_mask_in_colors_raises_an_error(tree):
     path = tree / "SegmentationClass" / "2007_000009.png"
     Image.open(path).convert("RGB").save(path)
     with pytest.raises(ValueError, match=r"drawn in colors, such as #.* holds no ids") as error:
@@ -170,7 +170,7 @@ def test_a_mask_in_colours(tree):
     assert str(path) in str(error.value)
 
 
-def test_masks_of_two_sizes(tree):
+def test_masks_of_two_sizes_raise_an_error(tree):
     path = tree / "SegmentationObject" / "2007_000009.png"
     save_palette_png(np.ones((19, 30)), path)
     with pytest.raises(ValueError, match=r"\(20, 30\), but .* is \(19, 30\)") as error:
@@ -179,7 +179,7 @@ def test_masks_of_two_sizes(tree):
 
 
 @pytest.mark.parametrize("share", [0, 0.5, 0.9])
-def test_a_truncated_mask(tree, share):
+def test_a_truncated_mask_raises_an_error(tree, share):
     path = tree / "SegmentationClass" / "2007_000003.png"
     content = path.read_bytes()
     path.write_bytes(content[: int(share * len(content))])
@@ -188,21 +188,21 @@ def test_a_truncated_mask(tree, share):
     assert str(path) in str(error.value)
 
 
-def test_no_tree(tmp_path):
+def test_a_missing_tree_raises_an_error(tmp_path):
     with pytest.raises(FileNotFoundError, match="No folder 'SegmentationClass'"):
         load_voc(tmp_path)
 
 
-def test_no_such_split(tree):
+def test_an_unknown_split_raises_an_error(tree):
     with pytest.raises(FileNotFoundError, match=r"no split 'test'.*\['train', 'trainval', 'val'\]"):
         load_voc(tree, "test")
 
 
-def test_no_such_category(tree):
+def test_an_unknown_category_raises_an_error(tree):
     with pytest.raises(ValueError, match=r"no category 'tv'.*tvmonitor"):
         load_voc(tree, categories=["tv"])
 
 
-def test_nothing_left(tree):
+def test_an_empty_selection_raises_an_error(tree):
     with pytest.raises(ValueError, match="no annotation is left"):
         load_voc(tree, categories=["sofa"])

@@ -1,4 +1,4 @@
-"""The way back: from what is found among rows to the annotations in the file."""
+"""The way back from rows to the annotations in the file."""
 
 import json
 
@@ -74,7 +74,7 @@ def ids_in_file(file, table):
 
 
 def captions_of(display):
-    """Give the lines below the tiles, in the order of the table."""
+    """Return the captions of the tiles, in the order of the table."""
     tiles = [ax for ax in display.axes_.ravel() if ax.get_images()]
     if isinstance(display, ProjectionDisplay):
         tiles = tiles[len(display.table) :]
@@ -115,7 +115,7 @@ def test_displays_keep_their_rows(kind, file, table, embeddings):
     assert len(shown) == len(captions_of(display))
 
 
-def test_tables_hold_what_displays_found(table, embeddings):
+def test_tables_have_the_results_of_displays(table, embeddings):
     embeddings[3] = np.nan
     found = DISPLAYS["retrieval"](embeddings, table)
     expected = np.column_stack([found.queries, found.matches])
@@ -136,14 +136,14 @@ def test_tables_hold_what_displays_found(table, embeddings):
     np.testing.assert_array_equal(found.table["cluster"], np.repeat(found.clusters, sizes))
 
 
-def test_the_concept_is_the_one_that_is_shown(table, embeddings):
+def test_the_table_has_the_shown_concept(table, embeddings):
     y = np.array(["other", "name"])[np.arange(len(table)) % 2]
     shown = RetrievalDisplay.from_embeddings(embeddings, table, y, queries=0).table
     assert shown["concept"].tolist() == y[shown["position"]].tolist()
 
 
 @every_display
-def test_captions_are_those_of_the_rows(kind, table, embeddings):
+def test_captions_show_values_of_the_rows(kind, table, embeddings):
     table = table.assign(note=[None, 0.98765, 12.0, "a name"] * (len(table) // 4))
     written = {None: "none", 0.98765: "0.988", 12.0: "12", "a name": "a name"}
     columns = ["position", "annotation_id", "note"]
@@ -165,7 +165,7 @@ def test_captions_are_those_of_the_rows(kind, table, embeddings):
 
 
 @every_display
-def test_captions_stay_apart(kind, table, embeddings):
+def test_captions_do_not_overlap(kind, table, embeddings):
     table = table.assign(annotation_id=[(10**9 + k,) * 9 for k in range(len(table))])
     display = DISPLAYS[kind](embeddings, table, captions=["annotation_id", "image"])
     figure = display.figure_
@@ -183,7 +183,7 @@ def test_captions_stay_apart(kind, table, embeddings):
             assert min(width, height) <= 1.5
 
 
-def test_captions_leave_room_without_a_layout(table, embeddings):
+def test_captions_fit_without_a_layout(table, embeddings):
     _, ax = plt.subplots(figsize=(7, 7))
     columns = ["annotation_id", "score", "image_id"]
     display = DISPLAYS["outliers"](embeddings, table, captions=columns, ax=ax)
@@ -252,7 +252,7 @@ def test_failed_rows_are_listed_with_their_annotations(file, table, loce, on_err
     assert caught.value.failures["position"].tolist() == bad
 
 
-def test_evaluations_tell_the_annotations(file, table, loce):
+def test_evaluate_lists_annotations(file, table, loce):
     expected = ids_in_file(file, table)
     frame = loce.set_params(layer=["features.1", "features.2"]).fit(table).evaluate(table)
     assert frame["annotation_id"].tolist() == [ids for ids in expected for _ in range(2)]
@@ -269,7 +269,7 @@ def test_crops_keep_all_columns(table):
         assert crops[name].tolist() == table[name].tolist()
 
 
-def test_a_suspect_is_mended_in_the_file(file, table, embeddings):
+def test_a_wrong_label_is_corrected_in_the_file(file, table, embeddings):
     row = 4
     rest = table["concept"] == table["concept"][row]
     embeddings[rest] = [1.0, 0.0, 0.0, 0.0] + 0.01 * embeddings[rest]

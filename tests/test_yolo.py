@@ -1,4 +1,4 @@
-"""load_yolo against pycocotools on the same outlines, and against NumPy on boxes."""
+"""load_yolo compared with pycocotools on the same outlines, and with NumPy on boxes."""
 
 import os
 import sys
@@ -39,7 +39,7 @@ def _load(root, **how):
 
 
 def _outlines(seed, n, n_corners=7):
-    """Give random outlines, some of them across themselves, in shares of the image."""
+    """Return random outlines, some with self-intersections, in shares of the image."""
     return np.random.default_rng(seed).uniform(0, 1, (n, n_corners, 2)).round(6)
 
 
@@ -48,7 +48,7 @@ def _line(label, outline, *score):
 
 
 def _drawn(outline):
-    """What COCO makes of an outline in pixels."""
+    """The mask that COCO makes from an outline in pixels."""
     corners = (outline * (WIDTH, HEIGHT)).ravel().tolist()
     return coco_mask.decode(coco_mask.frPyObjects([corners], HEIGHT, WIDTH))[..., 0].astype(bool)
 
@@ -58,7 +58,7 @@ def _decoded(data):
 
 
 @pytest.mark.parametrize("scores", [[], [0.25]], ids=["labels", "predictions"])
-def test_polygons(root, scores):
+def test_polygons_are_read(root, scores):
     outlines = _outlines(0, 20)
     _write(root, *(_line(i % 2, o, *scores) for i, o in enumerate(outlines)))
     masks = [_drawn(outline) for outline in outlines]
@@ -74,7 +74,7 @@ def test_polygons(root, scores):
     assert merged["annotation_id"].tolist() == [tuple(ids[:10]), tuple(ids[10:])]
 
 
-def test_boxes(root):
+def test_boxes_are_read(root):
     boxes = {"inside": (8, 6, 40, 30), "whole": (0, 0, 80, 48), "over": (70, 40, 90, 56)}
     centers = [
         ((x + to_x) / 2 / WIDTH, (y + to_y) / 2 / HEIGHT, (to_x - x) / WIDTH, (to_y - y) / HEIGHT)
@@ -90,14 +90,14 @@ def test_boxes(root):
         _load(root)
 
 
-def test_a_box_beside_a_polygon_is_told(root):
+def test_a_box_beside_a_polygon_causes_a_warning(root):
     _write(root, f"0 {TRIANGLE}", "0 0.5 0.5 0.2 0.2")
     with pytest.raises((ValueError, UserWarning), match=r"a\.txt:2.*mask='rectangle'"):
         _load(root)
 
 
 @pytest.mark.parametrize("shape", ["0.5 0.5 0.5 0.5", TRIANGLE], ids=["boxes", "polygons"])
-def test_what_is_kept(root, shape):
+def test_fields_are_kept(root, shape):
     _write(root, f"1 {shape} 0.5", f"1 {shape} 1")
     data = _load(root, mask="rectangle", keep=["score", "class_id"])
     assert data["score"].tolist() == [(0.5, 1.0)]
@@ -119,7 +119,7 @@ def test_all_lines_have_a_score_or_none(root, labels):
         _load(root)
 
 
-def test_images_without_objects(root):
+def test_images_without_objects_have_no_rows(root):
     for name in "bcd":
         _save_image(root / "images" / f"{name}.png")
     _write(root, f"0 {TRIANGLE}")
@@ -143,7 +143,7 @@ def test_images_without_objects(root):
         ("images/a.png", "images/a.txt", "images", "images"),
     ],
 )
-def test_where_labels_lie(tmp_path, image, label, loaded, label_dir):
+def test_labels_are_found_in_all_usual_folders(tmp_path, image, label, loaded, label_dir):
     _save_image(tmp_path / image)
     (tmp_path / label).parent.mkdir(parents=True, exist_ok=True)
     (tmp_path / label).write_text(f"0 {TRIANGLE}")
@@ -156,13 +156,13 @@ def test_where_labels_lie(tmp_path, image, label, loaded, label_dir):
     assert (tmp_path / label).as_posix().endswith(name.removesuffix(":1"))
 
 
-def test_relative_folders(root, monkeypatch):
+def test_relative_folders_are_resolved(root, monkeypatch):
     _write(root, f"0 {TRIANGLE}")
     monkeypatch.chdir(root / "images")
     assert load_yolo(".", class_names=NAMES).data["image_id"].tolist() == ["a"]
 
 
-def test_labels_without_an_image_are_told(root):
+def test_labels_without_an_image_cause_a_warning(root):
     _write(root, f"0 {TRIANGLE}")
     (root / "labels" / "classes.txt").write_text("\n".join(NAMES))
     assert len(_load(root)) == 1
@@ -171,8 +171,8 @@ def test_labels_without_an_image_are_told(root):
         assert len(_load(root)) == 1
 
 
-def test_a_turned_photo(root):
-    """Cameras turn images by a note in the file; YOLO's shares are of the turned image."""
+def test_a_rotated_photo_is_upright(root):
+    """Cameras rotate images by metadata; the shares of YOLO refer to the rotated image."""
     exif = Image.Exif()
     exif[0x0112] = 6
     Image.new("RGB", (HEIGHT, WIDTH)).save(root / "images" / "a.jpg", exif=exif)
@@ -182,12 +182,12 @@ def test_a_turned_photo(root):
     np.testing.assert_array_equal(_decoded(_load(root)), [_drawn(outline)])
 
 
-def test_a_byte_order_mark_and_class_ids_as_floats(root):
+def test_a_byte_order_mark_and_float_class_ids_are_read(root):
     (root / "labels" / "a.txt").write_text(f"2.0 {TRIANGLE}\r\n", encoding="utf-8-sig")
     assert _load(root)["concept"].tolist() == ["dog"]
 
 
-def test_coordinates_a_little_outside_are_cut(root):
+def test_coordinates_slightly_outside_are_clipped(root):
     _write(root, "0 -0.009 0 1.009 0 1.009 1.005 -0.009 1")
     assert _load(root)["area"].tolist() == [1.0]
 
@@ -204,7 +204,7 @@ YAML = "path: ../data\ntrain: images/train\nval: images/val\nnc: 3\nnames:\n"
         ("obj.names", "person\r\ncar\r\ndog"),
     ],
 )
-def test_files_of_names(root, file, text):
+def test_files_of_names_are_read(root, file, text):
     (root / file).write_text(text)
     _write(root, f"2 {TRIANGLE}", f"1 {TRIANGLE}")
     for path in (root / file, str(root / file)):
@@ -219,7 +219,7 @@ def test_ids_of_one_name_are_one_concept(root):
     assert table.target_names == ["car"]
 
 
-def test_categories(root):
+def test_categories_select_rows(root):
     _write(root, f"1 {TRIANGLE}", f"0 {TRIANGLE}", f"9 {TRIANGLE}")
     assert _load(root, categories=["car"])["concept"].tolist() == ["car"]
     with pytest.raises(ValueError, match="no category 'cow'"):
@@ -248,20 +248,20 @@ def test_categories(root):
         ("0 0.5 0.5 0.1 0.1 0.9 7 0.5 0.5", r"got \[7.0\]"),
     ],
 )
-def test_lines_that_are_wrong(root, line, match):
+def test_invalid_lines_raise_errors(root, line, match):
     _write(root, f"0 {TRIANGLE}", "", line)
     with pytest.raises(ValueError, match=rf"a\.txt, line 3: .*{match}"):
         _load(root)
 
 
-def test_a_very_long_outline_is_refused(root):
+def test_a_very_long_outline_raises_an_error(root):
     _save_image(root / "images" / "a.png", (4000, 4000))
     _write(root, "0 " + "0 0 1 1 " * 500)
     with pytest.raises(ValueError, match=r"a\.txt, line 1 can't be read: the outline"):
         _load(root)
 
 
-def test_files_that_are_wrong(root):
+def test_invalid_files_raise_errors(root):
     path = root / "labels" / "a.txt"
     path.write_bytes(b"\xff\xfe0 1")
     with pytest.raises(ValueError, match=r"a\.txt can't be read as text"):
@@ -287,7 +287,7 @@ def test_files_that_are_wrong(root):
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="has no such pipes")
-def test_a_pipe_in_place_of_a_label_file_is_refused(root):
+def test_a_pipe_instead_of_a_label_file_raises_an_error(root):
     os.mkfifo(root / "labels" / "a.txt")
     with pytest.raises(ValueError, match="not a regular file"):
         _load(root)
@@ -307,14 +307,14 @@ def test_a_pipe_in_place_of_a_label_file_is_refused(root):
         ("names: {x: person}", "integer ids"),
     ],
 )
-def test_yaml_that_is_wrong(root, text, match):
+def test_invalid_yaml_raises_an_error(root, text, match):
     (root / "data.yaml").write_text(text)
     _write(root, f"0 {TRIANGLE}")
     with pytest.raises(ValueError, match=match):
         _load(root, class_names=root / "data.yaml")
 
 
-def test_names_that_are_nowhere(root, monkeypatch):
+def test_missing_names_raise_an_error(root, monkeypatch):
     _write(root, f"0 {TRIANGLE}")
     with pytest.raises(FileNotFoundError, match=r"class_names must be .*'car' does not exist"):
         _load(root, class_names="car")
@@ -325,8 +325,8 @@ def test_names_that_are_nowhere(root, monkeypatch):
 
 
 @pytest.mark.slow
-def test_many_polygons_take_bounded_time(root):
-    """Where time grew with the square of their number, this would take minutes."""
+def test_many_polygons_are_read_in_bounded_time(root):
+    """If time grew with the square of their number, this would take minutes."""
     _save_image(root / "images" / "a.png", (2000, 2000))
     n = 30_000
     outlines = _outlines(3, n) / 50 + np.random.default_rng(4).uniform(0, 0.98, (n, 1, 2))

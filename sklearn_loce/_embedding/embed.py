@@ -427,8 +427,8 @@ def _misses(loce, sample, target, k, solution):
     """Return whether the projection of a vector misses the mask; true for a vector of NaN."""
     grid = sample.activations.grids[loce.layers_[k]]
     bias = solution.intercept if loce._appends_bias() else None
-    drawn = project_vector(grid, solution.vectors, bias, target.shape).cpu().numpy() > 0.5
-    return not (drawn & (target > 0)).any()
+    projection = project_vector(grid, solution.vectors, bias, target.shape).cpu().numpy() > 0.5
+    return not (projection & (target > 0)).any()
 
 
 def explain_empty(loce):

@@ -33,7 +33,7 @@ class Activations:
 
 @contextmanager
 def open_network(loce, layers=None, records=None):
-    """Lend a function ``(samples, i) -> Activations`` that passes an image, for one thread.
+    """Yield a function ``(samples, i) -> Activations`` that passes an image, for one thread.
 
     Parameters
     ----------

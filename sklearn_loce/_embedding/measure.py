@@ -6,15 +6,15 @@ import numpy as np
 import torch
 
 from .._samples.masks import intersection_over_union
-from .._solvers.folds import block_folds, drawn_pixels, fitted_pixels
-from .._solvers.project import compute_logits, project, redrawing_bias
+from .._solvers.folds import block_folds, fitted_pixels, heldout_pixels
+from .._solvers.project import best_bias, compute_logits, project
 
 # If more than this share of a mask stays in place when it is turned upside down, it is no control.
 _MOST_SHARED = 0.5
 
 
 @dataclass(frozen=True)
-class Drawing:
+class Projection:
     """Projects the vectors of one layer onto their images.
 
     Parameters
@@ -31,10 +31,10 @@ class Drawing:
 
     def __call__(self, loce, sample, solutions):
         """Return the projection at the size of the image, bool, or float32 without a threshold."""
-        target = loce._objective.drawing_target(sample.target)
+        target = loce._objective.projection_target(sample.target)
         k = loce.layers_.index(self.layer)
-        drawn = _draw_best(self.bias, loce, sample, self.layer, solutions[k], target)
-        return drawn if self.threshold is None else drawn > self.threshold
+        projection = _project_best(self.bias, loce, sample, self.layer, solutions[k], target)
+        return projection if self.threshold is None else projection > self.threshold
 
 
 @dataclass(frozen=True)
@@ -60,8 +60,7 @@ class Evaluation:
         size = sample.activations.grids[layer].shape[1:]
         if self.n_folds:
             target = objective.control_target(sample.target, size)
-            drawn = objective.drawing_target(sample.target)
-            folds = block_folds(drawn, size, self.n_folds)
+            folds = block_folds(objective.projection_target(sample.target), size, self.n_folds)
             weights = [fitted_pixels(folds, target.shape, f) for f in range(self.n_folds)]
             problems += [(target, pixels.astype(np.float32)) for pixels in weights]
         if self.flips:
@@ -80,7 +79,7 @@ class Evaluation:
 
     def __call__(self, loce, sample, solutions):
         """Return a line of measures per layer; NaN if a measure is undefined."""
-        target = loce._objective.drawing_target(sample.target)
+        target = loce._objective.projection_target(sample.target)
         return [
             self._measure_layer(loce, sample, k, solutions[k], target)
             for k in range(len(loce.layers_))
@@ -95,8 +94,8 @@ class Evaluation:
         if objective.has_bias:
             facts |= {"n_iter": solution.n_iter, "gradient_norm": solution.gradient_norm}
         if sample.mask.any() and not np.isnan(solution.vectors).any():
-            drawn = _draw_best(self.bias, loce, sample, layer, solution, target) > 0.5
-            facts["iou"] = intersection_over_union(drawn, sample.mask)
+            projection = _project_best(self.bias, loce, sample, layer, solution, target) > 0.5
+            facts["iou"] = intersection_over_union(projection, sample.mask)
             if "loss" in facts:
                 facts["loss"] = _measure_loss(objective, grid, solution, target)
             controls = sample.controls.get(k, ())
@@ -117,10 +116,10 @@ class Evaluation:
                 return np.nan
             pixels = fitted_pixels(folds, size, f)
             bias = choose_bias(self.bias, loce, grid, solution, target, pixels)
-            there = torch.from_numpy(drawn_pixels(folds, size, f))
+            there = torch.from_numpy(heldout_pixels(folds, size, f))
             mosaic[there] = project_vector(grid, solution.vectors, bias, size).cpu()[there]
-        drawn = sample.activations.view.to_original(mosaic[None])[0].numpy() > 0.5
-        return intersection_over_union(drawn, sample.mask)
+        projection = sample.activations.view.to_original(mosaic[None])[0].numpy() > 0.5
+        return intersection_over_union(projection, sample.mask)
 
     def _measure_flipped(self, loce, sample, layer, solution):
         """Return the IoU of a vector that was fitted to the mask turned upside down."""
@@ -128,9 +127,9 @@ class Evaluation:
         shared = np.count_nonzero(flipped & sample.mask) / np.count_nonzero(sample.mask)
         if shared > _MOST_SHARED or not np.isfinite(solution.vectors).all():
             return np.nan
-        target = loce._objective.drawing_target(_flip_target(loce, sample))
-        drawn = _draw_best(self.bias, loce, sample, layer, solution, target) > 0.5
-        return intersection_over_union(drawn, flipped)
+        target = loce._objective.projection_target(_flip_target(loce, sample))
+        projection = _project_best(self.bias, loce, sample, layer, solution, target) > 0.5
+        return intersection_over_union(projection, flipped)
 
 
 def _flip_target(loce, sample):
@@ -144,7 +143,7 @@ def _measure_loss(objective, grid, solution, target):
     return objective.loss(grid, solution.vectors, target, intercept)
 
 
-def draw(activations, layer, vector, bias, mask_size):
+def project_onto_image(activations, layer, vector, bias, mask_size):
     """Project a vector onto one image.
 
     Parameters
@@ -164,9 +163,9 @@ def draw(activations, layer, vector, bias, mask_size):
     return activations.view.to_original(projection[None])[0].cpu().numpy()
 
 
-def _draw_best(rule, loce, sample, layer, solution, target):
+def _project_best(rule, loce, sample, layer, solution, target):
     bias = choose_bias(rule, loce, sample.activations.grids[layer], solution, target)
-    return draw(sample.activations, layer, solution.vectors, bias, target.shape)
+    return project_onto_image(sample.activations, layer, solution.vectors, bias, target.shape)
 
 
 def project_vector(grid, vector, bias, mask_size):
@@ -205,4 +204,4 @@ def choose_bias(rule, loce, grid, solution, target, pixels=None):
     logits = compute_logits(grid, solution.vectors, target.shape).numpy()
     if pixels is not None:
         logits, target = logits[pixels], target[pixels]
-    return np.float32(redrawing_bias(logits, target))
+    return np.float32(best_bias(logits, target))

@@ -73,13 +73,13 @@ def _pack(loce, task):
     return Payload(raw, key, task.records, task.fingerprint, settings)
 
 
-def _spread(payload):
+def _send_estimator(payload):
     """Send a large estimator to all workers of a cluster; joblib shares it with local workers."""
     backend, _ = get_active_backend()
     if is_cluster(backend) and payload.estimator.nbytes >= _LARGE:
         # A name by hash could equal that of the last call, which Dask may be releasing.
-        spread = backend.client.scatter(payload.estimator, broadcast=True, hash=False)
-        return replace(payload, estimator=None), spread
+        sent = backend.client.scatter(payload.estimator, broadcast=True, hash=False)
+        return replace(payload, estimator=None), sent
     return replace(payload, estimator=None), payload.estimator
 
 
@@ -260,7 +260,7 @@ def _in_parallel(loce, payload, task, parts, begun, refusal):
     ``begun`` collects the numbers of parts that were sent to workers. After a refusal, no more
     parts are sent, and ``refusal`` holds the reason.
     """
-    lean, raw = _spread(payload)
+    lean, raw = _send_estimator(payload)
 
     def tasks():
         for number, images in list(parts.items()):

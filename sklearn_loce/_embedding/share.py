@@ -8,8 +8,8 @@ from .._network.preprocess import resolve_preprocess
 from .table import find_store
 from .threads import runs_here
 
-# On these the passes depend, and where vectors are kept.
-_OF_PASSES = ("model", "preprocess", "reshape_transform", "device", "random_state", "memory")
+# The passes, and the place where vectors are stored, depend on these parameters.
+_SHARED = ("model", "preprocess", "reshape_transform", "device", "random_state", "memory")
 
 
 def check_shares(loce, beside):
@@ -30,13 +30,13 @@ def check_shares(loce, beside):
 
 
 def _compare_passes(first, second):
-    """Give {parameter: what two transformers must have in common there to share passes}."""
+    """Return {parameter: (first, second)}; transformers with equal pairs can share passes."""
     pairs = zip(_describe_passes(first), _describe_passes(second), strict=True)
-    return dict(zip(_OF_PASSES, pairs, strict=True))
+    return dict(zip(_SHARED, pairs, strict=True))
 
 
 def _describe_passes(loce):
-    """Give what the passes depend on, and where vectors are kept, in the order of _OF_PASSES."""
+    """Return values to compare for the parameters in _SHARED."""
     store = id(find_store(None, loce.model)) if loce.memory is None else loce.memory
     return (
         id(as_module(loce.model)),

@@ -298,9 +298,9 @@ def warn_missed(loce, table):
     """Warn of layers at which the projections of more than half of the new vectors miss masks."""
     counts = [(table.missed[k, True], table.missed[k, False]) for k in range(len(loce.layers_))]
     parts = [
-        f"{n_missed} of {n_missed + n_drawn} at {layer!r}"
-        for layer, (n_missed, n_drawn) in zip(loce.layers_, counts, strict=True)
-        if n_missed > n_drawn
+        f"{n_missed} of {n_missed + n_hit} at {layer!r}"
+        for layer, (n_missed, n_hit) in zip(loce.layers_, counts, strict=True)
+        if n_missed > n_hit
     ]
     if parts:
         warn_user(

@@ -134,7 +134,7 @@ def explain_failure(module, size, error, *, began, adapter=None):
         ``None`` if the error has another cause.
     """
     name, reason = type(module).__name__, f"{type(error).__name__}: {error}"
-    n_channels = None if began else _asked_channels(module, error)
+    n_channels = None if began else _required_channels(module, error)
     if n_channels is not None:
         return ValueError(f"{name} {_explain_channels(n_channels)} ({reason})")
     # After its first layers, a network that accepts several sizes fails for other reasons.
@@ -151,11 +151,13 @@ def explain_failure(module, size, error, *, began, adapter=None):
     return None
 
 
-def _asked_channels(module, error):
+def _required_channels(module, error):
     """Read the required number of channels from an error; ``None`` for another error."""
     found = re.search(r"to have (\d+) channels, but got 3 channels", str(error))
-    asked = int(found[1]) if found else getattr(getattr(module, "config", None), "num_channels", 3)
-    return asked if asked != 3 and ("channel" in str(error)) else None
+    required = (
+        int(found[1]) if found else getattr(getattr(module, "config", None), "num_channels", 3)
+    )
+    return required if required != 3 and ("channel" in str(error)) else None
 
 
 def _explain_channels(n_channels):
@@ -177,7 +179,7 @@ def _explain_divisor(module, size, error, adapter):
     parameter = next(module.parameters(), torch.empty(0))
     for divisor in _DIVISORS:
         near = tuple(-(-n // divisor) * divisor for n in size)
-        if near != tuple(size) and _takes(module, adapter, parameter.new_zeros(1, 3, *near)):
+        if near != tuple(size) and _accepts(module, adapter, parameter.new_zeros(1, 3, *near)):
             return (
                 f"failed on images of {size[0]} x {size[1]}, and takes {near[0]} x {near[1]}, "
                 f"whose sides are multiples of {divisor}. Resize them without a crop, as in "
@@ -187,7 +189,7 @@ def _explain_divisor(module, size, error, adapter):
     return None
 
 
-def _takes(module, adapter, images):
+def _accepts(module, adapter, images):
     try:
         with torch.no_grad():
             adapter(module, images)

@@ -15,7 +15,7 @@ from ..exceptions import LayoutError
 from .adapters import adapter_of, explain_failure, explain_silence, refuse_unhookable
 from .families import is_detector
 from .grids import check_reshaped, describe, find_reading, join_grids
-from .handle import as_module, dtype_of, lend, refuse_shared, replicate, resolve_device
+from .handle import as_module, dtype_of, lend_module, refuse_shared, replicate, resolve_device
 from .joined import Joined, members_of
 from .trace import Trace
 
@@ -178,7 +178,7 @@ class ActivationExtractor:
         with ExitStack() as exits:
             self._thread, self._is_disturbed, self._modes = get_ident(), False, None
             if network is None:
-                network = exits.enter_context(lend(self.module, self.device))
+                network = exits.enter_context(lend_module(self.module, self.device))
                 exits.enter_context(torch.no_grad())
                 self.is_lent = True
                 self._modes = [child.training for child in network.modules()]
@@ -213,17 +213,17 @@ class ActivationExtractor:
                 return self(images, shown)
         frame = self.frame(images.shape[-2:])
         try:
-            taken = self._run(images, shown, frame, self._known.get((images.shape, frame)))
+            grids = self._run(images, shown, frame, self._known.get((images.shape, frame)))
         except _ReadOtherwise as stop:
-            self._pass_on(stop)
-            taken = self._run(images, shown, frame, None)
-        return {str(layer): self._give(layer, taken) for layer in self.layers}
+            self._check_owner(stop)
+            grids = self._run(images, shown, frame, None)
+        return {str(layer): self._grid_of(layer, grids) for layer in self.layers}
 
-    def _give(self, layer, taken):
+    def _grid_of(self, layer, grids):
         """Return the grid of a layer, or the joined grid of several layers."""
         if isinstance(layer, Joined):
-            return join_grids([taken[name] for name in layer.layers])
-        return taken[layer]
+            return join_grids([grids[name] for name in layer.layers])
+        return grids[layer]
 
     def frame(self, size):
         """Return the position of an image of ``size`` in the input of the first layer.
@@ -252,7 +252,7 @@ class ActivationExtractor:
             with nullcontext() if trace is None else trace:
                 self.adapter(self._network, own, shown)
         except _ReachedDeepestLayer as stop:
-            self._pass_on(stop)
+            self._check_owner(stop)
         except LayoutError:
             raise
         except Exception as error:
@@ -262,10 +262,10 @@ class ActivationExtractor:
             self._pass = None
         self._check_pass(current, images, shown)
         if trace is not None:
-            self._learn((images.shape, frame), current)
-        return current.taken
+            self._store_readings((images.shape, frame), current)
+        return current.grids
 
-    def _learn(self, key, current):
+    def _store_readings(self, key, current):
         """Store the readings, and whether later passes of this size may stop early."""
         once = not current.trace.reads_values and set(current.n_calls.values()) == {1}
         # The control flow of a detector does not depend on the size, and its heads are slow.
@@ -277,27 +277,27 @@ class ActivationExtractor:
         modes = [child.training for child in self._network.modules()] if self._modes else None
         if self._is_disturbed or modes != self._modes:
             refuse_shared(self.module)
-        missing = [layer for layer in self._members if layer not in current.taken]
+        missing = [layer for layer in self._members if layer not in current.grids]
         if missing:
             with _recording(self._network) as ran:
                 own = images.to(device=self.device, dtype=dtype_of(self._network), copy=True)
                 self.adapter(self._network, own, shown)
             raise LayoutError(explain_silence(self.module, missing, ran))
-        for layer, grid in current.taken.items():
+        for layer, grid in current.grids.items():
             if len(grid) != len(images):
                 raise LayoutError(
                     f"reshape_transform made a batch of {len(grid)} for {len(images)} image(s) "
                     f"of the output of layer {layer!r}; it must keep the images apart."
                 )
 
-    def _pass_on(self, stop):
-        """Raise the stop of an extractor around this one."""
+    def _check_owner(self, stop):
+        """Raise the stop again if it belongs to an extractor around this one."""
         if stop.args[0] is not self:
             raise stop
 
     def _explain(self, error, size, current):
         """Raise a clear error, or only warn if all layers ran before the network failed."""
-        if len(current.taken) < len(self._members):
+        if len(current.grids) < len(self._members):
             began = current.trace is None or current.trace.began
             _raise_clear(self._network, size, error, began=began, adapter=self.adapter)
         if self._is_first and not self._has_warned:
@@ -314,19 +314,19 @@ class ActivationExtractor:
         def hook(module, args, output):
             self._note_thread()
             if get_ident() == self._thread and self._pass is not None:
-                self._keep(layer, output, self._pass)
+                self._store_grid(layer, output, self._pass)
 
         return hook
 
-    def _keep(self, layer, output, current):
-        """Keep a layer's output as a grid; end the pass after the last required output."""
+    def _store_grid(self, layer, output, current):
+        """Store a layer's output as a grid; end the pass after the last required output."""
         current.n_calls[layer] += 1
         grid = self._read(layer, output, current).detach().float()
         # Copy even if the cast copies, because a reshape_transform may return an expanded grid.
-        current.taken[layer] = grid.clone(memory_format=torch.contiguous_format)
+        current.grids[layer] = grid.clone(memory_format=torch.contiguous_format)
         self.draws |= current.trace is not None and current.trace.draws
         may_stop = current.trace is None or self.runs_once
-        if may_stop and len(current.taken) == len(self._members):
+        if may_stop and len(current.grids) == len(self._members):
             raise _ReachedDeepestLayer(self)
 
     def _read(self, layer, output, current):
@@ -340,8 +340,8 @@ class ActivationExtractor:
             if shape != expected:
                 raise _ReadOtherwise(self)
             return read(output)
-        settled = self.readings.get(layer)
-        reading = find_reading(output, layer, current.trace, settled)
+        expected = self.readings.get(layer)
+        reading = find_reading(output, layer, current.trace, expected)
         if self._is_first:
             self.readings[layer] = reading.key
         if shape is not None:
@@ -354,7 +354,7 @@ class _Pass:
 
     def __init__(self, trace, known):
         self.trace, self.known = trace, known
-        self.taken, self.n_calls = {}, Counter()
+        self.grids, self.n_calls = {}, Counter()
 
 
 def _raise_clear(module, size, error, *, began, adapter=None) -> NoReturn:
@@ -437,8 +437,8 @@ def list_layers(model, input_size):
     device = resolve_device(None, module)
     image = torch.zeros(1, *size, device=device, dtype=dtype_of(module))
     replica = replicate(module, runner=adapter_of(model).forward)
-    borrowed = lend(module, device) if replica is None else nullcontext(replica)
-    with borrowed as network, _recording(network) as records, torch.no_grad():
+    opened = lend_module(module, device) if replica is None else nullcontext(replica)
+    with opened as network, _recording(network) as records, torch.no_grad():
         try:
             adapter_of(model)(network, image)
         except Exception as error:

@@ -139,7 +139,7 @@ def _raise(output, layer, why, way_out="Choose another layer, or pass") -> NoRet
     )
 
 
-def find_reading(output, layer, trace, settled=None):
+def find_reading(output, layer, trace, expected=None):
     """Find how to read a layer's output as a grid of activations.
 
     Parameters
@@ -149,7 +149,7 @@ def find_reading(output, layer, trace, settled=None):
     layer : str
     trace : Trace
         Trace of this pass up to the layer.
-    settled : tuple, default=None
+    expected : tuple, default=None
         Key of the reading of another image, which this reading must equal. ``None`` accepts any
         reading if there is only one.
 
@@ -168,7 +168,7 @@ def find_reading(output, layer, trace, settled=None):
     # Hugging Face's Swin returns a stage's tokens together with the map before their merging.
     n_axes = 4 if any(isinstance(way, Reading) and way.n_axes == 4 for way in found) else None
     readings = [way for way in found if isinstance(way, Reading) and n_axes in (None, way.n_axes)]
-    chosen = [reading for reading in readings if settled in (None, reading.key)]
+    chosen = [reading for reading in readings if expected in (None, reading.key)]
     if len(chosen) == 1:
         return chosen[0]
     if not readings:

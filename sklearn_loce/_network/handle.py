@@ -208,9 +208,9 @@ class _Cell:
             )
         if self.expected is not None and digest_network(module) != self.expected:
             raise ValueError(
-                f"The builder {_name(self.builder)} gives another network than the one that was "
-                "pickled: weights, classes or attributes differ. Let the builder make all of it, "
-                "or wrap the module itself: TorchModel(module)."
+                f"The builder {_name(self.builder)} returns another network than the pickled "
+                "one: weights, classes or attributes differ. Let the builder make all of it, or "
+                "wrap the module itself: TorchModel(module)."
             )
         return module
 
@@ -262,7 +262,8 @@ def _weights_of(builder):
     if isinstance(weights, str):
         try:
             return get_model_weights(_torchvision_function(builder)).verify(weights)
-        except (ValueError, KeyError, IndexError):
+        # torchvision 0.21 raises AttributeError if ``weights`` of a function has no annotation.
+        except (ValueError, KeyError, IndexError, AttributeError):
             return None  # not a function of torchvision, or its call will raise an error
     return weights if isinstance(weights, WeightsEnum) else None
 
@@ -547,8 +548,8 @@ def refuse_shared(module):
 
 
 @contextmanager
-def lend(module, device):
-    """Lend a module that cannot be copied, in evaluation mode; restore its state afterward."""
+def lend_module(module, device):
+    """Use a module that cannot be copied, in evaluation mode; restore its state afterward."""
     home, me = device_of(module), threading.get_ident()
     modes = {child: child.training for child in module.modules()}
     with _LENDING[-1]:

@@ -28,8 +28,8 @@ def probe_sizes(module):
 
 
 @lru_cache(maxsize=8)
-def draw_probe(size):
-    """Draw a smooth random image in integers, the same on every machine.
+def make_probe_image(size):
+    """Make a smooth image of fixed random integers, the same on every machine.
 
     Parameters
     ----------
@@ -112,7 +112,7 @@ def probe(extract, transform, size, seed):
     Probe
     """
     before = _random_states()
-    view = make_view(draw_probe(size), transform, seed)
+    view = make_view(make_probe_image(size), transform, seed)
     shown = None if view.shown is None else view.shown[None]
     activations = extract(view.image[None], shown)
     views = [] if transform.is_plain else [_sketch_view(transform, n, seed) for n in _VIEW_SIZES]
@@ -126,6 +126,6 @@ def probe(extract, transform, size, seed):
 
 def _sketch_view(transform, size, seed):
     try:
-        return sketch(make_view(draw_probe(size), transform, seed).image.double().numpy())
+        return sketch(make_view(make_probe_image(size), transform, seed).image.double().numpy())
     except ValueError:  # for example a larger crop: then no image of this size can be embedded
         return np.zeros(_N_SUMS)

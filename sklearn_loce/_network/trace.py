@@ -509,13 +509,15 @@ _RULES = {
             replication_pad2d""",
         _join: "cat stack",
         _pick: "index gather index_select",
+        # torch 2.6 does not tag leaky_relu and some in-place activation functions as pointwise.
         _keep: """
             clone detach detach_ alias contiguous lift_fresh _to_copy fill_ zero_ native_dropout
             layer_norm native_layer_norm group_norm native_group_norm rms_norm _fused_rms_norm
             batch_norm native_batch_norm cudnn_batch_norm miopen_batch_norm _batch_norm_impl_index
             _native_batch_norm_legit _native_batch_norm_legit_no_training _batch_norm_no_update
             _batch_norm_with_update hardswish hardswish_ mish_ _prelu_kernel log_sigmoid_forward
-            rrelu_with_noise _softmax _safe_softmax _log_softmax cumsum
+            rrelu_with_noise celu_ elu_ selu_ leaky_relu leaky_relu_ hardsigmoid_ hardtanh_
+            _softmax _safe_softmax _log_softmax cumsum
             _native_multi_head_attention _transformer_encoder_layer_fwd""",
         _convolve: "convolution _convolution convolution_overrideable",
         _deform: "deform_conv2d",

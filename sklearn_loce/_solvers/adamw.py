@@ -47,7 +47,7 @@ def project_and_differentiate(activations, weights, terms, objective):
     """
     grid = Grid(activations, *resampling_matrices(activations, terms[0].shape[1:]))
     weights = weights.unsqueeze(1)
-    projections = grid.draw(weights).sigmoid_()
+    projections = grid.compute_logits(weights).sigmoid_()
     terms = [term.unsqueeze(1) for term in terms]
     gradient = _gradient(grid, weights, projections, terms, objective)
     return projections.squeeze(1), gradient.squeeze(1)
@@ -69,7 +69,7 @@ class _Steps:
         mean, square = torch.zeros_like(weights), torch.zeros_like(weights)
         beta1, beta2 = BETAS
         for k in range(1, self.objective.max_iter + 1):
-            projections = grid.draw(weights).sigmoid_()
+            projections = grid.compute_logits(weights).sigmoid_()
             gradient = _gradient(grid, weights, projections, terms, self.objective)
             mean.lerp_(gradient, 1 - beta1)
             square.mul_(beta2).addcmul_(gradient, gradient, value=1 - beta2)

@@ -36,7 +36,7 @@ def block_folds(target, grid_size, n_folds):
     return pattern[rows[:, None], columns]
 
 
-def drawn_pixels(folds, size, fold):
+def heldout_pixels(folds, size, fold):
     """Return which pixels (n_rows, n_columns) have their centers in cells of a fold."""
     rows, columns = _centers(size, folds.shape)
     return (folds == fold)[rows[:, None], columns]

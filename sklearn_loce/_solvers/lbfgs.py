@@ -128,7 +128,7 @@ class _Scaled:
 
     def logits(self, weights):
         """Return the maps at mask size, (n_rows, n_pixels)."""
-        return self.grid.draw(weights.unsqueeze(1)).flatten(1)
+        return self.grid.compute_logits(weights.unsqueeze(1)).flatten(1)
 
     def gradient(self, slopes):
         """Apply the adjoint: slopes (n_rows, n_pixels) to gradients (n_rows, n_channels + 1)."""

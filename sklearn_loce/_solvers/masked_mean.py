@@ -9,7 +9,7 @@ import numpy as np
 from .resize import resize_masks
 from .solution import Solution
 
-_DRAWING_SIZE = (100, 100)
+_PROJECTION_SIZE = (100, 100)
 
 
 @lru_cache(maxsize=64)
@@ -64,9 +64,9 @@ class MaskedMean:
         """Return the share of each cell that a mask covers. The average depends only on these."""
         return cover(mask, grid_size)
 
-    def drawing_target(self, mask):
+    def projection_target(self, mask):
         """Return a target at the size at which projections are compared with it."""
-        return resize_masks([mask], _DRAWING_SIZE)[0]
+        return resize_masks([mask], _PROJECTION_SIZE)[0]
 
     def solve(self, activations, masks, start=None, *, weights=None, **_):
         """Average the activations of each row under its mask, which must not be empty."""

@@ -116,7 +116,7 @@ class AdamWObjective:
         """Resize masks; (n_rows, H, W), float32."""
         return resize_masks(masks, self.mask_size, self.mask_resize)
 
-    def drawing_target(self, target):
+    def projection_target(self, target):
         """Return a target at the size at which projections are compared with it."""
         return target
 
@@ -234,7 +234,7 @@ class LBFGSObjective:
         """Resize masks; (n_rows, H, W), float32."""
         return resize_masks(masks, self.mask_size, self.mask_resize)
 
-    def drawing_target(self, target):
+    def projection_target(self, target):
         """Return a target at the size at which projections are compared with it."""
         return target
 

@@ -10,7 +10,7 @@ from sklearn.utils._param_validation import Interval, StrOptions, validate_param
 
 from .._warnings import warn_user
 from .objectives import LBFGS_OBJECTIVES, OBJECTIVES, make_objective
-from .project import compute_logits, project, redrawing_bias
+from .project import best_bias, compute_logits, project
 from .resize import MASK_RESIZE, check_mask_size
 
 __all__ = [
@@ -297,7 +297,7 @@ def optimize_loces(
 
 def _info(solution, grids, targets):
     rows = zip(grids, solution.vectors, targets, strict=True)
-    bias = [redrawing_bias(compute_logits(a, v, t.shape).numpy(), t) for a, v, t in rows]
+    bias = [best_bias(compute_logits(a, v, t.shape).numpy(), t) for a, v, t in rows]
     facts = {name: getattr(solution, name) for name in ("intercept", "n_iter", "gradient_norm")}
     like = {"dtype": grids[0].dtype, "device": grids[0].device}
     return Bunch(**{k: torch.as_tensor(v, **like) for k, v in {"bias": bias, **facts}.items()})

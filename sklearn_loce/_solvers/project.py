@@ -20,7 +20,7 @@ class Grid:
         self.channels, self.size = activations.flatten(2), activations.shape[2:]
         self.rows, self.columns = rows, columns
 
-    def draw(self, weights):
+    def compute_logits(self, weights):
         """Compute upsample(sum_c v_c A_c): weights (n_images, n_rows, C) to maps (..., H, W)."""
         maps = torch.bmm(weights, self.channels).unflatten(2, self.size)
         return self.rows @ maps @ self.columns.T
@@ -38,7 +38,7 @@ def project(activations, vectors, mask_size, bias=None):
     a tensor (n_rows, H, W).
     """
     grid = Grid(activations, *resampling_matrices(activations, mask_size))
-    logits = grid.draw(vectors.unsqueeze(1)).squeeze(1)
+    logits = grid.compute_logits(vectors.unsqueeze(1)).squeeze(1)
     if bias is not None:
         logits += bias[:, None, None]
     return logits.sigmoid_()
@@ -55,7 +55,7 @@ def compute_logits(grid, vector, mask_size):
     return rows @ torch.tensordot(weights, grid, dims=1) @ columns.T
 
 
-def redrawing_bias(logits, target):
+def best_bias(logits, target):
     """Return the bias for which the positive part of a map matches a mask best.
 
     The bias corresponds to the threshold with the largest Jaccard index between the mask and the

@@ -138,12 +138,12 @@ def _check(connection, file):
     if application != _APPLICATION_ID:
         raise StoreError(
             f"{str(file)!r} is no store of LoCEs but an SQLite database of something else, with "
-            f"application_id {application} and the tables {sorted(found)}. Give another folder."
+            f"application_id {application} and the tables {sorted(found)}. Pass another folder."
         )
     if version != FORMAT_VERSION:
         raise StoreError(
             f"{str(file)!r} has format version {version}; this sklearn_loce reads and writes "
-            f"version {FORMAT_VERSION}. Give another folder. {_way_out(file)}"
+            f"version {FORMAT_VERSION}. Pass another folder. {_way_out(file)}"
         )
     if found != _TABLES:
         raise _damaged(file, f"its tables are {sorted(found.values())}")
@@ -151,8 +151,8 @@ def _check(connection, file):
 
 
 @contextmanager
-def reading(file):
-    """Lend a connection with one view of the file; ``None`` if there is no file yet.
+def open_to_read(file):
+    """Open a connection with one view of the file; ``None`` if there is no file yet.
 
     Like all functions that use the file, it raises StoreError if the file is not a store, has
     another version, or is damaged. It raises OSError for a failure of the machine.

@@ -16,7 +16,7 @@ from sklearn.utils import Bunch
 from .._network.joined import Joined
 from .._warnings import warn_user
 from . import database
-from .database import connect_to_write, obstacles_raised, reading, transaction
+from .database import connect_to_write, obstacles_raised, open_to_read, transaction
 from .keys import FORMAT_VERSION
 
 _FILE = "loces.sqlite"
@@ -121,7 +121,7 @@ class RowStore:
         """
         info = Bunch(path=self.path, format_version=FORMAT_VERSION)
         info.update(n_rows=0, n_bytes=0, n_keys=0, layers=[])
-        with obstacles_raised(), reading(self._file) as connection:
+        with obstacles_raised(), open_to_read(self._file) as connection:
             if connection:
                 keys = database.all_keys(connection)
                 info.n_rows = connection.execute("SELECT count(*) FROM loces").fetchone()[0]
@@ -151,7 +151,7 @@ class RowStore:
             If the file cannot be read, is not a store, has another version, or is malformed.
         """
         keys, rows = {}, []
-        with obstacles_raised(), reading(self._file) as connection:
+        with obstacles_raised(), open_to_read(self._file) as connection:
             if connection:
                 keys = database.all_keys(connection)
                 sound = (row for row in database.all_rows(connection) if not row.problem)
@@ -178,7 +178,7 @@ class RowStore:
             If the file cannot be read, is not a store, has another version, or is malformed.
         """
         problems = []
-        with obstacles_raised(), reading(self._file) as connection:
+        with obstacles_raised(), open_to_read(self._file) as connection:
             if connection:
                 database.check_integrity(connection, self._file)
                 problems = list(database.problems(connection))
@@ -312,7 +312,7 @@ class Session:
         if "read" in self._warnings:
             return []
         try:
-            with reading(self._file) as connection:
+            with open_to_read(self._file) as connection:
                 pairs = find(connection, *args) if connection else []
         except OSError as error:
             self._fail("read", error)

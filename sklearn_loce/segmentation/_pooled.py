@@ -113,7 +113,7 @@ class PooledRows:
         channels, size = image.activations[None], image.targets.shape[1:]
         like = {"dtype": channels.dtype, "device": channels.device}
         grid = Grid(channels, *resampling_matrices(channels, size))
-        logits = grid.draw(vectors[None].to(**like))[0].flatten(1) + biases.to(**like)
+        logits = grid.compute_logits(vectors[None].to(**like))[0].flatten(1) + biases.to(**like)
         pixels = PixelLoss(self._objective, image.targets, None, **like)
         slopes = pixels.slopes(logits)
         by_vector = grid.pull_back(slopes.view(1, -1, *size))[0]

@@ -6,7 +6,7 @@ from sklearn.base import BaseEstimator, clone
 from sklearn.utils.validation import check_consistent_length, check_is_fitted, column_or_1d
 
 from .._embedding.embed import read_images
-from .._embedding.measure import draw
+from .._embedding.measure import project_onto_image
 from .._samples.masks import intersection_over_union
 from .._samples.table import (
     ANNOTATION,
@@ -236,7 +236,10 @@ class ConceptProjector(BaseEstimator):
             for i in rows:
                 weights, vectors, biases = components[codes[i]]
                 pairs = zip(vectors, biases, strict=True)
-                maps = [draw(activations, layer, vector, bias, size) for vector, bias in pairs]
+                maps = [
+                    project_onto_image(activations, layer, vector, bias, size)
+                    for vector, bias in pairs
+                ]
                 yield i, np.tensordot(weights, maps, axes=1)
 
     def _components(self, code):

@@ -317,7 +317,7 @@ def _search(problem, k):
 
 
 @jit
-def _aim(problem, k):
+def _set_direction(problem, k):
     """Set the descent direction by the inverse Hessian's estimate (Nocedal's two loops)."""
     records, numbers, n_channels = problem.records, problem.numbers, len(problem.channels)
     pairs, direction = k * _N_RECORDS + _PAIRS, k * _N_RECORDS + _DIRECTION
@@ -360,7 +360,7 @@ def _move(problem, k):
 
 
 @jit
-def _remember(problem, k):
+def _complete_pair(problem, k):
     """Complete the pair with the gradient at the new point of the row."""
     records, numbers, n_channels = problem.records, problem.numbers, len(problem.channels)
     step, slot = _latest_step(problem, k), int(numbers[k, _STORED]) % MEMORY
@@ -376,7 +376,7 @@ def _remember(problem, k):
 
 
 @jit
-def _take_gradients(problem, active):
+def _compute_gradients(problem, active):
     """Compute the gradients of rows from their slopes, with their maps and norms."""
     channels, records, ridge, slopes = (
         problem.channels,
@@ -414,7 +414,7 @@ def _begin(problem, start):
     for again in range(2):
         for k in rows:
             numbers[k, _LOSS] = _evaluate(problem, k, k * _N_RECORDS + _POINT)
-        _take_gradients(problem, rows)
+        _compute_gradients(problem, rows)
         for k in rows:
             if not again:
                 norm = numbers[k, _NORM]
@@ -455,8 +455,8 @@ def _minimize(problem, start):
         if len(active) == 0:
             break
         for k in active:
-            _aim(problem, k)
+            _set_direction(problem, k)
             _move(problem, k)
-        _take_gradients(problem, active)
+        _compute_gradients(problem, active)
         for k in active:
-            _remember(problem, k)
+            _complete_pair(problem, k)

@@ -149,7 +149,7 @@ def power_of_two(typing_context, exponent):
 
 @intrinsic
 def where_positive(typing_context, test, value, other):
-    """Take ``value`` where ``test`` > 0, and ``other`` elsewhere."""
+    """Return ``value`` where ``test`` > 0, and ``other`` elsewhere."""
 
     def build(context, builder, signature, arguments):
         zero = ir.Constant(_FLOATS, [0.0] * LANES)
