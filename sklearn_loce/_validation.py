@@ -176,6 +176,17 @@ class ConceptLabelsMixin:
         ------
         ValueError
             As `fit` does.
+
+        See Also
+        --------
+        fit : Fit without a result.
+
+        Examples
+        --------
+        >>> from sklearn_loce.outliers import ConceptOutlierDetector
+        >>> X = [[1.0, 0.0], [1.0, 0.1], [0.9, 0.1], [0.0, 1.0]]
+        >>> ConceptOutlierDetector().fit_predict(X)
+        array([ 1,  1,  1, -1])
         """
         return self.fit(X, y).labels_
 

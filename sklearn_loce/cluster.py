@@ -172,8 +172,8 @@ class ConceptAgglomerative(ConceptLabelsMixin, ClusterMixin, BaseEstimator):
 
         Returns
         -------
-        self : ConceptAgglomerative
-            The fitted estimator.
+        ConceptAgglomerative
+            The fitted estimator itself.
 
         Raises
         ------
@@ -184,6 +184,19 @@ class ConceptAgglomerative(ConceptLabelsMixin, ClusterMixin, BaseEstimator):
         -----
         RuntimeWarning
             If the tree needs more memory than the machine has.
+
+        See Also
+        --------
+        predict : Find the clusters of other rows.
+        sklearn_loce.plotting.DendrogramDisplay : Draw the tree and its cut.
+
+        Examples
+        --------
+        >>> from sklearn_loce.cluster import ConceptAgglomerative
+        >>> X = [[1.0, 0.0], [1.0, 0.1], [0.0, 1.0], [0.1, 1.0]]
+        >>> y = ["car", "car", "tree", "tree"]
+        >>> ConceptAgglomerative().fit(X, y).labels_
+        array([0, 0, 1, 1])
         """
         X, y = match_rows(X=X, y=y)
         X = validate_data(self, X, dtype=np.float64, ensure_min_samples=2)
@@ -221,6 +234,18 @@ class ConceptAgglomerative(ConceptLabelsMixin, ClusterMixin, BaseEstimator):
         -------
         ndarray of shape (n_samples,), dtype int64
             Clusters.
+
+        See Also
+        --------
+        predict_proba : Share of each cluster among the nearest training rows.
+
+        Examples
+        --------
+        >>> from sklearn_loce.cluster import ConceptAgglomerative
+        >>> X = [[1.0, 0.0], [1.0, 0.1], [0.0, 1.0], [0.1, 1.0]]
+        >>> y = ["car", "car", "tree", "tree"]
+        >>> ConceptAgglomerative().fit(X, y).predict([[0.9, 0.2]])
+        array([0])
         """
         check_is_fitted(self)
         X = validate_data(self, X, dtype=np.float64, reset=False)
@@ -242,6 +267,20 @@ class ConceptAgglomerative(ConceptLabelsMixin, ClusterMixin, BaseEstimator):
         -------
         ndarray of shape (n_samples, n_clusters), dtype float64
             Rows sum to 1. With ``assign="centroid"`` the nearest has it all.
+
+        See Also
+        --------
+        predict : The most probable cluster.
+        predict_concept_proba : Probabilities of concepts.
+
+        Examples
+        --------
+        >>> from sklearn_loce.cluster import ConceptAgglomerative
+        >>> X = [[1.0, 0.0], [1.0, 0.1], [0.0, 1.0], [0.1, 1.0]]
+        >>> y = ["car", "car", "tree", "tree"]
+        >>> model = ConceptAgglomerative(assign="neighbors", n_neighbors=3).fit(X, y)
+        >>> model.predict_proba([[0.9, 0.2]]).round(2)
+        array([[0.67, 0.33]])
         """
         check_is_fitted(self)
         if self.assign == "centroid":
@@ -266,6 +305,20 @@ class ConceptAgglomerative(ConceptLabelsMixin, ClusterMixin, BaseEstimator):
         ------
         AttributeError
             If `fit` got no y.
+
+        See Also
+        --------
+        predict_proba : Probabilities of clusters.
+        sklearn_loce.metrics.cluster_composition : Share of each concept in each cluster.
+
+        Examples
+        --------
+        >>> from sklearn_loce.cluster import ConceptAgglomerative
+        >>> X = [[1.0, 0.0], [1.0, 0.1], [0.0, 1.0], [0.1, 1.0]]
+        >>> y = ["car", "car", "tree", "tree"]
+        >>> model = ConceptAgglomerative().fit(X, y)
+        >>> model.concepts_.tolist(), model.predict_concept_proba([[0.9, 0.2]]).tolist()
+        (['car', 'tree'], [[1.0, 0.0]])
         """
         check_is_fitted(self)
         if not hasattr(self, "cluster_concept_proba_"):

@@ -54,6 +54,17 @@ class _ImageNoise(v2.Transform):
         -------
         Tensor, TVTensor or object
             Of the same type.
+
+        See Also
+        --------
+        sklearn_loce.LoCETransformer : Accepts a transform as ``preprocess``.
+
+        Examples
+        --------
+        >>> import torch
+        >>> from sklearn_loce.corruptions import GaussianNoise
+        >>> GaussianNoise(10).transform(torch.full((3, 8, 8), 0.5), {}).shape
+        torch.Size([3, 8, 8])
         """
         name = type(self).__name__
         if isinstance(inpt, Image.Image):
@@ -70,11 +81,22 @@ class _ImageNoise(v2.Transform):
         return tv_tensors.wrap(torch.stack(noisy).reshape(pixels.shape), like=inpt)
 
     def extra_repr(self):
-        """Give what stands between the parentheses of the repr.
+        """Return the parameters in the repr.
 
         Returns
         -------
         str
+            The parameters with their values.
+
+        See Also
+        --------
+        transform : Add the noise.
+
+        Examples
+        --------
+        >>> from sklearn_loce.corruptions import SaltAndPepperNoise
+        >>> SaltAndPepperNoise(5)
+        SaltAndPepperNoise(percent=5, random_state=0)
         """
         return f"percent={self.percent}, random_state={self.random_state}"
 

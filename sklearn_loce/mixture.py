@@ -86,6 +86,12 @@ class ConceptGaussianMixture(ConceptLabelsMixin, DensityMixin, BaseEstimator):
     feature_names_in_ : ndarray of shape (n_features,)
         Names of the features, where X had string names.
 
+    See Also
+    --------
+    sklearn.mixture.GaussianMixture : One mixture with a given number of components.
+    sklearn.mixture.BayesianGaussianMixture : One mixture that leaves components empty.
+    sklearn_loce.metrics.sub_concepts : Describe the components of each concept.
+
     Notes
     -----
     The mixtures of Mikriukov, Schwalbe and Bade (IJCV 2025), who fit them after UMAP to two
@@ -159,14 +165,28 @@ class ConceptGaussianMixture(ConceptLabelsMixin, DensityMixin, BaseEstimator):
 
         Returns
         -------
-        self : ConceptGaussianMixture
-            The fitted estimator.
+        ConceptGaussianMixture
+            The fitted estimator itself.
 
         Raises
         ------
         ValueError
             If X is not finite, has fewer than two rows or does not fit y, or if labels are missing
             or mix types.
+
+        See Also
+        --------
+        bic : Compare settings by their BIC.
+        sklearn_loce.metrics.sub_concepts : Describe the components of each concept.
+
+        Examples
+        --------
+        >>> from sklearn.datasets import make_blobs
+        >>> from sklearn_loce.mixture import ConceptGaussianMixture
+        >>> X, parts = make_blobs([40] * 2, random_state=0, cluster_std=0.3)
+        >>> mixture = ConceptGaussianMixture(max_components=3, random_state=0).fit(X)
+        >>> mixture.n_components_
+        2
         """
         X, y = match_rows(X=X, y=y)
         X = validate_data(self, X, dtype=np.float64, ensure_min_samples=2)
@@ -196,6 +216,19 @@ class ConceptGaussianMixture(ConceptLabelsMixin, DensityMixin, BaseEstimator):
         -------
         ndarray of shape (n_samples,), dtype int64
             Components; -1 where a dropped component is the most probable.
+
+        See Also
+        --------
+        predict_proba : The probabilities of all components.
+
+        Examples
+        --------
+        >>> from sklearn.datasets import make_blobs
+        >>> from sklearn_loce.mixture import ConceptGaussianMixture
+        >>> X, parts = make_blobs([40] * 2, random_state=0, cluster_std=0.3)
+        >>> mixture = ConceptGaussianMixture(max_components=3, random_state=0).fit(X)
+        >>> len(set(mixture.predict(X)))
+        2
         """
         X = self._validate(X)
         return np.concatenate(self._new_labels)[self._all.predict(X)]
@@ -212,6 +245,19 @@ class ConceptGaussianMixture(ConceptLabelsMixin, DensityMixin, BaseEstimator):
         -------
         ndarray of shape (n_samples, n_components), dtype float64
             Rows sum to 1, also those that `predict` gives -1.
+
+        See Also
+        --------
+        predict : The most probable component.
+
+        Examples
+        --------
+        >>> from sklearn.datasets import make_blobs
+        >>> from sklearn_loce.mixture import ConceptGaussianMixture
+        >>> X, parts = make_blobs([40] * 2, random_state=0, cluster_std=0.3)
+        >>> mixture = ConceptGaussianMixture(max_components=3, random_state=0).fit(X)
+        >>> mixture.predict_proba(X).shape
+        (80, 2)
         """
         X = self._validate(X)
         return self._kept.predict_proba(X)
@@ -228,6 +274,21 @@ class ConceptGaussianMixture(ConceptLabelsMixin, DensityMixin, BaseEstimator):
         -------
         ndarray of shape (n_samples,), dtype float64
             Natural logarithms.
+
+        See Also
+        --------
+        score : The mean over the rows.
+        sklearn_loce.outliers.ConceptOutlierDetector : Outliers of each concept by distance.
+
+        Examples
+        --------
+        >>> from sklearn.datasets import make_blobs
+        >>> from sklearn_loce.mixture import ConceptGaussianMixture
+        >>> X, parts = make_blobs([40] * 2, random_state=0, cluster_std=0.3)
+        >>> mixture = ConceptGaussianMixture(max_components=3, random_state=0).fit(X)
+        >>> near, far = mixture.score_samples([X[0], X[0] + 100])
+        >>> bool(near > far)
+        True
         """
         X = self._validate(X)
         return self._kept.score_samples(X)
@@ -246,6 +307,19 @@ class ConceptGaussianMixture(ConceptLabelsMixin, DensityMixin, BaseEstimator):
         -------
         float
             Mean of `score_samples`.
+
+        See Also
+        --------
+        score_samples : The log-density of each row.
+
+        Examples
+        --------
+        >>> from sklearn.datasets import make_blobs
+        >>> from sklearn_loce.mixture import ConceptGaussianMixture
+        >>> X, parts = make_blobs([40] * 2, random_state=0, cluster_std=0.3)
+        >>> mixture = ConceptGaussianMixture(max_components=3, random_state=0).fit(X)
+        >>> bool(mixture.score(X) > mixture.score(X + 100))
+        True
         """
         return float(self.score_samples(X).mean())
 
@@ -261,6 +335,20 @@ class ConceptGaussianMixture(ConceptLabelsMixin, DensityMixin, BaseEstimator):
         -------
         float
             The lower, the better.
+
+        See Also
+        --------
+        score : Mean log-density, without a penalty for components.
+
+        Examples
+        --------
+        >>> from sklearn.datasets import make_blobs
+        >>> from sklearn_loce.mixture import ConceptGaussianMixture
+        >>> X, parts = make_blobs([40] * 2, random_state=0, cluster_std=0.3)
+        >>> mixture = ConceptGaussianMixture(max_components=3, random_state=0).fit(X)
+        >>> single = ConceptGaussianMixture(max_components=1).fit(X)
+        >>> mixture.bic(X) < single.bic(X)
+        True
         """
         X = self._validate(X)
         return float(self._kept.bic(X))
@@ -279,6 +367,20 @@ class ConceptGaussianMixture(ConceptLabelsMixin, DensityMixin, BaseEstimator):
             Rows, grouped by component.
         components : ndarray of shape (n_samples,), dtype int64
             Component of each row.
+
+        See Also
+        --------
+        score_samples : The log-density of given rows.
+
+        Examples
+        --------
+        >>> from sklearn.datasets import make_blobs
+        >>> from sklearn_loce.mixture import ConceptGaussianMixture
+        >>> X, parts = make_blobs([40] * 2, random_state=0, cluster_std=0.3)
+        >>> mixture = ConceptGaussianMixture(max_components=3, random_state=0).fit(X)
+        >>> rows, components = mixture.sample(5)
+        >>> rows.shape, components.shape
+        ((5, 2), (5,))
         """
         check_is_fitted(self)
         return self._kept.sample(n_samples)

@@ -136,14 +136,25 @@ class ConceptOutlierDetector(ConceptLabelsMixin, OutlierMixin, BaseEstimator):
 
         Returns
         -------
-        self : ConceptOutlierDetector
-            The fitted estimator.
+        ConceptOutlierDetector
+            The fitted estimator itself.
 
         Raises
         ------
         ValueError
             If X is not finite, has fewer than two rows or does not fit y, or if labels are missing
             or mix types.
+
+        See Also
+        --------
+        fit_predict : Fit, and return the labels of the training rows.
+
+        Examples
+        --------
+        >>> from sklearn_loce.outliers import ConceptOutlierDetector
+        >>> X = [[1.0, 0.0], [1.0, 0.1], [0.9, 0.1], [0.0, 1.0]]
+        >>> ConceptOutlierDetector().fit(X).labels_
+        array([ 1,  1,  1, -1])
         """
         X, y = match_rows(X=X, y=y)
         X = validate_data(self, X, dtype=np.float64, ensure_min_samples=2)
@@ -177,6 +188,17 @@ class ConceptOutlierDetector(ConceptLabelsMixin, OutlierMixin, BaseEstimator):
         ------
         ValueError
             If y holds concepts that `fit` did not see.
+
+        See Also
+        --------
+        decision_function : The distance to the threshold.
+
+        Examples
+        --------
+        >>> from sklearn_loce.outliers import ConceptOutlierDetector
+        >>> X = [[1.0, 0.0], [1.0, 0.1], [0.9, 0.1], [0.0, 1.0]]
+        >>> ConceptOutlierDetector().fit(X).predict([[1.0, 0.05], [-1.0, 0.0]])
+        array([ 1, -1])
         """
         return np.where(self.decision_function(X, y) < 0, -1, 1)
 
@@ -200,6 +222,20 @@ class ConceptOutlierDetector(ConceptLabelsMixin, OutlierMixin, BaseEstimator):
         ------
         ValueError
             If y holds concepts that `fit` did not see.
+
+        See Also
+        --------
+        predict : Labels of outliers.
+        score_samples : Scores without a threshold.
+
+        Examples
+        --------
+        >>> from sklearn_loce.outliers import ConceptOutlierDetector
+        >>> X = [[1.0, 0.0], [1.0, 0.1], [0.9, 0.1], [0.0, 1.0]]
+        >>> detector = ConceptOutlierDetector().fit(X)
+        >>> usual, unusual = detector.decision_function([[1.0, 0.05], [-1.0, 0.0]])
+        >>> bool(usual > 0 > unusual)
+        True
         """
         scores, codes = self._score(X, y)
         return scores - np.atleast_1d(self.offset_)[codes]
@@ -227,6 +263,19 @@ class ConceptOutlierDetector(ConceptLabelsMixin, OutlierMixin, BaseEstimator):
         ------
         ValueError
             If y holds concepts that `fit` did not see.
+
+        See Also
+        --------
+        decision_function : Scores relative to the threshold.
+
+        Examples
+        --------
+        >>> from sklearn_loce.outliers import ConceptOutlierDetector
+        >>> X = [[1.0, 0.0], [1.0, 0.1], [0.9, 0.1], [0.0, 1.0]]
+        >>> detector = ConceptOutlierDetector().fit(X)
+        >>> usual, unusual = detector.score_samples([[1.0, 0.05], [-1.0, 0.0]])
+        >>> bool(usual > unusual)
+        True
         """
         return self._score(X, y)[0]
 

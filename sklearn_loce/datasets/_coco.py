@@ -194,6 +194,7 @@ def load_coco(
         - ``DESCR``: str.
 
     (data, target) : tuple if ``return_X_y`` is True
+        The table and the concepts.
 
     Raises
     ------

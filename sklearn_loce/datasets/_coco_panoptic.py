@@ -182,6 +182,7 @@ def load_coco_panoptic(
         As :func:`load_coco` gives it; ``annotation_id`` is the segment's id, which other images may
         have too.
     (data, target) : tuple if ``return_X_y`` is True
+        The table and the concepts.
 
     Raises
     ------

@@ -229,6 +229,7 @@ def from_detections(
         the place in the result, or the id of the segment or of a map's class. Rows are in the order
         of the images, then of ``class_names``, then of the instances.
     (data, target) : tuple if ``return_X_y`` is True
+        The table and the concepts.
 
     Raises
     ------

@@ -134,10 +134,21 @@ def fetch_coco_val2017(
         Folder for datasets; ``None`` is scikit-learn's, ``~/scikit_learn_data``.
     download_if_missing : bool, default=True
         If False, raise an OSError if the data is not there, instead of downloading it.
-    categories, merge_instances, crowd, mask, keep, return_X_y
-        See :func:`load_coco`.
+    categories : list of str, default=None
+        Names of the concepts to load; ``None`` loads all.
+    merge_instances : bool, default=True
+        Whether the instances of a concept in an image become one row.
+    crowd : {"keep", "drop"}, default="keep"
+        Whether annotations whose ``iscrowd`` is 1 are kept.
     min_area : int or float, default=1
-        See :func:`load_coco`. The default leaves out annotations that cover no pixel.
+        Rows with smaller masks are left out; see :func:`load_coco`. The default leaves out
+        annotations that cover no pixel.
+    mask : {"segmentation", "rectangle", "ellipse"}, default="segmentation"
+        The mask itself, the bounding rectangle of each instance, or the ellipse inscribed in it.
+    keep : list of str, default=()
+        Further fields of the annotations that become columns; see :func:`load_coco`.
+    return_X_y : bool, default=False
+        Whether to return ``(data, target)`` instead of a Bunch.
     base_url : str, default="http://images.cocodataset.org"
         A mirror with the same paths may stand in.
     n_retries : int, default=3
@@ -152,6 +163,7 @@ def fetch_coco_val2017(
     data : Bunch
         See :func:`load_coco`.
     (data, target) : tuple if ``return_X_y`` is True
+        The table and the concepts.
 
     Raises
     ------
@@ -230,8 +242,18 @@ def fetch_voc2012(
         Folder for datasets; ``None`` is scikit-learn's, ``~/scikit_learn_data``.
     download_if_missing : bool, default=True
         If False, raise an OSError if the data is not there, instead of downloading it.
-    categories, merge_instances, min_area, mask, keep, return_X_y
-        See :func:`load_voc`.
+    categories : list of str, default=None
+        Names of the concepts to load; ``None`` loads all.
+    merge_instances : bool, default=True
+        Whether the instances of a concept in an image become one row.
+    min_area : int or float, default=0
+        Rows with smaller masks are left out; see :func:`load_voc`.
+    mask : {"segmentation", "rectangle", "ellipse"}, default="segmentation"
+        The mask itself, the bounding rectangle of each instance, or the ellipse inscribed in it.
+    keep : list of str, default=()
+        Further fields of the annotations that become columns; see :func:`load_voc`.
+    return_X_y : bool, default=False
+        Whether to return ``(data, target)`` instead of a Bunch.
     base_url : str, default="http://host.robots.ox.ac.uk/pascal/VOC/voc2012"
         A mirror with the same paths may stand in, such as
         "https://thor.robots.ox.ac.uk/pascal/VOC/voc2012".
@@ -247,6 +269,7 @@ def fetch_voc2012(
     data : Bunch
         See :func:`load_voc`.
     (data, target) : tuple if ``return_X_y`` is True
+        The table and the concepts.
 
     Raises
     ------

@@ -182,6 +182,7 @@ def load_masks(
         ``annotation_id`` is "IMAGE_ID:CLASS_ID:NUMBER" (or "IMAGE_ID:COLOR:NUMBER"), with the
         number of the instance or region.
     (data, target) : tuple if ``return_X_y`` is True
+        The table and the concepts.
 
     Raises
     ------

@@ -190,6 +190,7 @@ def load_labelme(
         file's name with its subfolders, and ``annotation_id`` is "FILE.json:NUMBER", with the place
         in ``shapes``, counted from 0, or "FILE.json:NUMBER,NUMBER" of a group.
     (data, target) : tuple if ``return_X_y`` is True
+        The table and the concepts.
 
     Raises
     ------

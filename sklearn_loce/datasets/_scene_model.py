@@ -18,7 +18,7 @@ def load_scene_model():
 
     Returns
     -------
-    model : torch.nn.Module
+    torch.nn.Module
         The network in evaluation mode on the CPU, float32. Its layers are:
 
         ==============  ========  ======================

@@ -93,6 +93,7 @@ def make_scenes(n_samples=100, *, image_size=(120, 160), random_state=None, retu
             Description of the data set.
 
     (data, target) : tuple if ``return_X_y`` is True
+        The table and the concepts.
 
     Raises
     ------

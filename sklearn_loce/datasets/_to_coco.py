@@ -198,7 +198,7 @@ def to_coco(X, path=None, *, image_dir=None, keep=()):
 
     Returns
     -------
-    content : dict
+    dict
         The file's content, with ``images``, ``categories`` and ``annotations``.
 
     Raises

@@ -129,6 +129,7 @@ def load_voc(
         ``image_id`` is the image's name, such as "2007_000032", and ``annotation_id`` is
         "IMAGE_ID:CLASS_ID:NUMBER".
     (data, target) : tuple if ``return_X_y`` is True
+        The table and the concepts.
 
     Raises
     ------

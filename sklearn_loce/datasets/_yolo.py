@@ -317,6 +317,7 @@ def load_yolo(
         ``image_id`` is the image's name with its subfolders, and ``annotation_id`` is
         ``"FILE:LINE"``, with the label file in its folder and the line, counted from 1.
     (data, target) : tuple if ``return_X_y`` is True
+        The table and the concepts.
 
     Raises
     ------

@@ -37,6 +37,11 @@ def purity_score(y, labels):
     ValueError
         If `y` and `labels` differ in length, are empty, or hold missing or mixed labels.
 
+    See Also
+    --------
+    penalized_purity_score : Purity with a price per cluster.
+    sklearn.metrics.homogeneity_score : The same question, measured by entropy.
+
     Notes
     -----
     Purity as in Mikriukov, Schwalbe and Bade (IJCV 2025) and in Manning, Raghavan and Schütze,
@@ -76,6 +81,11 @@ def penalized_purity_score(y, labels):
     ------
     ValueError
         If `y` and `labels` differ in length, are empty, or hold missing or mixed labels.
+
+    See Also
+    --------
+    purity_score : Purity without a price per cluster.
+    sklearn.metrics.v_measure_score : Another measure that does not reward many clusters.
 
     Notes
     -----
@@ -117,6 +127,11 @@ def cluster_composition(y, labels, *, normalize=True):
     ------
     ValueError
         If `y` and `labels` differ in length, are empty, or hold missing or mixed labels.
+
+    See Also
+    --------
+    confused_concepts : Concepts that share clusters.
+    sub_concepts : Clusters inside one concept.
 
     Notes
     -----

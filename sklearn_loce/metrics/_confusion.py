@@ -74,6 +74,12 @@ def confused_concepts(
     ValueError
         If there are fewer than two concepts, or lengths differ.
 
+    See Also
+    --------
+    overlap_ratio : The overlap alone, as a matrix.
+    sub_concepts : Clusters inside one concept.
+    sklearn_loce.outliers.label_issues : Rows that lie nearer to another concept.
+
     Notes
     -----
     The search for concept confusion of Mikriukov, Schwalbe and Bade (IJCV 2025): overlap, and
@@ -196,6 +202,11 @@ def sub_concepts(X, y, clusters, *, concept=None, metric="cosine", n_rows=3):
     ------
     ValueError
         If `concept` does not occur in y, or lengths differ.
+
+    See Also
+    --------
+    sklearn_loce.mixture.ConceptGaussianMixture : Find components inside each concept.
+    sklearn_loce.plotting.ClusterGalleryDisplay : Draw the typical rows of each cluster.
 
     Notes
     -----

@@ -75,6 +75,12 @@ def precision_at_k(
         If k is not below the number of rows, or a query has fewer than k rows in other groups, or
         X, y and groups do not fit, or `exclude` does not fit the groups.
 
+    See Also
+    --------
+    mean_average_precision_at_k : Precision that rewards early ranks.
+    r_precision : Precision at the number of relevant rows.
+    sklearn_loce.plotting.RetrievalDisplay : Draw queries and their neighbors.
+
     Notes
     -----
     Retrieval as in Mikriukov, Schwalbe and Bade (IJCV 2025).
@@ -141,6 +147,11 @@ def mean_average_precision_at_k(
         If k is not below the number of rows, or a query has fewer than k rows in other groups, or
         X, y and groups do not fit, or `exclude` does not fit the groups.
 
+    See Also
+    --------
+    precision_at_k : Precision at a fixed depth.
+    r_precision : Precision at the number of relevant rows.
+
     Notes
     -----
     Manning, Raghavan and Schütze, *Introduction to Information Retrieval* (2008), section 8.4.
@@ -201,6 +212,11 @@ def r_precision(X, y, *, metric="cosine", average="macro", groups=None, exclude=
     ValueError
         If there are fewer than two rows, or X, y and groups do not fit, or
         `exclude` does not fit the groups.
+
+    See Also
+    --------
+    precision_at_k : Precision at a fixed depth.
+    mean_average_precision_at_k : Precision that rewards early ranks.
 
     Notes
     -----

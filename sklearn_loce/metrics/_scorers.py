@@ -39,8 +39,8 @@ class _GroupsRouter:
 
         Returns
         -------
-        self
-            Changed in place, as scikit-learn's scorers are.
+        ConceptScorer or MultiConceptScorer
+            The scorer itself, changed in place like scikit-learn's scorers.
 
         Raises
         ------
@@ -72,11 +72,22 @@ class _GroupsRouter:
         return self
 
     def get_metadata_routing(self):
-        """Give what is to be passed to the scorer.
+        """Return the metadata that the scorer requests.
 
         Returns
         -------
         MetadataRequest
+            The request for groups, if the measure takes groups.
+
+        See Also
+        --------
+        set_score_request : Request groups.
+
+        Examples
+        --------
+        >>> from sklearn_loce.metrics import get_scorer
+        >>> get_scorer("precision_at_1").get_metadata_routing()
+        {'score': {'groups': None}}
         """
         request = MetadataRequest(owner=repr(self))
         if self._takes_groups:
@@ -100,6 +111,11 @@ class ConceptScorer(_GroupsRouter):
         -1 where a low score is a good one.
     kwargs : dict
         Keyword arguments of `score_func`.
+
+    See Also
+    --------
+    get_scorer : Scorers by name.
+    MultiConceptScorer : Several scorers at once.
 
     Examples
     --------
@@ -180,6 +196,11 @@ class MultiConceptScorer(_GroupsRouter):
     ----------
     scorers : dict of str to ConceptScorer
         Scorers by the name their value gets.
+
+    See Also
+    --------
+    get_scorer : Build one from a list of names.
+    ConceptScorer : A single scorer.
 
     Examples
     --------
@@ -344,6 +365,11 @@ def make_embedding_scorer(score_func, *, greater_is_better=True, **kwargs):
         rows it gets; a Pipeline, by the same rule for its last step; or a fitted search, by its
         best estimator.
 
+    See Also
+    --------
+    make_cluster_scorer : The same for predicted clusters.
+    get_scorer : Ready scorers by name.
+
     Examples
     --------
     >>> from sklearn.preprocessing import StandardScaler
@@ -373,6 +399,11 @@ def make_cluster_scorer(score_func, *, greater_is_better=True, **kwargs):
     -------
     ConceptScorer
         Takes a clusterer or mixture with `predict`, or a Pipeline that ends in one.
+
+    See Also
+    --------
+    make_embedding_scorer : The same for embeddings.
+    get_scorer : Ready scorers by name.
 
     Examples
     --------
@@ -441,6 +472,10 @@ def get_scorer_names():
     -------
     list of str
         Sorted.
+
+    See Also
+    --------
+    get_scorer : Get one of these scorers.
 
     Examples
     --------

@@ -71,6 +71,11 @@ def category_separation(X, y, *, metric="euclidean", quantile=0.0, average="macr
     ValueError
         If there are fewer than two concepts, or X and y do not fit.
 
+    See Also
+    --------
+    pairwise_separation : Separation of each pair of concepts.
+    overlap_ratio : Share of rows that lie nearer to another concept.
+
     Notes
     -----
     The "category separation" of Mikriukov, Schwalbe and Bade (IJCV 2025), where `quantile` is 0.
@@ -150,6 +155,11 @@ def pairwise_separation(X, y, *, metric="euclidean", quantile=0.0, verbose=0):
     ------
     ValueError
         If there are fewer than two concepts, or X and y do not fit.
+
+    See Also
+    --------
+    pairwise_silhouette : A separation in which all rows count.
+    sklearn_loce.plotting.SeparationDisplay : Draw the matrix.
 
     Notes
     -----
@@ -232,6 +242,11 @@ def overlap_ratio(X, y, *, metric="euclidean", verbose=0):
     ------
     ValueError
         If there are fewer than two concepts, or X and y do not fit.
+
+    See Also
+    --------
+    confused_concepts : Pairs of concepts, ranked by overlap.
+    sklearn_loce.plotting.OverlapDisplay : Draw the matrix.
 
     Notes
     -----

@@ -32,6 +32,10 @@ def linear_cka(X, Y):
     ValueError
         If the numbers of rows differ.
 
+    See Also
+    --------
+    compare_similarity : Linear CKA of each pair of layers.
+
     Notes
     -----
     Kornblith, Norouzi, Lee and Hinton, *Similarity of Neural Network Representations Revisited*,
@@ -91,6 +95,11 @@ def compare_similarity(layers):
     ValueError
         If lengths or indexes differ, there are fewer than two layers, or fewer than two rows are
         finite in all of them.
+
+    See Also
+    --------
+    linear_cka : Linear CKA of two embeddings.
+    compare_layers : Compare layers by their scores.
 
     Notes
     -----

@@ -58,6 +58,18 @@ class Network:
         ------
         RuntimeError
             If a package is missing, or weights can't be downloaded.
+
+        See Also
+        --------
+        reproduce : Opens each network in turn.
+
+        Examples
+        --------
+        >>> from sklearn_loce.datasets import load_scene_model
+        >>> from sklearn_loce.paper import Network
+        >>> model = Network(load_scene_model, ("features.2",)).open("scenes")
+        >>> type(model).__name__
+        'TorchModel'
         """
         from .. import TorchModel
 

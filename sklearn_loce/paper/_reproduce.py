@@ -123,6 +123,11 @@ def reproduce(
     UserWarning
         If concepts with a single row are left out.
 
+    See Also
+    --------
+    Network : A network and its layers.
+    sklearn_loce.metrics.compare_layers : The comparison of layers alone.
+
     Notes
     -----
     Mikriukov, Schwalbe and Bade, *Local Concept Embeddings for Analysis of Concept Distributions

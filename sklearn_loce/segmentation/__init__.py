@@ -136,7 +136,8 @@ class ConceptSegmenter(ConceptProjector):
 
         Returns
         -------
-        self : ConceptSegmenter
+        ConceptSegmenter
+            The fitted segmenter itself.
 
         Raises
         ------
@@ -147,6 +148,21 @@ class ConceptSegmenter(ConceptProjector):
             LoCE of a concept is left, the clusterer fails, or shapes don't fit.
         RuntimeError, StoreError
             As ``LoCETransformer.transform``.
+
+        See Also
+        --------
+        predict : Segment the concepts in other images.
+
+        Examples
+        --------
+        >>> from sklearn_loce import LoCETransformer, TorchModel
+        >>> from sklearn_loce.datasets import load_scene_model, make_scenes
+        >>> from sklearn_loce.segmentation import ConceptSegmenter
+        >>> X = make_scenes(2, random_state=0).data
+        >>> loce = LoCETransformer(TorchModel(load_scene_model), "features.5")
+        >>> segmenter = ConceptSegmenter(loce)
+        >>> segmenter.fit(X).embeddings_.shape  # 96 channels and a bias
+        (7, 97)
         """
         if self.clusterer is not None and cluster_labels is not None:
             raise ValueError("Pass cluster_labels, or set clusterer, but not both.")
@@ -338,7 +354,8 @@ class Net2VecSegmenter(ConceptProjector):
 
         Returns
         -------
-        self : Net2VecSegmenter
+        Net2VecSegmenter
+            The fitted segmenter itself.
 
         Raises
         ------
@@ -355,6 +372,21 @@ class Net2VecSegmenter(ConceptProjector):
         -----
         ConvergenceWarning
             If L-BFGS ends before `tol` is reached.
+
+        See Also
+        --------
+        predict : Segment the concepts in other images.
+
+        Examples
+        --------
+        >>> from sklearn_loce import LoCETransformer, TorchModel
+        >>> from sklearn_loce.datasets import load_scene_model, make_scenes
+        >>> from sklearn_loce.segmentation import Net2VecSegmenter
+        >>> X = make_scenes(2, random_state=0).data
+        >>> loce = LoCETransformer(TorchModel(load_scene_model), "features.5")
+        >>> segmenter = Net2VecSegmenter(loce)
+        >>> segmenter.fit(X).embeddings_.shape  # 96 channels and a bias
+        (7, 97)
         """
         samples = as_samples(X)
         self._check_loce()

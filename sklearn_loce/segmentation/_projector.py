@@ -56,6 +56,23 @@ class ConceptProjector(BaseEstimator):
         TypeError, ValueError
             If X is no table, lacks a column, names a concept that was not in ``fit``, or an image
             can't be read.
+
+        See Also
+        --------
+        predict_proba : Probabilities instead of masks.
+        segment : Masks of all concepts on an image.
+
+        Examples
+        --------
+        >>> from sklearn_loce import LoCETransformer, TorchModel
+        >>> from sklearn_loce.datasets import load_scene_model, make_scenes
+        >>> from sklearn_loce.segmentation import ConceptSegmenter
+        >>> train, test = make_scenes(3, random_state=0).data, make_scenes(1, random_state=1).data
+        >>> loce = LoCETransformer(TorchModel(load_scene_model), "features.5")
+        >>> segmenter = ConceptSegmenter(loce).fit(train)
+        >>> mask = segmenter.predict(test[["image", "concept"]])[0]
+        >>> mask.shape, mask.dtype
+        ((120, 160), dtype('bool'))
         """
         return self._draw(X, self.threshold)
 
@@ -77,6 +94,22 @@ class ConceptProjector(BaseEstimator):
         ------
         FileNotFoundError, TypeError, ValueError
             As ``predict``.
+
+        See Also
+        --------
+        predict : Masks at the threshold.
+
+        Examples
+        --------
+        >>> from sklearn_loce import LoCETransformer, TorchModel
+        >>> from sklearn_loce.datasets import load_scene_model, make_scenes
+        >>> from sklearn_loce.segmentation import ConceptSegmenter
+        >>> train, test = make_scenes(3, random_state=0).data, make_scenes(1, random_state=1).data
+        >>> loce = LoCETransformer(TorchModel(load_scene_model), "features.5")
+        >>> segmenter = ConceptSegmenter(loce).fit(train)
+        >>> probabilities = segmenter.predict_proba(test[["image", "concept"]])[0]
+        >>> probabilities.shape, probabilities.dtype
+        ((120, 160), dtype('float32'))
         """
         return self._draw(X, None)
 
@@ -102,6 +135,18 @@ class ConceptProjector(BaseEstimator):
         See Also
         --------
         sklearn_loce.plotting.SegmentationDisplay : What is drawn, in one color per concept.
+
+        Examples
+        --------
+        >>> from sklearn_loce import LoCETransformer, TorchModel
+        >>> from sklearn_loce.datasets import load_scene_model, make_scenes
+        >>> from sklearn_loce.segmentation import ConceptSegmenter
+        >>> train, test = make_scenes(3, random_state=0).data, make_scenes(1, random_state=1).data
+        >>> loce = LoCETransformer(TorchModel(load_scene_model), "features.5")
+        >>> segmenter = ConceptSegmenter(loce).fit(train)
+        >>> masks = segmenter.segment(test["image"].iloc[0])
+        >>> list(masks)[:3], masks["car"].shape
+        (['bus', 'car', 'grass'], (120, 160))
         """
         check_is_fitted(self)
         is_one = not isinstance(images, list | tuple | pd.Series)
@@ -116,7 +161,7 @@ class ConceptProjector(BaseEstimator):
 
     @property
     def classes_(self):
-        """Not there: rows have maps, and no probabilities of classes.
+        """Raise an error, because rows have maps and no probabilities of classes.
 
         Raises
         ------
@@ -153,6 +198,21 @@ class ConceptProjector(BaseEstimator):
         ValueError
             If a concept was not in ``fit``, concepts are missing, or an image or mask can't be
             read.
+
+        See Also
+        --------
+        score : The mean IoU.
+
+        Examples
+        --------
+        >>> from sklearn_loce import LoCETransformer, TorchModel
+        >>> from sklearn_loce.datasets import load_scene_model, make_scenes
+        >>> from sklearn_loce.segmentation import ConceptSegmenter
+        >>> train, test = make_scenes(3, random_state=0).data, make_scenes(1, random_state=1).data
+        >>> loce = LoCETransformer(TorchModel(load_scene_model), "features.5")
+        >>> segmenter = ConceptSegmenter(loce).fit(train)
+        >>> segmenter.evaluate(test).columns.tolist()
+        ['concept', 'iou', 'failed', 'annotation_id']
         """
         check_is_fitted(self)
         samples = as_samples(X)
@@ -181,6 +241,21 @@ class ConceptProjector(BaseEstimator):
         -------
         float
             Mean over the rows; those with an empty mask are left out.
+
+        See Also
+        --------
+        evaluate : The IoU of each row.
+
+        Examples
+        --------
+        >>> from sklearn_loce import LoCETransformer, TorchModel
+        >>> from sklearn_loce.datasets import load_scene_model, make_scenes
+        >>> from sklearn_loce.segmentation import ConceptSegmenter
+        >>> train, test = make_scenes(3, random_state=0).data, make_scenes(1, random_state=1).data
+        >>> loce = LoCETransformer(TorchModel(load_scene_model), "features.5")
+        >>> segmenter = ConceptSegmenter(loce).fit(train)
+        >>> segmenter.score(test) > 0.4
+        True
         """
         return float(self.evaluate(X, y)["iou"].mean())
 

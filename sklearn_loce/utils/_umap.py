@@ -40,6 +40,7 @@ class UnsupervisedUMAP(umap.UMAP):
         Parameters
         ----------
         X : array-like of shape (n_samples, n_features)
+            Embeddings.
         y : object
             Ignored.
         *args, **kwargs : tuple, dict
@@ -47,6 +48,20 @@ class UnsupervisedUMAP(umap.UMAP):
 
         Returns
         -------
-        self : UnsupervisedUMAP
+        UnsupervisedUMAP
+            The fitted map itself.
+
+        See Also
+        --------
+        umap.UMAP.fit : Supervised by ``y``.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from sklearn_loce.utils import UnsupervisedUMAP
+        >>> X = np.random.default_rng(0).normal(size=(30, 5))
+        >>> umap = UnsupervisedUMAP(n_neighbors=5, init="random", random_state=0, n_jobs=1)
+        >>> umap.fit(X, ["car"] * 30).embedding_.shape
+        (30, 2)
         """
         return super().fit(X, None, *args, **kwargs)

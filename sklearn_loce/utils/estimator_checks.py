@@ -60,6 +60,11 @@ def loce_checks(samples=None, *, kind="transformer"):
     list of callable
         Each takes an unfitted estimator and raises ``AssertionError`` where a promise is broken.
 
+    See Also
+    --------
+    parametrize_with_loce_checks : Run the checks with pytest.
+    sklearn.utils.estimator_checks.check_estimator : Checks for estimators on arrays.
+
     Examples
     --------
     >>> from sklearn_loce.utils.estimator_checks import loce_checks
@@ -104,6 +109,11 @@ def parametrize_with_loce_checks(estimators, *, samples=None, expected_failed_ch
     -------
     pytest.MarkDecorator
         Parametrizes ``estimator`` and ``check``.
+
+    See Also
+    --------
+    loce_checks : The checks as a list.
+    sklearn.utils.estimator_checks.parametrize_with_checks : The same for estimators on arrays.
 
     Examples
     --------
