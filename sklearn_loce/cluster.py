@@ -1,4 +1,20 @@
-"""Agglomerative clustering of embeddings whose tree is cut where concepts are pure."""
+"""Cluster embeddings by a tree that is cut where clusters are pure.
+
+This recipe finds clusters that mix concepts:
+
+>>> from sklearn.datasets import load_iris
+>>> from sklearn_loce.cluster import ConceptAgglomerative
+>>> from sklearn_loce.metrics import cluster_composition
+>>> iris = load_iris()
+>>> X, y = iris.data, iris.target_names[iris.target]
+>>> labels = ConceptAgglomerative(normalize=False).fit_predict(X, y)
+>>> composition = cluster_composition(y, labels)
+>>> composition[composition.max(axis=1) < 0.8].round(2)
+concept  setosa  versicolor  virginica
+cluster
+4           0.0        0.29       0.71
+6           0.0        0.67       0.33
+"""
 
 import os
 import sys

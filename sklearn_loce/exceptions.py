@@ -1,4 +1,4 @@
-"""Errors of this package that scikit-learn has no class for."""
+"""Errors and their contents, for code that handles them."""
 
 __all__ = ["FailedRowsError", "LayoutError", "StoreError"]
 

@@ -1,4 +1,22 @@
-"""Gaussian mixtures that find the sub-concepts of each concept."""
+"""Find the sub-concepts of each concept with Gaussian mixtures.
+
+A mixture needs few dimensions, so this recipe reduces the embeddings first. It then reports the
+sub-concepts with their typical rows:
+
+>>> from sklearn.datasets import make_blobs
+>>> from sklearn.decomposition import PCA
+>>> from sklearn_loce.metrics import sub_concepts
+>>> from sklearn_loce.mixture import ConceptGaussianMixture
+>>> X, parts = make_blobs([60, 40, 50], n_features=8, random_state=0)
+>>> y = [("car", "car", "tree")[part] for part in parts]
+>>> U = PCA(2, random_state=0).fit_transform(X)
+>>> components = ConceptGaussianMixture(random_state=0).fit_predict(U, y)
+>>> sub_concepts(U, y, components)[["concept", "size", "share"]]
+  concept  size  share
+0     car    60    0.6
+1     car    40    0.4
+2    tree    50    1.0
+"""
 
 from numbers import Integral, Real
 from warnings import catch_warnings, filterwarnings

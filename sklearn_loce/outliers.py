@@ -1,6 +1,7 @@
-"""Rows that are unlike the other rows of their concept, and rows with another concept's label.
+"""Find rows that are unlike their concept, and rows that may have a wrong label.
 
-Recipes with scikit-learn's own detectors, in the settings of the paper, for one concept's rows:
+These recipes use scikit-learn's own detectors, in the settings of the paper, for the rows of one
+concept:
 
 >>> import numpy as np
 >>> from sklearn.ensemble import IsolationForest
@@ -15,7 +16,7 @@ True
 >>> bool(forest.fit_predict(cars)[7] == -1)
 True
 
-and within each concept of a labeled matrix:
+A loop applies a detector inside each concept:
 
 >>> import pandas as pd
 >>> y = np.repeat(["bus", "car"], 30)

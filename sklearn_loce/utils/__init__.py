@@ -1,4 +1,4 @@
-"""Tools around the estimators."""
+"""Tools beside the estimators."""
 
 __all__ = ["UnsupervisedUMAP"]
 

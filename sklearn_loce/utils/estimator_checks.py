@@ -1,9 +1,8 @@
-"""Checks for estimators whose X is the table of samples.
+"""Check scikit-learn's conventions for estimators whose X is a table of samples.
 
-scikit-learn's own battery feeds numeric arrays and runs next to nothing on an estimator that takes
-a table of images and masks. These checks test the same conventions: those of all estimators, and
-those of transformers (``transform`` gives LoCEs) or of segmenters (``predict``
-gives masks).
+The checks of scikit-learn pass numeric arrays, and skip nearly all tests of an estimator that needs
+images and masks. The checks in this module test the same conventions: those of all estimators, and
+those of transformers (``transform`` returns LoCEs) or of segmenters (``predict`` returns masks).
 """
 
 from functools import partial
