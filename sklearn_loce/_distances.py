@@ -111,7 +111,7 @@ class RowDistances:
         )
 
     def _correct(self, D, rows, columns):
-        """Give rows without a direction distance 1 from every row; refuse what is no distance."""
+        """Return rows without a direction distance 1 from every row; refuse what is no distance."""
         if self._product:
             D[:, self._zero[columns]] = 2.0
             zero = np.flatnonzero(self._zero[rows])

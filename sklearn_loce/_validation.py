@@ -35,7 +35,7 @@ def uniform_labels(y, name="y"):
 
 
 def _uniform(y, name):
-    """Give an object array the one type that all its values share."""
+    """Return an object array the one type that all its values share."""
     texts = np.fromiter((isinstance(value, str) for value in y), dtype=bool, count=len(y))
     numbers = np.fromiter((isinstance(value, Number) for value in y), dtype=bool, count=len(y))
     if texts.all() or numbers.all():
@@ -125,12 +125,12 @@ def match_rows(**tables):
 
 
 def _is_reordered(first, second):
-    """Tell whether two indexes differ, and hold the same labels."""
+    """Return whether two indexes differ, and hold the same labels."""
     return not first.equals(second) and _has_labels(first, second)
 
 
 def _has_labels(first, second):
-    """Tell whether two indexes hold the same labels, in any order."""
+    """Return whether two indexes hold the same labels, in any order."""
     if first.equals(second):
         return True
     return len(first) == len(second) and first.isin(second).all() and second.isin(first).all()

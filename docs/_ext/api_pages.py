@@ -2,7 +2,6 @@
 
 import inspect
 from importlib import import_module
-
 from pathlib import Path
 
 from api_reference import API_REFERENCE

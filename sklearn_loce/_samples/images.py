@@ -89,7 +89,7 @@ def _count_bits(image):
 
 
 def _is_cut_to_bytes(image):
-    """Say whether Pillow will keep the upper 8 of 16 bits, as it does of colors in a file."""
+    """Return whether Pillow will keep the upper 8 of 16 bits, as it does of colors in a file."""
     tiles = getattr(image, "tile", ())
     return not image.mode.startswith("I") and any(";16" in str(tile[3]) for tile in tiles)
 
@@ -125,7 +125,7 @@ def _array_to_rgb(array, n_bits=16):
 
 
 def size_of_image(image):
-    """Give (height, width) of an image; the pixels of most files stay undecoded."""
+    """Return (height, width) of an image; the pixels of most files stay undecoded."""
     if isinstance(image, PATH):
         with open_image(image) as opened:
             return size_of_image(opened)

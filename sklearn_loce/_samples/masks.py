@@ -13,7 +13,7 @@ _LONGEST_NUMBER = 7  # characters of such a count in a compressed RLE
 
 
 def rle_size(rle):
-    """Give the (height, width) that a COCO run-length encoding claims; it must not be absurd."""
+    """Return the (height, width) that a COCO run-length encoding claims; it must not be absurd."""
     if not {"size", "counts"} <= rle.keys():
         raise ValueError(f"A mask RLE needs the keys 'size' and 'counts', got {sorted(rle)}.")
     try:
@@ -101,7 +101,7 @@ def _check_runs(runs, size):
 
 
 def size_of_mask(mask):
-    """Give (height, width) of a mask; run-length encodings and files stay undecoded."""
+    """Return (height, width) of a mask; run-length encodings and files stay undecoded."""
     if isinstance(mask, dict):
         return rle_size(mask)
     if isinstance(mask, PATH):
@@ -114,7 +114,7 @@ def size_of_mask(mask):
 
 
 def has_foreground(mask):
-    """Say whether a mask has a pixel of foreground; run-length encodings stay undecoded."""
+    """Return whether a mask has a pixel of foreground; run-length encodings stay undecoded."""
     if isinstance(mask, dict):
         return bool(coco_mask.area(compress_rle(mask)) > 0)
     return bool(read_mask(mask).any())
@@ -164,6 +164,6 @@ def _has_polygons(mask):
 
 
 def intersection_over_union(first, second):
-    """Give the IoU of two boolean masks; 0 where both are empty."""
+    """Return the IoU of two boolean masks; 0 where both are empty."""
     union = np.count_nonzero(first | second)
     return np.count_nonzero(first & second) / union if union else 0.0

@@ -58,7 +58,7 @@ def _frame_of_pairs(pairs):
 
 
 def object_array(values):
-    """Give an array of objects; NumPy would stack images of one size."""
+    """Return an array of objects; NumPy would stack images of one size."""
     array = np.empty(len(values), dtype=object)
     for i, value in enumerate(values):
         array[i] = value
@@ -66,7 +66,7 @@ def object_array(values):
 
 
 def absolute_paths(samples):
-    """Give the table with absolute paths, which mean the same in processes of other folders."""
+    """Return the table with absolute paths, which mean the same in processes of other folders."""
     here = os.getcwd()
     absolute = {
         name: object_array(
@@ -102,19 +102,19 @@ def _name_annotations(cell):
 
 
 def cell_values(cell):
-    """Give what a cell holds as a tuple: merged instances have several values, others one."""
+    """Return what a cell holds as a tuple: merged instances have several values, others one."""
     if isinstance(cell, np.ndarray):  # what a tuple is after parquet
         cell = cell.tolist()
     return tuple(cell) if isinstance(cell, tuple | list) else (cell,)
 
 
 def is_missing(value):
-    """Say whether a value is none, such as None or NaN; lists and the like are values."""
+    """Return whether a value is none, such as None or NaN; lists and the like are values."""
     return bool(pd.api.types.is_scalar(value) and pd.isna(value))
 
 
 def image_key(image):
-    """Give a key that two cells of the column ``image`` share when they hold the same image."""
+    """Return a key that two cells of the column ``image`` share when they hold the same image."""
     if isinstance(image, PATH):
         return os.fspath(image)
     array = np.ascontiguousarray(np.asarray(image))
@@ -123,7 +123,7 @@ def image_key(image):
 
 
 def group_by_image(samples):
-    """Give the row numbers of each image, images in the order of their first rows."""
+    """Return the row numbers of each image, images in the order of their first rows."""
     # One object usually serves all rows of an image: its pixels are hashed once. The list keeps
     # the objects alive, so that no two have the same id.
     images, keys, groups = samples["image"].tolist(), {}, {}
@@ -237,7 +237,7 @@ def enumerate_messages(messages):
 
 
 def blank_masks(samples):
-    """Give every row an empty mask of its image's size, for work without masks."""
+    """Return every row an empty mask of its image's size, for work without masks."""
     masks = np.empty(len(samples), dtype=object)
     for rows in group_by_image(samples):
         size = _size_of_sample_image(samples, rows[0])

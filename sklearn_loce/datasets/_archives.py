@@ -68,7 +68,7 @@ def _tar_members(file):
 
 @contextmanager
 def _open_members(archive):
-    """Give the list of members; they can be read as long as the context is open."""
+    """Return the list of members; they can be read as long as the context is open."""
     # Not by content: a tar that ends with a zip would pass for one.
     if archive.suffix == ".zip":
         with zipfile.ZipFile(archive) as file:

@@ -26,7 +26,7 @@ _ANNOTATION = {"image_id": ID, "id": ID | None}
 
 
 def _choose_annotations(content, concepts, categories, crowd, source):
-    """Give the annotations of the chosen concepts; exact repeats count once."""
+    """Return the annotations of the chosen concepts; exact repeats count once."""
     named = []
     for i, annotation in enumerate(content["annotations"]):
         check_entry(annotation, {"category_id": ID}, f"annotations[{i}]", source)
@@ -76,7 +76,7 @@ def _warn_shared(repeated, sharing, source):
 
 
 def _read_instances(image, annotations, concepts, folder, source):
-    """Give the objects of one image, in the file's order."""
+    """Return the objects of one image, in the file's order."""
     location, size = image_path(image, folder, source), image_size(image)
     masks = read_masks(annotations, size, lambda a: f"{source}: annotation {a.get('id')!r}")
     return [
@@ -94,7 +94,7 @@ def _read_instances(image, annotations, concepts, folder, source):
 
 
 def _identify(annotation):
-    """Give an annotation's id and fields, or those that ``to_coco`` has kept of a merged row."""
+    """Return an annotation's id and fields, or those that ``to_coco`` has kept of a merged row."""
     merged = annotation.get("merged")
     if (
         isinstance(merged, list)
@@ -106,7 +106,7 @@ def _identify(annotation):
 
 
 def _group_by_image(annotations, images):
-    """Give (image, its annotations) for the images that have some, in the file's order."""
+    """Return (image, its annotations) for the images that have some, in the file's order."""
     groups = {key: [] for key in images}
     for annotation in annotations:
         groups[annotation["image_id"]].append(annotation)

@@ -15,7 +15,7 @@ ID = int | float | str
 
 
 def read_source(source, image_dir):
-    """Give content, folder of the images and name of a file, a dict or a dataset in memory.
+    """Return content, folder of the images and name of a file, a dict or a dataset in memory.
 
     Raises
     ------
@@ -72,7 +72,7 @@ def check_entry(entry, types, name, source):
 
 
 def choose_concepts(content, categories, source):
-    """Give {id: name} of the chosen categories, in the file's order."""
+    """Return {id: name} of the chosen categories, in the file's order."""
     names = {}
     for i, entry in enumerate(content["categories"]):
         check_entry(entry, {"id": ID, "name": str}, f"categories[{i}]", source)
@@ -87,7 +87,7 @@ def choose_concepts(content, categories, source):
 
 
 def choose_images(content, wanted, source):
-    """Give {id: entry} of the wanted images, in the file's order."""
+    """Return {id: entry} of the wanted images, in the file's order."""
     images = {}
     for i, entry in enumerate(content["images"]):
         check_entry(entry, {"id": ID}, f"images[{i}]", source)
@@ -141,12 +141,12 @@ def _describe(image):
 
 
 def image_size(image):
-    """Give [height, width] of a chosen image."""
+    """Return [height, width] of a chosen image."""
     return [int(image["height"]), int(image["width"])]
 
 
 def image_path(image, folder, source):
-    """Give the path of a chosen image; of LVIS the end of the URL that lies in the folder."""
+    """Return the path of a chosen image; of LVIS the end of the URL that lies in the folder."""
     if "file_name" in image:
         return locate(folder, image["file_name"], source)
     url = image["coco_url"]

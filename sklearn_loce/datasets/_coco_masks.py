@@ -96,7 +96,7 @@ def _empty(size):
 
 
 def _has_extent(annotation):
-    """Say whether an object without a mask has a box of some size."""
+    """Return whether an object without a mask has a box of some size."""
     if not _is_missing(annotation.get("bbox")):
         return min(check_box(annotation["bbox"])[2:]) > 0
     if "segmentation" not in annotation:
@@ -118,7 +118,7 @@ def _compress(rle, size):
 
 
 def _parse(annotation):
-    """Give a segmentation's RLEs, and its polygons as [(corners, length of the outline)].
+    """Return a segmentation's RLEs, and its polygons as [(corners, length of the outline)].
 
     A list of numbers is one polygon, and so is a list of pairs: no polygon has one corner.
     """

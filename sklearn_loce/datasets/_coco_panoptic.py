@@ -68,7 +68,7 @@ def _check_annotation(annotation, name, source):
 
 
 def _choose_annotations(content, concepts, categories, crowd, source):
-    """Give {image id: (annotation, its chosen segments)} of the images that have some."""
+    """Return {image id: (annotation, its chosen segments)} of the images that have some."""
     chosen, found = {}, set()
     for i, annotation in enumerate(content["annotations"]):
         _check_annotation(annotation, f"annotations[{i}]", source)
@@ -93,7 +93,7 @@ def _choose_annotations(content, concepts, categories, crowd, source):
 
 
 def _read_instances(image, annotation, segments, concepts, location, path):
-    """Give the objects of one image, in the file's order."""
+    """Return the objects of one image, in the file's order."""
     size = tuple(image_size(image))
     ids = _read_segment_ids(path, size)
     known = {segment["id"] for segment in annotation["segments_info"]}

@@ -26,14 +26,14 @@ _SIZE = ("image_height", "image_width")
 
 
 def _interval(places, length, limit):
-    """Give start and length of an interval around ``places``, moved to lie in [0, limit)."""
+    """Return start and length of an interval around ``places``, moved to lie in [0, limit)."""
     length = min(round(length), limit)
     start = (places[0] + places[-1] + 1 - length) // 2
     return int(np.clip(start, 0, limit - length)), length
 
 
 def _box_around(mask, margin, min_size, aspect_ratio):
-    """Give top, left, height and width of the crop around a mask."""
+    """Return top, left, height and width of the crop around a mask."""
     rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
     height, width = (
         max((places[-1] + 1 - places[0]) * (1 + 2 * margin), min_size) for places in (rows, columns)
@@ -55,7 +55,7 @@ def _write(image, folder):
 
 
 def _crop_row(image, mask, box, folder):
-    """Give image, mask, box and the image's size, as the columns have them."""
+    """Return image, mask, box and the image's size, as the columns have them."""
     top, left, height, width = box
     window = np.s_[top : top + height, left : left + width]
     crop = image[window].copy()  # a view would keep the whole image in memory

@@ -18,7 +18,7 @@ _ERRORS = (FileNotFoundError, OSError, TypeError, ValueError)
 
 
 def _name_concepts(result, kept, class_names):
-    """Give the concepts of the instances to keep."""
+    """Return the concepts of the instances to keep."""
     if isinstance(class_names, str) and not result.is_map:
         return [class_names] * len(kept)
     if class_names is None and result.class_names is not None:
@@ -68,7 +68,7 @@ def _as_coco_box(corners, size):
 
 
 def _fields_of(result, i, score):
-    """Give what is known of an instance besides its mask, for ``keep``."""
+    """Return what is known of an instance besides its mask, for ``keep``."""
     fields = {name: values[i] for name, values in result.fields.items()}
     if result.class_ids is not None:
         fields["class_id"] = result.class_ids[i : i + 1].tolist()[0]
@@ -126,7 +126,7 @@ def _check_ids(images, detections, image_ids):
 
 
 def _order(found, class_names):
-    """Give {concept: name} of all concepts, named ones in their order, others by first sight."""
+    """Return {concept: name} of all concepts, named ones in their order, others by first sight."""
     named = class_names.values() if isinstance(class_names, Mapping) else class_names
     if class_names is None or isinstance(class_names, str):
         named = ()

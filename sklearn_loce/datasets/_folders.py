@@ -21,7 +21,7 @@ class Names:
     suffix: str | None
 
     def strip(self, name):
-        """Give what a file name has between prefix and suffix, or None; their case is ignored."""
+        """Return what a file name has between prefix and suffix, or None; their case is ignored."""
         suffixes = _IMAGE_SUFFIXES if self.suffix is None else (self.suffix,)
         suffix = next((s for s in suffixes if name.lower().endswith(s.lower())), None)
         fits = suffix is not None and name.lower().startswith(self.prefix.lower())
@@ -35,7 +35,7 @@ class Names:
 
 
 def files_by_name(folder, names, what):
-    """Give {path in the folder, by the common name: path} of the files that are named so."""
+    """Return {path in the folder, by the common name: path} of the files that are named so."""
     folder = Path(folder)
     if not folder.is_dir():
         raise FileNotFoundError(f"The folder {str(folder)!r} does not exist.")

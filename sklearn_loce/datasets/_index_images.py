@@ -103,7 +103,7 @@ def _encode_parts(parts, box, shape):
 
 
 def _split_regions(labels, ids):
-    """Give (mask, id, number) of the connected regions of a concept."""
+    """Return (mask, id, number) of the connected regions of a concept."""
     inside = np.isin(labels, ids)
     box = _bounding_box(inside)
     parts, count = ndimage.label(inside[box], structure=_EIGHT_NEIGHBOURS)
@@ -112,7 +112,7 @@ def _split_regions(labels, ids):
 
 
 def _split_numbered(labels, instances, label):
-    """Give (mask, id, number) of the parts of a class that have a number of their own."""
+    """Return (mask, id, number) of the parts of a class that have a number of their own."""
     inside = labels == label
     box = _bounding_box(inside)
     ranks, numbers = pd.factorize(instances[inside], sort=True)
@@ -167,7 +167,7 @@ class Labelling:
             self.concepts.setdefault(name, []).append(label)
 
     def make_instances(self, sample, labels, instances):
-        """Give the objects of one image, concepts in the order of their names.
+        """Return the objects of one image, concepts in the order of their names.
 
         Parameters
         ----------
@@ -195,7 +195,7 @@ class Labelling:
         return objects
 
     def _make_instance(self, sample, concept, size, mask, label, number):
-        """Give one object; its id names the image, the class and the number."""
+        """Return one object; its id names the image, the class and the number."""
         label = self.coding.write(label)
         return Instance(
             str(sample.image),

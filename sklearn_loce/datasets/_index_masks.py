@@ -28,7 +28,7 @@ def _check_paired(images, masks, mask_dir, mask_names):
 
 
 def _pair(image_dir, image_names, mask_dir, mask_names, unpaired):
-    """Give [(name, image, mask)], sorted by name."""
+    """Return [(name, image, mask)], sorted by name."""
     images = files_by_name(image_dir, image_names, "image")
     masks = files_by_name(mask_dir, mask_names, "mask")
     if unpaired == "raise":
@@ -59,7 +59,7 @@ def _as_packed(palette, ignore):
 
 
 def _make_labelling(class_names, palette, ignore, categories):
-    """Give what labels mean, whether they are ids or colors."""
+    """Return what labels mean, whether they are ids or colors."""
     if (class_names is None) == (palette is None):
         raise ValueError(
             "Give either class_names, for masks of ids, or palette, for colored masks."
@@ -72,7 +72,7 @@ def _make_labelling(class_names, palette, ignore, categories):
 
 
 def _read_pair(pair, labelling, read, read_numbers, names):
-    """Give the objects of an image and its mask."""
+    """Return the objects of an image and its mask."""
     name, image, labels = pair
     mask_names, instance_names = names
     numbered = None

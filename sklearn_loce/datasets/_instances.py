@@ -61,7 +61,7 @@ class Instance:
         return self.fields if isinstance(self.fields, tuple) else (self.fields,)
 
     def draw(self, shape):
-        """Give the mask, or what lies in the box, in one of the shapes: compressed RLE."""
+        """Return the mask, or what lies in the box, in one of the shapes: compressed RLE."""
         try:
             if self.mask is None:
                 return draw_box(shape, self.box, self.size)
@@ -133,7 +133,7 @@ def _warn_without_mask(ids, n_rows, source):
 
 
 def _draw_rows(images, rank, shape, keep, source, *, merge_instances):
-    """Give the rows of all images, and the fields that their objects have."""
+    """Return the rows of all images, and the fields that their objects have."""
     rows, fields, without_mask = [], set(), []
     for instances in images:
         chosen = [instance for instance in instances if instance.concept in rank]

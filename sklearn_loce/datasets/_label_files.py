@@ -19,7 +19,7 @@ _WAY_OUT = "load_masks(..., palette={name: (r, g, b)}) says what each color mean
 
 
 def distinct(labels):
-    """Give the sorted distinct values of an image of labels, without sorting its pixels."""
+    """Return the sorted distinct values of an image of labels, without sorting its pixels."""
     return np.sort(pd.unique(labels.ravel(order="K")))
 
 
@@ -70,12 +70,12 @@ VOC_COLORS = _make_voc_colors()
 
 
 def _raw_mode(arguments):
-    """Give the mode in which a file has its pixels, of what Pillow hands to a decoder."""
+    """Return the mode in which a file has its pixels, of what Pillow hands to a decoder."""
     return arguments[0] if isinstance(arguments, tuple | list) and arguments else str(arguments)
 
 
 def _load(path):
-    """Give the decoded image, and the factor by which Pillow has scaled its numbers."""
+    """Return the decoded image, and the factor by which Pillow has scaled its numbers."""
     try:
         with open_image(path) as image:
             factors = [_FACTORS.get(_raw_mode(tile[3]), 1) for tile in image.tile]
@@ -88,7 +88,7 @@ def _load(path):
 
 
 def _read_palette(image, path):
-    """Give the packed colors of a palette image; each index must have one."""
+    """Return the packed colors of a palette image; each index must have one."""
     entries = np.reshape(image.getpalette(), (-1, 3))
     last = image.getextrema()[1]
     if last >= len(entries):
@@ -209,7 +209,7 @@ class IdReader:
         return np.asfortranarray(table[pixels])
 
     def _decode(self, colors):
-        """Give the ids that colors tell, or None."""
+        """Return the ids that colors tell, or None."""
         if self.standard is not None and self.standard.keys() >= set(colors.tolist()):
             return np.array([self.standard[color] for color in colors.tolist()])
         gray = colors & 255
@@ -243,7 +243,7 @@ class IdReader:
         return self._undo(pixels, used, shown, palette, path)
 
     def _undo(self, pixels, used, shown, palette, path):
-        """Give the ids of an image whose indexes nothing speaks for."""
+        """Return the ids of an image whose indexes nothing speaks for."""
         if shown is not None and self._fits(shown):
             if np.array_equal(used, shown):
                 return pixels
@@ -258,7 +258,7 @@ class IdReader:
 
 
 def _may_be_sorted_anew(form, palette, used):
-    """Say whether a palette may have lost and changed entries: an image uses all that are left."""
+    """Return whether a palette may have lost and changed entries: an image uses all that are left."""
     n_used = len(used)
     if used[-1] != n_used - 1 or np.array_equal(palette[:n_used], VOC_COLORS[:n_used]):
         return False

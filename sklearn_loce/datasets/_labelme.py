@@ -39,7 +39,7 @@ def _read_content(path):
 
 
 def _locate_image(path, name, image_path, folder, image_dir):
-    """Give the path of an image: as the file has it, or by its name in ``image_dir``."""
+    """Return the path of an image: as the file has it, or by its name in ``image_dir``."""
     # Windows writes backslashes; its rules read slashes, too.
     image_path, subfolder = PureWindowsPath(image_path), os.path.dirname(name)
     if image_dir is not None:
@@ -73,7 +73,7 @@ def _check_images(files):
 
 
 def _size_of(file):
-    """Give (height, width) of an image, which must be that of the annotated one."""
+    """Return (height, width) of an image, which must be that of the annotated one."""
     try:
         size = tuple(size_of_image(file.image))
     except FileNotFoundError as error:
@@ -107,7 +107,7 @@ def _make_instance(file, shapes, size, masks):
 
 
 def _read_instances(file, chosen):
-    """Give the objects of one image."""
+    """Return the objects of one image."""
     shapes = [s for s in file.shapes if s.label in chosen and s.kind not in NO_AREA]
     if not shapes:
         return []

@@ -121,7 +121,7 @@ def _check_count(shape, *wanted):
 
 
 def _outline_of(shape):
-    """Give the corners of a polygon, or of a rectangle by two opposite corners or all four."""
+    """Return the corners of a polygon, or of a rectangle by two opposite corners or all four."""
     if shape.kind == "rectangle":
         _check_count(shape, 2, 4)
         if len(shape.points) == 2:

@@ -92,7 +92,7 @@ def _as_column(values):
 
 
 def _columns_of(table, length, but):
-    """Give {name: one value per instance} of the entries that have as many."""
+    """Return {name: one value per instance} of the entries that have as many."""
     columns = {
         name: _as_column(values)
         for name, values in table.items()
@@ -102,7 +102,7 @@ def _columns_of(table, length, but):
 
 
 def _column(records, name):
-    """Give what all records call by a name."""
+    """Return what all records call by a name."""
     for i, record in enumerate(records):
         if not isinstance(record, Mapping) or name not in record:
             found = sorted(map(str, record)) if isinstance(record, Mapping) else record
@@ -111,7 +111,7 @@ def _column(records, name):
 
 
 def _fields_of(records, but):
-    """Give {name: one value per record}; None where a record lacks the name."""
+    """Return {name: one value per record}; None where a record lacks the name."""
     names = dict.fromkeys(name for record in records for name in record if name not in but)
     return {name: [record.get(name) for record in records] for name in names}
 
@@ -150,7 +150,7 @@ def _read_records(records):
 
 
 def _encode_map(labels):
-    """Give {id: RLE} of the ids on a map; those of Hugging Face may be floats."""
+    """Return {id: RLE} of the ids on a map; those of Hugging Face may be floats."""
     labels = as_array(labels)
     is_whole = labels.dtype.kind in "iuf" and bool((labels == np.round(labels)).all())
     if labels.ndim != 2 or not is_whole:
@@ -169,7 +169,7 @@ def _read_map(labels):
 
 
 def _distinct_segments(segments):
-    """Give one segment per id, the surest: those that were fused share theirs."""
+    """Return one segment per id, the surest: those that were fused share theirs."""
     chosen = {}
     for key, segment in zip(_column(segments, "id"), segments, strict=True):
         known = chosen.setdefault(key, segment)
@@ -185,7 +185,7 @@ def _distinct_segments(segments):
 
 
 def _masks_of(segments, segmentation):
-    """Give the masks of segments on a map; -1 or 0 is where nothing was found."""
+    """Return the masks of segments on a map; -1 or 0 is where nothing was found."""
     masks, ids = _encode_map(segmentation), _column(segments, "id")
     unknown = sorted(masks.keys() - {*ids, -1, 0})
     if unknown:
@@ -212,7 +212,7 @@ def _draw_runs(runs, size, *, covered):
 
 
 def _order_runs(runs, ids):
-    """Give the runs of each segment; they are sorted by id, those of the background first."""
+    """Return the runs of each segment; they are sorted by id, those of the background first."""
     if len(runs) != len(ids) + 1 or len(set(ids)) != len(ids):
         raise ValueError(
             f"there are {len(runs)} run-length encodings of {len(ids)} segments and the "

@@ -60,7 +60,7 @@ def encode_labels(labels, left=0, width=None):
 
 
 def merge_masks(rles):
-    """Give the union of masks of one size as compressed RLE."""
+    """Return the union of masks of one size as compressed RLE."""
     while len(rles) > 1:
         rles = [
             coco_mask.merge(rles[i : i + _MERGED_AT_ONCE])

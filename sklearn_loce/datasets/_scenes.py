@@ -193,7 +193,7 @@ def _depth(placed):
 
 
 def _place_vehicles(rng, kinds):
-    """Give every vehicle of the scene a lane of its own, as (s, draw, x, look)."""
+    """Return every vehicle of the scene a lane of its own, as (s, draw, x, look)."""
     lanes = list(rng.permutation(LANES))
     if rng.uniform() < 0.6:
         yield rng.uniform(*DEPTHS["bus"]), _drawing.draw_bus, lanes.pop(), {"kind": kinds["bus"]}

@@ -33,7 +33,7 @@ def _skip_outside(height, width):
 
 
 def check_box(box):
-    """Give a box as an array; raise unless it is four finite numbers."""
+    """Return a box as an array; raise unless it is four finite numbers."""
     try:
         numbers = np.asarray(box)
     except ValueError:  # lists of several lengths
@@ -44,7 +44,7 @@ def check_box(box):
 
 
 def _round_box(box, size):
-    """Give left, top, width and height of the pixels of a box, as pycocotools fills it."""
+    """Return left, top, width and height of the pixels of a box, as pycocotools fills it."""
     numbers = check_box(box)
     start, end = numbers[:2], numbers[:2] + np.maximum(numbers[2:], 0)
     limits = np.array(size[::-1])

@@ -39,7 +39,7 @@ def read_json(path):
 
 
 def locate(folder, name, source):
-    """Give the path of a file that a dataset names, which must lie in its folder.
+    """Return the path of a file that a dataset names, which must lie in its folder.
 
     Links inside the folder are followed: they are the user's, not the dataset's.
 
@@ -62,7 +62,7 @@ def locate(folder, name, source):
 
 
 def choose(categories, names, source):
-    """Give the chosen categories as {id: name}, in the order of ``names``."""
+    """Return the chosen categories as {id: name}, in the order of ``names``."""
     if categories is None:
         return names
     for wanted in categories:

@@ -23,7 +23,7 @@ _OWN_KEYS = {"id", "category_id", "segmentation", "merged"}
 
 
 def _file_names(samples, image_dir):
-    """Give the rows' file names relative to a folder, by default the deepest that has all."""
+    """Return the rows' file names relative to a folder, by default the deepest that has all."""
     for i, image in enumerate(samples["image"]):
         if not isinstance(image, PATH):
             raise ValueError(  # noqa: TRY004 - the table is at fault, not the caller's type
@@ -44,7 +44,7 @@ def _file_names(samples, image_dir):
 
 
 def _image_entries(samples, names, masks):
-    """Give one entry per image, in the order of the first rows."""
+    """Return one entry per image, in the order of the first rows."""
     ids = samples["image_id"] if "image_id" in samples else pd.factorize(np.array(names))[0] + 1
     entries = {}
     for i, (key, name, mask) in enumerate(zip(ids, names, masks, strict=True)):
@@ -59,7 +59,7 @@ def _image_entries(samples, names, masks):
 
 
 def _order_concepts(image_ids, concepts):
-    """Give the concepts in the order of all images, or of the first rows where there is none."""
+    """Return the concepts in the order of all images, or of the first rows where there is none."""
     graph, images = {concept: set() for concept in concepts}, {}
     for key, concept in zip(image_ids, concepts, strict=True):
         images.setdefault(key, []).append(concept)
@@ -92,7 +92,7 @@ def _as_json(value):
 
 
 def _identify(ids):
-    """Give each row an id of its own: the one it has, if no other row has it, or a new one."""
+    """Return each row an id of its own: the one it has, if no other row has it, or a new one."""
     uses = Counter(key for keys in ids for key in keys)
     free = count(max((key for key in uses if isinstance(key, int)), default=0) + 1)
     is_own = [len(keys) == 1 and keys[0] is not None and uses[keys[0]] == 1 for keys in ids]
@@ -100,7 +100,7 @@ def _identify(ids):
 
 
 def _describe_parts(samples, i, ids, keep):
-    """Give the kept fields of each object of a row; one value per object stays with its object."""
+    """Return the kept fields of each object of a row; one value per object stays with its object."""
     is_merged = isinstance(_as_json(samples["annotation_id"].iloc[i]), list)
     parts = [{} for _ in ids]
     for name in keep:
@@ -112,7 +112,7 @@ def _describe_parts(samples, i, ids, keep):
 
 
 def _annotation_entries(samples, image_ids, masks, categories, keep):
-    """Give one entry per row."""
+    """Return one entry per row."""
     if "annotation_id" not in samples:
         samples = samples.assign(annotation_id=range(1, len(samples) + 1))
     ids = [_as_json(value) for value in samples["annotation_id"]]

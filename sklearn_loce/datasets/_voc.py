@@ -33,7 +33,7 @@ def _find_tree(root):
 
 
 def _read_split(tree, split):
-    """Give the file of a split and the names of its images."""
+    """Return the file of a split and the names of its images."""
     path = tree / "ImageSets" / "Segmentation" / f"{split}.txt"
     if not path.is_file():
         known = sorted(file.stem for file in path.parent.glob("*.txt"))

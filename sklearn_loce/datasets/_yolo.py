@@ -39,7 +39,7 @@ def _swap(folders):
 
 
 def _label_of(name, image_dir, label_dir):
-    """Give the folder of the labels, and the path in it of those of an image."""
+    """Return the folder of the labels, and the path in it of those of an image."""
     *folders, file = f"{name}.txt".split("/")
     if label_dir is not None:
         return Path(label_dir), f"{name}.txt"
@@ -93,7 +93,7 @@ def _parse_line(number, text):
 
 
 def _parse(path):
-    """Give the objects of a label file, and say in which line an error is."""
+    """Return the objects of a label file, and say in which line an error is."""
     lines = []
     for number, text in enumerate(_read_text(path).splitlines(), start=1):
         try:
@@ -134,7 +134,7 @@ def _size_of(path):
 
 
 def _draw_shapes(lines, size, path):
-    """Give the mask of each polygon, and the box of each other line, in pixels."""
+    """Return the mask of each polygon, and the box of each other line, in pixels."""
     height, width = size
     drawn = {}
     for line in lines:
@@ -152,7 +152,7 @@ def _draw_shapes(lines, size, path):
 
 
 def _read_image(image, name, path, label, lines, chosen):
-    """Give the objects of one image; ``label`` is the file of its lines in its folder."""
+    """Return the objects of one image; ``label`` is the file of its lines in its folder."""
     if not lines:
         return []
     size = _size_of(image)
@@ -173,7 +173,7 @@ def _read_image(image, name, path, label, lines, chosen):
 
 
 def _read_images(images, labels, chosen, *, all_named):
-    """Give the objects of one image after the other."""
+    """Return the objects of one image after the other."""
     seen = {}
     for name, (folder, label) in labels.items():
         path = folder / label
@@ -184,7 +184,7 @@ def _read_images(images, labels, chosen, *, all_named):
 
 
 def _find_labels(images, image_dir, label_dir):
-    """Give {image: (folder, label file)}; images without a file show no object."""
+    """Return {image: (folder, label file)}; images without a file show no object."""
     expected = {name: _label_of(name, image_dir, label_dir) for name in images}
     labels = {name: at for name, at in expected.items() if os.path.lexists(at[0] / at[1])}
     if not labels:

@@ -16,7 +16,7 @@ concept, and which concepts are confused?
 0.96
 >>> confused_concepts(X, y)[["concept_a", "concept_b", "overlap"]].head(1).round(2)
     concept_a  concept_b  overlap
-0  versicolor  virginica     0.07
+0  versicolor  virginica     0.06
 
 Pass the image of each row as ``groups`` if images have several rows. Then neighbors come from other
 images only.

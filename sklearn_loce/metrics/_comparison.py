@@ -400,7 +400,7 @@ def _check_draws(y, groups, exclude):
 
 
 def _check_metrics(metrics, known):
-    """Give the metrics that are asked for, all that are known without `metrics`."""
+    """Return the metrics that are asked for, all that are known without `metrics`."""
     wanted = set(known if metrics is None else metrics)
     if unknown := sorted(wanted.difference(known)):
         raise ValueError(

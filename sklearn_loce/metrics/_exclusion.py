@@ -36,11 +36,11 @@ class Exclusion:
         return len(self.values)
 
     def take(self, rows):
-        """Give the same for some of the rows."""
+        """Return the same for some of the rows."""
         return Exclusion(self.values[rows], self.alike, self.labels[rows])
 
     def number_groups(self):
-        """Give every row the number of its group, which is that of all rows of equal values."""
+        """Return every row the number of its group, which is that of all rows of equal values."""
         table = pd.DataFrame(self.values)
         return table.groupby(list(table)).ngroup().to_numpy()
 
@@ -119,7 +119,7 @@ def _check_labels(values):
 
 
 def _read_frames(groups):
-    """Give the number of each row's sequence, 0 where there is one, and its frame number."""
+    """Return the number of each row's sequence, 0 where there is one, and its frame number."""
     columns = _check_labels(np.asarray(groups))
     columns = columns.reshape(len(columns), -1)
     if columns.dtype.kind in "mM":  # whose numbers are in a unit that nobody named
@@ -142,7 +142,7 @@ def _read_frames(groups):
 
 
 def _within(window, a, b):
-    """Tell whether frames are of one sequence, and no farther apart than a window."""
+    """Return whether frames are of one sequence, and no farther apart than a window."""
     gap = a[..., 1] - b[..., 1]
     return (np.abs(gap, out=gap) <= window) & (a[..., 0] == b[..., 0])
 

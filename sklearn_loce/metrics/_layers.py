@@ -11,7 +11,7 @@ from ._scorers import evaluate_columns
 
 
 def name_members(spaces, layers):
-    """Give the layers of each space by its name; those of embeddings have only their names."""
+    """Return the layers of each space by its name; those of embeddings have only their names."""
     if isinstance(spaces, dict):
         if layers is not None:
             raise ValueError(f"layers={layers!r} are an estimator's; a dict names its own.")
@@ -26,7 +26,7 @@ def name_members(spaces, layers):
 
 
 def evaluate_layers(estimator, X, members, iou, metrics):
-    """Give the embeddings of every space, and what is known of the projections of its rows."""
+    """Return the embeddings of every space, and what is known of the projections of its rows."""
     if iou is not None:
         raise ValueError("iou is measured where an estimator is given; leave it out.")
     loce = clone(estimator).set_params(layer=list(dict.fromkeys(chain(*members.values()))))
@@ -59,7 +59,7 @@ def _average_layers(evaluation, layers, index):
 
 
 def read_column(X, values, name):
-    """Give a column of a table of samples by its name, or values as they are."""
+    """Return a column of a table of samples by its name, or values as they are."""
     if not isinstance(values, str):
         return values
     columns = list(X) if isinstance(X, pd.DataFrame) else []

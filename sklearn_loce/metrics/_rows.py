@@ -84,7 +84,7 @@ def _pick(values, name, y, index):
 
 
 def _read_projections(iou, y, index):
-    """Give what is known of each row's projection, by metric and layer; NaN is unknown."""
+    """Return what is known of each row's projection, by metric and layer; NaN is unknown."""
     tables = {name: t if isinstance(t, pd.DataFrame) else {"iou": t} for name, t in iou.items()}
     found = {}
     for metric, (column, lowest) in OF_PROJECTIONS.items():

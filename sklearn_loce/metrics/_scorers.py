@@ -264,7 +264,7 @@ def evaluate_columns(estimator, columns, *args, **kwargs):
 
 
 def has_evaluation(estimator):
-    """Say whether an estimator makes vectors that it can draw; segmenters evaluate no vectors."""
+    """Return whether an estimator makes vectors that it can draw; segmenters evaluate no vectors."""
     return hasattr(estimator, "evaluate") and hasattr(estimator, "transform")
 
 

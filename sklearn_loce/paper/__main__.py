@@ -81,7 +81,7 @@ def load_samples(parser, options):
 
 
 def find_networks(parser, options):
-    """Give the networks by name."""
+    """Return the networks by name."""
     names = options.networks
     if names is None:
         return NETWORKS if options.coco or options.annotations else _SCENES

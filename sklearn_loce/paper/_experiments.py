@@ -72,27 +72,27 @@ class Case:
 
     @cached_property
     def drawn(self):
-        """Give up to ``n_rows`` rows of each concept, for what is slow for many."""
+        """Return up to ``n_rows`` rows of each concept, for what is slow for many."""
         mixed = self.samples.sample(frac=1, random_state=SEED)
         return mixed.groupby("concept", sort=False).head(self.n_rows).sort_index()
 
     @cached_property
     def rows(self):
-        """Give the IoU of all rows at each layer."""
+        """Return the IoU of all rows at each layer."""
         return evaluate(self, self.samples)
 
     @cached_property
     def embeddings(self):
-        """Give {layer: DataFrame of the vectors of all rows}."""
+        """Return {layer: DataFrame of the vectors of all rows}."""
         return _split(self.embedder().fit(self.samples), self.samples)
 
     def drawn_embeddings(self, layer):
-        """Give vectors and concepts of the drawn rows, without those that failed."""
+        """Return vectors and concepts of the drawn rows, without those that failed."""
         found = self.embeddings[layer].loc[self.drawn.index].dropna()
         return found.to_numpy(), self.drawn["concept"].loc[found.index].to_numpy()
 
     def finite(self, layer):
-        """Give vectors and concepts of all rows, without those that failed."""
+        """Return vectors and concepts of all rows, without those that failed."""
         found = self.embeddings[layer].dropna()
         return found.to_numpy(), self.samples["concept"].loc[found.index].to_numpy()
 
@@ -105,7 +105,7 @@ def _split(loce, samples):
 
 
 def evaluate(case, samples, preprocess="paper"):
-    """Give the IoU of each row and layer, with its concept."""
+    """Return the IoU of each row and layer, with its concept."""
     rows = case.embedder(preprocess=preprocess).fit(samples).evaluate(samples)
     return rows[["layer", "iou", "failed"]].join(samples["concept"])
 
@@ -170,7 +170,7 @@ def measure_draws(case):
 
 
 def find_k(concepts):
-    """Give the paper's numbers of neighbors, as far as a concept has so many to find."""
+    """Return the paper's numbers of neighbors, as far as a concept has so many to find."""
     most = np.unique(concepts, return_counts=True)[1].max() - 1
     return [k for k in K if k <= most]
 
@@ -245,7 +245,7 @@ def measure_mixtures(maps):
 
 
 def find_noises():
-    """Give (name, percent, noise); the percent is as the published code counts."""
+    """Return (name, percent, noise); the percent is as the published code counts."""
     for percent in PERCENTS:
         yield "Gaussian", percent, GaussianNoise(percent)
         # There, each of three draws replaces so many pixels, some of them again.

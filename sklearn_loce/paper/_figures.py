@@ -18,7 +18,7 @@ from ._experiments import ALL, find_k, make_mixture
 
 @contextmanager
 def _open_axes(xlabel, ylabel):
-    """Give the axes of a figure as wide as a column."""
+    """Return the axes of a figure as wide as a column."""
     import matplotlib.pyplot as plt
 
     with plt.rc_context(PAPER_STYLE):
@@ -68,14 +68,14 @@ def draw_layers(tables, metric):
 
 
 def compare_iou(optimization):
-    """Give {network: table of mean and std of the IoU by layer}."""
+    """Return {network: table of mean and std of the IoU by layer}."""
     rows = optimization[optimization["concept"] == ALL]
     rows = rows.rename(columns={"mean_iou": "mean", "std_iou": "std"}).assign(metric="IoU")
     return dict(iter(rows.groupby("network", sort=False)))
 
 
 def compare_draws(draws):
-    """Give {network and clustering: table of compare_layers}."""
+    """Return {network and clustering: table of compare_layers}."""
     groups = draws.groupby(["network", "clustering"], sort=False)
     return {f"{network}, {clustering}": table for (network, clustering), table in groups}
 

@@ -176,7 +176,7 @@ def _check_samples(X):
 
 
 def _settings(case, digest):
-    """Give what the tables of a network depend on."""
+    """Return what the tables of a network depend on."""
     return {
         "samples": digest,
         "weights": digest_model(case.model).hex(),

@@ -235,7 +235,7 @@ class ConceptSegmenter(ConceptProjector):
 
 
 def _encode_clusters(cluster_labels, samples):
-    """Give each label a number from 0; -1 stays what it is."""
+    """Return each label a number from 0; -1 stays what it is."""
     labels = column_or_1d(cluster_labels)
     check_consistent_length(samples, labels)
     is_outlier = labels == -1

@@ -160,7 +160,7 @@ class ConceptVectors:
         self._step(np.flatnonzero(self._n_images))
 
     def numpy(self):
-        """Give the vectors, (n_concepts, n_channels)."""
+        """Return the vectors, (n_concepts, n_channels)."""
         return torch.stack(self._vectors).cpu().numpy()
 
     def _step(self, due):

@@ -89,12 +89,12 @@ class PooledRows:
                 yield self._codes[image.positions], image
 
     def _unscale(self, weights):
-        """Give vectors, and biases (n_concepts, 1), in the coordinates of activations."""
+        """Return vectors, and biases (n_concepts, 1), in the coordinates of activations."""
         vectors = weights[:, :-1]
         return vectors / self._root, weights[:, -1:] - (self._mean * vectors).sum(1, keepdim=True)
 
     def _pass_images(self, weights):
-        """Give the losses with the ridge, and their gradients, from one pass over the images."""
+        """Return the losses with the ridge, and their gradients, from one pass over the images."""
         vectors, biases = (part.float() for part in self._unscale(weights))
         losses, gradients = torch.zeros_like(self.n_rows), torch.zeros_like(weights)
         for rows, image in self._walk():
@@ -109,7 +109,7 @@ class PooledRows:
         return losses + (pull * weights).sum(1) / 2, gradients + pull
 
     def _differentiate(self, image, vectors, biases):
-        """Give the losses of an image's rows, and their gradients by vectors and by biases."""
+        """Return the losses of an image's rows, and their gradients by vectors and by biases."""
         channels, size = image.activations[None], image.targets.shape[1:]
         like = {"dtype": channels.dtype, "device": channels.device}
         grid = Grid(channels, *resampling_matrices(channels, size))

@@ -77,7 +77,7 @@ class ConceptProjector(BaseEstimator):
         return self._draw(X, self.threshold)
 
     def predict_proba(self, X):
-        """Give the probability of each pixel to show the row's concept.
+        """Return the probability of each pixel to show the row's concept.
 
         Parameters
         ----------
@@ -228,7 +228,7 @@ class ConceptProjector(BaseEstimator):
         return pd.DataFrame(facts, index=samples.index)
 
     def score(self, X, y=None):
-        """Give the mean IoU of the predicted masks with those of new samples.
+        """Return the mean IoU of the predicted masks with those of new samples.
 
         Parameters
         ----------
@@ -277,7 +277,7 @@ class ConceptProjector(BaseEstimator):
         return codes
 
     def _encode(self, samples, y):
-        """Give the code of each row's concept."""
+        """Return the code of each row's concept."""
         labels = _concept_labels(samples, y)
         codes = pd.Index(self.concepts_).get_indexer(labels)
         unknown = np.flatnonzero(codes < 0)
@@ -291,7 +291,7 @@ class ConceptProjector(BaseEstimator):
         return codes
 
     def _draw(self, X, threshold):
-        """Give the masks of the rows, or without a threshold the probabilities."""
+        """Return the masks of the rows, or without a threshold the probabilities."""
         check_is_fitted(self)
         images = _as_images(X)
         codes = self._encode(images, None)
@@ -315,7 +315,7 @@ class ConceptProjector(BaseEstimator):
                 yield i, np.tensordot(weights, maps, axes=1)
 
     def _components(self, code):
-        """Give weights, vectors and biases whose projections make up the concept's."""
+        """Return weights, vectors and biases whose projections make up the concept's."""
         return self._with_biases(np.ones(1, dtype=np.float32), self.embeddings_[[code]])
 
     def _with_biases(self, weights, embeddings):
@@ -345,7 +345,7 @@ def _as_images(X):
 
 
 def _concept_labels(samples, y):
-    """Give y, or the column ``concept``, as an array without missing values."""
+    """Return y, or the column ``concept``, as an array without missing values."""
     if y is None:
         if "concept" not in samples:
             raise ValueError(

@@ -23,7 +23,7 @@ def fit_clone(estimator, samples):
 
 
 def _result(fitted, samples):
-    """Give what the estimator is for: LoCEs as an array, or a list of masks."""
+    """Return what the estimator is for: LoCEs as an array, or a list of masks."""
     if not hasattr(fitted, "transform"):
         return fitted.predict(samples)
     return fitted.set_output(transform="default").transform(samples)
@@ -34,7 +34,7 @@ def fit_result(estimator, samples):
 
 
 def inner_prefix(estimator):
-    """Give the prefix of the parameters of the transformer: none, or its name."""
+    """Return the prefix of the parameters of the transformer: none, or its name."""
     keys = [k for k, v in estimator.get_params().items() if isinstance(v, TorchModel | nn.Module)]
     return keys[0].removesuffix("model")
 
