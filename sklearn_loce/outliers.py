@@ -66,8 +66,8 @@ class ConceptOutlierDetector(ConceptLabelsMixin, OutlierMixin, BaseEstimator):
         the mean, scores of concepts of different sizes are comparable. The paper uses the sum. Both
         find the same outliers, because each concept has its own threshold.
     metric : str or callable, default="cosine"
-        Any metric of :func:`sklearn.metrics.pairwise_distances` but "precomputed", those for
-        booleans, and "seuclidean" and "mahalanobis", which change with the rows compared.
+        Any metric of :func:`sklearn.metrics.pairwise_distances`, except "precomputed", metrics for
+        booleans, and "seuclidean" and "mahalanobis", which depend on all rows.
     contamination : float in (0, 0.5], default=0.05
         Share of outliers among the rows of each concept.
     verbose : int, default=0
@@ -332,8 +332,8 @@ class ConceptOutlierDetector(ConceptLabelsMixin, OutlierMixin, BaseEstimator):
         check_consistent_length(X, codes)
         if (unknown := np.setdiff1d(names, self.concepts_)).size:
             raise ValueError(
-                f"y contains {unknown.tolist()[0]!r}, but the concepts of fit were {self.concepts_}; "
-                "drop these rows, or fit with them."
+                f"y contains {unknown.tolist()[0]!r}, but the concepts of fit were "
+                f"{self.concepts_}; drop these rows, or fit with them."
             )
         return np.searchsorted(self.concepts_, names)[codes]
 
@@ -377,8 +377,8 @@ def label_issues(
     k : int, default=10
         Number of nearest rows of each concept. A concept with fewer rows uses all of them.
     metric : str or callable, default="cosine"
-        Any metric of :func:`sklearn.metrics.pairwise_distances` but "precomputed", those for
-        booleans, and "seuclidean" and "mahalanobis", which change with the rows compared.
+        Any metric of :func:`sklearn.metrics.pairwise_distances`, except "precomputed", metrics for
+        booleans, and "seuclidean" and "mahalanobis", which depend on all rows.
     verbose : int, default=0
         With 1 or more, show a progress bar over the rows.
 

@@ -404,7 +404,7 @@ def test_what_has_no_labels_beside_orders_that_differ_is_refused(name):
         return
     for lone in (last.to_numpy(), last.set_axis(range(len(last)))):
         with pytest.raises(
-            ValueError, match=r"same labels in another order, and .* no such labels"
+            ValueError, match=r"same labels in another order, but .* no such labels"
         ):
             case.call(first, *middle, lone)
 

@@ -215,7 +215,7 @@ def test_a_clusterer_is_judged_alike_alone_and_in_a_pipeline(planted):
 class TestBadUse:
     @pytest.mark.parametrize("scoring", [None, [], ()])
     def test_no_name(self, scoring):
-        with pytest.raises(ValueError, match="names no scorer"):
+        with pytest.raises(ValueError, match="has no scorer"):
             get_scorer(scoring)
 
     def test_silhouette_of_bad_labels(self, planted):
@@ -229,7 +229,7 @@ class TestBadUse:
     def test_unknown_name(self):
         with pytest.raises(ValueError, match="did you mean 'purity'"):
             get_scorer("purty")
-        with pytest.raises(ValueError, match="is no scorer"):
+        with pytest.raises(ValueError, match="is not a scorer"):
             get_scorer(["purity", "???"])
 
     @pytest.mark.parametrize("name", ["separation", "purity"])
