@@ -1,4 +1,4 @@
-"""What all segmenters share: from one or more vectors per concept to masks on unseen images."""
+"""Base class of the segmenters, which project vectors of concepts onto unseen images."""
 
 import numpy as np
 import pandas as pd
@@ -29,20 +29,21 @@ _BY_COLUMN = (
 
 
 class ConceptProjector(BaseEstimator):
-    """Base of estimators that draw concepts with vectors that are the same for all images.
+    """Base class of estimators that project the same vectors onto all images.
 
-    ``fit`` sets ``loce_`` and ``concepts_`` by ``_fit_concepts``, and then ``embeddings_``: one
-    vector per concept, unless ``_components`` is overridden.
+    ``fit`` calls ``_fit_concepts`` to set ``loce_`` and ``concepts_``, and then sets
+    ``embeddings_``. They contain one vector per concept, unless a subclass overrides
+    ``_components``.
     """
 
     def predict(self, X):
-        """Draw the mask of each row's concept on its image.
+        """Predict the mask of each row's concept in its image.
 
         Parameters
         ----------
         X : DataFrame
-            The columns ``image`` (as for ``LoCETransformer``) and ``concept`` are read; no masks
-            are needed. One forward pass per image serves all its rows.
+            A table with the columns ``image``, as for ``LoCETransformer``, and ``concept``. Masks
+            are not needed. One forward pass per image serves all its rows.
 
         Returns
         -------
@@ -54,8 +55,8 @@ class ConceptProjector(BaseEstimator):
         FileNotFoundError
             If an image is missing. The message names the row.
         TypeError, ValueError
-            If X is no table, lacks a column, names a concept that was not in ``fit``, or an image
-            can't be read.
+            If X is not a table, lacks a column, has a concept that was not in ``fit``, or an image
+            cannot be read.
 
         See Also
         --------
@@ -74,15 +75,15 @@ class ConceptProjector(BaseEstimator):
         >>> mask.shape, mask.dtype
         ((120, 160), dtype('bool'))
         """
-        return self._draw(X, self.threshold)
+        return self._project(X, self.threshold)
 
     def predict_proba(self, X):
-        """Return the probability of each pixel to show the row's concept.
+        """Predict the probability that a pixel shows the row's concept.
 
         Parameters
         ----------
         X : DataFrame
-            As for ``predict``.
+            A table with the columns ``image`` and ``concept``, as for ``predict``.
 
         Returns
         -------
@@ -93,7 +94,7 @@ class ConceptProjector(BaseEstimator):
         Raises
         ------
         FileNotFoundError, TypeError, ValueError
-            As ``predict``.
+            As in ``predict``.
 
         See Also
         --------
@@ -111,30 +112,31 @@ class ConceptProjector(BaseEstimator):
         >>> probabilities.shape, probabilities.dtype
         ((120, 160), dtype('float32'))
         """
-        return self._draw(X, None)
+        return self._project(X, None)
 
     def segment(self, images):
-        """Draw the masks of all concepts on an image, or on several.
+        """Predict the masks of all concepts in one or several images.
 
         Parameters
         ----------
         images : str, path, PIL image or ndarray of shape (height, width, 3), uint8
-            One, or a list, tuple or Series of several, which may differ in size.
+            An image, or a list, tuple or Series of images, which may differ in size.
 
         Returns
         -------
         dict of {concept: ndarray of shape (height, width), bool}, or list of these
-            In the order of ``concepts_``. Masks may overlap, for each concept is asked alone. A
-            list, in the order of the images, unless one image was given.
+            Masks of one image in the order of ``concepts_``, or a list in the order of the images.
+            Masks may overlap, because concepts are projected independently.
 
         Raises
         ------
         FileNotFoundError, ValueError
-            If there is no image, or one is missing or can't be read.
+            If there is no image, or an image is missing or cannot be read.
 
         See Also
         --------
-        sklearn_loce.plotting.SegmentationDisplay : What is drawn, in one color per concept.
+        predict : Masks of one concept per row.
+        sklearn_loce.plotting.SegmentationDisplay : Draw the masks in one color per concept.
 
         Examples
         --------
@@ -156,8 +158,8 @@ class ConceptProjector(BaseEstimator):
             {"image": images.repeat(len(concepts)), "concept": concepts * len(images)}
         )
         masks = self.predict(table).reshape(len(images), len(concepts))
-        drawn = [dict(zip(concepts, own, strict=True)) for own in masks]
-        return drawn[0] if is_one else drawn
+        found = [dict(zip(concepts, own, strict=True)) for own in masks]
+        return found[0] if is_one else found
 
     @property
     def classes_(self):
@@ -178,25 +180,25 @@ class ConceptProjector(BaseEstimator):
         X : DataFrame or list of (image, mask) pairs
             The table of samples.
         y : array-like of shape (n_samples,), default=None
-            Concepts; ``None`` takes the column ``concept``.
+            Concept of each row. ``None`` uses the column ``concept``.
 
         Returns
         -------
         DataFrame
             One row per sample with the index of X:
 
-            - ``concept``;
-            - ``iou``: intersection over union of predicted and given mask, at the image's own size;
+            - ``concept``: the concept;
+            - ``iou``: intersection over union of predicted and given mask at the size of the image;
               NaN for an empty mask;
-            - ``failed``: whether the IoU is 0 or there is none;
-            - ``annotation_id``: as in X, where X has that column.
+            - ``failed``: whether the IoU is 0 or NaN;
+            - ``annotation_id``: as in X, if X has this column.
 
         Raises
         ------
         FileNotFoundError
             If an image or a mask file is missing. The message names the rows.
         ValueError
-            If a concept was not in ``fit``, concepts are missing, or an image or mask can't be
+            If a concept was not in ``fit``, concepts are missing, or an image or mask cannot be
             read.
 
         See Also
@@ -235,12 +237,12 @@ class ConceptProjector(BaseEstimator):
         X : DataFrame or list of (image, mask) pairs
             The table of samples.
         y : array-like of shape (n_samples,), default=None
-            Concepts; ``None`` takes the column ``concept``.
+            Concept of each row. ``None`` uses the column ``concept``.
 
         Returns
         -------
         float
-            Mean over the rows; those with an empty mask are left out.
+            Mean over the rows whose mask is not empty.
 
         See Also
         --------
@@ -260,13 +262,13 @@ class ConceptProjector(BaseEstimator):
         return float(self.evaluate(X, y)["iou"].mean())
 
     def _fit_concepts(self, samples, y):
-        """Fit ``loce_``, set ``concepts_`` and give the code of each row's concept."""
+        """Fit ``loce_``, set ``concepts_``, and return the code of each row's concept."""
         labels = _concept_labels(samples, y)
         self.concepts_, codes = np.unique(labels, return_inverse=True)
         self.loce_ = clone(self.loce)
         if self.loce_.objective in LBFGS_OBJECTIVES:
-            # No mask is there to choose a bias by where one is drawn. And on unseen images the mean
-            # of the optima's biases draws better than that of the biases that fit single masks.
+            # Unseen images have no mask to choose a bias by. On them, the mean of the fitted biases
+            # has a higher IoU than the mean of the best biases of single masks.
             self.loce_.append_bias = True
         self.loce_.fit(samples)
         if len(self.loce_.layers_) > 1:
@@ -290,19 +292,20 @@ class ConceptProjector(BaseEstimator):
             )
         return codes
 
-    def _draw(self, X, threshold):
-        """Return the masks of the rows, or without a threshold the probabilities."""
+    def _project(self, X, threshold):
+        """Return the masks of the rows, or probabilities without a threshold."""
         check_is_fitted(self)
         images = _as_images(X)
         codes = self._encode(images, None)
         samples = as_samples(images.assign(mask=blank_masks(images)))
-        drawn = np.empty(len(samples), dtype=object)  # which folds of any image sizes make up
+        # An array of objects, so that results of folds with any image sizes can be joined.
+        found = np.empty(len(samples), dtype=object)
         for i, maps in self._projections(samples, codes):
-            drawn[i] = maps if threshold is None else maps > threshold
-        return drawn
+            found[i] = maps if threshold is None else maps > threshold
+        return found
 
     def _projections(self, samples, codes):
-        """Yield each row's number with its probabilities at image size."""
+        """Yield the number of each row and its probabilities at the size of the image."""
         components = [self._components(code) for code in range(len(self.concepts_))]
         images = group_by_image(samples)
         check_rows(samples, images)
@@ -315,7 +318,7 @@ class ConceptProjector(BaseEstimator):
                 yield i, np.tensordot(weights, maps, axes=1)
 
     def _components(self, code):
-        """Return weights, vectors and biases whose projections make up the concept's."""
+        """Return weights, vectors and biases of the projections that are averaged for a concept."""
         return self._with_biases(np.ones(1, dtype=np.float32), self.embeddings_[[code]])
 
     def _with_biases(self, weights, embeddings):
@@ -330,7 +333,7 @@ class ConceptProjector(BaseEstimator):
 
 
 def _as_images(X):
-    """Check a table of which only images and concepts are read."""
+    """Check a table with images and concepts."""
     X = as_pandas(X)
     if not isinstance(X, pd.DataFrame):
         raise TypeError(
@@ -364,7 +367,7 @@ def _concept_labels(samples, y):
 
 
 def _enumerate(samples, rows, labels):
-    """Say which rows have an unknown concept, five at most."""
+    """List up to five rows with an unknown concept."""
     names = labels[rows[:_SHOWN]].tolist()
     shown = [f"{name!r} of {row_name(samples, i)}" for name, i in zip(names, rows, strict=False)]
     more = f" and of {len(rows) - _SHOWN} more rows" if len(rows) > _SHOWN else ""
