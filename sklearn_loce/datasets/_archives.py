@@ -79,7 +79,7 @@ def _open_members(archive):
 
 
 def _read_tar(file):
-    """List the members; tarfile takes a header that it can't read for the end of the archive."""
+    """List the members; tarfile takes a header that it cannot read for the end of the archive."""
     members = list(_tar_members(file))
     file.fileobj.seek(file.offset)
     if file.fileobj.read(tarfile.BLOCKSIZE).strip(b"\0"):

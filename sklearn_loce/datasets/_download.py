@@ -82,7 +82,7 @@ class ResumingDownloader:
         os.replace(self.part, output_file)
 
     def _receive(self, url):
-        """Append what is missing to the part; start anew where the server can't do that."""
+        """Append what is missing to the part; start anew where the server cannot do that."""
         start = _size(self.part)
         headers = {"Accept-Encoding": "identity"}
         if start:
@@ -135,7 +135,7 @@ def download(url, checksum, path, *, n_retries, delay, verbose):
     Raises
     ------
     OSError
-        If the server can't be reached, the file is not the published one or the disk is full.
+        If the server cannot be reached, the file is not the published one or the disk is full.
     """
     part = path.with_name(f"{path.name}.part")
     how = {"n_retries": n_retries, "delay": delay, "verbose": verbose}

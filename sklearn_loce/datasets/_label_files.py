@@ -125,7 +125,7 @@ def read_colors(path):
     Raises
     ------
     FileNotFoundError, ValueError
-        If the file is missing, can't be read, or has pixels without a color.
+        If the file is missing, cannot be read, or has pixels without a color.
     """
     return _pack_pixels(_load(path)[0], path)
 
@@ -161,7 +161,7 @@ class IdReader:
         Raises
         ------
         FileNotFoundError, ValueError
-            If the file is missing, can't be read, shows colors, or may be read in two ways.
+            If the file is missing, cannot be read, shows colors, or may be read in two ways.
         """
         image, factor = _load(path)
         if image.mode in _NUMBERS:

@@ -220,7 +220,7 @@ def fill_shapes(shapes, size, path):
     Raises
     ------
     ValueError
-        If a shape is of an unknown type, has too few points or can't be drawn.
+        If a shape is of an unknown type, has too few points or cannot be drawn.
     """
     numbered = [(shape.number, shape) for shape in shapes]
     _read_each(_check_kind, numbered, path)

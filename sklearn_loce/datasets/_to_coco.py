@@ -1,4 +1,4 @@
-"""Annotations in COCO format from tables of samples: the way back to annotation tools."""
+"""Write tables of samples as annotations in COCO format, for annotation tools."""
 
 import json
 import os
@@ -18,12 +18,12 @@ from .._samples.table import as_samples, row_name
 from ._instances import COLUMNS
 from ._table import as_rle
 
-# What the format itself says of an annotation; "bbox" and "iscrowd" of the table are kept.
+# Fields of annotations in the format. "bbox" and "iscrowd" of the table are kept.
 _OWN_KEYS = {"id", "category_id", "segmentation", "merged"}
 
 
 def _file_names(samples, image_dir):
-    """Return the rows' file names relative to a folder, by default the deepest that has all."""
+    """Return file names relative to a folder, by default the deepest common folder."""
     for i, image in enumerate(samples["image"]):
         if not isinstance(image, PATH):
             raise ValueError(  # noqa: TRY004 - the table is at fault, not the caller's type
@@ -59,7 +59,7 @@ def _image_entries(samples, names, masks):
 
 
 def _order_concepts(image_ids, concepts):
-    """Return the concepts in the order of all images, or of the first rows where there is none."""
+    """Return the concepts in a common order of all images, or by their first rows."""
     graph, images = {concept: set() for concept in concepts}, {}
     for key, concept in zip(image_ids, concepts, strict=True):
         images.setdefault(key, []).append(concept)
@@ -73,7 +73,7 @@ def _order_concepts(image_ids, concepts):
 
 
 def _encode_mask(samples, i):
-    """Bring the mask of a row to compressed RLE, whatever form it has."""
+    """Convert the mask of a row to compressed RLE."""
     try:
         return as_rle(samples["mask"].iloc[i])
     except (OSError, TypeError, ValueError) as error:
@@ -81,7 +81,7 @@ def _encode_mask(samples, i):
 
 
 def _as_json(value):
-    """Bring NumPy's numbers and arrays to Python's, NaN to None."""
+    """Convert numbers and arrays of NumPy to Python, and NaN to None."""
     if hasattr(value, "tolist"):
         value = value.tolist()
     if isinstance(value, list | tuple):
@@ -92,7 +92,7 @@ def _as_json(value):
 
 
 def _identify(ids):
-    """Return each row an id of its own: the one it has, if no other row has it, or a new one."""
+    """Return a distinct id per row: its own if no other row has it, or a new id."""
     uses = Counter(key for keys in ids for key in keys)
     free = count(max((key for key in uses if isinstance(key, int)), default=0) + 1)
     is_own = [len(keys) == 1 and keys[0] is not None and uses[keys[0]] == 1 for keys in ids]
@@ -112,7 +112,7 @@ def _describe_parts(samples, i, ids, keep):
 
 
 def _annotation_entries(samples, image_ids, masks, categories, keep):
-    """Return one entry per row."""
+    """Return one annotation per row."""
     if "annotation_id" not in samples:
         samples = samples.assign(annotation_id=range(1, len(samples) + 1))
     ids = [_as_json(value) for value in samples["annotation_id"]]
@@ -179,33 +179,33 @@ def _write(content, path):
 def to_coco(X, path=None, *, image_dir=None, keep=()):
     """Write a table of samples as annotations in COCO format.
 
-    Annotation tools read the file, and :func:`load_coco` makes the table of it again. Each row
-    becomes one annotation, whose mask is a compressed run-length encoding; masks that a loader has
-    merged can't be split again.
+    Annotation tools read the file, and :func:`load_coco` converts it back to a table. Each row
+    becomes one annotation with a compressed run-length encoding. Masks that a loader has merged
+    cannot be split again.
 
     Parameters
     ----------
     X : DataFrame of shape (n_samples, n_columns)
-        Table with the columns ``image`` (path), ``mask`` and ``concept``, and ``image_id`` and
-        ``annotation_id`` where there are some. Images are not opened.
+        Table with the columns ``image`` (path), ``mask`` and ``concept``, and optionally
+        ``image_id`` and ``annotation_id``. Images are not opened.
     path : str or path, default=None
-        JSON file to write; ``None`` writes none.
+        JSON file to write. ``None`` writes no file.
     image_dir : str or path, default=None
-        Folder to which file names are relative; ``None`` takes the deepest one that holds all
+        Folder that file names are relative to. ``None`` uses the deepest common folder of all
         images.
     keep : list of str, default=()
-        Further columns, which become fields of the annotations. Cells of None or NaN are left out.
+        Further columns that become fields of the annotations. Cells of None or NaN are omitted.
 
     Returns
     -------
     dict
-        The file's content, with ``images``, ``categories`` and ``annotations``.
+        The content of the file, with ``images``, ``categories`` and ``annotations``.
 
     Raises
     ------
     ValueError
         If a column is missing, an image is in memory or outside of ``image_dir``, an ``image_id``
-        stands for two images or two sizes, or a mask can't be read. The message names the row.
+        stands for two images or two sizes, or a mask cannot be read. The message names the row.
 
     See Also
     --------
@@ -213,14 +213,14 @@ def to_coco(X, path=None, *, image_dir=None, keep=()):
 
     Notes
     -----
-    ``load_coco(path, image_dir, keep=keep)`` gives an equal table where rows are in the order of a
-    loader: by image, then by concept. Rows of an image and concept that are to stay apart need
-    ``merge_instances=False``.
+    If rows are in the order of a loader, by image and then by concept, ``load_coco(path, image_dir,
+    keep=keep)`` returns an equal table. Use ``merge_instances=False`` to keep several rows of an
+    image and concept.
 
-    An annotation has the row's ``annotation_id`` if it is one, and no other row has it. Other rows
-    get new ids; their own ids, and kept fields of each instance, are in the annotation's list
-    ``merged``. :func:`load_coco` reads it again, other tools ignore it. A single value per merged
-    row comes back as one copy per instance.
+    An annotation has the ``annotation_id`` of its row, if it is an integer and no other row has it.
+    Other rows have new ids. Their own ids, and kept fields of each instance, are in the list
+    ``merged`` of the annotation. :func:`load_coco` reads this list, and other tools ignore it. A
+    single value of a merged row becomes one copy per instance.
 
     References
     ----------
