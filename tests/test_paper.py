@@ -234,7 +234,7 @@ def test_a_network_that_can_not_be_built_is_named(tmp_path):
     [
         (lambda X: X.drop(columns="image_id"), r"lacks the columns \['image_id'\]"),
         (lambda X: X.assign(concept="car"), r"Two concepts are needed"),
-        (lambda X: X.replace({"concept": {"concept 0": "all"}}), r"'all' stands for all concepts"),
+        (lambda X: X.replace({"concept": {"concept 0": "all"}}), r"'all' means all concepts"),
     ],
 )
 def test_tables_that_do_not_do_are_refused(change, message, tmp_path):
@@ -268,7 +268,7 @@ def test_a_call_that_failed_before_its_first_table_is_not_in_the_way(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--networks", "resnet50"], "say their --layers"),
+        (["--networks", "resnet50"], "pass their --layers"),
         (["--layers", "layer4"], "--layers goes with one name"),
         (["--annotations", "a.json"], "go together"),
         (["--scenes", "3", "--coco", "here"], "not allowed with"),

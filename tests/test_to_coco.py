@@ -181,11 +181,11 @@ def test_order_of_rows_that_no_order_of_categories_gives(path):
     [
         (
             {"image": Image.new("RGB", (16, 12))},
-            r"row 1 \(annotation 98\) holds its image in memory.*image\.save",
+            r"row 1 \(annotation 98\) has its image in memory.*image\.save",
         ),
         (
             {"image": np.zeros((12, 16, 3), dtype=np.uint8)},
-            r"row 1 \(annotation 98\) holds its image in memory",
+            r"row 1 \(annotation 98\) has its image in memory",
         ),
         ({"image": "/elsewhere/a.png"}, "1 images lie outside of image_dir.*'/elsewhere/a.png'"),
         (

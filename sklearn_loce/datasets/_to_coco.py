@@ -27,9 +27,9 @@ def _file_names(samples, image_dir):
     for i, image in enumerate(samples["image"]):
         if not isinstance(image, PATH):
             raise ValueError(  # noqa: TRY004 - the table is at fault, not the caller's type
-                f"{row_name(samples, i)} holds its image in memory, but the COCO format names "
-                "files. Write the image to one first, as in image.save('NAME.png'), and put its "
-                "path into the table."
+                f"{row_name(samples, i)} has its image in memory, but the COCO format needs files. "
+                "Write the image to a file first, as in image.save('NAME.png'), and put the path "
+                "into the table."
             )
     paths = [os.path.abspath(image) for image in samples["image"]]
     if image_dir is None:
@@ -100,7 +100,7 @@ def _identify(ids):
 
 
 def _describe_parts(samples, i, ids, keep):
-    """Return the kept fields of each object of a row; one value per object stays with its object."""
+    """Return the kept fields of each object of a row."""
     is_merged = isinstance(_as_json(samples["annotation_id"].iloc[i]), list)
     parts = [{} for _ in ids]
     for name in keep:
@@ -138,7 +138,7 @@ def _annotation_entries(samples, image_ids, masks, categories, keep):
 
 
 def _check_columns(samples, keep):
-    """Raise unless concepts and image ids are what the format has, and ``keep`` names columns."""
+    """Raise an error unless concepts, image ids and ``keep`` are valid."""
     if "concept" not in samples:
         raise ValueError(f"The table lacks the column 'concept'; it has {list(samples.columns)}.")
     for name, kinds in (("concept", str), ("image_id", str | Real)):
@@ -157,7 +157,7 @@ def _check_columns(samples, keep):
 
 
 def _write(content, path):
-    """Write the file whole or not at all."""
+    """Write the file, and leave no partial file after an error."""
     try:
         text = json.dumps(content, allow_nan=False)
     except (TypeError, ValueError) as error:
@@ -217,7 +217,7 @@ def to_coco(X, path=None, *, image_dir=None, keep=()):
     keep=keep)`` returns an equal table. Use ``merge_instances=False`` to keep several rows of an
     image and concept.
 
-    An annotation has the ``annotation_id`` of its row, if it is an integer and no other row has it.
+    An annotation has the ``annotation_id`` of its row, if it is a single id of this row only.
     Other rows have new ids. Their own ids, and kept fields of each instance, are in the list
     ``merged`` of the annotation. :func:`load_coco` reads this list, and other tools ignore it. A
     single value of a merged row becomes one copy per instance.
