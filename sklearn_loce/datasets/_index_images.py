@@ -15,11 +15,11 @@ from ._table import choose
 
 _SHOWN = 10
 _BLURRED = 20  # more unknown labels cannot be an oversight
-_EIGHT_NEIGHBOURS = np.ones((3, 3), dtype=bool)
+_EIGHT_NEIGHBORS = np.ones((3, 3), dtype=bool)
 
 
 @dataclass(frozen=True)
-class LabelledImage:
+class LabeledImage:
     """Paths of an image and its labels.
 
     Parameters
@@ -106,7 +106,7 @@ def _split_regions(labels, ids):
     """Return (mask, id, number) of the connected regions of a concept."""
     inside = np.isin(labels, ids)
     box = _bounding_box(inside)
-    parts, count = ndimage.label(inside[box], structure=_EIGHT_NEIGHBOURS)
+    parts, count = ndimage.label(inside[box], structure=_EIGHT_NEIGHBORS)
     masks = _encode_parts(parts, box, labels.shape)
     return list(zip(masks, [ids[0]] * count, range(1, count + 1), strict=True))
 
@@ -171,7 +171,7 @@ class Labelling:
 
         Parameters
         ----------
-        sample : LabelledImage
+        sample : LabeledImage
         labels : ndarray of shape (height, width), int
         instances : ndarray of shape (height, width), int, or None
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from sklearn.utils._param_validation import StrOptions, validate_params
 
 from ._folders import Names, files_by_name
-from ._index_images import COLORS, LabelledImage, Labelling
+from ._index_images import COLORS, LabeledImage, Labelling
 from ._instances import make_frame
 from ._label_files import IdReader, pack_color, read_colors, write_color
 from ._table import TABLE_CONSTRAINTS, as_bunch, as_names
@@ -79,7 +79,7 @@ def _read_pair(pair, labelling, read, read_numbers, names):
     if instance_names.suffix is not None:
         stem = mask_names.strip(labels.name)
         numbered = labels.with_name(f"{instance_names.prefix}{stem}{instance_names.suffix}")
-    sample = LabelledImage(name, image, labels, numbered)
+    sample = LabeledImage(name, image, labels, numbered)
     instances = read_numbers(numbered) if numbered else None
     return labelling.make_instances(sample, read(labels), instances)
 

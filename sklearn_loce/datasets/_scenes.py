@@ -41,7 +41,7 @@ def make_scenes(n_samples=100, *, image_size=(120, 160), random_state=None, retu
     ===========  ===================  ========================================
     sky          clear, sunset        colors, and the sun in a sunset
     tree         broadleaf, conifer   shape and color of the crown
-    house        brick, plaster       color, roof and number of storeys
+    house        brick, plaster       color, roof and number of stories
     bus          green, red           livery
     car          far, near            distance, and so the size in the image
     taxi         far, near            the same as for car

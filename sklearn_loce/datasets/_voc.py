@@ -5,7 +5,7 @@ from pathlib import Path
 
 from sklearn.utils._param_validation import validate_params
 
-from ._index_images import LabelledImage, Labelling
+from ._index_images import LabeledImage, Labelling
 from ._instances import make_frame
 from ._label_files import VOC_COLORS, IdReader
 from ._table import TABLE_CONSTRAINTS, as_bunch, locate
@@ -46,7 +46,7 @@ def _locate(tree, names, split_file):
         return Path(locate(tree / folder, name, split_file))
 
     samples = [
-        LabelledImage(
+        LabeledImage(
             name,
             find("JPEGImages", f"{name}.jpg"),
             find("SegmentationClass", f"{name}.png"),
