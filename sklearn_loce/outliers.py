@@ -188,7 +188,7 @@ class ConceptOutlierDetector(ConceptLabelsMixin, OutlierMixin, BaseEstimator):
         Raises
         ------
         ValueError
-            If y holds concepts that `fit` did not see.
+            If y has concepts that were not in `fit`.
 
         See Also
         --------
@@ -222,7 +222,7 @@ class ConceptOutlierDetector(ConceptLabelsMixin, OutlierMixin, BaseEstimator):
         Raises
         ------
         ValueError
-            If y holds concepts that `fit` did not see.
+            If y has concepts that were not in `fit`.
 
         See Also
         --------
@@ -263,7 +263,7 @@ class ConceptOutlierDetector(ConceptLabelsMixin, OutlierMixin, BaseEstimator):
         Raises
         ------
         ValueError
-            If y holds concepts that `fit` did not see.
+            If y has concepts that were not in `fit`.
 
         See Also
         --------

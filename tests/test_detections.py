@@ -284,7 +284,7 @@ def test_lengths_that_differ(image):
 
 
 def test_one_id_for_two_images(image):
-    with pytest.raises(ValueError, match=r"image_ids holds \['a'\] more than once"):
+    with pytest.raises(ValueError, match=r"image_ids has \['a'\] more than once"):
         from_detections([image] * 3, [_supervision()] * 3, image_ids=["a", "b", "a"])
 
 

@@ -228,13 +228,13 @@ def test_camvid_as_index_masks(camvid, tmp_path):
 
 
 def test_an_unknown_id(folders, arrays):
-    with pytest.raises(ValueError, match=r"holds the ids \[2, 255\] .*ignore=\[255\]") as error:
+    with pytest.raises(ValueError, match=r"has the ids \[2, 255\] .*ignore=\[255\]") as error:
         load_masks(*folders, NAMES[:2])
     assert str(folders[1] / "a.png") in str(error.value)
 
 
 def test_an_unknown_id_counts_even_where_its_concept_is_not_asked_for(folders):
-    with pytest.raises(ValueError, match=r"holds the ids \[255\]"):
+    with pytest.raises(ValueError, match=r"has the ids \[255\]"):
         load_masks(*folders, NAMES, categories=["sky"])
 
 

@@ -328,7 +328,7 @@ def test_blurred_colors_and_ids_are_told(load):
     ids = Image.fromarray(20 * _draw(range(12)))
     for how in ({"palette": COLORS}, {"names": {20 * i: str(i) for i in range(12)}}):
         image = COLORED["RGB"] if "palette" in how else ids
-        with pytest.raises(ValueError, match=r"0\.jpg holds the .*JPEG compression or smooth"):
+        with pytest.raises(ValueError, match=r"0\.jpg has the .*JPEG compression or smooth"):
             load(image, suffix=".jpg", **how)
 
 

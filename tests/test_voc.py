@@ -157,7 +157,7 @@ def test_an_id_that_voc_does_not_have(tree):
     classes[0, 0] = 21
     path = tree / "SegmentationClass" / "2007_000009.png"
     save_palette_png(classes, path)
-    with pytest.raises(ValueError, match=r"holds the ids \[21\]") as error:
+    with pytest.raises(ValueError, match=r"has the ids \[21\]") as error:
         load_voc(tree)
     assert str(path) in str(error.value)
 

@@ -41,7 +41,7 @@ def _choose_annotations(content, concepts, categories, crowd, source):
 
 
 def _drop_repeats(annotations, source):
-    """Leave out exact repeats, and tell of them and of other annotations that share an id."""
+    """Omit exact repeats, and warn of them and of other annotations with the same id."""
     uses = Counter(annotation.get("id") for annotation in annotations)
     shared = {key for key, n in uses.items() if n > 1 and key is not None}
     contents, kept, repeated = set(), [], []
@@ -70,8 +70,8 @@ def _warn_shared(repeated, sharing, source):
     ids = [key for key, n in Counter(annotation["id"] for annotation in sharing).items() if n > 1]
     if ids:
         warn_user(
-            f"{source}: {len(ids)} ids stand for several annotations, such as {ids[:5]}. All are "
-            "loaded, but annotation_id does not tell them apart."
+            f"{source}: {len(ids)} ids are used for several annotations, such as {ids[:5]}. All "
+            "are loaded, but their annotation_id is ambiguous."
         )
 
 

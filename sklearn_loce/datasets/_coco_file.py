@@ -53,7 +53,7 @@ def _check_tables(content, source):
         for i, entry in enumerate(content[table]):
             if not isinstance(entry, Mapping):
                 raise ValueError(  # noqa: TRY004 - as above
-                    f"{source}: {table}[{i}] is no object, but {entry!r:.100}."
+                    f"{source}: {table}[{i}] is not an object, but {entry!r:.100}."
                 )
 
 
@@ -80,8 +80,8 @@ def choose_concepts(content, categories, source):
     for key, found in names.items():
         if len(found) > 1 and (categories is None or {*found} & {*categories}):
             raise ValueError(
-                f"{source}: the category id {key!r} stands for {list(found)}; give each an id of "
-                "its own."
+                f"{source}: the category id {key!r} is used for {list(found)}; give each its own "
+                "id."
             )
     return choose(categories, {key: next(iter(found)) for key, found in names.items()}, source)
 
@@ -98,8 +98,8 @@ def choose_images(content, wanted, source):
         other = images.setdefault(key, entry)
         if _describe(other) != _describe(entry):
             raise ValueError(
-                f"{source}: the image id {key!r} stands for {_describe(other)} and "
-                f"{_describe(entry)} (file, height, width); give each an id of its own."
+                f"{source}: the image id {key!r} is used for {_describe(other)} and "
+                f"{_describe(entry)} (file, height, width); give each its own id."
             )
     check_known("image_id", wanted, images, source)
     return images

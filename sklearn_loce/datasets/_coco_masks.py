@@ -47,7 +47,7 @@ def read_masks(annotations, size, where):
         if total > _LONGEST_OUTLINES:
             raise ValueError(
                 f"{where(annotation)} can't be read: the outlines of the polygons in its image are "
-                f"more than {_LONGEST_OUTLINES} pixels long together, the most that is drawn"
+                f"longer than the limit of {_LONGEST_OUTLINES} pixels together"
             )
     return [_draw(a, *p, size, where) for a, p in zip(annotations, parsed, strict=True)]
 
@@ -174,6 +174,6 @@ def _measure_outline(corners):
     if np.abs(corners).max() > _LONGEST_OUTLINE or length > _LONGEST_OUTLINE:
         raise ValueError(
             f"the outline of a polygon is {length:.3g} pixels long and reaches "
-            f"{np.abs(corners).max():.3g}; at most {_LONGEST_OUTLINE} pixels can be drawn"
+            f"{np.abs(corners).max():.3g}; at most {_LONGEST_OUTLINE} pixels are possible"
         )
     return length

@@ -54,12 +54,12 @@ def _check_annotation(annotation, name, source):
     check_entry(annotation, keys, name, source)
     if not isinstance(annotation["segments_info"], list | tuple):
         raise ValueError(  # noqa: TRY004 - the file is at fault, not the caller's type
-            f"{source}: {name} has segments_info that is no list."
+            f"{source}: {name} has segments_info that is not a list."
         )
     for i, segment in enumerate(annotation["segments_info"]):
         part = f"segments_info[{i}] of {name}"
         if not isinstance(segment, dict):
-            raise ValueError(f"{source}: {part} is no object.")  # noqa: TRY004 - as above
+            raise ValueError(f"{source}: {part} is not an object.")  # noqa: TRY004 - as above
         check_entry(segment, {"id": int, "category_id": ID}, part, source)
     uses = Counter(segment["id"] for segment in annotation["segments_info"])
     repeated = [key for key, n in uses.items() if n > 1]
@@ -100,7 +100,7 @@ def _read_instances(image, annotation, segments, concepts, location, path):
     unknown = sorted({*distinct(ids).tolist()} - known - {_NO_SEGMENT})
     if unknown:
         raise ValueError(
-            f"{path} holds the ids {unknown[:5]} ({len(unknown)} in all), which segments_info does "
+            f"{path} has the ids {unknown[:5]} ({len(unknown)} in all), which segments_info does "
             "not list."
         )
     masks = encode_labels(ids)
@@ -189,8 +189,8 @@ def load_coco_panoptic(
     FileNotFoundError
         If a file or folder is missing, or the folder has none of the images.
     ValueError
-        If the file is not in this format, a PNG cannot be read, is not of its image's size or holds
-        an id that ``segments_info`` does not list, a segment covers no pixel, a category is
+        If the file is not in this format, a PNG cannot be read, differs from its image in size or
+        has an id without entry in ``segments_info``, a segment covers no pixel, a category is
         unknown, or nothing is left to load. The message names the file.
 
     See Also

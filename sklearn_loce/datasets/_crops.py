@@ -109,7 +109,7 @@ def crop_samples(samples, *, margin=1.0, min_size=64, aspect_ratio=None, folder=
     Raises
     ------
     ValueError
-        If the table holds crops already, a mask is empty, or an image or a mask cannot be read. The
+        If the table has crops already, a mask is empty, or an image or a mask cannot be read. The
         message names the rows.
     FileNotFoundError
         If a file is missing.

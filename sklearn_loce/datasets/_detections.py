@@ -56,7 +56,7 @@ def _encode_mask(result, i, size, threshold):
     if mask.dtype.kind != "f":
         return encode(mask != 0)
     if np.isnan(mask).any():
-        raise ValueError("a mask of floating-point numbers holds NaN.")
+        raise ValueError("a mask of floating-point numbers has NaN.")
     return encode(mask > threshold)
 
 
@@ -120,8 +120,8 @@ def _check_ids(images, detections, image_ids):
     repeated = [key for key, n in Counter(() if image_ids is None else image_ids).items() if n > 1]
     if repeated:
         raise ValueError(
-            f"image_ids holds {repeated[:5]} more than once; give each image an id of its own, and "
-            "what images share, such as a video, a column of its own."
+            f"image_ids has {repeated[:5]} more than once; give each image its own id, and add a "
+            "column for common values, such as a video."
         )
 
 

@@ -54,7 +54,7 @@ class Canvas:
             self._label_brush.polygon(pixels, fill=LABELS[label])
 
     def read(self):
-        """Return the antialiased image (H, W, 3) and labels (H, W), both uint8, 0 for no concept."""
+        """Return the antialiased image (H, W, 3) and labels (H, W) of uint8, 0 for no concept."""
         center = slice(SUPERSAMPLING // 2, None, SUPERSAMPLING)
         labels = np.asarray(self.label_image)[center, center].copy()
         return np.array(self.image.reduce(SUPERSAMPLING)), labels

@@ -82,8 +82,8 @@ def _check_labels(labels, known, coding, path):
         else ""
     )
     raise ValueError(
-        f"{path} holds the {coding.labels} {shown} ({pixels} pixels; {len(unknown)} in all), which "
-        f"{coding.parameter} does not name. Name them, or list those that mean nothing, as in "
+        f"{path} has the {coding.labels} {shown} ({pixels} pixels; {len(unknown)} in all), which "
+        f"are not in {coding.parameter}. Name them, or ignore them, as in "
         f"ignore={coding.ignored}.{blurred}"
     )
 

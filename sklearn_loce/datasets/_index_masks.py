@@ -62,7 +62,7 @@ def _make_labelling(class_names, palette, ignore, categories):
     """Return the meaning of labels, which are ids or colors."""
     if (class_names is None) == (palette is None):
         raise ValueError(
-            "Give either class_names, for masks of ids, or palette, for colored masks."
+            "Pass either class_names, for masks of ids, or palette, for colored masks."
         )
     if palette is None:
         names = as_names(class_names, ignore)
@@ -188,9 +188,9 @@ def load_masks(
     FileNotFoundError
         If a folder is missing or empty, an image has no mask, or a mask has no image.
     ValueError
-        If a mask cannot be read, may be read in two ways, or holds an id or a color that has no
-        name, one is both named and ignored, a category is unknown, or nothing is left to load. The
-        message names the file.
+        If a mask cannot be read, is ambiguous, or has an id or color without a name, an id or color
+        is both named and ignored, a category is unknown, or nothing is left to load. The message
+        names the file.
 
     Warns
     -----
@@ -204,19 +204,19 @@ def load_masks(
 
     Notes
     -----
-    Label tools store ids as the indexes of a palette image, and its colors serve the display. An
-    optimizer such as oxipng, or a GIF writer, keeps the colors only: it drops those that no pixel
-    has and sorts the others, so that indexes are no ids any more. Where all colors are gray and
-    their values have names, these are the ids, and a warning says so. Where an image uses every
-    entry of a palette in other colors, nothing tells the ids, and the image is refused, unless
-    another mask has the same palette and does not use all of it, or it is VOC's. The ids are also
-    refused where an image of 1, 2 or 4 bits has two readings that both have names. In all of these
-    cases, ``palette`` says what each color means.
+    Label tools store ids as the indexes of a palette image, and use its colors for display. An
+    optimizer such as oxipng, or a GIF writer, preserves the colors only. It removes unused colors
+    and sorts the others, so the indexes are not ids anymore. If all colors are gray and their
+    values have names, these values are the ids, and you get a warning. If an image uses every entry
+    of another palette, its ids are uncertain. This is an error, unless another mask uses a part of
+    the same palette, or the palette is that of VOC. It is also an error if both readings of an
+    image of 1, 2 or 4 bits have names. In all of these cases, pass the meaning of each color as
+    ``palette``.
 
     Examples
     --------
-    The raw CamVid, whose masks are colored; Cityscapes, with the names from its own tools and its
-    numbered instances; and ADE20K, where 0 is what no class fits::
+    The calls below load the raw CamVid with colored masks, Cityscapes with the names of its tools
+    and numbered instances, and ADE20K, where 0 means no class::
 
         load_masks("701_StillsRaw_full", "LabeledApproved_full", mask_suffix="_L.png",
                    palette={"road": (128, 64, 128), "lane": [(128, 0, 192), (192, 0, 64)], ...})
@@ -230,7 +230,7 @@ def load_masks(
         load_masks("images/validation", "annotations/validation",
                    dict(enumerate(ade20k_names, start=1)), ignore=[0])
 
-    A tree made for the occasion:
+    The next example creates its own files.
 
     >>> import tempfile
     >>> from pathlib import Path

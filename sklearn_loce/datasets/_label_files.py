@@ -197,8 +197,8 @@ class IdReader:
             return pixels
         if self._fits(used):
             raise ValueError(
-                f"{path} may hold the ids {used.tolist()} or {other.tolist()}: what it stores "
-                f"differs from what it shows, and both have names. {_WAY_OUT}."
+                f"{path} may have the ids {used.tolist()} or {other.tolist()}: its indexes and its "
+                f"colors differ, and both have names. {_WAY_OUT}."
             )
         return self._replace(pixels, used, other, path)
 
@@ -224,8 +224,7 @@ class IdReader:
         if ids is None:
             vivid = next(color for color in colors.tolist() if color != (color & 255) * 0x010101)
             raise ValueError(
-                f"{path} is drawn in colors, such as {write_color(vivid)}, and holds no ids. "
-                f"{_WAY_OUT}."
+                f"{path} has colors, such as {write_color(vivid)}, but no ids. {_WAY_OUT}."
             )
         return np.asfortranarray(ids[np.searchsorted(colors, pixels)])
 
@@ -275,6 +274,6 @@ def _raise_doubt(paths, palette):
     colors = map(write_color, np.frombuffer(palette, dtype=np.uint32))
     raise ValueError(
         f"{len(paths)} mask(s) use every entry of their palettes, so an optimizer or GIF writer "
-        f"may have changed the ids, and the colors {_enumerate(colors)} don't tell them: "
+        f"may have changed the ids, and the colors {_enumerate(colors)} do not show them: "
         f"{_enumerate(paths)}. {_WAY_OUT}."
     )

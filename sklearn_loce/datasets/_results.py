@@ -155,7 +155,7 @@ def _encode_map(labels):
     is_whole = labels.dtype.kind in "iuf" and bool((labels == np.round(labels)).all())
     if labels.ndim != 2 or not is_whole:
         raise ValueError(
-            "a map must be of shape (height, width) and hold integer ids, got "
+            "a map must be of shape (height, width) with integer ids, got "
             f"{labels.shape} of {labels.dtype}; masks must be of shape (n, height, width)."
         )
     return encode_labels(labels.astype(np.int64))
@@ -175,8 +175,8 @@ def _distinct_segments(segments):
         known = chosen.setdefault(key, segment)
         if known["label_id"] != segment["label_id"]:
             raise ValueError(
-                f"the id {key} stands for segments of the labels {known['label_id']} and "
-                f"{segment['label_id']}, so the map can't tell them apart; leave out "
+                f"the id {key} is used for segments of the labels {known['label_id']} and "
+                f"{segment['label_id']}, so the map is ambiguous; leave out "
                 "label_ids_to_fuse."
             )
         if (segment.get("score") or 0) > (known.get("score") or 0):
@@ -189,7 +189,7 @@ def _masks_of(segments, segmentation):
     masks, ids = _encode_map(segmentation), _column(segments, "id")
     unknown = sorted(masks.keys() - {*ids, -1, 0})
     if unknown:
-        raise ValueError(f"segments_info lacks the ids {unknown[:10]}, which the map holds.")
+        raise ValueError(f"segments_info lacks the ids {unknown[:10]} of the map.")
     size = list(segmentation.shape)
     hidden = {"size": size, "counts": [size[0] * size[1]]}
     return [masks.get(key, hidden) for key in ids]
@@ -216,7 +216,7 @@ def _order_runs(runs, ids):
     if len(runs) != len(ids) + 1 or len(set(ids)) != len(ids):
         raise ValueError(
             f"there are {len(runs)} run-length encodings of {len(ids)} segments and the "
-            "background, so one can't tell which is whose; use return_binary_maps=True."
+            "background, so they can't be assigned; use return_binary_maps=True."
         )
     rank = {key: i for i, key in enumerate(sorted(ids), start=1)}
     return [runs[rank[key]] for key in ids]

@@ -53,8 +53,8 @@ def locate(folder, name, source):
     path, root = os.path.join(folder, name), os.path.abspath(folder)
     if not Path(os.path.abspath(path)).is_relative_to(root):
         raise ValueError(
-            f"{source}: the file {name!r} lies outside of {root!r}. If you trust it, name a folder "
-            "that holds all of its files."
+            f"{source}: the file {name!r} is outside {root!r}. If you trust it, pass a folder "
+            "that contains all of its files."
         )
     if name.endswith("/") or os.path.isdir(path):
         raise ValueError(f"{source}: {name!r} names a folder, {root!r} or one in it, not a file.")
@@ -80,7 +80,7 @@ def as_names(class_names, ignore=()):
     names = dict(class_names if isinstance(class_names, Mapping) else enumerate(class_names))
     wrong = [key for key in (*names, *ignore) if not isinstance(key, Integral)]
     if wrong:
-        raise ValueError(f"class_names and ignore must hold integer ids, got {wrong[:5]}.")
+        raise ValueError(f"class_names and ignore must have integer ids, got {wrong[:5]}.")
     both = sorted(set(names) & set(ignore))
     if both:
         raise ValueError(f"The ids {both} are both in class_names and in ignore.")

@@ -38,7 +38,7 @@ def _file_names(samples, image_dir):
     outside = [path for path in paths if not Path(path).is_relative_to(root)]
     if outside:
         raise ValueError(
-            f"{len(outside)} images lie outside of image_dir {root!r}, such as {outside[0]!r}."
+            f"{len(outside)} images are outside image_dir {root!r}, such as {outside[0]!r}."
         )
     return [Path(path).relative_to(root).as_posix() for path in paths]
 
@@ -52,7 +52,7 @@ def _image_entries(samples, names, masks):
         entry = {"id": _as_json(key), "file_name": name, "height": height, "width": width}
         if entries.setdefault(entry["id"], entry) != entry:
             raise ValueError(
-                f"{row_name(samples, i)}: the image id {key!r} stands for "
+                f"{row_name(samples, i)}: the image id {key!r} is used for "
                 f"{entries[entry['id']]} and for {entry}."
             )
     return list(entries.values()), list(map(_as_json, ids))
@@ -204,8 +204,8 @@ def to_coco(X, path=None, *, image_dir=None, keep=()):
     Raises
     ------
     ValueError
-        If a column is missing, an image is in memory or outside of ``image_dir``, an ``image_id``
-        stands for two images or two sizes, or a mask cannot be read. The message names the row.
+        If a column is missing, an image is in memory or outside ``image_dir``, an ``image_id``
+        is used for two images or two sizes, or a mask cannot be read. The message names the row.
 
     See Also
     --------

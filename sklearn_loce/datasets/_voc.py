@@ -28,7 +28,7 @@ def _find_tree(root):
             return folder
     raise FileNotFoundError(
         f"No folder 'SegmentationClass' in any of {[str(c) for c in candidates]}; root must be the "
-        "folder VOC2012, or one that holds it."
+        "folder VOC2012, or a folder that contains it."
     )
 
 
@@ -134,7 +134,7 @@ def load_voc(
     FileNotFoundError
         If the tree, the split, or an image or mask that the split lists is missing.
     ValueError
-        If a mask cannot be read or holds an id that VOC does not have, a category is unknown, or
+        If a mask cannot be read or has an id that VOC does not define, a category is unknown, or
         nothing is left to load. The message names the file.
 
     See Also

@@ -110,8 +110,8 @@ def _check_scores(path, lines, seen):
         seen.setdefault(line.score is not None, where)
         if len(seen) > 1:
             raise ValueError(
-                f"{seen[True]} ends with a score, but {seen[False]} does not: the one has a number "
-                "too many, or the other lacks one."
+                f"{seen[True]} ends with a score, but {seen[False]} does not. The first has an "
+                "extra number, or the second lacks a number."
             )
 
 
@@ -218,7 +218,7 @@ def _load_yaml(path):
     try:
         return yaml.safe_load(_read_text(path))
     except (yaml.YAMLError, RecursionError) as error:
-        raise ValueError(f"{path} is no YAML file: {error}") from error
+        raise ValueError(f"{path} is not a YAML file: {error}") from error
 
 
 def _read_yaml(path):
@@ -230,7 +230,7 @@ def _read_yaml(path):
             f"{path} must have 'names', a list or {{id: name}}."
         )
     if "kpt_shape" in content:
-        raise ValueError(f"{path} has 'kpt_shape': its labels are keypoints, which are no masks.")
+        raise ValueError(f"{path} has 'kpt_shape': its labels are keypoints, not masks.")
     # YAML reads an unquoted no as False, and an unquoted null as None.
     values = names.values() if isinstance(names, Mapping) else names
     wrong = [name for name in values if type(name) not in (str, int)]

@@ -301,7 +301,7 @@ class Responses:
             return self.X
         raise TypeError(
             f"{type(self.estimator).__name__} has no transform, so there are no embeddings to "
-            "score; put it behind a transformer in a Pipeline, or choose a scorer of clusters."
+            "score; put it after a transformer in a Pipeline, or choose a scorer of clusters."
         )
 
     def _transform(self, before):

@@ -37,9 +37,9 @@ _QUANTILE = {"quantile": [Interval(Real, 0, 1, closed="left")]}
 def category_separation(X, y, *, metric="euclidean", quantile=0.0, average="macro", verbose=0):
     """Compute the distance of a concept to the nearest other concept, relative to its spread.
 
-    The separation of a concept is the smallest distance from one of its rows to a row of any other
-    concept, divided by the mean distance between two of its own rows. If it exceeds 1, all foreign
-    rows are farther away than the average row of the concept.
+    The separation of a concept is the ratio of two distances: the smallest distance from one of its
+    rows to a foreign row, and the mean distance between two of its own rows. If it exceeds 1, all
+    foreign rows are farther away than the average row of the concept.
 
     Parameters
     ----------

@@ -353,7 +353,7 @@ def _concept_labels(samples, y):
         if "concept" not in samples:
             raise ValueError(
                 f"There are no concepts: the table has the columns {list(samples.columns)}. Add "
-                "the column 'concept', or pass y where a method takes it."
+                "the column 'concept', or pass y if the method accepts it."
             )
         y = samples["concept"]
     samples, y = match_rows(X=samples, y=y)
