@@ -176,7 +176,7 @@ def test_few_bits_hold_what_eight_did(load, depth):
 @pytest.mark.parametrize(("depth", "void"), [(1, 255), (2, 85), (4, 17)])
 def test_few_bits_that_may_be_read_in_two_ways(load, depth, void):
     samples = _draw([0, 1])
-    with pytest.raises(ValueError, match=rf"0\.png may hold the ids .*\[0, {void}\].*palette"):
+    with pytest.raises(ValueError, match=rf"0\.png may have the ids .*\[0, {void}\].*palette"):
         load(_png(samples, depth), NAMES, ignore=[void])
     data = load(_png(samples, depth), palette={"a": (0, 0, 0), "b": (void,) * 3})
     _is(data, {"a": samples == 0, "b": samples == 1})
@@ -245,14 +245,14 @@ def test_the_colors_of_voc_speak_for_indexes(load):
 
 def test_a_stretched_palette_whose_values_have_names_too(load):
     stretched = _gray(np.minimum(2 * np.arange(256), 255))
-    with pytest.raises(ValueError, match=r"may hold the ids \[0, 3, 5\] .*\[0, 6, 10\]"):
+    with pytest.raises(ValueError, match=r"may have the ids \[0, 3, 5\] .*\[0, 6, 10\]"):
         load(_png(_draw([0, 3, 5]), 8, stretched), NAMES)
 
 
 def test_black_and_white_are_0_and_255_or_0_and_1(load):
     ids = _draw([0, 1])
     content = _png(ids, 1, [(0, 0, 0), (255, 255, 255)])
-    with pytest.raises(ValueError, match=r"may hold the ids \[0, 1\] .*\[0, 255\]"):
+    with pytest.raises(ValueError, match=r"may have the ids \[0, 1\] .*\[0, 255\]"):
         load(content, NAMES, ignore=[255])
 
 
@@ -318,7 +318,7 @@ def test_several_colors_of_one_concept(load):
 def test_colors_that_nobody_names(load):
     n_black = (np.asarray(COLORED["RGB"]) == 0).all(axis=2).sum()
     palette = {name: COLORS[name] for name in ("road", "car", "sky")}
-    match = rf"0\.png holds the colors \['#000000'\] \({n_black} pixels; 1 in all\), which palette"
+    match = rf"0\.png has the colors \['#000000'\] \({n_black} pixels; 1 in all\), which are not in palette"
     with pytest.raises(ValueError, match=match) as error:
         load(COLORED["RGB"], palette=palette)
     assert "JPEG" not in str(error.value)
@@ -341,7 +341,7 @@ def test_transparent_pixels_have_no_color(load):
 
 
 def test_colored_masks_without_a_palette(load):
-    with pytest.raises(ValueError, match=r"0\.png is drawn in colors, such as #.*palette="):
+    with pytest.raises(ValueError, match=r"0\.png has colors, such as #.*palette="):
         load(COLORED["RGB"], NAMES)
 
 

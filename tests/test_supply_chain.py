@@ -141,7 +141,7 @@ ABSURD_COUNTS = {
     "huge difference": ("`1" + "oooooooooo?" * 20, "must sum to 48"),
     "negative difference": ("`1@@", "at least 0"),
     "unending number": ("P" * 7, "cut off"),
-    "foreign": ("\x7f0", "foreign"),
+    "foreign": ("\x7f0", "invalid characters"),
     "not ASCII": ("\N{GREEK SMALL LETTER ALPHA}", "can't encode"),
     "nothing": (None, "integers of at least 0"),
 }

@@ -165,7 +165,7 @@ def test_an_id_that_voc_does_not_have(tree):
 def test_a_mask_in_colours(tree):
     path = tree / "SegmentationClass" / "2007_000009.png"
     Image.open(path).convert("RGB").save(path)
-    with pytest.raises(ValueError, match=r"drawn in colors, such as #.* holds no ids") as error:
+    with pytest.raises(ValueError, match=r"has colors, such as #.* but no ids") as error:
         load_voc(tree)
     assert str(path) in str(error.value)
 
