@@ -251,7 +251,7 @@ def test_rows_that_fail_are_counted(table):
         ({"reference": "body.2"}, r"reference='body.2' is not a layer; choose from \['body.0'"),
         ({"iou": {"body.0": np.ones(12)}}, "leave it out"),
         ({"y": ["car"] * 12}, "At least 2 concepts are needed"),
-        ({"y": ["car"] * 5 + ["bus"] * 6 + ["tram"]}, r"there is 1 of \['tram'\]; drop these"),
+        ({"y": ["car"] * 5 + ["bus"] * 6 + ["tram"]}, r"\['tram'\] have 1; drop them"),
         ({"groups": "concept", "exclude": 2}, "A window needs frame numbers"),
         ({"exclude": 2}, "groups is None"),
     ],

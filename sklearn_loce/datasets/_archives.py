@@ -79,7 +79,7 @@ def _open_members(archive):
 
 
 def _read_tar(file):
-    """List the members, and detect damaged headers, which end the archive for tarfile."""
+    """List the members. Raise an error for a damaged header, where tarfile would stop."""
     members = list(_tar_members(file))
     file.fileobj.seek(file.offset)
     if file.fileobj.read(tarfile.BLOCKSIZE).strip(b"\0"):

@@ -217,7 +217,7 @@ def to_coco(X, path=None, *, image_dir=None, keep=()):
     keep=keep)`` returns an equal table. Use ``merge_instances=False`` to keep several rows of an
     image and concept.
 
-    An annotation has the ``annotation_id`` of its row, if it is a single id of this row only.
+    An annotation has the ``annotation_id`` of its row, if this is a single id of no other row.
     Other rows have new ids. Their own ids, and kept fields of each instance, are in the list
     ``merged`` of the annotation. :func:`load_coco` reads this list, and other tools ignore it. A
     single value of a merged row becomes one copy per instance.

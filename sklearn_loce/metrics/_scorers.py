@@ -194,11 +194,11 @@ class MultiConceptScorer(_GroupsRouter):
     Parameters
     ----------
     scorers : dict of str to ConceptScorer
-        Scorers by the names of their values.
+        Scorers by name. A score has the name of its scorer.
 
     See Also
     --------
-    get_scorer : Build one from a list of names.
+    get_scorer : Build such a scorer from a list of names.
     ConceptScorer : A single scorer.
 
     Examples

@@ -90,8 +90,9 @@ class ConceptSegmenter(ConceptProjector):
     -----
     A projection is ``sigmoid(upsample(sum_c v_c A_c))``. The length of ``v`` determines how steep
     the probabilities are. It hardly changes which pixels are above 0.5. A centroid has at most
-    length 1. Times the mean norm of its LoCEs, it is as steep as the LoCEs if they agree, and
-    flatter otherwise. The vector of a single LoCE is this LoCE.
+    length 1, so it is scaled by the mean norm of its LoCEs. The projection of the scaled centroid
+    is as steep as those of the LoCEs if these agree, and flatter otherwise. A concept with a single
+    LoCE has this LoCE as its vector.
 
     If a concept has several vectors, their probabilities are averaged with ``weights_``, as in a
     mixture. The union of their masks would be too large, because a vector also covers other objects

@@ -45,10 +45,11 @@ class ImageStream:
     Parameters
     ----------
     loce : LoCETransformer
-        Fitted, with one layer.
+        Fitted transformer with one layer.
     samples : DataFrame
+        The table of samples.
     cache_size : float
-        In megabytes.
+        Size of the cache in megabytes.
 
     Raises
     ------
