@@ -116,8 +116,8 @@ class LoCETransformer(SampleTransformer):
         one :class:`TorchModel` share up to 128 MB in memory, so a ``GridSearchCV`` computes each
         row and layer once. A bare module has no such store, because its clones are copies.
         ``False`` keeps nothing. A vector is found again only if network, preprocessing, layer,
-        settings, image and mask have the same content, and the network has the same activations for
-        a probe image, see Notes.
+        settings, image and mask have the same content. The network must also have the same
+        activations for a probe image, see Notes.
     n_jobs : int, default=None
         Number of joblib workers that share the images. Each worker is a process with one thread; -1
         means all processors. Inside ``joblib.parallel_config("dask")``, the workers belong to a

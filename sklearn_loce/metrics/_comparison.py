@@ -169,8 +169,8 @@ def compare_layers(
 
     Notes
     -----
-    As in Mikriukov, Schwalbe and Bade (IJCV 2025), layers are compared on common samples and
-    repeated draws, by failures and mean IoU and by the geometry of the embeddings.
+    The comparison follows Mikriukov, Schwalbe and Bade (IJCV 2025). It uses common samples and
+    repeated draws, and combines failures and mean IoU with the geometry of the embeddings.
 
     The intervals estimate how much differences would change with other images, or with other rows
     without groups. They use the delete-d jackknife of Shao and Wu, *A General Theory for Jackknife
