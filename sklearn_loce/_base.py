@@ -679,7 +679,7 @@ class SampleTransformer(TransformerMixin, BaseEstimator):
 
         See Also
         --------
-        set_params : Change parameters.
+        sklearn.base.clone : Copy an estimator with its parameters.
 
         Examples
         --------
