@@ -1,7 +1,7 @@
-"""The public names, in the order in which the API reference shows them.
+"""The public names, in the order of the API reference.
 
-One list, from which ``conf.py`` writes the pages; ``tests/test_docs_api.py`` holds it against the
-package.
+The extension ``api_pages`` writes the pages from this list. ``tests/test_docs_api.py`` compares it
+with the package.
 """
 
 from typing import NamedTuple
@@ -13,9 +13,11 @@ class Section(NamedTuple):
     Parameters
     ----------
     title : str
+        Heading, or an empty string for a module with a single section.
     text : str
-        What they are for, in one sentence.
+        Purpose of the names, in one sentence.
     names : tuple of str
+        The names in order.
     """
 
     title: str
@@ -24,16 +26,14 @@ class Section(NamedTuple):
 
 
 class Module(NamedTuple):
-    """A public module.
+    """A public module. Its page starts with its docstring.
 
     Parameters
     ----------
-    text : str
-        What it is for, in one sentence.
     sections : tuple of Section
+        The sections in order.
     """
 
-    text: str
     sections: tuple
 
     @property
@@ -44,7 +44,6 @@ class Module(NamedTuple):
 
 API_REFERENCE = {
     "sklearn_loce": Module(
-        "From a table of images and masks to one vector per row.",
         (
             Section(
                 "Transformers",
@@ -58,22 +57,21 @@ API_REFERENCE = {
             ),
             Section(
                 "Functions on tensors",
-                "The method without the estimator.",
+                "The method without an estimator.",
                 ("optimize_loces", "project_loces"),
             ),
             Section(
                 "Storage",
-                "Where computed vectors are kept.",
+                "A folder that keeps computed vectors.",
                 ("RowStore",),
             ),
         ),
     ),
     "sklearn_loce.datasets": Module(
-        "Tables of samples, one row per image-concept pair.",
         (
             Section(
                 "Loaders",
-                "From annotations on disk or in memory.",
+                "Load annotations from files or from memory.",
                 (
                     "load_coco",
                     "load_coco_panoptic",
@@ -85,33 +83,32 @@ API_REFERENCE = {
                 ),
             ),
             Section(
-                "The way back",
-                "A table as annotations that other tools read.",
+                "Export",
+                "Write a table as annotations for other tools.",
                 ("to_coco",),
             ),
             Section(
                 "Small objects",
-                "A table of crops around each object, and the way back to whole images.",
+                "Crop the table around each object, and paste results into whole images.",
                 ("crop_samples", "paste_crops"),
             ),
             Section(
                 "Downloads",
-                "Checked downloads, which continue where they stopped.",
+                "Checked downloads that resume after an interruption.",
                 ("fetch_coco_val2017", "fetch_voc2012"),
             ),
             Section(
                 "Drawn scenes",
-                "Data with a known truth and a network, which come with the package.",
+                "Data with a known truth and a network, included in the package.",
                 ("make_scenes", "load_scene_model"),
             ),
         ),
     ),
     "sklearn_loce.metrics": Module(
-        "How well a space of embeddings separates and finds concepts.",
         (
             Section(
                 "Separation and overlap",
-                "Distances between concepts against distances within.",
+                "Compare distances between concepts with distances inside them.",
                 (
                     "category_separation",
                     "pairwise_separation",
@@ -121,12 +118,12 @@ API_REFERENCE = {
             ),
             Section(
                 "Retrieval",
-                "Whether neighbors show the query's concept.",
+                "Measure whether the nearest rows of a query show its concept.",
                 ("precision_at_k", "mean_average_precision_at_k", "r_precision"),
             ),
             Section(
                 "Clusters",
-                "Clusters against concepts.",
+                "Compare clusters with concepts.",
                 (
                     "purity_score",
                     "penalized_purity_score",
@@ -137,13 +134,13 @@ API_REFERENCE = {
             ),
             Section(
                 "Layers and models",
-                "Several spaces side by side.",
+                "Compare several embeddings of the same rows.",
                 ("compare_layers", "rank_layers", "compare_similarity", "linear_cka"),
             ),
-            Section("Masks", "Predicted masks against given masks.", ("mask_iou",)),
+            Section("Masks", "Compare predicted with given masks.", ("mask_iou",)),
             Section(
                 "Scorers",
-                "For GridSearchCV and cross_validate.",
+                "Scorers for GridSearchCV and cross_validate.",
                 (
                     "get_scorer",
                     "get_scorer_names",
@@ -156,23 +153,18 @@ API_REFERENCE = {
         ),
     ),
     "sklearn_loce.cluster": Module(
-        "Trees of embeddings, cut where clusters are pure.",
         (Section("", "", ("ConceptAgglomerative",)),),
     ),
     "sklearn_loce.mixture": Module(
-        "Concepts and sub-concepts as normal distributions.",
         (Section("", "", ("ConceptGaussianMixture",)),),
     ),
     "sklearn_loce.outliers": Module(
-        "Rows that are unlike the others of their concept, and rows of another one.",
         (Section("", "", ("ConceptOutlierDetector", "label_issues")),),
     ),
     "sklearn_loce.segmentation": Module(
-        "One vector or a few per concept, projected onto unseen images.",
         (Section("", "", ("ConceptSegmenter", "Net2VecSegmenter")),),
     ),
     "sklearn_loce.plotting": Module(
-        "Displays that store their numbers, and a map for the browser.",
         (
             Section(
                 "Images",
@@ -211,23 +203,18 @@ API_REFERENCE = {
         ),
     ),
     "sklearn_loce.corruptions": Module(
-        "Noise on images, to see how much a vector moves.",
         (Section("", "", ("GaussianNoise", "SaltAndPepperNoise")),),
     ),
     "sklearn_loce.paper": Module(
-        "The paper's experiments, as one command and as a function.",
         (Section("", "", ("reproduce", "Network")),),
     ),
     "sklearn_loce.utils": Module(
-        "Tools around the estimators.",
         (Section("", "", ("UnsupervisedUMAP",)),),
     ),
     "sklearn_loce.utils.estimator_checks": Module(
-        "Checks of scikit-learn's conventions for estimators that take a table of samples.",
         (Section("", "", ("parametrize_with_loce_checks", "loce_checks")),),
     ),
     "sklearn_loce.exceptions": Module(
-        "Errors with a meaning of their own.",
         (Section("", "", ("FailedRowsError", "LayoutError", "StoreError")),),
     ),
 }

@@ -1,8 +1,22 @@
 """Local Concept Embeddings (LoCE) of vision networks, as scikit-learn estimators.
 
-A LoCE is the 1x1 filter that, put on a network layer's activations, best redraws the mask of one
-concept in one image (Mikriukov, Schwalbe and Bade, IJCV 2025). Names are imported when they are
-first used, so that ``import sklearn_loce`` loads neither torch nor umap nor matplotlib.
+A LoCE is a vector with one component per channel of a network layer. It is optimized so that its
+projection onto the activations of one image matches the mask of one concept (Mikriukov, Schwalbe
+and Bade, IJCV 2025). A transformer turns a table of images and masks into an array of LoCEs. Every
+tool of scikit-learn works on this array, also in a Pipeline:
+
+>>> from sklearn.linear_model import LogisticRegression
+>>> from sklearn.pipeline import make_pipeline
+>>> from sklearn_loce import LoCETransformer, TorchModel
+>>> from sklearn_loce.datasets import load_scene_model, make_scenes
+>>> scenes = make_scenes(4, random_state=0)
+>>> loce = LoCETransformer(TorchModel(load_scene_model), "features.5")
+>>> probe = make_pipeline(loce, LogisticRegression()).fit(scenes.data, scenes.target)
+>>> probe.predict(scenes.data.head(2)).tolist()
+['sky', 'road']
+
+The first use of a name imports its module. So ``import sklearn_loce`` imports neither torch nor
+umap nor matplotlib.
 """
 
 from importlib import import_module

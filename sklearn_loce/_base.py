@@ -1,4 +1,4 @@
-"""What estimators on a table of samples share."""
+"""Base class of the estimators whose X is a table of samples."""
 
 from copy import copy, deepcopy
 from numbers import Integral
@@ -39,9 +39,9 @@ from ._validation import match_rows
 from ._warnings import warn_user
 from .exceptions import LayoutError
 
-_MOST_TRIED = 20  # images in fit, where all fail
+_MOST_TRIED = 20  # images that fit tries if all of them fail
 _BIASES = {"auto", "best", "own", "none"}
-# Why a row that has an IoU lacks another number.
+# Reasons why a row with an IoU lacks another number.
 _CAUSES = {
     "heldout_iou": "a fold leaves no pixel of the mask to fit, or a vector did not stay finite",
     "gain": "more than half of the mask stays in its place when it is turned upside down",
@@ -49,10 +49,11 @@ _CAUSES = {
 
 
 class SampleTransformer(TransformerMixin, BaseEstimator):
-    """Turns rows of a table of samples into vectors, by a network's layers.
+    """Transformer from rows of a table of samples to vectors of the layers of a network.
 
-    A subclass gives ``_make_objective()``, which makes vectors of activations and masks, and
-    ``_make_starts(seed)``, the start of the optimization for each layer.
+    Subclasses define ``_make_objective()``. The objective computes vectors from activations and
+    masks. They may override ``_make_starts(seed)``, which returns one start of the optimization per
+    layer.
     """
 
     def _make_starts(self, seed):
@@ -63,13 +64,13 @@ class SampleTransformer(TransformerMixin, BaseEstimator):
 
     @_fit_context(prefer_skip_nested_validation=True)
     def _fit(self, samples):
-        """Learn what the layers are, and what the network gives for the probe."""
+        """Find the layers, and record the activations of the probe image."""
         self._objective = self._make_objective()
         self._seed = check_random_state(self.random_state).randint(np.iinfo(np.int32).max)
         image_size = self._view_first_image(samples)
         self._records = look_up_layers(self, image_size)
         warn_unnormalized(self.preprocess, self.model, image_size, self._seed)
-        # The same for all layers; a fixed one is taken as it is, for searches over layers.
+        # All layers use one seed. An integer is used as it is, for searches over layers.
         seed = self.random_state if isinstance(self.random_state, int) else self._seed
         self._starts = self._make_starts(seed)
         self.mean_ = self.scale_ = None
@@ -77,7 +78,7 @@ class SampleTransformer(TransformerMixin, BaseEstimator):
             self._learn_scales(samples)
 
     def _view_first_image(self, samples):
-        """Preprocess the first image, or the first that works if rows may fail; give its size."""
+        """Preprocess the first valid image, and return its size."""
         transform, errors = make_transform(self.preprocess, self.model), []
         for rows in group_by_image(samples):
             first = self._first_of(samples, rows)
@@ -96,13 +97,13 @@ class SampleTransformer(TransformerMixin, BaseEstimator):
         raise errors[0]
 
     def _first_of(self, samples, rows):
-        """Give the first row of an image; the first without a fault, if rows may fail."""
+        """Return the first row of an image, or its first valid row if rows may fail."""
         problems = examine_rows(samples, [rows])[1] if may_fail(self) else {}
         k = next((k for k, i in enumerate(rows) if int(i) not in problems), 0)
         return rows[k : k + 1]
 
     def _learn_scales(self, samples):
-        """Learn means and scales of channels over the cells of all images, each image once."""
+        """Learn the mean and scale of each channel over the cells of all images."""
         images = group_by_image(samples)
         if not may_fail(self):
             check_rows(samples, images)
@@ -120,11 +121,10 @@ class SampleTransformer(TransformerMixin, BaseEstimator):
         self.scale_ = [scaler.scale_ for scaler in scalers]
 
     def fit(self, X, y=None):
-        """Check the parameters and the first image, and look the layers up.
+        """Check the parameters and the first image, and find the layers.
 
-        A fixed probe image passes the network twice, and the first image of the table is
-        preprocessed. Nothing is learned from the table, unless ``standardize=True``, for which all
-        images pass.
+        A fixed probe image passes the network twice. The first image of the table is preprocessed.
+        Only ``standardize=True`` learns from the table; it passes all images.
 
         Parameters
         ----------
@@ -135,31 +135,47 @@ class SampleTransformer(TransformerMixin, BaseEstimator):
 
         Returns
         -------
-        self : object
+        object
+            The fitted transformer itself.
 
         Raises
         ------
         ValueError
-            If a parameter is out of range, ``preprocess="auto"`` and nothing is known of the
-            network's training, the model lacks a layer, a layer's output is no grid, the network
-            does not take such images, the table lacks a column, or the first image can't be read.
+            If a parameter is out of range, ``preprocess="auto"`` does not know the preprocessing of
+            the training, the model lacks a layer, the output of a layer is not a grid, the network
+            does not accept such images, the table lacks a column, or the first image cannot be
+            read.
         FileNotFoundError
             If the first image is missing.
         TypeError
-            If ``X`` is no table, or a layer is neither a name nor ``Joined``.
+            If ``X`` is not a table, or a layer is neither a name nor a ``Joined``.
         RuntimeError
-            If another thread runs a network that can't be copied.
+            If another thread runs a network that cannot be copied.
+
+        See Also
+        --------
+        fit_transform : Fit, and compute the vectors of the same table.
+        precompute : Compute the vectors of many layers in one pass per image.
+
+        Examples
+        --------
+        >>> from sklearn_loce import LoCETransformer, TorchModel
+        >>> from sklearn_loce.datasets import load_scene_model, make_scenes
+        >>> X = make_scenes(1, random_state=0).data
+        >>> loce = LoCETransformer(TorchModel(load_scene_model), "features.2").fit(X)
+        >>> loce.layers_, loce.n_channels_
+        (['features.2'], [48])
         """
         self._fit(as_samples(X))
-        vars(self).pop("n_iter_", None)  # of the last fit_transform
+        vars(self).pop("n_iter_", None)  # from an earlier fit_transform
         return self
 
     def fit_transform(self, X, y=None):
         """Fit, and transform the same table.
 
-        Each vector that is optimized here, and not found in the store, is drawn as ``evaluate``
-        does without further arguments, unless that is with the best bias: a warning says if more
-        than half of them draw nothing on their masks. So it is in ``transform`` and ``precompute``.
+        ``fit_transform``, ``transform`` and ``precompute`` project each new vector as ``evaluate``
+        does by default, unless this uses the best bias. If more than half of the projections miss
+        their masks, you get a warning.
 
         Parameters
         ----------
@@ -171,17 +187,31 @@ class SampleTransformer(TransformerMixin, BaseEstimator):
         Returns
         -------
         ndarray of shape (n_samples, n_features), float32
-            As of ``transform``.
+            The vectors, as ``transform`` returns them.
 
         Raises
         ------
         ValueError, FileNotFoundError, TypeError, RuntimeError, StoreError
-            As ``fit`` and ``transform``.
+            As in ``fit`` and ``transform``.
 
         Warns
         -----
         UserWarning
-            If more than half of the vectors that are new draw nothing on their masks.
+            If the projections of more than half of the new vectors miss their masks.
+
+        See Also
+        --------
+        transform : Compute the vectors of other rows.
+        evaluate : Compare the projection of each vector with its mask.
+
+        Examples
+        --------
+        >>> from sklearn_loce import LoCETransformer, TorchModel
+        >>> from sklearn_loce.datasets import load_scene_model, make_scenes
+        >>> X = make_scenes(1, random_state=0).data
+        >>> loce = LoCETransformer(TorchModel(load_scene_model), "features.2")
+        >>> loce.fit_transform(X).shape
+        (7, 48)
         """
         samples = as_samples(X)
         self._fit(samples)
@@ -193,7 +223,7 @@ class SampleTransformer(TransformerMixin, BaseEstimator):
         pass
 
     def transform(self, X):
-        """Compute one vector per row, or take it from the store.
+        """Compute one vector per row, or read it from the store.
 
         Parameters
         ----------
@@ -203,27 +233,43 @@ class SampleTransformer(TransformerMixin, BaseEstimator):
         Returns
         -------
         ndarray of shape (n_samples, n_features), float32
-            The vectors; several layers side by side, in the order of ``layers_``.
+            The vectors. The features of several layers are concatenated in the order of
+            ``layers_``.
 
         Raises
         ------
         FileNotFoundError
             If an image or a mask file is missing. The message names the rows.
         ValueError
-            If an image or mask can't be read, their sizes differ, a mask is empty and
-            ``on_empty="raise"``, or activations hold NaN or infinity. Where other rows have been
-            computed, it is a :class:`~sklearn_loce.exceptions.FailedRowsError` and has them.
+            If an image or mask cannot be read, their sizes differ, a mask is empty and
+            ``on_empty="raise"``, or activations contain NaN or infinity. If other rows were
+            computed, the error is a :class:`~sklearn_loce.exceptions.FailedRowsError` that contains
+            them.
         RuntimeError
-            If workers have another network than this process, or die; or if another thread ran a
-            network that can't be copied.
+            If a worker died or has another network than this process, or if another thread ran a
+            network that cannot be copied.
         StoreError
-            If the store is damaged, of another format, or another program's.
+            If the store is malformed, has another format, or belongs to another program.
+
+        See Also
+        --------
+        evaluate : Compare the projection of each vector with its mask.
+        project : Project the vectors onto their images.
+
+        Examples
+        --------
+        >>> from sklearn_loce import LoCETransformer, TorchModel
+        >>> from sklearn_loce.datasets import load_scene_model, make_scenes
+        >>> X = make_scenes(1, random_state=0).data
+        >>> loce = LoCETransformer(TorchModel(load_scene_model), "features.2").fit(X)
+        >>> loce.transform(X[X["concept"] == "road"]).shape
+        (1, 48)
         """
         check_is_fitted(self)
         return self._embed(as_samples(X)).matrix(self._appends_bias())
 
     def _embed(self, samples, **how):
-        """Work on a table; raise what failed, or warn of it."""
+        """Embed a table. Raise an error or a warning if rows failed."""
         with ended_by_interrupt(self.n_jobs):
             table = embed_table(self, samples, **how)
         if self._objective.has_bias and how.get("given") is None:
@@ -234,7 +280,7 @@ class SampleTransformer(TransformerMixin, BaseEstimator):
         return table
 
     def _finish(self, samples, embeddings, finish):
-        """Give what ``finish`` makes of each row with its vectors, given or computed, and these."""
+        """Return the results of ``finish`` for all rows, and the vectors, given or computed."""
         given = None
         if embeddings is not None:
             given = self._as_solutions(self._check_embeddings(embeddings, samples))
@@ -245,68 +291,87 @@ class SampleTransformer(TransformerMixin, BaseEstimator):
     def evaluate(
         self, X, embeddings=None, *, cv=None, flip=None, bias="auto", return_embeddings=False
     ):
-        """Measure how well each vector redraws its mask.
+        """Compare the projection of each vector with its mask.
 
         Parameters
         ----------
         X : DataFrame or list of (image, mask) pairs
             The table of samples.
         embeddings : array-like of shape (n_samples, n_features), default=None
-            Vectors of these rows, as ``transform`` gave them; a DataFrame with the labels of X in
-            another order is matched by index. ``None`` computes them.
+            Vectors of these rows, as ``transform`` returned them. A DataFrame with the labels of X
+            in another order is matched by index. ``None`` computes the vectors.
         cv : int, default=None
-            Number of folds of the held-out IoU, 2 or more; ``None`` leaves it out. The cells of a
-            layer are divided into square blocks, a sixth of the grid's shorter side and two cells
-            at least, and the blocks into folds: with 2, a checkerboard, shifted so that each holds
-            half of the mask, as nearly as cells can. For each fold, a vector is fitted to the
-            pixels that read no cell of it, and drawn in its cells.
+            Number of folds of the held-out IoU, at least 2. ``None`` skips the held-out IoU. The
+            cells of a layer are divided into square blocks. Their side is a sixth of the grid's
+            shorter side, at least two cells. The blocks are divided into folds. Two folds form a
+            checkerboard, shifted so that each fold contains about half of the mask. For each fold,
+            a vector is optimized on the pixels outside, and projected inside.
         flip : bool, default=None
-            Whether to measure the gain; ``None`` means with ``cv``.
+            Whether to measure the gain. ``None`` measures it if ``cv`` is given.
         bias : {"auto", "best", "own", "none"}, default="auto"
-            What is added before the sigmoid. "best" is the one whose positive pixels have the
-            largest Jaccard index with the mask at ``mask_size``, chosen on the pixels that the
-            vector is fitted to. "own" is that of the objective's optimum, where it has one; for
-            ``embeddings`` without biases it is fitted again. "none" adds nothing, as in the paper.
-            "auto" is "own" with ``append_bias=True``, "none" for "net2vec", "mse" and "mae", and
-            "best" for the others.
+            Bias that is added before the sigmoid. "best" is the bias with the largest Jaccard index
+            of projection and mask at ``mask_size``, on the pixels of the optimization. "own" is the
+            bias at the optimum of the objective; for ``embeddings`` without biases it is fitted
+            again. "none" adds nothing, as in the paper. "auto" means "own" with
+            ``append_bias=True``, "none" for "net2vec", "mse" and "mae", and "best" otherwise.
         return_embeddings : bool, default=False
-            Whether to return the vectors too, so that images pass once for both.
+            Whether to return the vectors, too. Each image then passes once for both results.
 
         Returns
         -------
         evaluation : DataFrame
-            One row per sample and layer, samples in order, with the index of X repeated:
+            One row per sample and layer. Samples keep their order, and the index of X is repeated:
 
-            - ``layer``: its name;
-            - ``iou``: intersection over union of projection > 0.5 and mask, at the image's own
-              size; NaN for an empty mask. The vector was fitted to this mask: a layer with many
-              channels or cells redraws any mask;
-            - ``heldout_iou``, with ``cv``: the same of what the vectors of all folds draw, each in
-              its own fold; NaN where a fold leaves no pixel of the mask to fit;
-            - ``gain``, with ``flip``: ``iou`` less that of the mask turned upside down, for which a
-              vector of its own is fitted; NaN where more than half of the mask stays in its place;
-            - ``loss``: the objective's value, at ``mask_size``, with the intercept that makes it
-              least, or with ``append_bias=True`` that which the vectors hold; NaN for an empty
-              mask and for a vector of NaN. Averages have none;
+            - ``layer``: name of the layer;
+            - ``iou``: intersection over union of mask and projection > 0.5, at the size of the
+              image; NaN for an empty mask. The vector was optimized on this mask: with many
+              channels or cells, a layer reproduces any mask;
+            - ``heldout_iou``, only with ``cv``: the IoU of the joint projection, in which the
+              vector of each fold fills its own fold; NaN if a fold leaves no pixel of the mask to
+              optimize on;
+            - ``gain``, only with ``flip``: difference between ``iou`` and the IoU of a second
+              vector, optimized on the mask turned upside down; NaN if more than half of the mask
+              coincides with its mirror image;
+            - ``loss``: value of the objective at ``mask_size``, with the optimal intercept or, with
+              ``append_bias=True``, the appended one; NaN for an empty mask and for a vector of NaN.
+              Averages of activations have no loss;
             - ``foreground_cells``: area of the mask in cells of the layer, which may be below 1;
-            - ``failed``: whether the IoU is 0 or there is none;
-            - ``n_iter``, ``gradient_norm``: of the optimization, the norm as ``tol`` bounds it; NaN
-              for ``embeddings`` that were given. These two only for "logistic", "jaccard" and
-              "dice";
-            - ``annotation_id``: as in X, where X has that column.
+            - ``failed``: whether the IoU is 0 or NaN;
+            - ``n_iter``, ``gradient_norm``: iterations of the optimization, and the norm that
+              ``tol`` bounds, only for "logistic", "jaccard" and "dice"; NaN for given
+              ``embeddings``;
+            - ``annotation_id``: as in X, if X has this column.
         embeddings : ndarray of shape (n_samples, n_features), float32
-            As of ``transform``; only with ``return_embeddings=True``.
+            The vectors, only with ``return_embeddings=True``.
 
         Raises
         ------
         ValueError, FileNotFoundError, TypeError, RuntimeError, StoreError
-            As ``transform``; and if ``embeddings`` do not have one row per sample, ``cv`` is below
-            2, or ``bias="own"`` is asked of an objective without one.
+            As in ``transform``, and if ``embeddings`` do not have one row per sample, ``cv`` is
+            below 2, or the objective has no bias for ``bias="own"``.
 
         Warns
         -----
         UserWarning
-            If there are rows with an IoU and without a held-out IoU or a gain that was asked for.
+            If rows with an IoU lack the requested held-out IoU or gain.
+
+        See Also
+        --------
+        score : Mean held-out IoU.
+        project : The projections themselves.
+        sklearn_loce.metrics.rank_layers : Rank layers by such scores.
+
+        Examples
+        --------
+        >>> from sklearn_loce import LoCETransformer, TorchModel
+        >>> from sklearn_loce.datasets import load_scene_model, make_scenes
+        >>> X = make_scenes(1, random_state=0).data
+        >>> loce = LoCETransformer(TorchModel(load_scene_model), "features.2").fit(X)
+        >>> evaluation = loce.evaluate(X, cv=2, flip=False)
+        >>> evaluation.columns[:4].tolist()
+        ['layer', 'iou', 'heldout_iou', 'loss']
+        >>> bool((evaluation["heldout_iou"] <= evaluation["iou"]).all())
+        True
         """
         check_is_fitted(self)
         validate_parameter_constraints(
@@ -343,7 +408,7 @@ class SampleTransformer(TransformerMixin, BaseEstimator):
         return frame.set_index(samples.index.repeat(len(self.layers_))), vectors
 
     def _find_bias(self, bias):
-        """Give the rule by which biases are chosen."""
+        """Return the rule that chooses the biases."""
         if bias == "auto":
             return "own" if self._appends_bias() else self._objective.default_bias
         if bias == "own" and not self._objective.has_bias:
@@ -354,11 +419,12 @@ class SampleTransformer(TransformerMixin, BaseEstimator):
         return bias
 
     def score(self, X, y=None):
-        """Give the mean held-out IoU, with two folds.
+        """Return the mean held-out IoU with two folds.
 
-        A vector is fitted to one half of each mask, by blocks of cells, and drawn in the other.
-        The plain IoU says how many masks a layer can redraw, which random weights do well; this one
-        measures whether the concept is found where no vector was fitted. See ``evaluate``.
+        A vector is optimized on one half of each mask, by blocks of cells, and projected in the
+        other half. The plain IoU measures whether a layer can reproduce masks, and random weights
+        do this well. The held-out IoU measures whether a vector finds the concept where it was not
+        optimized. See ``evaluate``.
 
         Parameters
         ----------
@@ -370,17 +436,31 @@ class SampleTransformer(TransformerMixin, BaseEstimator):
         Returns
         -------
         float
-            Mean over samples and layers of ``evaluate(X, cv=2)["heldout_iou"]``; NaN is left out.
+            Mean of ``evaluate(X, cv=2)["heldout_iou"]`` over samples and layers, without NaN.
 
         Raises
         ------
         ValueError, FileNotFoundError, TypeError, RuntimeError, StoreError
-            As ``transform``.
+            As in ``transform``.
+
+        See Also
+        --------
+        evaluate : The held-out IoU of each row and layer.
+        sklearn_loce.metrics.get_scorer : Other scorers for a search.
+
+        Examples
+        --------
+        >>> from sklearn_loce import LoCETransformer, TorchModel
+        >>> from sklearn_loce.datasets import load_scene_model, make_scenes
+        >>> X = make_scenes(1, random_state=0).data
+        >>> loce = LoCETransformer(TorchModel(load_scene_model), "features.2").fit(X)
+        >>> round(loce.score(X), 1)
+        0.8
         """
         return float(self.evaluate(X, cv=2, flip=False)["heldout_iou"].mean())
 
     def project(self, X, embeddings=None, *, layer=None, threshold=0.5, bias="auto"):
-        """Project each vector onto its image's activations, which redraws the mask.
+        """Project each vector onto the activations of its image.
 
         Parameters
         ----------
@@ -388,27 +468,43 @@ class SampleTransformer(TransformerMixin, BaseEstimator):
             The table of samples.
         embeddings : array-like of shape (n_samples, n_features), default=None
             One vector per row, such as LoCEs or centroids of clusters, matched as in ``evaluate``.
-            ``None`` computes them.
+            ``None`` computes the LoCEs.
         layer : str or Joined, default=None
-            Which layer to project; may be left out if there is only one.
+            Layer of the projection. ``None`` is allowed if there is only one layer.
         threshold : float or None, default=0.5
-            Pixels above it belong to the concept; ``None`` gives the probabilities.
+            Pixels above the threshold belong to the concept. ``None`` returns probabilities.
         bias : {"auto", "best", "own", "none"}, default="auto"
-            As of ``evaluate``.
+            Bias that is added before the sigmoid, as in ``evaluate``.
 
         Returns
         -------
         list of ndarray of shape (height, width)
             One projection per row at the size of its image: bool, or float32 probabilities. Parts
-            of the image that ``preprocess`` cut off have probability 0. A vector of NaN, which
-            stands for an empty mask, gives False and NaN; a row that failed with
-            ``on_error="nan"`` gives ``None``.
+            of the image that ``preprocess`` cut off have probability 0. The projection of a vector
+            of NaN, the vector of an empty mask, is False or NaN everywhere. A row that failed with
+            ``on_error="nan"`` has ``None``.
 
         Raises
         ------
         ValueError, FileNotFoundError, TypeError, RuntimeError, StoreError
-            As ``transform``; and if ``layer`` is missing or unknown, ``embeddings`` do not have
-            one row per sample, or ``bias="own"`` is asked of an objective without one.
+            As in ``transform``, and if ``layer`` is missing or unknown, ``embeddings`` do not have
+            one row per sample, or the objective has no bias for ``bias="own"``.
+
+        See Also
+        --------
+        evaluate : Compare the projections with the masks.
+        sklearn_loce.project_loces : The same on tensors.
+        sklearn_loce.plotting.ProjectionDisplay : Draw projections on their images.
+
+        Examples
+        --------
+        >>> from sklearn_loce import LoCETransformer, TorchModel
+        >>> from sklearn_loce.datasets import load_scene_model, make_scenes
+        >>> X = make_scenes(1, random_state=0).data
+        >>> loce = LoCETransformer(TorchModel(load_scene_model), "features.2").fit(X)
+        >>> projection = loce.project(X)[0]
+        >>> projection.shape, projection.dtype
+        ((120, 160), dtype('bool'))
         """
         check_is_fitted(self)
         validate_parameter_constraints(
@@ -425,11 +521,11 @@ class SampleTransformer(TransformerMixin, BaseEstimator):
         return str(layer)
 
     def _widths(self):
-        """How many features each layer has."""
+        """Return the number of features of each layer."""
         return [n + self._appends_bias() for n in self.n_channels_]
 
     def _as_solutions(self, embeddings):
-        """Cut vectors (n_rows, n_features) into one Solution per layer."""
+        """Split vectors (n_rows, n_features) into one Solution per layer."""
         solutions = []
         ends = np.cumsum(self._widths())[:-1]
         for part, n in zip(np.split(embeddings, ends, axis=1), self.n_channels_, strict=True):
@@ -445,7 +541,7 @@ class SampleTransformer(TransformerMixin, BaseEstimator):
         embeddings = check_array(embeddings, dtype=np.float32, ensure_all_finite="allow-nan")
         expected = (len(samples), sum(self._widths()))
         if embeddings.shape != expected:
-            hint = " The bias is the last feature of a layer, as append_bias=True gives it."
+            hint = " With append_bias=True, the bias is the last feature of a layer."
             raise ValueError(
                 f"embeddings must be of shape (n_samples, n_features) = {expected}, got "
                 f"{embeddings.shape}.{hint if self._appends_bias() else ''}"
@@ -455,34 +551,39 @@ class SampleTransformer(TransformerMixin, BaseEstimator):
     def precompute(self, X, layers=None, *, beside=()):
         """Fill the store in one forward pass per image, for many layers and several transformers.
 
-        What follows finds every vector there: a search over layers, such as a ``GridSearchCV``, or
-        a ``FeatureUnion`` of the transformers.
+        Later calls find every vector there, such as a ``GridSearchCV`` over layers or a
+        ``FeatureUnion`` of the transformers.
 
         Parameters
         ----------
         X : DataFrame or list of (image, mask) pairs
             The table of samples.
         layers : str, Joined or list of these, default=None
-            Layers of all transformers. ``None`` means those that each has. The parameter ``layer``
-            and fitted attributes do not change.
+            Layers of all transformers. ``None`` means the parameter ``layer`` of each transformer.
+            This parameter and fitted attributes do not change.
         beside : list of LoCETransformer and MaskedMeanTransformer, default=()
-            Other transformers of the same network, preprocessing and store, whose vectors come from
-            the same passes. They don't change either. Only ``standardize=True`` takes a pass of its
-            own, in every fit.
+            Other transformers with the same network, preprocessing and store. The same passes
+            compute their vectors. They do not change either. Each fit with ``standardize=True``
+            needs another pass.
 
         Returns
         -------
-        self : object
+        object
             The transformer itself.
 
         Raises
         ------
         ValueError
-            If there is no store to fill, see ``memory``; ``preprocess`` is random and
-            ``random_state`` no integer; or with ``beside``, if a transformer sees other activations
-            or has another store, or there are workers, see ``n_jobs``.
-        ValueError, FileNotFoundError, TypeError, RuntimeError, StoreError
-            As ``fit`` and ``transform``.
+            If there is no store, see ``memory``; if ``preprocess`` is random and ``random_state``
+            is not an integer; or with ``beside``, if a transformer has other activations or another
+            store, or if there are workers, see ``n_jobs``.
+        FileNotFoundError, TypeError, RuntimeError, StoreError
+            As in ``fit`` and ``transform``.
+
+        See Also
+        --------
+        transform : Read the vectors from the store.
+        sklearn_loce.RowStore : A store in a folder.
 
         Examples
         --------
@@ -494,7 +595,7 @@ class SampleTransformer(TransformerMixin, BaseEstimator):
         >>> loce.fit_transform(X).shape[0] == len(X)  # no forward pass of an image
         True
 
-        LoCEs beside averages:
+        The same pass serves LoCEs and averages of activations.
 
         >>> from sklearn.pipeline import FeatureUnion
         >>> averages = MaskedMeanTransformer(loce.model, "features.4")
@@ -517,8 +618,8 @@ class SampleTransformer(TransformerMixin, BaseEstimator):
             part._fit(samples)
         if parts[0]._is_random and keyed_seed(parts[0]) is None:
             raise ValueError(
-                f"preprocess={self.preprocess!r} draws random numbers, so that with "
-                f"random_state={self.random_state!r} no vector can be found again. Set an integer."
+                f"preprocess={self.preprocess!r} is random, so no vector can be found again with "
+                f"random_state={self.random_state!r}. Set random_state to an integer."
             )
         passing = join_layers(parts, samples) if beside else parts[0]
         with ended_by_interrupt(self.n_jobs):
@@ -529,7 +630,7 @@ class SampleTransformer(TransformerMixin, BaseEstimator):
         return self
 
     def get_feature_names_out(self, input_features=None):
-        """Name the components of a vector.
+        """Return the names of the features.
 
         Parameters
         ----------
@@ -539,8 +640,21 @@ class SampleTransformer(TransformerMixin, BaseEstimator):
         Returns
         -------
         ndarray of shape (n_features,), object
-            ``layer[channel]``, as in ``features.14[0]``, of standardized channels as of others;
-            where there is a bias among the features, ``layer[bias]`` after the layer's channels.
+            Names such as ``features.14[0]``, with layer and channel. With ``append_bias=True``, the
+            channels of each layer are followed by ``features.14[bias]``.
+
+        See Also
+        --------
+        transform : Compute the vectors.
+
+        Examples
+        --------
+        >>> from sklearn_loce import LoCETransformer, TorchModel
+        >>> from sklearn_loce.datasets import load_scene_model, make_scenes
+        >>> X = make_scenes(1, random_state=0).data
+        >>> loce = LoCETransformer(TorchModel(load_scene_model), "features.2").fit(X)
+        >>> loce.get_feature_names_out()[:2].tolist()
+        ['features.2[0]', 'features.2[1]']
         """
         check_is_fitted(self)
         names = [
@@ -551,22 +665,35 @@ class SampleTransformer(TransformerMixin, BaseEstimator):
         return np.array(names, dtype=object)
 
     def get_params(self, deep=True):
-        """Get the parameters.
+        """Return the parameters.
 
         Parameters
         ----------
         deep : bool, default=True
-            Ignored; no parameter is an estimator.
+            Ignored, because no parameter is an estimator.
 
         Returns
         -------
         dict of {str: object}
+            The parameters by name.
+
+        See Also
+        --------
+        sklearn.base.clone : Copy an estimator with its parameters.
+
+        Examples
+        --------
+        >>> from sklearn_loce import LoCETransformer, TorchModel
+        >>> from sklearn_loce.datasets import load_scene_model
+        >>> loce = LoCETransformer(TorchModel(load_scene_model), "features.2")
+        >>> loce.get_params()["alpha"]
+        0.0001
         """
-        # Some torchvision transforms have a get_params of their own, of another meaning.
+        # Some torchvision transforms have a get_params with another meaning.
         return super().get_params(deep=False)
 
     def __sklearn_clone__(self):
-        # For the same reason clone must not get the transform.
+        # For the same reason, clone must not see the transform.
         shell = copy(self)
         shell.preprocess = None
         other = super(SampleTransformer, shell).__sklearn_clone__()

@@ -1,10 +1,10 @@
-"""Distances between all rows, chunk by chunk: memory grows with n, never with n squared.
+"""Distances between all rows in chunks, so that memory grows with n and not with its square.
 
-Euclidean and cosine distances come from matrix products, which are fast but leave rounding noise
-in proportion to the rows' squared norms. Whatever that noise could decide (a nearest row, a rank,
-a small term of a sum) is computed again from the difference of the two rows, so results are
-those of exact distances. Where most distances are within the noise, as in tight groups that lie
-far apart, that takes as long as it would without the product.
+Euclidean and cosine distances are computed by matrix products. These are fast, but have rounding
+noise in proportion to the squared norms of the rows. If this noise could change a result (a nearest
+row, a rank, a small term of a sum), the distance is computed again from the difference of the two
+rows. So results are those of exact distances. In tight groups that are far apart, most distances
+are within the noise, and the product saves no time.
 """
 
 from dataclasses import dataclass, field
@@ -22,24 +22,24 @@ from ._validation import check_range
 # Megabytes per chunk: large enough for a fast matrix product, small enough for any laptop.
 CHUNK_MEMORY = 128
 
-# Distances are ties where they differ by less than this share; so are directions, in radians.
+# Distances that differ by less than this share are ties, and so are directions, in radians.
 RESOLUTION = 1e-12
 
 _SYNONYMS = {"l2": "euclidean", "nan_euclidean": "euclidean"}
 _DATA_DEPENDENT = ("mahalanobis", "seuclidean")
-# Terms of a sum are exact to seven digits at least.
+# Terms of a sum are exact to at least seven digits.
 _TERM_PRECISION = 1e-7
-# Numbers held at once while differences of rows are taken.
+# Maximum number of differences in memory.
 _MAX_DIFFERENCES = 2**19
 
 
 def find_chunk_memory():
-    """Find the megabytes of distances that are held at once."""
+    """Return the megabytes of distances that a chunk may use."""
     return min(get_config()["working_memory"], CHUNK_MEMORY)
 
 
 def show_rows(n_rows, verbose):
-    """Open a progress bar over rows, which shows nothing where `verbose` is false."""
+    """Open a progress bar over rows. It is hidden if `verbose` is false."""
     return tqdm(total=n_rows, unit="row", disable=not verbose)
 
 
@@ -47,9 +47,9 @@ def show_rows(n_rows, verbose):
 class RowDistances:
     """Distances between the rows of one matrix, float64, in chunks.
 
-    Chunks hold squared Euclidean distances for the Euclidean metric, and those of unit rows for
-    the cosine one, which is half of them: neither needs a root to be ranked. `bar` is a progress
-    bar over rows.
+    Chunks contain squared Euclidean distances for the Euclidean metric. For the cosine metric, they
+    contain squared distances of unit rows, which are twice the cosine distances. Neither needs a
+    root to be ranked. `bar` is a progress bar over rows.
     """
 
     X: np.ndarray
@@ -71,7 +71,7 @@ class RowDistances:
             self.X = unit_rows(self.X)
         check_range(self.X)
         if self._product in ("euclidean", "cosine"):
-            # A common offset costs digits; the median stays where it is when one row runs off.
+            # A common offset costs digits. The median, unlike the mean, ignores a single far row.
             self._rows = self.X - np.median(self.X, axis=0)
             self._scale = np.einsum("ij,ij->i", self._rows, self._rows)
         else:
@@ -111,7 +111,7 @@ class RowDistances:
         )
 
     def _correct(self, D, rows, columns):
-        """Give rows without a direction distance 1 from every row; refuse what is no distance."""
+        """Set distances of zero rows to 1. Raise an error if a distance is not finite."""
         if self._product:
             D[:, self._zero[columns]] = 2.0
             zero = np.flatnonzero(self._zero[rows])
@@ -119,25 +119,25 @@ class RowDistances:
         elif not np.isfinite(D).all():
             i, j = np.argwhere(~np.isfinite(D))[0]
             raise ValueError(
-                f"metric={self.metric!r} gives {D[i, j]} for two rows of X, {self.X[rows[i]]} and "
-                f"{self.X[columns[j]]}; leave such rows out, or choose a metric defined on them."
+                f"metric={self.metric!r} returns {D[i, j]} for two rows of X, {self.X[rows[i]]} "
+                f"and {self.X[columns[j]]}; drop such rows, or choose a metric that accepts them."
             )
 
     def noise(self, rows, distances):
-        """Bound the rounding noise in differences of two distances as the chunks hold them.
+        """Bound the rounding noise in differences of two distances of a chunk.
 
-        The bound of each row applies to its distances that are no larger than `distances`.
+        The bound of each row holds for its distances of at most `distances`.
         """
         if self._product is None:
             return np.zeros(len(rows))
-        # A product of n terms is off by n * eps * (|a|^2 + |b|^2) / 2 at most, and b is no
-        # farther from the middle than a and the distance of the two together.
+        # The error of a product of n terms is at most n * eps * (|a|^2 + |b|^2) / 2, and the
+        # norm of b is at most that of a plus the distance of the two.
         share = 2 * (self.X.shape[1] + 8) * np.finfo(np.float64).eps
         directions = RESOLUTION**2 if self._product == "cosine" else 0.0
         return directions + share * (3 * self._scale[rows] + 2 * distances)
 
     def finish(self, D, rows, columns):
-        """Turn a chunk of these rows and columns into distances, in place, small ones exact."""
+        """Convert a chunk into distances in place, and compute small ones exactly."""
         if self._product:
             blurred = self.noise(rows, 0.0) / _TERM_PRECISION
             i, j = np.nonzero(blurred[:, np.newaxis] >= D)
@@ -145,20 +145,20 @@ class RowDistances:
         return self._rescale(D)
 
     def _rescale(self, D):
-        """Turn what chunks hold into distances, in place."""
+        """Convert values of a chunk into distances in place."""
         if self._product == "cosine":
             D *= 0.5
         return np.sqrt(D, out=D) if self._product == "euclidean" else D
 
     def between(self, first, second, chunk_values):
-        """Compute distances of rows paired by index, free of the noise of the matrix product.
+        """Compute distances of rows paired by index, without the noise of the matrix product.
 
-        `chunk_values` are the same distances as a chunk held them, exact for all other metrics.
+        `chunk_values` are the same distances in a chunk, which are exact for all other metrics.
         """
         return self._rescale(self._squared(first, second)) if self._product else chunk_values
 
     def _squared(self, first, second):
-        """Distances of paired rows as chunks hold them, from the rows' differences."""
+        """Compute distances of paired rows in the units of chunks, from the differences of rows."""
         squared = np.empty(len(first))
         step = max(1, _MAX_DIFFERENCES // self.X.shape[1])
         for start in range(0, len(first), step):
@@ -172,7 +172,7 @@ class RowDistances:
 
 
 def _check_metric(name):
-    """Refuse metrics that don't follow from two rows of numbers alone."""
+    """Raise an error for metrics that depend on more than two rows of numbers."""
     if name == "precomputed":
         raise ValueError(
             "metric='precomputed' is not supported: pass the embeddings and a metric's name."
@@ -184,22 +184,22 @@ def _check_metric(name):
         )
     if name in PAIRWISE_BOOLEAN_FUNCTIONS:
         raise ValueError(
-            f"metric={name!r} compares booleans, and embeddings are numbers; use 'euclidean', "
+            f"metric={name!r} compares booleans, but embeddings are numbers; use 'euclidean', "
             "'cosine' or 'cityblock'."
         )
 
 
 def unit_rows(X):
-    """Divide rows by their lengths, however short or long; rows of zeros stay."""
-    # scikit-learn takes rows for zeros where they are only short.
+    """Divide rows by their lengths, for rows of any length. Rows of zeros do not change."""
+    # normalize treats very short rows as zeros.
     largest = np.abs(X).max(axis=1, keepdims=True)
     return normalize(X / np.where(largest > 0, largest, 1.0))
 
 
 def tie_tolerance(distances, metric):
-    """Find the difference up to which distances of these sizes are ties."""
+    """Return the largest difference of two such distances that is still a tie."""
     if isinstance(metric, str) and metric == "cosine":
-        # A cosine distance is half the square of the angle, where it is small.
+        # A small cosine distance is half the square of the angle.
         return RESOLUTION * (distances + np.sqrt(2 * distances))
     return RESOLUTION * np.abs(distances)
 
@@ -207,9 +207,9 @@ def tie_tolerance(distances, metric):
 def extremes_by_concept(X, codes, n_concepts, metric, *, farthest=False, bar=None):
     """Find the distance of every row to the nearest row of every concept: (n_rows, n_concepts).
 
-    The row itself is left out by its index, so that a duplicate still counts. The distance is
-    infinite where a concept has no row but the row itself. `farthest` adds a second matrix, of
-    the farthest rows, with minus infinity there.
+    The row itself is excluded by its index, so duplicates count. The distance is infinite if a
+    concept has no other row. `farthest` adds a second matrix with the farthest rows, and minus
+    infinity instead.
     """
     order = np.argsort(codes, kind="stable")
     bounds = np.searchsorted(codes[order], np.arange(n_concepts + 1))
@@ -270,10 +270,10 @@ def sums_within_concept(X, codes, n_concepts, metric, *, bar=None):
 def nearest_rows(space, D, rows, k):
     """Rank the `k` nearest columns of every row of a chunk: (n_rows, k), nearest first.
 
-    `D` is infinite where a column is no candidate; ties go to the lower column.
+    `D` is infinite for columns that are not candidates. Among ties, the lower column comes first.
     """
     bound = _bound_kth(D, k)
-    # Ties with the k-th are candidates too, for the lower column is to win.
+    # Ties with the k-th value are candidates, too, because the lower column comes first.
     bound = bound + space.noise(rows, bound) + 4 * tie_tolerance(bound, space.metric)
     i, columns = np.nonzero(bound[:, np.newaxis] >= D)
     distances = space.between(rows[i], columns, D[i, columns])
@@ -287,14 +287,14 @@ def nearest_rows(space, D, rows, k):
 
 
 def _bound_kth(D, k):
-    """Bound the k-th smallest value of every row from above, closely."""
+    """Compute a tight upper bound of the k-th smallest value of every row."""
     width = D.shape[1] // (16 * k)
     if width < 2:
         return np.partition(D, k - 1, axis=1)[:, k - 1]
-    # The smallest values of k blocks are k values, and blocks are far fewer than columns.
+    # The minima of blocks contain k values of the row, and there are fewer blocks than columns.
     blocks = D[:, : D.shape[1] // width * width].reshape(len(D), -1, width)
     bound = np.partition(blocks.min(axis=2), k - 1, axis=1)[:, k - 1]
-    # Columns that are no candidates may fill whole blocks.
+    # Columns that are not candidates may fill whole blocks.
     open_rows = np.isinf(bound)
     bound[open_rows] = np.partition(D[open_rows], k - 1, axis=1)[:, k - 1]
     return bound

@@ -1,4 +1,4 @@
-"""MaskedMeanTransformer: from a table of images and masks to averages of activations."""
+"""MaskedMeanTransformer turns a table of images and masks into averages of activations."""
 
 import os
 from numbers import Integral
@@ -19,93 +19,95 @@ from ._store.sqlite import RowStore
 class MaskedMeanTransformer(SampleTransformer):
     """Turn image-concept pairs into averages of activations under the mask.
 
-    The usual alternative to LoCEs: nothing is optimized, and activations outside of the mask do not
-    count. With the activations A_i of cell i and the share m_i of its area that the
-    mask covers, a row's vector is ``sum_i m_i A_i / sum_i m_i``. A mask that is smaller than a cell
-    still weighs what it covers. The vector depends on that row alone.
+    These averages are the usual alternative to LoCEs. Nothing is optimized, and activations outside
+    the mask do not count. Let A_i be the activations of cell i, and m_i the share of its area that
+    the mask covers. The vector of a row is ``sum_i m_i A_i / sum_i m_i``. So a mask that is smaller
+    than a cell has a vector, too. The vector depends on this row alone.
 
     Parameters
     ----------
     model : torch.nn.Module or TorchModel
-        The network. Wrap it in a ``TorchModel`` where the estimator is cloned, as in a grid
-        search: clones then share the weights instead of copying them.
+        The network. Wrap it in a :class:`TorchModel` if the estimator is cloned, as in a grid
+        search. Clones then share the weights instead of copying them.
     layer : str, Joined or list of these
-        Dotted name of a layer, as ``list_layers`` gives it, or several :class:`Joined` as one. The
-        averages of a list of layers are concatenated.
+        Dotted name of a layer, as in :func:`list_layers`, or several layers as one
+        :class:`Joined`. The averages of a list of layers are concatenated.
     preprocess : None, "paper", "auto", torchvision Weights, their ``.transforms()``, Hugging Face \
             image processor, or callable, default=None
-        ``None`` scales pixels to [0, 1], and warns where the network tells that it was trained on
-        normalized images. "paper" is what the published code does: Pillow's bicubic filter squashes
-        images to 640 x 480, and then to the size of a network that takes no other; pixels are
-        scaled to [0, 1], and DETR's processor normalizes them. "auto" takes what the network was
-        trained with, where that is known; see :class:`TorchModel`. Of torchvision's weights and
-        Hugging Face's processors the size, mean, standard deviation and padding are used, but not
-        the center crop, which would cut the concept away; a processor that crops in another way is
-        an error. Transforms of timm and of torchvision's first version are read in the same way.
-        Images for a network that takes one size only are squashed to that. A
-        ``torchvision.transforms.v2`` transform is applied to image and masks together; pixels that
-        it leaves as integers are scaled to [0, 1] after it. Detectors that resize and pad inside
-        need ``None``, "paper" or their weights.
+        ``None`` scales pixels to [0, 1]. You get a warning if the network is known to expect
+        normalized images. "paper" is the preprocessing of the published code: Pillow's bicubic
+        filter squashes images to 640 x 480, and then to the size of a network that accepts no other
+        size; pixels are scaled to [0, 1], and DETR's processor normalizes them. "auto" uses the
+        preprocessing of the training if it is known, see :class:`TorchModel`. Weights of
+        torchvision and processors of Hugging Face provide size, mean, standard deviation and
+        padding. Their center crop is not applied, because it could remove the concept; another kind
+        of crop is an error. Transforms of timm and of torchvision's first version are read in the
+        same way. If the network accepts a single size only, images are squashed to this size. A
+        ``torchvision.transforms.v2`` transform is applied to image and masks together; integer
+        pixels are scaled to [0, 1] afterward. Detectors that resize and pad images themselves need
+        ``None``, "paper" or their weights.
     reshape_transform : callable, default=None
-        Turns the raw output of a layer into a tensor (n_images, n_channels, height, width).
-        ``None`` finds the grid by following a pass; see :class:`ActivationExtractor`.
+        Function that reshapes the raw output of a layer into a tensor (n_images, n_channels,
+        height, width). ``None`` finds the grid, see :class:`ActivationExtractor`.
     background : {"keep", "subtract"}, default="keep"
-        Whether the average over the rest of the image is subtracted. A mask that covers the whole
-        image then fails.
+        Whether to subtract the average over the rest of the image. A row whose mask covers the
+        whole image then fails.
     standardize : bool, default=False
-        Whether channels are brought to mean 0 and variance 1 first; see :class:`LoCETransformer`.
+        Whether to scale channels to mean 0 and variance 1 first, see :class:`LoCETransformer`.
     on_empty : {"raise", "nan"}, default="raise"
         Result for a row whose mask has no foreground: an error that names the rows, or a vector of
         NaN.
     on_error : {"raise", "nan"}, default="raise"
-        Result for a row that fails; see :class:`LoCETransformer`.
+        Result for a row that fails, see :class:`LoCETransformer`.
     batch_size : int or None, default=None
-        Number of rows that are averaged at once, with their masks in memory; ``None`` means 64. On
-        the CPU these are rows of one image.
+        Number of rows that are averaged at once, with their masks in memory. ``None`` means 64. On
+        the CPU, the rows of a batch belong to one image.
     device : str or torch.device, default=None
-        Where to compute. ``None`` means where the model is. A device that is not available is
-        replaced by that, with a warning. The copy of the network is moved, and not the model.
+        Device of the computation. ``None`` uses the device of the model. If a device is not
+        available, you get a warning, and the device of the model is used. Only a copy of the
+        network is moved to the device.
     memory : None, False, str, path or RowStore, default=None
-        Where vectors are kept, so that none is computed twice. A folder, or a
-        :class:`RowStore`, keeps them on disk: for other processes, and for the next attempt where
-        a run was killed. With ``None`` the clones of one :class:`TorchModel` share up to 128 MB in
-        memory, so that a ``GridSearchCV`` computes each row and layer once; nothing is kept for a
-        bare module, whose clones are copies. False keeps nothing. A vector is found again only if
-        network, preprocessing, layer, settings, image and mask are the same in content, and the
-        network gives the same activations for a probe image; see the notes.
+        Store of computed vectors, so that none is computed twice. A folder or a :class:`RowStore`
+        keeps them on disk, for other processes and for a later run. With ``None``, the clones of
+        one :class:`TorchModel` share up to 128 MB in memory, so a ``GridSearchCV`` computes each
+        row and layer once. A bare module has no such store, because its clones are copies.
+        ``False`` keeps nothing. A vector is found again only if network, preprocessing, layer,
+        settings, image and mask have the same content. The network must also have the same
+        activations for a probe image, see Notes.
     n_jobs : int, default=None
-        Number of joblib workers, processes with one thread each, among which the images are
-        divided; -1 means all processors. In ``joblib.parallel_config("dask")`` these are the
-        workers of a cluster. With ``None``, threads of this process work on the images, as many as
-        ``torch.get_num_threads()`` gives; on a GPU, one. On the CPU, the vectors are equal bit for
-        bit for any number of workers and threads.
+        Number of joblib workers that share the images. Each worker is a process with one thread; -1
+        means all processors. Inside ``joblib.parallel_config("dask")``, the workers belong to a
+        cluster. With ``None``, ``torch.get_num_threads()`` threads of this process share the
+        images, or one thread on a GPU. On the CPU, the vectors are equal bit for bit for any number
+        of workers and threads.
     random_state : int, RandomState instance or None, default=None
-        Seeds random transforms in ``preprocess`` together with the image's content. With an
-        integer, their vectors can be kept.
+        Seed for random transforms in ``preprocess``, together with the content of the image. The
+        store keeps vectors of random transforms only with an integer.
     verbose : int, default=0
-        With 1 or more, a progress bar over the images.
+        With 1 or more, show a progress bar over the images.
 
     Attributes
     ----------
     layers_ : list of str
-        The layers by name; joined layers as ``str(joined)``.
+        Names of the layers. The name of joined layers is ``str(joined)``.
     n_channels_ : list of int
         Number of channels of each layer.
     mean_, scale_ : list of ndarray of shape (n_channels,), float64, or None
-        Of each layer's channels, with ``standardize=True``; the scale of a constant channel is 1.
+        Mean and scale of each channel, with ``standardize=True``, otherwise ``None``. The scale of
+        a constant channel is 1.
 
     See Also
     --------
-    LoCETransformer : Vectors that redraw the mask.
+    LoCETransformer : Vectors whose projections match the masks.
     RowStore : Keeps vectors in a folder.
 
     Notes
     -----
-    A copy of the network passes the images, with its own hooks and in evaluation mode; it shares
-    the weights with the module, which is not touched. In ``fit``, a fixed image of 96 x 128 pixels
-    (or of the size that the network takes) passes it twice. If the two passes differ, a warning
-    says so, and no vector is kept. ``transform`` passes that image once if there is a store, or
-    several threads or workers.
+    A copy of the network processes the images, with its own hooks and in evaluation mode. It shares
+    the weights of the module, which stays unchanged. In ``fit``, a fixed probe image of 96 x 128
+    pixels (or of the size that the network accepts) passes it twice. If the two passes differ, you
+    get a warning, and no vector is kept. ``transform`` passes the probe image once if there is a
+    store, or several threads or workers.
 
     After ``set_params``, call ``fit`` again.
 

@@ -1,4 +1,4 @@
-"""LoCETransformer: from a table of images and masks to an array of LoCEs."""
+"""LoCETransformer turns a table of images and masks into an array of LoCEs."""
 
 import os
 from numbers import Integral, Real
@@ -22,125 +22,128 @@ from ._store.sqlite import RowStore
 class LoCETransformer(SampleTransformer):
     """Turn image-concept pairs into Local Concept Embeddings.
 
-    A LoCE is the 1x1 filter that, put on a layer's activations of one image, best redraws the mask
-    of one concept in that image. Each row of the table of samples becomes one vector with a
-    component per channel of the layer; it depends on that row alone.
+    A LoCE is a vector with one component per channel of a layer. It is optimized so that its
+    projection onto the activations of one image matches the mask of one concept. Each row of the
+    table of samples becomes one vector, which depends on this row alone.
 
     Parameters
     ----------
     model : torch.nn.Module or TorchModel
-        The network. Wrap it in a :class:`TorchModel` where the estimator is cloned, as in a grid
-        search: clones then share the weights instead of copying them.
+        The network. Wrap it in a :class:`TorchModel` if the estimator is cloned, as in a grid
+        search. Clones then share the weights instead of copying them.
     layer : str, Joined or list of these
-        Dotted name of a layer, as :func:`list_layers` gives it, or several :class:`Joined` as one.
-        The LoCEs of a list of layers are optimized per layer and concatenated.
+        Dotted name of a layer, as in :func:`list_layers`, or several layers as one
+        :class:`Joined`. The LoCEs of a list of layers are optimized per layer and concatenated.
     preprocess : None, "paper", "auto", torchvision Weights, their ``.transforms()``, Hugging Face \
             image processor, or callable, default=None
-        ``None`` scales pixels to [0, 1], and warns where the network tells that it was trained on
-        normalized images. "paper" is what the published code does: Pillow's bicubic filter squashes
-        images to 640 x 480, and then to the size of a network that takes no other; pixels are
-        scaled to [0, 1], and DETR's processor normalizes them. "auto" takes what the network was
-        trained with, where that is known; see :class:`TorchModel`. Of torchvision's weights and
-        Hugging Face's processors the size, mean, standard deviation and padding are used, but not
-        the center crop, which would cut the concept away; a processor that crops in another way is
-        an error. Transforms of timm and of torchvision's first version are read in the same way.
-        Images for a network that takes one size only are squashed to that. A
-        ``torchvision.transforms.v2`` transform is applied to image and masks together; pixels that
-        it leaves as integers are scaled to [0, 1] after it. Detectors that resize and pad inside
-        need ``None``, "paper" or their weights.
+        ``None`` scales pixels to [0, 1]. You get a warning if the network is known to expect
+        normalized images. "paper" is the preprocessing of the published code: Pillow's bicubic
+        filter squashes images to 640 x 480, and then to the size of a network that accepts no other
+        size; pixels are scaled to [0, 1], and DETR's processor normalizes them. "auto" uses the
+        preprocessing of the training if it is known, see :class:`TorchModel`. Weights of
+        torchvision and processors of Hugging Face provide size, mean, standard deviation and
+        padding. Their center crop is not applied, because it could remove the concept; another kind
+        of crop is an error. Transforms of timm and of torchvision's first version are read in the
+        same way. If the network accepts a single size only, images are squashed to this size. A
+        ``torchvision.transforms.v2`` transform is applied to image and masks together; integer
+        pixels are scaled to [0, 1] afterward. Detectors that resize and pad images themselves need
+        ``None``, "paper" or their weights.
     reshape_transform : callable, default=None
-        Turns the raw output of a layer into a tensor (n_images, n_channels, height, width).
-        ``None`` finds the grid by following a pass; see :class:`ActivationExtractor`.
+        Function that reshapes the raw output of a layer into a tensor (n_images, n_channels,
+        height, width). ``None`` finds the grid, see :class:`ActivationExtractor`.
     objective : {"logistic", "jaccard", "dice", "net2vec", "mse", "mae"}, default="logistic"
-        What is minimized; see :func:`optimize_loces`. The first three have a bias and a ridge and
-        are solved to convergence; "logistic" has one optimum. "net2vec" is the paper's. A parameter
-        that the objective does not read has to be left at its default.
+        Objective that is minimized, see :func:`optimize_loces`. The first three have a bias and a
+        ridge and are optimized until convergence; "logistic" has a single optimum. "net2vec" is the
+        objective of the paper. Parameters that the objective does not use must keep their defaults.
     learning_rate : float, default=0.1
         Learning rate of AdamW, which minimizes "net2vec", "mse" and "mae".
     max_iter : int, default=None
-        Number of AdamW's steps, or the most iterations of L-BFGS; ``None`` means 50 and 500.
+        Number of steps of AdamW, or maximum number of iterations of L-BFGS. ``None`` means 50
+        and 500.
     alpha : float, default=1e-4
-        Strength of the ridge of "logistic", "jaccard" and "dice"; one value means the same for all
-        layers and scales of activations. With a larger value, projections are less sharp and
+        Strength of the ridge of "logistic", "jaccard" and "dice". One value means the same for all
+        layers and scales of activations. With a larger value, projections are less sharp, and
         vectors of one concept are closer to each other: 1e-3 retrieves better.
     tol : float, default=1e-4
-        Where L-BFGS ends; see :func:`optimize_loces`. A ``ConvergenceWarning`` gives the number of
-        rows that did not reach it.
+        Tolerance of L-BFGS, see :func:`optimize_loces`. A ``ConvergenceWarning`` reports the number
+        of rows that did not reach it.
     class_weight : {"sqrt", "balanced"} or None, default="sqrt"
-        How "logistic" weights pixels of concept and background; see :func:`optimize_loces`.
+        Weight of pixels of concept and background in "logistic", see :func:`optimize_loces`.
     append_bias : bool, default=False
-        Whether the fitted bias is a last feature of each layer, after its channels, for the three
-        objectives that have one; ``project``, ``evaluate`` and ``score`` then use it. Otherwise
-        these methods choose, for each row, the bias that redraws its mask best; this differs from
-        the fitted bias. Needed when no mask is available, as in :mod:`sklearn_loce.segmentation`,
-        whose segmenters set it. A mask that covers the whole image, whose "logistic" LoCE is zero,
-        has the bias 0, with which no pixel is above 0.5.
+        Whether to append the fitted bias to the features of each layer, for objectives with a bias.
+        ``project``, ``evaluate`` and ``score`` then use it. Otherwise these methods choose, for
+        each row, the bias whose projection matches the mask best; it differs from the fitted bias.
+        The fitted bias is needed if no mask is available, as in :mod:`sklearn_loce.segmentation`,
+        whose segmenters set this parameter. If a mask covers the whole image, its "logistic" LoCE
+        and bias are zero, so no pixel is above 0.5.
     standardize : bool, default=False
-        Whether channels are brought to mean 0 and variance 1 first. Both are learned in ``fit``
-        over all cells of the table's images, with one more forward pass per image; images that
-        fail are left out if rows may fail. Vectors, feature names and ``project`` then refer to the
-        standardized channels: a component is the weight of one standard deviation of its channel,
-        comparable between channels, layers and networks. Embeddings that are projected must come
-        from the same fit.
+        Whether to scale channels to mean 0 and variance 1 before the optimization. ``fit`` learns
+        mean and variance over all cells of all images, with one more forward pass per image. Images
+        that fail are omitted if rows may fail. Vectors, feature names and ``project`` then refer to
+        standardized channels. A component is the weight of one standard deviation of its channel,
+        so components of different channels, layers and networks are comparable. Embeddings can only
+        be projected by the transformer whose fit computed them.
     init : {"zeros", "ones", "uniform", "normal"}, default="zeros"
-        Start of the optimization, the same for all rows; drawn in ``fit``.
+        Start of the optimization, the same for all rows. ``fit`` draws a random start.
     mask_size : tuple of int, default=(100, 100)
-        (n_rows, n_columns) at which projection and mask are compared.
+        Size (n_rows, n_columns) at which projection and mask are compared.
     mask_resize : {"gaussian", "area", "nearest", "bilinear"}, default="gaussian"
-        How masks are resized to ``mask_size``; the vectors depend on it strongly.
+        Method that resizes masks to ``mask_size``. The vectors depend on it strongly.
     on_empty : {"raise", "nan"}, default="raise"
-        Result for a row whose mask has no foreground, or loses it at ``mask_size``: an error that
-        names the rows, or a vector of NaN that ``score`` leaves out. A mask that is smaller than a
-        cell of the layer is not empty, because some cell always covers it in the projection;
-        ``evaluate`` gives its area in cells.
+        Result for a row whose mask has no foreground, also if only at ``mask_size``: an error that
+        names the rows, or a vector of NaN that ``score`` ignores. A mask that is smaller than a
+        cell of the layer is not empty, because a cell covers it in the projection; ``evaluate``
+        returns its area in cells.
     on_error : {"raise", "nan"}, default="raise"
-        Result for a row that fails, because its image can't be read or ends its worker, its
+        Result for a row that fails. A row fails if its image cannot be read or ends its worker, its
         activations are not finite, or its mask is empty with ``on_empty="raise"``. All other rows
-        are computed, and stored, first; then "raise" raises a
+        are computed and stored first. Then "raise" raises a
         :class:`~sklearn_loce.exceptions.FailedRowsError` that lists rows and causes, and "nan"
-        warns and gives vectors of NaN. Without a folder as ``memory``, "raise" raises problems that
-        are visible before decoding at once.
+        warns and returns vectors of NaN. Without a folder as ``memory``, problems that are visible
+        before decoding raise immediately.
     batch_size : int or None, default=None
-        Number of rows that are optimized at once, with their masks at ``mask_size``; ``None`` means
-        64. On the CPU these are rows of one image. On a GPU, images are passed until they have so
-        many rows, and where its memory runs out the number is halved, with a warning. On the CPU
-        the vectors don't depend on it.
+        Number of rows that are optimized at once, with their masks at ``mask_size``. ``None`` means
+        64. On the CPU, the rows of a batch belong to one image, and the vectors do not depend on
+        the batch size. On a GPU, a batch contains rows of several images. If the memory of the GPU
+        is exhausted, you get a warning, and the batch size is halved.
     device : str or torch.device, default=None
-        Where to compute. ``None`` means where the model is. A device that is not available is
-        replaced by that, with a warning. The copy of the network is moved, and not the model.
+        Device of the computation. ``None`` uses the device of the model. If a device is not
+        available, you get a warning, and the device of the model is used. Only a copy of the
+        network is moved to the device.
     memory : None, False, str, path or RowStore, default=None
-        Where vectors are kept, so that none is computed twice. A folder, or a
-        :class:`RowStore`, keeps them on disk: for other processes, and for the next attempt where
-        a run was killed. With ``None`` the clones of one :class:`TorchModel` share up to 128 MB in
-        memory, so that a ``GridSearchCV`` computes each row and layer once; nothing is kept for a
-        bare module, whose clones are copies. False keeps nothing. A vector is found again only if
-        network, preprocessing, layer, settings, image and mask are the same in content, and the
-        network gives the same activations for a probe image; see the notes.
+        Store of computed vectors, so that none is computed twice. A folder or a :class:`RowStore`
+        keeps them on disk, for other processes and for a later run. With ``None``, the clones of
+        one :class:`TorchModel` share up to 128 MB in memory, so a ``GridSearchCV`` computes each
+        row and layer once. A bare module has no such store, because its clones are copies.
+        ``False`` keeps nothing. A vector is found again only if network, preprocessing, layer,
+        settings, image and mask have the same content. The network must also have the same
+        activations for a probe image, see Notes.
     n_jobs : int, default=None
-        Number of joblib workers, processes with one thread each, among which the images are
-        divided; -1 means all processors. In ``joblib.parallel_config("dask")`` these are the
-        workers of a cluster. With ``None``, threads of this process work on the images, as many as
-        ``torch.get_num_threads()`` gives; on a GPU, one. On the CPU, the vectors are equal bit for
-        bit for any number of workers and threads.
+        Number of joblib workers that share the images. Each worker is a process with one thread; -1
+        means all processors. Inside ``joblib.parallel_config("dask")``, the workers belong to a
+        cluster. With ``None``, ``torch.get_num_threads()`` threads of this process share the
+        images, or one thread on a GPU. On the CPU, the vectors are equal bit for bit for any number
+        of workers and threads.
     random_state : int, RandomState instance or None, default=None
-        Determines the start if ``init`` is drawn, and seeds random transforms in ``preprocess``
-        together with the image's content. With an integer, their vectors can be kept.
+        Seed for a random ``init``, and for random transforms in ``preprocess``, together with the
+        content of the image. The store keeps vectors of random transforms only with an integer.
     verbose : int, default=0
-        With 1 or more, a progress bar over the images.
+        With 1 or more, show a progress bar over the images.
 
     Attributes
     ----------
     layers_ : list of str
-        The layers by name; joined layers as ``str(joined)``.
+        Names of the layers. The name of joined layers is ``str(joined)``.
     n_channels_ : list of int
         Number of channels of each layer.
     inits_ : list of ndarray of shape (n_channels,)
         Start of the optimization of each layer.
     mean_, scale_ : list of ndarray of shape (n_channels,), float64, or None
-        Of each layer's channels, with ``standardize=True``; the scale of a constant channel is 1.
+        Mean and scale of each channel, with ``standardize=True``, otherwise ``None``. The scale of
+        a constant channel is 1.
     n_iter_ : ndarray of shape (n_layers,), int
         Largest number of iterations of any row of ``fit_transform`` at each layer; 0 if all rows
-        failed. Absent after ``fit``, which optimizes nothing. For each row, see ``evaluate``.
+        failed. ``fit`` alone does not set it. ``evaluate`` returns the number of each row.
 
     See Also
     --------
@@ -152,17 +155,17 @@ class LoCETransformer(SampleTransformer):
 
     Notes
     -----
-    X is a DataFrame with one row per image-concept pair. Its column ``image`` holds paths, PIL
-    images or uint8 arrays of shape (height, width, 3); ``mask`` holds COCO run-length encodings,
-    boolean arrays of shape (height, width) or paths of mask images. Further columns are ignored. A
-    list of ``(image, mask)`` pairs works as well. Images and masks are read when they are needed,
-    and one forward pass per image serves all its rows.
+    X is a DataFrame with one row per image-concept pair. The column ``image`` contains paths, PIL
+    images or uint8 arrays of shape (height, width, 3). The column ``mask`` contains COCO run-length
+    encodings, boolean arrays of shape (height, width) or paths of mask images. Other columns are
+    ignored. X may also be a list of ``(image, mask)`` pairs. Images and masks are read when they
+    are needed. One forward pass per image serves all its rows.
 
-    A copy of the network passes the images, with its own hooks and in evaluation mode; it shares
-    the weights with the module, which is not touched. In ``fit``, a fixed image of 96 x 128 pixels
-    (or of the size that the network takes) passes it twice. If the two passes differ, a warning
-    says so, and no vector is kept. ``transform`` passes that image once if there is a store, or
-    several threads or workers.
+    A copy of the network processes the images, with its own hooks and in evaluation mode. It shares
+    the weights of the module, which stays unchanged. In ``fit``, a fixed probe image of 96 x 128
+    pixels (or of the size that the network accepts) passes it twice. If the two passes differ, you
+    get a warning, and no vector is kept. ``transform`` passes the probe image once if there is a
+    store, or several threads or workers.
 
     After ``set_params``, call ``fit`` again.
 

@@ -1,4 +1,20 @@
-"""Agglomerative clustering of embeddings whose tree is cut where concepts are pure."""
+"""Cluster embeddings by a tree that is cut where clusters are pure.
+
+This recipe finds clusters that mix concepts:
+
+>>> from sklearn.datasets import load_iris
+>>> from sklearn_loce.cluster import ConceptAgglomerative
+>>> from sklearn_loce.metrics import cluster_composition
+>>> iris = load_iris()
+>>> X, y = iris.data, iris.target_names[iris.target]
+>>> labels = ConceptAgglomerative(normalize=False).fit_predict(X, y)
+>>> composition = cluster_composition(y, labels)
+>>> composition[composition.max(axis=1) < 0.8].round(2)
+concept  setosa  versicolor  virginica
+cluster
+4           0.0        0.29       0.71
+6           0.0        0.67       0.33
+"""
 
 import os
 import sys
@@ -22,7 +38,7 @@ from ._warnings import warn_user
 
 __all__ = ["ConceptAgglomerative"]
 
-# SciPy's names, which scikit-learn accepts too.
+# Names of SciPy's metrics, and scikit-learn's synonyms.
 _METRICS = {
     **dict.fromkeys(("euclidean", "l2"), "euclidean"),
     **dict.fromkeys(("cityblock", "manhattan", "l1"), "cityblock"),
@@ -33,43 +49,44 @@ _METRICS = {
 class ConceptAgglomerative(ConceptLabelsMixin, ClusterMixin, BaseEstimator):
     """Agglomerative clustering that cuts its tree by concept purity, size or distance.
 
-    The cut starts at the root. A node becomes a cluster where it meets the criterion; otherwise
-    the cut goes on at its two children. A single row always is a cluster. So the adaptive
-    cut never splits a pure node: the sub-concepts of one concept come apart only where the tree
-    joins each of them with rows of other concepts first. For sub-concepts side by side, choose
-    another criterion or :class:`~sklearn_loce.mixture.ConceptGaussianMixture`.
+    The cut starts at the root. If a node meets the criterion, it becomes a cluster. Otherwise the
+    cut continues at its two children. A single row is always a cluster. The adaptive cut never
+    splits a pure node. So it separates the sub-concepts of a concept only if the tree first joins
+    them with rows of other concepts. To find all sub-concepts, use another criterion or
+    :class:`~sklearn_loce.mixture.ConceptGaussianMixture`.
 
     Parameters
     ----------
     linkage : {"ward", "complete", "average", "single"}, default="ward"
-        How distances between nodes follow from distances between rows.
+        How distances between nodes are computed from distances between rows.
     metric : str or callable, default="euclidean"
         Distance between rows: "euclidean" or "l2", "cityblock", "manhattan" or "l1", "cosine",
-        "chebyshev", "canberra", "braycurtis", "sqeuclidean", or a callable of two rows; "ward"
-        needs "euclidean". With "cosine", a row of zeros is at distance 1 from every other.
+        "chebyshev", "canberra", "braycurtis", "sqeuclidean", or a callable of two rows. The linkage
+        "ward" needs "euclidean". With "cosine", a row of zeros has distance 1 to every other row.
     criterion : {"adaptive", "size", "distance"}, default="adaptive"
+        Criterion for a cluster:
+
         - "adaptive": at most `size` rows, or a majority concept with a share of at least `purity`;
         - "size": at most `size` rows;
-        - "distance": merged at no more than `distance_threshold`.
+        - "distance": a linkage distance of at most `distance_threshold`.
     purity : float in (0, 1], default=0.8
-        Share of the majority concept that makes a node a cluster. The paper's "relaxed" setting
-        is 0.8 with ``size=0.05``, its "strict" one 0.9 with ``size=0.025``.
+        Share of the majority concept that makes a node a cluster. The "relaxed" setting of the
+        paper is 0.8 with ``size=0.05``, and the "strict" setting is 0.9 with ``size=0.025``.
     size : int or float, default=0.05
-        Most rows of a node that becomes a cluster whatever it holds: a number, or with a float in
-        (0, 1) a share of the rows, rounded down, at least 1.
+        Maximum number of rows of a cluster that is not pure. A float in (0, 1) is a share of all
+        rows, rounded down, at least one row.
     distance_threshold : float, default=None
-        Largest linkage distance inside a cluster; needed for ``criterion="distance"`` only.
+        Largest linkage distance inside a cluster, for ``criterion="distance"`` only.
     normalize : bool, default=True
-        Whether centroids are means of L2-normalized rows, as in the paper, and new rows are
-        normalized before they are compared with them. Set it to False where directions mean
-        nothing, as after UMAP.
+        Whether centroids are means of L2-normalized rows, as in the paper. New rows are then
+        normalized, too. Use False if directions have no meaning, as after UMAP.
     assign : {"centroid", "neighbors"}, default="centroid"
-        How `predict` finds the cluster of a row: the nearest centroid, or a vote of the nearest
-        training rows.
+        How `predict` finds the cluster of a row: by the nearest centroid, or by a vote of the
+        nearest training rows.
     n_neighbors : int, default=5
-        Training rows that vote with ``assign="neighbors"``; the paper uses 3 to 11.
+        Number of training rows that vote with ``assign="neighbors"``. The paper uses 3 to 11.
     verbose : int, default=0
-        With 1 or more, `fit` writes the memory that the tree needs before it builds it.
+        With 1 or more, `fit` first writes how much memory the tree needs.
 
     Attributes
     ----------
@@ -80,29 +97,31 @@ class ConceptAgglomerative(ConceptLabelsMixin, ClusterMixin, BaseEstimator):
     linkage_matrix_ : ndarray of shape (n_samples - 1, 4), dtype float64
         The tree, as :func:`scipy.cluster.hierarchy.linkage` returns it.
     cluster_centers_ : ndarray of shape (n_clusters, n_features), dtype float64
-        Mean of each cluster's rows, L2-normalized before where `normalize` is true.
+        Mean of the rows of each cluster. With `normalize`, the rows are L2-normalized first.
     concepts_ : ndarray of shape (n_concepts,)
-        Sorted concepts; only where `fit` got y.
+        Sorted concepts, if y was passed to `fit`.
     cluster_concept_proba_ : ndarray of shape (n_clusters, n_concepts), dtype float64
-        Share of each concept in each cluster; only where `fit` got y.
+        Share of each concept in each cluster, if y was passed to `fit`.
     purity_ : float
-        Share of rows that show the majority concept of their cluster; only where `fit` got y.
+        Share of rows that show the majority concept of their cluster, if y was passed to `fit`.
     n_features_in_ : int
         Number of features.
     feature_names_in_ : ndarray of shape (n_features,)
-        Names of the features, where X had string names.
+        Names of the features, if X had string names.
 
     See Also
     --------
     sklearn.cluster.AgglomerativeClustering : A fixed number of clusters, or one threshold.
+    sklearn_loce.mixture.ConceptGaussianMixture : Components inside each concept.
+    sklearn_loce.plotting.DendrogramDisplay : Draw the tree and its cut.
 
     Notes
     -----
-    The clustering of Mikriukov, Schwalbe and Bade (IJCV 2025). `fit` holds the distances of all
-    pairs of rows, and SciPy works on a copy of them: ``8 * n_samples * (n_samples - 1)`` bytes,
-    whatever the number of features. That is 0.8 GB for 10,000 rows and 7.2 GB for 30,000. SciPy
-    needs no copy for ``linkage="single"``, which takes 0.45 GB and 4.1 GB. `fit` warns where the
-    machine has less memory.
+    This is the clustering of Mikriukov, Schwalbe and Bade (IJCV 2025). `fit` keeps the distances of
+    all pairs of rows in memory, and SciPy makes a copy. Together they need ``8 * n_samples *
+    (n_samples - 1)`` bytes for any number of features: 0.8 GB for 10,000 rows and 7.2 GB for
+    30,000. SciPy makes no copy for ``linkage="single"``, which needs 0.45 GB and 4.1 GB. You get a
+    warning if the machine has less memory.
 
     Examples
     --------
@@ -168,22 +187,35 @@ class ConceptAgglomerative(ConceptLabelsMixin, ClusterMixin, BaseEstimator):
         X : array-like of shape (n_samples, n_features)
             Embeddings, at least two.
         y : array-like of shape (n_samples,), default=None
-            Concept of each row; needed for ``criterion="adaptive"``.
+            Concept of each row, required by ``criterion="adaptive"``.
 
         Returns
         -------
-        self : ConceptAgglomerative
-            The fitted estimator.
+        ConceptAgglomerative
+            The fitted estimator itself.
 
         Raises
         ------
         ValueError
-            If y is missing where it is needed, or parameters contradict each other.
+            If y is required but missing, or parameters contradict each other.
 
         Warns
         -----
         RuntimeWarning
             If the tree needs more memory than the machine has.
+
+        See Also
+        --------
+        predict : Find the clusters of other rows.
+        sklearn_loce.plotting.DendrogramDisplay : Draw the tree and its cut.
+
+        Examples
+        --------
+        >>> from sklearn_loce.cluster import ConceptAgglomerative
+        >>> X = [[1.0, 0.0], [1.0, 0.1], [0.0, 1.0], [0.1, 1.0]]
+        >>> y = ["car", "car", "tree", "tree"]
+        >>> ConceptAgglomerative().fit(X, y).labels_
+        array([0, 0, 1, 1])
         """
         X, y = match_rows(X=X, y=y)
         X = validate_data(self, X, dtype=np.float64, ensure_min_samples=2)
@@ -209,8 +241,8 @@ class ConceptAgglomerative(ConceptLabelsMixin, ClusterMixin, BaseEstimator):
     def predict(self, X):
         """Find the cluster of new rows, by the nearest centroid or by a vote of neighbors.
 
-        A training row may come back with another cluster than `labels_` gives it: the tree need
-        not put a row with the nearest centroid.
+        The result for a training row may differ from `labels_`, because the tree does not assign
+        rows to the nearest centroid.
 
         Parameters
         ----------
@@ -221,6 +253,18 @@ class ConceptAgglomerative(ConceptLabelsMixin, ClusterMixin, BaseEstimator):
         -------
         ndarray of shape (n_samples,), dtype int64
             Clusters.
+
+        See Also
+        --------
+        predict_proba : Share of each cluster among the nearest training rows.
+
+        Examples
+        --------
+        >>> from sklearn_loce.cluster import ConceptAgglomerative
+        >>> X = [[1.0, 0.0], [1.0, 0.1], [0.0, 1.0], [0.1, 1.0]]
+        >>> y = ["car", "car", "tree", "tree"]
+        >>> ConceptAgglomerative().fit(X, y).predict([[0.9, 0.2]])
+        array([0])
         """
         check_is_fitted(self)
         X = validate_data(self, X, dtype=np.float64, reset=False)
@@ -241,7 +285,21 @@ class ConceptAgglomerative(ConceptLabelsMixin, ClusterMixin, BaseEstimator):
         Returns
         -------
         ndarray of shape (n_samples, n_clusters), dtype float64
-            Rows sum to 1. With ``assign="centroid"`` the nearest has it all.
+            Rows sum to 1. With ``assign="centroid"``, the nearest cluster has probability 1.
+
+        See Also
+        --------
+        predict : The most probable cluster.
+        predict_concept_proba : Probabilities of concepts.
+
+        Examples
+        --------
+        >>> from sklearn_loce.cluster import ConceptAgglomerative
+        >>> X = [[1.0, 0.0], [1.0, 0.1], [0.0, 1.0], [0.1, 1.0]]
+        >>> y = ["car", "car", "tree", "tree"]
+        >>> model = ConceptAgglomerative(assign="neighbors", n_neighbors=3).fit(X, y)
+        >>> model.predict_proba([[0.9, 0.2]]).round(2)
+        array([[0.67, 0.33]])
         """
         check_is_fitted(self)
         if self.assign == "centroid":
@@ -250,7 +308,7 @@ class ConceptAgglomerative(ConceptLabelsMixin, ClusterMixin, BaseEstimator):
         return self._vote(X)
 
     def predict_concept_proba(self, X):
-        """Find concept probabilities of new rows, through the clusters they fall into.
+        """Find concept probabilities of new rows, by the composition of their clusters.
 
         Parameters
         ----------
@@ -265,20 +323,34 @@ class ConceptAgglomerative(ConceptLabelsMixin, ClusterMixin, BaseEstimator):
         Raises
         ------
         AttributeError
-            If `fit` got no y.
+            If no y was passed to `fit`.
+
+        See Also
+        --------
+        predict_proba : Probabilities of clusters.
+        sklearn_loce.metrics.cluster_composition : Share of each concept in each cluster.
+
+        Examples
+        --------
+        >>> from sklearn_loce.cluster import ConceptAgglomerative
+        >>> X = [[1.0, 0.0], [1.0, 0.1], [0.0, 1.0], [0.1, 1.0]]
+        >>> y = ["car", "car", "tree", "tree"]
+        >>> model = ConceptAgglomerative().fit(X, y)
+        >>> model.concepts_.tolist(), model.predict_concept_proba([[0.9, 0.2]]).tolist()
+        (['car', 'tree'], [[1.0, 0.0]])
         """
         check_is_fitted(self)
         if not hasattr(self, "cluster_concept_proba_"):
-            raise AttributeError("No concepts are known: fit(X, y) with the concepts in y first.")
+            raise AttributeError("No concepts are known; call fit(X, y) with concepts first.")
         return self.predict_proba(X) @ self.cluster_concept_proba_
 
     @property
     def _metric(self):
-        """The metric by its name in SciPy."""
+        """The name of the metric in SciPy."""
         return self.metric if callable(self.metric) else _METRICS[self.metric]
 
     def _vote(self, X):
-        """Share of each cluster among the nearest training rows."""
+        """Return the share of each cluster among the nearest training rows."""
         voters = self._voters.kneighbors(X, return_distance=False)
         votes = np.zeros((len(X), self.n_clusters_))
         np.add.at(votes, (np.arange(len(X))[:, np.newaxis], self.labels_[voters]), 1.0)
@@ -290,7 +362,7 @@ class ConceptAgglomerative(ConceptLabelsMixin, ClusterMixin, BaseEstimator):
         return tags
 
     def _check_settings(self, X, y):
-        """Refuse parameters that contradict each other."""
+        """Raise an error if parameters contradict each other."""
         if y is None and self.criterion == "adaptive":
             raise ValueError(
                 'ConceptAgglomerative with criterion="adaptive" requires y to be passed, but the '
@@ -305,13 +377,15 @@ class ConceptAgglomerative(ConceptLabelsMixin, ClusterMixin, BaseEstimator):
             raise ValueError('criterion="distance" needs a distance_threshold, got None.')
         if self.assign == "neighbors" and self.n_neighbors > len(X):
             raise ValueError(
-                f"n_neighbors={self.n_neighbors} is more than the n_samples={len(X)} rows of X."
+                f"n_neighbors={self.n_neighbors} is larger than n_samples={len(X)}; choose at most "
+                f"{len(X)}."
             )
 
     def _announce_memory(self, n_samples):
-        """Write the memory that the tree needs, and warn where the machine has less."""
+        """Write how much memory the tree needs, and warn if the machine has less."""
         distances = 4 * n_samples * (n_samples - 1)
-        # SciPy marks each distance as finite in a byte; all linkages but one work on a copy.
+        # SciPy stores a byte per distance that says whether it is finite. All linkages except
+        # "single" copy the distances.
         needed = 1.125 * distances if self.linkage == "single" else 2 * distances
         rows = f"The tree of {n_samples:,} rows needs {needed / 1e9:.3g} GB of memory"
         if self.verbose:
@@ -319,7 +393,7 @@ class ConceptAgglomerative(ConceptLabelsMixin, ClusterMixin, BaseEstimator):
         available = _find_memory()
         if available is not None and needed > available:
             warn_user(
-                f"{rows}, and this machine has {available / 1e9:.3g} GB; fit fewer rows and call "
+                f"{rows}, but this machine has {available / 1e9:.3g} GB; fit fewer rows and call "
                 "predict for the others, or reduce the rows to cluster centers first.",
                 RuntimeWarning,
             )
@@ -327,20 +401,20 @@ class ConceptAgglomerative(ConceptLabelsMixin, ClusterMixin, BaseEstimator):
     def _build_tree(self, X):
         if self._metric != "cosine":
             return scipy_linkage(pdist(X, self._metric), self.linkage)
-        # Half the squared distance of unit rows is free of the noise of 1 - cos.
+        # Half the squared distance of unit rows avoids the rounding noise of 1 - cos.
         distances = pdist(unit_rows(X), "sqeuclidean")
         distances *= 0.5
         distances[distances < RESOLUTION**2] = 0.0
         zero = ~X.any(axis=1)
         if zero.any():
-            # Row i of the upper triangle at a time, for its indices would take twice the memory.
+            # One row of the upper triangle at a time: index arrays would need twice the memory.
             ends = np.cumsum(np.arange(len(X) - 1, 0, -1))
             for i, row in enumerate(np.split(distances, ends[:-1])):
                 row[zero[i] | zero[i + 1 :]] = 1.0
         return scipy_linkage(distances, self.linkage)
 
     def _find_clusters(self, codes):
-        """Find for every node, leaves first, whether it meets the criterion."""
+        """Return whether each node meets the criterion, leaves first."""
         n_samples = len(codes)
         if self.criterion == "distance":
             heights = np.concatenate([np.zeros(n_samples), self.linkage_matrix_[:, 2]])
@@ -360,11 +434,11 @@ class ConceptAgglomerative(ConceptLabelsMixin, ClusterMixin, BaseEstimator):
 
 
 def _find_memory():
-    """Find the bytes of memory that this process may use; None where the system does not say."""
+    """Return the bytes of memory that this process may use, or None if they are unknown."""
     if not hasattr(os, "sysconf") or "SC_PHYS_PAGES" not in os.sysconf_names:
         return None
     found = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
-    for name in ("memory.max", "memory/memory.limit_in_bytes"):  # of control groups, v2 and v1
+    for name in ("memory.max", "memory/memory.limit_in_bytes"):  # control groups, v2 and v1
         limit = Path("/sys/fs/cgroup", name)
         if limit.is_file() and (text := limit.read_text().strip()).isdigit():
             found.append(int(text))
@@ -382,9 +456,9 @@ def _count_leaves(tree, codes):
 
 
 def _label_leaves(tree, is_cluster):
-    """Find the first clusters on the way from the root, and number them by size."""
+    """Find the clusters that are nearest to the root, and number them by size."""
     n_samples = len(tree) + 1
-    # Parents have higher numbers than their children, so one pass downwards replaces recursion.
+    # Parents have higher numbers than their children, so one descending pass replaces recursion.
     cluster_of = np.full(len(is_cluster), -1)
     for node in range(len(is_cluster) - 1, -1, -1):
         if cluster_of[node] < 0 and is_cluster[node]:
@@ -400,7 +474,7 @@ def _label_leaves(tree, is_cluster):
 
 
 def _shares(labels, values):
-    """Mean of the values in each cluster: (n_clusters, n_values)."""
+    """Average the values in each cluster: (n_clusters, n_values)."""
     totals = np.zeros((labels.max() + 1, values.shape[1]))
     np.add.at(totals, labels, values)
     return totals / np.bincount(labels)[:, np.newaxis]

@@ -1,4 +1,18 @@
-"""Noise on images, to study how robust concepts are; masks stay as they are."""
+"""Add noise to images, to measure how robust embeddings are.
+
+Masks stay unchanged. This recipe measures the cosine between vectors of clean and noisy images:
+
+>>> from sklearn.metrics.pairwise import paired_cosine_distances
+>>> from sklearn_loce import LoCETransformer, TorchModel
+>>> from sklearn_loce.corruptions import GaussianNoise
+>>> from sklearn_loce.datasets import load_scene_model, make_scenes
+>>> X = make_scenes(2, random_state=0).data
+>>> loce = LoCETransformer(TorchModel(load_scene_model), "features.2")
+>>> clean = loce.fit_transform(X)
+>>> noisy = loce.set_params(preprocess=GaussianNoise(10)).fit_transform(X)
+>>> bool((1 - paired_cosine_distances(clean, noisy)).mean() > 0.5)
+True
+"""
 
 from hashlib import blake2b
 from numbers import Integral, Real
@@ -16,7 +30,7 @@ _SEED = [Interval(Integral, 0, None, closed="left")]
 
 
 def _content_rng(image, kind, random_state):
-    """Seed a generator by the pixels, so that it does not matter when an image comes."""
+    """Seed a generator by the pixels, independent of the order of images."""
     pixels = image.detach().cpu().contiguous().view(torch.uint8).numpy()
     digest = blake2b(repr((kind, tuple(image.shape), str(image.dtype))).encode(), digest_size=16)
     digest.update(pixels)
@@ -24,7 +38,7 @@ def _content_rng(image, kind, random_state):
 
 
 def _check_range(image, name):
-    """Raise unless black is 0 and white is 255 or 1."""
+    """Raise an error unless black is 0 and white is 255 or 1."""
     if image.dtype == torch.uint8:
         return
     if not image.is_floating_point():
@@ -38,10 +52,10 @@ def _check_range(image, name):
 
 
 class _ImageNoise(v2.Transform):
-    """Noise that depends on each image and ``random_state`` alone."""
+    """Noise that depends on the image and ``random_state`` only."""
 
     def transform(self, inpt, params):
-        """Corrupt images, frames of videos and plain tensors; hand everything else through.
+        """Add noise to images, frames of videos and plain tensors. Return other inputs unchanged.
 
         Parameters
         ----------
@@ -53,7 +67,18 @@ class _ImageNoise(v2.Transform):
         Returns
         -------
         Tensor, TVTensor or object
-            Of the same type.
+            The noisy input, of the same type.
+
+        See Also
+        --------
+        sklearn_loce.LoCETransformer : Accepts a transform as ``preprocess``.
+
+        Examples
+        --------
+        >>> import torch
+        >>> from sklearn_loce.corruptions import GaussianNoise
+        >>> GaussianNoise(10).transform(torch.full((3, 8, 8), 0.5), {}).shape
+        torch.Size([3, 8, 8])
         """
         name = type(self).__name__
         if isinstance(inpt, Image.Image):
@@ -70,46 +95,58 @@ class _ImageNoise(v2.Transform):
         return tv_tensors.wrap(torch.stack(noisy).reshape(pixels.shape), like=inpt)
 
     def extra_repr(self):
-        """Give what stands between the parentheses of the repr.
+        """Return the parameters in the repr.
 
         Returns
         -------
         str
+            The parameters with their values.
+
+        See Also
+        --------
+        transform : Add the noise.
+
+        Examples
+        --------
+        >>> from sklearn_loce.corruptions import SaltAndPepperNoise
+        >>> SaltAndPepperNoise(5)
+        SaltAndPepperNoise(percent=5, random_state=0)
         """
         return f"percent={self.percent}, random_state={self.random_state}"
 
 
 class GaussianNoise(_ImageNoise):
-    """Add Gaussian noise to images, and nothing to masks.
+    """Add Gaussian noise to images, but not to masks.
 
-    ``torchvision.transforms.v2.GaussianNoise`` draws from the global generator, so that an image's
-    noise depends on what came before it. Here it depends on the image's pixels and
-    ``random_state``: not on the order of the rows, the batch or the thread. An image gets the same
-    pattern at every ``percent``, only stronger, which makes curves over ``percent`` smooth.
+    ``torchvision.transforms.v2.GaussianNoise`` uses the global generator, so its noise depends on
+    earlier images. Here, the noise depends on the pixels of the image and on ``random_state``, not
+    on the order of rows, the batch or the thread. An image has the same pattern of noise at every
+    ``percent``, so curves over ``percent`` are smooth.
 
     Parameters
     ----------
     percent : float
-        Standard deviation in percent of the range from black to white, at least 0; 10 is the
-        ``sigma=0.1`` of torchvision.
+        Standard deviation in percent of the range from black to white, at least 0. The value 10
+        equals ``sigma=0.1`` of torchvision.
     random_state : int, default=0
-        Another pattern for each value.
+        Seed of the pattern.
 
     Raises
     ------
     ValueError, TypeError
-        When called on floats outside [0, 1], on other integers than uint8, or on a PIL image.
+        If the input has floats outside [0, 1] or other integers than uint8, or is a PIL image.
 
     See Also
     --------
     SaltAndPepperNoise : Noise that replaces pixels.
-    sklearn_loce.LoCETransformer : Takes either as ``preprocess``.
+    sklearn_loce.LoCETransformer : Accepts both as ``preprocess``.
 
     Notes
     -----
-    Takes tv_tensors, or plain tensors of shape (..., n_channels, height, width), of uint8 or of
-    floats in [0, 1], and keeps dtype and device. Values are clipped to the range; for uint8 they
-    are rounded. Noise is drawn per pixel and channel. Identical images get identical noise.
+    The input is a tv_tensor or a plain tensor of shape (..., n_channels, height, width), with uint8
+    values or floats in [0, 1]. Dtype and device do not change. Values are clipped to the range, and
+    uint8 values are rounded. Each pixel and channel has its own noise. Identical images have
+    identical noise.
 
     References
     ----------
@@ -127,7 +164,7 @@ class GaussianNoise(_ImageNoise):
     >>> bool((noisy != image).any()), bool((same_mask == mask).all())
     (True, True)
 
-    With a network that wants normalized images::
+    If the network needs normalized images, add the noise first::
 
         LoCETransformer(model, layer, preprocess=v2.Compose([GaussianNoise(10), v2.ToDtype(
             torch.float32, scale=True), v2.Normalize(mean, std)]))
@@ -147,39 +184,39 @@ class GaussianNoise(_ImageNoise):
         white = 255 if image.dtype == torch.uint8 else 1
         noise = torch.from_numpy(pattern).to(image.device) * (self.percent / 100 * white)
         noisy = (image + noise).clamp(0, white)
-        # torchvision truncates here, which takes up to one gray level from the noise.
+        # torchvision truncates, which changes the noise by up to one gray level.
         return (noisy.round() if image.dtype == torch.uint8 else noisy).to(image.dtype)
 
 
 class SaltAndPepperNoise(_ImageNoise):
-    """Turn a share of an image's pixels white or black, and leave masks alone.
+    """Turn a share of the pixels of an image white or black, but not of masks.
 
-    A pixel changes in all its channels. The choice depends on the image's pixels and
-    ``random_state`` alone: not on the order of the rows, the batch or the thread. The pixels that
-    change at a low ``percent`` change in the same way at a higher one.
+    A pixel changes in all channels. The choice of pixels depends on the image and on
+    ``random_state``, not on the order of rows, the batch or the thread. Pixels that change at a low
+    ``percent`` change in the same way at a higher ``percent``.
 
     Parameters
     ----------
     percent : float
-        Expected share of the pixels that are replaced, in [0, 100]; half of them become white,
-        half black.
+        Expected share of changed pixels, in [0, 100]. Half of them become white and half black.
     random_state : int, default=0
-        Another pattern for each value.
+        Seed of the pattern.
 
     Raises
     ------
     ValueError, TypeError
-        When called on floats outside [0, 1], on other integers than uint8, or on a PIL image.
+        If the input has floats outside [0, 1] or other integers than uint8, or is a PIL image.
 
     See Also
     --------
     GaussianNoise : Noise that is added.
-    sklearn_loce.LoCETransformer : Takes either as ``preprocess``.
+    sklearn_loce.LoCETransformer : Accepts both as ``preprocess``.
 
     Notes
     -----
-    Takes tv_tensors, or plain tensors of shape (..., n_channels, height, width), of uint8 or of
-    floats in [0, 1], and keeps dtype and device. Identical images get identical noise.
+    The input is a tv_tensor or a plain tensor of shape (..., n_channels, height, width), with uint8
+    values or floats in [0, 1]. Dtype and device do not change. Identical images have identical
+    noise.
 
     References
     ----------
@@ -208,7 +245,7 @@ class SaltAndPepperNoise(_ImageNoise):
         self.random_state = random_state
 
     def _corrupt(self, image, rng):
-        # A pixel's draws decide at which percent it changes, and to which color.
+        # Two random numbers per pixel decide at which percent it changes, and to which color.
         rank, side = torch.from_numpy(rng.random((2, *image.shape[-2:]), dtype=np.float32)).to(
             image.device
         )

@@ -1,6 +1,7 @@
-"""Rows that are unlike the other rows of their concept, and rows with another concept's label.
+"""Find rows that are unlike their concept, and rows that may have a wrong label.
 
-Recipes with scikit-learn's own detectors, in the settings of the paper, for one concept's rows:
+These recipes use scikit-learn's own detectors, in the settings of the paper, for the rows of one
+concept:
 
 >>> import numpy as np
 >>> from sklearn.ensemble import IsolationForest
@@ -15,7 +16,7 @@ True
 >>> bool(forest.fit_predict(cars)[7] == -1)
 True
 
-and within each concept of a labeled matrix:
+A loop applies a detector inside each concept:
 
 >>> import pandas as pd
 >>> y = np.repeat(["bus", "car"], 30)
@@ -44,14 +45,14 @@ from .metrics._exclusion import read_exclusion
 
 __all__ = ["ConceptOutlierDetector", "label_issues"]
 
-# Sums of distances are exact to seven digits at least.
+# Sums of distances are exact to at least seven digits.
 _SCORE_NOISE = 3e-7
-# Concepts are equally near where their distances agree to this share.
+# Two concepts are equally near if their distances differ by at most this share.
 _TIE = 1e-6
-# Least width of a concept, as a share of the widest; duplicates alone have no width.
+# Minimum width of a concept, as a share of the largest width. Pure duplicates have width 0.
 _NARROWEST = 0.01
-# Power of the width that divides distances. On CamVid, 0 calls most rows of a rare concept wrong,
-# and with 0.5 and more, wrong labels rank lower.
+# Power of the width that divides distances. On CamVid, with 0, most rows of a rare concept count as
+# wrong; with 0.5 and more, wrong labels rank lower.
 _SMOOTHING = 0.25
 
 
@@ -61,34 +62,34 @@ class ConceptOutlierDetector(ConceptLabelsMixin, OutlierMixin, BaseEstimator):
     Parameters
     ----------
     aggregate : {"mean", "sum"}, default="mean"
-        Whether a row's distances to its concept's other rows are averaged, which makes the scores
-        of concepts of different sizes comparable, or summed, as in the paper. Both find the same
-        outliers, as the threshold is set within each concept.
+        Whether to average or to sum the distances of a row to the other rows of its concept. With
+        the mean, scores of concepts of different sizes are comparable. The paper uses the sum. Both
+        find the same outliers, because each concept has its own threshold.
     metric : str or callable, default="cosine"
-        Any metric of :func:`sklearn.metrics.pairwise_distances` but "precomputed", those for
-        booleans, and "seuclidean" and "mahalanobis", which change with the rows compared.
+        Any metric of :func:`sklearn.metrics.pairwise_distances`, except "precomputed", metrics for
+        booleans, and "seuclidean" and "mahalanobis", which depend on all rows.
     contamination : float in (0, 0.5], default=0.05
-        Share of each concept's rows to call outliers.
+        Share of outliers among the rows of each concept.
     verbose : int, default=0
-        With 1 or more, a progress bar over the rows.
+        With 1 or more, show a progress bar over the rows.
 
     Attributes
     ----------
     labels_ : ndarray of shape (n_samples,), dtype int64
         -1 for outliers among the training rows, 1 for the others.
     training_scores_ : ndarray of shape (n_samples,), dtype float64
-        Negated mean or sum of each training row's distances; the lower, the more unusual.
+        Negated mean or sum of the distances of each training row. Lower is more unusual.
     concepts_ : ndarray of shape (n_concepts,)
-        Sorted concepts; only where `fit` got y.
+        Sorted concepts, if y was passed to `fit`.
     offset_ : float, or ndarray of shape (n_concepts,), dtype float64
-        Score below which a row is an outlier; per concept where `fit` got y. It is the
-        `contamination` quantile of the concept's training scores, so among few rows the most
-        unusual one is called an outlier even if it is hardly so. A concept with one row, or
-        whose rows all score the same, has no outlier.
+        Score below which a row is an outlier, per concept if y was passed to `fit`. It is the
+        `contamination` quantile of the concept's training scores. So the most unusual of few rows
+        is always an outlier. A concept has no outlier if it has one row, or if all its rows have
+        the same score.
     n_features_in_ : int
         Number of features.
     feature_names_in_ : ndarray of shape (n_features,)
-        Names of the features, where X had string names.
+        Names of the features, if X had string names.
 
     See Also
     --------
@@ -98,8 +99,8 @@ class ConceptOutlierDetector(ConceptLabelsMixin, OutlierMixin, BaseEstimator):
 
     Notes
     -----
-    The outlier search of Mikriukov, Schwalbe and Bade (IJCV 2025), who also use local outlier
-    factors and isolation forests: see the recipes at the top of :mod:`sklearn_loce.outliers`.
+    This is the outlier search of Mikriukov, Schwalbe and Bade (IJCV 2025). They also use local
+    outlier factors and isolation forests, see the recipes in :mod:`sklearn_loce.outliers`.
 
     Examples
     --------
@@ -132,18 +133,29 @@ class ConceptOutlierDetector(ConceptLabelsMixin, OutlierMixin, BaseEstimator):
         X : array-like of shape (n_samples, n_features)
             Embeddings, at least two.
         y : array-like of shape (n_samples,), default=None
-            Concept of each row; without, all rows are of one concept.
+            Concept of each row. Without concepts, all rows belong to one concept.
 
         Returns
         -------
-        self : ConceptOutlierDetector
-            The fitted estimator.
+        ConceptOutlierDetector
+            The fitted estimator itself.
 
         Raises
         ------
         ValueError
-            If X is not finite, has fewer than two rows or does not fit y, or if labels are missing
-            or mix types.
+            If X is not finite, has fewer than two rows or differs from y in length, or if labels
+            are missing or mix types.
+
+        See Also
+        --------
+        fit_predict : Fit, and return the labels of the training rows.
+
+        Examples
+        --------
+        >>> from sklearn_loce.outliers import ConceptOutlierDetector
+        >>> X = [[1.0, 0.0], [1.0, 0.1], [0.9, 0.1], [0.0, 1.0]]
+        >>> ConceptOutlierDetector().fit(X).labels_
+        array([ 1,  1,  1, -1])
         """
         X, y = match_rows(X=X, y=y)
         X = validate_data(self, X, dtype=np.float64, ensure_min_samples=2)
@@ -159,7 +171,7 @@ class ConceptOutlierDetector(ConceptLabelsMixin, OutlierMixin, BaseEstimator):
         return self
 
     def predict(self, X, y=None):
-        """Tell outliers among new rows.
+        """Find the outliers among new rows.
 
         Parameters
         ----------
@@ -176,20 +188,31 @@ class ConceptOutlierDetector(ConceptLabelsMixin, OutlierMixin, BaseEstimator):
         Raises
         ------
         ValueError
-            If y holds concepts that `fit` did not see.
+            If y has concepts that were not in `fit`.
+
+        See Also
+        --------
+        decision_function : The distance to the threshold.
+
+        Examples
+        --------
+        >>> from sklearn_loce.outliers import ConceptOutlierDetector
+        >>> X = [[1.0, 0.0], [1.0, 0.1], [0.9, 0.1], [0.0, 1.0]]
+        >>> ConceptOutlierDetector().fit(X).predict([[1.0, 0.05], [-1.0, 0.0]])
+        array([ 1, -1])
         """
         return np.where(self.decision_function(X, y) < 0, -1, 1)
 
     def decision_function(self, X, y=None):
-        """Find by how much each row's score exceeds its concept's threshold.
+        """Return the difference between the score of each row and the threshold of its concept.
 
         Parameters
         ----------
         X : array-like of shape (n_samples, n_features)
             Embeddings.
         y : array-like of shape (n_samples,), default=None
-            Concept of each row, among those of `fit`. Without, each row is judged by the concept
-            in which it is the least unusual: an outlier is one for every concept.
+            Concept of each row, among the concepts of `fit`. Without concepts, each row is judged
+            by the concept in which it is least unusual. So an outlier is unusual in every concept.
 
         Returns
         -------
@@ -199,17 +222,31 @@ class ConceptOutlierDetector(ConceptLabelsMixin, OutlierMixin, BaseEstimator):
         Raises
         ------
         ValueError
-            If y holds concepts that `fit` did not see.
+            If y has concepts that were not in `fit`.
+
+        See Also
+        --------
+        predict : Labels of outliers.
+        score_samples : Scores without a threshold.
+
+        Examples
+        --------
+        >>> from sklearn_loce.outliers import ConceptOutlierDetector
+        >>> X = [[1.0, 0.0], [1.0, 0.1], [0.9, 0.1], [0.0, 1.0]]
+        >>> detector = ConceptOutlierDetector().fit(X)
+        >>> usual, unusual = detector.decision_function([[1.0, 0.05], [-1.0, 0.0]])
+        >>> bool(usual > 0 > unusual)
+        True
         """
         scores, codes = self._score(X, y)
         return scores - np.atleast_1d(self.offset_)[codes]
 
     def score_samples(self, X, y=None):
-        """Find the negated mean or sum of each row's distances to a concept's training rows.
+        """Return the negated mean or sum of each row's distances to the rows of a concept.
 
-        A training row of the concept scores as in `training_scores_`, over the other rows. A new
-        row has one distance more: its mean is taken over all of them, its sum scaled to as many as
-        a training row has.
+        A training row has the score of `training_scores_`, over the other training rows. A new row
+        has one more distance. Its mean includes all distances, and its sum is scaled to the number
+        of distances of a training row.
 
         Parameters
         ----------
@@ -221,29 +258,42 @@ class ConceptOutlierDetector(ConceptLabelsMixin, OutlierMixin, BaseEstimator):
         Returns
         -------
         ndarray of shape (n_samples,), dtype float64
-            The lower, the more unusual.
+            The scores. Lower is more unusual.
 
         Raises
         ------
         ValueError
-            If y holds concepts that `fit` did not see.
+            If y has concepts that were not in `fit`.
+
+        See Also
+        --------
+        decision_function : Scores relative to the threshold.
+
+        Examples
+        --------
+        >>> from sklearn_loce.outliers import ConceptOutlierDetector
+        >>> X = [[1.0, 0.0], [1.0, 0.1], [0.9, 0.1], [0.0, 1.0]]
+        >>> detector = ConceptOutlierDetector().fit(X)
+        >>> usual, unusual = detector.score_samples([[1.0, 0.05], [-1.0, 0.0]])
+        >>> bool(usual > unusual)
+        True
         """
         return self._score(X, y)[0]
 
     def _divisors(self, codes):
-        """Return what each row's sum of distances is divided by."""
+        """Return the divisor of each row's sum of distances."""
         if self.aggregate == "sum":
             return np.ones(len(codes))
         return np.maximum(np.bincount(self._codes)[codes] - 1, 1)
 
     def _threshold(self, code):
-        """Contamination quantile of a concept's scores, less their rounding noise."""
+        """Return the contamination quantile of a concept's scores, minus rounding noise."""
         scores = self.training_scores_[self._codes == code]
-        # Scores at the quantile come back from new matrix products with other last digits.
+        # A new matrix product changes the last digits of a score at the quantile.
         return np.quantile(scores, self.contamination) - _SCORE_NOISE * np.abs(scores).max()
 
     def _score(self, X, y):
-        """Scores, and the concept by which each row is scored."""
+        """Return the score of each row, and the concept by which it is scored."""
         check_is_fitted(self)
         X, y = match_rows(X=X, y=y)
         X = validate_data(self, X, dtype=np.float64, reset=False)
@@ -257,13 +307,13 @@ class ConceptOutlierDetector(ConceptLabelsMixin, OutlierMixin, BaseEstimator):
         return scores[np.arange(len(X)), codes], codes
 
     def _distance_sums(self, X, n_concepts):
-        """Sum of each new row's distances to the training rows of every concept."""
+        """Sum the distances of each new row to the training rows of every concept."""
         trained, rows = np.arange(len(self._rows)), np.vstack([self._rows, X])
         _, first, which = np.unique(rows, axis=0, return_index=True, return_inverse=True)
         which = which.reshape(-1)
         columns = trained[np.argsort(self._codes, kind="stable")]
         starts = np.searchsorted(self._codes[columns], np.arange(n_concepts))
-        # Numbered as the training row that it equals, a row finds itself at distance 0.
+        # A row that equals a training row has the same number, and so distance 0 to it.
         with show_rows(len(X), self.verbose) as bar:
             space = RowDistances(rows, self.metric, bar)
             blocks = space.blocks(first[which[len(trained) :]], columns)
@@ -277,13 +327,13 @@ class ConceptOutlierDetector(ConceptLabelsMixin, OutlierMixin, BaseEstimator):
     def _find_concepts(self, X, y):
         """Encode the concepts of new rows as `fit` did."""
         if not hasattr(self, "concepts_"):
-            raise ValueError("y was given, but fit had no concepts; fit(X, y) with them first.")
+            raise ValueError("y was passed, but fit had no concepts; call fit(X, y) first.")
         names, codes = encode_concepts(y)
         check_consistent_length(X, codes)
         if (unknown := np.setdiff1d(names, self.concepts_)).size:
             raise ValueError(
-                f"y holds {unknown.tolist()[0]!r}, and the concepts of fit were {self.concepts_}; "
-                "leave these rows out, or fit with them."
+                f"y contains {unknown.tolist()[0]!r}, but the concepts of fit were "
+                f"{self.concepts_}; drop these rows, or fit with them."
             )
         return np.searchsorted(self.concepts_, names)[codes]
 
@@ -303,77 +353,78 @@ class ConceptOutlierDetector(ConceptLabelsMixin, OutlierMixin, BaseEstimator):
 def label_issues(
     X, y, *, groups=None, exclude=None, annotation_ids=None, k=10, metric="cosine", verbose=0
 ):
-    """Rank rows by how much nearer they lie to another concept than to their own.
+    """Rank rows by how much nearer they are to another concept than to their own.
 
-    A row is compared with the rows of other groups only, so that its label is judged by other
-    images. Its distance to a concept is the mean over the concept's k nearest rows.
+    A row is compared with rows of other groups only, so other images judge its label. Its distance
+    to a concept is the mean distance to the k nearest rows of the concept.
 
     Parameters
     ----------
     X : array-like of shape (n_samples, n_features)
         Embeddings.
     y : array-like of shape (n_samples,)
-        Concept of each row as annotated; at least two concepts.
+        Annotated concept of each row, with at least two concepts.
     groups : array-like of shape (n_samples,) or (n_samples, n_columns), default=None
-        Group of each row, such as its image or video sequence. Rows of a row's own group are no
-        neighbors of it: they may be nearly the same picture, and may share its error. With
-        `exclude`, what that compares.
+        Group of each row, such as its image or video sequence. Rows of the same group are never
+        neighbors: they may be nearly the same picture, and may have the same error. With `exclude`,
+        the values that it compares.
     exclude : float or callable, default=None
-        Which rows are left out instead of those of the group, as of
+        Rule that replaces the comparison of groups, as in
         :func:`sklearn_loce.metrics.precision_at_k`.
     annotation_ids : array-like of shape (n_samples,), default=None
-        What names each row's annotation, such as the column `annotation_id` of a table of samples;
-        a value may be a tuple or an array of several ids.
+        Annotation of each row, such as the column `annotation_id` of a table of samples. A value
+        may be a tuple or an array of several ids.
     k : int, default=10
-        Nearest rows of each concept. Of a concept with fewer, all count.
+        Number of nearest rows of each concept. A concept with fewer rows uses all of them.
     metric : str or callable, default="cosine"
-        Any metric of :func:`sklearn.metrics.pairwise_distances` but "precomputed", those for
-        booleans, and "seuclidean" and "mahalanobis", which change with the rows compared.
+        Any metric of :func:`sklearn.metrics.pairwise_distances`, except "precomputed", metrics for
+        booleans, and "seuclidean" and "mahalanobis", which depend on all rows.
     verbose : int, default=0
-        With 1 or more, a progress bar over the rows.
+        With 1 or more, show a progress bar over the rows.
 
     Returns
     -------
     DataFrame of n_samples rows
-        All rows, the most suspicious first. The index holds the labels of X, or else those of y,
-        where these are pandas objects, and otherwise positions.
+        All rows, the most suspicious first. The index is that of X, or else of y, if they are
+        pandas objects. Otherwise it contains positions.
 
         - `row`: position in X.
         - `given`: the concept in y.
-        - `suggested`: the nearest concept; the given one where no other is nearer.
-        - `confidence`: how much nearer the suggested concept is, in [-1, 1]; above 0 exactly where
-          it is not the given one. It is ``(a - b) / (abs(a - b) + w)``, with the distances a to
-          the given concept and b to the nearest other one, and the width w of a usual concept: 0.5
-          where b is smaller than a by w.
-        - `distance`: mean distance to all other rows of the given concept, of any group, as
-          ConceptOutlierDetector scores rows; NaN if there is none. It ranks equal confidences.
-        - `annotation_id`: what `annotation_ids` holds, several ids as a tuple; only if it is given.
+        - `suggested`: the nearest concept, or the given concept if no other is nearer.
+        - `confidence`: how much nearer the suggested concept is, in [-1, 1]. It is above 0 only if
+          the suggested and given concepts differ. Let a be the distance to the given concept, b the
+          distance to the nearest other concept, and w the width of a typical concept. The
+          confidence is ``(a - b) / (abs(a - b) + w)``, so it is 0.5 if ``a - b`` equals w.
+        - `distance`: mean distance to all other rows of the given concept, of any group, as in
+          ConceptOutlierDetector; NaN if there are none. It orders rows of equal confidence.
+        - `annotation_id`: the values of `annotation_ids`, several ids as a tuple, if they are
+          passed.
 
-        A row can't be judged where all other rows of its concept, or of all other concepts, are of
-        its group: its confidence is NaN, it comes last, and a warning names the concepts.
+        A row cannot be judged if all other rows of its concept, or of all other concepts, belong to
+        its group. Then its confidence is NaN, it comes last, and a warning names its concept.
 
     Raises
     ------
     ValueError
         If there are fewer than two concepts, a row has no rows in other groups, no row can be
         judged, X is not finite, labels are missing or mix types, lengths or indexes differ, or
-        `exclude` does not fit the groups.
+        `exclude` does not match the groups.
 
     See Also
     --------
-    ConceptOutlierDetector : Rows that are far from their concept, whatever else is near.
+    ConceptOutlierDetector : Rows that are far from their own concept.
     sklearn_loce.plotting.LabelIssuesDisplay : The first rows with images and masks.
 
     Notes
     -----
-    Among k neighbors of any concept, a frequent concept outvotes a rare one. So each concept has k
-    neighbors of its own. The width of a concept is the median of its rows' own distances to it.
-    A dense concept is near to everything, so distances to a concept are divided by the fourth root
-    of its width over the usual one, the median of all concepts. That is the contextual
-    dissimilarity of [1]_, with one neighborhood per concept.
+    A frequent concept would outvote a rare one among k neighbors of any concept, so each concept
+    has its own k neighbors. The width of a concept is the median distance of its rows to it. A
+    dense concept is near to everything. So the distance to a concept is divided by the fourth root
+    of its relative width. The relative width is the ratio to the median width of all concepts. This
+    is the contextual dissimilarity of [1]_, with one neighborhood per concept.
 
-    A mask that covers few cells of the layer has an unsure vector, and may rank high without an
-    error: leave out small masks, such as with ``min_area`` of the loaders.
+    The vector of a mask that covers few cells of the layer is uncertain. It may rank high without
+    an error. Drop small masks, for example with ``min_area`` of the loaders.
 
     References
     ----------
@@ -416,9 +467,9 @@ def label_issues(
 
 
 def _distances_to_concepts(X, codes, exclusion, k, metric, bar):
-    """Average distances to the k nearest candidates of every concept, and to all of the own.
+    """Average distances to the k nearest candidates of every concept, and to the own concept.
 
-    The former are infinite where there is no candidate: (n_rows, n_concepts).
+    The former, of shape (n_rows, n_concepts), are infinite if there is no candidate.
     """
     order = np.argsort(codes, kind="stable")
     bounds = np.searchsorted(codes[order], np.arange(codes.max() + 2))
@@ -444,7 +495,7 @@ def _distances_to_concepts(X, codes, exclusion, k, metric, bar):
 
 
 def _average_nearest(D, k):
-    """Average the k smallest finite values of every row, or all where there are fewer."""
+    """Average the k smallest finite values of every row, or all if there are fewer."""
     if k < D.shape[1]:
         D = np.partition(D, k - 1, axis=1)[:, :k]
     counts = np.isfinite(D).sum(axis=1)
@@ -453,7 +504,7 @@ def _average_nearest(D, k):
 
 
 def _suggest(near, codes):
-    """Find the nearest concept of every row, and how much nearer it is; NaN if that is unknown."""
+    """Find the nearest concept of every row, and the confidence, NaN if it is unknown."""
     rows, widths = np.arange(len(codes)), _widths(near, codes)
     usual = np.median(widths)
     scaled = near / (widths / usual) ** _SMOOTHING if usual else near
@@ -471,33 +522,35 @@ def _suggest(near, codes):
 
 
 def _widths(near, codes):
-    """Find the median distance of every concept's rows to it; the common one if it is unknown."""
+    """Return the median distance of the rows of each concept to it, or a default if unknown."""
     own = pd.Series(near[np.arange(len(codes)), codes])
     widths = own[np.isfinite(own)].groupby(codes[np.isfinite(own)]).median()
     if widths.empty:
         raise ValueError(
-            "No row can be judged: each concept's rows are all of one group. Pass rows of more "
-            "groups, or smaller groups."
+            "No row can be judged, because all rows of each concept belong to one group. Pass rows "
+            "of more groups, or smaller groups."
         )
     widths = widths.reindex(range(near.shape[1]), fill_value=widths.median()).to_numpy()
     return np.maximum(widths, _NARROWEST * widths.max())
 
 
 def _warn_of_unjudged(confidence, given):
-    """Tell which concepts have rows that can't be judged."""
+    """Warn of concepts with rows that cannot be judged."""
     if (unjudged := np.isnan(confidence)).any():
         names = ", ".join(map(repr, np.unique(given[unjudged]).tolist()))
         warn_user(
-            f"{unjudged.sum()} rows can't be judged, as all other rows of their concept, or of all "
-            f"other concepts, are of their group or excluded: rows of {names}. Their confidence "
-            "is NaN."
+            f"{unjudged.sum()} rows of {names} can't be judged, because all other rows of their "
+            "concept, or of all other concepts, belong to their group or are excluded. Their "
+            "confidence is NaN."
         )
 
 
 def _read_ids(annotation_ids, n_rows):
-    """Read an id per row; several as a tuple, which Parquet gives back as an array."""
+    """Read the ids of each row. Several ids become a tuple, also from an array of Parquet."""
     ids = [value.tolist() if isinstance(value, np.ndarray) else value for value in annotation_ids]
     ids = [tuple(value) if isinstance(value, list) else value for value in ids]
     if len(ids) != n_rows:
-        raise ValueError(f"annotation_ids has {len(ids)} values, and X has {n_rows} rows.")
+        raise ValueError(
+            f"annotation_ids has {len(ids)} values, but X has {n_rows} rows; pass one per row."
+        )
     return pd.Series(ids, dtype=object)

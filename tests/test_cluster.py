@@ -274,7 +274,7 @@ class TestBadInput:
             ),
             (
                 {"assign": "neighbors", "n_neighbors": 81},
-                "n_neighbors=81 is more than the n_samples=80",
+                "n_neighbors=81 is larger than n_samples=80",
             ),
         ],
     )

@@ -136,15 +136,15 @@ def test_a_segment_without_pixels_raises_an_error(tree):
 @pytest.mark.parametrize(
     ("change", "match"),
     [
-        (lambda c: c["annotations"][0]["segments_info"].pop(), r"b\.png holds the ids \[\d+\]"),
+        (lambda c: c["annotations"][0]["segments_info"].pop(), r"b\.png has the ids \[\d+\]"),
         (lambda c: c["annotations"][0].pop("segments_info"), r"lacks \['segments_info'\]"),
         (lambda c: c["annotations"][0].pop("file_name"), r"lacks \['file_name'\]"),
-        (lambda c: c["annotations"][0].update(segments_info={}), "no list"),
+        (lambda c: c["annotations"][0].update(segments_info={}), "not a list"),
         (
             lambda c: c["annotations"][0].update(segments_info=[3]),
-            r"segments_info\[0\] .*no object",
+            r"segments_info\[0\] .*not an object",
         ),
-        (lambda c: c["annotations"][0].update(file_name="../b.png"), "outside of"),
+        (lambda c: c["annotations"][0].update(file_name="../b.png"), "is outside"),
         (lambda c: c["annotations"][0].update(file_name=""), "names a folder"),
         (lambda c: c["annotations"][0].update(file_name="\0"), "without NUL"),
         (lambda c: c["annotations"][0].update(image_id=99), r"unknown image_id\(s\): \[99\]"),
@@ -169,8 +169,8 @@ def test_a_segment_without_pixels_raises_an_error(tree):
         ),
         (lambda c: c["images"][0].update(height=25), r"is \(24, 31\), but its image is \(25, 31\)"),
         (lambda c: c["images"][0].update(height=24.5), "positive integers"),
-        (lambda c: c["images"].append({**c["images"][0], "file_name": "c.jpg"}), "stands for"),
-        (lambda c: c["categories"].append({"id": 3, "name": "x"}), "stands for"),
+        (lambda c: c["images"].append({**c["images"][0], "file_name": "c.jpg"}), "is used for"),
+        (lambda c: c["categories"].append({"id": 3, "name": "x"}), "is used for"),
         (lambda c: c.pop("categories"), r"lacks \['categories'\]"),
     ],
 )

@@ -284,7 +284,7 @@ def test_inconsistent_lengths_raise_an_error(image):
 
 
 def test_one_id_for_two_images_raises_an_error(image):
-    with pytest.raises(ValueError, match=r"image_ids holds \['a'\] more than once"):
+    with pytest.raises(ValueError, match=r"image_ids has \['a'\] more than once"):
         from_detections([image] * 3, [_supervision()] * 3, image_ids=["a", "b", "a"])
 
 

@@ -228,13 +228,13 @@ def test_camvid_as_index_masks_gives_the_same_table(camvid, tmp_path):
 
 
 def test_an_unknown_id_raises_an_error(folders, arrays):
-    with pytest.raises(ValueError, match=r"holds the ids \[2, 255\] .*ignore=\[255\]") as error:
+    with pytest.raises(ValueError, match=r"has the ids \[2, 255\] .*ignore=\[255\]") as error:
         load_masks(*folders, NAMES[:2])
     assert str(folders[1] / "a.png") in str(error.value)
 
 
 def test_an_unknown_id_raises_an_error_for_any_categories(folders):
-    with pytest.raises(ValueError, match=r"holds the ids \[255\]"):
+    with pytest.raises(ValueError, match=r"has the ids \[255\]"):
         load_masks(*folders, NAMES, categories=["sky"])
 
 

@@ -207,7 +207,7 @@ class TestRowsThatCanNotBeJudged:
     def test_rows_of_a_concept_in_one_group_are_not_judged(self):
         X, y = CASES["random"]()
         groups = np.where(y == "sky", 0, 1 + np.arange(31) % 3)
-        with pytest.warns(UserWarning, match=r"rows can't be judged.*rows of 'sky'\. Their"):
+        with pytest.warns(UserWarning, match=r"rows of 'sky' can't be judged"):
             issues = label_issues(X, y, groups=groups)
         check(issues, X, y, "cosine", 10, lambda i, j: groups[i] == groups[j])
         unjudged = issues["confidence"].isna()
@@ -216,7 +216,7 @@ class TestRowsThatCanNotBeJudged:
 
     def test_a_single_row_of_a_concept_is_not_judged(self):
         X, y = CASES["one row in a concept"]()
-        with pytest.warns(UserWarning, match="1 rows can't be judged.*rows of 'car'"):
+        with pytest.warns(UserWarning, match="1 rows of 'car' can't be judged"):
             issues = label_issues(X, y)
         check(issues, X, y, "cosine", 10)
         assert issues.iloc[-1]["row"] == 6
@@ -248,7 +248,7 @@ def test_bad_input_raises_errors(message):
         ({"groups": [1, 2]}, "inconsistent numbers of samples"),
         ({"groups": [1, 2, 3, None]}, "groups has no label in row 3"),
         ({"exclude": 3}, "groups is None"),
-        ({"annotation_ids": [1, 2]}, "annotation_ids has 2 values, and X has 4 rows"),
+        ({"annotation_ids": [1, 2]}, "annotation_ids has 2 values, but X has 4 rows"),
         ({"annotation_ids": "annotation_id"}, "'annotation_ids' parameter"),
         ({"y": pd.Series([1, 1, 2, 2])[::-1], "annotation_ids": pd.Series(range(4))}, "indexes"),
         ({"y": ["car"] * 4}, "At least 2 concepts"),

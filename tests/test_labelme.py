@@ -192,7 +192,7 @@ def test_images_may_be_in_another_folder(tmp_path, path):
         here = path if name == "a" else path.replace("images", "..\\images\\x")
         _write(tmp_path / "labels", _shape(SQUARE), name=name, imagePath=here.format(name[-1]))
         (tmp_path / "labels" / f"{name}.png").unlink()
-    with pytest.raises(ValueError, match=r"a\.json: the file .* lies outside .*image_dir"):
+    with pytest.raises(ValueError, match=r"a\.json: the file .* is outside .*image_dir"):
         load_labelme(tmp_path / "labels")
     expected = [str(tmp_path / "images" / name) for name in ("a.png", "x/b.png")]
     found = load_labelme(tmp_path / "labels", tmp_path / "images").data["image"]

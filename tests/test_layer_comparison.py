@@ -237,21 +237,21 @@ def test_failed_rows_are_counted(table):
 @pytest.mark.parametrize(
     ("how", "message"),
     [
-        ({"layers": None}, "layers=None names 0, and a comparison needs two or more"),
-        ({"layers": ["body.0"]}, r"layers=\['body.0'\] names 1"),
-        ({"layers": ["body.0", "body.0"]}, "names 1"),
+        ({"layers": None}, "layers=None has 0, but a comparison needs two or more"),
+        ({"layers": ["body.0"]}, r"layers=\['body.0'\] has 1"),
+        ({"layers": ["body.0", "body.0"]}, "has 1, but a comparison"),
         ({"layers": "body.0"}, "'layers' parameter of compare_layers"),
         ({"layers": ["body.0", "head"]}, "head"),
-        ({"metrics": ["precision_at_3"]}, "metrics holds 'precision_at_3'; choose from"),
-        ({"metrics": ["gain", "iou"]}, "metrics holds 'gain'; choose from"),
-        ({"groups": "sequence"}, r"groups='sequence' is no column of X, which has \['image'"),
-        ({"y": "category"}, "y='category' is no column of X"),
+        ({"metrics": ["precision_at_3"]}, "metrics has 'precision_at_3'; choose from"),
+        ({"metrics": ["gain", "iou"]}, "metrics has 'gain'; choose from"),
+        ({"groups": "sequence"}, r"groups='sequence' is not a column of X, which has \['image'"),
+        ({"y": "category"}, "y='category' is not a column of X"),
         ({"y": ["car"] * 11}, "inconsistent numbers of samples"),
         ({"groups": np.arange(3)}, "inconsistent numbers of samples"),
-        ({"reference": "body.2"}, r"reference='body.2' is no layer; choose from \['body.0'"),
+        ({"reference": "body.2"}, r"reference='body.2' is not a layer; choose from \['body.0'"),
         ({"iou": {"body.0": np.ones(12)}}, "leave it out"),
         ({"y": ["car"] * 12}, "At least 2 concepts are needed"),
-        ({"y": ["car"] * 5 + ["bus"] * 6 + ["tram"]}, r"there is 1 of \['tram'\]; drop these"),
+        ({"y": ["car"] * 5 + ["bus"] * 6 + ["tram"]}, r"\['tram'\] have 1; drop them"),
         ({"groups": "concept", "exclude": 2}, "A window needs frame numbers"),
         ({"exclude": 2}, "groups is None"),
     ],
@@ -265,16 +265,16 @@ def test_bad_input_raises_errors_before_images_pass(how, message, table):
 
 def test_invalid_layers_and_iou_of_embeddings_raise_errors():
     X, y = np.eye(4), ["bus", "bus", "car", "car"]
-    with pytest.raises(ValueError, match=r"layers=\['b'\] are an estimator's"):
+    with pytest.raises(ValueError, match=r"layers=\['b'\] needs an estimator"):
         compare_layers({"a": X}, y, layers=["b"])
-    with pytest.raises(ValueError, match=r"metrics holds 'iou_gain'.*from iou"):
+    with pytest.raises(ValueError, match=r"metrics has 'iou_gain'.*or iou"):
         compare_layers({"a": X}, y, metrics=["iou_gain"])
     tables = {"a": pd.DataFrame({"iou": [0.5] * 4, "gain": 0}), "b": pd.DataFrame({"iou": [1] * 4})}
     with pytest.raises(ValueError, match=r"iou of 'b' has no column 'gain' but \['iou'\]"):
         compare_layers({"a": X, "b": X}, y, iou=tables)
-    with pytest.raises(ValueError, match=r"gain of 'a' holds -2.0; it lies in \[-1, 1\]"):
+    with pytest.raises(ValueError, match=r"gain of 'a' has -2.0; values must be in \[-1, 1\]"):
         compare_layers({"a": X}, y, iou={"a": tables["a"] - [0, 2]})
     with pytest.raises(ValueError, match="'spaces' parameter of compare_layers"):
         compare_layers(PCA(2), X, y, layers=["a", "b"])
-    with pytest.raises(ValueError, match="y='concept' is no column of X"):
+    with pytest.raises(ValueError, match="y='concept' is not a column of X"):
         compare_layers({"a": X}, pd.DataFrame(X))

@@ -118,8 +118,8 @@ def test_lists_of_rows_are_read_as_masks(mask):
         (np.full((2, 2), np.nan), "Threshold a soft mask"),
         (np.zeros((2, 2, 3), dtype=bool), r"shape \(2, 2, 3\)"),
         ([["a", "b"], ["c", "d"]], "dtype"),
-        ([[1, 2, 3, 4, 5, 6]], "polygons are no mask"),
-        ([[1, 2, 3, 4, 5, 6], [1, 2] * 4], "polygons are no mask"),
+        ([[1, 2, 3, 4, 5, 6]], "polygons are not a mask"),
+        ([[1, 2, 3, 4, 5, 6], [1, 2] * 4], "polygons are not a mask"),
         (Image.new("RGB", (2, 2)), r"image\.convert\('L'\)"),
     ],
 )

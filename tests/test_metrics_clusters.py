@@ -71,7 +71,7 @@ class TestBadLabels:
     def test_missing_labels_raise_an_error(self, function, label):
         y = np.empty(2, dtype=object)
         y[:] = [label, label]
-        with pytest.raises(ValueError, match=f"y holds .*{type(label).__name__} .argument must"):
+        with pytest.raises(ValueError, match=f"y contains .*{type(label).__name__} .argument must"):
             function(y, [0, 1])
 
     def test_labels_of_mixed_types_raise_an_error(self, function):

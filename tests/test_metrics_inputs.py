@@ -63,8 +63,8 @@ BAD = {
     "'mahalanobis' is not supported": (ROWS, Y, "mahalanobis"),
     "metric='jaccard' compares booleans": (ROWS, Y, "jaccard"),
     "metric='yule' compares booleans": (ROWS, Y, "yule"),
-    "metric.* gives nan for two rows": (ROWS, Y, gives(np.nan)),
-    "metric.* gives inf for two rows": (ROWS, Y, gives(np.inf)),
+    "metric.* returns nan for two rows": (ROWS, Y, gives(np.nan)),
+    "metric.* returns inf for two rows": (ROWS, Y, gives(np.inf)),
     r"as large as 2e\+160, whose squares overflow": ([[0.0], [1e160], [-2e160]], Y, "euclidean"),
 }
 

@@ -95,7 +95,7 @@ def test_rows_of_one_direction_are_ties_under_cosine():
 
 def test_one_row_raises_an_error():
     for function in (precision_at_k, r_precision):
-        with pytest.raises(ValueError, match="other rows to find, and X has 1"):
+        with pytest.raises(ValueError, match="other rows to find, but X has 1"):
             function([[1.0]], ["car"])
 
 
@@ -130,7 +130,7 @@ class TestBadK:
             function(np.eye(3), [0, 0, 1], k=k)
 
     def test_k_must_be_less_than_the_number_of_rows(self, function):
-        with pytest.raises(ValueError, match=r"k=3 .* at least 4 rows, and X has 3"):
+        with pytest.raises(ValueError, match=r"k=3 .* at least 4 rows, but X has 3"):
             function(np.eye(3), [0, 0, 1], k=3)
 
 
@@ -202,10 +202,10 @@ def test_a_concept_in_one_group_is_excluded(function):
     [
         ([1, 2], "inconsistent numbers of samples"),
         ([1, 2, None, 2], "groups has no label in row 2"),
-        ([1, 1, 1, 1], "the group .*1.* has 0 rows in other groups, and needs 2; pass rows of"),
-        ([1, 1, 1, 2], "the group .*1.* has 1 rows in other groups, and needs 2; choose a smaller"),
+        ([1, 1, 1, 1], "the group .*1.* has 0 rows in other groups, but needs 2; pass rows of"),
+        ([1, 1, 1, 2], "the group .*1.* has 1 rows in other groups, but needs 2; choose a smaller"),
         ([[1], [2, 3]], "groups"),
-        (np.eye(4), r"groups has shape \(4, 4\), and only exclude compares several columns"),
+        (np.eye(4), r"groups has shape \(4, 4\), but only exclude compares several columns"),
         (np.ones((4, 1, 2)), r"groups should be a 1d array, got .* shape \(4, 1, 2\)"),
     ],
 )
@@ -291,7 +291,9 @@ def test_a_callable_is_called_for_small_blocks():
 def test_queries_without_relevant_rows_are_excluded():
     X, y = [[0.0], [1.0], [2.0], [3.0], [3.5]], ["car", "car", "car", "sky", "sky"]
     frames = [0, 5, 10, 20, 9]
-    with pytest.warns(UserWarning, match=r"1 queries have nothing to find.*rows of 'car'\. NaN"):
+    with pytest.warns(
+        UserWarning, match=r"1 queries have nothing to find.*rows of 'car'\. They are NaN"
+    ):
         found = precision_at_k(X, y, 1, metric="euclidean", groups=frames, exclude=7, average=None)
     # Frame 0 finds the car of frame 10, and frame 10 finds the sky of frame 20.
     assert_allclose(found, [0.5, 1.0])
@@ -300,20 +302,20 @@ def test_queries_without_relevant_rows_are_excluded():
 @pytest.mark.parametrize(
     ("groups", "exclude", "match"),
     [
-        (None, 3, "exclude=3 compares the groups of rows, and groups is None"),
+        (None, 3, "exclude=3 compares the groups of rows, but groups is None"),
         ([1, 2, 3, 4], -1, "'exclude' parameter"),
         ([1, 2, 3, 4], np.nan, "'exclude' parameter"),
-        (list("abcd"), 3, "needs frame numbers, and groups holds 'a'"),
-        (np.arange(4).astype("M8[ns]"), 3, "needs frame numbers, and groups holds '1970-01-01T"),
+        (list("abcd"), 3, "needs frame numbers, but groups has 'a'"),
+        (np.arange(4).astype("M8[ns]"), 3, "needs frame numbers, but groups has '1970-01-01T"),
         (pd.Series(list("aaaa"), dtype=object), lambda a, b: a == b, "group 'a' has 0 rows in"),
-        (np.ones((4, 2)), np.equal, r"gave an array of shape \(4, 4, 2\)"),
+        (np.ones((4, 2)), np.equal, r"returned an array of shape \(4, 4, 2\)"),
         (np.ones((4, 3)), 3, r"groups has shape \(4, 3\)"),
         ([1, 2, np.nan, 4], 3, "groups has no label in row 2"),
         ([1, 2, np.nan, 4], lambda a, b: a == b, "groups has no label in row 2"),
         ([1, 2, 3], 3, "inconsistent numbers of samples"),
         ([1, 2, 3], lambda a, b: a == b, "inconsistent numbers of samples"),
-        ([1, 2, 3, 4], 9, "group .*1.* has 0 rows in other groups, and needs 1"),
-        ([1, 2, 3, 4], lambda a, b: abs(a - b), "gave an array of shape .* and type int"),
+        ([1, 2, 3, 4], 9, "group .*1.* has 0 rows in other groups, but needs 1"),
+        ([1, 2, 3, 4], lambda a, b: abs(a - b), "returned an array of shape .* and type int"),
         ([1, 2, 3, 4], lambda a, b: a > 2, r"shape \(4, 1\) and type bool for 4 queries and 4"),
     ],
 )
@@ -331,6 +333,6 @@ def test_groups_are_matched_by_index():
         X, y, 1, groups=groups
     )
     with pytest.raises(
-        ValueError, match=r"indexes of y and groups hold .* and X has no such labels"
+        ValueError, match=r"indexes of y and groups have .* but X has no such labels"
     ):
         precision_at_k(X, y, 1, groups=groups[::-1])

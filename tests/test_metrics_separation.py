@@ -153,7 +153,7 @@ def test_concepts_with_one_row_each_have_no_separation():
 
 @pytest.mark.parametrize("function", FUNCTIONS)
 def test_one_concept_raises_an_error(function):
-    with pytest.raises(ValueError, match=r"At least 2 concepts .* holds 1 \('car'\)"):
+    with pytest.raises(ValueError, match=r"At least 2 concepts .* has 1 \('car'\)"):
         function([[0.0], [1.0]], ["car", "car"])
 
 

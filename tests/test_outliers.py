@@ -119,7 +119,7 @@ class TestBadInput:
         with pytest.raises(ValueError, match="fit had no concepts"):
             ConceptOutlierDetector().fit(X).predict(X, ["car"] * 3)
         model = ConceptOutlierDetector().fit(X, ["car", "car", "bus"])
-        with pytest.raises(ValueError, match="y holds 'sky', and the concepts of fit were"):
+        with pytest.raises(ValueError, match="y contains 'sky', but the concepts of fit were"):
             model.predict(X[:2], ["car", "sky"])
         with pytest.raises(ValueError, match="inconsistent numbers of samples"):
             model.predict(X, ["car"])

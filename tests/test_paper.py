@@ -234,7 +234,7 @@ def test_the_error_names_a_network_that_cannot_be_built(tmp_path):
     [
         (lambda X: X.drop(columns="image_id"), r"lacks the columns \['image_id'\]"),
         (lambda X: X.assign(concept="car"), r"Two concepts are needed"),
-        (lambda X: X.replace({"concept": {"concept 0": "all"}}), r"'all' stands for all concepts"),
+        (lambda X: X.replace({"concept": {"concept 0": "all"}}), r"'all' means all concepts"),
     ],
 )
 def test_invalid_tables_raise_errors(change, message, tmp_path):
@@ -268,7 +268,7 @@ def test_a_call_that_failed_before_its_first_table_can_be_repeated(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--networks", "resnet50"], "say their --layers"),
+        (["--networks", "resnet50"], "pass their --layers"),
         (["--layers", "layer4"], "--layers goes with one name"),
         (["--annotations", "a.json"], "go together"),
         (["--scenes", "3", "--coco", "here"], "not allowed with"),

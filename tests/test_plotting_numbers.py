@@ -242,7 +242,7 @@ def test_a_k_without_as_many_rows_is_refused(rows):
         PrecisionAtKDisplay.from_embeddings(*rows, k=[28])
     with pytest.raises(ValueError, match=r"k=.0, 3. must hold numbers of at least 1"):
         PrecisionAtKDisplay.from_embeddings(*rows, k=[3, 0])
-    with pytest.raises(ValueError, match="group 0 has 14 rows in other groups, and needs 15"):
+    with pytest.raises(ValueError, match="group 0 has 14 rows in other groups, but needs 15"):
         PrecisionAtKDisplay.from_embeddings(*rows, k=[15], groups=np.arange(28) % 2)
 
 

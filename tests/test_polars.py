@@ -135,7 +135,7 @@ def test_layers_are_compared_by_column(tables):
     how = {"layers": ["0", "2"], "metrics": ["separation", "iou"], "n_repeats": 2}
     found = [compare_layers(LOCE, X, random_state=0, **how) for X in (ours, table)]
     assert_frame_equal(*found)
-    with pytest.raises(ValueError, match="'kind' is no column of X, which has"):
+    with pytest.raises(ValueError, match="'kind' is not a column of X, which has"):
         compare_layers(LOCE, ours, "kind", **how)
 
 

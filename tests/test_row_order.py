@@ -404,7 +404,7 @@ def test_input_without_labels_beside_different_orders_raises_an_error(name):
         return
     for lone in (last.to_numpy(), last.set_axis(range(len(last)))):
         with pytest.raises(
-            ValueError, match=r"same labels in another order, and .* no such labels"
+            ValueError, match=r"same labels in another order, but .* no such labels"
         ):
             case.call(first, *middle, lone)
 

@@ -215,7 +215,7 @@ def test_a_clusterer_has_the_same_score_alone_and_in_a_pipeline(planted):
 class TestBadUse:
     @pytest.mark.parametrize("scoring", [None, [], ()])
     def test_an_empty_list_of_names_raises_an_error(self, scoring):
-        with pytest.raises(ValueError, match="names no scorer"):
+        with pytest.raises(ValueError, match="has no scorer"):
             get_scorer(scoring)
 
     def test_silhouette_of_bad_labels_raises_an_error(self, planted):
@@ -229,7 +229,7 @@ class TestBadUse:
     def test_an_unknown_name_raises_an_error(self):
         with pytest.raises(ValueError, match="did you mean 'purity'"):
             get_scorer("purty")
-        with pytest.raises(ValueError, match="is no scorer"):
+        with pytest.raises(ValueError, match="is not a scorer"):
             get_scorer(["purity", "???"])
 
     @pytest.mark.parametrize("name", ["separation", "purity"])

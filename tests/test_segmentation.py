@@ -604,7 +604,10 @@ def test_the_error_names_concepts_without_loces(boxes):
     embeddings[[1, 3]] = np.nan
     with pytest.raises(ValueError, match=r"No LoCE is left of the concepts \['bar'\]"):
         segmenter.fit(boxes, embeddings=embeddings)
-    with pytest.raises(ValueError, match=r"\(5, 13\), got \(5, 3\)\. The bias is the last feature"):
+    with pytest.raises(
+        ValueError,
+        match=r"\(5, 13\), got \(5, 3\)\. With append_bias=True, the bias is the last feature",
+    ):
         segmenter.fit(boxes, embeddings=embeddings[:, :3])
     blank = [np.zeros_like(m) for m in boxes["mask"]]
     for loce in (STEPPED, LoCETransformer(MODEL, "2")):

@@ -141,7 +141,7 @@ ABSURD_COUNTS = {
     "huge difference": ("`1" + "oooooooooo?" * 20, "must sum to 48"),
     "negative difference": ("`1@@", "at least 0"),
     "unending number": ("P" * 7, "cut off"),
-    "foreign": ("\x7f0", "foreign"),
+    "foreign": ("\x7f0", "invalid characters"),
     "not ASCII": ("\N{GREEK SMALL LETTER ALPHA}", "can't encode"),
     "nothing": (None, "integers of at least 0"),
 }
@@ -514,7 +514,7 @@ def test_coco_files_outside_the_folder_are_refused(tmp_path, name):
     Image.new("RGB", (WIDTH, HEIGHT)).save(tmp_path / "secret.png")
     content["images"][0]["file_name"] = name.format(outside=tmp_path)
     path.write_text(json.dumps(content))
-    with pytest.raises(ValueError, match=r"lies outside of .*name a folder that holds") as error:
+    with pytest.raises(ValueError, match=r"is outside .*pass a folder that contains") as error:
         load_coco(path, folder)
     assert str(path) in str(error.value)
     # The remedy in the message.
@@ -549,6 +549,6 @@ def test_invalid_json_raises_an_error(tmp_path, name):
 def test_voc_files_outside_the_tree_are_refused(tmp_path, name):
     blank = np.zeros((HEIGHT, WIDTH), dtype=np.uint8)
     make_voc_tree(tmp_path / "VOC2012", {"a": (blank, blank)}, {"val": ["a", name]})
-    with pytest.raises(ValueError, match="lies outside of") as error:
+    with pytest.raises(ValueError, match="is outside") as error:
         load_voc(tmp_path, "val")
     assert "val.txt" in str(error.value)

@@ -120,7 +120,7 @@ def test_shared_and_missing_ids_are_restored(path):
     content["annotations"][1].pop("id")
     how = {"merge_instances": False, "keep": ["tags"]}
     content["annotations"][5]["tags"] = ["one"]
-    with pytest.warns(UserWarning, match=r"1 ids stand for several annotations, such as \[7\]"):
+    with pytest.warns(UserWarning, match=r"1 ids are used for several annotations, such as \[7\]"):
         table = load_coco(content, path.parent, **how).data
     written = to_coco(table, keep=["tags"])
     ids = [annotation["id"] for annotation in written["annotations"]]
@@ -181,20 +181,20 @@ def test_any_order_of_rows_is_restored(path):
     [
         (
             {"image": Image.new("RGB", (16, 12))},
-            r"row 1 \(annotation 98\) holds its image in memory.*image\.save",
+            r"row 1 \(annotation 98\) has its image in memory.*image\.save",
         ),
         (
             {"image": np.zeros((12, 16, 3), dtype=np.uint8)},
-            r"row 1 \(annotation 98\) holds its image in memory",
+            r"row 1 \(annotation 98\) has its image in memory",
         ),
-        ({"image": "/elsewhere/a.png"}, "1 images lie outside of image_dir.*'/elsewhere/a.png'"),
+        ({"image": "/elsewhere/a.png"}, "1 images are outside image_dir.*'/elsewhere/a.png'"),
         (
             {"image_id": 30},
-            r"row 1 \(annotation 98\): the image id 30 stands for .*z/b\.png.*a\.png",
+            r"row 1 \(annotation 98\): the image id 30 is used for .*z/b\.png.*a\.png",
         ),
         ({"image_id": None}, r"row 1 \(annotation 98\): the image_id nan can't be written"),
         ({"concept": None}, r"row 1 \(annotation 98\): the concept .* can't be written"),
-        ({"mask": np.zeros((3, 3), dtype=bool)}, "row .*: the image id 10 stands for"),
+        ({"mask": np.zeros((3, 3), dtype=bool)}, "row .*: the image id 10 is used for"),
         (
             {"mask": {"size": [12, 16], "counts": [3]}},
             r"row 1 \(annotation 98\): the mask can't be read",

@@ -157,7 +157,7 @@ def test_an_unknown_id_raises_an_error(tree):
     classes[0, 0] = 21
     path = tree / "SegmentationClass" / "2007_000009.png"
     save_palette_png(classes, path)
-    with pytest.raises(ValueError, match=r"holds the ids \[21\]") as error:
+    with pytest.raises(ValueError, match=r"has the ids \[21\]") as error:
         load_voc(tree)
     assert str(path) in str(error.value)
 
@@ -165,7 +165,7 @@ def test_an_unknown_id_raises_an_error(tree):
 def test_a_mask_in_colors_raises_an_error(tree):
     path = tree / "SegmentationClass" / "2007_000009.png"
     Image.open(path).convert("RGB").save(path)
-    with pytest.raises(ValueError, match=r"drawn in colors, such as #.* holds no ids") as error:
+    with pytest.raises(ValueError, match=r"has colors, such as #.* but no ids") as error:
         load_voc(tree)
     assert str(path) in str(error.value)
 

@@ -1,5 +1,7 @@
-"""Pages of the API reference, written from the list in ``api_reference.py`` before each build."""
+"""Write the pages of the API reference from the list in ``api_reference.py``, before each build."""
 
+import inspect
+from importlib import import_module
 from pathlib import Path
 
 from api_reference import API_REFERENCE
@@ -25,10 +27,15 @@ def _autosummary(module, names):
     ]
 
 
+def read_docstring(name):
+    """Return the docstring of a module, which is reStructuredText."""
+    return inspect.getdoc(import_module(name))
+
+
 def module_page(name, module):
-    """Give the page of one module, as reStructuredText."""
+    """Return the page of one module, as reStructuredText."""
     lines = [f".. _{name}_ref:", "", *_heading(name, "=")]
-    lines += [f".. module:: {name}", "", module.text, ""]
+    lines += [f".. module:: {name}", "", read_docstring(name), ""]
     for section in module.sections:
         if section.title:
             lines += [*_heading(section.title, "-"), section.text, ""]
@@ -37,10 +44,10 @@ def module_page(name, module):
 
 
 def index_page(reference):
-    """Give the page that all modules are found on."""
+    """Return the page that lists all modules."""
     lines = [
         *_heading("API reference", "="),
-        "Every public name. What isn't listed here is private, and may change without notice.",
+        "These are all public names. Other names are private and may change without notice.",
         "",
         ".. toctree::",
         "   :hidden:",
@@ -52,13 +59,14 @@ def index_page(reference):
         "   :class: api-modules",
         "",
     ]
-    for name, module in reference.items():
-        lines += [f"   * - :ref:`{name} <{name}_ref>`", f"     - {module.text}"]
+    for name in reference:
+        summary = read_docstring(name).partition("\n")[0]
+        lines += [f"   * - :ref:`{name} <{name}_ref>`", f"     - {summary}"]
     return "\n".join([*lines, ""])
 
 
 def write_pages(app, config):
-    """Write what has changed, so that Sphinx reads no page for nothing."""
+    """Write the pages that changed, so that Sphinx reads no other page again."""
     folder = Path(app.srcdir, FOLDER)
     folder.mkdir(exist_ok=True)
     pages = {f"{name}.rst": module_page(name, module) for name, module in API_REFERENCE.items()}
@@ -81,6 +89,6 @@ def remove_stale(folder, pages):
 
 
 def setup(app):
-    """Write the pages before Sphinx looks which there are."""
+    """Write the pages before Sphinx searches for pages."""
     app.connect("config-inited", write_pages)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

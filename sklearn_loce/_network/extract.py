@@ -81,6 +81,7 @@ class ActivationExtractor:
     Parameters
     ----------
     model : torch.nn.Module or TorchModel
+        The network.
     layers : str, Joined or list of these
         Dotted names, as in ``module.named_modules()``. A :class:`Joined` is a layer of its own.
     reshape_transform : callable, default=None
@@ -231,11 +232,25 @@ class ActivationExtractor:
         Parameters
         ----------
         size : tuple of int
-            (height, width)
+            (height, width) of the image.
 
         Returns
         -------
         Frame
+            ``size`` is the (height, width) of the first layer's input, and ``content`` the (height,
+            width) of the image in its upper left corner.
+
+        See Also
+        --------
+        list_layers : The layers of a network.
+
+        Examples
+        --------
+        >>> from torch import nn
+        >>> from sklearn_loce import ActivationExtractor
+        >>> extract = ActivationExtractor(nn.Sequential(nn.Conv2d(3, 8, 3)), "0")
+        >>> extract.frame((16, 24))
+        Frame(size=(16, 24), content=(16, 24))
         """
         if self._network is None:
             with self:
@@ -394,6 +409,7 @@ def list_layers(model, input_size):
     Parameters
     ----------
     model : torch.nn.Module or TorchModel
+        The network.
     input_size : tuple of int
         (height, width) of the images; (n_channels, height, width) for networks whose input does
         not have three channels.

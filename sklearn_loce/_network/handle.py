@@ -163,6 +163,21 @@ class TorchModel:
             It is equal in every process with the same version of Python. It does not include
             globals, settings of other modules and patched functions of libraries. For these,
             estimators also compare the activations of a probe image.
+
+        See Also
+        --------
+        RowStore : Uses such a digest as part of its keys.
+
+        Examples
+        --------
+        >>> from torch import nn
+        >>> from sklearn_loce import TorchModel
+        >>> network = nn.Conv2d(3, 8, 3)
+        >>> model = TorchModel(network)
+        >>> before = model.fingerprint()
+        >>> _ = nn.init.zeros_(network.weight)
+        >>> model.fingerprint() == before
+        False
         """
         return digest_model(self).hex()
 

@@ -1,1 +1,1 @@
-"""Rows of a table: which images and masks they name, and what is wrong with them."""
+"""Read and check the images and masks of a table of samples."""

@@ -1,4 +1,4 @@
-"""Images of the table of samples: files, PIL images and arrays, read as RGB."""
+"""Read the images of the table of samples as RGB, from files, PIL images and arrays."""
 
 import os
 import stat
@@ -10,26 +10,26 @@ from PIL import Image, ImageOps
 from .._warnings import warn_user
 
 PATH = (str, os.PathLike)
-# What Pillow raises for damaged files; its decoders have found each of these.
+# Errors of Pillow for damaged files, collected from all of its decoders.
 READ_ERRORS = (
     OSError,
     ValueError,
     TypeError,
-    AssertionError,  # Pillow's, of a closed image
+    AssertionError,  # from a closed image of Pillow
     OverflowError,
-    RuntimeError,  # AVIF
+    RuntimeError,  # from AVIF files
     SyntaxError,
     Image.DecompressionBombError,
-    Image.DecompressionBombWarning,  # where the user has made warnings errors
+    Image.DecompressionBombWarning,  # if warnings are errors
 )
 _ORIENTATION = 0x0112  # the EXIF tag
-_TURNED = (5, 6, 7, 8)  # its values that swap width and height
+_TURNED = (5, 6, 7, 8)  # values of the tag that swap width and height
 _PROGRAMS = ("EPS",)  # formats that Pillow reads by running an interpreter on them
 _BITS_PER_SAMPLE = 258  # the TIFF tag
 
 
 def check_is_file(path):
-    """Raise where a path leads to a pipe or the like: to open it could wait for ever."""
+    """Raise an error for a pipe or device, because opening it could wait forever."""
     if not stat.S_ISREG(os.stat(path).st_mode):
         raise ValueError("it is a folder, pipe, socket or device, not a file")
 
@@ -47,9 +47,9 @@ def open_image(path):
 def read_image(image):
     """Read a file, PIL image or array as RGB, an array (height, width, 3) of uint8.
 
-    Gray images get three equal channels, an alpha channel is dropped, 16-bit values are scaled to 8
-    bits, and an EXIF orientation is applied. A TIFF tells how many bits it uses; of other images
-    that use 12 bits of 16 or less, a warning says so.
+    Gray images become three equal channels. An alpha channel is dropped, 16-bit values are scaled
+    to 8 bits, and an EXIF orientation is applied. A TIFF file contains the number of bits. For
+    other images that use at most 12 of 16 bits, you get a warning.
     """
     if isinstance(image, PATH):
         with open_image(image) as opened:
@@ -84,12 +84,12 @@ def _pil_to_rgb(image):
 
 
 def _count_bits(image):
-    """Say how many of 16 bits the pixels of a TIFF have; Pillow unpacks 12 to 16."""
+    """Return the number of bits of the pixels of a TIFF. Pillow unpacks 12 bits to 16."""
     return min(16, *getattr(image, "tag_v2", {}).get(_BITS_PER_SAMPLE, (16,)))
 
 
 def _is_cut_to_bytes(image):
-    """Say whether Pillow will keep the upper 8 of 16 bits, as it does of colors in a file."""
+    """Return whether Pillow drops the lower 8 of 16 bits, as for colors in a file."""
     tiles = getattr(image, "tile", ())
     return not image.mode.startswith("I") and any(";16" in str(tile[3]) for tile in tiles)
 
@@ -99,7 +99,7 @@ def _warn_if_dark(largest):
     if 0 < n_bits <= 12:
         warn_user(
             f"A 16-bit image uses only the lower {n_bits} bits, so it is read as nearly black. If "
-            f"its values are of {n_bits} bits, scale them first: image * {2 ** (16 - n_bits)}."
+            f"its values have {n_bits} bits, scale them first: image * {2 ** (16 - n_bits)}."
         )
 
 
@@ -107,7 +107,7 @@ def _array_to_rgb(array, n_bits=16):
     if array.dtype.kind == "u" and array.dtype.itemsize == 2:
         if n_bits == 16:
             _warn_if_dark(array.max(initial=0))
-        # The largest value becomes 255, and halves are rounded up.
+        # 65535 becomes 255, and halves are rounded up.
         largest = 2**n_bits - 1
         array = ((array.astype(np.uint32) * 255 + largest // 2 + 1) // largest).astype(np.uint8)
     if array.dtype != np.uint8:
@@ -125,11 +125,11 @@ def _array_to_rgb(array, n_bits=16):
 
 
 def size_of_image(image):
-    """Give (height, width) of an image; the pixels of most files stay undecoded."""
+    """Return (height, width) of an image, mostly without decoding pixels."""
     if isinstance(image, PATH):
         with open_image(image) as opened:
             return size_of_image(opened)
     if isinstance(image, Image.Image) and image.getexif().get(_ORIENTATION) not in _TURNED:
         return image.size[::-1]
-    # Pillow turns the size of some turned formats itself, so only the pixels are reliable.
+    # For some formats, Pillow applies the orientation to the size itself. Only pixels are reliable.
     return read_image(image).shape[:2]

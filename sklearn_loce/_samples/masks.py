@@ -1,4 +1,4 @@
-"""Concept masks: reading and checking them."""
+"""Read and check concept masks."""
 
 from functools import lru_cache
 
@@ -13,7 +13,7 @@ _LONGEST_NUMBER = 7  # characters of such a count in a compressed RLE
 
 
 def rle_size(rle):
-    """Give the (height, width) that a COCO run-length encoding claims; it must not be absurd."""
+    """Return the (height, width) of a COCO run-length encoding, if it is plausible."""
     if not {"size", "counts"} <= rle.keys():
         raise ValueError(f"A mask RLE needs the keys 'size' and 'counts', got {sorted(rle)}.")
     try:
@@ -30,7 +30,7 @@ def rle_size(rle):
 
 
 def check_n_pixels(size):
-    """Raise where a claimed (height, width) is larger than an image that Pillow would open."""
+    """Raise an error if a mask is larger than the largest image that Pillow opens."""
     limit = _COUNT_LIMIT - 1
     if Image.MAX_IMAGE_PIXELS is not None:
         limit = min(limit, 2 * Image.MAX_IMAGE_PIXELS)
@@ -42,13 +42,13 @@ def check_n_pixels(size):
 
 
 def compress_rle(rle):
-    """Bring a COCO run-length encoding to its compressed form, ``counts`` as bytes.
+    """Convert a COCO run-length encoding to its compressed form, with ``counts`` as bytes.
 
-    An error names an absurd size, and runs that don't fill it exactly.
+    An implausible size, or runs that do not fill it exactly, raise an error.
     """
     size, counts = rle_size(rle), rle["counts"]
     is_text = isinstance(counts, str | bytes)
-    # Before they are read: no mask has more runs than pixels, and an empty first run of background.
+    # Check before reading: a mask has at most one run per pixel, and an empty first run.
     longest = (size[0] * size[1] + 1) * (_LONGEST_NUMBER if is_text else 1)
     if hasattr(counts, "__len__") and len(counts) > longest:
         raise ValueError(
@@ -65,20 +65,21 @@ def compress_rle(rle):
 
 @lru_cache(maxsize=2**14)
 def _check_text(text, size):
-    """Check compressed run lengths; pycocotools reads out of bounds where they are wrong.
+    """Check compressed run lengths, because pycocotools reads out of bounds if they are wrong.
 
-    A number is written in groups of five bits, lowest first, one character each; the sixth bit says
-    that more follow. From the fourth on, a number is the difference to the last but one.
+    A number is a sequence of characters with five bits each, lowest bits first. The sixth bit is
+    set if another character follows. From the fourth number on, the value is the difference to the
+    number before the previous one.
     """
     characters = np.frombuffer(text, dtype=np.uint8).astype(np.int64) - 48
     ends = np.flatnonzero((characters & 32) == 0)
     is_foreign = len(characters) == 0 or characters.min() < 0 or characters.max() > 63
     if is_foreign or len(ends) == 0 or ends[-1] != len(characters) - 1:
-        raise ValueError("a compressed mask RLE is cut off or holds foreign characters")
+        raise ValueError("a compressed mask RLE is cut off or has invalid characters")
     starts = np.r_[0, ends[:-1] + 1]
     place = np.arange(len(characters)) - np.repeat(starts, ends - starts + 1)
     if place.max() > 10:
-        raise ValueError("a compressed mask RLE holds a number that is too large")
+        raise ValueError("a compressed mask RLE has a number that is too large")
     runs = np.add.reduceat((characters & 31) << (5 * place), starts)
     negative = (characters[ends] & 16) != 0
     runs -= np.where(negative, 1 << (5 * (place[ends] + 1)), 0)
@@ -101,7 +102,7 @@ def _check_runs(runs, size):
 
 
 def size_of_mask(mask):
-    """Give (height, width) of a mask; run-length encodings and files stay undecoded."""
+    """Return (height, width) of a mask, without decoding run-length encodings and files."""
     if isinstance(mask, dict):
         return rle_size(mask)
     if isinstance(mask, PATH):
@@ -114,17 +115,17 @@ def size_of_mask(mask):
 
 
 def has_foreground(mask):
-    """Say whether a mask has a pixel of foreground; run-length encodings stay undecoded."""
+    """Return whether a mask has foreground, without decoding run-length encodings."""
     if isinstance(mask, dict):
         return bool(coco_mask.area(compress_rle(mask)) > 0)
     return bool(read_mask(mask).any())
 
 
 def read_mask(mask):
-    """Read a mask in any form that the table of samples may hold, as a 2-D array of bool.
+    """Read a mask of the table of samples as a 2-D array of bool.
 
-    That is a COCO RLE, an array or image whose non-zero pixels are the concept, or the file of one.
-    Of palette images the index counts, so that index 0 is the background.
+    A mask is a COCO RLE, an array or image whose non-zero pixels are the concept, or its file. In
+    palette images, index 0 is the background.
     """
     if isinstance(mask, dict):
         return coco_mask.decode(compress_rle(mask)).view(bool)
@@ -133,8 +134,8 @@ def read_mask(mask):
             return read_mask(image)
     if isinstance(mask, list) and _has_polygons(mask):
         raise ValueError(
-            "polygons are no mask; load_coco reads annotations that have them, and merge and "
-            "frPyObjects of pycocotools.mask make a mask of one object's"
+            "polygons are not a mask; read annotations with polygons by load_coco, or convert them "
+            "by frPyObjects and merge of pycocotools.mask"
         )
     array = np.asarray(mask)
     if array.ndim != 2 or array.dtype.kind not in "biuf":
@@ -148,14 +149,14 @@ def read_mask(mask):
     values = array[foreground]
     if values.size and (values != values[0]).any():
         raise ValueError(
-            "A mask may hold one value besides 0, this has more. Threshold a soft mask first, as "
-            "in mask > 0.5; of an image of labels take one, as in labels == 3."
+            "A mask may have one value besides 0, but this mask has more. Threshold a soft mask "
+            "first, as in mask > 0.5. Select one label of an image of labels, as in labels == 3."
         )
     return foreground
 
 
 def _has_polygons(mask):
-    """Tell COCO's lists of x, y, x, y, ... from the rows of an array."""
+    """Return whether lists are polygons of COCO, not the rows of an array."""
     if not mask or not all(isinstance(row, list) for row in mask):
         return False
     if len(mask) == 1:
@@ -164,6 +165,6 @@ def _has_polygons(mask):
 
 
 def intersection_over_union(first, second):
-    """Give the IoU of two boolean masks; 0 where both are empty."""
+    """Return the IoU of two boolean masks, or 0 if both are empty."""
     union = np.count_nonzero(first | second)
     return np.count_nonzero(first & second) / union if union else 0.0

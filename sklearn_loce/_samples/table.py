@@ -1,4 +1,4 @@
-"""The table of samples: one row per image-concept pair, read only when it is needed."""
+"""The table of samples, with one row per image-concept pair, read on demand."""
 
 import os
 from collections.abc import Sequence
@@ -14,13 +14,13 @@ from .images import PATH, READ_ERRORS, read_image, size_of_image
 from .masks import compress_rle, has_foreground, read_mask, size_of_mask
 
 _SHOWN = 5
-ANNOTATION = "annotation_id"  # the loaders' column of the ids that a source has
-POSITION = "__position__"  # of a row in the table of which a part was cut out
+ANNOTATION = "annotation_id"  # column of the loaders with the ids of the source
+POSITION = "__position__"  # position of a row in the table before a part was selected
 _NAN_FOR_EMPTY = ", or set on_empty='nan' to get vectors of NaN for them, which score ignores"
 
 
 def as_samples(X):
-    """Bring a DataFrame or a sequence of pairs to pandas, with ``image`` and ``mask``."""
+    """Convert a table or a sequence of pairs to a DataFrame with ``image`` and ``mask``."""
     X = as_pandas(X)
     if not isinstance(X, pd.DataFrame):
         X = _frame_of_pairs(X)
@@ -58,7 +58,7 @@ def _frame_of_pairs(pairs):
 
 
 def object_array(values):
-    """Give an array of objects; NumPy would stack images of one size."""
+    """Return an array of objects, because NumPy would stack images of one size."""
     array = np.empty(len(values), dtype=object)
     for i, value in enumerate(values):
         array[i] = value
@@ -66,7 +66,7 @@ def object_array(values):
 
 
 def absolute_paths(samples):
-    """Give the table with absolute paths, which mean the same in processes of other folders."""
+    """Return the table with absolute paths, for processes in other working directories."""
     here = os.getcwd()
     absolute = {
         name: object_array(
@@ -78,14 +78,14 @@ def absolute_paths(samples):
 
 
 def part_of(samples, rows):
-    """Cut rows out of a table, with the columns that are read; messages name them as before."""
+    """Select rows with the necessary columns. Messages keep their original positions."""
     read = [name for name in ("image", "mask", ANNOTATION) if name in samples]
     return samples[read].iloc[rows].assign(**{POSITION: rows})
 
 
 def row_name(samples, i):
-    """Name a row by position, by index label where that differs, and by its annotations."""
-    (label,) = samples.index[i : i + 1].tolist()  # numbers of Python's, not of NumPy's
+    """Describe a row by position, by a different index label, and by its annotations."""
+    (label,) = samples.index[i : i + 1].tolist()  # numbers of Python, not of NumPy
     position = int(samples[POSITION].iloc[i]) if POSITION in samples else i
     is_position = isinstance(label, Integral) and label == position
     known = [] if is_position else [f"index {label!r}"]
@@ -102,19 +102,19 @@ def _name_annotations(cell):
 
 
 def cell_values(cell):
-    """Give what a cell holds as a tuple: merged instances have several values, others one."""
-    if isinstance(cell, np.ndarray):  # what a tuple is after parquet
+    """Return the values of a cell as a tuple, with one value per merged instance."""
+    if isinstance(cell, np.ndarray):  # a tuple after a round trip by parquet
         cell = cell.tolist()
     return tuple(cell) if isinstance(cell, tuple | list) else (cell,)
 
 
 def is_missing(value):
-    """Say whether a value is none, such as None or NaN; lists and the like are values."""
+    """Return whether a value is missing, such as None or NaN. A list is not missing."""
     return bool(pd.api.types.is_scalar(value) and pd.isna(value))
 
 
 def image_key(image):
-    """Give a key that two cells of the column ``image`` share when they hold the same image."""
+    """Return a key that is equal for cells with the same image."""
     if isinstance(image, PATH):
         return os.fspath(image)
     array = np.ascontiguousarray(np.asarray(image))
@@ -123,22 +123,22 @@ def image_key(image):
 
 
 def group_by_image(samples):
-    """Give the row numbers of each image, images in the order of their first rows."""
-    # One object usually serves all rows of an image: its pixels are hashed once. The list keeps
-    # the objects alive, so that no two have the same id.
+    """Return the row numbers of each image, images in the order of their first rows."""
+    # All rows of an image usually share one object, whose pixels are hashed once. The list keeps
+    # the objects alive, so ids are unique.
     images, keys, groups = samples["image"].tolist(), {}, {}
     for i, image in enumerate(images):
         if id(image) not in keys:
             try:
                 keys[id(image)] = image_key(image)
-            except READ_ERRORS:  # of which examine_rows gives the message
+            except READ_ERRORS:  # examine_rows reports the error
                 keys[id(image)] = i
         groups.setdefault(keys[id(image)], []).append(i)
     return list(map(np.array, groups.values()))
 
 
 def _read_cell(read, value, what, samples, i):
-    """Read a cell; an error names the row and the file."""
+    """Read a cell. Errors name the row and the file."""
     try:
         return read(value)
     except READ_ERRORS as error:
@@ -156,7 +156,7 @@ def _file_of(value):
 
 
 def read_sample_image(samples, i):
-    """Read the image of row ``i``; an error names the row and the file."""
+    """Read the image of row ``i``. Errors name the row and the file."""
     return _read_cell(read_image, samples["image"].iloc[i], "image", samples, i)
 
 
@@ -165,7 +165,7 @@ def _size_of_sample_image(samples, i):
 
 
 def read_sample_mask(samples, i, image_size, read=read_mask):
-    """Read the mask of row ``i``, unless its size differs from the image's (height, width)."""
+    """Read the mask of row ``i``. Raise an error if its size differs from ``image_size``."""
     mask = samples["mask"].iloc[i]
     size = _read_cell(size_of_mask, mask, "mask", samples, i)
     if tuple(size) != tuple(image_size):
@@ -179,16 +179,16 @@ def read_sample_mask(samples, i, image_size, read=read_mask):
 
 
 def read_rows(samples, rows):
-    """Read the image that rows share, and their masks (n_rows, height, width)."""
+    """Read the common image of rows, and their masks (n_rows, height, width)."""
     image = read_sample_image(samples, rows[0])
     return image, np.stack([read_sample_mask(samples, i, image.shape[:2]) for i in rows])
 
 
 def examine_rows(samples, groups):
-    """Find what is wrong with images and masks; most files and encodings stay undecoded.
+    """Check images and masks, mostly without decoding them.
 
-    Gives which masks have foreground (False for broken ones), and an exception by broken row, which
-    the rows of a broken image share.
+    Return which masks have foreground (False for invalid ones), and a dict of exceptions by invalid
+    row. The rows of an invalid image share an exception.
     """
     problems, found = {}, np.zeros(len(samples), dtype=bool)
     for rows in groups:
@@ -206,21 +206,21 @@ def examine_rows(samples, groups):
 
 
 def check_rows(samples, groups):
-    """Raise what ``examine_rows`` finds; give which masks have foreground."""
+    """Raise the errors of ``examine_rows``, and return which masks have foreground."""
     found, problems = examine_rows(samples, groups)
     raise_problems(problems)
     return found
 
 
 def raise_problems(problems):
-    """Raise what ``examine_rows`` found, if anything."""
+    """Raise the errors of ``examine_rows``, if there are any."""
     if problems:
         first = next(iter(problems.values()))
         raise type(first)(f"{enumerate_messages(problems.values())}.") from first
 
 
 def raise_empty(samples, rows, remedy=_NAN_FOR_EMPTY):
-    """Raise if there are rows whose masks are empty; ``remedy`` is another than to omit them."""
+    """Raise an error for rows with empty masks. ``remedy`` is an alternative to omitting them."""
     if len(rows):
         more = f" and {len(rows) - _SHOWN} more" if len(rows) > _SHOWN else ""
         names = ", ".join(row_name(samples, i) for i in rows[:_SHOWN])
@@ -230,14 +230,14 @@ def raise_empty(samples, rows, remedy=_NAN_FOR_EMPTY):
 
 
 def enumerate_messages(messages):
-    """Put messages into one, five at most; equal ones count once."""
+    """Join up to five distinct messages."""
     messages = list(dict.fromkeys(str(message).rstrip(".") for message in messages))
     more = f"; and {len(messages) - _SHOWN} more" if len(messages) > _SHOWN else ""
     return "; ".join(messages[:_SHOWN]) + more
 
 
 def blank_masks(samples):
-    """Give every row an empty mask of its image's size, for work without masks."""
+    """Return an empty mask per row in the size of its image, for work without masks."""
     masks = np.empty(len(samples), dtype=object)
     for rows in group_by_image(samples):
         size = _size_of_sample_image(samples, rows[0])

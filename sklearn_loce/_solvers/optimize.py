@@ -221,6 +221,11 @@ def optimize_loces(
     ConvergenceWarning
         If rows did not converge; the result contains their current vectors.
 
+    See Also
+    --------
+    project_loces : Project the LoCEs.
+    LoCETransformer : LoCEs of a table of images and masks.
+
     Notes
     -----
     Let z = upsample(sum_c v_c A_c) + b, P = sigmoid(z), t the mask, q its mean, and s the squared
@@ -309,8 +314,11 @@ def project_loces(activations, embeddings, mask_size=(100, 100), *, bias=None):
     Parameters
     ----------
     activations : Tensor of shape (n_samples, n_channels, height, width)
+        Activations of one layer.
     embeddings : Tensor of shape (n_samples, n_channels)
+        The LoCEs.
     mask_size : tuple of int, default=(100, 100)
+        Size (n_rows, n_columns) of the projections.
     bias : Tensor of shape (n_samples,), default=None
         Bias that is added before the sigmoid.
 
@@ -323,6 +331,11 @@ def project_loces(activations, embeddings, mask_size=(100, 100), *, bias=None):
     ------
     ValueError
         If shapes do not match, or activations are complex, NaN or infinite.
+
+    See Also
+    --------
+    optimize_loces : Optimize LoCEs.
+    LoCETransformer.project : The same for rows of a table.
 
     Examples
     --------

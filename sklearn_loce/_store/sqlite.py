@@ -101,6 +101,18 @@ class RowStore:
         -------
         Session
             A context manager for a ``with`` block.
+
+        See Also
+        --------
+        info : Count the rows of the store.
+
+        Examples
+        --------
+        >>> import tempfile
+        >>> from sklearn_loce import RowStore
+        >>> with tempfile.TemporaryDirectory() as folder, RowStore(folder).open() as session:
+        ...     print(type(session).__name__)
+        Session
         """
         return Session(self)
 
@@ -118,6 +130,24 @@ class RowStore:
         ------
         StoreError
             If the file cannot be read, is not a store, has another version, or is malformed.
+
+        See Also
+        --------
+        to_frame : List the rows.
+
+        Examples
+        --------
+        >>> import tempfile
+        >>> from sklearn_loce import MaskedMeanTransformer, RowStore, TorchModel
+        >>> from sklearn_loce.datasets import load_scene_model, make_scenes
+        >>> X, folder = make_scenes(1, random_state=0).data, tempfile.TemporaryDirectory()
+        >>> store = RowStore(folder.name)
+        >>> model = TorchModel(load_scene_model)
+        >>> _ = MaskedMeanTransformer(model, "features.2", memory=store).fit_transform(X)
+        >>> info = store.info()
+        >>> info.n_rows, info.layers
+        (7, ['features.2'])
+        >>> folder.cleanup()
         """
         info = Bunch(path=self.path, format_version=FORMAT_VERSION)
         info.update(n_rows=0, n_bytes=0, n_keys=0, layers=[])
@@ -149,6 +179,24 @@ class RowStore:
         ------
         StoreError
             If the file cannot be read, is not a store, has another version, or is malformed.
+
+        See Also
+        --------
+        info : Count the rows.
+
+        Examples
+        --------
+        >>> import tempfile
+        >>> from sklearn_loce import MaskedMeanTransformer, RowStore, TorchModel
+        >>> from sklearn_loce.datasets import load_scene_model, make_scenes
+        >>> X, folder = make_scenes(1, random_state=0).data, tempfile.TemporaryDirectory()
+        >>> store = RowStore(folder.name)
+        >>> model = TorchModel(load_scene_model)
+        >>> _ = MaskedMeanTransformer(model, "features.2", memory=store).fit_transform(X)
+        >>> store.to_frame()[["layer", "n_channels"]].drop_duplicates()
+                layer  n_channels
+        0  features.2          48
+        >>> folder.cleanup()
         """
         keys, rows = {}, []
         with obstacles_raised(), open_to_read(self._file) as connection:
@@ -176,6 +224,23 @@ class RowStore:
         ------
         StoreError
             If the file cannot be read, is not a store, has another version, or is malformed.
+
+        See Also
+        --------
+        prune : Remove damaged rows.
+
+        Examples
+        --------
+        >>> import tempfile
+        >>> from sklearn_loce import MaskedMeanTransformer, RowStore, TorchModel
+        >>> from sklearn_loce.datasets import load_scene_model, make_scenes
+        >>> X, folder = make_scenes(1, random_state=0).data, tempfile.TemporaryDirectory()
+        >>> store = RowStore(folder.name)
+        >>> model = TorchModel(load_scene_model)
+        >>> _ = MaskedMeanTransformer(model, "features.2", memory=store).fit_transform(X)
+        >>> store.verify().empty
+        True
+        >>> folder.cleanup()
         """
         problems = []
         with obstacles_raised(), open_to_read(self._file) as connection:
@@ -212,6 +277,24 @@ class RowStore:
             If there is no criterion, or a criterion has an invalid type or value.
         StoreError
             If the file cannot be written, is not a store, has another version, or is malformed.
+
+        See Also
+        --------
+        to_frame : List the rows.
+        verify : Find damaged rows.
+
+        Examples
+        --------
+        >>> import tempfile
+        >>> from sklearn_loce import MaskedMeanTransformer, RowStore, TorchModel
+        >>> from sklearn_loce.datasets import load_scene_model, make_scenes
+        >>> X, folder = make_scenes(1, random_state=0).data, tempfile.TemporaryDirectory()
+        >>> store = RowStore(folder.name)
+        >>> model = TorchModel(load_scene_model)
+        >>> _ = MaskedMeanTransformer(model, "features.2", memory=store).fit_transform(X)
+        >>> store.prune(layer="features.2")
+        7
+        >>> folder.cleanup()
         """
         if not isinstance(layer, str | Joined | None):
             raise TypeError(f"layer must be the name of a layer, got {layer!r}.")

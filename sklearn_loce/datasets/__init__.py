@@ -1,6 +1,22 @@
-"""Tables of samples: one row per image-concept pair, ready for ``LoCETransformer``.
+"""Load tables of samples, with one row per pair of image and concept.
 
-Names are imported when they are first used, so that drawing scenes does not load torch.
+A table is a DataFrame with at least the columns ``image``, ``mask`` and ``concept``. Every loader
+returns the same columns, so all estimators accept every table. You can also build a table yourself:
+
+>>> import numpy as np
+>>> import pandas as pd
+>>> image = np.zeros((60, 80, 3), dtype=np.uint8)
+>>> mask = np.zeros((60, 80), dtype=bool)
+>>> mask[10:30, 20:50] = True
+>>> X = pd.DataFrame({"image": [image], "mask": [mask], "concept": ["box"]})
+
+Use ordinary pandas code to select rows. This example keeps large masks of two concepts:
+
+>>> from sklearn_loce.datasets import make_scenes
+>>> X = make_scenes(4, random_state=0).data
+>>> X = X[X["concept"].isin(["road", "sky"]) & (X["area"] > 0.1)]
+>>> sorted(X["concept"].unique())
+['road', 'sky']
 """
 
 from importlib import import_module

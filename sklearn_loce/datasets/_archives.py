@@ -1,4 +1,4 @@
-"""Unpacking of archives: all or nothing, and nothing outside the target."""
+"""Unpack archives completely or not at all, and only into the target."""
 
 import lzma
 import os
@@ -19,11 +19,11 @@ from tqdm.auto import tqdm
 
 from ._download import check_space
 
-# Photographs and masks hardly shrink in an archive, and text does tenfold.
+# Compression hardly shrinks photographs and masks. Text shrinks to a tenth.
 _LARGEST_RATIO = 200
 _HARMLESS = 100_000_000  # bytes, which may have shrunk to nothing
 
-# What Python raises for archives that are damaged or encrypted; tests have found each of these.
+# Errors of Python for damaged or encrypted archives, collected by tests.
 _BROKEN = (
     zipfile.BadZipFile,
     tarfile.TarError,
@@ -42,7 +42,7 @@ _BROKEN = (
 
 @dataclass(frozen=True)
 class _Member:
-    """An entry of an archive of either kind."""
+    """An entry of a zip or tar archive."""
 
     name: str
     size: int
@@ -68,8 +68,8 @@ def _tar_members(file):
 
 @contextmanager
 def _open_members(archive):
-    """Give the list of members; they can be read as long as the context is open."""
-    # Not by content: a tar that ends with a zip would pass for one.
+    """Yield the list of members, which can be read while the context is open."""
+    # Use the suffix, because a tar archive may end with a zip archive.
     if archive.suffix == ".zip":
         with zipfile.ZipFile(archive) as file:
             yield list(_zip_members(file))
@@ -79,7 +79,7 @@ def _open_members(archive):
 
 
 def _read_tar(file):
-    """List the members; tarfile takes a header that it can't read for the end of the archive."""
+    """List the members. Raise an error for a damaged header, where tarfile would stop."""
     members = list(_tar_members(file))
     file.fileobj.seek(file.offset)
     if file.fileobj.read(tarfile.BLOCKSIZE).strip(b"\0"):
@@ -91,7 +91,7 @@ def _read_tar(file):
 
 @contextmanager
 def _own_errors(archive):
-    """Raise an OSError that names the archive for whatever is wrong with it."""
+    """Convert errors of an archive to an OSError that names it."""
     try:
         yield
     except _BROKEN as error:
@@ -105,7 +105,7 @@ def _place_of(member):
 
 
 def _check_members(members, archive):
-    """Refuse members that could end up, or lead, outside the target."""
+    """Raise an error for members outside the target, and for links."""
     for member in members:
         path = _place_of(member)
         if path.is_absolute() or PureWindowsPath(member.name).drive or ".." in path.parts:
@@ -117,9 +117,9 @@ def _check_members(members, archive):
 
 
 def _check_unique(members, archive):
-    """Refuse members of which one would overwrite another, if only where case makes no difference.
+    """Raise an error if a member would overwrite another, also on disks that ignore case.
 
-    A file must not be a folder too.
+    A file must not also be a folder.
     """
     seen = set()
     for member in members:
@@ -137,7 +137,7 @@ def _check_unique(members, archive):
 
 
 def _check_total(members, archive, staging):
-    """Refuse what unpacks to far more than it is, or to more than there is space."""
+    """Raise an error for implausibly large contents, or if the disk has too little space."""
     total = sum(member.size for member in members)
     if total > max(_LARGEST_RATIO * archive.stat().st_size, _HARMLESS):
         raise ValueError(f"{archive} is refused: it would unpack to {total / 1e6:.1f} MB.")
@@ -166,28 +166,28 @@ def _write(members, folder, verbose):
 
 
 def unpack(archive, target, *, only=(), verbose=0):
-    """Unpack a zip or tar archive into a folder that appears when it is whole.
+    """Unpack a zip or tar archive into a folder that exists only when it is complete.
 
     Parameters
     ----------
     archive : Path
-        A zip archive where its suffix is ".zip", else a tar archive, compressed or not.
+        A zip archive with the suffix ".zip", or a tar archive, compressed or not.
     target : Path
-        Must not exist; its parent must.
+        New folder in an existing folder.
     only : tuple of str, default=()
-        Names of the members to unpack; empty stands for all.
+        Names of the members to unpack; an empty tuple means all.
     verbose : int, default=0
-        With 1 or more, a progress bar.
+        With 1 or more, show a progress bar.
 
     Raises
     ------
     ValueError
-        If a member's path leaves the target, it is a link, a device or there twice, or the members
-        are larger than the archive by more than honest ones can be. Nothing is written then.
+        If the path of a member leaves the target, a member is a link, a device or repeated, or the
+        members are implausibly large. Then nothing is written.
     OSError
         If the archive is damaged, encrypted or lacks a member, or the disk is full.
     """
-    # The parent is on the same disk, so that the last step is one rename.
+    # The parent is on the same disk, so the last step is a single rename.
     folder = tempfile.TemporaryDirectory(prefix=f".{target.name}-", dir=target.parent)
     with folder as staging, ExitStack() as stack:
         content = Path(staging, "content")

@@ -26,7 +26,7 @@ _ANNOTATION = {"image_id": ID, "id": ID | None}
 
 
 def _choose_annotations(content, concepts, categories, crowd, source):
-    """Give the annotations of the chosen concepts; exact repeats count once."""
+    """Return the annotations of the chosen concepts; exact repeats count once."""
     named = []
     for i, annotation in enumerate(content["annotations"]):
         check_entry(annotation, {"category_id": ID}, f"annotations[{i}]", source)
@@ -41,7 +41,7 @@ def _choose_annotations(content, concepts, categories, crowd, source):
 
 
 def _drop_repeats(annotations, source):
-    """Leave out exact repeats, and tell of them and of other annotations that share an id."""
+    """Omit exact repeats, and warn of them and of other annotations with the same id."""
     uses = Counter(annotation.get("id") for annotation in annotations)
     shared = {key for key, n in uses.items() if n > 1 and key is not None}
     contents, kept, repeated = set(), [], []
@@ -70,13 +70,13 @@ def _warn_shared(repeated, sharing, source):
     ids = [key for key, n in Counter(annotation["id"] for annotation in sharing).items() if n > 1]
     if ids:
         warn_user(
-            f"{source}: {len(ids)} ids stand for several annotations, such as {ids[:5]}. All are "
-            "loaded, but annotation_id does not tell them apart."
+            f"{source}: {len(ids)} ids are used for several annotations, such as {ids[:5]}. All "
+            "are loaded, but their annotation_id is ambiguous."
         )
 
 
 def _read_instances(image, annotations, concepts, folder, source):
-    """Give the objects of one image, in the file's order."""
+    """Return the objects of one image, in the file's order."""
     location, size = image_path(image, folder, source), image_size(image)
     masks = read_masks(annotations, size, lambda a: f"{source}: annotation {a.get('id')!r}")
     return [
@@ -94,7 +94,7 @@ def _read_instances(image, annotations, concepts, folder, source):
 
 
 def _identify(annotation):
-    """Give an annotation's id and fields, or those that ``to_coco`` has kept of a merged row."""
+    """Return an annotation's id and fields, or those that ``to_coco`` has kept of a merged row."""
     merged = annotation.get("merged")
     if (
         isinstance(merged, list)
@@ -106,7 +106,7 @@ def _identify(annotation):
 
 
 def _group_by_image(annotations, images):
-    """Give (image, its annotations) for the images that have some, in the file's order."""
+    """Return pairs of an image and its annotations, in the order of the file."""
     groups = {key: [] for key in images}
     for annotation in annotations:
         groups[annotation["image_id"]].append(annotation)
@@ -114,7 +114,7 @@ def _group_by_image(annotations, images):
 
 
 def check_images(frame, source, image_dir):
-    """Raise where a folder has none of a table's images."""
+    """Raise an error if a folder has none of the images of a table."""
     if not Path(image_dir).is_dir():
         raise FileNotFoundError(f"The folder {str(image_dir)!r} does not exist.")
     if not any(os.path.exists(image) for image in frame["image"].unique()):
@@ -147,81 +147,82 @@ def load_coco(
 ):
     """Load a table of samples from annotations in COCO format.
 
-    The annotation file is read once; images are not opened. Polygons, uncompressed and compressed
-    run-length encodings are all kept as compressed ones, equal to pycocotools' ``annToMask``.
+    The annotation file is read once, and images are not opened. Polygons and run-length encodings
+    become compressed run-length encodings, equal to ``annToMask`` of pycocotools.
 
     Parameters
     ----------
     annotation_file : str, path, dict or CocoDetection
-        JSON file with ``images``, ``categories`` and ``annotations``; the content of one; or the
-        dataset that torchvision or pycocotools has made of one.
+        JSON file with ``images``, ``categories`` and ``annotations``, the content of such a file,
+        or a dataset of torchvision or pycocotools.
     image_dir : str or path, default=None
-        Folder to which the images' ``file_name`` is relative. All images must lie in it. ``None``
-        takes the folder of a ``CocoDetection``. LVIS v1 has a ``coco_url`` in place of a name: the
-        last part of it counts, or the last two where the file lies there.
+        Folder of all images. ``file_name`` is relative to it. ``None`` uses the folder of a
+        ``CocoDetection``. LVIS v1 has a ``coco_url`` instead of a name. The last part of the URL is
+        the file name, or the last two parts if this file exists.
     categories : list of str, default=None
         Names of the categories to load; ``None`` loads all.
     merge_instances : bool, default=True
-        Whether the instances of a concept in an image become one row (the paper's way) or stay
-        one row each.
+        Whether to merge the instances of a concept in an image into one row, as in the paper.
+        Otherwise each instance is a row.
     crowd : {"keep", "drop"}, default="keep"
-        What to do with annotations whose ``iscrowd`` is 1.
+        Whether to keep annotations whose ``iscrowd`` is 1.
     min_area : int or float, default=0
-        Rows with smaller masks are left out: pixels where it is an int, the share of the image in
-        [0, 1] where it is a float.
+        Minimum area of a mask. An int is a number of pixels, and a float in [0, 1] is a share of
+        the image. Rows with smaller masks are omitted.
     mask : {"segmentation", "rectangle", "ellipse"}, default="segmentation"
         The mask itself, the bounding rectangle of each instance, or the ellipse inscribed in it.
-        The latter two are drawn from ``bbox`` where an instance has no ``segmentation``.
+        Instances without ``segmentation`` use their ``bbox`` for the latter two.
     keep : list of str, default=()
-        Further fields of the annotations to keep, such as "score". Each becomes a column; where
-        instances are merged, a tuple with one value per instance. None (NaN in a column of
-        numbers) stands where an annotation lacks the field.
+        Further fields of the annotations to keep, such as "score". Each becomes a column. For
+        merged instances, its cells are tuples with one value per instance. Missing values are None,
+        or NaN in a column of numbers.
     return_X_y : bool, default=False
         Whether to return ``(data, target)`` instead of a Bunch.
 
     Returns
     -------
     data : Bunch
-        With the attributes
+        The table, with the attributes
 
         - ``data``: DataFrame with one row per image-concept pair and the columns ``image`` (path),
           ``mask`` (RLE dict), ``concept``, ``image_id``, ``area`` (share of the image),
-          ``n_instances``, ``annotation_id`` (a tuple where instances are merged) and what ``keep``
-          names;
+          ``n_instances``, ``annotation_id`` (a tuple for merged instances) and the fields of
+          ``keep``;
         - ``target``: ndarray of shape (n_samples,), the concepts;
         - ``groups``: ndarray of shape (n_samples,), the image ids, for ``GroupKFold``;
-        - ``target_names``: list of str, the loaded categories in the file's order;
-        - ``DESCR``: str.
+        - ``target_names``: list of str, the loaded categories in the order of the file;
+        - ``DESCR``: str, a description.
 
     (data, target) : tuple if ``return_X_y`` is True
+        The table and the concepts.
 
     Raises
     ------
     FileNotFoundError
         If the file or the folder is missing, or the folder has none of the images.
     ValueError
-        If the file is no COCO file, ids dangle or stand for two images or categories, a category is
-        unknown, an annotation can't be read or covers no pixel, no annotation has a mask, an image
-        lies outside of ``image_dir``, a mask is larger than the images that Pillow opens, or
-        nothing is left to load. The message names the file. Errors in annotations of other
-        categories do not stop the load.
+        If the file is not in COCO format, ids are unknown or repeated, a category is unknown, an
+        annotation cannot be read or covers no pixel, no annotation has a mask, an image is outside
+        ``image_dir``, a mask is larger than the largest image of Pillow, or nothing is left to
+        load. The message names the file. Errors in annotations of other categories are ignored.
 
     Warns
     -----
     UserWarning
-        If annotations have a box but no mask, and ``mask`` is "segmentation": they are left out. If
-        an annotation is repeated: it counts once. If other annotations share an id.
+        If annotations have a box but no mask and ``mask`` is "segmentation", because they are
+        omitted. If an annotation is repeated, because it counts once. If other annotations share an
+        id.
 
     See Also
     --------
-    load_coco_panoptic : Panoptic annotations, a JSON file and PNG files.
+    load_coco_panoptic : Panoptic annotations with PNG files.
     to_coco : Write a table as a file in this format.
 
     Notes
     -----
-    Flat polygons, polygons of pairs and run-length encodings in a list are read too. An object that
-    has neither a polygon nor a box with an extent covers no pixel. Images are not opened here. So
-    an image of another size than its entry is an error later, of what reads the image.
+    Flat polygons, polygons of pairs and run-length encodings in a list are read, too. An object
+    without a polygon or a box of positive size covers no pixel. If the size of an image differs
+    from its entry, the estimator that reads the image raises an error.
 
     References
     ----------

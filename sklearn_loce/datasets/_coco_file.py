@@ -1,6 +1,6 @@
-"""Files in COCO format: reading and checking them.
+"""Read and check files in COCO format.
 
-Entries that nobody asked for are not checked, so errors in them do not stop a load.
+Entries that are not loaded are not checked, so their errors do not matter.
 """
 
 import os
@@ -15,17 +15,17 @@ ID = int | float | str
 
 
 def read_source(source, image_dir):
-    """Give content, folder of the images and name of a file, a dict or a dataset in memory.
+    """Return content, image folder and name of a file, a dict or a dataset in memory.
 
     Raises
     ------
     TypeError, ValueError
-        If it is none of these, no whole JSON, or not in COCO format.
+        If the type is wrong, or the content is not valid JSON in COCO format.
     """
     if isinstance(source, str | os.PathLike):
         content, name = read_json(source), source
     else:
-        # torchvision's CocoDetection holds pycocotools' COCO, which holds the file's content.
+        # CocoDetection of torchvision contains COCO of pycocotools, which contains the content.
         coco = getattr(source, "coco", source)
         content = coco if isinstance(coco, Mapping) else getattr(coco, "dataset", None)
         name, image_dir = f"the {type(source).__name__}", image_dir or getattr(source, "root", None)
@@ -41,7 +41,7 @@ def read_source(source, image_dir):
 
 
 def _check_tables(content, source):
-    """Raise unless each of the three tables is a list of objects."""
+    """Raise an error unless each of the three tables is a list of objects."""
     missing = [t for t in _TABLES if not isinstance(content, Mapping) or t not in content]
     if missing:
         raise ValueError(f"{source} is not in COCO format: it lacks {missing}.")
@@ -53,12 +53,12 @@ def _check_tables(content, source):
         for i, entry in enumerate(content[table]):
             if not isinstance(entry, Mapping):
                 raise ValueError(  # noqa: TRY004 - as above
-                    f"{source}: {table}[{i}] is no object, but {entry!r:.100}."
+                    f"{source}: {table}[{i}] is not an object, but {entry!r:.100}."
                 )
 
 
 def check_entry(entry, types, name, source):
-    """Raise unless an entry has the keys of ``types``, of these types."""
+    """Raise an error unless an entry has the keys and types of ``types``."""
     lacking = [key for key in types if key not in entry]
     if lacking:
         raise ValueError(f"{source}: {name} (id {entry.get('id')!r}) lacks {lacking}.")
@@ -72,7 +72,7 @@ def check_entry(entry, types, name, source):
 
 
 def choose_concepts(content, categories, source):
-    """Give {id: name} of the chosen categories, in the file's order."""
+    """Return {id: name} of the chosen categories in the order of the file."""
     names = {}
     for i, entry in enumerate(content["categories"]):
         check_entry(entry, {"id": ID, "name": str}, f"categories[{i}]", source)
@@ -80,14 +80,14 @@ def choose_concepts(content, categories, source):
     for key, found in names.items():
         if len(found) > 1 and (categories is None or {*found} & {*categories}):
             raise ValueError(
-                f"{source}: the category id {key!r} stands for {list(found)}; give each an id of "
-                "its own."
+                f"{source}: the category id {key!r} is used for {list(found)}; give each its own "
+                "id."
             )
     return choose(categories, {key: next(iter(found)) for key, found in names.items()}, source)
 
 
 def choose_images(content, wanted, source):
-    """Give {id: entry} of the wanted images, in the file's order."""
+    """Return {id: entry} of the chosen images in the order of the file."""
     images = {}
     for i, entry in enumerate(content["images"]):
         check_entry(entry, {"id": ID}, f"images[{i}]", source)
@@ -98,15 +98,15 @@ def choose_images(content, wanted, source):
         other = images.setdefault(key, entry)
         if _describe(other) != _describe(entry):
             raise ValueError(
-                f"{source}: the image id {key!r} stands for {_describe(other)} and "
-                f"{_describe(entry)} (file, height, width); give each an id of its own."
+                f"{source}: the image id {key!r} is used for {_describe(other)} and "
+                f"{_describe(entry)} (file, height, width); give each its own id."
             )
     check_known("image_id", wanted, images, source)
     return images
 
 
 def check_known(key, wanted, known, source):
-    """Raise where annotations point to ids that no entry has."""
+    """Raise an error if annotations refer to unknown ids."""
     dangling = sorted({*wanted} - known.keys(), key=str)
     if dangling:
         raise ValueError(
@@ -115,7 +115,7 @@ def check_known(key, wanted, known, source):
 
 
 def _check_image(image, name, source):
-    """Raise unless an image has a file name and a size."""
+    """Raise an error unless an image has a file name and a size."""
     check_entry(image, dict.fromkeys([_file_key(image), "height", "width"], object), name, source)
     sides = image["height"], image["width"]
     if not all(_is_positive_integer(side) for side in sides):
@@ -126,13 +126,13 @@ def _check_image(image, name, source):
 
 
 def _is_positive_integer(value):
-    """Tell lengths in pixels; tools that keep tables in floats write 640.0."""
+    """Return whether a value is a length in pixels. Some tools write 640.0."""
     is_whole = isinstance(value, int) or (isinstance(value, float) and value.is_integer())
     return is_whole and not isinstance(value, bool) and value >= 1
 
 
 def _file_key(image):
-    """Name the key of the file's name: LVIS v1 has no file_name."""
+    """Return the key of the file name, because LVIS v1 has no file_name."""
     return "coco_url" if "coco_url" in image and "file_name" not in image else "file_name"
 
 
@@ -141,12 +141,12 @@ def _describe(image):
 
 
 def image_size(image):
-    """Give [height, width] of a chosen image."""
+    """Return [height, width] of a chosen image."""
     return [int(image["height"]), int(image["width"])]
 
 
 def image_path(image, folder, source):
-    """Give the path of a chosen image; of LVIS the end of the URL that lies in the folder."""
+    """Return the path of a chosen image. For LVIS, it is the end of the URL."""
     if "file_name" in image:
         return locate(folder, image["file_name"], source)
     url = image["coco_url"]

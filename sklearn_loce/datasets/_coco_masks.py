@@ -1,4 +1,4 @@
-"""Segmentations of COCO files: polygons and run-length encodings, in the forms that people have."""
+"""Read segmentations of COCO files: polygons and run-length encodings in common forms."""
 
 from collections.abc import Mapping
 
@@ -9,9 +9,9 @@ from .._samples.masks import check_n_pixels, compress_rle, rle_size
 from ._runs import merge_masks
 from ._shapes import check_box
 
-# Pixels along the outline of a polygon; pycocotools takes 40 bytes for each.
+# Pixels along the outline of a polygon. pycocotools needs 40 bytes per pixel.
 _LONGEST_OUTLINE = 1 << 20
-# Along the outlines of all polygons of an image; pycocotools takes 0.1 microseconds for each.
+# Pixels along all outlines of an image. pycocotools needs 0.1 microseconds per pixel.
 _LONGEST_OUTLINES = 1 << 27
 _FORMS = (
     "a segmentation must be a list of polygons of finite numbers, [[x1, y1, x2, y2, x3, y3, ...], "
@@ -20,7 +20,7 @@ _FORMS = (
 
 
 def read_masks(annotations, size, where):
-    """Bring the segmentations of an image to compressed RLE.
+    """Convert the segmentations of an image to compressed RLE.
 
     Parameters
     ----------
@@ -28,13 +28,13 @@ def read_masks(annotations, size, where):
     size : list of int
         Height and width of the image.
     where : callable
-        Gives the name of an annotation, for messages.
+        Function that returns the name of an annotation for messages.
 
     Returns
     -------
     list of dict or None
-        None stands for objects of which only a box is known. One that has neither a polygon nor an
-        extent has an empty mask.
+        None if only the box of an object is known. An object without a polygon and with an empty
+        box has an empty mask.
     """
     parsed, total = [], 0
     for annotation in annotations:
@@ -47,22 +47,22 @@ def read_masks(annotations, size, where):
         if total > _LONGEST_OUTLINES:
             raise ValueError(
                 f"{where(annotation)} can't be read: the outlines of the polygons in its image are "
-                f"more than {_LONGEST_OUTLINES} pixels long together, the most that is drawn"
+                f"longer than the limit of {_LONGEST_OUTLINES} pixels together"
             )
     return [_draw(a, *p, size, where) for a, p in zip(annotations, parsed, strict=True)]
 
 
 def fill_polygons(outlines, size, where):
-    """Fill outlines, one mask each.
+    """Fill outlines, and return one mask per outline.
 
     Parameters
     ----------
     outlines : list of ndarray of shape (n, 2)
-        x and y of the corners in pixels; three or more.
+        x and y of at least three corners in pixels.
     size : (int, int)
         Height and width of the image.
     where : callable
-        ``where(i)`` says in messages which outline it is.
+        ``where(i)`` names outline i in messages.
 
     Returns
     -------
@@ -72,14 +72,14 @@ def fill_polygons(outlines, size, where):
     Raises
     ------
     ValueError
-        If an outline, or those of the image together, are too long to be drawn.
+        If an outline, or all outlines of the image together, are too long.
     """
     annotations = [{"segmentation": [corners], "at": i} for i, corners in enumerate(outlines)]
     return read_masks(annotations, list(size), lambda annotation: where(annotation["at"]))
 
 
 def _draw(annotation, rles, polygons, size, where):
-    """Draw what was parsed as compressed RLE; None where there is only a box."""
+    """Convert parsed segmentations to compressed RLE, or None if there is only a box."""
     if polygons:
         flat = [corners.ravel().tolist() for corners, _ in polygons]
         return merge_masks(coco_mask.frPyObjects(flat, *size))
@@ -96,7 +96,7 @@ def _empty(size):
 
 
 def _has_extent(annotation):
-    """Say whether an object without a mask has a box of some size."""
+    """Return whether an object without a mask has a box of positive size."""
     if not _is_missing(annotation.get("bbox")):
         return min(check_box(annotation["bbox"])[2:]) > 0
     if "segmentation" not in annotation:
@@ -105,22 +105,22 @@ def _has_extent(annotation):
 
 
 def _compress(rle, size):
-    """Compress an RLE that has the size of its image."""
+    """Compress an RLE, whose size must equal that of its image."""
     if list(rle_size(rle)) != size:
         raise ValueError(
             f"it is a mask of {list(rle['size'])}, but its image is {size} (height, width)."
         )
     counts = rle["counts"]
     if isinstance(counts, str) and counts.startswith("b'"):
-        # str(bytes), which doubles backslashes; quotes are no characters of run lengths.
+        # str(bytes) doubles backslashes. Run lengths never contain quotes.
         counts = counts[2:].removesuffix("'").replace("\\\\", "\\")
     return compress_rle({"size": size, "counts": counts})
 
 
 def _parse(annotation):
-    """Give a segmentation's RLEs, and its polygons as [(corners, length of the outline)].
+    """Return the RLEs of a segmentation, and its polygons as [(corners, length of the outline)].
 
-    A list of numbers is one polygon, and so is a list of pairs: no polygon has one corner.
+    A list of numbers or of pairs is a single polygon, because a polygon has more than one corner.
     """
     segmentation = annotation.get("segmentation")
     if _is_missing(segmentation):
@@ -151,10 +151,10 @@ def _is_pair(value):
 
 
 def _read_corners(polygon):
-    """Bring a polygon, flat or of pairs, to an array of shape (n, 2)."""
+    """Convert a polygon, flat or of pairs, to an array of shape (n, 2)."""
     try:
         corners = np.asarray(polygon)
-    except ValueError:  # rows of several lengths
+    except ValueError:  # rows of different lengths
         corners = np.array(None)
     is_flat = corners.ndim == 1 and corners.size % 2 == 0
     is_known = is_flat or (corners.ndim == 2 and corners.shape[1] == 2)
@@ -169,11 +169,11 @@ def _show(value):
 
 
 def _measure_outline(corners):
-    """Measure an outline; refuse one of minutes, or past the range of pycocotools' integers."""
+    """Measure an outline. Raise an error if it is too long for pycocotools."""
     length = np.abs(corners - np.roll(corners, 1, axis=0)).max(axis=1).sum()
     if np.abs(corners).max() > _LONGEST_OUTLINE or length > _LONGEST_OUTLINE:
         raise ValueError(
             f"the outline of a polygon is {length:.3g} pixels long and reaches "
-            f"{np.abs(corners).max():.3g}; at most {_LONGEST_OUTLINE} pixels can be drawn"
+            f"{np.abs(corners).max():.3g}; at most {_LONGEST_OUTLINE} pixels are possible"
         )
     return length

@@ -1,4 +1,4 @@
-"""Tables of samples from panoptic annotations in COCO format: PNG files and a JSON file."""
+"""Load tables of samples from panoptic annotations in COCO format."""
 
 import os
 from collections import Counter
@@ -49,17 +49,17 @@ def _read_segment_ids(path, size):
 
 
 def _check_annotation(annotation, name, source):
-    """Raise unless an image's annotation names a file and lists segments with ids of their own."""
+    """Raise an error unless an annotation has a file and segments with distinct ids."""
     keys = {"image_id": ID, "file_name": object, "segments_info": object}
     check_entry(annotation, keys, name, source)
     if not isinstance(annotation["segments_info"], list | tuple):
         raise ValueError(  # noqa: TRY004 - the file is at fault, not the caller's type
-            f"{source}: {name} has segments_info that is no list."
+            f"{source}: {name} has segments_info that is not a list."
         )
     for i, segment in enumerate(annotation["segments_info"]):
         part = f"segments_info[{i}] of {name}"
         if not isinstance(segment, dict):
-            raise ValueError(f"{source}: {part} is no object.")  # noqa: TRY004 - as above
+            raise ValueError(f"{source}: {part} is not an object.")  # noqa: TRY004 - as above
         check_entry(segment, {"id": int, "category_id": ID}, part, source)
     uses = Counter(segment["id"] for segment in annotation["segments_info"])
     repeated = [key for key, n in uses.items() if n > 1]
@@ -68,7 +68,7 @@ def _check_annotation(annotation, name, source):
 
 
 def _choose_annotations(content, concepts, categories, crowd, source):
-    """Give {image id: (annotation, its chosen segments)} of the images that have some."""
+    """Return {image id: (annotation, its chosen segments)} without images that have none."""
     chosen, found = {}, set()
     for i, annotation in enumerate(content["annotations"]):
         _check_annotation(annotation, f"annotations[{i}]", source)
@@ -93,14 +93,14 @@ def _choose_annotations(content, concepts, categories, crowd, source):
 
 
 def _read_instances(image, annotation, segments, concepts, location, path):
-    """Give the objects of one image, in the file's order."""
+    """Return the objects of one image in the order of the file."""
     size = tuple(image_size(image))
     ids = _read_segment_ids(path, size)
     known = {segment["id"] for segment in annotation["segments_info"]}
     unknown = sorted({*distinct(ids).tolist()} - known - {_NO_SEGMENT})
     if unknown:
         raise ValueError(
-            f"{path} holds the ids {unknown[:5]} ({len(unknown)} in all), which segments_info does "
+            f"{path} has the ids {unknown[:5]} ({len(unknown)} in all), which segments_info does "
             "not list."
         )
     masks = encode_labels(ids)
@@ -144,52 +144,53 @@ def load_coco_panoptic(
 ):
     """Load a table of samples from panoptic annotations in COCO format.
 
-    A PNG per image colors each segment, a thing or a stretch of stuff, by its id, R + 256 G +
-    65536 B; a JSON file gives the category of each id. Pixels of the id 0 belong to no segment.
-    The images themselves are not opened.
+    Each image has a PNG file whose colors are ids of segments: R + 256 G + 65536 B. A JSON file
+    contains the category of each id. Pixels with the id 0 belong to no segment. The images
+    themselves are not opened.
 
     Parameters
     ----------
     annotation_file : str or path
-        JSON file with ``images``, ``categories`` and ``annotations``, each of which has the
+        JSON file with ``images``, ``categories`` and ``annotations``. Each annotation has the
         ``file_name`` of a PNG and ``segments_info``.
     image_dir : str or path
-        Folder of the images, which must lie in it.
+        Folder of all images.
     segment_dir : str or path, default=None
-        Folder of the PNG files; ``None`` takes the folder beside ``annotation_file`` that has its
-        name without the ending, as COCO is published.
+        Folder of the PNG files. ``None`` uses the folder beside ``annotation_file`` with the same
+        name, without the ending, as in the published archive of COCO.
     categories : list of str, default=None
         Names of the categories to load; ``None`` loads all.
     merge_instances : bool, default=True
-        Whether the segments of a concept in an image become one row (the paper's way) or stay one
-        row each.
+        Whether to merge the segments of a concept in an image into one row, as in the paper.
+        Otherwise each segment is a row.
     crowd : {"keep", "drop"}, default="keep"
-        What to do with segments whose ``iscrowd`` is 1.
+        Whether to keep segments whose ``iscrowd`` is 1.
     min_area : int or float, default=0
-        Rows with smaller masks are left out: pixels where it is an int, the share of the image in
-        [0, 1] where it is a float.
+        Minimum area of a mask. An int is a number of pixels, and a float in [0, 1] is a share of
+        the image. Rows with smaller masks are omitted.
     mask : {"segmentation", "rectangle", "ellipse"}, default="segmentation"
         The mask itself, the bounding rectangle of each segment, or the ellipse inscribed in it.
     keep : list of str, default=()
-        Further fields of ``segments_info`` to keep, such as "iscrowd". Each becomes a column; where
-        segments are merged, a tuple with one value per segment.
+        Further fields of ``segments_info`` to keep, such as "iscrowd". Each becomes a column.
+        For merged segments, its cells are tuples with one value per segment.
     return_X_y : bool, default=False
         Whether to return ``(data, target)`` instead of a Bunch.
 
     Returns
     -------
     data : Bunch
-        As :func:`load_coco` gives it; ``annotation_id`` is the segment's id, which other images may
-        have too.
+        The table, with the attributes of :func:`load_coco`; ``annotation_id``
+        is the id of the segment, which other images may use, too.
     (data, target) : tuple if ``return_X_y`` is True
+        The table and the concepts.
 
     Raises
     ------
     FileNotFoundError
         If a file or folder is missing, or the folder has none of the images.
     ValueError
-        If the file is not in this format, a PNG can't be read, is not of its image's size or holds
-        an id that ``segments_info`` does not list, a segment covers no pixel, a category is
+        If the file is not in this format, a PNG cannot be read, differs from its image in size or
+        has an id without entry in ``segments_info``, a segment covers no pixel, a category is
         unknown, or nothing is left to load. The message names the file.
 
     See Also

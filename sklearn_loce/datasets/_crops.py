@@ -1,4 +1,4 @@
-"""Crops around small objects, so that these fill more cells of a layer, and the way back."""
+"""Crop images around small objects, and paste results into whole images."""
 
 import os
 from numbers import Integral, Real
@@ -26,14 +26,14 @@ _SIZE = ("image_height", "image_width")
 
 
 def _interval(places, length, limit):
-    """Give start and length of an interval around ``places``, moved to lie in [0, limit)."""
+    """Return start and length of an interval around ``places``, moved into [0, limit)."""
     length = min(round(length), limit)
     start = (places[0] + places[-1] + 1 - length) // 2
     return int(np.clip(start, 0, limit - length)), length
 
 
 def _box_around(mask, margin, min_size, aspect_ratio):
-    """Give top, left, height and width of the crop around a mask."""
+    """Return top, left, height and width of the crop around a mask."""
     rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
     height, width = (
         max((places[-1] + 1 - places[0]) * (1 + 2 * margin), min_size) for places in (rows, columns)
@@ -47,7 +47,7 @@ def _box_around(mask, margin, min_size, aspect_ratio):
 
 
 def _write(image, folder):
-    """Write an image without loss, under a name that tells its content."""
+    """Write an image without loss. Its name is a digest of its content."""
     content = f"{image.shape}:".encode() + image.tobytes()
     path = Path(folder) / f"{xxh3_128(content).hexdigest()}.png"
     Image.fromarray(image).save(path)
@@ -55,7 +55,7 @@ def _write(image, folder):
 
 
 def _crop_row(image, mask, box, folder):
-    """Give image, mask, box and the image's size, as the columns have them."""
+    """Return image, mask, box and size of the image, in the order of the columns."""
     top, left, height, width = box
     window = np.s_[top : top + height, left : left + width]
     crop = image[window].copy()  # a view would keep the whole image in memory
@@ -73,44 +73,43 @@ def _crop_row(image, mask, box, folder):
     prefer_skip_nested_validation=True,
 )
 def crop_samples(samples, *, margin=1.0, min_size=64, aspect_ratio=None, folder=None):
-    """Cut each row's image and mask down to the surroundings of the concept.
+    """Crop the image and mask of each row around the concept.
 
-    An object that covers a few cells of a layer leaves little to fit a filter to. Shown to the
-    network alone and enlarged, by a ``preprocess`` that begins with a resize, it covers many.
+    A small object covers few cells of a layer, too few to optimize a vector. A crop covers many
+    cells if ``preprocess`` starts with a resize that enlarges it.
 
     Parameters
     ----------
     samples : DataFrame or list of (image, mask) pairs
         The table of samples. Rows of single instances (``merge_instances=False`` of the loaders)
-        profit most: a box around all instances of a concept is often the whole image.
+        benefit most, because a box around all instances of a concept often covers the whole image.
     margin : float, default=1.0
-        How much of the surroundings is kept on each side, in heights and widths of the mask's
-        bounding box.
+        Margin on each side, in heights and widths of the bounding box of the mask.
     min_size : int, default=64
-        Pixels that each side of a crop has at least.
+        Minimum length of each side of a crop in pixels.
     aspect_ratio : float, default=None
-        Width by height to which crops are widened, so that a resize to that shape does not distort
-        them; ``None`` means that of the row's image.
+        Width divided by height of the crops, so that a resize to this shape does not distort them.
+        ``None`` uses the aspect ratio of the image.
     folder : str or path, default=None
-        Where crops are written to as PNG files, named by their content; it is made if it is not
-        there. The table then holds their paths, and images are in memory one at a time. ``None``
-        keeps the crops in the table as arrays.
+        Folder for crops as PNG files, named by their content. It is created if necessary. The table
+        then has their paths, and one image is in memory at a time. ``None`` keeps the crops in the
+        table as arrays.
 
     Returns
     -------
     DataFrame
-        The same rows with the same index and columns, of which ``image`` and ``mask`` are the
-        crop's, the mask as COCO run-length encoding. Further columns are kept as they are, such as
-        ``area``, which remains the share of the whole image. In pixels of the whole image, with
-        its EXIF orientation applied, there come besides
+        The same rows with the same index and columns. ``image`` and ``mask`` contain the crop, with
+        the mask as COCO run-length encoding. Other columns do not change, so ``area`` is still the
+        share of the whole image. The new columns are in pixels of the whole image, with its EXIF
+        orientation applied:
 
         - ``crop_top``, ``crop_left``, ``crop_height``, ``crop_width``: the box;
-        - ``image_height``, ``image_width``: the size of the whole.
+        - ``image_height``, ``image_width``: the size of the whole image.
 
     Raises
     ------
     ValueError
-        If the table holds crops already, a mask is empty, or an image or a mask can't be read. The
+        If the table has crops already, a mask is empty, or an image or a mask cannot be read. The
         message names the rows.
     FileNotFoundError
         If a file is missing.
@@ -119,22 +118,22 @@ def crop_samples(samples, *, margin=1.0, min_size=64, aspect_ratio=None, folder=
 
     See Also
     --------
-    paste_crops : Puts what was drawn on crops back into the whole images.
+    paste_crops : Paste projections of crops into the whole images.
 
     Notes
     -----
-    A box lies within its image: it is moved, not cut, at the borders, and is as large as the image
-    where it would be larger; the aspect ratio then gives way. The whole mask is in its crop, so
-    that an IoU on crops is the IoU on whole images of which all else counts as background.
+    A box lies within its image. At a border, it is moved, not clipped. A box that is larger than
+    the image is reduced to the size of the image, and then has another aspect ratio. The whole mask
+    is inside its crop. So an IoU on crops equals the IoU on whole images if everything outside the
+    crop counts as background.
 
-    Crops are for redrawing small objects, not for finding them or for judging a layer: the box
-    comes from the mask, and in a small crop there is little else to be told apart, so that nearly
-    any shape is redrawn well, whether an object is there or not. Vectors of crops see all objects
-    at about one size and with little around them, and are to be compared with vectors of crops
-    only. Where a vector is to tell of the concept, enlarge whole images by ``preprocess`` first.
+    Use crops to project onto small objects, not to find objects or to compare layers. The box comes
+    from the mask, and a small crop contains few other things. So the projection matches nearly any
+    shape, with or without an object. In crops, all objects have a similar size and little context.
+    Compare vectors of crops with vectors of crops only. For vectors that describe the concept,
+    enlarge whole images by ``preprocess`` instead.
 
-    Every row is an image of its own, which the network has to pass: the saving of one forward pass
-    for all rows of an image is lost.
+    Every crop needs its own forward pass, also if several rows share an image.
 
     Examples
     --------
@@ -154,8 +153,8 @@ def crop_samples(samples, *, margin=1.0, min_size=64, aspect_ratio=None, folder=
     taken = [name for name in (*_BOX, *_SIZE) if name in samples]
     if taken:
         raise ValueError(
-            f"The table has the columns {taken}, as one of crops has. Crop the table of whole "
-            "images, or rename them."
+            f"The table has the columns {taken} of a table of crops. Crop the table of whole "
+            "images, or rename these columns."
         )
     groups = group_by_image(samples)
     raise_empty(samples, np.flatnonzero(~check_rows(samples, groups)), remedy="")
@@ -173,30 +172,31 @@ def crop_samples(samples, *, margin=1.0, min_size=64, aspect_ratio=None, folder=
 
 
 def paste_crops(maps, crops):
-    """Put what was drawn on crops back into the whole images.
+    """Paste projections of crops into the whole images.
 
     Parameters
     ----------
     maps : list or Series of ndarray of shape (crop_height, crop_width) or None
-        One per row, such as the projections that ``LoCETransformer.project`` gives for the crops;
-        ``None`` stands for a row that failed.
+        One map per row, such as the projections of ``LoCETransformer.project``. ``None`` is the
+        projection of a row that failed.
     crops : DataFrame
-        The table that ``crop_samples`` gave, or rows of it.
+        A result of ``crop_samples``, or rows of it.
 
     Returns
     -------
     list of ndarray of shape (image_height, image_width) or None
-        In the dtype of the maps; outside of the crop it is 0 or False.
+        Maps of whole images in the dtype of the crops, with 0 or False outside the crop.
 
     Raises
     ------
     ValueError
-        If a column is missing, the numbers of maps and rows differ, or a map is not of its crop's
-        size.
+        If a column is missing, the numbers of maps and rows differ, or a map and its crop differ
+        in size.
 
     See Also
     --------
-    crop_samples : Makes the table of crops.
+    crop_samples : Make the table of crops.
+    sklearn_loce.LoCETransformer.project : Project vectors onto the crops.
 
     Examples
     --------
@@ -212,7 +212,7 @@ def paste_crops(maps, crops):
     maps, crops = match_rows(maps=maps, crops=crops)
     missing = [name for name in (*_BOX, *_SIZE) if name not in crops]
     if missing:
-        raise ValueError(f"The table lacks the columns {missing} that crop_samples gives.")
+        raise ValueError(f"The table lacks the columns {missing} of crop_samples.")
     if len(maps) != len(crops):
         raise ValueError(f"Got {len(maps)} maps, but the table of crops has {len(crops)} rows.")
     places = crops[[*_BOX, *_SIZE]].itertuples(index=False, name=None)

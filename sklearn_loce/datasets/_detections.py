@@ -1,4 +1,4 @@
-"""Tables of samples from what detectors and segmenters give."""
+"""Make tables of samples from results of detectors and segmenters."""
 
 from collections import Counter
 from collections.abc import Mapping
@@ -18,7 +18,7 @@ _ERRORS = (FileNotFoundError, OSError, TypeError, ValueError)
 
 
 def _name_concepts(result, kept, class_names):
-    """Give the concepts of the instances to keep."""
+    """Return the concepts of the instances to keep."""
     if isinstance(class_names, str) and not result.is_map:
         return [class_names] * len(kept)
     if class_names is None and result.class_names is not None:
@@ -42,7 +42,7 @@ def _name_concepts(result, kept, class_names):
 
 
 def _encode_mask(result, i, size, threshold):
-    """Encode a mask, unless its size already says that it belongs to another image."""
+    """Encode a mask. Raise an error if it has another size than the image."""
     if result.masks is None:
         return None
     mask = result.draw(result.masks[i], size)
@@ -56,19 +56,19 @@ def _encode_mask(result, i, size, threshold):
     if mask.dtype.kind != "f":
         return encode(mask != 0)
     if np.isnan(mask).any():
-        raise ValueError("a mask of floating-point numbers holds NaN.")
+        raise ValueError("a mask of floating-point numbers has NaN.")
     return encode(mask > threshold)
 
 
 def _as_coco_box(corners, size):
-    """Bring left, top, right and bottom to left, top, width and height."""
-    # Cut near the image: the width of a box that reaches far would lose its right side to rounding.
+    """Convert left, top, right and bottom to left, top, width and height."""
+    # Clip near the image, because rounding of a huge width would move the right side.
     left, top, right, bottom = np.clip(check_box(corners), -1, max(size) + 1).tolist()
     return left, top, right - left, bottom - top
 
 
 def _fields_of(result, i, score):
-    """Give what is known of an instance besides its mask, for ``keep``."""
+    """Return the fields of an instance besides its mask, for ``keep``."""
     fields = {name: values[i] for name, values in result.fields.items()}
     if result.class_ids is not None:
         fields["class_id"] = result.class_ids[i : i + 1].tolist()[0]
@@ -76,7 +76,7 @@ def _fields_of(result, i, score):
 
 
 def _make_instances(image, image_id, result, *, class_names, min_score, threshold):
-    """Bring one image's result to a list of instances."""
+    """Convert the result of an image to a list of instances."""
     result = read_result(result)
     scores = np.full(len(result), np.nan) if result.scores is None else result.scores
     kept = np.flatnonzero(~(scores < min_score))
@@ -103,7 +103,7 @@ def _make_instances(image, image_id, result, *, class_names, min_score, threshol
 
 
 def _read_instances(image, image_id, result, position, **how):
-    """Bring one image's result to a list of instances; an error says which image."""
+    """Convert the result of an image to a list of instances. Errors name the image."""
     try:
         return _make_instances(image, image_id, result, **how)
     except _ERRORS as error:
@@ -120,13 +120,13 @@ def _check_ids(images, detections, image_ids):
     repeated = [key for key, n in Counter(() if image_ids is None else image_ids).items() if n > 1]
     if repeated:
         raise ValueError(
-            f"image_ids holds {repeated[:5]} more than once; give each image an id of its own, and "
-            "what images share, such as a video, a column of its own."
+            f"image_ids has {repeated[:5]} more than once; give each image its own id, and add a "
+            "column for common values, such as a video."
         )
 
 
 def _order(found, class_names):
-    """Give {concept: name} of all concepts, named ones in their order, others by first sight."""
+    """Return {concept: name}: named concepts in their order, then others by first occurrence."""
     named = class_names.values() if isinstance(class_names, Mapping) else class_names
     if class_names is None or isinstance(class_names, str):
         named = ()
@@ -161,9 +161,9 @@ def from_detections(
     keep=(),
     return_X_y=False,
 ):
-    """Make a table of samples from what detectors and segmenters give.
+    """Make a table of samples from the results of detectors and segmenters.
 
-    The form of each result tells where it comes from; none of the packages is needed.
+    The form of a result determines its source. None of the packages is needed.
 
     Parameters
     ----------
@@ -173,88 +173,88 @@ def from_detections(
         One result per image:
 
         - an object with ``mask`` of shape (n, height, width), ``class_id`` of shape (n,), ``xyxy``
-          of shape (n, 4) and, where it has them, ``confidence`` of shape (n,) and
-          ``data["class_name"]``, such as ``supervision.Detections``;
+          of shape (n, 4), and optionally ``confidence`` of shape (n,) and ``data["class_name"]``,
+          such as ``supervision.Detections``;
         - a dict with ``masks`` of shape (n, 1, height, width), ``boxes``, ``labels`` and
           ``scores``, the output of torchvision's detectors;
-        - an object with ``masks``, ``boxes``, ``names`` and ``orig_shape``, such as ultralytics'
-          ``Results``; masks lose the rim that pads the network's input, and follow the image's
-          size;
+        - an object with ``masks``, ``boxes``, ``names`` and ``orig_shape``, such as ``Results`` of
+          ultralytics; the padding of masks is removed, and they are resized to the image;
         - a list of dicts with ``segmentation``, an array of shape (height, width) or an RLE dict,
-          such as Segment Anything's automatic masks (``predicted_iou`` is the score);
-        - a list of dicts with ``score``, ``label`` and ``mask``, a PIL image, or ``box``: what
-          Hugging Face's pipelines for image segmentation and object detection give;
-        - a dict with ``segmentation`` and ``segments_info``, what
+          such as automatic masks of Segment Anything (``predicted_iou`` is the score);
+        - a list of dicts with ``score``, ``label`` and ``mask``, a PIL image, or ``box``, from the
+          pipelines of Hugging Face for image segmentation and object detection;
+        - a dict with ``segmentation`` and ``segments_info``, from
           ``post_process_instance_segmentation`` and ``post_process_panoptic_segmentation`` of
-          Hugging Face give, as a map, as binary maps or as their own run-length encodings;
-        - a map of class ids of shape (height, width), what ``post_process_semantic_segmentation``
-          gives; each class is an instance;
+          Hugging Face, as a map, as binary maps or as run-length encodings;
+        - a map of class ids of shape (height, width), from ``post_process_semantic_segmentation``;
+          each class is an instance;
         - an array or tensor of masks of shape (n, height, width) or (n, 1, height, width).
     class_names : dict, list of str or str, default=None
-        Names of the class ids, as ``{id: name}`` or by place; for torchvision
-        ``weights.meta["categories"]``, for Hugging Face ``model.config.id2label``. A str names all
-        masks alike, for results without classes. ``None`` takes the names in the results.
+        Names of the class ids, as ``{id: name}`` or as a list. Use ``weights.meta["categories"]``
+        for torchvision, and ``model.config.id2label`` for Hugging Face. A str is the name of all
+        masks, for results without classes. ``None`` uses the names in the results.
     min_score : float, default=0.0
-        Instances with a lower score are left out; torchvision's detectors give up to 100 per
-        image, most of them unsure. Instances without a score stay.
+        Instances with a lower score are omitted. Detectors of torchvision return up to 100
+        instances per image, most of them uncertain. Instances without a score are kept.
     mask_threshold : float, default=0.5
-        Pixels of floating-point masks above it belong to the instance.
+        Pixels of floating-point masks above this value belong to the instance.
     image_ids : array-like of shape (n_images,), default=None
-        An id per image; ``None`` numbers the images from 0.
+        Id of each image. ``None`` numbers the images from 0.
     categories : list of str, default=None
         Names of the concepts to keep; ``None`` keeps all.
     merge_instances : bool, default=True
-        Whether the instances of a concept in an image become one row (the paper's way) or stay
-        one row each.
+        Whether to merge the instances of a concept in an image into one row, as in the paper.
+        Otherwise each instance is a row.
     min_area : int or float, default=0
-        Rows with smaller masks are left out: pixels where it is an int, the share of the image in
-        [0, 1] where it is a float.
+        Minimum area of a mask. An int is a number of pixels, and a float in [0, 1] is a share of
+        the image. Rows with smaller masks are omitted.
     mask : {"segmentation", "rectangle", "ellipse"}, default="segmentation"
         The mask itself, the bounding rectangle of each instance, or the ellipse inscribed in it.
-        The latter two are drawn from the boxes where there are no masks.
+        The latter two use boxes if there are no masks.
     keep : list of str, default=()
-        Further fields of the results to keep. Each becomes a column; where instances are merged, a
-        tuple with one value per instance. There are "class_id", and whatever else a result says
-        about each instance: "stability_score" of Segment Anything, "tracker_id" and the entries of
-        ``data`` of supervision, "track_id" of ultralytics, "was_fused" and "label_id" of Hugging
-        Face, further entries of torchvision's dict. The column ``score`` is there anyway.
+        Further fields of the results to keep. Each becomes a column. For merged instances, its
+        cells are tuples with one value per instance. Fields are "class_id" and other values per
+        instance: "stability_score" of Segment Anything, "tracker_id" and the entries of ``data`` of
+        supervision, "track_id" of ultralytics, "was_fused" and "label_id" of Hugging Face, and
+        further entries of the dict of torchvision. The column ``score`` is always present.
     return_X_y : bool, default=False
         Whether to return ``(data, target)`` instead of a Bunch.
 
     Returns
     -------
     data : Bunch
-        As :func:`load_coco` gives it; its table has the further column ``score``, the highest of a
-        row's instances, NaN where there is none, and ``annotation_id`` is "IMAGE_ID:NUMBER", with
-        the place in the result, or the id of the segment or of a map's class. Rows are in the order
-        of the images, then of ``class_names``, then of the instances.
+        The table, with the attributes of :func:`load_coco`. The column ``score`` is the highest
+        score of the instances of a row, or NaN. ``annotation_id`` is "IMAGE_ID:NUMBER", with the
+        position in the result, or the id of a segment or class. Rows are in the order of images,
+        then of ``class_names``, then of instances.
     (data, target) : tuple if ``return_X_y`` is True
+        The table and the concepts.
 
     Raises
     ------
     FileNotFoundError
         If an image does not exist.
     TypeError
-        If a result has none of the forms above.
+        If the form of a result is unknown.
     ValueError
-        If the lists' lengths differ, an id stands for two images, classes have no names, a mask
-        can't be read, holds NaN or is not of its image's size, segments can't be told apart, or
-        nothing is left to load. The message says which result.
+        If the lengths of the lists differ, two images have the same id, classes have no names, a
+        mask cannot be read, has NaN or another size than its image, segments are ambiguous, or
+        nothing is left to load. The message names the result.
 
     See Also
     --------
-    load_yolo : Predictions and labels that are files in YOLO format.
-    load_coco : Annotations in COCO format.
+    load_yolo : Load predictions and labels in YOLO format.
+    load_coco : Load annotations in COCO format.
 
     Notes
     -----
-    A FiftyOne dataset becomes a table through its own export to the COCO format::
+    Convert a FiftyOne dataset by its export to the COCO format::
 
         dataset.export("exported", dataset_type=fiftyone.types.COCODetectionDataset,
                        label_field="ground_truth")
         table = load_coco("exported/labels.json", "exported/data")
 
-    or directly, which keeps its ids for the way back::
+    A direct conversion keeps the ids of FiftyOne::
 
         dataset.compute_metadata()
         rows = [
@@ -281,7 +281,7 @@ def from_detections(
     0     dog  0.25            1    0.4
     1     cat  0.50            1    0.9
 
-    Networks of Hugging Face and of ultralytics::
+    These lines show networks of Hugging Face and ultralytics::
 
         segmenter = transformers.pipeline("image-segmentation")
         from_detections(images, segmenter(images))

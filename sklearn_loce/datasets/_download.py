@@ -1,4 +1,4 @@
-"""Downloads that go on where they broke off."""
+"""Downloads that resume after an interruption."""
 
 import errno
 import os
@@ -11,9 +11,9 @@ import pooch
 import requests
 from tqdm.auto import tqdm
 
-_CHUNK = 1 << 16  # bytes; what is lost of a chunk that breaks off
+_CHUNK = 1 << 16  # bytes; an interruption loses at most one chunk
 _TIMEOUT = (10, 60)  # seconds to connect, and between two packets
-# What may be over at the next try.
+# Errors that may not occur at the next attempt.
 _PASSING = (
     requests.ConnectionError,
     requests.Timeout,
@@ -23,7 +23,7 @@ _PASSING = (
 
 
 def check_space(folder, needed):
-    """Raise unless the disk of a folder has so many bytes left."""
+    """Raise an error unless the disk of a folder has enough free bytes."""
     free = shutil.disk_usage(folder).free
     if needed > free:
         raise OSError(
@@ -38,7 +38,7 @@ def _size(path):
 
 
 def _check_status(response, start):
-    """Raise for what is no (partial) content; server errors count as passing."""
+    """Raise an error for a response without content. Server errors may be temporary."""
     if response.status_code >= 500:
         raise requests.ConnectionError(f"the server answered {response.status_code}")
     response.raise_for_status()
@@ -48,18 +48,18 @@ def _check_status(response, start):
 
 
 class ResumingDownloader:
-    """A downloader for pooch that keeps what has arrived, and asks for the rest only.
+    """A downloader for pooch that keeps received data and requests the rest.
 
     Parameters
     ----------
     part : Path
-        Where to keep what has arrived until it is whole.
+        File for received data until the download is complete.
     n_retries : int
-        How often to try again after a passing failure.
+        Number of retries after a temporary failure.
     delay : float
-        Seconds between two tries.
+        Seconds between two attempts.
     verbose : int
-        With 1 or more, a progress bar.
+        With 1 or more, show a progress bar.
     """
 
     def __init__(self, part, *, n_retries, delay, verbose):
@@ -69,7 +69,7 @@ class ResumingDownloader:
         self.verbose = verbose
 
     def __call__(self, url, output_file, pooch):
-        """Download ``url`` to ``output_file``; the signature is pooch's."""
+        """Download ``url`` to ``output_file``, with the signature of pooch."""
         for left in range(self.n_retries, -1, -1):
             try:
                 self._receive(url)
@@ -82,7 +82,7 @@ class ResumingDownloader:
         os.replace(self.part, output_file)
 
     def _receive(self, url):
-        """Append what is missing to the part; start anew where the server can't do that."""
+        """Append missing data to the part, or start again if the server cannot resume."""
         start = _size(self.part)
         headers = {"Accept-Encoding": "identity"}
         if start:
@@ -91,7 +91,7 @@ class ResumingDownloader:
             if response.status_code == requests.codes.requested_range_not_satisfiable and start:
                 if response.headers.get("Content-Range") == f"bytes */{start}":
                     return
-                # The part is longer than the file: it is of something else.
+                # The part is longer than the file, so it belongs to another file.
                 self.part.unlink()
                 raise requests.ConnectionError(f"{self.part} does not fit the file")
             _check_status(response, start)
@@ -119,15 +119,15 @@ class ResumingDownloader:
 
 
 def download(url, checksum, path, *, n_retries, delay, verbose):
-    """Download a file, unless it is there, and check it.
+    """Download a file unless it exists, and verify it.
 
     Parameters
     ----------
     url : str
     checksum : str
-        With the algorithm, as in "md5:6cd6...".
+        Checksum with its algorithm, as in "md5:6cd6...".
     path : Path
-        Where the file goes. Until it is whole, it has the suffix ".part".
+        Path of the file. Until it is complete, it has the suffix ".part".
     n_retries : int
     delay : float
     verbose : int
@@ -135,7 +135,7 @@ def download(url, checksum, path, *, n_retries, delay, verbose):
     Raises
     ------
     OSError
-        If the server can't be reached, the file is not the published one or the disk is full.
+        If the server cannot be reached, the file is not the published one or the disk is full.
     """
     part = path.with_name(f"{path.name}.part")
     how = {"n_retries": n_retries, "delay": delay, "verbose": verbose}
@@ -149,5 +149,5 @@ def download(url, checksum, path, *, n_retries, delay, verbose):
         )
         raise OSError(*([error.errno] if error.errno else []), message) from error
     except ValueError as error:
-        # Pooch's way to say that the checksum differs; it has deleted the file.
+        # Pooch raises this error for a wrong checksum, after it has deleted the file.
         raise OSError(f"{url} is not the published file: {error}") from error

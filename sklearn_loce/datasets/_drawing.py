@@ -1,4 +1,4 @@
-"""The brush of ``make_scenes``: draws one driving scene and, with the same strokes, its labels."""
+"""Draw the scenes of ``make_scenes``, and their labels with the same strokes."""
 
 from math import cos, pi, sin
 
@@ -16,7 +16,7 @@ SUB_CONCEPTS = {
 }
 LABELS = {concept: number for number, concept in enumerate(("background", *CONCEPTS))}
 
-# Odd, so that the center of an image pixel is the center of a canvas pixel: labels are read there.
+# An odd factor puts the center of an image pixel at the center of a canvas pixel, for the labels.
 SUPERSAMPLING = 3
 ROAD_EDGE = 0.72
 PAINTS = ((206, 172, 44), (214, 182, 54), (198, 164, 38))
@@ -25,10 +25,11 @@ RUBBER = (28, 28, 32)
 
 
 class Canvas:
-    """An RGB image and its label image, drawn on together in perspective.
+    """An RGB image and its label image, drawn together in perspective.
 
-    A point on the ground is ``(x, s)``: `s` is the inverse distance, 1 at the lower image edge and
-    0 at the horizon, and `x` the distance from the road's axis in image heights at ``s = 1``.
+    A point on the ground is ``(x, s)``. `s` is the inverse distance, 1 at the lower edge of the
+    image and 0 at the horizon. `x` is the distance from the axis of the road in image heights at
+    ``s = 1``.
     """
 
     def __init__(self, image_size, horizon, vanishing):
@@ -42,32 +43,32 @@ class Canvas:
         self._label_brush = ImageDraw.Draw(self.label_image)
 
     def ground(self, x, s):
-        """Place of the ground point (x, s) on the canvas, in image heights."""
+        """Return the position of the ground point (x, s) on the canvas, in image heights."""
         return self.vanishing + x * s, self.horizon + (1 - self.horizon) * s
 
-    def polygon(self, points, colour, label=None):
-        """Fill a polygon, in image heights; without a label the labels below stay."""
+    def polygon(self, points, color, label=None):
+        """Fill a polygon in image heights. Without a label, the labels do not change."""
         pixels = [((x + self.right) * self.unit, y * self.unit) for x, y in points]
-        self._brush.polygon(pixels, fill=colour)
+        self._brush.polygon(pixels, fill=color)
         if label is not None:
             self._label_brush.polygon(pixels, fill=LABELS[label])
 
     def read(self):
-        """Antialiased image (H, W, 3) uint8 and labels (H, W) uint8, 0 for what has no concept."""
-        centre = slice(SUPERSAMPLING // 2, None, SUPERSAMPLING)
-        labels = np.asarray(self.label_image)[centre, centre].copy()
+        """Return the antialiased image (H, W, 3) and labels (H, W) of uint8, 0 for no concept."""
+        center = slice(SUPERSAMPLING // 2, None, SUPERSAMPLING)
+        labels = np.asarray(self.label_image)[center, center].copy()
         return np.array(self.image.reduce(SUPERSAMPLING)), labels
 
 
 class Pen:
-    """Draws one object's parts in the object's own coordinates: u to the right, v upwards."""
+    """Pen for the parts of one object in its own coordinates: u to the right, v upward."""
 
     def __init__(self, canvas, project, label):
         self.canvas, self.project, self.label = canvas, project, label
 
     @classmethod
     def flat(cls, canvas, x, y, unit, label):
-        """Pen for the picture plane: origin (x, y) and unit in image heights."""
+        """Return a pen for the picture plane, with origin (x, y) and unit in image heights."""
 
         def project(u, v):
             return x + u * unit, y - v * unit
@@ -76,12 +77,12 @@ class Pen:
 
     @classmethod
     def upright(cls, canvas, x, s, size, label):
-        """Pen for a plane that faces the camera, standing on (x, s); the unit is `size`."""
+        """Return a pen for a plane that faces the camera at (x, s), with the unit `size`."""
         return cls.flat(canvas, *canvas.ground(x, s), size * s, label)
 
     @classmethod
     def receding(cls, canvas, x, near, far, label):
-        """Pen for a wall along the road, u from 0 at s = `near` to 1 at s = `far`."""
+        """Return a pen for a wall along the road, u from 0 at s = `near` to 1 at s = `far`."""
 
         def project(u, v):
             s = 1 / ((1 - u) / near + u / far)
@@ -91,42 +92,42 @@ class Pen:
         return cls(canvas, project, label)
 
     def inside(self):
-        """Pen for details within the outline, where the label is drawn already."""
+        """Return a pen for details inside the outline, where the label exists already."""
         return Pen(self.canvas, self.project, None)
 
-    def polygon(self, points, colour):
+    def polygon(self, points, color):
         """Fill the polygon through (u, v) points."""
-        self.canvas.polygon([self.project(u, v) for u, v in points], colour, self.label)
+        self.canvas.polygon([self.project(u, v) for u, v in points], color, self.label)
 
-    def box(self, u0, v0, u1, v1, colour, *, corner=0.0):
-        """Fill a box, its corners cut by `corner`."""
+    def box(self, u0, v0, u1, v1, color, *, corner=0.0):
+        """Fill a box whose corners are cut by `corner`."""
         if not corner:
-            self.polygon([(u0, v0), (u1, v0), (u1, v1), (u0, v1)], colour)
+            self.polygon([(u0, v0), (u1, v0), (u1, v1), (u0, v1)], color)
             return
         c = corner
         points = [(u0 + c, v0), (u1 - c, v0), (u1, v0 + c), (u1, v1 - c)]
         points += [(u1 - c, v1), (u0 + c, v1), (u0, v1 - c), (u0, v0 + c)]
-        self.polygon(points, colour)
+        self.polygon(points, color)
 
-    def ellipse(self, u, v, ru, rv, colour):
+    def ellipse(self, u, v, ru, rv, color):
         """Fill an ellipse of center (u, v) and radii (ru, rv)."""
         angles = [2 * pi * k / 18 for k in range(18)]
         points = [(u + ru * cos(angle), v + rv * sin(angle)) for angle in angles]
-        self.polygon(points, colour)
+        self.polygon(points, color)
 
 
-def shade(colour, factor):
-    """Color made darker (factor < 1) or lighter."""
-    return tuple(int(min(255, channel * factor)) for channel in colour)
+def shade(color, factor):
+    """Return a darker (factor < 1) or lighter color."""
+    return tuple(int(min(255, channel * factor)) for channel in color)
 
 
 def mix(first, second, share):
-    """Color between two, `share` of the way to the second."""
+    """Return a color between two colors. `share` is the weight of the second."""
     return tuple(int(a + (b - a) * share) for a, b in zip(first, second, strict=True))
 
 
 def draw_sky(canvas, rng, kind):
-    """Draw gradient and clouds; a sunset has its sun."""
+    """Draw gradient and clouds, and the sun in a sunset."""
     top, low, cloud = {
         "clear": ((78, 142, 216), (196, 224, 244), (246, 249, 252)),
         "sunset": ((92, 72, 134), (252, 176, 104), (238, 134, 118)),
@@ -144,16 +145,16 @@ def draw_sky(canvas, rng, kind):
         _draw_cloud(canvas, rng, mix(cloud, low, rng.uniform(0.0, 0.35)))
 
 
-def _fill_across(canvas, top, bottom, colour, label=None):
+def _fill_across(canvas, top, bottom, color, label=None):
     right = canvas.right
-    canvas.polygon([(-right, top), (right, top), (right, bottom), (-right, bottom)], colour, label)
+    canvas.polygon([(-right, top), (right, top), (right, bottom), (-right, bottom)], color, label)
 
 
-def _draw_cloud(canvas, rng, colour):
+def _draw_cloud(canvas, rng, color):
     x, y, size = rng.uniform(-1, 1), rng.uniform(0.03, 0.24), rng.uniform(0.06, 0.11)
     pen = Pen.flat(canvas, x * canvas.right, y, size, None)
     for u, v, radius in ((-1.1, 0.0, 0.45), (-0.3, 0.2, 0.7), (0.6, 0.1, 0.55), (1.3, -0.05, 0.35)):
-        pen.ellipse(u, v, radius * 1.3, radius * 0.62, colour)
+        pen.ellipse(u, v, radius * 1.3, radius * 0.62, color)
 
 
 def draw_ground(canvas, rng):
@@ -174,31 +175,31 @@ def draw_ground(canvas, rng):
 
 def _draw_hills(canvas, rng):
     right, foot = canvas.right, canvas.horizon + 0.01
-    for height, colour in ((0.075, (142, 160, 178)), (0.04, (116, 140, 142))):
+    for height, color in ((0.075, (142, 160, 178)), (0.04, (116, 140, 142))):
         ys = canvas.horizon - height * rng.uniform(0.35, 1.0, size=9)
         ridge = zip(np.linspace(-right, right, 9).tolist(), ys.tolist(), strict=True)
-        canvas.polygon([*ridge, (right, foot), (-right, foot)], colour, "background")
+        canvas.polygon([*ridge, (right, foot), (-right, foot)], color, "background")
 
 
 def _draw_road(canvas, rng):
-    grey = int(rng.integers(84, 100))
+    gray = int(rng.integers(84, 100))
     paint = (216, 216, 210)
     for side in (-1, 1):
         _strip(canvas, side * ROAD_EDGE, side * 0.86, 0.02, 1.02, (176, 172, 164), "background")
-    _strip(canvas, -ROAD_EDGE, ROAD_EDGE, 0.02, 1.02, (grey, grey, grey + 6), "road")
+    _strip(canvas, -ROAD_EDGE, ROAD_EDGE, 0.02, 1.02, (gray, gray, gray + 6), "road")
     for side in (-1, 1):
         _strip(canvas, side * 0.68, side * 0.70, 0.02, 1.02, paint)
     phase = rng.uniform()
     for dash in range(12):
-        # Dashes are even on the ground, so their ends are even in the distance 1 / s.
+        # Dashes have equal lengths on the ground, so in the distance 1 / s.
         start, end = (1 / (0.5 + 0.55 * (dash + phase + shift)) for shift in (0.0, 0.5))
         for x in (-0.235, 0.235):
             _strip(canvas, x - 0.012, x + 0.012, end, start, paint)
 
 
-def _strip(canvas, x0, x1, s0, s1, colour, label=None):
+def _strip(canvas, x0, x1, s0, s1, color, label=None):
     corners = ((x0, s0), (x1, s0), (x1, s1), (x0, s1))
-    canvas.polygon([canvas.ground(x, s) for x, s in corners], colour, label)
+    canvas.polygon([canvas.ground(x, s) for x, s in corners], color, label)
 
 
 def draw_tree(canvas, rng, x, s, kind):
@@ -231,7 +232,7 @@ def _draw_needles(pen, light):
 
 
 def draw_house(canvas, rng, x, s, kind):
-    """Draw a house whose wall along the road is at `x`: gabled brick or a plaster block."""
+    """Draw a house of brick or plaster, whose wall along the road is at `x`."""
     wide, high, light = rng.uniform(0.6, 0.75), rng.uniform(0.55, 0.65), rng.uniform(0.94, 1.06)
     outward = wide if x > 0 else -wide
     front = Pen.upright(canvas, x + outward / 2, s, 1, "house")
@@ -239,11 +240,11 @@ def draw_house(canvas, rng, x, s, kind):
     if kind == "brick":
         _draw_gable(canvas, x, s, outward, high)
         _draw_brick(front, side, wide / 2, high, shade((166, 78, 58), light))
-        _draw_windows(front, side, wide / 2, high, storeys=2)
+        _draw_windows(front, side, wide / 2, high, stories=2)
     else:
         high += 0.28
         _draw_plaster(front, side, wide / 2, high, shade((236, 224, 196), light))
-        _draw_windows(front, side, wide / 2, high, storeys=3)
+        _draw_windows(front, side, wide / 2, high, stories=3)
 
 
 def _draw_gable(canvas, x, s, outward, high):
@@ -272,11 +273,11 @@ def _draw_plaster(front, side, half, high, wall):
     front.box(-half - 0.02, high - 0.05, half + 0.02, high + 0.02, (120, 128, 140))
 
 
-def _draw_windows(front, side, half, high, storeys):
+def _draw_windows(front, side, half, high, stories):
     pane, frame = (74, 96, 118), (232, 232, 228)
     front, side = front.inside(), side.inside()
-    for storey in range(storeys):
-        v = high * (storey + 0.32) / storeys
+    for story in range(stories):
+        v = high * (story + 0.32) / stories
         top = v + 0.14
         for u in (-0.55 * half, 0.55 * half):
             front.box(u - 0.075, v - 0.015, u + 0.075, top + 0.015, frame)
@@ -286,7 +287,7 @@ def _draw_windows(front, side, half, high, storeys):
 
 
 def draw_car(canvas, rng, x, s, *, sign):
-    """Draw the rear of a car; `sign`, on the roof, is all that makes it a taxi."""
+    """Draw the rear of a car, or of a taxi if it has a `sign` on the roof."""
     paint = shade(PAINTS[rng.integers(len(PAINTS))], rng.uniform(0.92, 1.06))
     pen = Pen.upright(canvas, x, s, 0.44, "taxi" if sign else "car")
     _draw_shadow(pen, 0.58)

@@ -1,4 +1,4 @@
-"""Published datasets, downloaded once into scikit-learn's data home."""
+"""Download published datasets once into the data home of scikit-learn."""
 
 import os
 from contextlib import contextmanager
@@ -29,18 +29,18 @@ _FETCH_CONSTRAINTS = {
 
 @dataclass(frozen=True)
 class _Archive:
-    """A file to download and unpack.
+    """An archive to download and unpack.
 
     Parameters
     ----------
     path : str
-        Behind the base URL.
+        Path relative to the base URL.
     checksum : str
-        With its algorithm.
+        Checksum with its algorithm.
     folder : str
-        Where it is unpacked, in the dataset's folder.
+        Target in the folder of the dataset.
     only : tuple of str, default=()
-        The members that are wanted; empty stands for all.
+        The members to unpack; an empty tuple means all.
     """
 
     path: str
@@ -49,8 +49,8 @@ class _Archive:
     only: tuple = ()
 
 
-# The publishers give no checksums. These MD5 sums are those that other projects check the same
-# files by: for COCO PaddleDetection and MLCommons, for VOC torchvision.
+# The publishers provide no checksums. Other projects use these MD5 sums for the same files:
+# PaddleDetection and MLCommons for COCO, torchvision for VOC.
 _COCO_VAL2017 = (
     _Archive("zips/val2017.zip", "md5:442b8da7639aecaf257c1dceb8ba8c80", "images"),
     _Archive(
@@ -67,7 +67,7 @@ _VOC2012 = (
 
 @contextmanager
 def _alone(home):
-    """Wait until no other process fills a folder; one that has died does not count."""
+    """Wait until no other live process writes to a folder."""
     lock = FileLock(str(home / ".lock"))
     try:
         lock.acquire(timeout=0)
@@ -81,7 +81,7 @@ def _alone(home):
 
 
 def _fetch(archives, home, *, base_url, download_if_missing, **how):
-    """Download and unpack what the folder ``home`` lacks; archives are deleted afterwards."""
+    """Download and unpack missing archives into ``home``, and delete the archives."""
     missing = [home / a.folder for a in archives if not (home / a.folder).is_dir()]
     if not missing:
         return
@@ -124,44 +124,56 @@ def fetch_coco_val2017(
 ):
     """Load the validation set of MS COCO 2017, downloading it once.
 
-    It has 5,000 images and 80 concepts. The download is 1.1 GB; it is checked, goes on where it
-    broke off, and needs another 1.1 GB of the disk until it is unpacked. Processes that ask for it
-    at a time wait for the one that downloads.
+    The set has 5,000 images and 80 concepts. The download of 1.1 GB is verified by checksums and
+    resumes after an interruption. Unpacking needs another 1.1 GB on the disk for some time. If
+    several processes need the data at once, one downloads it and the others wait.
 
     Parameters
     ----------
     data_home : str or path, default=None
-        Folder for datasets; ``None`` is scikit-learn's, ``~/scikit_learn_data``.
+        Folder for datasets. ``None`` uses the folder of scikit-learn, ``~/scikit_learn_data``.
     download_if_missing : bool, default=True
-        If False, raise an OSError if the data is not there, instead of downloading it.
-    categories, merge_instances, crowd, mask, keep, return_X_y
-        See :func:`load_coco`.
+        Whether to download missing data. If False, missing data raises an OSError.
+    categories : list of str, default=None
+        Names of the concepts to load; ``None`` loads all.
+    merge_instances : bool, default=True
+        Whether to merge the instances of a concept in an image into one row.
+    crowd : {"keep", "drop"}, default="keep"
+        Whether annotations whose ``iscrowd`` is 1 are kept.
     min_area : int or float, default=1
-        See :func:`load_coco`. The default leaves out annotations that cover no pixel.
+        Minimum area of a mask, see :func:`load_coco`. The default omits annotations that cover no
+        pixel.
+    mask : {"segmentation", "rectangle", "ellipse"}, default="segmentation"
+        The mask itself, the bounding rectangle of each instance, or the ellipse inscribed in it.
+    keep : list of str, default=()
+        Further fields of the annotations that become columns; see :func:`load_coco`.
+    return_X_y : bool, default=False
+        Whether to return ``(data, target)`` instead of a Bunch.
     base_url : str, default="http://images.cocodataset.org"
-        A mirror with the same paths may stand in.
+        Address of the server, or of a mirror with the same paths.
     n_retries : int, default=3
-        Number of retries after a failure of the network.
+        Number of retries after a network failure.
     delay : float, default=1.0
         Seconds between retries.
     verbose : int, default=1
-        With 1 or more, progress bars.
+        With 1 or more, show progress bars.
 
     Returns
     -------
     data : Bunch
-        See :func:`load_coco`.
+        The table, with the attributes of :func:`load_coco`.
     (data, target) : tuple if ``return_X_y`` is True
+        The table and the concepts.
 
     Raises
     ------
     OSError
-        If the data is missing and ``download_if_missing`` is False, the download fails or is not
-        the published file, or the disk is full.
+        If the data is missing and ``download_if_missing`` is False, the download fails or differs
+        from the published file, or the disk is full.
 
     See Also
     --------
-    load_coco : The same for files that are on the disk already.
+    load_coco : Load files that are already on the disk.
 
     References
     ----------
@@ -218,45 +230,56 @@ def fetch_voc2012(
 ):
     """Load the segmentation set of PASCAL VOC 2012, downloading it once.
 
-    It has 2,913 images and 20 concepts. The download is 2 GB; it is checked, goes on where it broke
-    off, and needs another 2 GB of the disk until it is unpacked. Processes that ask for it at a
-    time wait for the one that downloads.
+    The set has 2,913 images and 20 concepts. The download of 2 GB is verified by a checksum and
+    resumes after an interruption. Unpacking needs another 2 GB on the disk for some time. If
+    several processes need the data at once, one downloads it and the others wait.
 
     Parameters
     ----------
     split : {"trainval", "train", "val"}, default="trainval"
-        Which images to load.
+        Part of the data set.
     data_home : str or path, default=None
-        Folder for datasets; ``None`` is scikit-learn's, ``~/scikit_learn_data``.
+        Folder for datasets. ``None`` uses the folder of scikit-learn, ``~/scikit_learn_data``.
     download_if_missing : bool, default=True
-        If False, raise an OSError if the data is not there, instead of downloading it.
-    categories, merge_instances, min_area, mask, keep, return_X_y
-        See :func:`load_voc`.
+        Whether to download missing data. If False, missing data raises an OSError.
+    categories : list of str, default=None
+        Names of the concepts to load; ``None`` loads all.
+    merge_instances : bool, default=True
+        Whether to merge the instances of a concept in an image into one row.
+    min_area : int or float, default=0
+        Minimum area of a mask, see :func:`load_voc`.
+    mask : {"segmentation", "rectangle", "ellipse"}, default="segmentation"
+        The mask itself, the bounding rectangle of each instance, or the ellipse inscribed in it.
+    keep : list of str, default=()
+        Further fields of the annotations that become columns; see :func:`load_voc`.
+    return_X_y : bool, default=False
+        Whether to return ``(data, target)`` instead of a Bunch.
     base_url : str, default="http://host.robots.ox.ac.uk/pascal/VOC/voc2012"
-        A mirror with the same paths may stand in, such as
+        Address of the server, or of a mirror with the same paths, such as
         "https://thor.robots.ox.ac.uk/pascal/VOC/voc2012".
     n_retries : int, default=3
-        Number of retries after a failure of the network.
+        Number of retries after a network failure.
     delay : float, default=1.0
         Seconds between retries.
     verbose : int, default=1
-        With 1 or more, progress bars.
+        With 1 or more, show progress bars.
 
     Returns
     -------
     data : Bunch
-        See :func:`load_voc`.
+        The table, with the attributes of :func:`load_voc`.
     (data, target) : tuple if ``return_X_y`` is True
+        The table and the concepts.
 
     Raises
     ------
     OSError
-        If the data is missing and ``download_if_missing`` is False, the download fails or is not
-        the published file, or the disk is full.
+        If the data is missing and ``download_if_missing`` is False, the download fails or differs
+        from the published file, or the disk is full.
 
     See Also
     --------
-    load_voc : The same for a tree that is on the disk already.
+    load_voc : Load a tree that is already on the disk.
 
     References
     ----------

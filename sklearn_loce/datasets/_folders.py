@@ -1,4 +1,4 @@
-"""Folders whose files belong together by their names."""
+"""Match the files of folders by their names."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,20 +8,20 @@ _IMAGE_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".w
 
 @dataclass(frozen=True)
 class Names:
-    """How the files of one kind are named: PREFIX, the common name, SUFFIX.
+    """Names of files of one kind: PREFIX, the common name, SUFFIX.
 
     Parameters
     ----------
     prefix : str
     suffix : str or None
-        ``None`` stands for those of the usual image formats.
+        ``None`` means the suffixes of the usual image formats.
     """
 
     prefix: str
     suffix: str | None
 
     def strip(self, name):
-        """Give what a file name has between prefix and suffix, or None; their case is ignored."""
+        """Return the text between prefix and suffix of any case, or None."""
         suffixes = _IMAGE_SUFFIXES if self.suffix is None else (self.suffix,)
         suffix = next((s for s in suffixes if name.lower().endswith(s.lower())), None)
         fits = suffix is not None and name.lower().startswith(self.prefix.lower())
@@ -35,7 +35,7 @@ class Names:
 
 
 def files_by_name(folder, names, what):
-    """Give {path in the folder, by the common name: path} of the files that are named so."""
+    """Return {relative path with the common name: path} of the files with such names."""
     folder = Path(folder)
     if not folder.is_dir():
         raise FileNotFoundError(f"The folder {str(folder)!r} does not exist.")

@@ -1,4 +1,4 @@
-"""Images whose pixels are class ids or colors of classes: turning them into rows."""
+"""Convert images of class ids or colors to objects."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,13 +14,13 @@ from ._runs import encode_labels
 from ._table import choose
 
 _SHOWN = 10
-_BLURRED = 20  # unknown labels that no forgetful user has
-_EIGHT_NEIGHBOURS = np.ones((3, 3), dtype=bool)
+_BLURRED = 20  # more unknown labels cannot be an oversight
+_EIGHT_NEIGHBORS = np.ones((3, 3), dtype=bool)
 
 
 @dataclass(frozen=True)
-class LabelledImage:
-    """Where one image and its labels are.
+class LabeledImage:
+    """Paths of an image and its labels.
 
     Parameters
     ----------
@@ -40,20 +40,20 @@ class LabelledImage:
 
 @dataclass(frozen=True)
 class Coding:
-    """How pixels say their class, in words.
+    """Terms for messages about ids or colors.
 
     Parameters
     ----------
     labels : str
-        What they are.
+        Name of the labels.
     parameter : str
-        What names them.
+        Parameter that names the labels.
     ignored : str
         An example of labels to ignore.
     field : str
-        Under which name the table keeps them.
+        Name of the field for ``keep``.
     write : callable
-        Gives a label as the user writes it.
+        Function that formats a label.
     """
 
     labels: str
@@ -68,7 +68,7 @@ COLORS = Coding("colors", "palette", "['#000000']", "color", write_color)
 
 
 def _check_labels(labels, known, coding, path):
-    """Raise where an image holds labels that have neither a name nor are ignored."""
+    """Raise an error if an image has labels without a name that are not ignored."""
     if known.issuperset(distinct(labels).tolist()):
         return
     values, counts = np.unique(labels, return_counts=True)
@@ -82,8 +82,8 @@ def _check_labels(labels, known, coding, path):
         else ""
     )
     raise ValueError(
-        f"{path} holds the {coding.labels} {shown} ({pixels} pixels; {len(unknown)} in all), which "
-        f"{coding.parameter} does not name. Name them, or list those that mean nothing, as in "
+        f"{path} has the {coding.labels} {shown} ({pixels} pixels; {len(unknown)} in all), which "
+        f"are not in {coding.parameter}. Name them, or ignore them, as in "
         f"ignore={coding.ignored}.{blurred}"
     )
 
@@ -94,25 +94,25 @@ def _bounding_box(inside):
 
 
 def _encode_parts(parts, box, shape):
-    """Encode each part of a box; parts are numbered from 1, and lie in an image of ``shape``."""
+    """Encode the parts of a box in an image of ``shape``. Parts are numbered from 1."""
     numbers = np.zeros((parts.shape[0], shape[1]), dtype=np.int32)
     numbers[:, box[1]] = parts
-    # The image lies on its side: see split_concept. Whole columns lie before and behind the box.
+    # The image is transposed, see split_concept. Whole columns precede and follow the box.
     masks = encode_labels(numbers.T, left=box[0].start, width=shape[0])
     return [mask for number, mask in masks.items() if number]
 
 
 def _split_regions(labels, ids):
-    """Give (mask, id, number) of the connected regions of a concept."""
+    """Return (mask, id, number) of the connected regions of a concept."""
     inside = np.isin(labels, ids)
     box = _bounding_box(inside)
-    parts, count = ndimage.label(inside[box], structure=_EIGHT_NEIGHBOURS)
+    parts, count = ndimage.label(inside[box], structure=_EIGHT_NEIGHBORS)
     masks = _encode_parts(parts, box, labels.shape)
     return list(zip(masks, [ids[0]] * count, range(1, count + 1), strict=True))
 
 
 def _split_numbered(labels, instances, label):
-    """Give (mask, id, number) of the parts of a class that have a number of their own."""
+    """Return (mask, id, number) of the numbered parts of a class."""
     inside = labels == label
     box = _bounding_box(inside)
     ranks, numbers = pd.factorize(instances[inside], sort=True)
@@ -123,28 +123,28 @@ def _split_numbered(labels, instances, label):
 
 
 def split_concept(labels, instances, ids):
-    """Encode the instances of a concept, or its connected regions where none are numbered.
+    """Encode the instances of a concept, or its connected regions without numbers.
 
     Parameters
     ----------
     labels : ndarray of shape (height, width), int
     instances : ndarray of shape (height, width), int, or None
     ids : list of int
-        The concept's ids, all of which are in ``labels``.
+        The ids of the concept, all of which occur in ``labels``.
 
     Returns
     -------
     list of (dict, int, int)
-        Compressed RLE, class id (a region of several has the first) and number of each.
+        Compressed RLE, class id and number of each. A region of several ids has the first id.
     """
-    # Transposed, arrays in column order are contiguous, which halves the time.
+    # The transpose of an array in column order is contiguous, which halves the time.
     if instances is None:
         return _split_regions(labels.T, ids)
     return [part for label in ids for part in _split_numbered(labels.T, instances.T, label)]
 
 
 class Labelling:
-    """What labels mean, and how objects are made of them.
+    """The meaning of labels, and their conversion to objects.
 
     Parameters
     ----------
@@ -155,7 +155,7 @@ class Labelling:
     categories : list of str or None
         The concepts to keep.
     source : str or path
-        What messages call the dataset.
+        Name of the dataset in messages.
     coding : Coding
     """
 
@@ -167,11 +167,11 @@ class Labelling:
             self.concepts.setdefault(name, []).append(label)
 
     def make_instances(self, sample, labels, instances):
-        """Give the objects of one image, concepts in the order of their names.
+        """Return the objects of one image, with concepts in the order of their names.
 
         Parameters
         ----------
-        sample : LabelledImage
+        sample : LabeledImage
         labels : ndarray of shape (height, width), int
         instances : ndarray of shape (height, width), int, or None
 
@@ -195,7 +195,7 @@ class Labelling:
         return objects
 
     def _make_instance(self, sample, concept, size, mask, label, number):
-        """Give one object; its id names the image, the class and the number."""
+        """Return one object. Its id consists of image, class and number."""
         label = self.coding.write(label)
         return Instance(
             str(sample.image),

@@ -1,4 +1,4 @@
-"""Tables of samples from folders of images and masks of class ids or colors."""
+"""Load tables of samples from folders of images and masks of class ids or colors."""
 
 import os
 from collections.abc import Mapping
@@ -8,14 +8,14 @@ from pathlib import Path
 from sklearn.utils._param_validation import StrOptions, validate_params
 
 from ._folders import Names, files_by_name
-from ._index_images import COLORS, LabelledImage, Labelling
+from ._index_images import COLORS, LabeledImage, Labelling
 from ._instances import make_frame
 from ._label_files import IdReader, pack_color, read_colors, write_color
 from ._table import TABLE_CONSTRAINTS, as_bunch, as_names
 
 
 def _check_paired(images, masks, mask_dir, mask_names):
-    """Raise unless each image has a mask and each mask an image."""
+    """Raise an error unless each image has a mask and each mask has an image."""
     for here, there, what in ((images, masks, "mask"), (masks, images, "image")):
         lonely = [path for name, path in here.items() if name not in there]
         if lonely:
@@ -28,7 +28,7 @@ def _check_paired(images, masks, mask_dir, mask_names):
 
 
 def _pair(image_dir, image_names, mask_dir, mask_names, unpaired):
-    """Give [(name, image, mask)], sorted by name."""
+    """Return [(name, image, mask)], sorted by name."""
     images = files_by_name(image_dir, image_names, "image")
     masks = files_by_name(mask_dir, mask_names, "mask")
     if unpaired == "raise":
@@ -46,7 +46,7 @@ def _pack_colors(colors, where):
 
 
 def _as_packed(palette, ignore):
-    """Bring a palette to {packed color: name}, and the ignored colors to a list."""
+    """Convert a palette to {packed color: name}, and the ignored colors to a list."""
     names, ignored = {}, _pack_colors(ignore, "ignore")
     for name, colors in palette.items():
         packed = _pack_colors(colors, f"palette[{name!r}]")
@@ -59,10 +59,10 @@ def _as_packed(palette, ignore):
 
 
 def _make_labelling(class_names, palette, ignore, categories):
-    """Give what labels mean, whether they are ids or colors."""
+    """Return the meaning of labels, which are ids or colors."""
     if (class_names is None) == (palette is None):
         raise ValueError(
-            "Give either class_names, for masks of ids, or palette, for colored masks."
+            "Pass either class_names, for masks of ids, or palette, for colored masks."
         )
     if palette is None:
         names = as_names(class_names, ignore)
@@ -72,14 +72,14 @@ def _make_labelling(class_names, palette, ignore, categories):
 
 
 def _read_pair(pair, labelling, read, read_numbers, names):
-    """Give the objects of an image and its mask."""
+    """Return the objects of an image and its mask."""
     name, image, labels = pair
     mask_names, instance_names = names
     numbered = None
     if instance_names.suffix is not None:
         stem = mask_names.strip(labels.name)
         numbered = labels.with_name(f"{instance_names.prefix}{stem}{instance_names.suffix}")
-    sample = LabelledImage(name, image, labels, numbered)
+    sample = LabeledImage(name, image, labels, numbered)
     instances = read_numbers(numbered) if numbered else None
     return labelling.make_instances(sample, read(labels), instances)
 
@@ -123,79 +123,79 @@ def load_masks(
     keep=(),
     return_X_y=False,
 ):
-    """Load a table of samples from folders of images and masks of all concepts at once.
+    """Load a table of samples from folders of images and masks of all concepts.
 
-    The pixels of a mask are class ids, as CamVid, Cityscapes, ADE20K and most tools for semantic
-    segmentation write them, or colors, as the raw CamVid and tools for drawing have them. Folders
-    are searched with all that is in them; an image and its mask have the same name in the same
-    subfolder, up to prefixes and suffixes. Images themselves are not opened.
+    The pixels of a mask are class ids, as in CamVid, Cityscapes, ADE20K and most tools for semantic
+    segmentation, or colors, as in the raw CamVid and in drawing tools. Folders are searched
+    recursively. An image and its mask have the same name in the same subfolder, except for prefixes
+    and suffixes. The images themselves are not opened.
 
     Parameters
     ----------
     image_dir, mask_dir : str or path
         Folders of the images and of the masks.
     class_names : dict or list of str, default=None
-        Concepts of masks of ids, as ``{id: name}`` or by place, where the first name has the id 0.
-        Ids of the same name become one concept.
+        Concepts of masks of ids as ``{id: name}``, or as a list whose first name has the id 0. Ids
+        with the same name become one concept.
     palette : dict, default=None
-        Concepts of colored masks, as ``{name: color}``. A color is ``(red, green, blue)`` or a
-        string as "#804080"; a list of colors becomes one concept.
+        Concepts of colored masks as ``{name: color}``. A color is ``(red, green, blue)`` or a
+        string such as "#804080". A list of colors becomes one concept.
     ignore : list of int or of colors, default=()
-        Ids or colors that belong to no concept, such as 255 for void. Any other that has no name
-        is an error.
+        Ids or colors that belong to no concept, such as 255 for void. Other ids or colors without a
+        name are an error.
     image_prefix : str, default=""
-        Text before the common name in the images' file names, such as ``"leftImg8bit_"``.
+        Text before the common name in the file names of images, such as ``"leftImg8bit_"``.
     image_suffix : str, default=None
-        Text after it, such as "_leftImg8bit.png"; ``None`` stands for the endings of the usual
-        image formats.
+        Text after the common name, such as "_leftImg8bit.png". ``None`` means the suffixes of the
+        usual image formats.
     mask_prefix, mask_suffix : str, default="", ".png"
         The same for the masks, such as "_gtFine_labelIds.png".
     instance_prefix, instance_suffix : str, default="", None
-        The same for images beside the masks that number the instances, such as
-        "_gtFine_instanceIds.png". Pixels of one class and one number are an instance. Without a
-        suffix, the connected regions of a concept (diagonal neighbors included) stand for its
-        instances.
+        The same for images with numbers of instances, such as "_gtFine_instanceIds.png". Pixels
+        with the same class and number form an instance. Without a suffix, the instances are the
+        connected regions of a concept, where diagonal neighbors are connected.
     unpaired : {"raise", "drop"}, default="raise"
-        What to do with images without a mask and masks without an image.
+        Whether images without a mask, and masks without an image, raise an error or are omitted.
     categories : list of str, default=None
         Names of the concepts to load; ``None`` loads all.
     merge_instances : bool, default=True
-        Whether the instances of a concept in an image become one row (the paper's way) or stay
-        one row each. Together they cover the same pixels.
+        Whether to merge the instances of a concept in an image into one row, as in the paper.
+        Otherwise each instance is a row. Both cover the same pixels.
     min_area : int or float, default=0
-        Rows with smaller masks are left out: pixels where it is an int, the share of the image in
-        [0, 1] where it is a float.
+        Minimum area of a mask. An int is a number of pixels, and a float in [0, 1] is a share of
+        the image. Rows with smaller masks are omitted.
     mask : {"segmentation", "rectangle", "ellipse"}, default="segmentation"
         The mask itself, the bounding rectangle of each instance, or the ellipse inscribed in it.
     keep : list of str, default=()
         Further fields to keep: "class_id" (with a palette "color", such as "#804080") and
-        "instance", the number of the instance or region. Each becomes a column; where instances
-        are merged, a tuple with one value per instance.
+        "instance", the number of the instance or region. Each becomes a column. For
+        merged instances, its cells are tuples with one value per instance.
     return_X_y : bool, default=False
         Whether to return ``(data, target)`` instead of a Bunch.
 
     Returns
     -------
     data : Bunch
-        As :func:`load_coco` gives it, rows sorted by image and in the order of ``class_names``
-        or ``palette``; ``image_id`` is the common name of image and mask with its subfolders, and
-        ``annotation_id`` is "IMAGE_ID:CLASS_ID:NUMBER" (or "IMAGE_ID:COLOR:NUMBER"), with the
-        number of the instance or region.
+        The table, with the attributes of :func:`load_coco`. Rows are sorted by image, and then in
+        the order of ``class_names`` or ``palette``. ``image_id`` is the common name of image and
+        mask with its subfolders. ``annotation_id`` is "IMAGE_ID:CLASS_ID:NUMBER" or
+        "IMAGE_ID:COLOR:NUMBER", with the number of the instance or region.
     (data, target) : tuple if ``return_X_y`` is True
+        The table and the concepts.
 
     Raises
     ------
     FileNotFoundError
-        If a folder is missing or empty, or an image has no mask or a mask no image.
+        If a folder is missing or empty, an image has no mask, or a mask has no image.
     ValueError
-        If a mask can't be read, may be read in two ways, or holds an id or a color that has no
-        name, one is both named and ignored, a category is unknown, or nothing is left to load. The
-        message names the file.
+        If a mask cannot be read, is ambiguous, or has an id or color without a name, an id or color
+        is both named and ignored, a category is unknown, or nothing is left to load. The message
+        names the file.
 
     Warns
     -----
     UserWarning
-        If masks store other numbers than they show, and the ids are known all the same; see Notes.
+        If the indexes of masks differ from their colors, but the ids are known, see Notes.
 
     See Also
     --------
@@ -204,19 +204,19 @@ def load_masks(
 
     Notes
     -----
-    Label tools store ids as the indexes of a palette image, and its colors serve the display. An
-    optimizer such as oxipng, or a GIF writer, keeps the colors only: it drops those that no pixel
-    has and sorts the others, so that indexes are no ids any more. Where all colors are gray and
-    their values have names, these are the ids, and a warning says so. Where an image uses every
-    entry of a palette in other colors, nothing tells the ids, and the image is refused, unless
-    another mask has the same palette and does not use all of it, or it is VOC's. The ids are also
-    refused where an image of 1, 2 or 4 bits has two readings that both have names. In all of these
-    cases, ``palette`` says what each color means.
+    Label tools store ids as the indexes of a palette image, and use its colors for display. An
+    optimizer such as oxipng, or a GIF writer, preserves the colors only. It removes unused colors
+    and sorts the others, so the indexes are not ids anymore. If all colors are gray and their
+    values have names, these values are the ids, and you get a warning. If an image uses every entry
+    of another palette, its ids are uncertain. This is an error, unless another mask uses a part of
+    the same palette, or the palette is that of VOC. It is also an error if both readings of an
+    image of 1, 2 or 4 bits have names. In all of these cases, pass the meaning of each color as
+    ``palette``.
 
     Examples
     --------
-    The raw CamVid, whose masks are colored; Cityscapes, with the names from its own tools and its
-    numbered instances; and ADE20K, where 0 is what no class fits::
+    The calls below load the raw CamVid with colored masks, Cityscapes with the names of its tools
+    and numbered instances, and ADE20K, where 0 means no class::
 
         load_masks("701_StillsRaw_full", "LabeledApproved_full", mask_suffix="_L.png",
                    palette={"road": (128, 64, 128), "lane": [(128, 0, 192), (192, 0, 64)], ...})
@@ -230,7 +230,7 @@ def load_masks(
         load_masks("images/validation", "annotations/validation",
                    dict(enumerate(ade20k_names, start=1)), ignore=[0])
 
-    A tree made for the occasion:
+    The next example creates its own files.
 
     >>> import tempfile
     >>> from pathlib import Path

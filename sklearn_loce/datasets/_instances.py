@@ -1,4 +1,4 @@
-"""Annotated objects, and the table that is made of them."""
+"""Annotated objects, and the table of samples that they form."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,7 +14,7 @@ from ._runs import merge_masks
 from ._shapes import draw_box, draw_mask
 
 COLUMNS = ("image", "mask", "concept", "image_id", "area", "n_instances", "annotation_id")
-_LONGEST_ENCODINGS = 1 << 26  # bytes of the shapes that are drawn in one image
+_LONGEST_ENCODINGS = 1 << 26  # bytes of the shapes in one image
 
 
 @dataclass(frozen=True)
@@ -29,14 +29,14 @@ class Instance:
     size : (int, int)
         Height and width of the image in pixels.
     mask : dict or None
-        Compressed RLE; None where only the box is known.
+        Compressed RLE; None if only the box is known.
     box : sequence of four numbers, or None
         Left, top, width and height in pixels.
     annotation_id : int, str, tuple or None
-        As the source has it, for the way back; a tuple where the source has merged objects.
+        Id in the source, for the export; a tuple if the source has merged objects.
     fields : Mapping, or tuple of Mapping
-        What else the source says about the object; ``keep`` makes columns of it. A tuple has one
-        per id.
+        Further fields of the source, which ``keep`` turns into columns. A tuple has one mapping per
+        id.
     """
 
     image: Any
@@ -50,7 +50,7 @@ class Instance:
 
     @property
     def ids(self):
-        """The ids of the objects that the source has merged, or the one id."""
+        """The ids of merged objects of the source, or the single id."""
         return (
             self.annotation_id if isinstance(self.annotation_id, tuple) else (self.annotation_id,)
         )
@@ -61,7 +61,7 @@ class Instance:
         return self.fields if isinstance(self.fields, tuple) else (self.fields,)
 
     def draw(self, shape):
-        """Give the mask, or what lies in the box, in one of the shapes: compressed RLE."""
+        """Return the mask, or the box in one of the shapes, as compressed RLE."""
         try:
             if self.mask is None:
                 return draw_box(shape, self.box, self.size)
@@ -71,7 +71,7 @@ class Instance:
 
 
 def _group(instances, masks, rank, *, merge_instances):
-    """Collect objects and masks that share a row, concepts in the order of ``rank``."""
+    """Group objects and masks by rows, with concepts in the order of ``rank``."""
     groups = {}
     for position, (instance, rle) in enumerate(zip(instances, masks, strict=True)):
         key = (rank[instance.concept], 0 if merge_instances else position)
@@ -80,7 +80,7 @@ def _group(instances, masks, rank, *, merge_instances):
 
 
 def _make_row(group, keep, *, merge_instances):
-    """Merge the objects of a row; what is kept of them becomes a tuple where they are merged."""
+    """Merge the objects of a row. Kept fields of merged objects become tuples."""
     instances, masks = zip(*group, strict=True)
     rle, first = merge_masks(masks), instances[0]
     kept = {
@@ -103,7 +103,7 @@ def _make_row(group, keep, *, merge_instances):
 
 
 def _draw(instances, shape):
-    """Draw the objects of an image; a box may ask for as many runs as the image has columns."""
+    """Encode the objects of an image. A box may need one run per column."""
     masks, length = [], 0
     for instance in instances:
         masks.append(instance.draw(shape))
@@ -117,7 +117,7 @@ def _draw(instances, shape):
 
 
 def _warn_without_mask(ids, n_rows, source):
-    """Tell which objects have a box but no mask; raise where no other is left."""
+    """Warn of objects with a box but no mask. Raise an error if no other object is left."""
     if not ids:
         return
     way = "mask='rectangle' or mask='ellipse' draws masks from the boxes"
@@ -133,7 +133,7 @@ def _warn_without_mask(ids, n_rows, source):
 
 
 def _draw_rows(images, rank, shape, keep, source, *, merge_instances):
-    """Give the rows of all images, and the fields that their objects have."""
+    """Return the rows of all images, and the fields that their objects have."""
     rows, fields, without_mask = [], set(), []
     for instances in images:
         chosen = [instance for instance in instances if instance.concept in rank]
@@ -152,7 +152,7 @@ def _draw_rows(images, rank, shape, keep, source, *, merge_instances):
 
 
 def _drop_small(frame, min_area, source):
-    """Leave out masks below ``min_area``; an empty one that would stay is an error."""
+    """Omit masks below ``min_area``. Raise an error for remaining empty masks."""
     measure = "pixels" if isinstance(min_area, Integral) else "area"
     frame = frame[frame[measure] >= min_area]
     empty = [name for ids in frame.loc[frame["pixels"] == 0, "ids"] for name in ids]
@@ -165,7 +165,7 @@ def _drop_small(frame, min_area, source):
 
 
 def _check_keep(keep, source):
-    """Raise where ``keep`` names a column of the table, or a name twice."""
+    """Raise an error if ``keep`` has a column of the table, or a name twice."""
     names = [*COLUMNS, *keep]
     wrong = [name for name in keep if not isinstance(name, str) or names.count(name) > 1]
     if wrong:
@@ -176,7 +176,7 @@ def _check_keep(keep, source):
 
 
 def _check_fields(keep, fields, source):
-    """Raise where no object has a field to keep."""
+    """Raise an error if no object has a field of ``keep``."""
     unknown = [name for name in keep if name not in fields]
     if unknown:
         raise ValueError(
@@ -195,18 +195,18 @@ def make_frame(
     min_area=0,
     source,
 ):
-    """Make the table of samples: images in their order, then concepts in theirs.
+    """Make the table of samples, sorted by the order of images and then of concepts.
 
     Parameters
     ----------
     images : iterable of list of Instance
-        The objects of one image after the other.
+        The objects of each image.
     concepts : iterable of str
-        The concepts to load; objects of others are left out.
+        The concepts to load. Objects of other concepts are omitted.
     keep, merge_instances, mask, min_area
-        As the loaders have them.
+        Parameters of the loaders.
     source : str or path
-        What messages call the origin.
+        Name of the source in messages.
 
     Returns
     -------

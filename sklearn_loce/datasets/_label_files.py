@@ -1,7 +1,7 @@
-"""Files of labels: the class id or the color of each pixel.
+"""Read files of labels, with the class id or the color of each pixel.
 
-Label tools write ids as the indexes of a palette image. Lossless optimizers and GIF writers keep
-what an image shows, not its indexes: they leave out colors that no pixel has, and sort the others.
+Label tools store ids as the indexes of a palette image. Lossless optimizers and GIF writers
+preserve the colors of an image, but not its indexes: they remove unused colors and sort the others.
 """
 
 import numpy as np
@@ -13,28 +13,28 @@ from .._warnings import warn_user
 
 _NUMBERS = ("I", "I;16", "I;16B", "I;16L")
 _COLORS = ("LA", "PA", "RGB", "RGBA")
-# Pillow scales gray of 2 and 4 bits to the range of 8, as PNG has it.
+# Pillow scales gray of 2 and 4 bits to the range of 8 bits, as in PNG.
 _FACTORS = {"L;2": 85, "L;4": 17}
 _WAY_OUT = "load_masks(..., palette={name: (r, g, b)}) says what each color means"
 
 
 def distinct(labels):
-    """Give the sorted distinct values of an image of labels, without sorting its pixels."""
+    """Return the sorted distinct values of an image of labels, without sorting its pixels."""
     return np.sort(pd.unique(labels.ravel(order="K")))
 
 
 def pack_color(color):
-    """Bring a color to one integer: red in the lowest byte, then green and blue.
+    """Pack a color into one integer: red in the lowest byte, then green and blue.
 
     Parameters
     ----------
     color : str or sequence of three ints
-        Strings as Pillow's ``ImageColor`` reads them, such as "#804080".
+        A string of Pillow's ``ImageColor``, such as "#804080", or the three values.
 
     Raises
     ------
     ValueError
-        If it is no color, or has an alpha.
+        If it is not a color, or has an alpha channel.
     """
     try:
         values = ImageColor.getrgb(color) if isinstance(color, str) else np.array(color).tolist()
@@ -70,12 +70,12 @@ VOC_COLORS = _make_voc_colors()
 
 
 def _raw_mode(arguments):
-    """Give the mode in which a file has its pixels, of what Pillow hands to a decoder."""
+    """Return the mode of the pixels in a file, from the arguments of the decoder."""
     return arguments[0] if isinstance(arguments, tuple | list) and arguments else str(arguments)
 
 
 def _load(path):
-    """Give the decoded image, and the factor by which Pillow has scaled its numbers."""
+    """Return the decoded image, and the factor by which Pillow scales its numbers."""
     try:
         with open_image(path) as image:
             factors = [_FACTORS.get(_raw_mode(tile[3]), 1) for tile in image.tile]
@@ -88,7 +88,7 @@ def _load(path):
 
 
 def _read_palette(image, path):
-    """Give the packed colors of a palette image; each index must have one."""
+    """Return the packed colors of a palette image. Each index must have a color."""
     entries = np.reshape(image.getpalette(), (-1, 3))
     last = image.getextrema()[1]
     if last >= len(entries):
@@ -108,7 +108,7 @@ def _pack_pixels(image, path):
     hidden = np.count_nonzero(pixels[..., 3] < 255)
     if hidden:
         raise ValueError(
-            f"{path} has {hidden} transparent pixel(s), whose colors tell nothing. Save it without "
+            f"{path} has {hidden} transparent pixel(s), whose colors are unknown. Save it without "
             "transparency, as by image.convert('RGB')."
         )
     return np.asfortranarray(_pack(pixels))
@@ -120,25 +120,25 @@ def read_colors(path):
     Returns
     -------
     ndarray of shape (height, width), uint32
-        Packed colors, in column order, as run-length encoding goes.
+        Packed colors in column order, for run-length encoding.
 
     Raises
     ------
     FileNotFoundError, ValueError
-        If the file is missing, can't be read, or has pixels without a color.
+        If the file is missing, cannot be read, or has pixels without a color.
     """
     return _pack_pixels(_load(path)[0], path)
 
 
 class IdReader:
-    """Read images of ids, and undo what optimizers and GIF writers have done to them.
+    """Read images of ids, and restore ids that optimizers or GIF writers have changed.
 
     Parameters
     ----------
     known : set of int, or None
-        The ids that there are; with ``None``, any number that tells instances apart.
+        The valid ids. ``None`` accepts any numbers of instances.
     standard : ndarray of packed colors, or None
-        Of a dataset whose palettes are always the same, the color of each id.
+        The color of each id, for a dataset with a fixed palette.
     """
 
     def __init__(self, known, standard=None):
@@ -156,12 +156,12 @@ class IdReader:
         Returns
         -------
         ndarray of shape (height, width)
-            Integers, in column order, as run-length encoding goes.
+            Integers in column order, for run-length encoding.
 
         Raises
         ------
         FileNotFoundError, ValueError
-            If the file is missing, can't be read, shows colors, or may be read in two ways.
+            If the file is missing, cannot be read, shows colors, or may be read in two ways.
         """
         image, factor = _load(path)
         if image.mode in _NUMBERS:
@@ -172,12 +172,12 @@ class IdReader:
             return self._read_shown(image, path)
         pixels = np.array(image, dtype=np.uint8, order="F")
         used = distinct(pixels)
-        # An optimizer has made one bit of 0 and 255; other tools write ids as they are.
+        # An optimizer has reduced 0 and 255 to one bit. Other tools store ids directly.
         other = used.astype(int) * 255 if image.mode == "1" else used // factor
         return self._choose(pixels, used, other, path)
 
     def finish(self):
-        """Raise if ids are in doubt to the end, and warn where they were undone."""
+        """Raise an error if ids are still uncertain, and warn of restored ids."""
         for palette, paths in self.doubtful.items():
             if palette not in self.class_palettes:
                 _raise_doubt(paths, palette)
@@ -192,13 +192,13 @@ class IdReader:
         return self.known is None or self.known.issuperset(ids.tolist())
 
     def _choose(self, pixels, used, other, path):
-        """Choose between the numbers as they are and others, by which of them have names."""
+        """Choose between stored and other numbers, by their names."""
         if np.array_equal(used, other) or not self._fits(other) or self.known is None:
             return pixels
         if self._fits(used):
             raise ValueError(
-                f"{path} may hold the ids {used.tolist()} or {other.tolist()}: what it stores "
-                f"differs from what it shows, and both have names. {_WAY_OUT}."
+                f"{path} may have the ids {used.tolist()} or {other.tolist()}: its indexes and its "
+                f"colors differ, and both have names. {_WAY_OUT}."
             )
         return self._replace(pixels, used, other, path)
 
@@ -209,7 +209,7 @@ class IdReader:
         return np.asfortranarray(table[pixels])
 
     def _decode(self, colors):
-        """Give the ids that colors tell, or None."""
+        """Return the ids that the colors determine, or None."""
         if self.standard is not None and self.standard.keys() >= set(colors.tolist()):
             return np.array([self.standard[color] for color in colors.tolist()])
         gray = colors & 255
@@ -224,15 +224,14 @@ class IdReader:
         if ids is None:
             vivid = next(color for color in colors.tolist() if color != (color & 255) * 0x010101)
             raise ValueError(
-                f"{path} is drawn in colors, such as {write_color(vivid)}, and holds no ids. "
-                f"{_WAY_OUT}."
+                f"{path} has colors, such as {write_color(vivid)}, but no ids. {_WAY_OUT}."
             )
         return np.asfortranarray(ids[np.searchsorted(colors, pixels)])
 
     def _read_indexes(self, image, path):
         palette, pixels = _read_palette(image, path), np.array(image, order="F")
         used, shown = distinct(pixels), self._decode(palette)
-        # Equal colors tell nothing.
+        # Equal colors are ambiguous.
         if shown is not None and len(set(shown[used].tolist())) == len(used):
             shown = shown[used]
         else:
@@ -243,11 +242,11 @@ class IdReader:
         return self._undo(pixels, used, shown, palette, path)
 
     def _undo(self, pixels, used, shown, palette, path):
-        """Give the ids of an image whose indexes nothing speaks for."""
+        """Return the ids of an image whose indexes cannot be confirmed."""
         if shown is not None and self._fits(shown):
             if np.array_equal(used, shown):
                 return pixels
-            # Black and white may also be a display of 0 and 1.
+            # Black and white may also represent 0 and 1.
             is_plain = set(shown.tolist()) == {0, 255}
             return (self._choose if is_plain else self._replace)(pixels, used, shown, path)
         if self.known is not None:
@@ -258,7 +257,7 @@ class IdReader:
 
 
 def _may_be_sorted_anew(form, palette, used):
-    """Say whether a palette may have lost and changed entries: an image uses all that are left."""
+    """Return whether a palette may have lost entries, because an image uses all of them."""
     n_used = len(used)
     if used[-1] != n_used - 1 or np.array_equal(palette[:n_used], VOC_COLORS[:n_used]):
         return False
@@ -275,6 +274,6 @@ def _raise_doubt(paths, palette):
     colors = map(write_color, np.frombuffer(palette, dtype=np.uint32))
     raise ValueError(
         f"{len(paths)} mask(s) use every entry of their palettes, so an optimizer or GIF writer "
-        f"may have changed the ids, and the colors {_enumerate(colors)} don't tell them: "
+        f"may have changed the ids, and the colors {_enumerate(colors)} do not show them: "
         f"{_enumerate(paths)}. {_WAY_OUT}."
     )

@@ -1,4 +1,4 @@
-"""Tables of samples from the JSON files of labelme."""
+"""Load tables of samples from JSON files of labelme."""
 
 import os
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ from ._table import TABLE_CONSTRAINTS, as_bunch, choose, locate, read_json
 
 @dataclass(frozen=True)
 class _File:
-    """One file: its path, that in the folder without the suffix, and the image it is of."""
+    """One file: its path, its name in the folder without the suffix, and its image."""
 
     path: Path
     name: str
@@ -28,7 +28,7 @@ class _File:
 
 
 def _read_content(path):
-    """Read a file's content, and check that it is labelme's."""
+    """Read a file, and check that it has the format of labelme."""
     content = read_json(path)
     content = content if isinstance(content, dict) else {}
     parts = (("imagePath", str), ("shapes", list))
@@ -39,8 +39,8 @@ def _read_content(path):
 
 
 def _locate_image(path, name, image_path, folder, image_dir):
-    """Give the path of an image: as the file has it, or by its name in ``image_dir``."""
-    # Windows writes backslashes; its rules read slashes, too.
+    """Return the path of an image, from the file or by its name in ``image_dir``."""
+    # Files from Windows have backslashes. The rules of Windows accept slashes, too.
     image_path, subfolder = PureWindowsPath(image_path), os.path.dirname(name)
     if image_dir is not None:
         return locate(image_dir, os.path.join(subfolder, image_path.name), path)
@@ -51,7 +51,7 @@ def _locate_image(path, name, image_path, folder, image_dir):
 
 
 def _read_file(path, name, folder, image_dir):
-    """Read a file, without the image that it may hold."""
+    """Read a file without its embedded image."""
     content = _read_content(path)
     return _File(
         path,
@@ -64,7 +64,7 @@ def _read_file(path, name, folder, image_dir):
 
 
 def _check_images(files):
-    """Raise where two files are of one image: a copy has the path of its original."""
+    """Raise an error if two files have the same image, because one may be a copy."""
     seen = {}
     for file in files:
         other = seen.setdefault(os.path.abspath(file.image), file)
@@ -73,7 +73,7 @@ def _check_images(files):
 
 
 def _size_of(file):
-    """Give (height, width) of an image, which must be that of the annotated one."""
+    """Return (height, width) of an image, which must equal the size in its file."""
     try:
         size = tuple(size_of_image(file.image))
     except FileNotFoundError as error:
@@ -93,7 +93,7 @@ def _size_of(file):
 
 
 def _make_instance(file, shapes, size, masks):
-    """Join the shapes of one instance; what is kept of it is the first's."""
+    """Join the shapes of one instance, with the fields of the first shape."""
     numbers = [shape.number for shape in shapes]
     return Instance(
         file.image,
@@ -107,7 +107,7 @@ def _make_instance(file, shapes, size, masks):
 
 
 def _read_instances(file, chosen):
-    """Give the objects of one image."""
+    """Return the objects of one image."""
     shapes = [s for s in file.shapes if s.label in chosen and s.kind not in NO_AREA]
     if not shapes:
         return []
@@ -119,7 +119,7 @@ def _read_instances(file, chosen):
 
 
 def _warn_without_area(files, chosen):
-    """Tell of shapes that cover nothing."""
+    """Warn of shapes without an area."""
     left_out = [
         f"{file.name}.json:{shape.number}"
         for file in files
@@ -154,56 +154,58 @@ def load_labelme(
 ):
     """Load a table of samples from a folder of labelme's JSON files.
 
-    The folder is searched with all that is in it. Polygons, rectangles (of two or four corners,
-    oriented ones too), circles and masks are read, and X-AnyLabeling's files of this format. Shapes
-    of one label and one ``group_id`` are one instance. Only the size of an image is read.
+    The folder is searched recursively. Files may be from labelme or X-AnyLabeling, with polygons,
+    rectangles (also oriented ones), circles and masks. Shapes with the same label and ``group_id``
+    form one instance. Only the sizes of images are read.
 
     Parameters
     ----------
     folder : str or path
         Folder of the JSON files.
     image_dir : str or path, default=None
-        Folder of the images, with the same subfolders; only the name in a file's ``imagePath``
-        counts. ``None`` follows ``imagePath`` from the JSON file on; such images must lie in
-        ``folder``.
+        Folder of the images, with the same subfolders. Then only the file name in ``imagePath`` is
+        used. ``None`` means that ``imagePath`` is relative to the JSON file. The images must then
+        be inside ``folder``.
     categories : list of str, default=None
         Names of the labels to load; ``None`` loads all.
     merge_instances : bool, default=True
-        Whether the instances of a concept in an image become one row (the paper's way) or stay
-        one row each.
+        Whether to merge the instances of a concept in an image into one row, as in the paper.
+        Otherwise each instance is a row.
     min_area : int or float, default=0
-        Rows with smaller masks are left out: pixels where it is an int, the share of the image in
-        [0, 1] where it is a float.
+        Minimum area of a mask. An int is a number of pixels, and a float in [0, 1] is a share of
+        the image. Rows with smaller masks are omitted.
     mask : {"segmentation", "rectangle", "ellipse"}, default="segmentation"
         The shape itself, the bounding rectangle of each instance, or the ellipse inscribed in it.
     keep : list of str, default=()
         Further fields of the shapes to keep, such as "flags", "description", "group_id" or
-        "shape_type"; a group has those of its first shape. Each becomes a column; where instances
-        are merged, a tuple with one value per instance.
+        "shape_type". A group has the fields of its first shape. Each becomes a column. For
+        merged instances, its cells are tuples with one value per instance.
     return_X_y : bool, default=False
         Whether to return ``(data, target)`` instead of a Bunch.
 
     Returns
     -------
     data : Bunch
-        As :func:`load_coco` gives it, rows sorted by file and label; ``image_id`` is the JSON
-        file's name with its subfolders, and ``annotation_id`` is "FILE.json:NUMBER", with the place
-        in ``shapes``, counted from 0, or "FILE.json:NUMBER,NUMBER" of a group.
+        The table, with the attributes of :func:`load_coco`. Rows are sorted by file and label.
+        ``image_id`` is the name of the JSON file with its subfolders. ``annotation_id`` is
+        "FILE.json:NUMBER", with the position in ``shapes``, counted from 0, or
+        "FILE.json:NUMBER,NUMBER" for a group.
     (data, target) : tuple if ``return_X_y`` is True
+        The table and the concepts.
 
     Raises
     ------
     FileNotFoundError
         If the folder is missing or has no JSON file, or an image is missing.
     ValueError
-        If a file is not labelme's, a shape is of an unknown type or can't be read, an image lies
-        outside of the folder, is not of the size that the file claims or has two files, a category
-        is unknown, or nothing is left to load. The message names file and shape.
+        If a file has another format, a shape has an unknown type or cannot be read, an image is
+        outside the folder, has another size than in its file, or has two files, a category is
+        unknown, or nothing is left to load. The message names file and shape.
 
     Warns
     -----
     UserWarning
-        If points or lines, which have no area, are left out.
+        If points or lines are omitted, because they have no area.
 
     See Also
     --------
@@ -212,11 +214,11 @@ def load_labelme(
 
     Notes
     -----
-    Coordinates are those of pixels' corners, as in COCO: a rectangle from (2, 1) to (5, 3) covers
-    three columns and two rows. labelme's own export draws the rim as well, one pixel more to the
-    right and below.
+    As in COCO, coordinates refer to corners of pixels: a rectangle from (2, 1) to (5, 3) covers
+    three columns and two rows. The export of labelme itself covers one pixel more to the right and
+    below.
 
-    Images that are only in the JSON files, as ``imageData``, must be written once::
+    If images are only in ``imageData`` of the JSON files, write them to files once::
 
         for path in Path(folder).rglob("*.json"):
             content = json.loads(path.read_text())

@@ -1,4 +1,4 @@
-"""Shapes of labelme: checked, and filled as masks."""
+"""Check shapes of labelme, and fill them as masks."""
 
 import base64
 import io
@@ -13,9 +13,9 @@ from ._coco_masks import fill_polygons
 from ._runs import encode_columns, encode_runs
 
 NO_AREA = ("point", "points", "line", "linestrip")
-# Those of four corners are X-AnyLabeling's, and of labelme from version 6 on.
+# X-AnyLabeling, and labelme since version 6, write rectangles with four corners.
 _POLYGONS = ("polygon", "rectangle", "oriented_rectangle", "rotation")
-# What is read of a shape besides its points; the first versions have labels only.
+# Fields of a shape besides its points. Early versions have labels only.
 _ENTRY = (
     ("label", str, "a string"),
     ("group_id", int | str | None, "an integer"),
@@ -27,7 +27,7 @@ _LONGEST_ENCODINGS = 1 << 27  # bytes of the circles and masks of one image
 
 @dataclass(frozen=True)
 class Shape:
-    """One shape of a file: its place, what the file says of it, and its points."""
+    """One shape of a file: its position, its entry and its points."""
 
     number: int
     entry: dict
@@ -35,17 +35,17 @@ class Shape:
 
     @property
     def label(self):
-        """What the shape is called."""
+        """The label of the shape."""
         return self.entry["label"]
 
     @property
     def kind(self):
-        """Polygon, circle, ...; the first versions knew polygons only."""
+        """The type of the shape. Early versions have polygons only."""
         return self.entry.get("shape_type") or "polygon"
 
     @property
     def instance(self):
-        """What shapes of one instance have in common: the label and the group."""
+        """Label and group, which all shapes of an instance share."""
         group = self.entry.get("group_id")
         return self.label, ("shape", self.number) if group is None else ("group", group)
 
@@ -64,7 +64,7 @@ def _read_points(points):
 
 
 def _check_entry(entry):
-    """Check what is read of a shape, and give its points."""
+    """Check the fields of a shape, and return its points."""
     lacking = [k for k in ("label", "points") if not isinstance(entry, dict) or k not in entry]
     if lacking:
         raise ValueError(f"it lacks {lacking}")
@@ -81,7 +81,7 @@ def _at(path, number):
 
 
 def _read_each(read, numbered, path):
-    """Call a function on each shape; an error says on which."""
+    """Call a function on each shape. Errors name the shape."""
     results = []
     for number, shape in numbered:
         try:
@@ -92,13 +92,13 @@ def _read_each(read, numbered, path):
 
 
 def read_shapes(path, entries):
-    """Bring the shapes of a file to Shape; an error names the file and the shape.
+    """Convert the shapes of a file. Errors name the file and the shape.
 
     Parameters
     ----------
     path : path
     entries : list
-        What the file has as ``shapes``.
+        The list ``shapes`` of the file.
 
     Returns
     -------
@@ -107,7 +107,7 @@ def read_shapes(path, entries):
     Raises
     ------
     ValueError
-        If a shape lacks a part, or has one of another kind.
+        If a shape lacks a field, or a field has a wrong type.
     """
     points = _read_each(_check_entry, enumerate(entries), path)
     return [Shape(number, entry, points[number]) for number, entry in enumerate(entries)]
@@ -121,7 +121,7 @@ def _check_count(shape, *wanted):
 
 
 def _outline_of(shape):
-    """Give the corners of a polygon, or of a rectangle by two opposite corners or all four."""
+    """Return the corners of a polygon, or of a rectangle with two or four corners."""
     if shape.kind == "rectangle":
         _check_count(shape, 2, 4)
         if len(shape.points) == 2:
@@ -133,19 +133,19 @@ def _outline_of(shape):
 
 
 def _fill_circle(shape, size):
-    """Fill a circle by its center and a point on it; pixels count by their center."""
+    """Fill a circle by its center and a point on it. Pixels count by their center."""
     _check_count(shape, 2)
     (x, y), radius = shape.points[0], np.hypot(*(shape.points[1] - shape.points[0]))
     left, right = np.clip([x - radius, x + radius + 1], 0, size[1]).astype(int)
     squares = radius**2 - (np.arange(left, right) + 0.5 - x) ** 2
-    # Of columns beside the circle, the end comes before the start.
+    # In columns beside the circle, the end precedes the start.
     half = np.where(squares < 0, -1, np.sqrt(np.maximum(squares, 0)))
     ends = np.ceil(y - half - 0.5), np.floor(y + half + 0.5)
     return encode_columns(left, *np.clip(ends, 0, size[0]).astype(int), size)
 
 
 def _decode_png(text, size):
-    """Decode a mask of known size; a PNG of another could have any number of pixels."""
+    """Decode a mask of known size. Another size is an error, as it could be huge."""
     if not isinstance(text, str):
         raise ValueError(  # noqa: TRY004 - the file is at fault
             f"its mask must be a PNG in base64, got {type(text).__name__}"
@@ -162,13 +162,13 @@ def _decode_png(text, size):
 
 
 def _fill_mask(shape, size):
-    """Put the mask of a box in its place; both corners of the box are pixels of it."""
+    """Place the mask of a box. Both corners of the box are pixels of it."""
     _check_count(shape, 2)
     left, top, right, bottom = shape.points.ravel().astype(int).tolist()
     if not (0 <= left <= right < size[1] and 0 <= top <= bottom < size[0]):
         raise ValueError(f"the box of its mask {shape.points.tolist()} is not in the image {size}")
     mask = _decode_png(shape.entry.get("mask"), (bottom - top + 1, right - left + 1))
-    # A row of background below each column, so that no run reaches into the next.
+    # A row of background below each column ends every run.
     padded = np.zeros((mask.shape[0] + 1, mask.shape[1]), dtype=np.int8, order="F")
     padded[:-1] = mask
     edges = np.flatnonzero(np.diff(padded.ravel(order="F"), prepend=np.int8(0)))
@@ -188,7 +188,7 @@ def _check_kind(shape):
 
 
 def _fill_others(numbered, size, path):
-    """Fill circles and masks, which may ask for as many runs as the image has columns each."""
+    """Fill circles and masks, each of which may need one run per column."""
     masks, length = [], 0
     for number, shape in numbered:
         masks += _read_each(lambda s: _FILLS[s.kind](s, size), [(number, shape)], path)
@@ -210,7 +210,7 @@ def fill_shapes(shapes, size, path):
     size : (int, int)
         Height and width of the image.
     path : path
-        The shapes' file, for messages.
+        The file of the shapes, for messages.
 
     Returns
     -------
@@ -220,7 +220,7 @@ def fill_shapes(shapes, size, path):
     Raises
     ------
     ValueError
-        If a shape is of an unknown type, has too few points or can't be drawn.
+        If a shape has an unknown type or too few points, or cannot be filled.
     """
     numbered = [(shape.number, shape) for shape in shapes]
     _read_each(_check_kind, numbered, path)

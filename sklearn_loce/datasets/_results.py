@@ -1,4 +1,4 @@
-"""What detectors and segmenters give, in one form."""
+"""Convert results of detectors and segmenters to a common form."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -16,27 +16,27 @@ def _draw_as_is(mask, size):
 
 @dataclass(frozen=True)
 class Result:
-    """What was detected in one image, whoever detected it.
+    """The detected instances of one image.
 
     Parameters
     ----------
     masks : sequence or None
-        One per instance: an array of shape (height, width), an RLE dict, or what ``draw`` takes.
+        One per instance: an array of shape (height, width), an RLE dict, or an input of ``draw``.
     boxes : ndarray of shape (n, 4) or None
         Left, top, right, bottom in pixels.
     class_ids, class_names, scores : ndarray of shape (n,) or None
     names : Mapping, sequence or None
-        What the result calls its class ids.
+        Names of the class ids in the result.
     ids : sequence of int or None
-        What the result calls its instances; None counts them.
+        Ids of the instances in the result; None counts them.
     fields : Mapping
-        {name: one value per instance} of all else.
+        {name: one value per instance} of other fields.
     size : (int, int) or None
-        Height and width of the image, as the result has them.
+        Height and width of the image in the result.
     draw : callable
-        ``draw(mask, size)`` makes one of the masks; the others need no memory meanwhile.
+        ``draw(mask, size)`` decodes one mask, so that the others need no memory.
     is_map : bool
-        Whether the classes share out all pixels, background included.
+        Whether every pixel belongs to a class, which may be the background.
     """
 
     masks: Sequence | None
@@ -62,14 +62,14 @@ class Result:
 
 
 def as_array(values):
-    """Bring a tensor on any device, a list or an array to an array."""
+    """Convert a tensor on any device, a list or an array to an array."""
     if values is None:
         return None
     return np.asarray(values.detach().cpu() if hasattr(values, "detach") else values)
 
 
 def _as_masks(values):
-    """Bring a stack of masks to (n, height, width)."""
+    """Convert a stack of masks to the shape (n, height, width)."""
     masks = as_array(values)
     if masks is None or masks.shape[:1] == (0,):
         return masks
@@ -84,7 +84,7 @@ def _as_masks(values):
 
 
 def _as_column(values):
-    """Bring one value per instance to a list; of numbers and strings to Python's own."""
+    """Convert one value per instance to a list, with numbers and strings of Python."""
     if isinstance(values, list | tuple):
         return list(values)
     array = as_array(values)
@@ -92,7 +92,7 @@ def _as_column(values):
 
 
 def _columns_of(table, length, but):
-    """Give {name: one value per instance} of the entries that have as many."""
+    """Return {name: one value per instance} of the entries with this length."""
     columns = {
         name: _as_column(values)
         for name, values in table.items()
@@ -102,7 +102,7 @@ def _columns_of(table, length, but):
 
 
 def _column(records, name):
-    """Give what all records call by a name."""
+    """Return the values of all records with a name."""
     for i, record in enumerate(records):
         if not isinstance(record, Mapping) or name not in record:
             found = sorted(map(str, record)) if isinstance(record, Mapping) else record
@@ -111,7 +111,7 @@ def _column(records, name):
 
 
 def _fields_of(records, but):
-    """Give {name: one value per record}; None where a record lacks the name."""
+    """Return {name: one value per record}, with None for missing values."""
     names = dict.fromkeys(name for record in records for name in record if name not in but)
     return {name: [record.get(name) for record in records] for name in names}
 
@@ -129,7 +129,7 @@ def _read_sam(records):
 
 
 def _read_pipeline(records):
-    """Read what pipelines of Hugging Face give: PIL images, or boxes by the names of their ends."""
+    """Read results of pipelines of Hugging Face: PIL images, or boxes by named sides."""
     has_masks = "mask" in records[0]
     ends = ("xmin", "ymin", "xmax", "ymax")
     sides = [] if has_masks else [_column(_column(records, "box"), end) for end in ends]
@@ -150,33 +150,33 @@ def _read_records(records):
 
 
 def _encode_map(labels):
-    """Give {id: RLE} of the ids on a map; those of Hugging Face may be floats."""
+    """Return {id: RLE} of the ids on a map. Hugging Face may return floats."""
     labels = as_array(labels)
     is_whole = labels.dtype.kind in "iuf" and bool((labels == np.round(labels)).all())
     if labels.ndim != 2 or not is_whole:
         raise ValueError(
-            "a map must be of shape (height, width) and hold integer ids, got "
+            "a map must be of shape (height, width) with integer ids, got "
             f"{labels.shape} of {labels.dtype}; masks must be of shape (n, height, width)."
         )
     return encode_labels(labels.astype(np.int64))
 
 
 def _read_map(labels):
-    """Read a map of class ids; each class is an instance."""
+    """Read a map of class ids. Each class is an instance."""
     masks = _encode_map(labels)
     ids = np.array(list(masks))
     return Result(list(masks.values()), class_ids=ids, ids=ids, is_map=True)
 
 
 def _distinct_segments(segments):
-    """Give one segment per id, the surest: those that were fused share theirs."""
+    """Return the segment with the highest score per id, because fused segments share ids."""
     chosen = {}
     for key, segment in zip(_column(segments, "id"), segments, strict=True):
         known = chosen.setdefault(key, segment)
         if known["label_id"] != segment["label_id"]:
             raise ValueError(
-                f"the id {key} stands for segments of the labels {known['label_id']} and "
-                f"{segment['label_id']}, so the map can't tell them apart; leave out "
+                f"the id {key} is used for segments of the labels {known['label_id']} and "
+                f"{segment['label_id']}, so the map is ambiguous; leave out "
                 "label_ids_to_fuse."
             )
         if (segment.get("score") or 0) > (known.get("score") or 0):
@@ -185,18 +185,18 @@ def _distinct_segments(segments):
 
 
 def _masks_of(segments, segmentation):
-    """Give the masks of segments on a map; -1 or 0 is where nothing was found."""
+    """Return the masks of segments on a map, where -1 or 0 is background."""
     masks, ids = _encode_map(segmentation), _column(segments, "id")
     unknown = sorted(masks.keys() - {*ids, -1, 0})
     if unknown:
-        raise ValueError(f"segments_info lacks the ids {unknown[:10]}, which the map holds.")
+        raise ValueError(f"segments_info lacks the ids {unknown[:10]} of the map.")
     size = list(segmentation.shape)
     hidden = {"size": size, "counts": [size[0] * size[1]]}
     return [masks.get(key, hidden) for key in ids]
 
 
 def _draw_runs(runs, size, *, covered):
-    """Draw the runs of Hugging Face: start, length, ... over the rows, counted from 1."""
+    """Decode the runs of Hugging Face: start, length, ... in row order, counted from 1."""
     n_pixels = size[0] * size[1]
     starts, lengths = np.asarray(runs[::2]) - 1, np.asarray(runs[1::2])
     ends = starts + lengths if len(starts) == len(lengths) else starts + n_pixels + 1
@@ -212,18 +212,18 @@ def _draw_runs(runs, size, *, covered):
 
 
 def _order_runs(runs, ids):
-    """Give the runs of each segment; they are sorted by id, those of the background first."""
+    """Return the runs of each segment. They are sorted by id, with the background first."""
     if len(runs) != len(ids) + 1 or len(set(ids)) != len(ids):
         raise ValueError(
             f"there are {len(runs)} run-length encodings of {len(ids)} segments and the "
-            "background, so one can't tell which is whose; use return_binary_maps=True."
+            "background, so they can't be assigned; use return_binary_maps=True."
         )
     rank = {key: i for i, key in enumerate(sorted(ids), start=1)}
     return [runs[rank[key]] for key in ids]
 
 
 def _read_segments(result):
-    """Read what post-processing of Hugging Face gives: a map of ids, a stack of masks or runs."""
+    """Read results of post-processing of Hugging Face: a map of ids, masks or runs."""
     if "segments_info" not in result:
         return _read_map(result["segmentation"])
     segments, masks, draw = list(result["segments_info"]), result["segmentation"], _draw_as_is
@@ -275,15 +275,15 @@ def _read_torchvision(output):
 
 
 def _undo_letterbox(mask, size, *, shape):
-    """Cut off the rim by which ultralytics pads an image, and bring the rest to its shape."""
+    """Remove the padding of ultralytics, and resize the rest to the image."""
     if mask.shape == shape:
         return mask
-    from torch import from_numpy  # imported here: loaders of files do without torch
+    from torch import from_numpy  # a local import, because loaders of files need no torch
     from torch.nn.functional import interpolate
 
     gain = min(have / wanted for have, wanted in zip(mask.shape, shape, strict=True))
     inner = [max(round(wanted * gain), 1) for wanted in shape]
-    # Of an odd rim the smaller half is before the image; 0.1 is ultralytics' own.
+    # The smaller half of an odd padding precedes the image. 0.1 is the constant of ultralytics.
     first = [round((have - n) / 2 - 0.1) for have, n in zip(mask.shape, inner, strict=True)]
     cut = mask[first[0] : first[0] + inner[0], first[1] : first[1] + inner[1]]
     soft = from_numpy(cut.astype(np.float32))[None, None]
@@ -322,7 +322,7 @@ def _is_list_of_records(result):
     )
 
 
-# How each form is told, and what reads it.
+# Tests for each form, and their readers.
 _FORMS = (
     (_is_mapping_with("segmentation"), _read_segments),
     (_is_mapping_with("masks", "boxes"), _read_torchvision),
@@ -335,14 +335,14 @@ _FORMS = (
 
 
 def read_result(result):
-    """Tell by its form whose result it is, and bring it to a Result.
+    """Detect the form of a result, and convert it to a Result.
 
     Raises
     ------
     TypeError
-        If it has none of the known forms.
+        If the form is unknown.
     ValueError
-        If it lacks a part, or its parts contradict each other.
+        If a part is missing, or parts contradict each other.
     """
     for has_form, read in _FORMS:
         if has_form(result):

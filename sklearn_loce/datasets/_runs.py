@@ -1,26 +1,26 @@
-"""Masks as runs of pixels, column by column: made, filled and merged without the whole image."""
+"""Make, fill and merge masks as runs of pixels by columns, without the whole image."""
 
 import numpy as np
 from pycocotools import mask as coco_mask
 
-# One merge walks over all runs once per mask; a tree of small merges walks a few times per level.
+# One merge reads all runs once per mask. A tree of small merges reads them once per level.
 _MERGED_AT_ONCE = 8
 
 
 def encode_runs(starts, ends, size):
-    """Bring runs of foreground to compressed RLE.
+    """Convert runs of foreground to compressed RLE.
 
     Parameters
     ----------
     starts, ends : ndarray of shape (n,), int
-        Places in the image's pixels in column order; ascending, none of them empty.
+        Positions in the pixels of the image in column order, ascending, without empty runs.
     size : (int, int)
         Height and width of the image.
     """
     bounds = np.empty(2 * len(starts) + 2, dtype=np.int64)
     bounds[0], bounds[-1] = 0, size[0] * size[1]
     bounds[1:-1:2], bounds[2:-1:2] = starts, ends
-    # Where one run ends and the next one starts, there is no bound.
+    # Adjacent runs have no bound between them.
     touching = 2 * np.flatnonzero(starts[1:] == ends[:-1]) + 2
     if len(touching):
         bounds = np.delete(bounds, [touching, touching + 1])
@@ -30,7 +30,7 @@ def encode_runs(starts, ends, size):
 
 
 def encode_columns(left, tops, bottoms, size):
-    """Encode one run per column, from ``left`` on: rows from top to below bottom, if any."""
+    """Encode one run of rows per column, starting at column ``left``. Runs may be empty."""
     offsets = np.arange(left, left + len(tops)) * size[0]
     filled = tops < bottoms
     return encode_runs((offsets + tops)[filled], (offsets + bottoms)[filled], size)
@@ -43,7 +43,7 @@ def encode_labels(labels, left=0, width=None):
     ----------
     labels : ndarray of shape (height, n_columns), int
     left, width : int, default=0, None
-        Where the columns stand in the image, and its width; ``None`` means that these are all.
+        First column in the image, and the width of the image. ``None`` means all columns.
     """
     size = labels.shape[0], width or labels.shape[1]
     pixels = labels.ravel(order="F")
@@ -60,7 +60,7 @@ def encode_labels(labels, left=0, width=None):
 
 
 def merge_masks(rles):
-    """Give the union of masks of one size as compressed RLE."""
+    """Return the union of masks of the same size as compressed RLE."""
     while len(rles) > 1:
         rles = [
             coco_mask.merge(rles[i : i + _MERGED_AT_ONCE])

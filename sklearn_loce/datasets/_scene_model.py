@@ -1,4 +1,4 @@
-"""The small network that comes with the package."""
+"""The small network of the package."""
 
 from importlib import resources
 
@@ -10,15 +10,14 @@ WEIGHTS_FILE = "scene_model.safetensors"
 def load_scene_model():
     """Load a small segmentation network trained on drawn scenes.
 
-    The network labels every pixel with one of the eight concepts of :func:`make_scenes` or as
-    background. It was trained on concepts alone and never saw a sub-concept label; the script that
-    trained it is ``python -m sklearn_loce.datasets._train_scene_model``. It is fully convolutional:
-    images of any size go in, at least 16 pixels high and wide. Pixels are RGB in [0, 1] without
-    normalization, so that ``preprocess=None`` is the right setting of a transformer.
+    The network labels every pixel with one of the eight concepts of :func:`make_scenes`, or as
+    background. It was trained on the concepts, without the labels of sub-concepts. It is fully
+    convolutional, and accepts images of at least 16 pixels in height and width. Pixels are RGB in
+    [0, 1] without normalization, so ``preprocess=None`` is the right setting of a transformer.
 
     Returns
     -------
-    model : torch.nn.Module
+    torch.nn.Module
         The network in evaluation mode on the CPU, float32. Its layers are:
 
         ==============  ========  ======================
@@ -37,7 +36,8 @@ def load_scene_model():
 
     See Also
     --------
-    make_scenes : Draws the scenes.
+    make_scenes : Draw the scenes.
+    sklearn_loce.list_layers : The layers of a network.
 
     Examples
     --------
@@ -51,7 +51,7 @@ def load_scene_model():
     >>> scores.shape
     torch.Size([1, 9, 120, 160])
     """
-    # Imported here: make_scenes and load_coco do without torch.
+    # A local import, because make_scenes and load_coco need no torch.
     from safetensors.torch import load
 
     from ._scene_net import SceneNet

@@ -8,18 +8,18 @@ from torchvision.ops import Conv2dNormActivation
 class SceneNet(nn.Module):
     """Small fully convolutional network that labels the pixels of drawn scenes.
 
-    ``features.0`` works at half the image's resolution, ``features.1`` and ``features.2`` at a
-    quarter, ``features.3`` to ``features.5`` at an eighth.
+    ``features.0`` has half the resolution of the image, ``features.1`` and ``features.2`` have a
+    quarter, and ``features.3`` to ``features.5`` have an eighth.
 
     Parameters
     ----------
     n_classes : int
-        Number of classes, the background included.
+        Number of classes, including the background.
 
     References
     ----------
-    The head sums class scores of a fine and a coarse layer, as Long, Shelhamer and Darrell, "Fully
-    Convolutional Networks for Semantic Segmentation", CVPR 2015.
+    The head sums class scores of a fine and a coarse layer, as in Long, Shelhamer and Darrell,
+    "Fully Convolutional Networks for Semantic Segmentation", CVPR 2015.
     """
 
     def __init__(self, n_classes):
@@ -36,7 +36,7 @@ class SceneNet(nn.Module):
         self.score_coarse = nn.Conv2d(96, n_classes, 1)
 
     def forward(self, images):
-        """Class scores (B, n_classes, H, W) of RGB images (B, 3, H, W) in [0, 1]."""
+        """Compute class scores (B, n_classes, H, W) of RGB images (B, 3, H, W) in [0, 1]."""
         fine = self.features[:3](images)
         coarse = self.score_coarse(self.features[3:](fine))
         scores = self.score_fine(fine) + _resize(coarse, fine.shape[-2:])

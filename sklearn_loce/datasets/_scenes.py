@@ -32,43 +32,42 @@ NOISE = 6
 def make_scenes(n_samples=100, *, image_size=(120, 160), random_state=None, return_X_y=False):
     """Draw driving scenes of eight concepts with planted sub-concepts.
 
-    Every scene is a road through a meadow under the sky. On the road are one or two cars or one or
-    two taxis, never both kinds, and perhaps a bus; trees and houses stand beside it as chance has
-    it. Inside six of the concepts two sub-concepts are planted, one per scene:
+    Every scene shows a road through a meadow under the sky. On the road are one or two cars, or one
+    or two taxis, and sometimes a bus. Trees and houses stand beside the road at random. Six of the
+    concepts have two planted sub-concepts, one per scene:
 
     ===========  ===================  ========================================
-    concept      sub-concepts         what differs
+    concept      sub-concepts         difference
     ===========  ===================  ========================================
-    sky          clear, sunset        colors; a sunset shows the sun
+    sky          clear, sunset        colors, and the sun in a sunset
     tree         broadleaf, conifer   shape and color of the crown
-    house        brick, plaster       color, roof and number of storeys
+    house        brick, plaster       color, roof and number of stories
     bus          green, red           livery
     car          far, near            distance, and so the size in the image
-    taxi         far, near            as for car
+    taxi         far, near            the same as for car
     road, grass  none
     ===========  ===================  ========================================
 
-    **Car and taxi are the one pair made to be confused**: both are the same drawing in the same
-    paints and at the same distances, and a small sign on the roof is all that makes a taxi.
+    **Car and taxi are designed to be confused.** They have the same shape, colors and distances. A
+    taxi only has an additional small sign on its roof.
 
-    Hills, pavement and shadows beside the road belong to no concept. Masks hold what is visible:
-    what stands in front hides what is behind. A concept of which less than 0.4 % of the image is
-    visible has no row in that scene.
+    Hills, pavement and shadows beside the road belong to no concept. Masks contain visible pixels
+    only. If a concept covers less than 0.4 % of the image, it has no row in this scene.
 
     Parameters
     ----------
     n_samples : int, default=100
-        Number of scenes. Each gives three to seven rows, one per visible concept.
+        Number of scenes. Each has three to seven rows, one per visible concept.
 
     image_size : (int, int), default=(120, 160)
         Height and width of the images in pixels, at least 48 each.
 
     random_state : int, RandomState instance or None, default=None
-        Pass an int for the same scenes in every call. Scene `i` depends on the seed and on `i`
-        alone, not on `n_samples`.
+        Seed for the scenes. With an int, every call draws the same scenes. Scene `i` depends on
+        the seed and on `i` only, not on `n_samples`.
 
     return_X_y : bool, default=False
-        If True, return ``(data, target)`` instead of a Bunch.
+        Whether to return ``(data, target)`` instead of a Bunch.
 
     Returns
     -------
@@ -83,16 +82,17 @@ def make_scenes(n_samples=100, *, image_size=(120, 160), random_state=None, retu
         target : ndarray of shape (n_rows,), dtype object
             Concept of every row.
         sub_concepts : ndarray of shape (n_rows,), dtype object
-            Planted sub-concept of every row, for example ``"car/near"``; the concept's name where
-            none is planted.
+            Planted sub-concept of every row, such as ``"car/near"``, or the name of a concept
+            without sub-concepts.
         groups : ndarray of shape (n_rows,), dtype int64
             Scene of every row, for :class:`~sklearn.model_selection.GroupKFold`.
         target_names : ndarray of shape (8,), dtype object
             The concepts, sorted.
         DESCR : str
-            Description of the data set.
+            Description of the data.
 
     (data, target) : tuple if ``return_X_y`` is True
+        The table and the concepts.
 
     Raises
     ------
@@ -101,7 +101,7 @@ def make_scenes(n_samples=100, *, image_size=(120, 160), random_state=None, retu
 
     See Also
     --------
-    load_scene_model : A small network trained on such scenes.
+    load_scene_model : Load a small network trained on such scenes.
 
     Examples
     --------
@@ -158,7 +158,7 @@ def draw_scene(rng, image_size):
     Parameters
     ----------
     rng : numpy.random.Generator
-        Source of everything that varies.
+        Source of all random choices.
 
     image_size : (int, int)
         Height and width in pixels.
@@ -168,10 +168,10 @@ def draw_scene(rng, image_size):
     image : ndarray of shape (H, W, 3), dtype uint8
 
     labels : ndarray of shape (H, W), dtype uint8
-        0 where there is no concept, else 1 + the concept's place in ``CONCEPTS``.
+        0 without a concept, and otherwise 1 + the position of the concept in ``CONCEPTS``.
 
     kinds : dict of str to str
-        Sub-concept of every concept that has some, whether the scene shows it or not.
+        Sub-concept of every concept with sub-concepts, visible or not.
     """
     kinds = {concept: names[rng.integers(len(names))] for concept, names in SUB_CONCEPTS.items()}
     horizon, vanishing = rng.uniform(0.42, 0.46), rng.uniform(-0.08, 0.08)
@@ -179,7 +179,7 @@ def draw_scene(rng, image_size):
     _drawing.draw_sky(canvas, rng, kinds["sky"])
     _drawing.draw_ground(canvas, rng)
     objects = [*_place_vehicles(rng, kinds), *_place_roadside(rng, kinds)]
-    # Painter's algorithm: `s` grows towards the camera, so what is nearer hides what is farther.
+    # Painter's algorithm: `s` grows toward the camera, so near objects are drawn over far ones.
     for s, draw, x, look in sorted(objects, key=_depth):
         draw(canvas, rng, x, s, **look)
     image, labels = canvas.read()
@@ -192,7 +192,7 @@ def _depth(placed):
 
 
 def _place_vehicles(rng, kinds):
-    """Give every vehicle of the scene a lane of its own, as (s, draw, x, look)."""
+    """Place each vehicle of the scene in its own lane, as (s, draw, x, look)."""
     lanes = list(rng.permutation(LANES))
     if rng.uniform() < 0.6:
         yield rng.uniform(*DEPTHS["bus"]), _drawing.draw_bus, lanes.pop(), {"kind": kinds["bus"]}
@@ -203,7 +203,7 @@ def _place_vehicles(rng, kinds):
 
 
 def _place_roadside(rng, kinds):
-    """Put houses and, closer to the road, trees on both sides, as (s, draw, x, look)."""
+    """Place houses and trees on both sides, trees closer to the road, as (s, draw, x, look)."""
     for side in (-1, 1):
         for plot in PLOTS:
             if rng.uniform() < 0.6:
@@ -215,7 +215,7 @@ def _place_roadside(rng, kinds):
 
 
 def _scene_rows(image_id, image, labels, kinds):
-    """Rows of a scene's visible concepts, in the order of the columns."""
+    """Return the rows of the visible concepts, in the order of the columns."""
     rows = []
     for concept in CONCEPTS:
         mask = labels == LABELS[concept]

@@ -1,4 +1,4 @@
-"""Coarser shapes in place of a segmentation: what an annotator with less time would draw."""
+"""Coarse shapes instead of a segmentation, as a cheaper annotation would have them."""
 
 import numpy as np
 from pycocotools import mask as coco_mask
@@ -11,7 +11,7 @@ def _fill_rectangle(left, top, width, height, size):
 
 
 def _fill_ellipse(left, top, width, height, size):
-    """Fill the ellipse inscribed in a rectangle of pixels, which count by their center."""
+    """Fill the ellipse inscribed in a rectangle. Pixels count by their center."""
     above, below = _skip_outside(height, width)
     return encode_columns(left, top + above, top + height - below, size)
 
@@ -33,7 +33,7 @@ def _skip_outside(height, width):
 
 
 def check_box(box):
-    """Give a box as an array; raise unless it is four finite numbers."""
+    """Return a box as an array. Raise an error unless it has four finite numbers."""
     try:
         numbers = np.asarray(box)
     except ValueError:  # lists of several lengths
@@ -44,12 +44,12 @@ def check_box(box):
 
 
 def _round_box(box, size):
-    """Give left, top, width and height of the pixels of a box, as pycocotools fills it."""
+    """Return left, top, width and height of the pixels of a box, as in pycocotools."""
     numbers = check_box(box)
     start, end = numbers[:2], numbers[:2] + np.maximum(numbers[2:], 0)
     limits = np.array(size[::-1])
-    # pycocotools rounds to fifths of a pixel. A column counts from the middle of its fifths on, a
-    # row where its center is inside.
+    # pycocotools rounds to fifths of a pixel. A column counts from the middle of its fifths on,
+    # and a row if its center is inside.
     start, end = (np.trunc(5 * np.clip(c, -1, limits + 1) + 0.5) for c in (start, end))
     left, right = np.ceil((start[0] - 2) / 5), np.floor((end[0] - 3) / 5) + 1
     top, bottom = np.ceil((np.array([start[1], end[1]]) + 0.5) / 5 - 0.5)
@@ -60,14 +60,14 @@ def _round_box(box, size):
 
 
 def draw_mask(shape, rle):
-    """Draw a mask in one of ``SHAPES``: itself, or what lies in its bounding rectangle."""
+    """Return a mask in one of ``SHAPES``: the mask itself, or a shape in its bounding rectangle."""
     if shape == "segmentation":
         return rle
     return _FILLS[shape](*coco_mask.toBbox(rle).astype(int).tolist(), rle["size"])
 
 
 def draw_box(shape, box, size):
-    """Draw what lies in a box, left, top, width and height, without a walk along its outline.
+    """Fill a shape in a box (left, top, width, height) without tracing its outline.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""What the loaders share: their parameters, their files and the Bunch around their table."""
+"""Common parts of the loaders: parameters, files and the Bunch of a table."""
 
 import json
 import os
@@ -15,7 +15,7 @@ from sklearn.utils._param_validation import Interval, StrOptions
 from .._samples.masks import compress_rle, read_mask
 from ._shapes import SHAPES
 
-# The parameters that every loader has, as validate_params wants them.
+# Constraints of the parameters of all loaders, for validate_params.
 TABLE_CONSTRAINTS = {
     "categories": ["array-like", None],
     "merge_instances": ["boolean"],
@@ -30,7 +30,7 @@ TABLE_CONSTRAINTS = {
 
 
 def read_json(path):
-    """Read a file; one that is cut off, nested too deeply or not in UTF-8 is an error."""
+    """Read a JSON file. Raise an error if it is cut off, nested too deeply or not in UTF-8."""
     with open(path, encoding="utf-8-sig") as file:
         try:
             return json.load(file)
@@ -39,22 +39,22 @@ def read_json(path):
 
 
 def locate(folder, name, source):
-    """Give the path of a file that a dataset names, which must lie in its folder.
+    """Return the path of a file of a dataset, which must be inside its folder.
 
-    Links inside the folder are followed: they are the user's, not the dataset's.
+    Links inside the folder are followed, because the user created them, not the dataset.
 
     Raises
     ------
     ValueError
-        If ``name`` is no string, leads out of the folder, or is empty or the name of a folder.
+        If ``name`` is not a string, leads out of the folder, is empty or is a folder.
     """
     if not isinstance(name, str) or "\0" in name:
         raise ValueError(f"{source}: a file name must be a string without NUL, got {name!r}.")
     path, root = os.path.join(folder, name), os.path.abspath(folder)
     if not Path(os.path.abspath(path)).is_relative_to(root):
         raise ValueError(
-            f"{source}: the file {name!r} lies outside of {root!r}. If you trust it, name a folder "
-            "that holds all of its files."
+            f"{source}: the file {name!r} is outside {root!r}. If you trust it, pass a folder "
+            "that contains all of its files."
         )
     if name.endswith("/") or os.path.isdir(path):
         raise ValueError(f"{source}: {name!r} names a folder, {root!r} or one in it, not a file.")
@@ -62,7 +62,7 @@ def locate(folder, name, source):
 
 
 def choose(categories, names, source):
-    """Give the chosen categories as {id: name}, in the order of ``names``."""
+    """Return the chosen categories as {id: name}, in the order of ``names``."""
     if categories is None:
         return names
     for wanted in categories:
@@ -76,11 +76,11 @@ def choose(categories, names, source):
 
 
 def as_names(class_names, ignore=()):
-    """Bring class names to {id: name} and check them against the ignored ids."""
+    """Convert class names to {id: name}, and compare them with the ignored ids."""
     names = dict(class_names if isinstance(class_names, Mapping) else enumerate(class_names))
     wrong = [key for key in (*names, *ignore) if not isinstance(key, Integral)]
     if wrong:
-        raise ValueError(f"class_names and ignore must hold integer ids, got {wrong[:5]}.")
+        raise ValueError(f"class_names and ignore must have integer ids, got {wrong[:5]}.")
     both = sorted(set(names) & set(ignore))
     if both:
         raise ValueError(f"The ids {both} are both in class_names and in ignore.")
@@ -88,12 +88,12 @@ def as_names(class_names, ignore=()):
 
 
 def encode(mask):
-    """Bring a boolean mask to compressed RLE; fastest where it is in column order."""
+    """Convert a boolean mask to compressed RLE. Column order is fastest."""
     return coco_mask.encode(np.asfortranarray(mask, dtype=np.uint8))
 
 
 def as_rle(mask):
-    """Bring a mask in any form that the table of samples may hold to compressed RLE."""
+    """Convert a mask in any form of the table of samples to compressed RLE."""
     return compress_rle(mask) if isinstance(mask, dict) else encode(read_mask(mask))
 
 
@@ -107,7 +107,7 @@ def _describe(frame, names, source):
 
 
 def as_bunch(frame, target_names, source, *, return_X_y):
-    """Wrap a table the way scikit-learn's loaders do."""
+    """Wrap a table in a Bunch, as the loaders of scikit-learn do."""
     target = frame["concept"].to_numpy(dtype=object)
     if return_X_y:
         return frame, target

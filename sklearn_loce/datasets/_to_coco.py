@@ -1,4 +1,4 @@
-"""Annotations in COCO format from tables of samples: the way back to annotation tools."""
+"""Write tables of samples as annotations in COCO format, for annotation tools."""
 
 import json
 import os
@@ -18,18 +18,18 @@ from .._samples.table import as_samples, row_name
 from ._instances import COLUMNS
 from ._table import as_rle
 
-# What the format itself says of an annotation; "bbox" and "iscrowd" of the table are kept.
+# Fields of annotations in the format. "bbox" and "iscrowd" of the table are kept.
 _OWN_KEYS = {"id", "category_id", "segmentation", "merged"}
 
 
 def _file_names(samples, image_dir):
-    """Give the rows' file names relative to a folder, by default the deepest that has all."""
+    """Return file names relative to a folder, by default the deepest common folder."""
     for i, image in enumerate(samples["image"]):
         if not isinstance(image, PATH):
             raise ValueError(  # noqa: TRY004 - the table is at fault, not the caller's type
-                f"{row_name(samples, i)} holds its image in memory, but the COCO format names "
-                "files. Write the image to one first, as in image.save('NAME.png'), and put its "
-                "path into the table."
+                f"{row_name(samples, i)} has its image in memory, but the COCO format needs files. "
+                "Write the image to a file first, as in image.save('NAME.png'), and put the path "
+                "into the table."
             )
     paths = [os.path.abspath(image) for image in samples["image"]]
     if image_dir is None:
@@ -38,13 +38,13 @@ def _file_names(samples, image_dir):
     outside = [path for path in paths if not Path(path).is_relative_to(root)]
     if outside:
         raise ValueError(
-            f"{len(outside)} images lie outside of image_dir {root!r}, such as {outside[0]!r}."
+            f"{len(outside)} images are outside image_dir {root!r}, such as {outside[0]!r}."
         )
     return [Path(path).relative_to(root).as_posix() for path in paths]
 
 
 def _image_entries(samples, names, masks):
-    """Give one entry per image, in the order of the first rows."""
+    """Return one entry per image, in the order of the first rows."""
     ids = samples["image_id"] if "image_id" in samples else pd.factorize(np.array(names))[0] + 1
     entries = {}
     for i, (key, name, mask) in enumerate(zip(ids, names, masks, strict=True)):
@@ -52,14 +52,14 @@ def _image_entries(samples, names, masks):
         entry = {"id": _as_json(key), "file_name": name, "height": height, "width": width}
         if entries.setdefault(entry["id"], entry) != entry:
             raise ValueError(
-                f"{row_name(samples, i)}: the image id {key!r} stands for "
+                f"{row_name(samples, i)}: the image id {key!r} is used for "
                 f"{entries[entry['id']]} and for {entry}."
             )
     return list(entries.values()), list(map(_as_json, ids))
 
 
 def _order_concepts(image_ids, concepts):
-    """Give the concepts in the order of all images, or of the first rows where there is none."""
+    """Return the concepts in a common order of all images, or by their first rows."""
     graph, images = {concept: set() for concept in concepts}, {}
     for key, concept in zip(image_ids, concepts, strict=True):
         images.setdefault(key, []).append(concept)
@@ -73,7 +73,7 @@ def _order_concepts(image_ids, concepts):
 
 
 def _encode_mask(samples, i):
-    """Bring the mask of a row to compressed RLE, whatever form it has."""
+    """Convert the mask of a row to compressed RLE."""
     try:
         return as_rle(samples["mask"].iloc[i])
     except (OSError, TypeError, ValueError) as error:
@@ -81,7 +81,7 @@ def _encode_mask(samples, i):
 
 
 def _as_json(value):
-    """Bring NumPy's numbers and arrays to Python's, NaN to None."""
+    """Convert numbers and arrays of NumPy to Python, and NaN to None."""
     if hasattr(value, "tolist"):
         value = value.tolist()
     if isinstance(value, list | tuple):
@@ -92,7 +92,7 @@ def _as_json(value):
 
 
 def _identify(ids):
-    """Give each row an id of its own: the one it has, if no other row has it, or a new one."""
+    """Return a distinct id per row: its own if no other row has it, or a new id."""
     uses = Counter(key for keys in ids for key in keys)
     free = count(max((key for key in uses if isinstance(key, int)), default=0) + 1)
     is_own = [len(keys) == 1 and keys[0] is not None and uses[keys[0]] == 1 for keys in ids]
@@ -100,7 +100,7 @@ def _identify(ids):
 
 
 def _describe_parts(samples, i, ids, keep):
-    """Give the kept fields of each object of a row; one value per object stays with its object."""
+    """Return the kept fields of each object of a row."""
     is_merged = isinstance(_as_json(samples["annotation_id"].iloc[i]), list)
     parts = [{} for _ in ids]
     for name in keep:
@@ -112,7 +112,7 @@ def _describe_parts(samples, i, ids, keep):
 
 
 def _annotation_entries(samples, image_ids, masks, categories, keep):
-    """Give one entry per row."""
+    """Return one annotation per row."""
     if "annotation_id" not in samples:
         samples = samples.assign(annotation_id=range(1, len(samples) + 1))
     ids = [_as_json(value) for value in samples["annotation_id"]]
@@ -138,7 +138,7 @@ def _annotation_entries(samples, image_ids, masks, categories, keep):
 
 
 def _check_columns(samples, keep):
-    """Raise unless concepts and image ids are what the format has, and ``keep`` names columns."""
+    """Raise an error unless concepts, image ids and ``keep`` are valid."""
     if "concept" not in samples:
         raise ValueError(f"The table lacks the column 'concept'; it has {list(samples.columns)}.")
     for name, kinds in (("concept", str), ("image_id", str | Real)):
@@ -157,7 +157,7 @@ def _check_columns(samples, keep):
 
 
 def _write(content, path):
-    """Write the file whole or not at all."""
+    """Write the file, and leave no partial file after an error."""
     try:
         text = json.dumps(content, allow_nan=False)
     except (TypeError, ValueError) as error:
@@ -179,33 +179,33 @@ def _write(content, path):
 def to_coco(X, path=None, *, image_dir=None, keep=()):
     """Write a table of samples as annotations in COCO format.
 
-    Annotation tools read the file, and :func:`load_coco` makes the table of it again. Each row
-    becomes one annotation, whose mask is a compressed run-length encoding; masks that a loader has
-    merged can't be split again.
+    Annotation tools read the file, and :func:`load_coco` converts it back to a table. Each row
+    becomes one annotation with a compressed run-length encoding. Masks that a loader has merged
+    cannot be split again.
 
     Parameters
     ----------
     X : DataFrame of shape (n_samples, n_columns)
-        Table with the columns ``image`` (path), ``mask`` and ``concept``, and ``image_id`` and
-        ``annotation_id`` where there are some. Images are not opened.
+        Table with the columns ``image`` (path), ``mask`` and ``concept``, and optionally
+        ``image_id`` and ``annotation_id``. Images are not opened.
     path : str or path, default=None
-        JSON file to write; ``None`` writes none.
+        JSON file to write. ``None`` writes no file.
     image_dir : str or path, default=None
-        Folder to which file names are relative; ``None`` takes the deepest one that holds all
+        Folder that file names are relative to. ``None`` uses the deepest common folder of all
         images.
     keep : list of str, default=()
-        Further columns, which become fields of the annotations. Cells of None or NaN are left out.
+        Further columns that become fields of the annotations. Cells of None or NaN are omitted.
 
     Returns
     -------
-    content : dict
-        The file's content, with ``images``, ``categories`` and ``annotations``.
+    dict
+        The content of the file, with ``images``, ``categories`` and ``annotations``.
 
     Raises
     ------
     ValueError
-        If a column is missing, an image is in memory or outside of ``image_dir``, an ``image_id``
-        stands for two images or two sizes, or a mask can't be read. The message names the row.
+        If a column is missing, an image is in memory or outside ``image_dir``, an ``image_id``
+        is used for two images or two sizes, or a mask cannot be read. The message names the row.
 
     See Also
     --------
@@ -213,14 +213,14 @@ def to_coco(X, path=None, *, image_dir=None, keep=()):
 
     Notes
     -----
-    ``load_coco(path, image_dir, keep=keep)`` gives an equal table where rows are in the order of a
-    loader: by image, then by concept. Rows of an image and concept that are to stay apart need
-    ``merge_instances=False``.
+    If rows are in the order of a loader, by image and then by concept, ``load_coco(path, image_dir,
+    keep=keep)`` returns an equal table. Use ``merge_instances=False`` to keep several rows of an
+    image and concept.
 
-    An annotation has the row's ``annotation_id`` if it is one, and no other row has it. Other rows
-    get new ids; their own ids, and kept fields of each instance, are in the annotation's list
-    ``merged``. :func:`load_coco` reads it again, other tools ignore it. A single value per merged
-    row comes back as one copy per instance.
+    An annotation has the ``annotation_id`` of its row, if this is a single id of no other row.
+    Other rows have new ids. Their own ids, and kept fields of each instance, are in the list
+    ``merged`` of the annotation. :func:`load_coco` reads this list, and other tools ignore it. A
+    single value of a merged row becomes one copy per instance.
 
     References
     ----------

@@ -1,8 +1,8 @@
 """Train the network of ``load_scene_model``.
 
-Run ``python -m sklearn_loce.datasets._train_scene_model`` to write the weights file anew. Every
-batch is drawn afresh, so no scene is seen twice. The network learns the concepts alone: which
-sub-concepts a scene shows is thrown away.
+Run ``python -m sklearn_loce.datasets._train_scene_model`` to write the file of weights again. Every
+batch has new scenes, so no scene occurs twice. The network learns the concepts only, without labels
+of sub-concepts.
 """
 
 import argparse
@@ -22,15 +22,15 @@ from ._scenes import draw_scene
 
 IMAGE_SIZE = (120, 160)
 BATCH_SIZE = 16
-# The first number of a scene's seed. make_scenes seeds with numbers below 2 ** 31, so that no scene
-# it ever draws was seen in training.
+# The first number of the seed of a scene. make_scenes uses seeds below 2 ** 31, so training has
+# none of its scenes.
 TRAINING, VALIDATION = 2**32, 2**32 + 1
 
 logger = logging.getLogger(__name__)
 
 
 def draw_batch(seed, numbers):
-    """Images (B, 3, H, W) float32 in [0, 1] and labels (B, H, W) int64 of numbered scenes."""
+    """Return images (B, 3, H, W) float32 in [0, 1] and labels (B, H, W) int64 of scenes."""
     scenes = [draw_scene(np.random.default_rng([seed, number]), IMAGE_SIZE) for number in numbers]
     images = torch.from_numpy(np.stack([image for image, _, _ in scenes]))
     labels = torch.from_numpy(np.stack([labels for _, labels, _ in scenes]))
@@ -38,7 +38,7 @@ def draw_batch(seed, numbers):
 
 
 def class_weights(labels):
-    """Weights (n_classes,) that lift rare classes: inverse square root of the pixel share."""
+    """Return weights (n_classes,) by the inverse square root of the share of pixels."""
     share = torch.bincount(labels.flatten(), minlength=len(LABELS)) / labels.numel()
     weights = share.clamp(min=1e-3).rsqrt()
     return weights / weights.mean()
@@ -46,7 +46,7 @@ def class_weights(labels):
 
 def train(n_steps, seed):
     """Train a network on ``n_steps`` batches of new scenes."""
-    # The initial weights come from torch's global generator, which is put back afterwards.
+    # The global generator of torch draws the initial weights. Its state is restored afterward.
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = SceneNet(n_classes=len(LABELS))
@@ -68,7 +68,7 @@ def train(n_steps, seed):
 
 @torch.no_grad()
 def validate(model, n_scenes):
-    """IoU per class over the pixels of all validation scenes, as a dict."""
+    """Return the IoU per class over the pixels of all validation scenes."""
     counts = np.zeros((len(LABELS), len(LABELS)), dtype=np.int64)
     for first in range(0, n_scenes, BATCH_SIZE):
         images, labels = draw_batch(VALIDATION, range(first, min(first + BATCH_SIZE, n_scenes)))
@@ -82,7 +82,7 @@ def validate(model, n_scenes):
 
 
 def main(arguments=None):
-    """Train, validate what is stored (float16) and write the weights file."""
+    """Train, validate the stored float16 weights, and write the file."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "data" / WEIGHTS_FILE)
     parser.add_argument("--steps", type=int, default=500)

@@ -1,16 +1,16 @@
-"""Tables of samples from a PASCAL VOC tree, as it is published."""
+"""Load tables of samples from a PASCAL VOC tree."""
 
 import os
 from pathlib import Path
 
 from sklearn.utils._param_validation import validate_params
 
-from ._index_images import LabelledImage, Labelling
+from ._index_images import LabeledImage, Labelling
 from ._instances import make_frame
 from ._label_files import VOC_COLORS, IdReader
 from ._table import TABLE_CONSTRAINTS, as_bunch, locate
 
-# The order of VOC's development kit: the id of a class is its place, counted from 1.
+# The order of the development kit. The id of a class is its position, counted from 1.
 _CLASSES = (
     *("aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow"),
     *("diningtable", "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa"),
@@ -21,19 +21,19 @@ _BACKGROUND, _VOID = 0, 255
 
 
 def _find_tree(root):
-    """Find the folder that has SegmentationClass: root itself, or in the published archive."""
+    """Find the folder with SegmentationClass: root, or a folder of the published archive."""
     candidates = [Path(root, *inner) for inner in ((), ("VOC2012",), ("VOCdevkit", "VOC2012"))]
     for folder in candidates:
         if (folder / "SegmentationClass").is_dir():
             return folder
     raise FileNotFoundError(
         f"No folder 'SegmentationClass' in any of {[str(c) for c in candidates]}; root must be the "
-        "folder VOC2012, or one that holds it."
+        "folder VOC2012, or a folder that contains it."
     )
 
 
 def _read_split(tree, split):
-    """Give the file of a split and the names of its images."""
+    """Return the file of a split and the names of its images."""
     path = tree / "ImageSets" / "Segmentation" / f"{split}.txt"
     if not path.is_file():
         known = sorted(file.stem for file in path.parent.glob("*.txt"))
@@ -46,7 +46,7 @@ def _locate(tree, names, split_file):
         return Path(locate(tree / folder, name, split_file))
 
     samples = [
-        LabelledImage(
+        LabeledImage(
             name,
             find("JPEGImages", f"{name}.jpg"),
             find("SegmentationClass", f"{name}.png"),
@@ -71,7 +71,7 @@ def _read_instances(sample, labelling, classes, objects):
     labels = classes.read(sample.labels)
     instances = objects.read(sample.instances)
     if labels.shape == instances.shape:
-        # Void around an object belongs to nobody, whichever of the two images says so.
+        # Void pixels of either image belong to no object.
         labels[instances == _VOID] = _VOID
     return labelling.make_instances(sample, labels, instances)
 
@@ -93,49 +93,48 @@ def load_voc(
 ):
     """Load a table of samples from a PASCAL VOC 2012 tree.
 
-    The index images in ``SegmentationClass`` and ``SegmentationObject`` are read as they are
-    published; where an optimizer has sorted their palettes anew, VOC's colors tell the ids. Pixels
-    of the id 255 (void: the rims of objects and what is hard to tell) belong to no mask; images
-    themselves are not opened.
+    The index images in ``SegmentationClass`` and ``SegmentationObject`` are read as published. If
+    an optimizer has sorted their palettes, the colors of VOC determine the ids. Pixels with the id
+    255 (void: outlines of objects and uncertain regions) belong to no mask. The images themselves
+    are not opened.
 
     Parameters
     ----------
     root : str or path
-        The folder ``VOC2012``, or one that holds it, such as where the published archive was
-        unpacked.
+        The folder ``VOC2012``, or a folder that contains it, such as the unpacked archive.
     split : str, default="trainval"
-        Name of a list in ``ImageSets/Segmentation``: "train", "val", "trainval", or one of your
-        own.
+        Name of a list in ``ImageSets/Segmentation``: "train", "val", "trainval" or your own list.
     categories : list of str, default=None
         Names of the classes to load; ``None`` loads all 20.
     merge_instances : bool, default=True
-        Whether the instances of a concept in an image become one row (the paper's way) or stay
-        one row each. Together they cover the same pixels.
+        Whether to merge the instances of a concept in an image into one row, as in the paper.
+        Otherwise each instance is a row. Both cover the same pixels.
     min_area : int or float, default=0
-        Rows with smaller masks are left out: pixels where it is an int, the share of the image in
-        [0, 1] where it is a float.
+        Minimum area of a mask. An int is a number of pixels, and a float in [0, 1] is a share of
+        the image. Rows with smaller masks are omitted.
     mask : {"segmentation", "rectangle", "ellipse"}, default="segmentation"
         The mask itself, the bounding rectangle of each instance, or the ellipse inscribed in it.
     keep : list of str, default=()
         Further fields to keep: "class_id" and "instance", the number of the object. Each becomes a
-        column; where instances are merged, a tuple with one value per instance.
+        column. For merged instances, its cells are tuples with one value per instance.
     return_X_y : bool, default=False
         Whether to return ``(data, target)`` instead of a Bunch.
 
     Returns
     -------
     data : Bunch
-        As :func:`load_coco` gives it, rows in the order of the split's list and of the class ids;
-        ``image_id`` is the image's name, such as "2007_000032", and ``annotation_id`` is
-        "IMAGE_ID:CLASS_ID:NUMBER".
+        The table, with the attributes of :func:`load_coco`. Rows are in the order of the list and
+        of the class ids. ``image_id`` is the name of the image, such as "2007_000032", and
+        ``annotation_id`` is "IMAGE_ID:CLASS_ID:NUMBER".
     (data, target) : tuple if ``return_X_y`` is True
+        The table and the concepts.
 
     Raises
     ------
     FileNotFoundError
         If the tree, the split, or an image or mask that the split lists is missing.
     ValueError
-        If a mask can't be read or holds an id that VOC does not have, a category is unknown, or
+        If a mask cannot be read or has an id that VOC does not define, a category is unknown, or
         nothing is left to load. The message names the file.
 
     See Also

@@ -15,16 +15,16 @@ from ._folders import Names, files_by_name
 from ._instances import Instance, make_frame
 from ._table import TABLE_CONSTRAINTS, as_bunch, as_names, choose
 
-# As ultralytics: labels are rounded, and reach over the image's border by as much.
+# The tolerance of ultralytics: rounded labels may exceed the border of the image.
 _TOLERANCE = 0.01
 _BOX, _TRIANGLE = 4, 6
-# Lists of names that tools write beside the labels.
+# Lists of names that tools store beside the labels.
 _NO_LABELS = ("classes.txt", "train.txt", "val.txt", "test.txt")
 
 
 @dataclass(frozen=True)
 class _Line:
-    """One object of a label file; ``shape`` holds a box or a polygon in shares of the image."""
+    """One object of a label file. ``shape`` is a box or a polygon in shares of the image."""
 
     number: int
     class_id: int
@@ -33,13 +33,13 @@ class _Line:
 
 
 def _swap(folders):
-    """Replace the last folder "images" by "labels", as YOLO does."""
+    """Replace the last folder "images" by "labels", as in YOLO."""
     last = len(folders) - 1 - folders[::-1].index("images")
     return [*folders[:last], "labels", *folders[last + 1 :]]
 
 
 def _label_of(name, image_dir, label_dir):
-    """Give the folder of the labels, and the path in it of those of an image."""
+    """Return the folder of the labels, and the relative path of the label file of an image."""
     *folders, file = f"{name}.txt".split("/")
     if label_dir is not None:
         return Path(label_dir), f"{name}.txt"
@@ -50,7 +50,7 @@ def _label_of(name, image_dir, label_dir):
 
 
 def _read_text(path):
-    """Read a text file; a pipe or device in its place would never end."""
+    """Read a text file. A pipe or device is an error, because it might never end."""
     if not path.is_file():
         raise ValueError(f"{path} is not a regular file.")
     try:
@@ -66,7 +66,7 @@ def _as_class_id(value):
 
 
 def _check_range(values):
-    """Cut what lies a little outside of [0, 1]; more is no share of an image."""
+    """Clip coordinates slightly outside [0, 1]. Raise an error if they are far outside."""
     wrong = values[~((values >= -_TOLERANCE) & (values <= 1 + _TOLERANCE))]
     if len(wrong):
         raise ValueError(
@@ -77,9 +77,9 @@ def _check_range(values):
 
 
 def _parse_line(number, text):
-    """Parse "class cx cy w h" or "class x1 y1 x2 y2 ...", each with a score behind or none."""
+    """Parse "class cx cy w h" or "class x1 y1 x2 y2 ...", with an optional score at the end."""
     values = np.array([float(word) for word in text.split()])
-    # Coordinates come in pairs, so that a number too many is a score.
+    # Coordinates are pairs, so an extra number is a score.
     score = float(values[-1]) if len(values) % 2 == 0 else None
     shape = values[1 : len(values) if score is None else -1]
     if len(shape) != _BOX and len(shape) < _TRIANGLE:
@@ -93,7 +93,7 @@ def _parse_line(number, text):
 
 
 def _parse(path):
-    """Give the objects of a label file, and say in which line an error is."""
+    """Return the objects of a label file. Errors name the line."""
     lines = []
     for number, text in enumerate(_read_text(path).splitlines(), start=1):
         try:
@@ -104,19 +104,19 @@ def _parse(path):
 
 
 def _check_scores(path, lines, seen):
-    """Raise where some objects have a score and others none: a number is missing or too many."""
+    """Raise an error if only some objects have a score, because a number is missing or extra."""
     for line in lines:
         where = f"{path}, line {line.number}"
         seen.setdefault(line.score is not None, where)
         if len(seen) > 1:
             raise ValueError(
-                f"{seen[True]} ends with a score, but {seen[False]} does not: the one has a number "
-                "too many, or the other lacks one."
+                f"{seen[True]} ends with a score, but {seen[False]} does not. The first has an "
+                "extra number, or the second lacks a number."
             )
 
 
 def _choose_lines(path, lines, chosen, *, all_named):
-    """Keep the objects of chosen classes; where all are wanted, each must have a name."""
+    """Keep the objects of chosen classes. If all are loaded, each must have a name."""
     unknown = [line for line in lines if line.class_id not in chosen]
     if unknown and all_named:
         raise ValueError(
@@ -134,7 +134,7 @@ def _size_of(path):
 
 
 def _draw_shapes(lines, size, path):
-    """Give the mask of each polygon, and the box of each other line, in pixels."""
+    """Return the mask of each polygon, and the box of each other line, in pixels."""
     height, width = size
     drawn = {}
     for line in lines:
@@ -152,7 +152,7 @@ def _draw_shapes(lines, size, path):
 
 
 def _read_image(image, name, path, label, lines, chosen):
-    """Give the objects of one image; ``label`` is the file of its lines in its folder."""
+    """Return the objects of one image. ``label`` is the relative path of its label file."""
     if not lines:
         return []
     size = _size_of(image)
@@ -173,7 +173,7 @@ def _read_image(image, name, path, label, lines, chosen):
 
 
 def _read_images(images, labels, chosen, *, all_named):
-    """Give the objects of one image after the other."""
+    """Yield the objects of each image."""
     seen = {}
     for name, (folder, label) in labels.items():
         path = folder / label
@@ -184,7 +184,7 @@ def _read_images(images, labels, chosen, *, all_named):
 
 
 def _find_labels(images, image_dir, label_dir):
-    """Give {image: (folder, label file)}; images without a file show no object."""
+    """Return {image: (folder, label file)} without images that have no file."""
     expected = {name: _label_of(name, image_dir, label_dir) for name in images}
     labels = {name: at for name, at in expected.items() if os.path.lexists(at[0] / at[1])}
     if not labels:
@@ -198,7 +198,7 @@ def _find_labels(images, image_dir, label_dir):
 
 
 def _warn_of_lonely(expected):
-    """Tell of label files that no image has: their objects are left out."""
+    """Warn of label files without an image, because their objects are omitted."""
     found = {path for folder in {p.parent for p in expected} for path in folder.glob("*.txt")}
     lonely = sorted(path for path in found - expected if path.name not in _NO_LABELS)
     if lonely:
@@ -218,7 +218,7 @@ def _load_yaml(path):
     try:
         return yaml.safe_load(_read_text(path))
     except (yaml.YAMLError, RecursionError) as error:
-        raise ValueError(f"{path} is no YAML file: {error}") from error
+        raise ValueError(f"{path} is not a YAML file: {error}") from error
 
 
 def _read_yaml(path):
@@ -230,8 +230,8 @@ def _read_yaml(path):
             f"{path} must have 'names', a list or {{id: name}}."
         )
     if "kpt_shape" in content:
-        raise ValueError(f"{path} has 'kpt_shape': its labels are keypoints, which are no masks.")
-    # YAML takes a bare no for False, and a bare null for nothing.
+        raise ValueError(f"{path} has 'kpt_shape': its labels are keypoints, not masks.")
+    # YAML reads an unquoted no as False, and an unquoted null as None.
     values = names.values() if isinstance(names, Mapping) else names
     wrong = [name for name in values if type(name) not in (str, int)]
     if wrong:
@@ -240,7 +240,7 @@ def _read_yaml(path):
 
 
 def _read_names(class_names):
-    """Bring class names, or the file that lists them, to {id: name}."""
+    """Convert class names, or the file of them, to {id: name}."""
     if isinstance(class_names, str | os.PathLike):
         path = Path(class_names)
         if not path.exists():
@@ -276,10 +276,10 @@ def load_yolo(
 ):
     """Load a table of samples from a folder in YOLO format.
 
-    The labels of an image are a text file of its name. Each line is an object: "class x1 y1 x2 y2
-    ..." is a polygon, "class cx cy w h" a box by its center, in shares of the image's width and
-    height. Predictions end with a score. Folders are searched with all that is in them. Only the
-    size of an image is read.
+    Each image has a text file with the same name. A line is an object, with coordinates in shares
+    of the image's width and height: "class x1 y1 x2 y2 ..." is a polygon, and "class cx cy w h" is
+    a box by its center. Predictions end with a score. Folders are searched recursively. Only the
+    sizes of images are read.
 
     Parameters
     ----------
@@ -287,36 +287,38 @@ def load_yolo(
         Folder of the images.
     label_dir : str or path, default=None
         Folder of the label files, with the same subfolders. ``None`` follows YOLO: the last folder
-        "images" of an image's path becomes "labels"; where there is none, labels lie beside the
-        images.
+        "images" in the path of an image is replaced by "labels". If there is no such folder, labels
+        are beside the images.
     class_names : dict or list of str, or path
-        The concepts, as ``{id: name}`` or by place, where the first name has the id 0; or the file
-        that lists them: a "data.yaml", whose ``names`` are read (needs PyYAML), or a text file with
-        one name per line. Ids of the same name become one concept.
+        The concepts as ``{id: name}``, or as a list whose first name has the id 0. A path is the
+        file of the names: a "data.yaml" with ``names`` (needs PyYAML), or a text file with one name
+        per line. Ids with the same name become one concept.
     categories : list of str, default=None
         Names of the concepts to load; ``None`` loads all.
     merge_instances : bool, default=True
-        Whether the instances of a concept in an image become one row (the paper's way) or stay
-        one row each.
+        Whether to merge the instances of a concept in an image into one row, as in the paper.
+        Otherwise each instance is a row.
     min_area : int or float, default=0
-        Rows with smaller masks are left out: pixels where it is an int, the share of the image in
-        [0, 1] where it is a float.
+        Minimum area of a mask. An int is a number of pixels, and a float in [0, 1] is a share of
+        the image. Rows with smaller masks are omitted.
     mask : {"segmentation", "rectangle", "ellipse"}, default="segmentation"
         The polygon itself, the bounding rectangle of each instance, or the ellipse inscribed in
-        it. Boxes need one of the latter two.
+        it. Boxes need "rectangle" or "ellipse".
     keep : list of str, default=()
-        Further fields to keep: "class_id", and "score" where lines end with one. Each becomes a
-        column; where instances are merged, a tuple with one value per instance.
+        Further fields to keep: "class_id", and "score" if lines end with one. Each becomes a
+        column. For merged instances, its cells are tuples with one value per instance.
     return_X_y : bool, default=False
         Whether to return ``(data, target)`` instead of a Bunch.
 
     Returns
     -------
     data : Bunch
-        As :func:`load_coco` gives it, rows sorted by image and in the order of ``class_names``;
-        ``image_id`` is the image's name with its subfolders, and ``annotation_id`` is
-        ``"FILE:LINE"``, with the label file in its folder and the line, counted from 1.
+        The table, with the attributes of :func:`load_coco`. Rows are sorted by image, and then in
+        the order of ``class_names``. ``image_id`` is the name of the image with its subfolders.
+        ``annotation_id`` is ``"FILE:LINE"``, with the relative path of the label file and the
+        number of the line, counted from 1.
     (data, target) : tuple if ``return_X_y`` is True
+        The table and the concepts.
 
     Raises
     ------
@@ -325,10 +327,10 @@ def load_yolo(
     ImportError
         If ``class_names`` is a YAML file and PyYAML is not installed.
     ValueError
-        If a line is neither box nor polygon, holds NaN or coordinates out of [0, 1] by more than
-        0.01, or has a class without a name; if some lines have a score and others none; if a file
-        or image can't be read, a category is unknown, or nothing is left to load. The message names
-        file and line.
+        If a line is neither box nor polygon, has NaN, has coordinates outside [0, 1] by more than
+        0.01, or has a class without a name; if only some lines have a score; if a file or image
+        cannot be read, a category is unknown, or nothing is left to load. The message names file
+        and line.
 
     Warns
     -----
@@ -337,14 +339,13 @@ def load_yolo(
 
     See Also
     --------
-    from_detections : The ``Results`` of ultralytics, without a way by files.
-    load_labelme : Folders of labelme.
+    from_detections : Load the ``Results`` of ultralytics without files.
+    load_labelme : Load folders of labelme.
 
     Notes
     -----
-    As YOLO has it, an image without a label file shows no object, as one with an empty file. Files
-    with keypoints, and predictions that end with the number of a track, have no form of their own:
-    they can't always be told from polygons.
+    As in YOLO, an image without a label file has no object. Files with keypoints, and predictions
+    that end with the number of a track, cannot always be distinguished from polygons.
 
     References
     ----------

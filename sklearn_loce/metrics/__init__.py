@@ -1,10 +1,28 @@
-"""Separation, overlap, purity, retrieval and confusion of concepts in an embedding space.
+"""Measure how well embeddings separate, find and cluster concepts.
 
-Every function takes any matrix of embeddings, LoCEs or others, and never needs torch. Those that
-compute all distances between rows work in chunks: their memory grows with the number of rows.
+All functions accept any matrix of embeddings, LoCEs or others, and do not need torch. Distances
+between all pairs of rows are computed in chunks, so the memory grows with the number of rows only.
 
-Where all that is given row by row has an index of pandas, with the same labels in another order,
-rows are matched by it. Otherwise positions count.
+This recipe asks three questions about one space: do concepts stay apart, do neighbors show the same
+concept, and which concepts are confused?
+
+>>> from sklearn.datasets import load_iris
+>>> from sklearn_loce.metrics import category_separation, confused_concepts, precision_at_k
+>>> iris = load_iris()
+>>> X, y = iris.data, iris.target_names[iris.target]
+>>> round(category_separation(X, y), 2)
+0.92
+>>> round(precision_at_k(X, y, k=5), 2)
+0.96
+>>> confused_concepts(X, y)[["concept_a", "concept_b", "overlap"]].head(1).round(2)
+    concept_a  concept_b  overlap
+0  versicolor  virginica     0.06
+
+Pass the image of each row as ``groups`` if images have several rows. Then neighbors come from other
+images only.
+
+If all arguments with one entry per row have a pandas index with the same labels, rows are matched
+by index. Otherwise they are matched by position.
 """
 
 from ._clusters import cluster_composition, penalized_purity_score, purity_score

@@ -1,4 +1,4 @@
-"""How clusters and concepts fit together."""
+"""Agreement of clusters and concepts."""
 
 import pandas as pd
 from sklearn.base import clone
@@ -8,7 +8,7 @@ from sklearn.utils._param_validation import validate_params
 
 from .._validation import encode_concepts, match_rows
 
-# What clusterers and mixtures of scikit-learn and of this package call a row without a cluster.
+# Label of a row without a cluster, in scikit-learn and in this package.
 NOISE = -1
 
 _PARAMETERS = {"y": ["array-like"], "labels": ["array-like"]}
@@ -16,31 +16,36 @@ _PARAMETERS = {"y": ["array-like"], "labels": ["array-like"]}
 
 @validate_params(_PARAMETERS, prefer_skip_nested_validation=True)
 def purity_score(y, labels):
-    """Share of rows that show the majority concept of their cluster.
+    """Compute the share of rows that show the majority concept of their cluster.
 
     Parameters
     ----------
     y : array-like of shape (n_samples,)
         Concept of each row.
     labels : array-like of shape (n_samples,)
-        Cluster of each row. Rows labeled -1 belong to no cluster: they add nothing, but count as
-        rows, so that dropping difficult rows never raises the purity.
+        Cluster of each row. Rows labeled -1 belong to no cluster. They still count as rows, so
+        purity never rises if a clusterer drops difficult rows.
 
     Returns
     -------
     float
-        In [0, 1]. It is 1 where every row is a cluster of its own, so it is to be read together
-        with the number of clusters; see :func:`penalized_purity_score`.
+        Purity in [0, 1]. It is 1 if every row is its own cluster, so report it with the number of
+        clusters, or see :func:`penalized_purity_score`.
 
     Raises
     ------
     ValueError
-        If `y` and `labels` differ in length, are empty, or hold missing or mixed labels.
+        If `y` and `labels` differ in length, are empty, or contain missing or mixed labels.
+
+    See Also
+    --------
+    penalized_purity_score : Purity with a price per cluster.
+    sklearn.metrics.homogeneity_score : The same question, measured by entropy.
 
     Notes
     -----
-    Purity as in Mikriukov, Schwalbe and Bade (IJCV 2025) and in Manning, Raghavan and Schütze,
-    *Introduction to Information Retrieval* (2008), section 16.3.
+    The definition is that of Mikriukov, Schwalbe and Bade (IJCV 2025) and of Manning, Raghavan and
+    Schütze, *Introduction to Information Retrieval* (2008), section 16.3.
 
     Examples
     --------
@@ -54,33 +59,38 @@ def purity_score(y, labels):
 
 @validate_params(_PARAMETERS, prefer_skip_nested_validation=True)
 def penalized_purity_score(y, labels):
-    """Purity at the price of one row per cluster, so that a shattered clustering does not win.
+    """Compute the purity with a penalty of one row per cluster.
 
-    The first row of a cluster agrees with its majority for free: only the others are evidence.
-    So ``(sum of majority counts - n_clusters) / n_samples``.
+    The first row of a cluster always agrees with its majority, so only the other rows are evidence.
+    The score is ``(sum of majority counts - n_clusters) / n_samples``.
 
     Parameters
     ----------
     y : array-like of shape (n_samples,)
         Concept of each row.
     labels : array-like of shape (n_samples,)
-        Cluster of each row; -1 is no cluster, see :func:`purity_score`.
+        Cluster of each row; -1 means no cluster, see :func:`purity_score`.
 
     Returns
     -------
     float
-        In [0, 1): 0 where every row is a cluster of its own, ``1 - n_concepts / n_samples`` where
-        every concept is one cluster.
+        Score in [0, 1). It is 0 if every row is its own cluster, and ``1 - n_concepts /
+        n_samples`` if every concept is one cluster.
 
     Raises
     ------
     ValueError
-        If `y` and `labels` differ in length, are empty, or hold missing or mixed labels.
+        If `y` and `labels` differ in length, are empty, or contain missing or mixed labels.
+
+    See Also
+    --------
+    purity_score : Purity without a price per cluster.
+    sklearn.metrics.v_measure_score : Another measure that does not reward many clusters.
 
     Notes
     -----
-    The paper reports purity next to the number of clusters; this is one number out of the two,
-    and this package's own definition.
+    The paper reports purity and the number of clusters. This score combines both in one number. It
+    is a definition of this package.
 
     Examples
     --------
@@ -97,30 +107,35 @@ def penalized_purity_score(y, labels):
 
 @validate_params({**_PARAMETERS, "normalize": ["boolean"]}, prefer_skip_nested_validation=True)
 def cluster_composition(y, labels, *, normalize=True):
-    """Share of every concept in every cluster.
+    """Compute the share of every concept in every cluster.
 
     Parameters
     ----------
     y : array-like of shape (n_samples,)
         Concept of each row.
     labels : array-like of shape (n_samples,)
-        Cluster of each row; rows labeled -1 belong to no cluster and are left out.
+        Cluster of each row. Rows labeled -1 belong to no cluster and are omitted.
     normalize : bool, default=True
-        Shares that sum to 1 in each cluster, or with False counts.
+        Whether to return shares, which sum to 1 in each cluster, instead of counts.
 
     Returns
     -------
     DataFrame of shape (n_clusters, n_concepts)
-        Index "cluster" and columns "concept", both sorted; float64 shares or integer counts.
+        Shares in float64, or integer counts. Index "cluster" and columns "concept" are sorted.
 
     Raises
     ------
     ValueError
-        If `y` and `labels` differ in length, are empty, or hold missing or mixed labels.
+        If `y` and `labels` differ in length, are empty, or contain missing or mixed labels.
+
+    See Also
+    --------
+    confused_concepts : Concepts that share clusters.
+    sub_concepts : Clusters inside one concept.
 
     Notes
     -----
-    The "concept probabilities" of a cluster in Mikriukov, Schwalbe and Bade (IJCV 2025).
+    These are the "concept probabilities" of a cluster in Mikriukov, Schwalbe and Bade (IJCV 2025).
 
     Examples
     --------
@@ -142,10 +157,9 @@ def cluster_composition(y, labels, *, normalize=True):
 
 
 def fit_clusters(clusterer, X, y):
-    """Cluster rows with a clone that gets the concepts only where it requires them.
+    """Cluster rows with a clone that is fitted on the concepts only if it requires them.
 
-    A mixture per concept, or whatever else takes concepts it does not need, would be pure by
-    construction, on noise too.
+    A mixture per concept would be pure by construction, even on noise.
     """
     clusterer = clone(clusterer)
     last = clusterer.steps[-1][1] if hasattr(clusterer, "steps") else clusterer
@@ -157,7 +171,7 @@ def fit_clusters(clusterer, X, y):
 def count_concepts(y, labels, name="labels"):
     """Return the concepts, the clusters, and the rows of each concept in each cluster.
 
-    Noise is no cluster; `name` is what error messages call the labels.
+    Noise is not a cluster. `name` is the name of the labels in error messages.
     """
     y, labels = match_rows(**{"y": y, name: labels})
     concepts, codes = encode_concepts(y)

@@ -1,4 +1,4 @@
-"""Layers and models side by side, on the same rows."""
+"""Comparison of layers and models on the same rows."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -28,9 +28,9 @@ from ._rows import OF_PROJECTIONS, align
 from ._scorers import finite_separation, n_clusters
 
 _OF_SPACES = ("separation", "purity", "n_clusters")
-# Metrics of which less is better.
+# Metrics for which lower is better.
 _LESS_IS_BETTER = ("n_clusters", "failed_share")
-# Standard errors on either side of a mean that make an interval of 95 %.
+# Half-width of a 95 % interval in standard errors.
 _INTERVAL = 1.96
 
 
@@ -77,109 +77,110 @@ def compare_layers(
 ):
     """Compare layers of a network, or embeddings of the same rows from several models.
 
-    Each repeat draws rows of every concept, the same rows for every layer, and measures each layer
-    on them.
+    Each repeat draws rows of every concept, and measures all layers on the same rows.
 
     Parameters
     ----------
     spaces : estimator, or dict of str to array-like of shape (n_samples, n_features)
-        LoCETransformer or MaskedMeanTransformer, fitted or not, of which a clone is fitted with all
-        `layers`, so that each image passes once; or embeddings by layer or model. A row that is
-        not finite is a failed one.
+        LoCETransformer or MaskedMeanTransformer, fitted or not, or embeddings by layer or model. A
+        clone of an estimator is fitted with all `layers`, so each image passes once. Rows that are
+        not finite count as failed.
     X : DataFrame, or array-like of shape (n_samples,)
-        The table of samples. Embeddings need none: ``compare_layers(spaces, y)``.
+        The table of samples. Embeddings do not need it: ``compare_layers(spaces, y)``.
     y : array-like of shape (n_samples,) or str, default=None
-        Concept of each row, or the column of X that has them; None means "concept". Where y is a
-        Series and all embeddings are DataFrames, rows are matched by index, and only those that all
-        layers have are used; else by position, and indexes of the same labels must have one order.
+        Concept of each row, or the column of X that contains them; None means "concept". If y is a
+        Series and all embeddings are DataFrames, rows are matched by index, and only rows of all
+        layers are used. Otherwise rows are matched by position, and indexes with the same labels
+        must have the same order.
     layers : list of str, Joined or lists of these, default=None
-        Two or more layers of an estimator. A list among them is one space, in which the vectors of
-        its layers lie side by side; it has their mean IoU.
+        Two or more layers of an estimator. A list among them is one space: the vectors of its
+        layers are concatenated, and their IoUs are averaged.
     metrics : array-like of str, default=None
-        What to measure, of the metrics below; None means all. Without "heldout_iou" and "iou_gain",
-        an estimator optimizes one vector per row and layer, with them four.
+        Metrics to measure, see below; None means all. With "heldout_iou" and "iou_gain", an
+        estimator optimizes four vectors per row and layer, and otherwise one.
     groups : array-like of shape (n_samples,) or (n_samples, n_columns), or str, default=None
-        Image or video sequence of each row, or the column of X that has them. Draws then take
-        whole groups one after the other, so that their standard deviation is that between images,
-        not between rows of one image; and precision leaves rows of the query's own group out of its
-        ranking.
+        Image or video sequence of each row, or the column of X that contains them. With groups, a
+        draw takes whole groups, so the standard deviation is between images. Rows of the query's
+        own group do not count for precision.
     exclude : float or callable, default=None
-        Which rows are left out of a query's ranking, instead of those of its group, as in
-        :func:`precision_at_k`: with frame numbers as `groups`, a window. Draws take whole frames.
+        Rule that replaces the comparison of groups in precision, as in :func:`precision_at_k`. With
+        frame numbers as `groups`, a number is a window. Draws take whole frames.
     iou : dict of str to array-like of shape (n_samples,) or DataFrame, default=None
-        With embeddings: IoU of each row's projection by layer, in [0, 1], matched as the rows are;
-        or what ``evaluate`` gives, whose columns `iou`, `heldout_iou` and `gain` are used.
+        IoU of each row's projection by layer, in [0, 1], only with embeddings. A DataFrame is a
+        result of ``evaluate``, with the columns `iou`, `heldout_iou` and `gain`.
     clusterer : clusterer, default=None
-        Unfitted, with `fit_predict`; clones are fitted on each draw, and on its concepts only
-        where the clusterer's tags say that it requires y. None means ``ConceptAgglomerative()``,
-        the paper's relaxed setting, which does.
+        Unfitted clusterer with `fit_predict`. A clone is fitted on each draw, with concepts only if
+        its tags require y. None means ``ConceptAgglomerative()``, the relaxed setting of the paper.
     k : int, default=10
-        Neighbors of precision at k.
+        Number of neighbors in precision at k.
     n_repeats : int, default=50
-        Number of draws; the paper repeats 50 times.
+        Number of draws. The paper repeats 50 times.
     rows_per_concept : int or float, default=0.8
-        Rows of every concept in a draw. An int is the most rows of a concept, all of them where it
-        has fewer; the paper draws up to 100. A float is a share of the rows of the smallest
-        concept, at least 2, so that all concepts have the same number.
+        Rows of every concept in a draw. An int is the maximum number of rows of a concept; the
+        paper draws up to 100. A float is a share of the rows of the smallest concept, at least 2,
+        so all concepts have the same number of rows.
     reference : str, default=None
-        Layer from which the others differ in the result; None means the best by each metric.
+        Layer that the others are compared with. None means the best layer by each metric.
     random_state : int, RandomState instance or None, default=None
-        Seeds the draws; a clusterer has its own.
+        Seed for the draws. A clusterer has its own seed.
     verbose : int, default=0
-        With 1 or more, a progress bar over the layers of all draws.
+        With 1 or more, show a progress bar over the layers of all draws.
 
     Returns
     -------
     DataFrame
-        One row per layer and metric: `layer`, `metric`, `mean` and `std` over the repeats (NaN for
-        a single one), `n_repeats`, `n_rows` in a draw; `rank` of the mean among the layers, 1 for
-        the best; and `difference`, the mean of the differences from the reference layer in the same
-        draws, with an interval of 95 % from `difference_low` to `difference_high`. The metrics:
+        One row per layer and metric: `layer`, `metric`; `mean` and `std` over the repeats (NaN for
+        a single repeat); `n_repeats`; `n_rows` in a draw; `rank` of the mean among the layers, 1
+        for the best; and `difference`, the mean difference to the reference layer in the same
+        draws, with a 95 % interval from `difference_low` to `difference_high`. The metrics are:
 
-        - "separation": mean :func:`category_separation` of the concepts that have a finite one;
+        - "separation": mean :func:`category_separation` over concepts with a finite value;
         - "purity", "n_clusters": :func:`purity_score` and number of the clusters;
-        - "precision_at_k", with the number for k: :func:`precision_at_k` over the queries that have
-          k rows of their concept to find. A concept without such queries in a draw is left out,
-          with a warning; NaN where every concept is;
-        - "failed_share": share of rows that are not finite or, where IoUs are known, have IoU 0;
-        - "iou", "heldout_iou", "iou_gain": means of ``evaluate(X, cv=2)``, where they are known.
-          An IoU of NaN counts as 0. Rows without a held-out IoU or a gain in some layer are left
-          out in all layers, with a warning; a layer without any has NaN.
+        - "precision_at_k", with the number for k: :func:`precision_at_k` over queries with at least
+          k rows of their concept to find. If a concept has no such query in a draw, it is omitted,
+          with a warning. The value is NaN if all concepts are omitted;
+        - "failed_share": share of rows that are not finite or have a known IoU of 0;
+        - "iou", "heldout_iou", "iou_gain": means of ``evaluate(X, cv=2)``, if they are known. An
+          IoU of NaN counts as 0. If a row has no held-out IoU or gain in a layer, it is omitted in
+          all layers, with a warning. A layer without any value has NaN.
 
-        The first four are measured on rows that are finite in every layer, the others on draws
-        from all rows. Fewer clusters and failed rows are better.
+        The first four are measured on rows that are finite in every layer. The others are measured
+        on draws from all rows. For "n_clusters" and "failed_share", lower is better.
 
     Raises
     ------
     ValueError
-        If lengths or indexes differ, layers share no rows, an IoU is out of range, fewer than two
-        concepts are left, a concept has fewer than two rows, `reference` is no layer, a metric is
-        unknown, X lacks a column, or an estimator gets fewer than two layers, or `iou`.
+        If lengths or indexes differ, layers share no rows, an IoU is out of range, there are fewer
+        than two concepts, a concept has fewer than two rows, `reference` is not a layer, a metric
+        is unknown, X lacks a column, or an estimator is passed with fewer than two layers or with
+        `iou`.
     FileNotFoundError, TypeError, RuntimeError, StoreError
-        As ``evaluate`` of the estimator. With ``on_error="nan"``, rows that fail are counted.
+        As in ``evaluate`` of the estimator. With ``on_error="nan"``, failed rows are counted.
 
     Warns
     -----
     UserWarning
-        If a concept or rows are left out.
+        If concepts or rows are omitted.
 
     See Also
     --------
     rank_layers : The best layer by each metric, and by the sum of ranks.
+    sklearn_loce.plotting.LayerComparisonDisplay : Draw the table.
 
     Notes
     -----
-    The comparison of layers of Mikriukov, Schwalbe and Bade (IJCV 2025): samples common to all
-    models, repeated draws, failures and mean IoU next to the geometry of the embeddings.
+    The comparison follows Mikriukov, Schwalbe and Bade (IJCV 2025). It uses common samples and
+    repeated draws, and combines failures and mean IoU with the geometry of the embeddings.
 
-    Intervals say how far differences would change with other images (rows, without groups), by the
-    delete-d jackknife of Shao and Wu, *A General Theory for Jackknife Variance Estimation* (Annals
-    of Statistics, 1989). Draws without replacement vary less than samples of images do: with b of n
-    rows of a concept, as ``1/b - 1/n`` to ``1/n``. The variance of the paired differences over the
-    repeats is multiplied by the ratio of the sums of ``1/n`` and of ``1/b - 1/n`` over concepts,
-    and an interval is 1.96 roots of it on either side. It is NaN for a single repeat, and for draws
-    of all rows; half of the rows and 50 repeats are a good choice. Intervals of means, as of IoU,
-    hold what they say; those of precision and separation are wider, so they err on the safe side.
+    The intervals estimate how much differences would change with other images, or with other rows
+    without groups. They use the delete-d jackknife of Shao and Wu, *A General Theory for Jackknife
+    Variance Estimation* (Annals of Statistics, 1989). Draws without replacement vary less than
+    samples of images: for b of n rows of a concept, the ratio is ``1/b - 1/n`` to ``1/n``. So the
+    variance of the paired differences over the repeats is multiplied by the ratio of the sums of
+    ``1/n`` and of ``1/b - 1/n`` over concepts. An interval has a half-width of 1.96 standard
+    errors. It is NaN for a single repeat, and for draws of all rows. Half of the rows and 50
+    repeats are a good choice. Intervals of means such as the IoU have the nominal coverage.
+    Intervals of precision and separation are wider, so they are conservative.
 
     Examples
     --------
@@ -194,7 +195,7 @@ def compare_layers(
     sepals    0.65
     Name: precision_at_10, dtype: float64
 
-    Layers of a network:
+    The next example compares layers of a network.
 
     >>> from sklearn_loce import LoCETransformer, TorchModel
     >>> from sklearn_loce.datasets import load_scene_model, make_scenes
@@ -217,7 +218,7 @@ def compare_layers(
     members = name_members(spaces, layers)
     reference = None if reference is None else name_space(reference)
     if reference not in [None, *members]:
-        raise ValueError(f"reference={reference!r} is no layer; choose from {list(members)}.")
+        raise ValueError(f"reference={reference!r} is not a layer; choose from {list(members)}.")
     rows = _read_rows(spaces, X, y, members, groups, exclude, iou, wanted)
     known = [name for name in known if name not in OF_PROJECTIONS or name in rows.projections]
     wanted = _check_metrics(metrics, known)
@@ -250,17 +251,17 @@ def rank_layers(table, metrics=None):
     Parameters
     ----------
     table : DataFrame
-        As :func:`compare_layers` gives it.
+        Result of :func:`compare_layers`.
     metrics : array-like of str, default=None
-        Metrics to rank by; None means all of the table but "n_clusters", as few clusters are good
-        only where they are pure.
+        Metrics to rank by. None means all metrics of the table except "n_clusters", because few
+        clusters are good only if they are pure.
 
     Returns
     -------
     DataFrame
-        One row per layer, the best by rank sum first: `layer`, a column of ranks by each metric, 1
-        for the best, and `rank_sum`. Layers with the same mean share their ranks' mean; one whose
-        mean is NaN is last.
+        One row per layer, sorted by `rank_sum`. The columns are `layer`, one column of ranks per
+        metric, with 1 for the best, and `rank_sum`. Layers with the same mean have the mean of
+        their ranks. A layer whose mean is NaN is last.
 
     Raises
     ------
@@ -273,7 +274,8 @@ def rank_layers(table, metrics=None):
 
     Notes
     -----
-    The choice of a layer of Mikriukov, Schwalbe and Bade (IJCV 2025): no metric has the last word.
+    Mikriukov, Schwalbe and Bade (IJCV 2025) choose a layer in this way, because no single metric
+    decides.
 
     Examples
     --------
@@ -300,38 +302,38 @@ def rank_layers(table, metrics=None):
 
 @dataclass
 class _Draw:
-    """Rows that were drawn, and which of them queries leave out."""
+    """Rows of a draw, and the rows that queries exclude."""
 
     rows: np.ndarray
     codes: np.ndarray
     exclusion: Exclusion
-    scale: float  # of a variance over draws, to make it one over samples of images
+    scale: float  # from a variance over draws to a variance over samples of images
 
     @cached_property
     def n_relevant(self):
-        """Rows of its concept that each query can find: (n_rows,)."""
+        """Number of rows of its concept that each query can find: (n_rows,)."""
         return self.exclusion.count(self.codes)[1]
 
     @property
     def most_to_find(self):
-        """Most rows that a query of each concept can find: (n_concepts,)."""
+        """Largest number of rows that a query of each concept can find: (n_concepts,)."""
         return pd.Series(self.n_relevant).groupby(self.codes).max().to_numpy()
 
 
 def _draw_twice(rows, rows_per_concept, seed):
-    """Draw from the rows that are finite in every layer, and from all."""
+    """Draw from the rows that are finite in every layer, and from all rows."""
     finite, every = np.flatnonzero(rows.finite), np.arange(len(rows.codes))
     return [_draw(rows, candidates, rows_per_concept, seed) for candidates in (finite, every)]
 
 
 def _draw(rows, candidates, rows_per_concept, seed):
-    """Draw rows of every concept, whole groups one after the other."""
+    """Draw rows of every concept in whole groups."""
     codes = rows.codes[candidates]
     counts = np.bincount(codes, minlength=len(rows.concepts))
     if counts.min() < 2:
         concept = rows.concepts.tolist()[counts.argmin()]
         raise ValueError(
-            f"Concept {concept!r} has {counts.min()} rows that are finite in every layer, and a "
+            f"Concept {concept!r} has {counts.min()} rows that are finite in every layer, but a "
             "draw needs 2; drop the concept, or the layer that fails."
         )
     size = rows_per_concept
@@ -349,38 +351,38 @@ def _draw(rows, candidates, rows_per_concept, seed):
 
 
 def _scale_variance(counts, drawn):
-    """Find the ratio of the variance over samples of rows to that over draws from one sample."""
+    """Return the ratio of the variances over samples of rows and over draws from one sample."""
     left_out = (1 / drawn - 1 / counts).sum()
     return (1 / counts).sum() / left_out if left_out > 0 else float("nan")
 
 
 def _warn_of_short_concepts(concepts, short, n_repeats, k):
-    """Warn of concepts of which no query had `k` rows to find in some draws."""
+    """Warn of concepts whose queries have fewer than `k` rows to find in some draws."""
     if short.any():
         named = [f"{name!r} ({n})" for name, n in zip(concepts.tolist(), short, strict=True) if n]
         warn_user(
-            f"Precision at k={k} leaves out concepts with fewer than {k} rows to find, in other "
-            f"groups if there are any, in these many of {n_repeats} draws: {', '.join(named)}; "
-            "choose a smaller k, larger rows_per_concept, or pass more rows."
+            f"Precision at k={k} leaves out concepts with fewer than {k} rows to find in other "
+            f"groups. Numbers of such draws, out of {n_repeats} draws: {', '.join(named)}. "
+            "Choose a smaller k or larger rows_per_concept, or pass more rows."
         )
 
 
 def _default_clusterer():
-    # The clusterer's module reads this package, so it can't be imported with it.
+    # An import at the top would be circular.
     from sklearn_loce.cluster import ConceptAgglomerative
 
     return ConceptAgglomerative()
 
 
 def _read_rows(spaces, X, y, members, groups, exclude, iou, wanted):
-    """Match the rows of all layers, which an estimator evaluates first."""
+    """Match the rows of all layers, after the evaluation of an estimator."""
     X = as_pandas(X) if hasattr(X, "columns") else X
     if y is None and isinstance(spaces, dict) and not isinstance(X, pd.DataFrame):
         X, y = None, X
     y = read_column(X, "concept" if y is None else y, "y")
     groups = read_column(X, groups, "groups")
     if not isinstance(spaces, dict):
-        # Before all images pass, which may take hours.
+        # Check before all images pass, which may take hours.
         check_consistent_length(X, y, groups)
         X, y, groups = match_rows(X=X, y=y, groups=groups)
         _check_draws(y, groups, exclude)
@@ -389,43 +391,43 @@ def _read_rows(spaces, X, y, members, groups, exclude, iou, wanted):
 
 
 def _check_draws(y, groups, exclude):
-    """Refuse rows from which nothing can be drawn, whatever their vectors are."""
+    """Raise an error for rows that allow no draws, whatever their vectors are."""
     concepts, codes = encode_concepts(y)
     check_n_concepts(concepts, 2)
     counts = np.bincount(codes)
     if counts.min() < 2:
         lone = concepts[counts < 2].tolist()
-        raise ValueError(f"A draw needs 2 rows of a concept, and there is 1 of {lone}; drop these.")
+        raise ValueError(f"A draw needs 2 rows of a concept, but {lone} have 1; drop them.")
     read_exclusion(len(codes), groups, exclude)
 
 
 def _check_metrics(metrics, known):
-    """Give the metrics that are asked for, all that are known without `metrics`."""
+    """Return the requested metrics, or all known metrics."""
     wanted = set(known if metrics is None else metrics)
     if unknown := sorted(wanted.difference(known)):
         raise ValueError(
-            f"metrics holds {unknown[0]!r}; choose from {known}. Precision has k in its name, and "
-            "IoUs are known of an estimator, or from iou."
+            f"metrics has {unknown[0]!r}; choose from {known}. The name of precision contains k. "
+            "IoUs need an estimator or iou."
         )
     return wanted
 
 
 def _share_rows(values, metric):
-    """Leave out, in all layers, rows that lack a value in a layer that has others."""
+    """Omit a row in all layers if it lacks a value in a layer with other values."""
     lacking = {name: np.isnan(own) for name, own in values.items()}
     some = [own for own in lacking.values() if not own.all()]
     left_out = np.any(some, axis=0) if some else np.zeros(0, dtype=bool)
     if any(own.any() for own in lacking.values()):
         counts = [f"{name!r} ({own.sum()})" for name, own in lacking.items() if own.any()]
         warn_user(
-            f"{metric} leaves out {left_out.sum()} of {len(next(iter(values.values())))} rows; "
-            f"those without one, by layer: {', '.join(counts)}."
+            f"{metric} leaves out {left_out.sum()} of {len(next(iter(values.values())))} rows. "
+            f"Numbers of rows without a value, by layer: {', '.join(counts)}."
         )
     return {name: np.where(left_out, np.nan, own) if some else own for name, own in values.items()}
 
 
 def _measure_space(rows, name, draw, clusterer, k, wanted):
-    """Measure one layer's embeddings on one draw."""
+    """Measure the embeddings of one layer on one draw."""
     X, codes = rows.layers[name][draw.rows], draw.codes
     clusters = wanted & {"purity", "n_clusters"}
     labels = fit_clusters(clusterer, X, codes) if clusters else None
@@ -439,7 +441,7 @@ def _measure_space(rows, name, draw, clusterer, k, wanted):
 
 
 def _measure_precision(X, draw, k):
-    """Average precision at k over the queries that can reach 1, concept by concept."""
+    """Average precision at k over the queries that can reach 1, and over concepts."""
     depths = np.where(draw.n_relevant >= k, k, 0)
     space = RowDistances(X, "cosine")
     values = judge_queries(
@@ -449,7 +451,7 @@ def _measure_precision(X, draw, k):
 
 
 def _measure_projections(rows, name, drawn, wanted):
-    """Count one layer's failed rows in one draw, and average what is known of its projections."""
+    """Compute the share of failed rows of one layer in one draw, and means of its projections."""
     failed = ~np.isfinite(rows.layers[name][drawn]).all(axis=1)
     values = {metric: own[name][drawn] for metric, own in rows.projections.items()}
     if "iou" in values:
@@ -479,7 +481,7 @@ def _summarize(records, reference):
 
 
 def _compare_draws(records, metric, reference):
-    """Rank the layers by one metric, and take differences within draws."""
+    """Rank the layers by one metric, and average differences within draws."""
     draws = records.pivot_table("value", "repeat", "layer", dropna=False, sort=False)
     loss = draws.mean() * (1 if metric in _LESS_IS_BETTER else -1)
     if reference is None:

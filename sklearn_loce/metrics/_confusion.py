@@ -1,4 +1,4 @@
-"""Which concepts an embedding space confuses, and what one concept consists of."""
+"""Concepts that an embedding space confuses, and sub-concepts of a concept."""
 
 from itertools import combinations
 from numbers import Integral, Real
@@ -41,18 +41,18 @@ def confused_concepts(
     y : array-like of shape (n_samples,)
         Concept of each row; at least two concepts.
     clusters : array-like of shape (n_samples,) or clusterer, default=None
-        Cluster of each row (-1 for none), or a clusterer, of which a clone is fitted on X; on y
-        too only where its tags say that it requires y, as for ConceptAgglomerative's adaptive cut.
+        Cluster of each row (-1 for none), or a clusterer. A clone of the clusterer is fitted on X,
+        and on y only if its tags require y, as for the adaptive cut of ConceptAgglomerative.
     components : array-like of shape (n_samples,) or mixture, default=None
-        Mixture component of each row (-1 for none), or a mixture, of which a clone is fitted on X
-        in the same way: fitted on the concepts, it could not mix them.
+        Mixture component of each row (-1 for none), or a mixture. A clone of the mixture is fitted
+        in the same way, because a mixture per concept would not mix concepts.
     metric : str or callable, default="euclidean"
         Metric of overlap, separation and silhouette.
     min_share : float in (0, 0.5], default=0.1
-        A cluster or component mixes two concepts where each of them holds at least this share
-        of its rows.
+        A cluster or component mixes two concepts if each has at least this share of its rows.
     verbose : int, default=0
-        With 1 or more, a progress bar over the rows for each of overlap, separation and silhouette.
+        With 1 or more, show a progress bar over the rows for each of overlap, separation and
+        silhouette.
 
     Returns
     -------
@@ -60,12 +60,13 @@ def confused_concepts(
         One row per pair, the most confused first:
 
         - `concept_a`, `concept_b`: the pair.
-        - `overlap`: mean of `overlap_a`, the share of A's rows that lie closer to B than to other
-          rows of A, and `overlap_b`, the reverse (:func:`overlap_ratio`).
+        - `overlap_a`: share of rows of A that are closer to B than to other rows of A;
+          `overlap_b`: the reverse; `overlap`: the mean of both (:func:`overlap_ratio`).
         - `separation`, `silhouette`: :func:`pairwise_separation`, :func:`pairwise_silhouette`.
-        - `mixed_clusters`, `mixed_cluster_share`: number of clusters that mix the pair, and share
-          of the pair's rows that lie in them. Likewise `mixed_components`,
-          `mixed_component_share`. Where `clusters` or `components` is None, they are absent.
+        - `mixed_clusters`, `mixed_cluster_share`: number of clusters that mix the pair, and the
+          share of the pair's rows in these clusters. `mixed_components` and
+          `mixed_component_share` are the same for components. They are absent if `clusters` or
+          `components` is None.
 
         Pairs are ranked by overlap, then by these shares, then by low silhouette.
 
@@ -74,10 +75,16 @@ def confused_concepts(
     ValueError
         If there are fewer than two concepts, or lengths differ.
 
+    See Also
+    --------
+    overlap_ratio : The overlap alone, as a matrix.
+    sub_concepts : Clusters inside one concept.
+    sklearn_loce.outliers.label_issues : Rows that lie nearer to another concept.
+
     Notes
     -----
-    The search for concept confusion of Mikriukov, Schwalbe and Bade (IJCV 2025): overlap, and
-    clusters or mixture components that hold several concepts.
+    This is the search for concept confusion of Mikriukov, Schwalbe and Bade (IJCV 2025). It
+    combines the overlap with clusters or mixture components that mix several concepts.
 
     Examples
     --------
@@ -109,7 +116,7 @@ def confused_concepts(
 
 
 def _match(X, y, **groupings):
-    """Bring concepts, and labels of clusters that are given, into the order of X."""
+    """Bring concepts and given labels of clusters into the order of X."""
     given = {name: None if hasattr(g, "fit_predict") else g for name, g in groupings.items()}
     X, y, *labels = match_rows(X=X, y=y, **given)
     estimators = groupings.values()
@@ -117,7 +124,7 @@ def _match(X, y, **groupings):
 
 
 def _labels(grouping, X, y, fit):
-    """Labels as given, or what `fit` makes of an estimator."""
+    """Return the given labels, or the labels of an estimator by `fit`."""
     if hasattr(grouping, "fit_predict"):
         return fit(grouping, X, y)
     check_consistent_length(X, grouping)
@@ -125,12 +132,12 @@ def _labels(grouping, X, y, fit):
 
 
 def _fit_with_concepts(grouping, X, y):
-    """Fit a clone on the concepts too, for sub-concepts lie inside concepts."""
+    """Fit a clone with the concepts, because sub-concepts lie inside concepts."""
     return clone(grouping).fit_predict(X, y)
 
 
 def _add_mixed(pairs, name, counts, ab, min_share):
-    """Add the columns on clusters that mix a pair; `counts` is (n_clusters, n_concepts)."""
+    """Add the columns of mixed clusters. `counts` has shape (n_clusters, n_concepts)."""
     a, b = ab
     present = counts >= min_share * counts.sum(axis=1, keepdims=True)
     mixed = present[:, a] & present[:, b]
@@ -139,7 +146,7 @@ def _add_mixed(pairs, name, counts, ab, min_share):
 
 
 def _rank_pairs(pairs, y):
-    """Divide mixed rows by the pair's rows and sort, the most confused pair first."""
+    """Divide mixed rows by the rows of each pair, and sort pairs by confusion."""
     sizes = pd.Series(uniform_labels(y)).value_counts()
     rows = pairs["concept_a"].map(sizes) + pairs["concept_b"].map(sizes)
     shares = [column for column in pairs if column.startswith("mixed") and "share" in column]
@@ -170,37 +177,43 @@ def sub_concepts(X, y, clusters, *, concept=None, metric="cosine", n_rows=3):
     y : array-like of shape (n_samples,)
         Concept of each row.
     clusters : array-like of shape (n_samples,), or clusterer or mixture
-        Cluster or component of each row, -1 for none; or an estimator with `fit_predict`, of which
-        a clone is fitted on X and y.
+        Cluster or component of each row (-1 for none), or an estimator with `fit_predict`. A clone
+        of the estimator is fitted on X and y.
     concept : label, default=None
         Report this concept only.
     metric : str or callable, default="cosine"
-        Distance by which rows are typical.
+        Distance that defines typical rows.
     n_rows : int, default=3
-        Most rows to list as typical, and as atypical.
+        Maximum number of typical rows, and of atypical rows.
 
     Returns
     -------
     DataFrame
-        One row per concept and cluster that holds rows of it, by concept, the largest first:
+        One row per concept and cluster, sorted by concept and size:
 
         - `concept`, `cluster`.
-        - `size`: rows of the concept in the cluster; `share`: of the concept's rows.
+        - `size`: number of the concept's rows in the cluster; `share`: their share of all rows of
+          the concept.
         - `purity`: share of the cluster's rows that show the concept.
-        - `spread`: mean distance between two of these rows, NaN for a single one.
-        - `typical`, `atypical`: tuples of positions in X, nearest first and farthest first by mean
-          distance to the other rows of the concept in the cluster; they may share rows where
-          there are fewer than twice `n_rows`.
+        - `spread`: mean distance between two of these rows; NaN for a single row.
+        - `typical`, `atypical`: tuples of positions in X, with the smallest or the largest mean
+          distance to the concept's other rows in the cluster. They share rows if there are fewer
+          than twice `n_rows`.
 
     Raises
     ------
     ValueError
         If `concept` does not occur in y, or lengths differ.
 
+    See Also
+    --------
+    sklearn_loce.mixture.ConceptGaussianMixture : Find components inside each concept.
+    sklearn_loce.plotting.ClusterGalleryDisplay : Draw the typical rows of each cluster.
+
     Notes
     -----
-    Sub-concepts as in Mikriukov, Schwalbe and Bade (IJCV 2025): the components or clusters inside
-    one concept.
+    As in Mikriukov, Schwalbe and Bade (IJCV 2025), sub-concepts are the components or clusters
+    inside one concept.
 
     Examples
     --------
@@ -216,7 +229,7 @@ def sub_concepts(X, y, clusters, *, concept=None, metric="cosine", n_rows=3):
     X, y, clusters = _match(X, y, clusters=clusters)
     X, concepts, codes = check_embeddings(X, y)
     if concept is not None and concept not in concepts:
-        raise ValueError(f"concept={concept!r} does not occur in y, which holds {concepts}.")
+        raise ValueError(f"concept={concept!r} does not occur in y, which has {concepts}.")
     labels, label_codes = encode_concepts(
         _labels(clusters, X, y, _fit_with_concepts), name="clusters"
     )
@@ -237,7 +250,7 @@ _REPORT = ["concept", "cluster", "size", "share", "purity", "spread", "typical",
 
 
 def _describe(X, rows, metric, n_rows):
-    """Describe one cluster's rows of one concept."""
+    """Describe the rows of one concept in one cluster."""
     alike = np.zeros(len(rows), dtype=np.intp)
     means = sums_within_concept(X[rows], alike, 1, metric) / max(len(rows) - 1, 1)
     nearest_first = rows[np.argsort(means, kind="stable")]
@@ -250,7 +263,7 @@ def _describe(X, rows, metric, n_rows):
 
 
 def _finish_report(report, table):
-    """Add what depends on all rows, and sort."""
+    """Add the columns that depend on all rows, and sort."""
     report["share"] = report["size"] / report["concept"].map(table["concept"].value_counts())
     report["purity"] = report["size"] / report["cluster"].map(table["cluster"].value_counts())
     return report.sort_values(

@@ -1,4 +1,4 @@
-"""Which rows are left out of which rankings: those of the query's group, or near it in time."""
+"""Exclusion of rows from rankings, by the group of the query or by time."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,36 +16,36 @@ PARAMETERS = {
     "groups": ["array-like", None],
     "exclude": [Interval(Real, 0, None, closed="both"), callable, None],
 }
-# Pairs of rows that are compared at once: temporary arrays stay small beside a chunk of distances.
+# Number of pairs that are compared at once. Temporary arrays stay smaller than a chunk.
 _MAX_PAIRS = 2**17
 
 
 @dataclass
 class Exclusion:
-    """Pairs of rows, of which the one is no candidate where the other is the query.
+    """Pairs of a query and a row that is excluded from its ranking.
 
-    `values` of shape (n_rows,) or (n_rows, n_columns) are compared by `alike`, which gets those of
-    queries and candidates with shapes that broadcast. A row is never a candidate of its own.
+    `alike` compares `values` of shape (n_rows,) or (n_rows, n_columns). Its arguments are the
+    values of queries and candidates, in shapes that broadcast. The query itself is always excluded.
     """
 
     values: np.ndarray
     alike: Callable
-    labels: np.ndarray  # groups as they were given, for messages
+    labels: np.ndarray  # the groups as passed, for messages
 
     def __len__(self):
         return len(self.values)
 
     def take(self, rows):
-        """Give the same for some of the rows."""
+        """Return the exclusion of some of the rows."""
         return Exclusion(self.values[rows], self.alike, self.labels[rows])
 
     def number_groups(self):
-        """Give every row the number of its group, which is that of all rows of equal values."""
+        """Return the number of each row's group. Rows with equal values form a group."""
         table = pd.DataFrame(self.values)
         return table.groupby(list(table)).ngroup().to_numpy()
 
     def masks(self, queries):
-        """Yield slices of queries, and which rows each of them leaves out: (n_slice, n_rows)."""
+        """Yield slices of queries, and masks (n_slice, n_rows) of the excluded rows."""
         step = max(1, _MAX_PAIRS // len(self))
         for start in range(0, len(queries), step):
             rows = queries[start : start + step]
@@ -55,7 +55,7 @@ class Exclusion:
             yield slice(start, start + len(rows)), mask
 
     def count(self, codes):
-        """Count the candidates of every row, and those of its own concept."""
+        """Count the candidates of every row, and the candidates of its own concept."""
         if self.alike is np.equal and self.values.ndim == 1:
             n_out = pd.Series(codes).groupby(self.values).transform("size").to_numpy()
             own_out = pd.Series(codes).groupby([codes, self.values]).transform("size").to_numpy()
@@ -68,27 +68,27 @@ class Exclusion:
         return len(self) - n_out, np.bincount(codes)[codes] - own_out
 
     def check_candidates(self, n_left, needed):
-        """Refuse queries that have fewer candidates than are needed."""
+        """Raise an error if a query has fewer candidates than needed."""
         if needed >= len(self):
             raise ValueError(
-                f"k={needed} neighbors of a query need at least {needed + 1} rows, and X has "
+                f"k={needed} neighbors of a query need at least {needed + 1} rows, but X has "
                 f"{len(self)}; choose a smaller k or pass more rows."
             )
         if (fewest := n_left.min()) < needed:
             way_out = "choose a smaller k" if fewest else "pass rows of more groups"
             group = self.labels[[n_left.argmin()]].tolist()[0]
             raise ValueError(
-                f"A query of the group {group!r} has {fewest} rows in other groups, and needs "
+                f"A query of the group {group!r} has {fewest} rows in other groups, but needs "
                 f"{needed}; {way_out}."
             )
 
 
 def read_exclusion(n_rows, groups=None, exclude=None):
-    """Read `groups` and `exclude` of `n_rows` rows, in their order."""
+    """Build the exclusion of `n_rows` rows from `groups` and `exclude`."""
     if groups is None:
         if exclude is not None:
             raise ValueError(
-                f"exclude={exclude!r} compares the groups of rows, and groups is None; pass them, "
+                f"exclude={exclude!r} compares the groups of rows, but groups is None; pass them, "
                 "such as frame numbers."
             )
         return Exclusion(np.arange(n_rows), np.equal, np.arange(n_rows))
@@ -96,8 +96,8 @@ def read_exclusion(n_rows, groups=None, exclude=None):
         shape = getattr(groups, "shape", ())
         if len(shape) == 2 and shape[1] > 1:
             raise ValueError(
-                f"groups has shape {shape}, and only exclude compares several columns; pass the "
-                "column of groups, or exclude."
+                f"groups has shape {shape}, but only exclude compares several columns; pass one "
+                "column, or exclude."
             )
         names, values = encode_concepts(groups, "groups")
         exclusion = Exclusion(values, np.equal, names[values])
@@ -119,16 +119,16 @@ def _check_labels(values):
 
 
 def _read_frames(groups):
-    """Give the number of each row's sequence, 0 where there is one, and its frame number."""
+    """Return the number of each row's sequence, or 0 without sequences, and its frame number."""
     columns = _check_labels(np.asarray(groups))
     columns = columns.reshape(len(columns), -1)
-    if columns.dtype.kind in "mM":  # whose numbers are in a unit that nobody named
+    if columns.dtype.kind in "mM":  # numbers of dates have an unknown unit
         columns = columns.astype(str)
     try:
         frames = columns[:, -1].astype(np.float64)
     except (TypeError, ValueError) as error:
         raise ValueError(
-            f"A window needs frame numbers, and groups holds {columns[0].tolist()[-1]!r}; pass "
+            f"A window needs frame numbers, but groups has {columns[0].tolist()[-1]!r}; pass "
             "numbers, or a callable as exclude."
         ) from error
     if columns.shape[1] > 2:
@@ -137,23 +137,23 @@ def _read_frames(groups):
             "(n_samples,), or sequences and frame numbers of shape (n_samples, 2)."
         )
     sequences = [encode_concepts(column, "groups")[1] for column in columns[:, :-1].T]
-    # Column by column in memory, as it is by columns that rows are compared.
+    # Columns are contiguous in memory, because rows are compared by columns.
     return np.asfortranarray(np.column_stack([*(sequences or [np.zeros(len(frames))]), frames]))
 
 
 def _within(window, a, b):
-    """Tell whether frames are of one sequence, and no farther apart than a window."""
+    """Return whether frames belong to one sequence and lie within a window."""
     gap = a[..., 1] - b[..., 1]
     return (np.abs(gap, out=gap) <= window) & (a[..., 0] == b[..., 0])
 
 
 def _check_mask(mask, shape):
-    """Check what a callable says about pairs, and give an array of our own."""
+    """Check the result of a callable, and return a writable array."""
     mask = np.asarray(mask)
     if mask.shape != shape or mask.dtype != bool:
         raise ValueError(
-            f"exclude gave an array of shape {mask.shape} and type {mask.dtype} for {shape[0]} "
-            f"queries and {shape[1]} candidates; it must give booleans of shape {shape}, as "
+            f"exclude returned an array of shape {mask.shape} and type {mask.dtype} for {shape[0]} "
+            f"queries and {shape[1]} candidates; it must return booleans of shape {shape}, as "
             "lambda a, b: abs(a - b) <= 30 does."
         )
     return mask if mask.flags.owndata and mask.flags.writeable else mask.copy()

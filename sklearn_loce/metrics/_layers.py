@@ -1,4 +1,4 @@
-"""Layers of an estimator, each image passed once for all of them."""
+"""Evaluate the layers of an estimator in one pass per image."""
 
 from itertools import chain
 
@@ -11,24 +11,26 @@ from ._scorers import evaluate_columns
 
 
 def name_members(spaces, layers):
-    """Give the layers of each space by its name; those of embeddings have only their names."""
+    """Return the layers of each space by name. Embeddings have names only."""
     if isinstance(spaces, dict):
         if layers is not None:
-            raise ValueError(f"layers={layers!r} are an estimator's; a dict names its own.")
+            raise ValueError(
+                f"layers={layers!r} needs an estimator; the keys of a dict are its layers."
+            )
         return dict.fromkeys(spaces)
     members = {name_space(layer): _list_members(layer) for layer in layers or ()}
     if len(members) < 2:
         raise ValueError(
-            f"layers={layers!r} names {len(members)}, and a comparison needs two or more, as in "
+            f"layers={layers!r} has {len(members)}, but a comparison needs two or more, as in "
             "layers=['features.9', 'features.16']."
         )
     return members
 
 
 def evaluate_layers(estimator, X, members, iou, metrics):
-    """Give the embeddings of every space, and what is known of the projections of its rows."""
+    """Return the embeddings of every space, and the evaluation of its projections."""
     if iou is not None:
-        raise ValueError("iou is measured where an estimator is given; leave it out.")
+        raise ValueError("An estimator measures iou itself; leave it out.")
     loce = clone(estimator).set_params(layer=list(dict.fromkeys(chain(*members.values()))))
     columns = {column for metric, (column, _) in OF_PROJECTIONS.items() if metric in metrics}
     evaluation, vectors = evaluate_columns(loce.fit(X), columns, X, return_embeddings=True)
@@ -47,25 +49,25 @@ def _list_members(layer):
 
 
 def name_space(layer):
-    """Name a layer, or several whose vectors lie side by side."""
+    """Return the name of a layer, or of several layers with concatenated vectors."""
     return ", ".join(map(str, _list_members(layer)))
 
 
 def _average_layers(evaluation, layers, index):
-    """Average what `evaluate` gives of each row over some layers; NaN where one lacks it."""
+    """Average the evaluation of each row over some layers; NaN if a layer has no value."""
     columns = [column for column, _ in OF_PROJECTIONS.values() if column in evaluation]
     parts = [evaluation.loc[evaluation["layer"] == layer, columns] for layer in layers]
     return pd.DataFrame(np.mean(parts, axis=0), columns=columns, index=index)
 
 
 def read_column(X, values, name):
-    """Give a column of a table of samples by its name, or values as they are."""
+    """Return a column of a table by its name, or other values unchanged."""
     if not isinstance(values, str):
         return values
     columns = list(X) if isinstance(X, pd.DataFrame) else []
     if values not in columns:
         raise ValueError(
-            f"{name}={values!r} is no column of X, which has {columns}; pass an array of one value "
-            "per row, or the name of another column."
+            f"{name}={values!r} is not a column of X, which has {columns}; pass an array with one "
+            "value per row, or the name of another column."
         )
     return X[values]

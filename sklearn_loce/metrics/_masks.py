@@ -1,4 +1,4 @@
-"""How well masks agree."""
+"""Agreement of masks."""
 
 from numbers import Real
 
@@ -15,19 +15,19 @@ from sklearn.utils._param_validation import Interval, Options, validate_params
     prefer_skip_nested_validation=True,
 )
 def mask_iou(masks_true, masks_pred, *, zero_division=0.0):
-    """Intersection over union of binary masks, one value per pair of masks.
+    """Compute the intersection over union of each pair of binary masks.
 
     Parameters
     ----------
     masks_true, masks_pred : array-like of shape (n_masks, height, width) or (height, width)
-        Masks of equal shape, boolean or holding 0 and 1 only.
+        Masks of equal shape, boolean or with the values 0 and 1.
     zero_division : float, default=0.0
-        Value of a pair in which both masks are empty: in [0, 1], or NaN.
+        Value in [0, 1] or NaN for two empty masks.
 
     Returns
     -------
     ndarray of shape (n_masks,), dtype float64, or float
-        A float for a single pair. A LoCE whose IoU is 0 is called "failed".
+        One IoU per pair, or a float for a single pair. A LoCE with IoU 0 is called "failed".
 
     Raises
     ------
@@ -63,7 +63,7 @@ def mask_iou(masks_true, masks_pred, *, zero_division=0.0):
 
 
 def _binary(masks, name):
-    """Read masks as booleans, and refuse anything softer."""
+    """Read masks as booleans, and raise an error for soft masks."""
     masks = np.asarray(masks)
     if masks.dtype == bool:
         return masks

@@ -1,4 +1,4 @@
-"""Exact quantiles of distances that are too many to be held at once."""
+"""Exact quantiles of more distances than fit into memory."""
 
 import numpy as np
 
@@ -9,7 +9,7 @@ _SIGN = np.uint64(2**63)
 
 
 def quantile_between(space, rows, columns, quantile):
-    """Find a quantile of the distances of all pairs of `rows` and `columns`, which are disjoint."""
+    """Find a quantile of the distances of all pairs of disjoint `rows` and `columns`."""
 
     def read():
         return (D.ravel() for _, D in space.blocks(rows, columns))
@@ -18,7 +18,7 @@ def quantile_between(space, rows, columns, quantile):
 
 
 def quantile_within(space, rows, quantile):
-    """Find a quantile of the distances of all pairs of two of these rows, in ascending order."""
+    """Find a quantile of the distances of all pairs of these rows, which are sorted."""
 
     def read():
         return (D[rows > held[:, np.newaxis]] for held, D in space.blocks(rows, rows))
@@ -27,9 +27,9 @@ def quantile_within(space, rows, quantile):
 
 
 def _stream_quantile(read, count, quantile):
-    """Find the quantile, as ``np.quantile`` does, of so many values that `read()` yields in chunks.
+    """Find the quantile of ``np.quantile`` for `count` values that `read()` yields in chunks.
 
-    Values that are too many to be held are counted in passes, by their bits.
+    If the values do not fit into memory, they are counted by their bits in several passes.
     """
     if count <= _most_held():
         return float(np.quantile(np.concatenate(list(read())), quantile))
@@ -53,7 +53,7 @@ def _least(values):
 
 
 def _select(read, rank):
-    """Find the value at a rank by its bits, the highest first, until what is left can be held."""
+    """Find the value at a rank by its highest bits, until the rest fits into memory."""
     prefix, n_below = 0, 0
     for shift in range(64 - _BITS, -1, -_BITS):
         counts = sum(_count_digits(v, prefix, shift) for v in read())
@@ -78,11 +78,11 @@ def _count_digits(values, prefix, shift):
 
 
 def _sort_keys(values):
-    """Integers in the order of the values, which are finite."""
+    """Map finite values to integers in the same order."""
     bits = np.ascontiguousarray(values + 0.0).view(np.uint64)
     return np.where(bits & _SIGN, ~bits, bits | _SIGN)
 
 
 def _unsort(keys):
-    """Values of :func:`_sort_keys`."""
+    """Invert :func:`_sort_keys`."""
     return np.where(keys & _SIGN, keys & ~_SIGN, ~keys).view(np.float64)

@@ -1,4 +1,4 @@
-"""How well the nearest embeddings of a query show the query's concept."""
+"""Retrieval: do the nearest embeddings of a query show its concept."""
 
 from numbers import Integral
 
@@ -26,10 +26,10 @@ _PARAMETERS_AT_K = {**_PARAMETERS, "k": [Interval(Integral, 1, None, closed="lef
 def precision_at_k(
     X, y, k=10, *, metric="cosine", average="macro", groups=None, exclude=None, verbose=0
 ):
-    """Share of a query's k nearest rows that show its concept.
+    """Compute the share of a query's k nearest rows that show its concept.
 
-    Every row is the query once, and is left out of its own ranking by index, so that its
-    duplicates stay. This is what the paper prints as "mAP@k"; the measure usually called so is
+    Every row is the query once. It is excluded from its own ranking by index, so duplicates stay.
+    The paper calls this measure "mAP@k". The measure that usually has this name is
     :func:`mean_average_precision_at_k`.
 
     Parameters
@@ -39,45 +39,51 @@ def precision_at_k(
     y : array-like of shape (n_samples,)
         Concept of each row.
     k : int, default=10
-        Neighbors of a query, below n_samples; the paper reports 1, 5, 10, 20, 30 and 40.
+        Number of neighbors of a query, below n_samples. The paper reports 1, 5, 10, 20, 30 and 40.
     metric : str or callable, default="cosine"
-        Any metric of :func:`sklearn.metrics.pairwise_distances` but "precomputed", those for
-        booleans, and "seuclidean" and "mahalanobis", which change with the rows compared.
-        Distances that agree to 12 digits are ties, which go to the lower row number.
+        Any metric of :func:`sklearn.metrics.pairwise_distances`, except "precomputed", metrics for
+        booleans, and "seuclidean" and "mahalanobis", which depend on all rows.
+        Distances that agree to 12 digits are ties; the lower row number comes first.
     average : {"macro", "micro", None}, default="macro"
-        "macro": mean over concepts of the mean over their queries; "micro": mean over all
-        queries; None: one value per concept.
+        "macro" averages over the queries of each concept, and then over concepts. "micro" averages
+        over all queries. None returns one value per concept.
     groups : array-like of shape (n_samples,) or (n_samples, n_columns), default=None
-        Group of each row, such as its image or video sequence. Rows of a query's own group are left
-        out of its ranking, since they may be nearly the same picture. With `exclude`, what that
-        compares.
+        Group of each row, such as its image or video sequence. Rows of the query's own group are
+        excluded from its ranking, because they may be nearly the same picture. With `exclude`, the
+        values that it compares.
     exclude : float or callable, default=None
-        Which rows are left out of a query's ranking, instead of those of its group. A number is a
-        window of frames: `groups` are frame numbers, or sequences and frame numbers in two columns,
-        and rows of the query's sequence at most this far away are left out. A callable gets the
-        groups of queries (n_queries, 1) and of candidates (1, n_candidates), with a last axis of
-        columns where there are several, and gives booleans (n_queries, n_candidates), as
-        ``lambda a, b: abs(a - b) <= 30``; it is called for blocks of queries.
+        Rule that replaces the comparison of groups. A number is a window of frames. Then `groups`
+        contains frame numbers, or sequences and frame numbers in two columns. Rows of the query's
+        sequence within this window are excluded. A callable such as ``lambda a, b: abs(a - b) <=
+        30`` is called for blocks of queries. Its arguments are the groups of queries (n_queries, 1)
+        and candidates (1, n_candidates), with a last axis if there are several columns. It returns
+        booleans (n_queries, n_candidates).
     verbose : int, default=0
-        With 1 or more, a progress bar over the rows.
+        With 1 or more, show a progress bar over the rows.
 
     Returns
     -------
     float or ndarray of shape (n_concepts,), dtype float64
-        Concepts come in the order of ``np.unique(y)``. A concept with m rows, m <= k, can't exceed
-        ``(m - 1) / k``, with a warning where no concept can reach 1; a concept with one row has
-        0.0. With groups, a query has nothing to find where all rows of its concept are left out:
-        NaN, left out of the averages, with a warning.
+        The precision; concepts in the order of ``np.unique(y)``. A concept with m <= k rows has a
+        precision of at most ``(m - 1) / k``. You get a warning if no concept can reach 1. A concept
+        with one row has 0.0. With groups, a query is NaN if all other rows of its concept are
+        excluded. It does not enter averages, and you get a warning.
 
     Raises
     ------
     ValueError
-        If k is not below the number of rows, or a query has fewer than k rows in other groups, or
-        X, y and groups do not fit, or `exclude` does not fit the groups.
+        If k is not below the number of rows, a query has fewer than k rows in other groups, X, y
+        and groups differ in length, or `exclude` does not match the groups.
+
+    See Also
+    --------
+    mean_average_precision_at_k : Precision that rewards early ranks.
+    r_precision : Precision at the number of relevant rows.
+    sklearn_loce.plotting.RetrievalDisplay : Draw queries and their neighbors.
 
     Notes
     -----
-    Retrieval as in Mikriukov, Schwalbe and Bade (IJCV 2025).
+    This is the retrieval of Mikriukov, Schwalbe and Bade (IJCV 2025).
 
     Examples
     --------
@@ -93,11 +99,12 @@ def precision_at_k(
 def mean_average_precision_at_k(
     X, y, k=10, *, metric="cosine", average="macro", groups=None, exclude=None, verbose=0
 ):
-    """Mean average precision over the k nearest rows of each query (the standard definition).
+    """Compute the mean average precision over the k nearest rows of each query.
 
-    A query's average precision is the sum, over the ranks r <= k that hold a relevant row, of the
-    precision among the r nearest, divided by ``min(R, k)`` with R relevant rows in all. A row is
-    relevant where it shows the query's concept; the query itself is left out by index.
+    This is the standard definition. A row is relevant if it shows the query's concept. The query
+    itself is excluded by index. The average precision of a query sums the precision among its r
+    nearest rows over all ranks r <= k of relevant rows. The sum is divided by ``min(R, k)``, where
+    R is the number of relevant rows.
 
     Parameters
     ----------
@@ -106,44 +113,51 @@ def mean_average_precision_at_k(
     y : array-like of shape (n_samples,)
         Concept of each row.
     k : int, default=10
-        Neighbors of a query, below n_samples.
+        Number of neighbors of a query, below n_samples.
     metric : str or callable, default="cosine"
-        Any metric of :func:`sklearn.metrics.pairwise_distances` but "precomputed", those for
-        booleans, and "seuclidean" and "mahalanobis", which change with the rows compared.
-        Distances that agree to 12 digits are ties, which go to the lower row number.
+        Any metric of :func:`sklearn.metrics.pairwise_distances`, except "precomputed", metrics for
+        booleans, and "seuclidean" and "mahalanobis", which depend on all rows.
+        Distances that agree to 12 digits are ties; the lower row number comes first.
     average : {"macro", "micro", None}, default="macro"
-        "macro": mean over concepts of the mean over their queries; "micro": mean over all
-        queries; None: one value per concept.
+        "macro" averages over the queries of each concept, and then over concepts. "micro" averages
+        over all queries. None returns one value per concept.
     groups : array-like of shape (n_samples,) or (n_samples, n_columns), default=None
-        Group of each row, such as its image or video sequence. Rows of a query's own group are left
-        out of its ranking, since they may be nearly the same picture. With `exclude`, what that
-        compares.
+        Group of each row, such as its image or video sequence. Rows of the query's own group are
+        excluded from its ranking, because they may be nearly the same picture. With `exclude`, the
+        values that it compares.
     exclude : float or callable, default=None
-        Which rows are left out of a query's ranking, instead of those of its group. A number is a
-        window of frames: `groups` are frame numbers, or sequences and frame numbers in two columns,
-        and rows of the query's sequence at most this far away are left out. A callable gets the
-        groups of queries (n_queries, 1) and of candidates (1, n_candidates), with a last axis of
-        columns where there are several, and gives booleans (n_queries, n_candidates), as
-        ``lambda a, b: abs(a - b) <= 30``; it is called for blocks of queries.
+        Rule that replaces the comparison of groups. A number is a window of frames. Then `groups`
+        contains frame numbers, or sequences and frame numbers in two columns. Rows of the query's
+        sequence within this window are excluded. A callable such as ``lambda a, b: abs(a - b) <=
+        30`` is called for blocks of queries. Its arguments are the groups of queries (n_queries, 1)
+        and candidates (1, n_candidates), with a last axis if there are several columns. It returns
+        booleans (n_queries, n_candidates).
     verbose : int, default=0
-        With 1 or more, a progress bar over the rows.
+        With 1 or more, show a progress bar over the rows.
 
     Returns
     -------
     float or ndarray of shape (n_concepts,), dtype float64
-        Concepts come in the order of ``np.unique(y)``. A concept with one row has no relevant row:
-        NaN, left out of the averages (which are NaN where every concept has one row). With groups,
-        the same holds for a query whose concept's other rows are all left out, with a warning.
+        The score; concepts in the order of ``np.unique(y)``. A concept with one row has no relevant
+        row, so its value is NaN and does not enter averages. If all concepts have one row, averages
+        are NaN. With groups, the same holds for a query if all other rows of its concept are
+        excluded; you get a warning.
 
     Raises
     ------
     ValueError
-        If k is not below the number of rows, or a query has fewer than k rows in other groups, or
-        X, y and groups do not fit, or `exclude` does not fit the groups.
+        If k is not below the number of rows, a query has fewer than k rows in other groups, X, y
+        and groups differ in length, or `exclude` does not match the groups.
+
+    See Also
+    --------
+    precision_at_k : Precision at a fixed depth.
+    r_precision : Precision at the number of relevant rows.
 
     Notes
     -----
-    Manning, Raghavan and Schütze, *Introduction to Information Retrieval* (2008), section 8.4.
+    The definition is that of Manning, Raghavan and Schütze, *Introduction to Information Retrieval*
+    (2008), section 8.4.
 
     Examples
     --------
@@ -157,10 +171,10 @@ def mean_average_precision_at_k(
 
 @validate_params(_PARAMETERS, prefer_skip_nested_validation=True)
 def r_precision(X, y, *, metric="cosine", average="macro", groups=None, exclude=None, verbose=0):
-    """Share of a query's R nearest rows that show its concept, with R relevant rows in all.
+    """Compute the share of a query's R nearest rows that show its concept, of R relevant rows.
 
-    Every query is judged at the depth at which a perfect ranking would be complete, so concepts
-    of different sizes compare.
+    At this depth, a perfect ranking would be complete. So concepts of different sizes are
+    comparable.
 
     Parameters
     ----------
@@ -169,42 +183,49 @@ def r_precision(X, y, *, metric="cosine", average="macro", groups=None, exclude=
     y : array-like of shape (n_samples,)
         Concept of each row.
     metric : str or callable, default="cosine"
-        Any metric of :func:`sklearn.metrics.pairwise_distances` but "precomputed", those for
-        booleans, and "seuclidean" and "mahalanobis", which change with the rows compared.
-        Distances that agree to 12 digits are ties, which go to the lower row number.
+        Any metric of :func:`sklearn.metrics.pairwise_distances`, except "precomputed", metrics for
+        booleans, and "seuclidean" and "mahalanobis", which depend on all rows.
+        Distances that agree to 12 digits are ties; the lower row number comes first.
     average : {"macro", "micro", None}, default="macro"
-        "macro": mean over concepts of the mean over their queries; "micro": mean over all
-        queries; None: one value per concept.
+        "macro" averages over the queries of each concept, and then over concepts. "micro" averages
+        over all queries. None returns one value per concept.
     groups : array-like of shape (n_samples,) or (n_samples, n_columns), default=None
-        Group of each row, such as its image or video sequence. Rows of a query's own group are left
-        out of its ranking, since they may be nearly the same picture. With `exclude`, what that
-        compares.
+        Group of each row, such as its image or video sequence. Rows of the query's own group are
+        excluded from its ranking, because they may be nearly the same picture. With `exclude`, the
+        values that it compares.
     exclude : float or callable, default=None
-        Which rows are left out of a query's ranking, instead of those of its group. A number is a
-        window of frames: `groups` are frame numbers, or sequences and frame numbers in two columns,
-        and rows of the query's sequence at most this far away are left out. A callable gets the
-        groups of queries (n_queries, 1) and of candidates (1, n_candidates), with a last axis of
-        columns where there are several, and gives booleans (n_queries, n_candidates), as
-        ``lambda a, b: abs(a - b) <= 30``; it is called for blocks of queries.
+        Rule that replaces the comparison of groups. A number is a window of frames. Then `groups`
+        contains frame numbers, or sequences and frame numbers in two columns. Rows of the query's
+        sequence within this window are excluded. A callable such as ``lambda a, b: abs(a - b) <=
+        30`` is called for blocks of queries. Its arguments are the groups of queries (n_queries, 1)
+        and candidates (1, n_candidates), with a last axis if there are several columns. It returns
+        booleans (n_queries, n_candidates).
     verbose : int, default=0
-        With 1 or more, a progress bar over the rows.
+        With 1 or more, show a progress bar over the rows.
 
     Returns
     -------
     float or ndarray of shape (n_concepts,), dtype float64
-        Concepts come in the order of ``np.unique(y)``. A concept with one row has no relevant row:
-        NaN, left out of the averages (which are NaN where every concept has one row). With groups,
-        the same holds for a query whose concept's other rows are all left out, with a warning.
+        The score; concepts in the order of ``np.unique(y)``. A concept with one row has no relevant
+        row, so its value is NaN and does not enter averages. If all concepts have one row, averages
+        are NaN. With groups, the same holds for a query if all other rows of its concept are
+        excluded; you get a warning.
 
     Raises
     ------
     ValueError
-        If there are fewer than two rows, or X, y and groups do not fit, or
-        `exclude` does not fit the groups.
+        If there are fewer than two rows, X, y and groups differ in length, or `exclude` does not
+        match the groups.
+
+    See Also
+    --------
+    precision_at_k : Precision at a fixed depth.
+    mean_average_precision_at_k : Precision that rewards early ranks.
 
     Notes
     -----
-    Manning, Raghavan and Schütze, *Introduction to Information Retrieval* (2008), section 8.4.
+    The definition is that of Manning, Raghavan and Schütze, *Introduction to Information Retrieval*
+    (2008), section 8.4.
 
     Examples
     --------
@@ -217,12 +238,12 @@ def r_precision(X, y, *, metric="cosine", average="macro", groups=None, exclude=
 
 
 def share_relevant(relevant, n_relevant):
-    """Share of relevant rows, for one ranking per row of `relevant`."""
+    """Compute the share of relevant rows, for one ranking per row of `relevant`."""
     return relevant.mean(axis=1)
 
 
 def _average_precision(relevant, n_relevant):
-    """Average precision, for one ranking per row of `relevant`; NaN where nothing is relevant."""
+    """Compute the average precision of each ranking; NaN without relevant rows."""
     k = relevant.shape[1]
     precisions = np.cumsum(relevant, axis=1) / np.arange(1, k + 1)
     best = np.where(n_relevant > 0, np.minimum(n_relevant, k), np.nan)
@@ -230,19 +251,19 @@ def _average_precision(relevant, n_relevant):
 
 
 def _retrieve(X, y, excluded, metric, average, judge, k, verbose):
-    """Average a judgment of every query's ranking, at depth `k` or at its relevant rows."""
+    """Judge the ranking of every query at depth `k` or at its relevant rows, and average."""
     groups, exclude = excluded
     X, y, groups = match_rows(X=X, y=y, groups=groups)
     X, concepts, codes = check_embeddings(X, y)
     if len(X) < 2:
-        raise ValueError("A query needs other rows to find, and X has 1; pass at least 2 rows.")
+        raise ValueError("A query needs other rows to find, but X has 1; pass at least 2 rows.")
     exclusion = read_exclusion(len(X), groups, exclude)
     n_left, n_relevant = exclusion.count(codes)
     exclusion.check_candidates(n_left, k or 1)
     if judge is share_relevant and k is not None and k > n_relevant.max():
         warn_user(
-            f"No query has more than {n_relevant.max()} rows of its concept to find, so that its "
-            f"precision at k={k} can't reach 1; choose a smaller k."
+            f"No query has more than {n_relevant.max()} rows of its concept to find, so precision "
+            f"at k={k} can't reach 1; choose a smaller k."
         )
     depths = n_relevant if k is None else np.full(len(X), k)
     if groups is not None:
@@ -256,22 +277,23 @@ def _retrieve(X, y, excluded, metric, average, judge, k, verbose):
 
 
 def leave_out_lone_queries(depths, n_relevant, concepts, codes):
-    """Set the depth of queries with nothing to find to 0, with a warning.
+    """Set the depth of queries without relevant rows to 0, with a warning.
 
-    Where groups are left out, precision 0 of such a query would be a made-up value.
+    With groups, a precision of 0 would be misleading, because it depends on the exclusion.
     """
     lone = n_relevant == 0
     if lone.any():
         names = ", ".join(map(repr, concepts[np.unique(codes[lone])].tolist()))
         warn_user(
-            f"{lone.sum()} queries have nothing to find, as all other rows of their concept are of "
-            f"their group or excluded: rows of {names}. NaN, left out of averages."
+            f"{lone.sum()} queries have nothing to find, because all other rows of their concept "
+            f"belong to their group or are excluded: rows of {names}. They are NaN and do not "
+            "enter averages."
         )
     return np.where(lone, 0, depths)
 
 
 def judge_queries(space, codes, exclusion, depths, n_relevant, judge, shape=()):
-    """Judge the ranking of every query down to its depth, by values of `shape`; NaN at depth 0."""
+    """Judge the ranking of every query to its depth, by values of `shape`; NaN at depth 0."""
     values = np.full((len(codes), *shape), np.nan)
 
     def use(rows, ranking, _):
@@ -282,7 +304,7 @@ def judge_queries(space, codes, exclusion, depths, n_relevant, judge, shape=()):
 
 
 def average_queries(values, codes, n_concepts):
-    """Average over the queries of each concept, NaN left out: (n_concepts,)."""
+    """Average over the queries of each concept without NaN: (n_concepts,)."""
     return np.array(
         [average_concepts(values[codes == code], "macro") for code in range(n_concepts)]
     )
@@ -291,7 +313,7 @@ def average_queries(values, codes, n_concepts):
 def rank_candidates(space, exclusion, depths, use):
     """Call ``use(rows, ranking, held)`` with the nearest candidates of all rows, chunk by chunk.
 
-    Rows of a chunk come by their depth; `held` are distances as `space` holds them.
+    Rows of a chunk are sorted by their depth. `held` are distances in the units of chunks.
     """
 
     def reduce(D, start):
@@ -300,7 +322,7 @@ def rank_candidates(space, exclusion, depths, use):
             D[part][mask] = np.inf
         for depth in np.setdiff1d(depths[queries], 0):
             rows = queries[depths[queries] == depth]
-            part = D if len(rows) == len(D) else D[rows - start]  # which is a large copy
+            part = D if len(rows) == len(D) else D[rows - start]  # a large copy
             ranking = nearest_rows(space, part, rows, depth)
             use(rows, ranking, np.take_along_axis(part, ranking, axis=1))
 

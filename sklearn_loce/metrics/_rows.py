@@ -1,4 +1,4 @@
-"""Rows of several layers or models in one order."""
+"""Rows of several layers or models in the same order."""
 
 from dataclasses import dataclass
 
@@ -9,19 +9,19 @@ from sklearn.utils import check_array
 from .._validation import encode_concepts, match_rows
 from ._exclusion import Exclusion, read_exclusion
 
-# Metrics of projections: the column of what `evaluate` gives, and its lowest value; 1 is highest.
+# Metrics of projections: the column of `evaluate`, and its lowest value. The highest is 1.
 OF_PROJECTIONS = {"iou": ("iou", 0), "heldout_iou": ("heldout_iou", 0), "iou_gain": ("gain", -1)}
 
 
 @dataclass
 class Rows:
-    """Rows that all layers have, in one order."""
+    """Rows that all layers have, in the same order."""
 
     layers: dict
     concepts: np.ndarray
     codes: np.ndarray
     exclusion: Exclusion
-    projections: dict  # by metric and layer; NaN where it is unknown
+    projections: dict  # by metric and layer; NaN is unknown
 
     @property
     def finite(self):
@@ -30,7 +30,7 @@ class Rows:
 
 
 def align(layers, y, groups=None, exclude=None, iou=None):
-    """Match the rows of all layers, by index where all have one, else by position."""
+    """Match the rows of all layers by index, or by position if a layer has no index."""
     check_layers(layers)
     if iou is not None and set(iou) != set(layers):
         raise ValueError(f"iou has the layers {list(iou)}, embeddings have {list(layers)}.")
@@ -51,24 +51,24 @@ def check_layers(layers):
 
 
 def _common_index(layers, y, others):
-    """Labels of the rows that y and all layers have, or None where positions count."""
+    """Return the common index labels of y and all layers, or None to match by position."""
     tables = [y, *layers.values()]
     if not all(isinstance(table, pd.Series | pd.DataFrame) for table in tables):
         named = {f"embeddings of {name!r}": X for name, X in layers.items()}
-        match_rows(**named, y=y, **others)  # of which one has no labels: these can't disagree
+        match_rows(**named, y=y, **others)  # raises an error if indexes disagree
         return None
     index = y.index
     for table in tables:
         if not table.index.is_unique:
-            raise ValueError("Rows are matched by index, and an index repeats; call reset_index.")
+            raise ValueError("Rows are matched by index, but an index repeats; call reset_index.")
         index = index[index.isin(table.index)]
     if index.empty:
-        raise ValueError("The layers share no row: their indexes have nothing in common.")
+        raise ValueError("The layers share no row; pass layers with a common index.")
     return index
 
 
 def _pick(values, name, y, index):
-    """Take the common rows of what is matched by index, or by position with y."""
+    """Return the common rows, matched by index, or by position with y."""
     if index is not None and isinstance(values, pd.Series | pd.DataFrame):
         if (absent := index.difference(values.index)).size:
             raise ValueError(f"{name} has no row {absent[0]!r} ({absent.size} in all are absent).")
@@ -84,7 +84,7 @@ def _pick(values, name, y, index):
 
 
 def _read_projections(iou, y, index):
-    """Give what is known of each row's projection, by metric and layer; NaN is unknown."""
+    """Return the metrics of projections by metric and layer; NaN is unknown."""
     tables = {name: t if isinstance(t, pd.DataFrame) else {"iou": t} for name, t in iou.items()}
     found = {}
     for metric, (column, lowest) in OF_PROJECTIONS.items():
@@ -93,14 +93,14 @@ def _read_projections(iou, y, index):
             lacking = next(name for name in tables if name not in having)
             raise ValueError(
                 f"iou of {lacking!r} has no column {column!r} but {list(tables[lacking])}; pass "
-                "what evaluate gives, the same columns for all layers."
+                "results of evaluate with the same columns for all layers."
             )
         if having:
             found[metric] = {
                 name: _read_values(table[column], f"{column} of {name!r}", lowest, y, index)
                 for name, table in tables.items()
             }
-    if "iou" in found:  # a projection that failed
+    if "iou" in found:  # failed projections
         found["iou"] = {name: np.nan_to_num(values) for name, values in found["iou"].items()}
     return found
 
@@ -111,14 +111,14 @@ def _read_values(values, name, lowest, y, index):
     try:
         numbers = np.asarray(values, dtype=np.float64)
     except (TypeError, ValueError) as error:
-        raise ValueError(f"{name} holds what is no number: {values!r}.") from error
+        raise ValueError(f"{name} has values that are not numbers: {values!r}.") from error
     if numbers.ndim != 1:
-        raise ValueError(f"{name} has shape {numbers.shape}; pass one per row: (n_samples,).")
+        raise ValueError(f"{name} has shape {numbers.shape}; pass one value per row.")
     if (bad := numbers[(numbers < lowest) | (numbers > 1)]).size:
-        raise ValueError(f"{name} holds {bad[0]}; it lies in [{lowest}, 1], or is NaN.")
+        raise ValueError(f"{name} has {bad[0]}; values must be in [{lowest}, 1] or NaN.")
     return numbers
 
 
 def _matrix(X, name):
-    """Read one layer's embeddings; failed rows may hold NaN."""
+    """Read the embeddings of one layer. Failed rows may have NaN."""
     return check_array(X, dtype=np.float64, ensure_all_finite=False, input_name=name)

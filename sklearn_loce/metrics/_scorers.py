@@ -1,4 +1,4 @@
-"""Scorers ``(estimator, X, y)`` for model selection, as in ``GridSearchCV(scoring=...)``."""
+"""Scorers ``(estimator, X, y)`` for model selection, such as ``GridSearchCV(scoring=...)``."""
 
 from copy import copy
 from difflib import get_close_matches
@@ -19,28 +19,28 @@ from ._separation import category_separation
 
 
 class _GroupsRouter:
-    """A scorer that says to scikit-learn's metadata routing whether it takes groups."""
+    """A scorer that requests groups by scikit-learn's metadata routing."""
 
     _groups = None
 
     def _check_takes_groups(self):
         if not self._takes_groups:
-            raise ValueError(f"{self!r} takes no groups; retrieval measures do.")
+            raise ValueError(f"{self!r} takes no groups; only measures of retrieval do.")
 
     def set_score_request(self, *, groups):
-        """Ask searches to pass the groups of rows on, with metadata routing enabled.
+        """Request the groups of rows from searches, with metadata routing enabled.
 
         Parameters
         ----------
         groups : bool, None or str
-            True and False as in scikit-learn; None means that groups, if passed to this scorer, are
-            an error; a string is the name under which they are passed, such as "sequences", where
-            the splitter takes others.
+            True and False have the same meaning as in scikit-learn. With None, groups that are
+            passed to this scorer are an error. A string is the name of the groups in the call of
+            ``fit``, such as "sequences", if the splitter uses other groups.
 
         Returns
         -------
-        self
-            Changed in place, as scikit-learn's scorers are.
+        ConceptScorer or MultiConceptScorer
+            The scorer itself, changed in place like scikit-learn's scorers.
 
         Raises
         ------
@@ -72,11 +72,22 @@ class _GroupsRouter:
         return self
 
     def get_metadata_routing(self):
-        """Give what is to be passed to the scorer.
+        """Return the metadata that the scorer requests.
 
         Returns
         -------
         MetadataRequest
+            The request for groups, if the measure takes groups.
+
+        See Also
+        --------
+        set_score_request : Request groups.
+
+        Examples
+        --------
+        >>> from sklearn_loce.metrics import get_scorer
+        >>> get_scorer("precision_at_1").get_metadata_routing()
+        {'score': {'groups': None}}
         """
         request = MetadataRequest(owner=repr(self))
         if self._takes_groups:
@@ -85,21 +96,27 @@ class _GroupsRouter:
 
 
 class ConceptScorer(_GroupsRouter):
-    """Score a fitted estimator by its embeddings, its clusters, or the masks they redraw.
+    """Score a fitted estimator by its embeddings, its clusters or its projections.
 
-    Built by :func:`make_embedding_scorer`, :func:`make_cluster_scorer` and :func:`get_scorer`.
+    :func:`make_embedding_scorer`, :func:`make_cluster_scorer` and :func:`get_scorer` build such
+    scorers.
 
     Parameters
     ----------
     score_func : callable
-        ``score_func(embeddings, y, **kwargs)``, ``score_func(y, labels, **kwargs)``, or
-        ``score_func(evaluation, **kwargs)`` of what ``evaluate`` gives.
+        Function ``score_func(embeddings, y, **kwargs)``, ``score_func(y, labels, **kwargs)`` or
+        ``score_func(evaluation, **kwargs)``, where `evaluation` is a result of ``evaluate``.
     response : {"embeddings", "clusters", "evaluation"}
-        What `score_func` judges.
+        Input of `score_func`.
     sign : {1, -1}
-        -1 where a low score is a good one.
+        Use -1 if lower scores are better.
     kwargs : dict
         Keyword arguments of `score_func`.
+
+    See Also
+    --------
+    get_scorer : Scorers by name.
+    MultiConceptScorer : Several scorers at once.
 
     Examples
     --------
@@ -146,17 +163,15 @@ class ConceptScorer(_GroupsRouter):
 
     @property
     def _columns(self):
-        """Columns that an evaluation has to have."""
+        """Required columns of an evaluation."""
         return {self.kwargs["column"]} if self.response == "evaluation" else set()
 
     def _judge(self, responses, y, groups=None):
-        """Score responses that other scorers may share."""
+        """Score responses, which other scorers may share."""
         if self.response == "evaluation":
             return self.sign * float(self.score_func(responses.evaluation, **self.kwargs))
         if y is None:
-            raise ValueError(
-                f"{self!r} compares with concepts, and y is None; pass them, as in fit(X, y)."
-            )
+            raise ValueError(f"{self!r} needs concepts, but y is None; pass them, as in fit(X, y).")
         if self.response == "embeddings":
             own = {} if groups is None or not self._takes_groups else {"groups": groups}
             score = self.score_func(responses.embeddings, y, **own, **self.kwargs)
@@ -173,13 +188,18 @@ class ConceptScorer(_GroupsRouter):
 class MultiConceptScorer(_GroupsRouter):
     """Score a fitted estimator by several scorers that share one transform or `evaluate`.
 
-    scikit-learn's own ``scoring={...}`` runs these once per scorer, which is what costs the time
-    where embeddings come from a network. Built by :func:`get_scorer` from a list of names.
+    scikit-learn's own ``scoring={...}`` repeats these calls for each scorer, which is slow if a
+    network computes the embeddings. :func:`get_scorer` builds such a scorer from a list of names.
 
     Parameters
     ----------
     scorers : dict of str to ConceptScorer
-        Scorers by the name their value gets.
+        Scorers by name. A score has the name of its scorer.
+
+    See Also
+    --------
+    get_scorer : Build such a scorer from a list of names.
+    ConceptScorer : A single scorer.
 
     Examples
     --------
@@ -220,14 +240,14 @@ class MultiConceptScorer(_GroupsRouter):
         Raises
         ------
         ValueError
-            If there are groups, and no measure takes them.
+            If groups are passed, but no measure takes them.
         """
         if groups is not None:
             self._check_takes_groups()
         X, y, groups = match_rows(X=X, y=y, groups=groups)
         columns = set().union(*(scorer._columns for scorer in self.scorers.values()))
         responses = Responses(estimator, X, columns)
-        # Evaluations come first: they give the vectors too, so that images pass once for both.
+        # Evaluations come first, because they also return the vectors: images then pass once.
         names = sorted(self.scorers, key=lambda name: self.scorers[name].response != "evaluation")
         scores = {name: self.scorers[name]._judge(responses, y, groups) for name in names}
         return {name: scores[name] for name in self.scorers}
@@ -237,23 +257,23 @@ class MultiConceptScorer(_GroupsRouter):
 
 
 def evaluate_columns(estimator, columns, *args, **kwargs):
-    """Call `evaluate` so that it measures these columns, and nothing else that takes time."""
+    """Call `evaluate` for these columns, without slow measurements of others."""
     how = {"cv": 2 if "heldout_iou" in columns else None, "flip": "gain" in columns}
     return estimator.evaluate(*args, **how, **kwargs)
 
 
 def has_evaluation(estimator):
-    """Say whether an estimator makes vectors that it can draw; segmenters evaluate no vectors."""
+    """Return whether an estimator evaluates vectors. Segmenters evaluate masks only."""
     return hasattr(estimator, "evaluate") and hasattr(estimator, "transform")
 
 
 class Responses:
-    """What an estimator makes of X, each computed once and when first asked for."""
+    """Embeddings, clusters and evaluation of X by an estimator, each computed once on demand."""
 
-    _vectors = None  # of the first step, where an evaluation has computed them
+    _vectors = None  # from the first step, if an evaluation has computed them
 
     def __init__(self, estimator, X, columns=frozenset()):
-        # A search is what it found best; its own transform may be that of a clusterer.
+        # Use the best estimator of a search: the transform of a search may be that of a clusterer.
         while hasattr(estimator, "best_estimator_"):
             estimator = estimator.best_estimator_
         self.estimator = estimator
@@ -262,7 +282,7 @@ class Responses:
 
     @cached_property
     def _steps(self):
-        """What makes the embeddings, if anything, and what clusters them, if anything."""
+        """The steps that compute the embeddings and that cluster them; either may be None."""
         if not hasattr(self.estimator, "steps"):
             clusters = is_clusterer(self.estimator) or not hasattr(self.estimator, "transform")
             return (None, self.estimator) if clusters else (self.estimator, None)
@@ -273,7 +293,7 @@ class Responses:
 
     @cached_property
     def embeddings(self):
-        """Rows as a clusterer or mixture gets them."""
+        """Rows in the form that a clusterer or mixture receives."""
         before, last = self._steps
         if before is not None:
             return self._transform(before)
@@ -281,11 +301,11 @@ class Responses:
             return self.X
         raise TypeError(
             f"{type(self.estimator).__name__} has no transform, so there are no embeddings to "
-            "score; put it behind a transformer in a Pipeline, or choose a scorer of clusters."
+            "score; put it after a transformer in a Pipeline, or choose a scorer of clusters."
         )
 
     def _transform(self, before):
-        """Transform the rows, from the vectors of the first step where they are known."""
+        """Transform the rows, or the vectors of the first step if they are known."""
         if self._vectors is None:
             return before.transform(self.X)
         rest = getattr(before, "steps", ())[1:]
@@ -293,12 +313,12 @@ class Responses:
 
     @property
     def _first(self):
-        """What takes the table of samples."""
+        """The step that receives the table of samples."""
         return self.estimator[0] if hasattr(self.estimator, "steps") else self.estimator
 
     @cached_property
     def evaluation(self):
-        """Which masks the first step's vectors redraw, a table of rows and layers."""
+        """The result of `evaluate` of the first step, a table of rows and layers."""
         if not has_evaluation(self._first):
             raise TypeError(
                 f"{type(self._first).__name__} has no evaluate of vectors, so there is no IoU to "
@@ -307,7 +327,7 @@ class Responses:
             )
         first = self._first
         evaluation, vectors = evaluate_columns(first, self.columns, self.X, return_embeddings=True)
-        # As transform gives them, with set_output: later steps may have seen names in fit.
+        # Wrap them like the result of transform: later steps may have seen names in fit.
         self._vectors = _wrap_data_with_container("transform", vectors, self.X, first)
         return evaluation
 
@@ -319,7 +339,7 @@ class Responses:
             return last.predict(self.embeddings)
         raise TypeError(
             f"{type(self.estimator).__name__} has no predict, so new rows have no cluster to "
-            "score; use one that has, as ConceptAgglomerative, ConceptGaussianMixture or KMeans."
+            "score; use ConceptAgglomerative, ConceptGaussianMixture or KMeans."
         )
 
 
@@ -329,20 +349,24 @@ def make_embedding_scorer(score_func, *, greater_is_better=True, **kwargs):
     Parameters
     ----------
     score_func : callable
-        ``score_func(X, y, **kwargs) -> float``, as :func:`precision_at_k` or scikit-learn's
-        ``silhouette_score``.
+        Function ``score_func(X, y, **kwargs) -> float``, such as :func:`precision_at_k` or
+        scikit-learn's ``silhouette_score``.
     greater_is_better : bool, default=True
-        With False the score is negated.
+        With False, the score is negated.
     **kwargs : dict
-        Keyword arguments of `score_func`, such as ``exclude=30``, a window of the frame numbers
-        that are passed as groups. What there is of each row goes to the scorer itself, as groups.
+        Keyword arguments of `score_func`, such as ``exclude=30`` for a window of frame numbers.
+        Arguments with one value per row, such as groups, are passed to the scorer itself.
 
     Returns
     -------
     ConceptScorer
-        Takes a transformer, whose output it scores; a clusterer or mixture, of which it scores the
-        rows it gets; a Pipeline, by the same rule for its last step; or a fitted search, by its
-        best estimator.
+        The scorer. It scores the output of a transformer, or the input of a clusterer or mixture.
+        For a Pipeline, the last step decides. For a fitted search, the best estimator is scored.
+
+    See Also
+    --------
+    make_cluster_scorer : The same for predicted clusters.
+    get_scorer : Ready scorers by name.
 
     Examples
     --------
@@ -362,17 +386,22 @@ def make_cluster_scorer(score_func, *, greater_is_better=True, **kwargs):
     Parameters
     ----------
     score_func : callable
-        ``score_func(y, labels, **kwargs) -> float``, as :func:`purity_score` or scikit-learn's
-        ``v_measure_score``.
+        Function ``score_func(y, labels, **kwargs) -> float``, such as :func:`purity_score` or
+        scikit-learn's ``v_measure_score``.
     greater_is_better : bool, default=True
-        With False the score is negated.
+        With False, the score is negated.
     **kwargs : dict
         Keyword arguments of `score_func`.
 
     Returns
     -------
     ConceptScorer
-        Takes a clusterer or mixture with `predict`, or a Pipeline that ends in one.
+        The scorer, for a clusterer or mixture with `predict`, or a Pipeline that ends with one.
+
+    See Also
+    --------
+    make_embedding_scorer : The same for embeddings.
+    get_scorer : Ready scorers by name.
 
     Examples
     --------
@@ -388,10 +417,10 @@ def make_cluster_scorer(score_func, *, greater_is_better=True, **kwargs):
 
 
 def finite_separation(X, y, *, quantile=0.0):
-    """Mean category separation over the concepts that have a finite one.
+    """Average the category separation over concepts with a finite value.
 
-    A fold in which a concept has one row, or rows that all coincide, still gets a score; NaN
-    where no concept is left.
+    So a fold has a score even if a concept has one row or coinciding rows. It is NaN if no concept
+    has a finite value.
     """
     values = category_separation(X, y, quantile=quantile, average=None)
     values = values[np.isfinite(values)]
@@ -399,18 +428,18 @@ def finite_separation(X, y, *, quantile=0.0):
 
 
 def silhouette(X, y):
-    """Mean silhouette of all concepts, as scikit-learn has it, with labels checked as here."""
+    """Compute scikit-learn's mean silhouette of all concepts, with checked labels."""
     X, _, codes = check_embeddings(X, y, min_concepts=2)
     return silhouette_score(X, codes)
 
 
 def n_clusters(y, labels):
-    """Count clusters; -1 is none."""
+    """Count clusters, without -1."""
     return np.setdiff1d(labels, [NOISE]).size
 
 
 def mean_of(evaluation, *, column):
-    """Average a column of what `evaluate` gives over samples and layers; NaN is left out."""
+    """Average a column of an evaluation over samples and layers, without NaN."""
     return evaluation[column].mean()
 
 
@@ -440,7 +469,11 @@ def get_scorer_names():
     Returns
     -------
     list of str
-        Sorted.
+        The sorted names.
+
+    See Also
+    --------
+    get_scorer : Get one of these scorers.
 
     Examples
     --------
@@ -457,28 +490,30 @@ def get_scorer(scoring):
     Parameters
     ----------
     scoring : str or list of str
-        One of :func:`get_scorer_names`, or several for multi-metric scoring. Scorers of
+        One of :func:`get_scorer_names`, or several names for multi-metric scoring. Scorers of
         embeddings ("separation", "robust_separation", "silhouette", "r_precision",
-        "precision_at_*", "mean_average_precision_at_*") take a transformer or a Pipeline; scorers
-        of clusters ("purity", "penalized_purity", "neg_n_clusters") take a clusterer or mixture
-        with `predict`, or a Pipeline that ends in one. "heldout_iou", "iou_gain" and "iou" take a
-        LoCETransformer or MaskedMeanTransformer, or a Pipeline that begins with one, and no y: they
-        are means of columns of its ``evaluate(X, cv=2)``, where NaN is left out.
+        "precision_at_*", "mean_average_precision_at_*") accept a transformer or a Pipeline. Scorers
+        of clusters ("purity", "penalized_purity", "neg_n_clusters") accept a clusterer or mixture
+        with `predict`, or a Pipeline that ends with one. "heldout_iou", "iou_gain" and "iou" accept
+        a LoCETransformer or MaskedMeanTransformer, or a Pipeline that starts with one. They need no
+        y, and average columns of ``evaluate(X, cv=2)`` without NaN.
 
     Returns
     -------
     ConceptScorer or MultiConceptScorer
-        To pass as ``scoring=`` to ``GridSearchCV`` or ``cross_validate``; with several, name one
-        of them in ``refit=``. The separations leave out concepts that have no finite one.
+        The scorer, for ``scoring=`` of ``GridSearchCV`` or ``cross_validate``. With several names,
+        set ``refit=`` to one of them. The separations ignore concepts without a finite value.
 
     Raises
     ------
     ValueError
-        If a name is unknown, or there is none.
+        If a name is unknown, or there is no name.
 
     See Also
     --------
-    sklearn_loce.LoCETransformer.evaluate : What held-out IoU and gain are.
+    get_scorer_names : The known names.
+    make_embedding_scorer : A scorer from any metric of embeddings.
+    sklearn_loce.LoCETransformer.evaluate : The definitions of held-out IoU and gain.
 
     Examples
     --------
@@ -500,11 +535,9 @@ def get_scorer(scoring):
     """
     if not isinstance(scoring, str):
         if scoring is None or not len(scoring):
-            raise ValueError(
-                f"scoring={scoring!r} names no scorer; choose from get_scorer_names()."
-            )
+            raise ValueError(f"scoring={scoring!r} has no scorer; choose from get_scorer_names().")
         return MultiConceptScorer({name: get_scorer(name) for name in scoring})
     if scoring in _SCORERS:
-        return copy(_SCORERS[scoring])  # whose requests may be set
+        return copy(_SCORERS[scoring])  # requests of the copy may be set
     close = get_close_matches(scoring, _SCORERS, n=3, cutoff=0.4) or get_scorer_names()
-    raise ValueError(f"{scoring!r} is no scorer; did you mean {', '.join(map(repr, close))}?")
+    raise ValueError(f"{scoring!r} is not a scorer; did you mean {', '.join(map(repr, close))}?")

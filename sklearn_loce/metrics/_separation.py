@@ -1,4 +1,4 @@
-"""How far apart, and how entangled, concepts lie in an embedding space."""
+"""Separation and overlap of concepts in an embedding space."""
 
 from itertools import combinations
 from numbers import Real
@@ -18,7 +18,7 @@ from .._distances import (
 from .._validation import average_concepts, check_embeddings
 from ._quantiles import quantile_between, quantile_within
 
-# The reference divides by the largest distance plus this, so that duplicates divide by no zero.
+# The published code adds this to the largest distance, to avoid a division by zero.
 REFERENCE_EPSILON = 1e-6
 
 _PARAMETERS = {
@@ -35,11 +35,11 @@ _QUANTILE = {"quantile": [Interval(Real, 0, 1, closed="left")]}
     prefer_skip_nested_validation=True,
 )
 def category_separation(X, y, *, metric="euclidean", quantile=0.0, average="macro", verbose=0):
-    """Distance from a concept to the nearest other one, relative to the concept's own spread.
+    """Compute the distance of a concept to the nearest other concept, relative to its spread.
 
-    For each concept: the smallest distance from one of its rows to a row of any other concept,
-    divided by the mean distance between two of its own rows. Above 1, every foreign row is
-    farther away than the concept's own rows are on average.
+    The separation of a concept is the ratio of two distances: the smallest distance from one of its
+    rows to a foreign row, and the mean distance between two of its own rows. If it exceeds 1, all
+    foreign rows are farther away than the average row of the concept.
 
     Parameters
     ----------
@@ -48,32 +48,39 @@ def category_separation(X, y, *, metric="euclidean", quantile=0.0, average="macr
     y : array-like of shape (n_samples,)
         Concept of each row; at least two concepts.
     metric : str or callable, default="euclidean"
-        Any metric of :func:`sklearn.metrics.pairwise_distances` but "precomputed", those for
-        booleans, and "seuclidean" and "mahalanobis", which change with the rows compared.
+        Any metric of :func:`sklearn.metrics.pairwise_distances`, except "precomputed", metrics for
+        booleans, and "seuclidean" and "mahalanobis", which depend on all rows.
     quantile : float in [0, 1), default=0.0
-        Quantile of the distances between the concept's rows and all foreign rows that stands
-        above the fraction. With 0.0, the reference's minimum, one outlier decides; with 0.05, up
-        to about one row in twenty does not.
+        Numerator of the ratio: this quantile of the distances between rows of the concept and
+        foreign rows. With 0.0, the minimum of the published code, one outlier decides the result.
+        With 0.05, outliers of up to about one row in twenty do not matter.
     average : {"macro", None}, default="macro"
-        Mean over concepts, or with None one value per concept.
+        Whether to average over concepts. None returns one value per concept.
     verbose : int, default=0
-        With 1 or more, a progress bar over the rows, or with a `quantile` over the concepts.
+        With 1 or more, show a progress bar over the rows, or over the concepts with a `quantile`.
 
     Returns
     -------
     float or ndarray of shape (n_concepts,), dtype float64
-        Concepts come in the order of ``np.unique(y)``. A concept with one row has no spread: NaN,
-        left out of the mean (which is NaN where every concept has one row). A concept whose rows
-        all coincide: infinite, or 0.0 where a foreign row coincides with them too.
+        The separation; concepts in the order of ``np.unique(y)``. A concept with one row has no
+        spread, so its value is NaN and does not enter the mean. If all concepts have one row, the
+        mean is NaN. If all rows of a concept coincide, its value is infinite, or 0.0 if a foreign
+        row coincides with them.
 
     Raises
     ------
     ValueError
-        If there are fewer than two concepts, or X and y do not fit.
+        If there are fewer than two concepts, or X and y differ in length.
+
+    See Also
+    --------
+    pairwise_separation : Separation of each pair of concepts.
+    overlap_ratio : Share of rows that lie nearer to another concept.
 
     Notes
     -----
-    The "category separation" of Mikriukov, Schwalbe and Bade (IJCV 2025), where `quantile` is 0.
+    With ``quantile=0``, this is the "category separation" of Mikriukov, Schwalbe and Bade (IJCV
+    2025).
 
     Examples
     --------
@@ -103,7 +110,7 @@ def category_separation(X, y, *, metric="euclidean", quantile=0.0, average="macr
 
 
 def _mean_within(X, codes, n_concepts, metric, bar):
-    """Mean distance between two rows of a concept, NaN for a concept with one row."""
+    """Average the distances between two rows of each concept; NaN for a concept with one row."""
     counts = np.bincount(codes)
     sums = sums_within_concept(X, codes, n_concepts, metric, bar=bar)
     totals = np.bincount(codes, weights=sums)
@@ -119,9 +126,9 @@ def _ratio(above, below):
 
 @validate_params({**_PARAMETERS, **_QUANTILE}, prefer_skip_nested_validation=True)
 def pairwise_separation(X, y, *, metric="euclidean", quantile=0.0, verbose=0):
-    """Smallest distance between two concepts, relative to the largest distance in their union.
+    """Compute the smallest distance of two concepts, relative to the largest in their union.
 
-    ``min d(i in A, j in B) / (max d(i, j in A and B together) + 1e-6)`` for concepts A and B.
+    For concepts A and B, this is ``min d(i in A, j in B) / (max d(i, j in A or B) + 1e-6)``.
 
     Parameters
     ----------
@@ -130,30 +137,36 @@ def pairwise_separation(X, y, *, metric="euclidean", quantile=0.0, verbose=0):
     y : array-like of shape (n_samples,)
         Concept of each row; at least two concepts.
     metric : str or callable, default="euclidean"
-        Any metric of :func:`sklearn.metrics.pairwise_distances` but "precomputed", those for
-        booleans, and "seuclidean" and "mahalanobis", which change with the rows compared.
+        Any metric of :func:`sklearn.metrics.pairwise_distances`, except "precomputed", metrics for
+        booleans, and "seuclidean" and "mahalanobis", which depend on all rows.
     quantile : float in [0, 1), default=0.0
         This quantile of the distances between A and B is divided by the ``1 - quantile`` quantile
-        of all distances in the union. With 0.0, the reference's minimum and maximum, one outlier
-        decides; with 0.05, up to about one row in twenty does not.
+        of all distances in the union. With 0.0, the minimum and maximum of the published code, one
+        outlier decides the result. With 0.05, outliers of up to about one row in twenty do not
+        matter.
     verbose : int, default=0
-        With 1 or more, a progress bar over the rows, or with a `quantile` over pairs of
-        concepts.
+        With 1 or more, show a progress bar over the rows, or over pairs of concepts with a
+        `quantile`.
 
     Returns
     -------
     ndarray of shape (n_concepts, n_concepts), dtype float64
-        Symmetric, in [0, 1) where `quantile` is 0, with a diagonal of 0; concepts in the order of
-        ``np.unique(y)``.
+        Symmetric matrix with a diagonal of 0; concepts in the order of ``np.unique(y)``. With
+        ``quantile=0``, values are in [0, 1).
 
     Raises
     ------
     ValueError
-        If there are fewer than two concepts, or X and y do not fit.
+        If there are fewer than two concepts, or X and y differ in length.
+
+    See Also
+    --------
+    pairwise_silhouette : A separation in which all rows count.
+    sklearn_loce.plotting.SeparationDisplay : Draw the matrix.
 
     Notes
     -----
-    The separation matrix of Mikriukov, Schwalbe and Bade (IJCV 2025), where `quantile` is 0.
+    With ``quantile=0``, this is the separation matrix of Mikriukov, Schwalbe and Bade (IJCV 2025).
 
     Examples
     --------
@@ -174,7 +187,7 @@ def pairwise_separation(X, y, *, metric="euclidean", quantile=0.0, verbose=0):
 
 
 def _extremes(X, codes, n_concepts, metric, verbose):
-    """Smallest distance between two concepts, and largest in their union."""
+    """Find the smallest distance between two concepts, and the largest in their union."""
     with show_rows(len(X), verbose) as bar:
         nearest, farthest = extremes_by_concept(
             X, codes, n_concepts, metric, farthest=True, bar=bar
@@ -183,14 +196,14 @@ def _extremes(X, codes, n_concepts, metric, verbose):
     np.minimum.at(gaps, codes, nearest)
     widths *= -1
     np.maximum.at(widths, codes, farthest)
-    # Alone in its concept, a row is at no distance from its kin.
+    # A row without others of its concept has no distance inside it.
     inside = np.maximum(widths.diagonal(), 0.0)
     np.fill_diagonal(gaps, 0.0)
     return gaps, np.maximum(widths, np.maximum.outer(inside, inside))
 
 
 def _quantiles(X, codes, n_concepts, metric, quantile, verbose):
-    """Quantile of the distances between two concepts, and upper one of those in their union."""
+    """Compute a lower quantile of distances between two concepts, an upper one in their union."""
     space = RowDistances(X, metric)
     gaps, widths = np.zeros((2, n_concepts, n_concepts))
     pairs = list(combinations(range(n_concepts), 2))
@@ -204,10 +217,10 @@ def _quantiles(X, codes, n_concepts, metric, quantile, verbose):
 
 @validate_params(_PARAMETERS, prefer_skip_nested_validation=True)
 def overlap_ratio(X, y, *, metric="euclidean", verbose=0):
-    """Share of a concept's rows whose nearest neighbor in another concept beats its own kin.
+    """Compute the share of a concept's rows that are closer to another concept.
 
-    Entry (A, B): the share of A's rows whose nearest row of B is strictly closer than their
-    nearest other row of A. The row itself is left out by index, so a duplicate counts as kin.
+    Entry (A, B) is the share of rows of A whose nearest row of B is strictly closer than their
+    nearest other row of A. The row itself is excluded by its index, so duplicates count.
 
     Parameters
     ----------
@@ -216,26 +229,31 @@ def overlap_ratio(X, y, *, metric="euclidean", verbose=0):
     y : array-like of shape (n_samples,)
         Concept of each row; at least two concepts.
     metric : str or callable, default="euclidean"
-        Any metric of :func:`sklearn.metrics.pairwise_distances` but "precomputed", those for
-        booleans, and "seuclidean" and "mahalanobis", which change with the rows compared.
+        Any metric of :func:`sklearn.metrics.pairwise_distances`, except "precomputed", metrics for
+        booleans, and "seuclidean" and "mahalanobis", which depend on all rows.
     verbose : int, default=0
-        With 1 or more, a progress bar over the rows.
+        With 1 or more, show a progress bar over the rows.
 
     Returns
     -------
     ndarray of shape (n_concepts, n_concepts), dtype float64
-        Rows are the concepts that are overlapped, columns those that overlap them, in the order of
-        ``np.unique(y)``; not symmetric; the diagonal is 0. The row of a concept with a single row
-        is NaN off the diagonal: it has no kin to compare with.
+        Rows are the concepts A, and columns the concepts B, in the order of ``np.unique(y)``. The
+        matrix is not symmetric, and its diagonal is 0. If concept A has a single row, its entries
+        are NaN off the diagonal.
 
     Raises
     ------
     ValueError
-        If there are fewer than two concepts, or X and y do not fit.
+        If there are fewer than two concepts, or X and y differ in length.
+
+    See Also
+    --------
+    confused_concepts : Pairs of concepts, ranked by overlap.
+    sklearn_loce.plotting.OverlapDisplay : Draw the matrix.
 
     Notes
     -----
-    The overlap ratio ("A poisoned by B") of Mikriukov, Schwalbe and Bade (IJCV 2025).
+    This is the overlap ratio ("A poisoned by B") of Mikriukov, Schwalbe and Bade (IJCV 2025).
 
     Examples
     --------
@@ -248,23 +266,23 @@ def overlap_ratio(X, y, *, metric="euclidean", verbose=0):
     X, concepts, codes = check_embeddings(X, y, min_concepts=2)
     with show_rows(len(X), verbose) as bar:
         nearest = extremes_by_concept(X, codes, len(concepts), metric, bar=bar)
-    kin = nearest[np.arange(len(X)), codes]
+    own = nearest[np.arange(len(X)), codes]
     counts = np.bincount(codes)
-    beaten = np.zeros((len(concepts), len(concepts)))
-    # Nearest rows at the same distance tie, whatever rounding makes of it.
-    ties = tie_tolerance(np.where(np.isfinite(kin), kin, 0.0), metric)
-    np.add.at(beaten, codes, nearest < (kin - ties)[:, np.newaxis])
-    matrix = np.where(counts > 1, 1.0, np.nan)[:, np.newaxis] * beaten / counts[:, np.newaxis]
+    closer = np.zeros((len(concepts), len(concepts)))
+    # Nearest rows at the same distance are ties, also after rounding.
+    ties = tie_tolerance(np.where(np.isfinite(own), own, 0.0), metric)
+    np.add.at(closer, codes, nearest < (own - ties)[:, np.newaxis])
+    matrix = np.where(counts > 1, 1.0, np.nan)[:, np.newaxis] * closer / counts[:, np.newaxis]
     np.fill_diagonal(matrix, 0.0)
     return matrix
 
 
 @validate_params(_PARAMETERS, prefer_skip_nested_validation=True)
 def pairwise_silhouette(X, y, *, metric="euclidean", verbose=0):
-    """Mean silhouette of each pair of concepts, as if there were no others.
+    """Compute the mean silhouette of each pair of concepts, without the other concepts.
 
-    A separation in which every row has the same say, where :func:`pairwise_separation` is decided
-    by one pair of rows.
+    All rows have equal influence. In :func:`pairwise_separation`, one pair of rows decides the
+    result.
 
     Parameters
     ----------
@@ -273,30 +291,31 @@ def pairwise_silhouette(X, y, *, metric="euclidean", verbose=0):
     y : array-like of shape (n_samples,)
         Concept of each row; at least two concepts.
     metric : str or callable, default="euclidean"
-        Any metric of :func:`sklearn.metrics.pairwise_distances` but "precomputed", those for
-        booleans, and "seuclidean" and "mahalanobis", which change with the rows compared.
+        Any metric of :func:`sklearn.metrics.pairwise_distances`, except "precomputed", metrics for
+        booleans, and "seuclidean" and "mahalanobis", which depend on all rows.
     verbose : int, default=0
-        With 1 or more, a progress bar over the rows.
+        With 1 or more, show a progress bar over the rows.
 
     Returns
     -------
     ndarray of shape (n_concepts, n_concepts), dtype float64
-        Symmetric, in [-1, 1], with a diagonal of 0; concepts in the order of ``np.unique(y)``. As
-        in scikit-learn, the one row of a concept with a single row has silhouette 0, and so has a
-        row whose distances are all 0.
+        Symmetric matrix in [-1, 1] with a diagonal of 0; concepts in the order of
+        ``np.unique(y)``. As in scikit-learn, the silhouette of a row is 0 if it is the only row of
+        its concept, or if its distances are all 0.
 
     Raises
     ------
     ValueError
-        If there are fewer than two concepts, or X and y do not fit.
+        If there are fewer than two concepts, or X and y differ in length.
 
     See Also
     --------
     sklearn.metrics.silhouette_score : The silhouette of all concepts together.
+    pairwise_separation : The gap between two concepts.
 
     Notes
     -----
-    The silhouette is that of Rousseeuw (1987), computed on the rows of two concepts.
+    This is the silhouette of Rousseeuw (1987), computed on the rows of two concepts.
 
     Examples
     --------

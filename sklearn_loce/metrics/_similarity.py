@@ -1,4 +1,4 @@
-"""How alike layers or models lay out the same rows."""
+"""Similarity of the embeddings of layers or models."""
 
 from itertools import combinations
 
@@ -12,7 +12,7 @@ from ._rows import align, check_layers
 
 
 def linear_cka(X, Y):
-    """Linear centered kernel alignment of two embeddings of the same rows.
+    """Compute the linear centered kernel alignment of two embeddings of the same rows.
 
     Parameters
     ----------
@@ -24,18 +24,22 @@ def linear_cka(X, Y):
     Returns
     -------
     float
-        In [0, 1]; 1 where one is the other up to rotation, scale and offset. NaN where all rows
-        of one of them coincide up to rounding.
+        Similarity in [0, 1]. It is 1 if the embeddings are equal up to rotation, scale and offset.
+        It is NaN if all rows of an embedding coincide up to rounding.
 
     Raises
     ------
     ValueError
         If the numbers of rows differ.
 
+    See Also
+    --------
+    compare_similarity : Linear CKA of each pair of layers.
+
     Notes
     -----
-    Kornblith, Norouzi, Lee and Hinton, *Similarity of Neural Network Representations Revisited*,
-    ICML 2019, equation 3 with linear kernels.
+    The definition is that of Kornblith, Norouzi, Lee and Hinton, *Similarity of Neural Network
+    Representations Revisited*, ICML 2019, equation 3 with linear kernels.
 
     Examples
     --------
@@ -60,7 +64,7 @@ def linear_cka(X, Y):
 
 
 def _center(X):
-    """Center and scale to norm 1; None where all rows coincide up to rounding."""
+    """Center and scale to norm 1. Return None if all rows coincide up to rounding."""
     largest = np.abs(X).max()
     if largest == 0:
         return None
@@ -73,13 +77,13 @@ def _center(X):
 
 @validate_params({"layers": [dict]}, prefer_skip_nested_validation=True)
 def compare_similarity(layers):
-    """Linear CKA of every pair of layers or models.
+    """Compute the linear CKA of every pair of layers or models.
 
     Parameters
     ----------
     layers : dict of str to array-like of shape (n_samples, n_features)
-        Embeddings by layer or model, matched by index where all are DataFrames, else by position.
-        Rows that are not finite in every layer are left out.
+        Embeddings by layer or model. Rows are matched by index if all are DataFrames, otherwise by
+        position. Rows that are not finite in every layer are omitted.
 
     Returns
     -------
@@ -91,6 +95,11 @@ def compare_similarity(layers):
     ValueError
         If lengths or indexes differ, there are fewer than two layers, or fewer than two rows are
         finite in all of them.
+
+    See Also
+    --------
+    linear_cka : Linear CKA of two embeddings.
+    compare_layers : Compare layers by their scores.
 
     Notes
     -----
@@ -107,7 +116,7 @@ def compare_similarity(layers):
     """
     check_layers(layers)
     if len(layers) < 2:
-        raise ValueError(f"layers holds {list(layers)}; pass at least two to compare.")
+        raise ValueError(f"layers has {list(layers)}; pass at least two to compare.")
     if all(isinstance(X, pd.DataFrame) for X in layers.values()):
         y = pd.Series("", index=next(iter(layers.values())).index)
     else:
@@ -117,8 +126,8 @@ def compare_similarity(layers):
     finite = {name: X[rows.finite] for name, X in rows.layers.items()}
     if rows.finite.sum() < 2:
         raise ValueError(
-            f"{rows.finite.sum()} rows are finite in every layer, and two are needed; leave out "
-            "the layer that fails."
+            f"{rows.finite.sum()} rows are finite in every layer, but two are needed; omit the "
+            "layer that fails."
         )
     return pd.DataFrame(
         [

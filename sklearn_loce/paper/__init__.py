@@ -1,13 +1,13 @@
-"""The paper's experiments, as one command.
+"""Repeat the experiments of the paper, by one command or one function.
 
 ``python -m sklearn_loce.paper --out FOLDER`` repeats the experiments of Mikriukov, Schwalbe and
-Bade (IJCV 2025) on drawn scenes, in some minutes. ``--coco FOLDER`` takes COCO's validation set and
-the paper's six networks, and downloads what is missing. The command writes tables as CSV and
-Markdown, and figures as PDF. Where it was interrupted, the same command goes on.
+Bade (IJCV 2025) on drawn scenes, in a few minutes. ``--coco FOLDER`` uses the validation set of
+COCO and the six networks of the paper, and downloads what is missing. The command writes tables as
+CSV and Markdown, and figures as PDF. After an interruption, the same command continues.
 
-For scripts, :func:`reproduce` takes any table of samples and any networks. ``CONCEPTS`` are the
-paper's 19 concepts of COCO, ``NETWORKS`` its networks and layers by name, each a :class:`Network`,
-and ``K`` its numbers of neighbors.
+Scripts call :func:`reproduce` with any table of samples and any networks. ``CONCEPTS`` are the 19
+concepts of the paper. ``NETWORKS`` maps the names of its networks to a :class:`Network` with its
+layers. ``K`` are its numbers of neighbors.
 """
 
 from importlib import import_module

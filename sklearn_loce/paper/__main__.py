@@ -21,31 +21,39 @@ def parse(arguments):
         type=_positive,
         default=24,
         metavar="N",
-        help="draw so many scenes; 24 by default",
+        help="number of drawn scenes; 24 by default",
     )
-    add("--coco", metavar="DIR", help="COCO's validation set of 2017, downloaded there if missing")
+    add(
+        "--coco",
+        metavar="DIR",
+        help="folder of COCO's validation set of 2017, which is downloaded if missing",
+    )
     add("--annotations", metavar="FILE", help="any file in COCO's format; needs --images")
     add = parser.add_argument
     add("--images", metavar="DIR", help="folder of the images of --annotations")
-    add("--concepts", nargs="+", help="names of categories; the paper's 19 for --coco, else all")
-    add("--max-images", type=_positive, metavar="N", help="take the first images alone")
+    add(
+        "--concepts",
+        nargs="+",
+        help="names of categories; by default the paper's 19 for --coco, otherwise all",
+    )
+    add("--max-images", type=_positive, metavar="N", help="use the first N images only")
     add("--networks", nargs="+", metavar="NAME", help=f"{', '.join(NETWORKS)}, or torchvision's")
-    add("--layers", nargs="+", metavar="LAYER", help="layers of a network that isn't the paper's")
+    add("--layers", nargs="+", metavar="LAYER", help="layers of a network that is not in the paper")
     add(
         "--draws",
         type=_positive,
         default=50,
         metavar="N",
-        help="draws in which layers are compared",
+        help="number of draws in the comparison of layers; 50 by default",
     )
     add(
         "--rows",
         type=_positive,
         metavar="N",
-        help="most rows of a concept in a draw: 100, of scenes 20",
+        help="maximum rows of a concept in a draw; by default 100, or 20 for scenes",
     )
-    add("--device", help="such as cuda; where the network is, if left out")
-    add("--jobs", type=int, metavar="N", help="worker processes")
+    add("--device", help="device such as cuda; by default the device of the network")
+    add("--jobs", type=int, metavar="N", help="number of worker processes")
     add("--out", type=Path, default=Path("paper"), metavar="DIR", help="folder to write to")
     options = parser.parse_args(arguments)
     if (options.annotations is None) != (options.images is None):
@@ -81,7 +89,7 @@ def load_samples(parser, options):
 
 
 def find_networks(parser, options):
-    """Give the networks by name."""
+    """Return the networks by name."""
     names = options.networks
     if names is None:
         return NETWORKS if options.coco or options.annotations else _SCENES
@@ -89,7 +97,7 @@ def find_networks(parser, options):
         return {names[0]: _name_layers(names[0], tuple(options.layers))}
     if unknown := [name for name in names if name not in NETWORKS]:
         parser.error(
-            f"{unknown} are not the paper's networks, {list(NETWORKS)}; say their --layers"
+            f"{unknown} are not among the paper's networks {list(NETWORKS)}; pass their --layers"
         )
     return {name: NETWORKS[name] for name in names}
 
@@ -100,7 +108,7 @@ def _name_layers(name, layers):
 
 
 def main(arguments=None):
-    """Repeat the experiments that the command line asks for."""
+    """Run the experiments of the command line."""
     parser, options = parse(arguments)
     networks = find_networks(parser, options)
     how = {"n_draws": options.draws, "rows_per_concept": options.rows}

@@ -1,4 +1,4 @@
-"""The paper's experiments on one network; each gives a table."""
+"""The paper's experiments on one network. Each returns a table."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -28,14 +28,14 @@ from ..segmentation import ConceptSegmenter, Net2VecSegmenter
 from ..utils import UnsupervisedUMAP
 from ._networks import K
 
-SEED = 42  # the published code's
+SEED = 42  # seed of the published code
 CLUSTERINGS = {
     "relaxed": ConceptAgglomerative(purity=0.8, size=0.05),
     "strict": ConceptAgglomerative(purity=0.9, size=0.025),
 }
 PERCENTS = (5, 10, 20)
-ALL = "all"  # stands for all concepts in a table
-# The components are many where labels are ignored; none of the published code's is dropped there.
+ALL = "all"  # label of all concepts in a table
+# Without labels, the published code drops no component.
 _UNLABELED = {"per_concept": False, "min_weight": 0}
 
 
@@ -50,9 +50,9 @@ class Case:
     samples : DataFrame
         With the columns ``image``, ``mask``, ``concept`` and ``image_id``, and an index from 0.
     n_draws : int
-        How often layers are compared.
+        Number of draws in the comparison of layers.
     n_rows : int
-        Most rows of a concept where some are drawn.
+        Maximum number of rows of a concept in draws.
     others : dict
         Further parameters of the transformer, such as ``memory``.
     """
@@ -65,47 +65,47 @@ class Case:
     others: dict
 
     def embedder(self, layer=None, preprocess="paper"):
-        """Make the paper's transformer for one layer, or for all."""
-        # A mask of some pixels can lose them at 100 x 100: such a LoCE failed.
+        """Return the paper's transformer for one layer, or for all layers."""
+        # A small mask may be empty at 100 x 100 pixels. Its LoCE counts as failed.
         how = {"objective": "net2vec", "preprocess": preprocess, "on_empty": "nan", **self.others}
         return LoCETransformer(self.model, list(self.layers) if layer is None else layer, **how)
 
     @cached_property
     def drawn(self):
-        """Give up to ``n_rows`` rows of each concept, for what is slow for many."""
+        """Up to ``n_rows`` rows of each concept, for slow experiments."""
         mixed = self.samples.sample(frac=1, random_state=SEED)
         return mixed.groupby("concept", sort=False).head(self.n_rows).sort_index()
 
     @cached_property
     def rows(self):
-        """Give the IoU of all rows at each layer."""
+        """The IoU of all rows at each layer."""
         return evaluate(self, self.samples)
 
     @cached_property
     def embeddings(self):
-        """Give {layer: DataFrame of the vectors of all rows}."""
+        """The vectors of all rows, as {layer: DataFrame}."""
         return _split(self.embedder().fit(self.samples), self.samples)
 
     def drawn_embeddings(self, layer):
-        """Give vectors and concepts of the drawn rows, without those that failed."""
+        """Return vectors and concepts of the drawn rows, without those that failed."""
         found = self.embeddings[layer].loc[self.drawn.index].dropna()
         return found.to_numpy(), self.drawn["concept"].loc[found.index].to_numpy()
 
     def finite(self, layer):
-        """Give vectors and concepts of all rows, without those that failed."""
+        """Return vectors and concepts of all rows, without those that failed."""
         found = self.embeddings[layer].dropna()
         return found.to_numpy(), self.samples["concept"].loc[found.index].to_numpy()
 
 
 def _split(loce, samples):
-    """Transform rows, and give {layer: DataFrame of its part}."""
+    """Transform rows, and return {layer: DataFrame of its features}."""
     parts = np.split(loce.transform(samples), np.cumsum(loce.n_channels_)[:-1], axis=1)
     frames = [pd.DataFrame(part, index=samples.index) for part in parts]
     return dict(zip(loce.layers_, frames, strict=True))
 
 
 def evaluate(case, samples, preprocess="paper"):
-    """Give the IoU of each row and layer, with its concept."""
+    """Return the IoU of each row and layer, with its concept."""
     rows = case.embedder(preprocess=preprocess).fit(samples).evaluate(samples)
     return rows[["layer", "iou", "failed"]].join(samples["concept"])
 
@@ -150,7 +150,7 @@ def measure_shapes(case):
 
 
 def put_first(table, *names):
-    """Put some columns before the others."""
+    """Move columns to the front."""
     return table[[*names, *table.columns.drop(list(names))]]
 
 
@@ -170,13 +170,13 @@ def measure_draws(case):
 
 
 def find_k(concepts):
-    """Give the paper's numbers of neighbors, as far as a concept has so many to find."""
+    """Return the paper's numbers of neighbors that a concept can reach."""
     most = np.unique(concepts, return_counts=True)[1].max() - 1
     return [k for k in K if k <= most]
 
 
 def measure_retrieval(case):
-    """Measure precision at the paper's k, of each concept and on average over concepts."""
+    """Measure precision at the paper's k, per concept and averaged over concepts."""
     tables = []
     for layer in case.layers:
         X, y = case.finite(layer)
@@ -208,7 +208,7 @@ def measure_separation(case):
 
 
 def make_map(case):
-    """Bring the drawn rows of each layer into the plane, by UMAP with 5 % of them as neighbors."""
+    """Map the drawn rows of each layer to the plane, by UMAP with 5 % of them as neighbors."""
     tables = []
     for layer in case.layers:
         X, y = case.drawn_embeddings(layer)
@@ -220,12 +220,12 @@ def make_map(case):
 
 
 def make_mixture(max_components=5, **how):
-    """Make the published code's mixture, which needs no number of rows for a component."""
+    """Return the mixture of the published code, without a minimum of rows per component."""
     return ConceptGaussianMixture(max_components, rows_per_component=1, random_state=0, **how)
 
 
 def measure_mixtures(maps):
-    """Count the components of each concept in the plane; and for all of them, without labels."""
+    """Count the components in the plane, per concept and without labels."""
     tables = []
     for layer, rows in maps.groupby("layer", sort=False):
         U, y = rows[["x", "y"]].to_numpy(), rows["concept"].to_numpy()
@@ -245,16 +245,16 @@ def measure_mixtures(maps):
 
 
 def find_noises():
-    """Give (name, percent, noise); the percent is as the published code counts."""
+    """Return (name, percent, noise), with the percentages of the published code."""
     for percent in PERCENTS:
         yield "Gaussian", percent, GaussianNoise(percent)
-        # There, each of three draws replaces so many pixels, some of them again.
+        # The published code replaces pixels in three draws, some of them repeatedly.
         share = 100 * (1 - np.exp(-3 * percent / 100))
         yield "salt and pepper", percent, SaltAndPepperNoise(float(share))
 
 
 def measure_noise(case):
-    """Measure optimization under noise, and the cosine of its LoCEs to those without."""
+    """Measure optimization under noise, and the cosine to LoCEs without noise."""
     clean = {layer: found.loc[case.drawn.index] for layer, found in case.embeddings.items()}
     rows = [case.rows.loc[case.drawn.index].assign(noise="none", percent=0, cosine=1.0)]
     for name, percent, noise in find_noises():
@@ -272,7 +272,7 @@ def _median_cosine(first, second):
 
 
 def measure_segmentation(case, layer):
-    """Compare GloCE and Net2Vec on a fifth of the images, which neither has seen."""
+    """Compare GloCE and Net2Vec on a fifth of the images, without training on them."""
     split = GroupShuffleSplit(1, test_size=0.2, random_state=SEED)
     parts = next(split.split(case.drawn, groups=case.drawn["image_id"]))
     seen, unseen = (case.drawn.iloc[part] for part in parts)

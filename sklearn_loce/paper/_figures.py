@@ -1,4 +1,4 @@
-"""Figures of the paper's experiments, of their tables."""
+"""Draw the figures of the paper's experiments from their tables."""
 
 from contextlib import contextmanager
 
@@ -18,7 +18,7 @@ from ._experiments import ALL, find_k, make_mixture
 
 @contextmanager
 def _open_axes(xlabel, ylabel):
-    """Give the axes of a figure as wide as a column."""
+    """Return the axes of a figure in the width of a column."""
     import matplotlib.pyplot as plt
 
     with plt.rc_context(PAPER_STYLE):
@@ -32,7 +32,7 @@ def draw_map(maps, layer):
     """Draw rows in the plane, with the mixture of each concept."""
     rows = maps[maps["layer"] == layer]
     U = rows[["x", "y"]].to_numpy()
-    # Given as coordinates, they aren't taken for features, and get no names of such.
+    # Pass them as coordinates, because features would have other labels.
     display = ConceptMapDisplay.from_embeddings(
         U, rows["concept"], embedding=U, mixture=make_mixture()
     )
@@ -63,19 +63,19 @@ def draw_overlap(case, layer):
 
 
 def draw_layers(tables, metric):
-    """Draw a metric of all layers; ``tables`` are by network, each with mean and std."""
+    """Draw a metric of all layers. ``tables`` has mean and std by network."""
     return LayerComparisonDisplay.from_table(tables, metric).figure_
 
 
 def compare_iou(optimization):
-    """Give {network: table of mean and std of the IoU by layer}."""
+    """Return {network: table of mean and std of the IoU by layer}."""
     rows = optimization[optimization["concept"] == ALL]
     rows = rows.rename(columns={"mean_iou": "mean", "std_iou": "std"}).assign(metric="IoU")
     return dict(iter(rows.groupby("network", sort=False)))
 
 
 def compare_draws(draws):
-    """Give {network and clustering: table of compare_layers}."""
+    """Return {network and clustering: table of compare_layers}."""
     groups = draws.groupby(["network", "clustering"], sort=False)
     return {f"{network}, {clustering}": table for (network, clustering), table in groups}
 

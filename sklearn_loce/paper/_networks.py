@@ -16,18 +16,18 @@ _PEELED = ("AutoShape", "DetectMultiBackend")
 
 @dataclass(frozen=True)
 class Network:
-    """A network with the layers that are compared.
+    """A network and the layers to compare.
 
     Parameters
     ----------
     source : torch.nn.Module, TorchModel or callable
-        The network, or a builder: a function without arguments that gives it.
+        The network, or a builder: a function without arguments that returns it.
     layers : tuple of str
         Dotted names of its layers.
 
     See Also
     --------
-    reproduce : Takes networks by name.
+    reproduce : Run the experiments on networks by name.
     sklearn_loce.list_layers : The layers of a network.
 
     Examples
@@ -47,17 +47,29 @@ class Network:
         Parameters
         ----------
         name : str
-            What to call it where it can't be built.
+            Name of the network in error messages.
 
         Returns
         -------
         TorchModel
-            A handle on it.
+            A handle on the network.
 
         Raises
         ------
         RuntimeError
-            If a package is missing, or weights can't be downloaded.
+            If a package is missing, or weights cannot be downloaded.
+
+        See Also
+        --------
+        reproduce : Opens each network in turn.
+
+        Examples
+        --------
+        >>> from sklearn_loce.datasets import load_scene_model
+        >>> from sklearn_loce.paper import Network
+        >>> model = Network(load_scene_model, ("features.2",)).open("scenes")
+        >>> type(model).__name__
+        'TorchModel'
         """
         from .. import TorchModel
 
@@ -67,13 +79,13 @@ class Network:
         except Exception as error:
             raise RuntimeError(
                 f"The network {name!r} can't be built: {type(error).__name__}: {error} Install "
-                "what it lacks, connect to the internet for its weights, or name other networks."
+                "missing packages, connect to the internet for weights, or choose other networks."
             ) from error
         return model
 
 
 def build_torchvision(name, weights="DEFAULT"):
-    """Build a network of torchvision by its name, with weights that are downloaded once."""
+    """Build a network of torchvision by its name. Its weights are downloaded once."""
     from torchvision.models import get_model
 
     return get_model(name, weights=weights).eval()
@@ -87,11 +99,11 @@ def build_detr():
 
 
 def build_yolo():
-    """Build YOLOv5s, by code of its own repository, which torch asks to trust."""
+    """Build YOLOv5s from its repository. torch asks for confirmation."""
     from torch import hub
 
-    # Within AutoShape, as the published code loads it: only there are the batch norms part of the
-    # convolutions, whose outputs are the paper's layers.
+    # Load AutoShape, as in the published code, because it merges batch norms into convolutions. The
+    # outputs of these convolutions are the paper's layers.
     network = hub.load("ultralytics/yolov5", "yolov5s", trust_repo="check", device="cpu")
     while type(network).__name__ in _PEELED:
         network = network.model

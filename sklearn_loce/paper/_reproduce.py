@@ -1,4 +1,4 @@
-"""All experiments on all networks, in the order in which each needs the others."""
+"""Run all experiments on all networks, in the order of their dependencies."""
 
 from functools import partial
 from hashlib import blake2b
@@ -47,7 +47,7 @@ _FIGURES = {
     "separation": _figures.draw_separation,
     "overlap": _figures.draw_overlap,
 }
-# Tables and figures of one network, and those of all.
+# Tables and figures of one network, and of all networks.
 _N_STEPS = len(_EXPERIMENTS) + len(_FIGURES) + len(CLUSTERINGS) + 5
 _N_JOINED = len(_EXPERIMENTS) + 8
 
@@ -70,63 +70,68 @@ def reproduce(
 ):
     """Repeat the paper's experiments, and write their tables and figures.
 
-    LoCEs are the paper's, with ``objective="net2vec"`` and ``preprocess="paper"``. They are kept in
-    the folder, and so are tables and figures: after an interruption, the same call goes on.
+    The LoCEs have the settings of the paper, ``objective="net2vec"`` and ``preprocess="paper"``.
+    The folder keeps LoCEs, tables and figures, so the same call continues after an interruption.
 
     Parameters
     ----------
     X : DataFrame
-        The table of samples, with the columns ``image``, ``mask``, ``concept`` and ``image_id``,
-        as :func:`~sklearn_loce.datasets.load_coco` gives it.
+        The table of samples, with the columns ``image``, ``mask``, ``concept`` and ``image_id``, as
+        in :func:`~sklearn_loce.datasets.load_coco`.
     networks : dict of str to Network
-        Networks by name, which is that of their folder.
+        Networks by name. The folder of a network has its name.
     out : str or path
-        Folder to write to.
+        Folder for the results.
     n_draws : int, default=50
-        Number of draws in which layers are compared.
+        Number of draws in the comparison of layers.
     rows_per_concept : int, default=100
-        Most rows of a concept in a draw, in maps and trees, and in the experiments with shapes,
-        noise and segmentation. Optimization, retrieval and separation take all rows.
+        Maximum number of rows of a concept in draws, maps and trees, and in the experiments with
+        shapes, noise and segmentation. Optimization, retrieval and separation use all rows.
     device : str or torch.device, default=None
-        As of :class:`~sklearn_loce.LoCETransformer`.
+        Device of :class:`~sklearn_loce.LoCETransformer`.
     n_jobs : int, default=None
-        As of :class:`~sklearn_loce.LoCETransformer`.
+        Number of workers of :class:`~sklearn_loce.LoCETransformer`.
     verbose : int, default=1
-        With 1 or more, progress bars.
+        With 1 or more, show progress bars.
 
     Returns
     -------
     dict of str to DataFrame
-        The tables of all networks by name, as they lie in ``out``:
+        The tables of all networks by name, which are also in ``out``:
 
-        - "optimization": failed LoCEs and IoU, by layer and concept;
+        - "optimization": failed LoCEs and IoU by layer and concept;
         - "layers": layers ranked by failures, by mean IoU and by both;
-        - "draws": purity and number of clusters of the relaxed and the strict clustering, precision
-          and separation over balanced draws, as of :func:`~sklearn_loce.metrics.compare_layers`;
+        - "draws": results of :func:`~sklearn_loce.metrics.compare_layers` on balanced draws, with
+          purity and number of clusters of the relaxed and the strict clustering;
         - "retrieval": precision at 1 to 40 neighbors;
-        - "separation": separation and overlap of concepts, by pairs;
-        - "mixtures": Gaussians of each concept on UMAP, and without labels;
+        - "separation": separation and overlap of pairs of concepts;
+        - "mixtures": Gaussians after UMAP, per concept and without labels;
         - "shapes": optimization with rectangles and ellipses;
         - "noise": optimization under noise;
-        - "segmentation": GloCE and Net2Vec on unseen images, at each network's best layer.
+        - "segmentation": GloCE and Net2Vec on unseen images, at the best layer of each network.
 
     Raises
     ------
     ValueError
         If X lacks a column or is too small, there is no network, a number is out of range, or the
-        folder holds tables of other settings.
+        folder has tables of other settings.
     RuntimeError
-        If a network can't be built.
+        If a network cannot be built.
 
     Warns
     -----
     UserWarning
-        If concepts with a single row are left out.
+        If concepts with a single row are omitted.
+
+    See Also
+    --------
+    Network : A network and its layers.
+    sklearn_loce.metrics.compare_layers : The comparison of layers alone.
 
     Notes
     -----
-    Mikriukov, Schwalbe and Bade, *Local Concept Embeddings for Analysis of Concept Distributions
-    in Vision DNN Feature Spaces*, IJCV, 2025.
+    The paper is Mikriukov, Schwalbe and Bade, *Local Concept Embeddings for Analysis of Concept
+    Distributions in Vision DNN Feature Spaces*, IJCV, 2025.
 
     Examples
     --------
@@ -155,14 +160,14 @@ def reproduce(
 def _check_samples(X):
     samples = as_samples(X).reset_index(drop=True)
     if absent := [name for name in _NEEDED if name not in samples]:
-        raise ValueError(f"X lacks the columns {absent}; load_coco and the others give them.")
+        raise ValueError(f"X lacks the columns {absent}; the loaders of datasets return them.")
     counts = samples["concept"].value_counts()
     if ALL in counts:
-        raise ValueError(f"The concept {ALL!r} stands for all concepts in tables; rename it.")
+        raise ValueError(f"The name {ALL!r} means all concepts in tables; rename this concept.")
     rare = counts[counts < 2]
     if len(counts) - len(rare) < 2:
         raise ValueError(
-            "Two concepts are needed, with two rows or more each, but there are "
+            "Two concepts are needed with at least two rows each, but there are "
             f"{counts.to_dict()}. Add images."
         )
     if len(rare):
@@ -171,7 +176,7 @@ def _check_samples(X):
 
 
 def _settings(case, digest):
-    """Give what the tables of a network depend on."""
+    """Return the settings that determine the tables of a network."""
     return {
         "samples": digest,
         "weights": digest_model(case.model).hex(),
@@ -191,7 +196,7 @@ def _digest(samples):
 
 
 def run_network(case, results):
-    """Make the tables and figures of one network; give the tables."""
+    """Compute the tables and figures of one network, and return the tables."""
     tables = {"optimization": results.table("optimization", partial(measure_optimization, case))}
     ranked = partial(rank_layers_by_iou, tables["optimization"])
     tables["layers"] = results.table("layers", ranked)
@@ -210,7 +215,7 @@ def run_network(case, results):
 
 
 def join_networks(parts, results):
-    """Write the tables of all networks as one, and the figures that compare networks."""
+    """Write joint tables of all networks, and figures that compare networks."""
     names = next(iter(parts.values()))
     joined = {
         name: pd.concat([p[name].assign(network=k) for k, p in parts.items()]) for name in names

@@ -1,4 +1,4 @@
-"""A folder of tables and figures, each computed once."""
+"""A folder of tables and figures, which are computed once."""
 
 import json
 import os
@@ -10,20 +10,20 @@ import pandas as pd
 
 
 class Results:
-    """Tables and figures in a folder; what is there already is not computed again.
+    """Tables and figures in a folder. Existing files are not computed again.
 
     Parameters
     ----------
     folder : str or path
     settings : dict, default=None
-        What the tables depend on, of JSON's types; ``None`` computes everything anew.
+        Settings that determine the tables, with types of JSON. ``None`` computes everything again.
     bar : tqdm, default=None
-        Moves on with each table and figure.
+        Progress bar over tables and figures.
 
     Raises
     ------
     ValueError
-        If the folder holds tables of other settings.
+        If the folder has tables of other settings.
     """
 
     def __init__(self, folder, settings=None, bar=None):
@@ -33,14 +33,14 @@ class Results:
             self._check_settings(self.folder / "settings.json")
 
     def _check_settings(self, path):
-        # A call that failed before its first table, for a wrong layer, is not in the way.
+        # Settings without tables do not matter, as after a call with a wrong layer.
         if not path.exists() or not any(self.folder.glob("*.csv")):
             _write(path, json.dumps(self.settings, indent=1))
         before = json.loads(path.read_text(encoding="utf-8"))
         changed = sorted(k for k in {*before, *self.settings} if _differ(k, before, self.settings))
         if changed:
             raise ValueError(
-                f"{self.folder} holds tables of other settings: {', '.join(changed)} changed. "
+                f"{self.folder} has tables of other settings: {', '.join(changed)} changed. "
                 "Choose another folder, or delete this one."
             )
 
@@ -51,12 +51,12 @@ class Results:
         ----------
         name : str
         compute : callable
-            Gives a DataFrame.
+            Function that returns a DataFrame.
 
         Returns
         -------
         DataFrame
-            As read from the file, so that it is the same in every run.
+            The table from the file, which is the same in every run.
         """
         path = self.folder / f"{name}.csv"
         with self._step(path) as is_missing:
@@ -67,13 +67,13 @@ class Results:
         return pd.read_csv(path, keep_default_na=False, na_values=[""])
 
     def figure(self, name, draw):
-        """Draw a figure, unless it is there, and write it as PDF.
+        """Draw a figure unless its file exists, and write it as PDF.
 
         Parameters
         ----------
         name : str
         draw : callable
-            Gives a matplotlib Figure.
+            Function that returns a matplotlib Figure.
         """
         import matplotlib.pyplot as plt
 
@@ -81,7 +81,7 @@ class Results:
         with self._step(path) as is_missing:
             if is_missing:
                 figure, part = draw(), path.with_suffix(".part")
-                # Without the date, the same figure is the same file.
+                # Without a date, equal figures have equal files.
                 about = {"CreationDate": None}
                 figure.savefig(part, format="pdf", bbox_inches="tight", metadata=about)
                 plt.close(figure)
@@ -89,7 +89,7 @@ class Results:
 
     @contextmanager
     def _step(self, path):
-        """Name a step in the bar, and say whether its file is missing."""
+        """Show a step in the bar, and return whether its file is missing."""
         if self._bar is not None:
             self._bar.set_description(f"{self.folder.name}: {path.stem}")
         yield self.settings is None or not path.exists()
@@ -102,14 +102,14 @@ def _differ(key, before, now):
 
 
 def _write(path, text):
-    """Write a file whole or not at all."""
+    """Write a file, and leave no partial file after an error."""
     part = path.with_name(f"{path.name}.part")
     part.write_text(text, encoding="utf-8")
     os.replace(part, path)
 
 
 def write_markdown(table):
-    """Write a DataFrame as a Markdown table, with three digits."""
+    """Format a DataFrame as a Markdown table with three digits."""
     numeric = [table[name].dtype.kind in "biuf" for name in table]
     rule = ["---:" if is_number else "---" for is_number in numeric]
     rows = [map(_cell, row) for row in table.itertuples(index=False)]

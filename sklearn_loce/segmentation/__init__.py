@@ -1,8 +1,20 @@
-"""Segmenting unseen images with one vector, or a few, per concept.
+"""Segment concepts in unseen images with one vector, or a few, per concept.
 
 :class:`ConceptSegmenter` generalizes Local Concept Embeddings: the centroid of a concept's LoCEs is
-its global vector (GloCE). :class:`Net2VecSegmenter` optimizes one vector per concept over all
-training images at once, the method that the paper compares with.
+its global vector (GloCE). :class:`Net2VecSegmenter` optimizes one vector per concept on all
+training images at once, as the method of comparison in the paper.
+
+This recipe compares both on images that neither has seen:
+
+>>> from sklearn_loce import LoCETransformer, TorchModel
+>>> from sklearn_loce.datasets import load_scene_model, make_scenes
+>>> from sklearn_loce.segmentation import ConceptSegmenter, Net2VecSegmenter
+>>> train, test = make_scenes(4, random_state=0).data, make_scenes(2, random_state=1).data
+>>> loce = LoCETransformer(TorchModel(load_scene_model), "features.5")
+>>> for segmenter in (ConceptSegmenter(loce), Net2VecSegmenter(loce)):
+...     print(segmenter.fit(train).score(test) > 0.5)
+True
+True
 """
 
 from dataclasses import replace
@@ -29,28 +41,28 @@ from ._projector import ConceptProjector
 
 __all__ = ["ConceptSegmenter", "Net2VecSegmenter"]
 
-# What only AdamW reads, and its default.
+# Parameters that only AdamW uses, and their defaults.
 _OF_STEPS = {"learning_rate": 0.1, "batch_size": 16, "shuffle": True}
 
 
 class ConceptSegmenter(ConceptProjector):
     """Segment concepts in unseen images with the centroids of their LoCEs (GloCE).
 
-    ``fit`` computes one LoCE per training row and averages them: one centroid per concept, or one
-    per cluster inside a concept. ``predict`` projects a concept's centroids onto new images.
+    ``fit`` computes one LoCE per training row, and averages them to one centroid per concept or per
+    cluster inside a concept. ``predict`` projects the centroids of a concept onto new images.
 
     Parameters
     ----------
     loce : LoCETransformer
-        Computes the LoCEs, on one layer. ``fit`` clones it: hold the network by a ``TorchModel``,
-        so that the clone shares its weights. If its objective has a bias, the clone appends it to
-        the vectors.
+        Transformer for the LoCEs of one layer. ``fit`` clones it, so wrap the network in a
+        ``TorchModel``: the clone then shares its weights. If the objective has a bias, the clone
+        appends it to the vectors.
     clusterer : estimator with ``fit_predict``, default=None
-        Finds clusters or mixture components among the LoCEs of one concept; a clone is fitted to
-        each concept with two LoCEs or more. Rows that it labels -1 are left out as outliers.
-        ``None`` makes one centroid per concept.
+        Estimator that finds clusters or mixture components among the LoCEs of one concept. A clone
+        is fitted on each concept with at least two LoCEs. Rows labeled -1 are excluded as outliers.
+        ``None`` computes one centroid per concept.
     threshold : float in [0, 1), default=0.5
-        Pixels whose probability is above it belong to the concept.
+        Pixels whose probability is above the threshold belong to the concept.
 
     Attributes
     ----------
@@ -61,29 +73,30 @@ class ConceptSegmenter(ConceptProjector):
     centroids_ : ndarray of shape (n_vectors, n_features), float64
         Means of L2-normalized LoCEs.
     embeddings_ : ndarray of shape (n_vectors, n_features), float32
-        What is projected: each centroid times the mean L2 norm of its LoCEs.
+        The projected vectors: each centroid times the mean L2 norm of its LoCEs.
     embedding_concepts_ : ndarray of shape (n_vectors,)
-        The concept of each vector; the vectors of one concept stand together.
+        The concept of each vector. Vectors of one concept are adjacent.
     weights_ : ndarray of shape (n_vectors,), float32
-        The share of its concept's LoCEs that went into each vector.
+        The share of its concept's LoCEs that each vector averages.
     labels_ : ndarray of shape (n_samples,), int64
-        The vector that each training row went into; -1 for rows left out.
+        The vector that averages each training row, or -1 for excluded rows.
 
     See Also
     --------
-    Net2VecSegmenter : One vector per concept, optimised over all images.
-    LoCETransformer : The LoCEs.
+    Net2VecSegmenter : One vector per concept, optimized over all images.
+    sklearn_loce.LoCETransformer : The LoCEs.
 
     Notes
     -----
-    A projection is ``sigmoid(upsample(sum_c v_c A_c))``, so that the length of ``v`` decides how
-    steep the probabilities are, and next to nothing about which are above 0.5. A centroid has at
-    most length 1; times the mean norm of its LoCEs, it is as steep as these where they agree and
-    flatter where they don't, and the centroid of a single LoCE is that LoCE.
+    A projection is ``sigmoid(upsample(sum_c v_c A_c))``. The length of ``v`` determines how steep
+    the probabilities are. It hardly changes which pixels are above 0.5. A centroid has at most
+    length 1, so it is scaled by the mean norm of its LoCEs. The projection of the scaled centroid
+    is as steep as those of the LoCEs if these agree, and flatter otherwise. A concept with a single
+    LoCE has this LoCE as its vector.
 
-    Where a concept has several vectors, its probabilities are the mean of theirs, weighted by
-    ``weights_``, as in a mixture. The union of what they draw would be too large: outside the
-    images that it comes from, a vector redraws many other things.
+    If a concept has several vectors, their probabilities are averaged with ``weights_``, as in a
+    mixture. The union of their masks would be too large, because a vector also covers other objects
+    in images that it was not optimized on.
 
     References
     ----------
@@ -125,28 +138,44 @@ class ConceptSegmenter(ConceptProjector):
         X : DataFrame or list of (image, mask) pairs
             The table of samples.
         y : array-like of shape (n_samples,), default=None
-            Concepts; ``None`` takes the column ``concept``.
+            Concept of each row. ``None`` uses the column ``concept``.
         embeddings : array-like of shape (n_samples, n_features), default=None
-            LoCEs of these rows, as ``loce`` gave them, with ``append_bias=True`` if its objective
-            has a bias; then only the probe image of ``loce.fit`` passes the network, and nothing is
-            optimized. ``None`` computes them. Rows with NaN are left out.
+            LoCEs of these rows from ``loce``, with ``append_bias=True`` if its objective has a
+            bias. Then only the probe image of ``loce.fit`` passes the network, and nothing is
+            optimized. ``None`` computes the LoCEs. Rows with NaN are excluded.
         cluster_labels : array-like of shape (n_samples,), default=None
-            Clusters or mixture components found elsewhere: every pair of concept and label gets a
-            centroid. Rows labeled -1 are left out. Not together with ``clusterer``.
+            Given clusters or mixture components. Every pair of concept and label has a centroid.
+            Rows labeled -1 are excluded. ``clusterer`` must be None.
 
         Returns
         -------
-        self : ConceptSegmenter
+        ConceptSegmenter
+            The fitted segmenter itself.
 
         Raises
         ------
         FileNotFoundError
             If an image or a mask file is missing. The message names the rows.
         ValueError
-            If parameters are out of range, ``loce`` has several layers, concepts are missing, no
-            LoCE of a concept is left, the clusterer fails, or shapes don't fit.
+            If parameters are out of range, ``loce`` has several layers, concepts are missing, all
+            LoCEs of a concept are excluded, the clusterer fails, or shapes do not match.
         RuntimeError, StoreError
-            As ``LoCETransformer.transform``.
+            As in ``LoCETransformer.transform``.
+
+        See Also
+        --------
+        predict : Segment the concepts in other images.
+
+        Examples
+        --------
+        >>> from sklearn_loce import LoCETransformer, TorchModel
+        >>> from sklearn_loce.datasets import load_scene_model, make_scenes
+        >>> from sklearn_loce.segmentation import ConceptSegmenter
+        >>> X = make_scenes(2, random_state=0).data
+        >>> loce = LoCETransformer(TorchModel(load_scene_model), "features.5")
+        >>> segmenter = ConceptSegmenter(loce)
+        >>> segmenter.fit(X).embeddings_.shape  # 96 channels and a bias
+        (7, 97)
         """
         if self.clusterer is not None and cluster_labels is not None:
             raise ValueError("Pass cluster_labels, or set clusterer, but not both.")
@@ -165,7 +194,7 @@ class ConceptSegmenter(ConceptProjector):
         return self
 
     def _cluster(self, embeddings, codes):
-        """Label the clusters inside each concept; rows of code -1 are not looked at."""
+        """Label the clusters inside each concept. Rows with code -1 are ignored."""
         labels = np.zeros(len(codes), dtype=np.int64)
         for code, concept in enumerate(self.concepts_.tolist()):
             rows = np.flatnonzero(codes == code)
@@ -181,12 +210,13 @@ class ConceptSegmenter(ConceptProjector):
         return labels
 
     def _average(self, embeddings, codes, clusters, kept):
-        """Set one vector per pair of concept and cluster."""
+        """Compute one vector per pair of concept and cluster."""
         empty = np.setdiff1d(np.arange(len(self.concepts_)), codes[kept])
         if len(empty):
             raise ValueError(
-                f"No LoCE is left of the concepts {self.concepts_[empty].tolist()}: their rows "
-                "hold NaN, which stands for an empty mask, or are labeled -1, for an outlier."
+                f"No LoCE is left of the concepts {self.concepts_[empty].tolist()}: all their rows "
+                "are NaN, because their masks are empty, or have the label -1 of outliers. Drop "
+                "these concepts, or pass other rows or labels."
             )
         pairs = np.column_stack([codes, clusters])[kept]
         groups, members = np.unique(pairs, axis=0, return_inverse=True)
@@ -207,7 +237,7 @@ class ConceptSegmenter(ConceptProjector):
 
 
 def _encode_clusters(cluster_labels, samples):
-    """Give each label a number from 0; -1 stays what it is."""
+    """Encode labels as numbers from 0, and keep -1."""
     labels = column_or_1d(cluster_labels)
     check_consistent_length(samples, labels)
     is_outlier = labels == -1
@@ -216,38 +246,39 @@ def _encode_clusters(cluster_labels, samples):
 
 
 class Net2VecSegmenter(ConceptProjector):
-    """Segment concepts in unseen images with one vector per concept, as Net2Vec does.
+    """Segment concepts in unseen images with one vector per concept, as in Net2Vec.
 
     The vector of a concept is optimized over all its training rows at once, with the objective of
-    the LoCEs: "net2vec", "mse" and "mae" by AdamW in minibatches; "logistic", "jaccard" and "dice",
-    with a bias, by L-BFGS on all images, to the optimum of the mean over rows. Two images per
-    thread are in memory besides the cache, whatever the number of images.
+    the LoCEs. AdamW minimizes "net2vec", "mse" and "mae" in minibatches. L-BFGS minimizes the mean
+    of "logistic", "jaccard" or "dice", with a bias, on all images. The memory contains the cache
+    and two images per thread, for any number of images.
 
     Parameters
     ----------
     loce : LoCETransformer
-        Says what is optimized where: model, one layer, preprocessing, mask size, objective with
-        `alpha`, `tol` and `class_weight`, start and device are taken from it; its learning rate and
-        number of steps have to be left at their defaults. ``fit`` clones it: hold the network by a
-        ``TorchModel``, so that the clone shares its weights.
+        Transformer that defines model, layer, preprocessing, mask size, start, device, and the
+        objective with `alpha`, `tol` and `class_weight`. It must have one layer, and its
+        `learning_rate` and `max_iter` must keep their defaults. ``fit`` clones it, so wrap the
+        network in a ``TorchModel``: the clone then shares its weights.
     learning_rate : float, default=0.1
-        Learning rate of AdamW; not read by L-BFGS, for which it has to be left at its default.
+        Learning rate of AdamW. It must keep its default for L-BFGS.
     max_iter : int, default=None
-        Number of epochs of AdamW, that is passes over the training images, or the most iterations
-        of L-BFGS, each of which takes a pass or a few. None means 20 and 500.
+        Number of epochs of AdamW, or maximum number of iterations of L-BFGS. An epoch is one pass
+        over the training images, and an iteration needs one pass or more. ``None`` means 20
+        and 500.
     batch_size : int, default=16
-        Number of images with a concept after which AdamW takes a step with its vector, by the mean
-        gradient of its rows in them. What is left at the end of an epoch makes a step of its own.
-        Not read by L-BFGS.
+        Number of images with a concept per step of AdamW. A step uses the mean gradient of the
+        concept's rows in these images. The last step of an epoch may have fewer images. L-BFGS does
+        not use it.
     shuffle : bool, default=True
-        Whether the images come in a new random order in each epoch. Not read by L-BFGS.
+        Whether to shuffle the images in each epoch. L-BFGS does not use it.
     cache_size : float, default=200
-        Size in megabytes of the cache for activations and masks. Images beyond it are read again
-        and pass the network in each pass; the result is the same.
+        Size of the cache for activations and masks in megabytes. Images that do not fit are read
+        and passed again in each epoch. The result is the same.
     threshold : float in [0, 1), default=0.5
-        Pixels whose probability is above it belong to the concept.
+        Pixels whose probability is above the threshold belong to the concept.
     random_state : int, RandomState instance or None, default=None
-        Determines the order of the images.
+        Seed for the order of the images.
 
     Attributes
     ----------
@@ -256,28 +287,29 @@ class Net2VecSegmenter(ConceptProjector):
     concepts_ : ndarray of shape (n_concepts,)
         The concepts, sorted.
     embeddings_ : ndarray of shape (n_concepts, n_features), float32
-        The vectors; the bias is the last feature, where the objective has one.
+        The vectors. If the objective has a bias, it is the last feature.
     n_iter_ : ndarray of shape (n_concepts,), int
         Number of epochs or iterations.
     loss_curve_ : ndarray of shape (n_iter, n_concepts), float64
-        Mean loss of each concept's rows during each epoch, or where each iteration starts.
+        Mean loss of each concept's rows during each epoch, or at the start of each iteration.
 
     See Also
     --------
-    ConceptSegmenter : Centroids of LoCEs, which need one pass.
+    ConceptSegmenter : Centroids of LoCEs, which need a single pass.
 
     Notes
     -----
-    With L-BFGS, a concept's vector and bias minimize ``1/n sum_i loss(z_i, t_i) + alpha / 2 * s *
-    ||v||^2`` over its n rows, with the losses of :func:`~sklearn_loce.optimize_loces` and the mean
-    s of the rows' own. For a single row, that is its LoCE with the bias of the optimum.
+    With L-BFGS, the vector and bias of a concept minimize ``1/n sum_i loss(z_i, t_i) + alpha / 2 *
+    s * ||v||^2`` over its n rows. The losses are those of :func:`~sklearn_loce.optimize_loces`, and
+    s is the mean of its s over the rows. For a single row, the result is its LoCE with the fitted
+    bias.
 
     References
     ----------
     .. [1] R. Fong and A. Vedaldi, "Net2Vec: Quantifying and Explaining how Concepts are Encoded by
        Filters in Deep Neural Networks", CVPR, 2018.
     .. [2] G. Mikriukov, G. Schwalbe and K. Bade, "Local Concept Embeddings for Analysis of Concept
-       Distributions in Vision DNN Feature Spaces", IJCV, 2025: the comparison.
+       Distributions in Vision DNN Feature Spaces", IJCV, 2025.
 
     Examples
     --------
@@ -334,27 +366,43 @@ class Net2VecSegmenter(ConceptProjector):
         X : DataFrame or list of (image, mask) pairs
             The table of samples.
         y : array-like of shape (n_samples,), default=None
-            Concepts; ``None`` takes the column ``concept``.
+            Concept of each row. ``None`` uses the column ``concept``.
 
         Returns
         -------
-        self : Net2VecSegmenter
+        Net2VecSegmenter
+            The fitted segmenter itself.
 
         Raises
         ------
         FileNotFoundError
             If an image or a mask file is missing. The message names the rows.
         ValueError
-            If parameters are out of range or not read, ``loce`` has several layers, concepts are
+            If parameters are out of range or not used, ``loce`` has several layers, concepts are
             missing, a mask is empty and ``loce`` has ``on_empty="raise"``, or all masks of a
             concept are empty.
         RuntimeError
-            If another thread runs a network that can't be copied.
+            If another thread runs a network that cannot be copied.
 
         Warns
         -----
         ConvergenceWarning
-            If L-BFGS ends before `tol` is reached.
+            If L-BFGS stops before it reaches `tol`.
+
+        See Also
+        --------
+        predict : Segment the concepts in other images.
+
+        Examples
+        --------
+        >>> from sklearn_loce import LoCETransformer, TorchModel
+        >>> from sklearn_loce.datasets import load_scene_model, make_scenes
+        >>> from sklearn_loce.segmentation import Net2VecSegmenter
+        >>> X = make_scenes(2, random_state=0).data
+        >>> loce = LoCETransformer(TorchModel(load_scene_model), "features.5")
+        >>> segmenter = Net2VecSegmenter(loce)
+        >>> segmenter.fit(X).embeddings_.shape  # 96 channels and a bias
+        (7, 97)
         """
         samples = as_samples(X)
         self._check_loce()
@@ -367,7 +415,7 @@ class Net2VecSegmenter(ConceptProjector):
         return self
 
     def _step_through(self, images, codes):
-        """Take the steps of AdamW."""
+        """Optimize the vectors by AdamW."""
         how = {"learning_rate": float(self.learning_rate), "max_iter": self.max_iter or 20}
         objective = replace(self.loce_._objective, **how)
         device = resolve_device(self.loce_.device, as_module(self.loce_.model))
@@ -381,7 +429,7 @@ class Net2VecSegmenter(ConceptProjector):
 
     @torch.no_grad()
     def _minimize(self, images, codes):
-        """Find the optima by L-BFGS."""
+        """Optimize the vectors by L-BFGS."""
         objective = replace(self.loce_._objective, max_iter=self.max_iter or 500)
         problem = PooledRows(images, codes, len(self.concepts_), objective)
         self._check_masks(problem.n_rows.numpy() > 0)
@@ -402,7 +450,7 @@ class Net2VecSegmenter(ConceptProjector):
             raise ValueError(f"All masks of the concepts {empty} are empty.")
 
     def _check_loce(self):
-        """Check that nothing is left unread: the segmenter has steps of its own, or none."""
+        """Raise an error if a parameter has no effect."""
         steps = self.loce.objective in ADAMW_OBJECTIVES
         for name, default in (("learning_rate", READ_BY["learning_rate"][0]), ("max_iter", None)):
             value = getattr(self.loce, name)

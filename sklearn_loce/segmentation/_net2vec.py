@@ -1,4 +1,4 @@
-"""Net2Vec: one vector per concept for a whole set of images, few of which are in memory."""
+"""Net2Vec: one vector per concept for a set of images that need not fit into memory."""
 
 from contextlib import closing
 from dataclasses import dataclass
@@ -16,15 +16,15 @@ _MEGABYTE = 2**20
 
 @dataclass(frozen=True)
 class ImageRows:
-    """What the optimization needs of one image.
+    """Activations and masks of one image.
 
     Parameters
     ----------
     positions : ndarray of shape (n_rows,), int
-        Places of its rows in the table.
+        Positions of its rows in the table.
     activations : Tensor of shape (n_channels, height, width)
     targets : ndarray of shape (n_rows, H, W), float32
-        Their masks at mask size.
+        Masks of its rows at the mask size.
     """
 
     positions: np.ndarray
@@ -38,22 +38,23 @@ class ImageRows:
 
 
 class ImageStream:
-    """Images of a table with their activations, again and again in any order.
+    """Images of a table with their activations, for repeated passes in any order.
 
-    The first images that fit into the cache are kept there, the others pass the network each time.
+    The cache keeps the first images that fit. The other images pass the network each time.
 
     Parameters
     ----------
     loce : LoCETransformer
-        Fitted, with one layer.
+        Fitted transformer with one layer.
     samples : DataFrame
+        The table of samples.
     cache_size : float
-        In megabytes.
+        Size of the cache in megabytes.
 
     Raises
     ------
     FileNotFoundError, ValueError
-        If images or masks are at fault; the message names the rows.
+        If an image or mask is invalid. The message names the rows.
     """
 
     def __init__(self, loce, samples, cache_size):
@@ -79,7 +80,7 @@ class ImageStream:
         ImageRows
         """
         missing = [self._groups[i] for i in order if i not in self._kept]
-        # Closed at once where the caller stops early: threads pass the next images already.
+        # Close it if the caller stops early, because threads already process the next images.
         with closing(read_images(self._loce, self._samples, missing)) as images:
             for i in order:
                 yield self._kept[i] if i in self._kept else self._read(i, *next(images))
@@ -100,16 +101,16 @@ class ImageStream:
 
 
 class ConceptVectors:
-    """One vector per concept, each with its own AdamW state and its own minibatch.
+    """One vector per concept, with its own AdamW state and minibatch.
 
     Parameters
     ----------
     n_concepts : int
     start : Tensor of shape (n_channels,)
-        Its dtype and device are those of the vectors.
+        Start of all vectors, with their dtype and device.
     objective : AdamWObjective
     batch_size : int
-        Number of images with a concept after which its vector takes a step.
+        Number of images with a concept per step of its vector.
     """
 
     def __init__(self, n_concepts, start, objective, batch_size):
@@ -128,7 +129,7 @@ class ConceptVectors:
         self._n_images = np.zeros(n_concepts, dtype=int)
 
     def add(self, image, codes):
-        """Add an image's gradients; vectors whose minibatch is full take a step.
+        """Add the gradients of an image, and update vectors with a full minibatch.
 
         Parameters
         ----------
@@ -156,18 +157,18 @@ class ConceptVectors:
         return self._objective.losses(projections.cpu(), image.targets, weights.cpu()).numpy()
 
     def flush(self):
-        """Let every vector take a step with what its unfinished minibatch holds."""
+        """Update all vectors with an incomplete minibatch."""
         self._step(np.flatnonzero(self._n_images))
 
     def numpy(self):
-        """Give the vectors, (n_concepts, n_channels)."""
+        """Return the vectors, (n_concepts, n_channels)."""
         return torch.stack(self._vectors).cpu().numpy()
 
     def _step(self, due):
-        """Step with the mean gradient of the rows since the last step."""
+        """Update vectors by the mean gradient of the rows since their last step."""
         for code in due:
             self._vectors[code].grad = self._sums[code] / self._n_rows[code]
-        # AdamW leaves vectors without a gradient, and their state, alone.
+        # AdamW does not change vectors without a gradient, nor their state.
         self._optimizer.step()
         self._optimizer.zero_grad(set_to_none=True)
         self._sums[due], self._n_rows[due], self._n_images[due] = 0, 0, 0
@@ -175,7 +176,7 @@ class ConceptVectors:
 
 @torch.no_grad()
 def optimize_net2vec(images, codes, vectors, orders):
-    """Pass the images once per order, and let the vectors step.
+    """Pass the images once per order, and update the vectors.
 
     Parameters
     ----------
@@ -189,7 +190,7 @@ def optimize_net2vec(images, codes, vectors, orders):
     Returns
     -------
     ndarray of shape (n_epochs, n_concepts), float64
-        Mean loss of each concept's rows while the epoch went on; NaN for one without rows.
+        Mean loss of each concept's rows during the epoch; NaN for a concept without rows.
     """
     curve = []
     for order in orders:

@@ -1,4 +1,4 @@
-"""One optimum per concept for a whole set of images, by L-BFGS: all images pass in each step."""
+"""Optimize one vector per concept over all images by L-BFGS."""
 
 import numpy as np
 import torch
@@ -9,10 +9,11 @@ from .._solvers.project import Grid, resampling_matrices
 
 
 class PooledRows:
-    """The mean of the objective over each concept's rows, as a problem for ``minimize``.
+    """The mean of the objective over the rows of each concept, as a problem for ``minimize``.
 
-    A row of weights is a concept's vector and bias, in coordinates in which a few steps do: as for
-    single rows, but with the scale and the mean of all images of the concept. Sums are in float64.
+    A row of weights contains the vector and bias of a concept. As for single rows, its coordinates
+    are scaled so that few steps suffice, here by the scale and mean of all images of the concept.
+    Sums are in float64.
 
     Parameters
     ----------
@@ -39,7 +40,7 @@ class PooledRows:
             means.index_add_(0, rows, mean.expand(len(rows), -1))
         self._root = (squares / self.n_rows).sqrt()[:, None]
         self._mean = None if means is None else means / self.n_rows[:, None] / self._root
-        self.curve = []  # of losses where each step begins
+        self.curve = []  # losses at the start of each step
 
     def solve(self, start):
         """Optimize the vectors from one start (n_channels,).
@@ -50,7 +51,7 @@ class PooledRows:
             With the bias.
         n_iter : ndarray of shape (n_concepts,), int
         gradient_norm : ndarray of shape (n_concepts,), float64
-            As a share, which ``tol`` bounds.
+            Relative norms, which ``tol`` bounds.
         """
         vectors = torch.as_tensor(start).double() * self._root
         weights = torch.cat([vectors, (self._mean * vectors).sum(1, keepdim=True)], dim=1)
@@ -60,12 +61,12 @@ class PooledRows:
         return found.numpy().astype(np.float32), n_iter.numpy().astype(int), norm.numpy()
 
     def begin(self, weights):
-        """Go to these weights; give the gradients."""
+        """Move to these weights, and return the gradients."""
         self._losses, self._gradient = self._pass_images(weights)
         return self._gradient
 
     def step(self, weights, direction, gradient):
-        """Go along a direction; give the step of each concept, and the gradients there."""
+        """Search along a direction, and return the steps and the new gradients."""
         self.curve.append(self._losses.numpy())
         is_convex, tried = self._objective.is_convex, None
 
@@ -73,28 +74,28 @@ class PooledRows:
             nonlocal tried
             tried = t
             at = self.begin(weights + t[:, None] * direction)
-            losses = torch.zeros_like(t) if is_convex else self._losses  # slopes are enough
+            losses = torch.zeros_like(t) if is_convex else self._losses  # slopes suffice
             return (at * direction).sum(1), losses
 
         before = torch.zeros_like(self._losses) if is_convex else self._losses
         t = search_line(evaluate, (gradient * direction).sum(1), before)
-        if ((t - tried)[:, None] * direction).any():  # where trials end before a step is found
+        if ((t - tried)[:, None] * direction).any():  # if the trials end without a valid step
             evaluate(t)
         return t, self._gradient
 
     def _walk(self):
-        """Yield the concepts of an image's rows, and the image."""
+        """Yield the concepts of each image's rows, and the image."""
         for image in self._images(range(len(self._images))):
             if len(image.positions):
                 yield self._codes[image.positions], image
 
     def _unscale(self, weights):
-        """Give vectors, and biases (n_concepts, 1), in the coordinates of activations."""
+        """Return vectors, and biases (n_concepts, 1), in the coordinates of activations."""
         vectors = weights[:, :-1]
         return vectors / self._root, weights[:, -1:] - (self._mean * vectors).sum(1, keepdim=True)
 
     def _pass_images(self, weights):
-        """Give the losses with the ridge, and their gradients, from one pass over the images."""
+        """Return the losses with the ridge, and their gradients, from one pass over the images."""
         vectors, biases = (part.float() for part in self._unscale(weights))
         losses, gradients = torch.zeros_like(self.n_rows), torch.zeros_like(weights)
         for rows, image in self._walk():
@@ -109,7 +110,7 @@ class PooledRows:
         return losses + (pull * weights).sum(1) / 2, gradients + pull
 
     def _differentiate(self, image, vectors, biases):
-        """Give the losses of an image's rows, and their gradients by vectors and by biases."""
+        """Return the losses of an image's rows, and their gradients by vectors and by biases."""
         channels, size = image.activations[None], image.targets.shape[1:]
         like = {"dtype": channels.dtype, "device": channels.device}
         grid = Grid(channels, *resampling_matrices(channels, size))

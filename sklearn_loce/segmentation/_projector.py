@@ -1,4 +1,4 @@
-"""What all segmenters share: from one or more vectors per concept to masks on unseen images."""
+"""Base class of the segmenters, which project vectors of concepts onto unseen images."""
 
 import numpy as np
 import pandas as pd
@@ -29,20 +29,21 @@ _BY_COLUMN = (
 
 
 class ConceptProjector(BaseEstimator):
-    """Base of estimators that draw concepts with vectors that are the same for all images.
+    """Base class of estimators that project the same vectors onto all images.
 
-    ``fit`` sets ``loce_`` and ``concepts_`` by ``_fit_concepts``, and then ``embeddings_``: one
-    vector per concept, unless ``_components`` is overridden.
+    ``fit`` calls ``_fit_concepts`` to set ``loce_`` and ``concepts_``, and then sets
+    ``embeddings_``. They contain one vector per concept, unless a subclass overrides
+    ``_components``.
     """
 
     def predict(self, X):
-        """Draw the mask of each row's concept on its image.
+        """Predict the mask of each row's concept in its image.
 
         Parameters
         ----------
         X : DataFrame
-            The columns ``image`` (as for ``LoCETransformer``) and ``concept`` are read; no masks
-            are needed. One forward pass per image serves all its rows.
+            A table with the columns ``image``, as for ``LoCETransformer``, and ``concept``. Masks
+            are not needed. One forward pass per image serves all its rows.
 
         Returns
         -------
@@ -54,18 +55,35 @@ class ConceptProjector(BaseEstimator):
         FileNotFoundError
             If an image is missing. The message names the row.
         TypeError, ValueError
-            If X is no table, lacks a column, names a concept that was not in ``fit``, or an image
-            can't be read.
+            If X is not a table, lacks a column, has a concept that was not in ``fit``, or an image
+            cannot be read.
+
+        See Also
+        --------
+        predict_proba : Probabilities instead of masks.
+        segment : Masks of all concepts on an image.
+
+        Examples
+        --------
+        >>> from sklearn_loce import LoCETransformer, TorchModel
+        >>> from sklearn_loce.datasets import load_scene_model, make_scenes
+        >>> from sklearn_loce.segmentation import ConceptSegmenter
+        >>> train, test = make_scenes(3, random_state=0).data, make_scenes(1, random_state=1).data
+        >>> loce = LoCETransformer(TorchModel(load_scene_model), "features.5")
+        >>> segmenter = ConceptSegmenter(loce).fit(train)
+        >>> mask = segmenter.predict(test[["image", "concept"]])[0]
+        >>> mask.shape, mask.dtype
+        ((120, 160), dtype('bool'))
         """
-        return self._draw(X, self.threshold)
+        return self._project(X, self.threshold)
 
     def predict_proba(self, X):
-        """Give the probability of each pixel to show the row's concept.
+        """Predict the probability that a pixel shows the row's concept.
 
         Parameters
         ----------
         X : DataFrame
-            As for ``predict``.
+            A table with the columns ``image`` and ``concept``, as for ``predict``.
 
         Returns
         -------
@@ -76,32 +94,61 @@ class ConceptProjector(BaseEstimator):
         Raises
         ------
         FileNotFoundError, TypeError, ValueError
-            As ``predict``.
+            As in ``predict``.
+
+        See Also
+        --------
+        predict : Masks at the threshold.
+
+        Examples
+        --------
+        >>> from sklearn_loce import LoCETransformer, TorchModel
+        >>> from sklearn_loce.datasets import load_scene_model, make_scenes
+        >>> from sklearn_loce.segmentation import ConceptSegmenter
+        >>> train, test = make_scenes(3, random_state=0).data, make_scenes(1, random_state=1).data
+        >>> loce = LoCETransformer(TorchModel(load_scene_model), "features.5")
+        >>> segmenter = ConceptSegmenter(loce).fit(train)
+        >>> probabilities = segmenter.predict_proba(test[["image", "concept"]])[0]
+        >>> probabilities.shape, probabilities.dtype
+        ((120, 160), dtype('float32'))
         """
-        return self._draw(X, None)
+        return self._project(X, None)
 
     def segment(self, images):
-        """Draw the masks of all concepts on an image, or on several.
+        """Predict the masks of all concepts in one or several images.
 
         Parameters
         ----------
         images : str, path, PIL image or ndarray of shape (height, width, 3), uint8
-            One, or a list, tuple or Series of several, which may differ in size.
+            An image, or a list, tuple or Series of images, which may differ in size.
 
         Returns
         -------
         dict of {concept: ndarray of shape (height, width), bool}, or list of these
-            In the order of ``concepts_``. Masks may overlap, for each concept is asked alone. A
-            list, in the order of the images, unless one image was given.
+            Masks of one image in the order of ``concepts_``, or a list in the order of the images.
+            Masks may overlap, because concepts are projected independently.
 
         Raises
         ------
         FileNotFoundError, ValueError
-            If there is no image, or one is missing or can't be read.
+            If there is no image, or an image is missing or cannot be read.
 
         See Also
         --------
-        sklearn_loce.plotting.SegmentationDisplay : What is drawn, in one color per concept.
+        predict : Masks of one concept per row.
+        sklearn_loce.plotting.SegmentationDisplay : Draw the masks in one color per concept.
+
+        Examples
+        --------
+        >>> from sklearn_loce import LoCETransformer, TorchModel
+        >>> from sklearn_loce.datasets import load_scene_model, make_scenes
+        >>> from sklearn_loce.segmentation import ConceptSegmenter
+        >>> train, test = make_scenes(3, random_state=0).data, make_scenes(1, random_state=1).data
+        >>> loce = LoCETransformer(TorchModel(load_scene_model), "features.5")
+        >>> segmenter = ConceptSegmenter(loce).fit(train)
+        >>> masks = segmenter.segment(test["image"].iloc[0])
+        >>> list(masks)[:3], masks["car"].shape
+        (['bus', 'car', 'grass'], (120, 160))
         """
         check_is_fitted(self)
         is_one = not isinstance(images, list | tuple | pd.Series)
@@ -111,12 +158,12 @@ class ConceptProjector(BaseEstimator):
             {"image": images.repeat(len(concepts)), "concept": concepts * len(images)}
         )
         masks = self.predict(table).reshape(len(images), len(concepts))
-        drawn = [dict(zip(concepts, own, strict=True)) for own in masks]
-        return drawn[0] if is_one else drawn
+        found = [dict(zip(concepts, own, strict=True)) for own in masks]
+        return found[0] if is_one else found
 
     @property
     def classes_(self):
-        """Not there: rows have maps, and no probabilities of classes.
+        """Raise an error, because rows have maps and no probabilities of classes.
 
         Raises
         ------
@@ -133,26 +180,41 @@ class ConceptProjector(BaseEstimator):
         X : DataFrame or list of (image, mask) pairs
             The table of samples.
         y : array-like of shape (n_samples,), default=None
-            Concepts; ``None`` takes the column ``concept``.
+            Concept of each row. ``None`` uses the column ``concept``.
 
         Returns
         -------
         DataFrame
             One row per sample with the index of X:
 
-            - ``concept``;
-            - ``iou``: intersection over union of predicted and given mask, at the image's own size;
+            - ``concept``: the concept;
+            - ``iou``: intersection over union of predicted and given mask at the size of the image;
               NaN for an empty mask;
-            - ``failed``: whether the IoU is 0 or there is none;
-            - ``annotation_id``: as in X, where X has that column.
+            - ``failed``: whether the IoU is 0 or NaN;
+            - ``annotation_id``: as in X, if X has this column.
 
         Raises
         ------
         FileNotFoundError
             If an image or a mask file is missing. The message names the rows.
         ValueError
-            If a concept was not in ``fit``, concepts are missing, or an image or mask can't be
+            If a concept was not in ``fit``, concepts are missing, or an image or mask cannot be
             read.
+
+        See Also
+        --------
+        score : The mean IoU.
+
+        Examples
+        --------
+        >>> from sklearn_loce import LoCETransformer, TorchModel
+        >>> from sklearn_loce.datasets import load_scene_model, make_scenes
+        >>> from sklearn_loce.segmentation import ConceptSegmenter
+        >>> train, test = make_scenes(3, random_state=0).data, make_scenes(1, random_state=1).data
+        >>> loce = LoCETransformer(TorchModel(load_scene_model), "features.5")
+        >>> segmenter = ConceptSegmenter(loce).fit(train)
+        >>> segmenter.evaluate(test).columns.tolist()
+        ['concept', 'iou', 'failed', 'annotation_id']
         """
         check_is_fitted(self)
         samples = as_samples(X)
@@ -168,30 +230,45 @@ class ConceptProjector(BaseEstimator):
         return pd.DataFrame(facts, index=samples.index)
 
     def score(self, X, y=None):
-        """Give the mean IoU of the predicted masks with those of new samples.
+        """Return the mean IoU of the predicted masks with those of new samples.
 
         Parameters
         ----------
         X : DataFrame or list of (image, mask) pairs
             The table of samples.
         y : array-like of shape (n_samples,), default=None
-            Concepts; ``None`` takes the column ``concept``.
+            Concept of each row. ``None`` uses the column ``concept``.
 
         Returns
         -------
         float
-            Mean over the rows; those with an empty mask are left out.
+            Mean over the rows whose mask is not empty.
+
+        See Also
+        --------
+        evaluate : The IoU of each row.
+
+        Examples
+        --------
+        >>> from sklearn_loce import LoCETransformer, TorchModel
+        >>> from sklearn_loce.datasets import load_scene_model, make_scenes
+        >>> from sklearn_loce.segmentation import ConceptSegmenter
+        >>> train, test = make_scenes(3, random_state=0).data, make_scenes(1, random_state=1).data
+        >>> loce = LoCETransformer(TorchModel(load_scene_model), "features.5")
+        >>> segmenter = ConceptSegmenter(loce).fit(train)
+        >>> segmenter.score(test) > 0.4
+        True
         """
         return float(self.evaluate(X, y)["iou"].mean())
 
     def _fit_concepts(self, samples, y):
-        """Fit ``loce_``, set ``concepts_`` and give the code of each row's concept."""
+        """Fit ``loce_``, set ``concepts_``, and return the code of each row's concept."""
         labels = _concept_labels(samples, y)
         self.concepts_, codes = np.unique(labels, return_inverse=True)
         self.loce_ = clone(self.loce)
         if self.loce_.objective in LBFGS_OBJECTIVES:
-            # No mask is there to choose a bias by where one is drawn. And on unseen images the mean
-            # of the optima's biases draws better than that of the biases that fit single masks.
+            # Unseen images have no mask to choose a bias by. On them, the mean of the fitted biases
+            # has a higher IoU than the mean of the best biases of single masks.
             self.loce_.append_bias = True
         self.loce_.fit(samples)
         if len(self.loce_.layers_) > 1:
@@ -202,7 +279,7 @@ class ConceptProjector(BaseEstimator):
         return codes
 
     def _encode(self, samples, y):
-        """Give the code of each row's concept."""
+        """Return the code of each row's concept."""
         labels = _concept_labels(samples, y)
         codes = pd.Index(self.concepts_).get_indexer(labels)
         unknown = np.flatnonzero(codes < 0)
@@ -215,19 +292,20 @@ class ConceptProjector(BaseEstimator):
             )
         return codes
 
-    def _draw(self, X, threshold):
-        """Give the masks of the rows, or without a threshold the probabilities."""
+    def _project(self, X, threshold):
+        """Return the masks of the rows, or probabilities without a threshold."""
         check_is_fitted(self)
         images = _as_images(X)
         codes = self._encode(images, None)
         samples = as_samples(images.assign(mask=blank_masks(images)))
-        drawn = np.empty(len(samples), dtype=object)  # which folds of any image sizes make up
+        # An array of objects, so that results of folds with any image sizes can be joined.
+        found = np.empty(len(samples), dtype=object)
         for i, maps in self._projections(samples, codes):
-            drawn[i] = maps if threshold is None else maps > threshold
-        return drawn
+            found[i] = maps if threshold is None else maps > threshold
+        return found
 
     def _projections(self, samples, codes):
-        """Yield each row's number with its probabilities at image size."""
+        """Yield the number of each row and its probabilities at the size of the image."""
         components = [self._components(code) for code in range(len(self.concepts_))]
         images = group_by_image(samples)
         check_rows(samples, images)
@@ -243,7 +321,7 @@ class ConceptProjector(BaseEstimator):
                 yield i, np.tensordot(weights, maps, axes=1)
 
     def _components(self, code):
-        """Give weights, vectors and biases whose projections make up the concept's."""
+        """Return weights, vectors and biases of the projections that are averaged for a concept."""
         return self._with_biases(np.ones(1, dtype=np.float32), self.embeddings_[[code]])
 
     def _with_biases(self, weights, embeddings):
@@ -258,7 +336,7 @@ class ConceptProjector(BaseEstimator):
 
 
 def _as_images(X):
-    """Check a table of which only images and concepts are read."""
+    """Check a table with images and concepts."""
     X = as_pandas(X)
     if not isinstance(X, pd.DataFrame):
         raise TypeError(
@@ -273,12 +351,12 @@ def _as_images(X):
 
 
 def _concept_labels(samples, y):
-    """Give y, or the column ``concept``, as an array without missing values."""
+    """Return y, or the column ``concept``, as an array without missing values."""
     if y is None:
         if "concept" not in samples:
             raise ValueError(
                 f"There are no concepts: the table has the columns {list(samples.columns)}. Add "
-                "the column 'concept', or pass y where a method takes it."
+                "the column 'concept', or pass y if the method accepts it."
             )
         y = samples["concept"]
     samples, y = match_rows(X=samples, y=y)
@@ -292,7 +370,7 @@ def _concept_labels(samples, y):
 
 
 def _enumerate(samples, rows, labels):
-    """Say which rows have an unknown concept, five at most."""
+    """List up to five rows with an unknown concept."""
     names = labels[rows[:_SHOWN]].tolist()
     shown = [f"{name!r} of {row_name(samples, i)}" for name, i in zip(names, rows, strict=False)]
     more = f" and of {len(rows) - _SHOWN} more rows" if len(rows) > _SHOWN else ""

@@ -1,10 +1,10 @@
-"""Tools around the estimators."""
+"""Tools beside the estimators."""
 
 __all__ = ["UnsupervisedUMAP"]
 
 
 def __getattr__(name):
-    # umap is imported when it is asked for: it takes seconds.
+    # The import of umap takes seconds, so it is delayed until the first use.
     if name == "UnsupervisedUMAP":
         from ._umap import UnsupervisedUMAP
 

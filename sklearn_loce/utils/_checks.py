@@ -1,4 +1,4 @@
-"""The checks that all estimators on tables of samples pass, and those of transformers."""
+"""Checks of all estimators on tables of samples, and of transformers."""
 
 import copy
 import io
@@ -23,7 +23,7 @@ def fit_clone(estimator, samples):
 
 
 def _result(fitted, samples):
-    """Give what the estimator is for: LoCEs as an array, or a list of masks."""
+    """Return the main result of the estimator: an array of LoCEs or a list of masks."""
     if not hasattr(fitted, "transform"):
         return fitted.predict(samples)
     return fitted.set_output(transform="default").transform(samples)
@@ -34,7 +34,7 @@ def fit_result(estimator, samples):
 
 
 def inner_prefix(estimator):
-    """Give the prefix of the parameters of the transformer: none, or its name."""
+    """Return the prefix of the parameters of the transformer, which may be empty."""
     keys = [k for k, v in estimator.get_params().items() if isinstance(v, TorchModel | nn.Module)]
     return keys[0].removesuffix("model")
 
@@ -55,7 +55,7 @@ def assert_same_rows(rows, expected, what):
 
 
 def check_clone_shares_weights(estimator, samples):
-    """A clone of an estimator that holds a handle uses the same module."""
+    """A clone of an estimator with a handle uses the same module."""
     copied = clone(estimator)
     ours, theirs = _model_of(copied), _model_of(estimator)
     require(ours is not theirs, "The clone holds the original's handle.")
@@ -66,7 +66,7 @@ def check_clone_shares_weights(estimator, samples):
 
 
 def check_params_roundtrip(estimator, samples):
-    """get_params gives what __init__ stored, and set_params takes it back."""
+    """get_params returns the values of __init__, and set_params accepts them."""
     params = estimator.get_params(deep=False)
     rebuilt = type(estimator)(**params)
     for name, value in params.items():
@@ -79,7 +79,7 @@ def check_params_roundtrip(estimator, samples):
 
 
 def check_params_unchanged(estimator, samples):
-    """Fit, transform and predict leave the parameters alone."""
+    """Fit, transform and predict do not change the parameters."""
     copied = clone(estimator)
     before = dict(copied.get_params())
     _result(copied.fit(samples), samples)
@@ -89,28 +89,28 @@ def check_params_unchanged(estimator, samples):
 
 
 def check_pickle(estimator, samples):
-    """A pickled estimator gives the same rows."""
+    """A pickled estimator returns the same rows."""
     fitted = fit_clone(estimator, samples)
     restored = pickle.loads(pickle.dumps(fitted))
     assert_same_rows(_result(restored, samples), _result(fitted, samples), "pickling")
 
 
 def check_fit_idempotent(estimator, samples):
-    """Fitting twice is fitting once."""
+    """A second fit returns the same result."""
     fitted = fit_clone(estimator, samples)
     first = _result(fitted, samples)
     assert_same_rows(_result(fitted.fit(samples), samples), first, "an earlier fit")
 
 
 def check_fit_transform(estimator, samples):
-    """fit_transform is fit and then transform."""
+    """fit_transform equals fit followed by transform."""
     assert_same_rows(
         clone(estimator).fit_transform(samples), fit_result(estimator, samples), "fit_transform"
     )
 
 
 def check_table_untouched(estimator, samples):
-    """The caller's table and its pixels are not written to."""
+    """The table of the caller and its pixels do not change."""
     before = copy.deepcopy(samples)
     fit_result(estimator, samples)
     pd.testing.assert_index_equal(samples.index, before.index)
@@ -132,7 +132,7 @@ def _module_state(module):
 
 
 def check_module_untouched(estimator, samples):
-    """The user's module does not change: mode, hooks, device, weights, gradients."""
+    """The module of the user does not change: mode, hooks, device, weights, gradients."""
     fitted = clone(estimator)
     module = as_module(_model_of(fitted))
     modes = [child.training for child in module.modules()]
@@ -159,7 +159,7 @@ def assert_raises(expected, function, *args):
 
 
 def check_subset_invariance(estimator, samples):
-    """A row's result is the same alone and among others."""
+    """The result of a row does not depend on other rows."""
     fitted = fit_clone(estimator, samples)
     alone = [_result(fitted, samples.iloc[[i]])[0] for i in range(len(samples))]
     assert_same_rows(alone, _result(fitted, samples), "the rows beside it")
@@ -174,14 +174,14 @@ def check_order_invariance(estimator, samples):
 
 
 def check_duplicates(estimator, samples):
-    """A row that stands twice gives the same result twice."""
+    """Equal rows have the same result."""
     fitted = fit_clone(estimator, samples)
     twice = _result(fitted, pd.concat([samples, samples]))
     assert_same_rows(twice, 2 * list(_result(fitted, samples)), "its duplicates")
 
 
 def check_batch_size_invariance(estimator, samples):
-    """The transformer's ``batch_size`` is about memory, not about results."""
+    """The ``batch_size`` of the transformer does not change results."""
     whole = fit_result(estimator, samples)
     for batch_size in (1, 2, len(samples) + 1):
         other = clone(estimator).set_params(**{f"{inner_prefix(estimator)}batch_size": batch_size})
@@ -189,7 +189,7 @@ def check_batch_size_invariance(estimator, samples):
 
 
 def check_unfitted(estimator, samples):
-    """Before fit, every method that needs it says so."""
+    """Before fit, every method that needs it raises NotFittedError."""
     for method in ("transform", "predict", "evaluate", "score", "get_feature_names_out"):
         function = getattr(clone(estimator), method, None)
         if function is not None:
@@ -197,7 +197,7 @@ def check_unfitted(estimator, samples):
 
 
 def check_set_output_pandas(estimator, samples):
-    """``set_output`` gives a DataFrame with the table's index and the names of the features."""
+    """``set_output`` returns a DataFrame with the index of the table and feature names."""
     fitted = fit_clone(estimator, samples)
     plain = fitted.transform(samples)
     frame = fitted.set_output(transform="pandas").transform(samples)
@@ -218,18 +218,18 @@ def check_output(estimator, samples):
 
 
 def check_one_row(estimator, samples):
-    """One row is enough, to fit and to use."""
+    """One row suffices to fit and to transform."""
     require(len(fit_result(estimator, samples.iloc[[0]])) == 1, "One row does not give one row.")
 
 
 def check_no_rows(estimator, samples):
-    """An empty table is an error that says so."""
+    """An empty table raises an error that names the problem."""
     assert_raises(ValueError, clone(estimator).fit, samples.iloc[:0])
     assert_raises(ValueError, _result, fit_clone(estimator, samples), samples.iloc[:0])
 
 
 def check_pairs(estimator, samples):
-    """A list of (image, mask) pairs gives what the table gives."""
+    """A list of (image, mask) pairs has the same result as the table."""
     pairs = list(zip(samples["image"], samples["mask"], strict=True))
     assert_same_rows(
         fit_clone(estimator, samples).transform(pairs), fit_result(estimator, samples), "X"
@@ -237,7 +237,7 @@ def check_pairs(estimator, samples):
 
 
 def check_readonly_arrays(estimator, samples):
-    """Read-only pixels, as joblib's memory maps are, will do."""
+    """Read-only pixels, such as memory maps of joblib, are accepted."""
     frozen = copy.deepcopy(samples)
     for column in ("image", "mask"):
         for value in frozen[column]:
@@ -247,7 +247,7 @@ def check_readonly_arrays(estimator, samples):
 
 
 def check_image_kinds(estimator, samples):
-    """Arrays, PIL images and PNG files of the same pixels give the same rows."""
+    """Arrays, PIL images and PNG files with the same pixels have the same rows."""
     fitted = fit_clone(estimator, samples)
     whole = _result(fitted, samples)
     pictures = [Image.fromarray(read_image(image)) for image in samples["image"]]
@@ -264,7 +264,7 @@ def _png(picture):
 
 
 def check_extra_columns(estimator, samples):
-    """Columns that are not asked for make no difference, before and after fit."""
+    """Other columns do not change the result, before and after fit."""
     fitted = fit_clone(estimator, samples.assign(area=0.5))
     assert_same_rows(
         fitted.transform(samples[["mask", "image"]]),

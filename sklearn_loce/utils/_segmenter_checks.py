@@ -1,4 +1,4 @@
-"""The checks of estimators that draw masks of concepts on unseen images."""
+"""Checks of estimators that predict masks of concepts in unseen images."""
 
 import numpy as np
 import pandas as pd
@@ -10,7 +10,7 @@ from ._checks import assert_raises, assert_same_rows, fit_clone, fit_result, req
 
 
 def check_masks_not_needed(estimator, samples):
-    """Segmenting reads images and concepts, and neither masks nor further columns."""
+    """Prediction reads images and concepts, but neither masks nor other columns."""
     fitted = fit_clone(estimator, samples.assign(area=0.5))
     assert_same_rows(
         fitted.predict(samples[["concept", "image"]]), fit_result(estimator, samples), "masks"
@@ -18,7 +18,7 @@ def check_masks_not_needed(estimator, samples):
 
 
 def check_predicted_masks(estimator, samples):
-    """Predictions are masks of the images' sizes, and what ``predict_proba`` puts above 0.5."""
+    """Predictions are masks in the size of the images, where ``predict_proba`` exceeds 0.5."""
     fitted = fit_clone(estimator, samples)
     masks, maps = fitted.predict(samples), fitted.predict_proba(samples)
     for image, mask, probabilities in zip(samples["image"], masks, maps, strict=True):
@@ -30,7 +30,7 @@ def check_predicted_masks(estimator, samples):
 
 
 def check_score_is_mean_iou(estimator, samples):
-    """``score`` and ``evaluate`` give the IoU of what ``predict`` draws."""
+    """``score`` and ``evaluate`` return the IoU of the masks of ``predict``."""
     fitted = fit_clone(estimator, samples)
     drawn, true = fitted.predict(samples), [read_mask(mask) for mask in samples["mask"]]
     iou = [(d & t).sum() / (d | t).sum() for d, t in zip(drawn, true, strict=True)]
@@ -41,7 +41,7 @@ def check_score_is_mean_iou(estimator, samples):
 
 
 def check_concepts_by_y(estimator, samples):
-    """Concepts may come as y, with or without a column of them."""
+    """Concepts may be passed as y, with or without a column."""
     y, bare = samples["concept"].to_numpy(), samples[["image", "mask"]]
     fitted = clone(estimator).fit(bare, y)
     assert_same_rows(fitted.predict(samples), fit_result(estimator, samples), "y")
@@ -53,7 +53,7 @@ def check_concepts_by_y(estimator, samples):
 
 
 def check_unknown_concepts(estimator, samples):
-    """A concept that was not in fit is an error."""
+    """A concept that was not in fit raises an error."""
     fitted = fit_clone(estimator, samples)
     unknown = samples.assign(concept="no such concept")
     for method in (fitted.predict, fitted.score):

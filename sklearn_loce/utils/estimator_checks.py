@@ -1,9 +1,8 @@
-"""Checks for estimators whose X is the table of samples.
+"""Check scikit-learn's conventions for estimators whose X is a table of samples.
 
-scikit-learn's own battery feeds numeric arrays and runs next to nothing on an estimator that takes
-a table of images and masks. These checks test the same conventions: those of all estimators, and
-those of transformers (``transform`` gives LoCEs) or of segmenters (``predict``
-gives masks).
+The checks of scikit-learn pass numeric arrays, and skip nearly all tests of an estimator that needs
+images and masks. The checks in this module test the same conventions: those of all estimators, and
+those of transformers (``transform`` returns LoCEs) or of segmenters (``predict`` returns masks).
 """
 
 from functools import partial
@@ -26,7 +25,7 @@ _CHECKS = {
 
 
 def _default_samples():
-    """Draw a few rectangles on noise: three images of different sizes, five rows."""
+    """Draw five rows with rectangles on three images of noise, which differ in size."""
     rng = np.random.default_rng(0)
     rows = []
     for image_id, (height, width) in enumerate([(48, 64), (64, 48), (48, 64)]):
@@ -45,20 +44,26 @@ def _default_samples():
     prefer_skip_nested_validation=True,
 )
 def loce_checks(samples=None, *, kind="transformer"):
-    """List the checks, ready to be called with an estimator.
+    """List the checks as functions of an estimator.
 
     Parameters
     ----------
     samples : DataFrame, default=None
-        The table to check with; segmenters read its column ``concept``. ``None`` draws five rows on
+        Table for the checks. Segmenters read its column ``concept``. ``None`` draws five rows on
         three images of two sizes.
     kind : {"transformer", "segmenter"}, default="transformer"
-        What the estimator is: ``transform`` gives LoCEs, or ``predict`` gives masks.
+        Kind of the estimator: ``transform`` returns LoCEs, or ``predict`` returns masks.
 
     Returns
     -------
     list of callable
-        Each takes an unfitted estimator and raises ``AssertionError`` where a promise is broken.
+        Functions that accept an unfitted estimator and raise an ``AssertionError`` if the check
+        fails.
+
+    See Also
+    --------
+    parametrize_with_loce_checks : Run the checks with pytest.
+    sklearn.utils.estimator_checks.check_estimator : Checks for estimators on arrays.
 
     Examples
     --------
@@ -78,7 +83,7 @@ def _with_samples(check, samples):
 
 
 def _run_check(check, estimator, samples):
-    """Run a check; without a store, from which a second result would only be a copy."""
+    """Run a check without a store, because a second result would be a copy of the first."""
     name = f"{inner_prefix(estimator)}memory"
     if name in estimator.get_params():
         estimator = clone(estimator).set_params(**{name: False})
@@ -86,24 +91,29 @@ def _run_check(check, estimator, samples):
 
 
 def parametrize_with_loce_checks(estimators, *, samples=None, expected_failed_checks=None):
-    """Make a pytest decorator that runs each check on each estimator.
+    """Return a pytest decorator that runs each check on each estimator.
 
     Parameters
     ----------
     estimators : list of estimators
-        Unfitted, with the table of samples as X and a parameter ``model`` that is a TorchModel, or
-        one that is a transformer with such a parameter. Those without ``transform`` are checked as
-        segmenters.
+        Unfitted estimators whose X is the table of samples. They need a parameter ``model`` with a
+        TorchModel, or a parameter with a transformer that has one. Estimators without ``transform``
+        are checked as segmenters.
     samples : DataFrame, default=None
-        The table to check with; see :func:`loce_checks`.
+        Table for the checks, see :func:`loce_checks`.
     expected_failed_checks : callable, default=None
-        Takes an estimator and returns a dict of check names and reasons; these are marked as
-        strict expected failures.
+        Function of an estimator that returns a dict of check names and reasons. These checks are
+        marked as strict expected failures.
 
     Returns
     -------
     pytest.MarkDecorator
-        Parametrizes ``estimator`` and ``check``.
+        A decorator that parametrizes ``estimator`` and ``check``.
+
+    See Also
+    --------
+    loce_checks : The checks as a list.
+    sklearn.utils.estimator_checks.parametrize_with_checks : The same for estimators on arrays.
 
     Examples
     --------
@@ -112,7 +122,7 @@ def parametrize_with_loce_checks(estimators, *, samples=None, expected_failed_ch
     ... def test_estimators(estimator, check):
     ...     check(estimator)
     """
-    import pytest  # a test tool, which users of the library need not have
+    import pytest  # a test tool that is not a dependency
 
     cases = []
     for estimator in estimators:
