@@ -1,8 +1,11 @@
 """The study: its measures against loops and planted truth, and its page against its results."""
 
 import json
+import re
+from pathlib import Path
 from types import SimpleNamespace
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
@@ -13,11 +16,15 @@ from sklearn.cluster import KMeans
 from torch.nn.functional import binary_cross_entropy_with_logits, interpolate
 from torchvision.models.segmentation import lraspp_mobilenet_v3_large
 
-from benchmarks import study, study_page, study_small
+from benchmarks import study, study_charts, study_page, study_small
 from sklearn_loce import Joined, optimize_loces
 from sklearn_loce.metrics import precision_at_k
 
 from .conftest import SHARED
+
+pytestmark = pytest.mark.usefixtures("no_figure_stays")
+
+PAGE = Path(__file__).resolve().parents[1] / "docs" / "study.md"
 
 TABLES = [
     "compared",
@@ -347,44 +354,36 @@ def test_tables_hold_the_results():
     assert _cells(tables["unconverged"])[2] == ["`first`", "0", "12"]
 
 
-def _write_page(path, names):
-    places = [f"Of {n}.\n<!-- begin {n} -->\nold\n<!-- end {n} -->" for n in names]
-    path.write_text("\n\n".join(["# Study", *places, "End."]), encoding="utf-8")
-
-
-def test_page_is_filled_in_where_it_says(tmp_path):
-    page, results = tmp_path / "page.md", _made_up()
-    _write_page(page, TABLES)
-    study_page.fill_page(page, results)
-    text = page.read_text(encoding="utf-8")
-    assert "old" not in text
-    for name, table in study_page.make_tables(results).items():
-        assert f"Of {name}.\n<!-- begin {name} -->\n{table}\n<!-- end {name} -->" in text
-    assert text.startswith("# Study")
-    assert text.endswith("End.")
-    study_page.fill_page(page, results)
-    assert page.read_text(encoding="utf-8") == text
-
-
-def test_page_without_a_place_is_an_error_and_left_alone(tmp_path):
-    page = tmp_path / "page.md"
-    _write_page(page, TABLES[:-1])
-    before = page.read_text(encoding="utf-8")
-    with pytest.raises(ValueError, match="no place <!-- begin parts -->"):
-        study_page.fill_page(page, _made_up())
-    assert page.read_text(encoding="utf-8") == before
-
-
-def test_page_shows_the_committed_results():
-    results = json.loads(study.RESULTS.read_text(encoding="utf-8"))
+def test_page_shows_every_chart_and_table():
+    results = study_page.load_results()
     assert set(results) == set(study.PARTS)
-    text = study.PAGE.read_text(encoding="utf-8")
-    for name, table in study_page.make_tables(results).items():
-        assert f"<!-- begin {name} -->\n{table}\n<!-- end {name} -->" in text
+    text = PAGE.read_text(encoding="utf-8")
+    assert set(re.findall(r'fold_table\(results, "([^"]+)"', text)) == set(
+        study_page.make_tables(results)
+    )
+    charts = {name for name in vars(study_charts) if name.startswith("draw_")} - {"draw_points"}
+    assert set(re.findall(r"charts\.(\w+)\(", text)) == charts
+
+
+def test_charts_show_the_committed_results():
+    results = study_page.load_results()
+    code = "\n".join(re.findall(r"^charts\..*", PAGE.read_text(encoding="utf-8"), re.MULTILINE))
+    exec(code, {"charts": study_charts, "results": results})
+    figures = [plt.figure(number) for number in plt.get_fignums()]
+    assert len(figures) == code.count("charts.")
+    main, *_, small = figures
+    for line, setting in zip(main.axes[0].lines[::2], study_charts.MAIN, strict=True):
+        found = [results["quality"][setting][layer]["quality"] for layer in study.LAYERS]
+        assert line.get_xydata().tolist() == [[one["IoU"], one["P@10"]] for one in found]
+    shown = {x for line in small.axes[0].lines for x in line.get_xdata()}
+    iou = (
+        way["quality"][name] for way in results["small"]["ways"] for name in ("IoU", "IoU, moved")
+    )
+    assert shown == set(iou)
 
 
 def test_committed_results_bear_out_the_words_of_the_page():
-    results = json.loads(study.RESULTS.read_text(encoding="utf-8"))
+    results = study_page.load_results()
     quality, scenes = results["quality"], results["scenes"]
     kinds = [name for name in quality if name.startswith("logistic")]
     above = {"IoU": [], "P@10": []}
@@ -404,7 +403,9 @@ def test_committed_results_bear_out_the_words_of_the_page():
             name: found[layer]["noise of 5 %"][0] for name, found in results["stability"].items()
         }
         assert min(noise, key=noise.get) == study.PAPER
-        assert results["cost"][layer][study_page.RECOMMENDED] < 2
+        cost = results["cost"][layer]
+        assert 0.8 < cost[study_page.RECOMMENDED] < 1.15
+        assert cost["logistic, 1e-3"] < cost["logistic, 3e-4"] < cost[study_page.RECOMMENDED]
         for ratios in results["evaluation"][layer].values():
             assert max(ratios.values()) <= 2.5
     for values, said in zip(above.values(), ((0.11, 0.25), (0.11, 0.20)), strict=True):
@@ -418,10 +419,20 @@ def test_committed_results_bear_out_the_words_of_the_page():
     assert directions[kinds].gt(directions[study.PAPER], axis=0).all(axis=None)
     higher = standardized.mean() > standardized.mean()[study.PAPER]
     assert [kind for kind in kinds if not higher[kind]] == ["logistic, 1e-3"]
+    by_concept = {
+        layer: pd.DataFrame({name: quality[name][layer]["concepts"] for name in study_charts.MAIN})
+        for layer in quality[study.PAPER]
+    }
+    for table in by_concept.values():
+        others = table[[study.PAPER, study.MASKED_MEAN]]
+        assert others.lt(table[study_page.RECOMMENDED], axis=0).all(axis=None)
+    gain = by_concept["+".join(study.LAYERS)] - by_concept["backbone.16"]
+    most = gain[study_page.RECOMMENDED].nlargest(3)
+    assert set(most.index) == {"sign", "pedestrian", "pole"}
 
 
 def test_committed_scores_bear_out_the_words_of_the_page():
-    found = json.loads(study.RESULTS.read_text(encoding="utf-8"))["scores"]
+    found = study_page.load_results()["scores"]
     assert len(found["places"]) == 3 * (2 * 4 + 5)
     ranks = {name: value for name, (value, *_) in found["correlation"]["all networks"].items()}
     held_out, *_, plain_best, _ = (name for name in ranks if name != "gain, best")
@@ -442,7 +453,7 @@ def test_committed_scores_bear_out_the_words_of_the_page():
 
 
 def test_committed_choice_bears_out_the_words_of_the_page():
-    found = json.loads(study.RESULTS.read_text(encoding="utf-8"))["choice"]
+    found = study_page.load_results()["choice"]
     recommended, every = "backbone.4+backbone.9+backbone.16", "+".join(study.LAYERS)
     for chosen in found["chosen"]:
         assert chosen["setting"] == [1e-4, recommended, "none", 0.0]
@@ -456,7 +467,7 @@ def test_committed_choice_bears_out_the_words_of_the_page():
 
 
 def test_committed_changes_bear_out_the_words_of_the_page():
-    found = json.loads(study.RESULTS.read_text(encoding="utf-8"))["changes"]
+    found = study_page.load_results()["changes"]
     exceptions = []
     for layer in study.LAYERS:
         for change in found[study.PAPER][layer]:
@@ -470,7 +481,7 @@ def test_committed_changes_bear_out_the_words_of_the_page():
 
 
 def test_committed_sub_concepts_bear_out_the_words_of_the_page():
-    found = json.loads(study.RESULTS.read_text(encoding="utf-8"))["parts"]
+    found = study_page.load_results()["parts"]
     assert set(found["tasks"].values()) == {11}
     means = {
         way: pd.DataFrame(
@@ -494,8 +505,8 @@ def test_committed_sub_concepts_bear_out_the_words_of_the_page():
 
 
 def test_committed_distances_bear_out_the_words_of_the_page():
-    found = json.loads(study.RESULTS.read_text(encoding="utf-8"))["convergence"]
-    text = " ".join(study.PAGE.read_text(encoding="utf-8").split())
+    found = study_page.load_results()["convergence"]
+    text = " ".join(PAGE.read_text(encoding="utf-8").split())
     assert f"{found['frames']} frames of three driving sequences" in text
     assert f"{found['rows']} image-concept pairs" in text
     assert f"for the {found['compared rows']} rows of every ninth frame" in text
@@ -511,7 +522,7 @@ def test_committed_distances_bear_out_the_words_of_the_page():
 
 
 def test_committed_finer_masks_bear_out_the_words_of_the_page():
-    found = json.loads(study.RESULTS.read_text(encoding="utf-8"))["masks"]
+    found = study_page.load_results()["masks"]
     for layers in study_small.MASK_LAYERS:
         coarse, *_, finest = (one["quality"] for one in found if tuple(one["layers"]) == layers)
         rise = finest["IoU"] - coarse["IoU"]
@@ -530,9 +541,8 @@ def test_parts_run_on_some_frames(tmp_path, camvid, camvid_network, monkeypatch)
     monkeypatch.setattr(study_small, "list_ways", lambda: ways)
     monkeypatch.setattr(study_small, "MASK_LAYERS", [ways[0].layers])
     monkeypatch.setattr(study_small, "MASK_SIZES", [(100, 100)])
-    page, results = tmp_path / "page.md", tmp_path / "results.json"
-    _write_page(page, [*TABLES[:4], "cost", "convergence", "unconverged", "small", "masks"])
-    files = ["--page", str(page), "--results", str(results), "--camvid", str(SHARED / "camvid")]
+    results = tmp_path / "results.json"
+    files = ["--results", str(results), "--camvid", str(SHARED / "camvid")]
     few = ["--frames", "4", "--layers", "backbone.13", "--images", "1", "--repeats", "1"]
     few += ["--settings", study.PAPER, study.MASKED_MEAN, "logistic"]
     measured = ["quality", "stability", "cost", "convergence", "small", "masks"]
@@ -555,4 +565,3 @@ def test_parts_run_on_some_frames(tmp_path, camvid, camvid_network, monkeypatch)
     assert coarse["quality"]["IoU"] == pytest.approx(one["IoU"])
     assert fine["mask_size"] == [360, 480]
     assert fine["quality"]["IoU"] > one["IoU"]
-    assert "old" not in page.read_text(encoding="utf-8")
