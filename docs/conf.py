@@ -32,6 +32,7 @@ extensions = [
     "sphinx_gallery.gen_gallery",
     "api_pages",
     "external_names",
+    "gallery_order",
     "mathml",
     "picture_scale",
     "source_lines",
@@ -108,7 +109,8 @@ html_theme_options = {
     "navigation_with_keys": False,
     "pygments_light_style": "a11y-high-contrast-light",
     "pygments_dark_style": "a11y-high-contrast-dark",
-    "secondary_sidebar_items": {"index": [], "**": ["page-toc"]},
+    # Examples have wide pictures instead.
+    "secondary_sidebar_items": {"index": [], "auto_examples/plot_*": [], "**": ["page-toc"]},
     "footer_start": ["copyright"],
     "footer_end": [],
     "show_toc_level": 2,

@@ -159,7 +159,7 @@ import matplotlib.pyplot as plt
 
 from sklearn_loce.plotting import SeparationDisplay
 
-figure, axes = plt.subplots(1, 2, figsize=(9.4, 4.6), layout="constrained")
+figure, axes = plt.subplots(1, 2, figsize=(7.6, 3.8), layout="constrained")
 for ax, name in zip(axes, ["random weights", "trained"], strict=True):
     SeparationDisplay.from_embeddings(
         embeddings[name]["features.5"],

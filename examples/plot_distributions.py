@@ -60,7 +60,7 @@ import matplotlib.pyplot as plt
 
 from sklearn_loce.plotting import OverlapDisplay
 
-figure, axes = plt.subplots(1, 2, figsize=(10, 4.6), layout="constrained")
+figure, axes = plt.subplots(1, 2, figsize=(7.6, 3.7), layout="constrained")
 for ax, (layer, embeddings) in zip(axes, layers.items(), strict=True):
     OverlapDisplay.from_embeddings(embeddings, scenes.target, metric="cosine", ax=ax)
     ax.set_title(layer)
@@ -92,7 +92,7 @@ for layer, embeddings in layers.items():
 
 from sklearn_loce.plotting import SeparationDisplay
 
-figure, axes = plt.subplots(1, 2, figsize=(10, 4.6), layout="constrained")
+figure, axes = plt.subplots(1, 2, figsize=(7.6, 3.7), layout="constrained")
 for ax, (layer, embeddings) in zip(axes, layers.items(), strict=True):
     SeparationDisplay.from_embeddings(
         embeddings, scenes.target, metric="cosine", order=None, ax=ax, im_kw={"vmin": 0, "vmax": 1}
@@ -139,7 +139,7 @@ from sklearn_loce.utils import UnsupervisedUMAP
 
 umap = UnsupervisedUMAP(n_neighbors=100, min_dist=0.99, n_jobs=1, random_state=0)
 mixture = ConceptGaussianMixture(max_components=2, random_state=0)
-figure, axes = plt.subplots(1, 2, figsize=(10, 4.6), layout="constrained")
+figure, axes = plt.subplots(1, 2, figsize=(7.6, 3.7), layout="constrained")
 for ax, (layer, embeddings) in zip(axes, layers.items(), strict=True):
     ConceptMapDisplay.from_embeddings(
         normalize(embeddings),

@@ -121,7 +121,7 @@ for concept in ["sky", "road", "tree", "house", "bus", "car"]:
     ranked = by_iou[test["concept"].to_numpy()[by_iou] == concept]
     rows.append(ranked[len(ranked) // 2])
 
-figure = plt.figure(figsize=(9, 8.4), layout="constrained")
+figure = plt.figure(figsize=(7.6, 7.2), layout="constrained")
 parts = figure.subfigures(3, 1)
 for part, estimator, name in zip(parts, [loce, gloce, net2vec], iou.columns, strict=True):
     part.suptitle(name + " (has seen these masks)" * (estimator is loce), fontweight="bold")
@@ -134,7 +134,7 @@ for part, estimator, name in zip(parts, [loce, gloce, net2vec], iou.columns, str
 # The scores
 # ----------
 
-figure, ax = plt.subplots(figsize=(9, 3), layout="constrained")
+figure, ax = plt.subplots(figsize=(7.6, 2.8), layout="constrained")
 means.plot.bar(ax=ax, rot=0, width=0.75, color=["0.72", "#0072B2", "#E69F00"])
 ax.set(xlabel="", ylabel="mean IoU, held out", ylim=(0, 1))
 ax.spines[["top", "right"]].set_visible(False)

@@ -76,7 +76,7 @@ import matplotlib.pyplot as plt
 
 from sklearn_loce.plotting import PrecisionAtKDisplay
 
-figure, axes = plt.subplots(1, 2, figsize=(11, 4.2), sharey=True, layout="constrained")
+figure, axes = plt.subplots(1, 2, figsize=(7.6, 3.6), sharey=True, layout="constrained")
 for ax, layer, X in zip(axes, ["features.1", "features.5"], [early, embeddings], strict=True):
     PrecisionAtKDisplay.from_embeddings(X, data["concept"], k=[1, 5, 10, 20, 30, 40], ax=ax)
     ax.set_title(layer)

@@ -31,7 +31,7 @@ import matplotlib.pyplot as plt
 import torch
 
 image = torch.from_numpy(scenes.data["image"].iloc[0]).permute(2, 0, 1)
-figure, axes = plt.subplots(1, len(levels), figsize=(9.5, 1.7), layout="constrained")
+figure, axes = plt.subplots(1, len(levels), figsize=(7.6, 1.4), layout="constrained")
 for ax, level in zip(axes, levels, strict=True):
     ax.imshow(GaussianNoise(level)(image).permute(1, 2, 0))
     ax.set_title(f"{level} %")

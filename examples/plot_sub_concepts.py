@@ -97,7 +97,7 @@ ClusterGalleryDisplay.from_embeddings(X, data, tree.labels_, clusters=vehicles, 
 from sklearn_loce.plotting import ChannelDisplay
 
 houses = y == "house"
-figure, axes = plt.subplots(1, 2, figsize=(9, 3.6), layout="constrained")
+figure, axes = plt.subplots(1, 2, figsize=(7.6, 3.4), layout="constrained")
 for ax, group in zip(axes, np.unique(planted[houses]), strict=True):
     ChannelDisplay.from_embeddings(X[houses], planted[houses], group=group, n_channels=8, ax=ax)
 

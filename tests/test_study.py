@@ -16,7 +16,7 @@ from sklearn.cluster import KMeans
 from torch.nn.functional import binary_cross_entropy_with_logits, interpolate
 from torchvision.models.segmentation import lraspp_mobilenet_v3_large
 
-from benchmarks import study, study_charts, study_page, study_small
+from benchmarks import charts, study, study_page, study_small
 from sklearn_loce import Joined, optimize_loces
 from sklearn_loce.metrics import precision_at_k
 
@@ -361,18 +361,21 @@ def test_page_shows_every_chart_and_table():
     assert set(re.findall(r'fold_table\(results, "([^"]+)"', text)) == set(
         study_page.make_tables(results)
     )
-    charts = {name for name in vars(study_charts) if name.startswith("draw_")} - {"draw_points"}
-    assert set(re.findall(r"charts\.(\w+)\(", text)) == charts
+    drawn = {name for name in vars(charts) if name.startswith("draw_")} - {
+        "draw_points",
+        "draw_solver",
+    }
+    assert set(re.findall(r"charts\.(\w+)\(", text)) == drawn
 
 
 def test_charts_show_the_committed_results():
     results = study_page.load_results()
     code = "\n".join(re.findall(r"^charts\..*", PAGE.read_text(encoding="utf-8"), re.MULTILINE))
-    exec(code, {"charts": study_charts, "results": results})
+    exec(code, {"charts": charts, "results": results})
     figures = [plt.figure(number) for number in plt.get_fignums()]
     assert len(figures) == code.count("charts.")
     main, *_, small = figures
-    for line, setting in zip(main.axes[0].lines[::2], study_charts.MAIN, strict=True):
+    for line, setting in zip(main.axes[0].lines[::2], charts.MAIN, strict=True):
         found = [results["quality"][setting][layer]["quality"] for layer in study.LAYERS]
         assert line.get_xydata().tolist() == [[one["IoU"], one["P@10"]] for one in found]
     shown = {x for line in small.axes[0].lines for x in line.get_xdata()}
@@ -420,7 +423,7 @@ def test_committed_results_bear_out_the_words_of_the_page():
     higher = standardized.mean() > standardized.mean()[study.PAPER]
     assert [kind for kind in kinds if not higher[kind]] == ["logistic, 1e-3"]
     by_concept = {
-        layer: pd.DataFrame({name: quality[name][layer]["concepts"] for name in study_charts.MAIN})
+        layer: pd.DataFrame({name: quality[name][layer]["concepts"] for name in charts.MAIN})
         for layer in quality[study.PAPER]
     }
     for table in by_concept.values():

@@ -1,4 +1,4 @@
-"""The charts of the study, drawn from its numbers when the page is built."""
+"""The charts of the study and the benchmarks, drawn when their pages are built."""
 
 from textwrap import fill
 
@@ -225,6 +225,27 @@ def draw_small(ways):
     }
     panels = {"IoU, best bias": values, "ms per row": {"time": values.pop("time")}}
     draw_points(panels, styles, "", sharex=False, zero=True)
+
+
+def draw_solver(report):
+    """Draw the times of the plain formulations over ours, and ours over the floor."""
+    solver, floor = (report["sections"][name]["tables"][0] for name in ("solver", "floor"))
+    panels = {
+        "plain / ours": {name: _column(solver, f"{name} / ours") for name in ("product", "matmul")},
+        "ours / floor": {"ours": _column(floor, "ours / floor")},
+    }
+    styles = {"product": (ORANGE, "s"), "matmul": (GRAY, "D"), "ours": (BLUE, "o")}
+    draw_points(panels, styles, "ratio of times", sharex=False)
+    left, right = plt.gcf().axes
+    left.set_xscale("log")
+    right.set_xlim(left=0)
+    for ax in (left, right):
+        ax.axvline(1, color="0.3", linewidth=0.8)
+
+
+def _column(table, name):
+    place = [column["name"] for column in table["columns"]].index(name)
+    return {row[0]: row[place] for row in table["rows"]}
 
 
 def draw_points(panels, styles, label, *, n_cols=None, sharex=True, sharey=True, zero=False):
