@@ -1,4 +1,4 @@
-"""The study of settings: how well vectors redraw masks, find each other, and hold still.
+"""The study of settings: IoU, retrieval and stability of the vectors.
 
 Run ``python -m benchmarks.study``. It needs the CamVid scenes and the network trained on them, and
 writes all numbers to ``benchmarks/study.json``. The page ``docs/study.md`` shows them. The scenes

@@ -1,8 +1,8 @@
-"""The study's part on scores: which of them says how well a layer retrieves, and which capacity.
+"""The part of the study on scores: which score agrees with retrieval across networks and layers.
 
-A score is to say without retrieval what retrieval would say. So networks, layers and settings are
-ranked by each score and by precision at 10 across sequences. Networks with random weights have as
-many channels and cells as the trained one, and know nothing.
+A good score predicts retrieval without neighbors. So networks, layers and settings are ranked by
+each score and by precision at 10 across sequences. Networks with random weights have as many
+channels and cells as the trained network, but have learned nothing.
 """
 
 import numpy as np
