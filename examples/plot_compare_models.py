@@ -17,7 +17,6 @@ the images.
 # The trained network comes with the package. The other two start from new random weights; one of
 # them is trained for thirty steps to label each pixel with its concept.
 
-# sphinx_gallery_thumbnail_number = 1
 import torch
 from pycocotools.mask import decode
 from torch.nn.functional import cross_entropy

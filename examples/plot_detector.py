@@ -222,7 +222,6 @@ display = RetrievalDisplay.from_embeddings(
     crop=True,
 )
 
-# sphinx_gallery_thumbnail_number = 2
 
 # %%
 # .. admonition:: On COCO with pretrained weights

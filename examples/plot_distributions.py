@@ -151,5 +151,4 @@ for ax, (layer, embeddings) in zip(axes, layers.items(), strict=True):
     )
     ax.set_title(layer)
 
-# sphinx_gallery_thumbnail_number = 4
 plt.show()

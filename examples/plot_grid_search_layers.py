@@ -16,7 +16,6 @@ the vectors, so no vector is computed twice.
 # The table has one row per image-concept pair. We search on 21 scenes and hold out 12 others.
 # ``TorchModel`` lets all candidates share the network. ``memory`` names the folder of the store.
 
-# sphinx_gallery_thumbnail_number = 2
 import tempfile
 
 from sklearn_loce import LoCETransformer, TorchModel

@@ -14,7 +14,6 @@ This example shows all three, and the errors that you may meet.
 # For this example, we write scenes to a temporary folder, in two common ways: one PNG per image and
 # concept, named after both, and one PNG per image with a number per concept.
 
-# sphinx_gallery_thumbnail_number = 2
 import tempfile
 from pathlib import Path
 

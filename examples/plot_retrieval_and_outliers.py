@@ -153,5 +153,4 @@ ProjectionDisplay.from_estimator(
     loce, data, embeddings, rows=missed, n_cols=len(missed), kind="errors"
 )
 
-# sphinx_gallery_thumbnail_number = 3
 plt.show()

@@ -18,7 +18,6 @@ show its concept, and its direction compared with that of the clean image.
 # image seed its noise: each image has the same pattern at every level, only stronger. The network
 # was trained on nearly clean scenes.
 
-# sphinx_gallery_thumbnail_number = 2
 from sklearn_loce.corruptions import GaussianNoise
 from sklearn_loce.datasets import make_scenes
 

@@ -169,5 +169,4 @@ means = table.groupby(["model", "layer", "sample"], sort=False)["score"].mean()
 summary = means.groupby(["model", "layer"], sort=False).agg(["mean", "std"]).reset_index()
 LayerComparisonDisplay(summary, metric="adjusted Rand index").plot()
 
-# sphinx_gallery_thumbnail_number = 1
 plt.show()

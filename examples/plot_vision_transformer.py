@@ -188,7 +188,6 @@ for part, (name, layer) in zip(figure.subfigures(2, 1), shown.items(), strict=Tr
     ProjectionDisplay.from_estimator(loce, scene, n_cols=len(scene), ax=axes)
     part.suptitle(f"{name}, {layer.replace('encoder.layers.encoder_layer_', 'block ')}")
 
-# sphinx_gallery_thumbnail_number = 2
 
 # %%
 # .. admonition:: On COCO with pretrained weights

@@ -1,11 +1,14 @@
 """The gallery in groups, from first steps to large runs.
 
 Sphinx-Gallery makes groups of folders. The examples stay in one folder, so that their addresses are
-short; their cards are grouped here.
+short; their cards are grouped here. A card shows a detail of a picture, because the text of a whole
+picture is too small there.
 """
 
 import re
 from pathlib import Path
+
+from PIL import Image, ImageOps
 
 GROUPS = {
     "First steps": ("plot_first_loces", "plot_grid_search_layers"),
@@ -22,6 +25,24 @@ GROUPS = {
     "Scale": ("plot_dask_cluster",),
 }
 ORDER = tuple(stem for stems in GROUPS.values() for stem in stems)
+# Number of the picture, and left, upper, right and lower edge of the detail as shares of its size.
+DETAILS = {
+    "plot_first_loces": (1, (0.5, 0, 1, 0.45)),
+    "plot_grid_search_layers": (2, (0, 0, 1, 0.33)),
+    "plot_own_data_and_model": (1, (0, 0, 0.75, 0.42)),
+    "plot_find_wrong_labels": (1, (0, 0, 0.75, 0.26)),
+    "plot_distributions": (4, (0.5, 0, 1, 0.75)),
+    "plot_sub_concepts": (1, (0, 0, 1, 0.58)),
+    "plot_concept_map": (1, (0, 0, 1, 0.82)),
+    "plot_retrieval_and_outliers": (2, (0, 0.05, 0.4, 0.7)),
+    "plot_loce_gloce_net2vec": (1, (0, 0.34, 0.5, 0.66)),
+    "plot_robustness": (2, (0, 0, 1, 0.33)),
+    "plot_compare_models": (1, (0, 0, 1, 0.33)),
+    "plot_vision_transformer": (2, (0, 0, 0.5, 0.5)),
+    "plot_detector": (2, (0, 0, 0.5, 0.5)),
+    "plot_dask_cluster": (1, (0, 0, 1, 1)),
+}
+CARD_SIZE = (480, 320)
 _CARD = '.. raw:: html\n\n    <div class="sphx-glr-thumbcontainer"'
 _HEADING = """\
 .. raw:: html
@@ -73,7 +94,23 @@ def group_cards(app, docname, source):
     source[0] = head + "".join(cards)
 
 
+def cut_details(app):
+    """Show a detail of a picture on each card."""
+    images = Path(app.srcdir, "auto_examples", "images")
+    for stem, (number, box) in DETAILS.items():
+        path = images / f"sphx_glr_{stem}_{number:03d}_2_00x.png"
+        if path.is_file():  # a build without the gallery has none
+            with Image.open(path) as picture:
+                edges = [
+                    round(share * size) for share, size in zip(box, picture.size * 2, strict=True)
+                ]
+                detail = picture.convert("RGB").crop(edges)
+            card = ImageOps.pad(detail, CARD_SIZE, color="white")
+            card.save(images / "thumb" / f"sphx_glr_{stem}_thumb.png")
+
+
 def setup(app):
     """Connect the extension."""
+    app.connect("builder-inited", cut_details, priority=900)  # after Sphinx-Gallery
     app.connect("source-read", group_cards)
     return {"parallel_read_safe": True}
