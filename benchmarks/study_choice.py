@@ -3,7 +3,7 @@
 The other half tests the choice. Each driving sequence is cut in two by time, so that both halves
 hold all sequences: each half needs neighbors in other sequences. Candidates are single layers and
 joined layers. Joined layers beside the average of the activations under the mask are compared with
-them, but are not candidates, because an average has no projection.
+them, but are not candidates, because an average is not projected.
 """
 
 from itertools import combinations

@@ -109,8 +109,7 @@ html_theme_options = {
     "navigation_with_keys": False,
     "pygments_light_style": "a11y-high-contrast-light",
     "pygments_dark_style": "a11y-high-contrast-dark",
-    # Examples have wide pictures instead.
-    "secondary_sidebar_items": {"index": [], "auto_examples/plot_*": [], "**": ["page-toc"]},
+    "secondary_sidebar_items": {"index": [], "**": ["page-toc"]},
     "footer_start": ["copyright"],
     "footer_end": [],
     "show_toc_level": 2,

@@ -28,19 +28,19 @@ ORDER = tuple(stem for stems in GROUPS.values() for stem in stems)
 # Number of the picture, and left, upper, right and lower edge of the detail as shares of its size.
 DETAILS = {
     "plot_first_loces": (1, (0.5, 0, 1, 0.45)),
-    "plot_grid_search_layers": (2, (0, 0, 1, 0.33)),
+    "plot_grid_search_layers": (2, (0, 0, 1, 0.27)),
     "plot_own_data_and_model": (1, (0, 0, 0.75, 0.42)),
-    "plot_find_wrong_labels": (1, (0, 0, 0.75, 0.26)),
+    "plot_find_wrong_labels": (1, (0, 0, 0.75, 0.245)),
     "plot_distributions": (4, (0.5, 0, 1, 0.75)),
-    "plot_sub_concepts": (1, (0, 0, 1, 0.58)),
-    "plot_concept_map": (1, (0, 0, 1, 0.82)),
-    "plot_retrieval_and_outliers": (2, (0, 0.05, 0.4, 0.7)),
-    "plot_loce_gloce_net2vec": (1, (0, 0.34, 0.5, 0.66)),
+    "plot_sub_concepts": (1, (0, 0, 1, 0.545)),
+    "plot_concept_map": (1, (0, 0, 1, 0.78)),
+    "plot_retrieval_and_outliers": (2, (0, 0.05, 0.37, 0.7)),
+    "plot_loce_gloce_net2vec": (1, (0, 0.36, 0.5, 0.66)),
     "plot_robustness": (2, (0, 0, 1, 0.33)),
-    "plot_compare_models": (1, (0, 0, 1, 0.33)),
-    "plot_vision_transformer": (2, (0, 0, 0.5, 0.5)),
-    "plot_detector": (2, (0, 0, 0.5, 0.5)),
-    "plot_dask_cluster": (1, (0, 0, 1, 1)),
+    "plot_compare_models": (1, (0, 0, 1, 0.23)),
+    "plot_vision_transformer": (1, (0, 0, 1, 1)),
+    "plot_detector": (2, (0, 0.02, 0.51, 0.5)),
+    "plot_dask_cluster": (2, (0.45, 0, 1, 0.8)),
 }
 CARD_SIZE = (480, 320)
 _CARD = '.. raw:: html\n\n    <div class="sphx-glr-thumbcontainer"'
@@ -94,6 +94,13 @@ def group_cards(app, docname, source):
     source[0] = head + "".join(cards)
 
 
+def widen_examples(app, doctree):
+    """Leave out the contents beside an example: its code and pictures need the width."""
+    docname = app.env.docname
+    if docname.startswith("auto_examples/plot_"):
+        app.env.metadata[docname]["html_theme.sidebar_secondary.remove"] = True
+
+
 def cut_details(app):
     """Show a detail of a picture on each card."""
     images = Path(app.srcdir, "auto_examples", "images")
@@ -113,4 +120,5 @@ def setup(app):
     """Connect the extension."""
     app.connect("builder-inited", cut_details, priority=900)  # after Sphinx-Gallery
     app.connect("source-read", group_cards)
+    app.connect("doctree-read", widen_examples)
     return {"parallel_read_safe": True}
