@@ -62,7 +62,9 @@ from sklearn_loce.plotting import OverlapDisplay
 
 figure, axes = plt.subplots(1, 2, figsize=(7.6, 3.7), layout="constrained")
 for ax, (layer, embeddings) in zip(axes, layers.items(), strict=True):
-    OverlapDisplay.from_embeddings(embeddings, scenes.target, metric="cosine", ax=ax)
+    OverlapDisplay.from_embeddings(
+        embeddings, scenes.target, metric="cosine", ax=ax, im_kw={"vmin": 0, "vmax": 0.4}
+    )
     ax.set_title(layer)
 
 # %%
