@@ -142,7 +142,7 @@ print(f"\nfalse alarms: {is_outlier[fine].sum()} of {fine.sum()} rows without er
 # ---------------
 # These rows have an error but are no outliers. If a large object stands in the middle of the image,
 # as the car does, its mirrored mask still covers much of it. The other objects are small and also
-# near the middle. The colors show hits, misses and false alarms of the projection.
+# near the middle. The colors show hits and misses of the projection, and where it spills over.
 
 from sklearn_loce.plotting import ProjectionDisplay
 
