@@ -114,11 +114,10 @@ def main():
     lines = [
         "# Concept segmentation of held-out images",
         "",
-        "IoU on CamVid, LR-ASPP MobileNetV3-Large. Each of three sequences held out once, vectors "
-        "fitted on the",
-        "other two. A LoCE has seen the mask that it redraws: it is a yardstick, not a competitor.",
-        'All vectors minimize `objective="net2vec"`. '
-        "Written by `python -m benchmarks.segmentation`.",
+        "The figures are IoUs on CamVid, with an LR-ASPP MobileNetV3-Large. Each of the three",
+        "sequences is held out once, and the vectors are fitted on the other two. The LoCE of a",
+        "row is a yardstick and no competitor: it was optimized on the mask itself. All vectors",
+        'minimize `objective="net2vec"`. `python -m benchmarks.segmentation` writes this page.',
         "",
     ]
     for layer in options.layers:

@@ -1,7 +1,7 @@
-"""The study of settings: how well vectors redraw masks, find each other, and hold still.
+"""The study of settings: IoU, retrieval and stability of the vectors.
 
 Run ``python -m benchmarks.study``. It needs the CamVid scenes and the network trained on them, and
-fills in the tables of ``docs/study.md`` and all numbers in ``benchmarks/study.json``. The scenes
+writes all numbers to ``benchmarks/study.json``. The page ``docs/study.md`` shows them. The scenes
 that come with the package give the planted truth. ``--only`` measures some parts again.
 """
 
@@ -28,7 +28,7 @@ from torchvision.transforms import v2
 from benchmarks.measure import in_turn, median_ratio, threads
 from benchmarks.segmentation import NORMALIZE, SHARED, WEIGHTS, load_network, sequence_of
 from benchmarks.study_choice import measure_choice
-from benchmarks.study_page import MASKED_MEAN, PAGE, PAPER, RECOMMENDED, fill_page
+from benchmarks.study_page import MASKED_MEAN, PAPER, RECOMMENDED, RESULTS, load_results
 from benchmarks.study_parts import measure_parts
 from benchmarks.study_scores import measure_scores
 from benchmarks.study_small import measure_masks, measure_small
@@ -76,7 +76,6 @@ TOLERANCES = (1e-4, 1e-6)  # the default first
 OPTIMUM = 1e-10  # the tolerance to which optima are solved
 K = 10
 N_DRAWS = 3
-RESULTS = Path(__file__).with_suffix(".json")
 
 
 def list_settings():
@@ -404,7 +403,6 @@ def read_options(arguments=None):
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--scenes", type=int, default=120)
     parser.add_argument("--only", nargs="+", choices=list(PARTS), default=list(PARTS))
-    parser.add_argument("--page", type=Path, default=PAGE)
     parser.add_argument("--results", type=Path, default=RESULTS)
     return parser.parse_args(arguments)
 
@@ -424,7 +422,7 @@ def main(arguments=None):
     samples, model = load_samples(options), load_network(options.weights)
     results = {}
     if options.results.is_file():
-        results = json.loads(options.results.read_text(encoding="utf-8"))
+        results = load_results(options.results)
     for name in options.only:
         found = PARTS[name](options, samples, model)
         if name in BY_SETTING:  # of those that were not measured again, the numbers stay
@@ -433,7 +431,6 @@ def main(arguments=None):
         results[name] = found
         text = json.dumps(results, indent=1, default=as_number)
         options.results.write_text(text + "\n", encoding="utf-8")
-    fill_page(options.page, json.loads(options.results.read_text(encoding="utf-8")))
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
-"""The study's part on a recommended setting: chosen on one half of the frames, told on the other.
+"""The part of the study on a recommended setting: chosen on one half of the frames.
 
-Each driving sequence is cut in two, by time, so that both halves hold all sequences: neighbours of
-other sequences are needed in each. Candidates are single layers and joined layers. Joined layers
-beside the average of the activations under the mask are compared with them, and not chosen: an
-average has nothing to project.
+The other half tests the choice. Each driving sequence is cut in two by time, so that both halves
+hold all sequences: each half needs neighbors in other sequences. Candidates are single layers and
+joined layers. Joined layers beside the average of the activations under the mask are compared with
+them, but are not candidates, because an average is not projected.
 """
 
 from itertools import combinations

@@ -1,33 +1,30 @@
-"""The tables of the study as Markdown, put where its page marks their places."""
+"""The tables of the study as Markdown, for its page."""
 
-import re
+import json
 from pathlib import Path
 
 import numpy as np
 
 from benchmarks.page import write_table
 
-PAGE = Path(__file__).resolve().parents[1] / "docs" / "study.md"
+RESULTS = Path(__file__).with_name("study.json")
 RECOMMENDED, PAPER, MASKED_MEAN = "logistic", "paper", "masked mean"
 _DIGITS = {"clusters": 0, "ms per row": 1}
 
 
-def fill_page(page, results):
-    """Put the tables of all parts that were measured into a page.
+def load_results(path=RESULTS):
+    """Load the numbers of the study."""
+    return json.loads(path.read_text(encoding="utf-8"))
 
-    Raises
-    ------
-    ValueError
-        If the page has no place for a table.
-    """
-    text = page.read_text(encoding="utf-8")
-    for name, table in make_tables(results).items():
-        begin, end = f"<!-- begin {name} -->", f"<!-- end {name} -->"
-        place = re.compile(f"{re.escape(begin)}.*?{re.escape(end)}", re.DOTALL)
-        if not place.search(text):
-            raise ValueError(f"{page} has no place {begin} ... {end} for its table.")
-        text = place.sub(lambda _, new=f"{begin}\n{table}\n{end}": new, text)
-    page.write_text(text, encoding="utf-8")
+
+def fold_table(results, name, title="Table"):
+    """Write a table that opens at a click, for a cell of the page."""
+    from IPython.display import Markdown
+
+    table = make_tables(results)[name]
+    n_columns = table.partition("\n")[0].count("|") - 1
+    kind = "loce-table loce-upright" if n_columns >= 10 else "loce-table"
+    return Markdown(f":::{{dropdown}} {title}\n:class-container: {kind}\n\n{table}\n:::")
 
 
 def make_tables(results):

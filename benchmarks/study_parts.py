@@ -1,8 +1,8 @@
-"""The study's part on real sub-concepts: whether clusters within a concept tell its sides apart.
+"""The part of the study on real sub-concepts: whether clusters within a concept find them.
 
-The rows of a concept differ by what the images say without labels: the driving sequence, near and
-far (the third of the largest masks and that of the smallest), left and right (the outer thirds by
-the mask's center). Clusters within the concept are compared with these.
+Three kinds of sub-concepts need no labels: the driving sequence; near and far (the third with the
+largest and the third with the smallest masks); left and right (the outer thirds by the center of
+the mask). Clusters within the concept are compared with these.
 """
 
 import numpy as np

@@ -1,16 +1,13 @@
-"""The study's part on scores: which of them says how well a layer retrieves, and which capacity.
+"""The part of the study on scores: which score agrees with retrieval across networks and layers.
 
-A score is to say without retrieval what retrieval would say. So networks, layers and settings are
-ranked by each score and by precision at 10 across sequences. Networks with random weights have as
-many channels and cells as the trained one, and know nothing.
+A good score predicts retrieval without neighbors. So networks, layers and settings are ranked by
+each score and by precision at 10 across sequences. Networks with random weights have as many
+channels and cells as the trained network, but have learned nothing.
 """
 
-import matplotlib as mpl
 import numpy as np
 import pandas as pd
 import torch
-from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 from scipy.stats import rankdata
 from torchvision.models.segmentation import lraspp_mobilenet_v3_large
 
@@ -33,7 +30,6 @@ LEVEL = 0.95
 PRECISION = "P@10"
 HELD_OUT, GAIN, PLAIN = "held-out IoU", "gain", "IoU"
 SCORES = (HELD_OUT, f"{HELD_OUT}, best", f"{GAIN}, best", f"{PLAIN}, best", f"{PLAIN}, plain")
-CHART = "study_scores.png"
 
 
 def random_network(seed):
@@ -223,33 +219,6 @@ def describe_scores(rows, n_draws=N_DRAWS):
     }
 
 
-def draw_chart(places, path):
-    """Draw held-out and plain IoU against precision, a point per network, setting and layer."""
-    networks = list(dict.fromkeys(place["network"] for place in places))
-    markers = dict(zip(SETTINGS, "sov", strict=True))
-    with mpl.rc_context({"font.size": 9, "savefig.dpi": 110}):
-        figure = Figure(figsize=(7.5, 3.4), layout="constrained")
-        axes = figure.subplots(1, 2, sharey=True)
-        for ax, name in zip(axes, (HELD_OUT, f"{PLAIN}, best"), strict=True):
-            for place in places:
-                color = f"C{networks.index(place['network'])}"
-                at = place["values"][name], place["values"][PRECISION]
-                ax.plot(*at, markers[place["setting"]], color=color, alpha=0.7)
-            ax.set_xlabel(name)
-        axes[0].set_ylabel("precision at 10 across sequences")
-        colors = [Line2D([], [], color=f"C{k}", lw=4, label=n) for k, n in enumerate(networks)]
-        shapes = [
-            Line2D([], [], color="0.4", marker=marker, ls="", label=setting)
-            for setting, marker in markers.items()
-        ]
-        figure.legend(handles=colors + shapes, loc="outside right upper", frameon=False)
-        figure.savefig(path)
-
-
 def measure_scores(options, samples, model):
-    """Score networks, settings and layers, draw the chart, and give the summary."""
-    found = describe_scores(score_networks(load_networks(model), options.layers, samples))
-    folder = options.page.parent / "images"
-    folder.mkdir(exist_ok=True)
-    draw_chart(found["places"], folder / CHART)
-    return found
+    """Score networks, settings and layers, and give the summary."""
+    return describe_scores(score_networks(load_networks(model), options.layers, samples))

@@ -1,8 +1,8 @@
-"""The study's part on small objects: what helps where a mask covers less than some cells.
+"""The part of the study on small objects: which remedies help if a mask covers only a few cells.
 
-A mask may be redrawn because the layer knows the object, or because a filter of many channels draws
-nearly any small shape. Therefore the same shapes are drawn again at random places, free of the
-concept: what a way gains there, it does not gain by knowing the object.
+A projection may match a small mask because the layer represents the object, or because a filter of
+many channels matches nearly any small shape. So the same shapes are measured at random places
+without the concept, too. Only the difference belongs to the object.
 """
 
 import time

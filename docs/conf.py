@@ -32,6 +32,7 @@ extensions = [
     "sphinx_gallery.gen_gallery",
     "api_pages",
     "external_names",
+    "gallery_order",
     "mathml",
     "picture_scale",
     "source_lines",

@@ -1,22 +1,22 @@
 """
-=======================================
-Comparing networks: what training makes
-=======================================
+===========================================
+Comparing networks: what does training add?
+===========================================
 
-A LoCE is fitted to its mask, whatever the network has learned. So how much of what we see in LoCEs
-comes from training, and how much does the architecture give for nothing?
+How much of a LoCE comes from training, and how much from the architecture alone? A LoCE is
+optimized on its mask whatever the network has learned, so compare with random weights.
 
 We compare three networks of one architecture, layer by layer: with random weights, after a few
-steps of training, and trained to the end. All are measured on the same rows, on repeated draws.
+steps of training, and fully trained. All are measured on the same rows, with repeated samples of
+the images.
 """
 
 # %%
 # Three networks
 # --------------
-# The trained network comes with the package. Drawing its weights anew gives the random one, and
-# thirty steps on drawn scenes the third: each pixel is to be given its concept.
+# The trained network comes with the package. The other two start from new random weights; one of
+# them is trained for thirty steps to label each pixel with its concept.
 
-# sphinx_gallery_thumbnail_number = 1
 import torch
 from pycocotools.mask import decode
 from torch.nn.functional import cross_entropy
@@ -25,7 +25,7 @@ from sklearn_loce.datasets import load_scene_model, make_scenes
 
 
 def draw_weights(model, seed):
-    """Draw all weights of a network anew."""
+    """Give a network new random weights."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         for module in model.modules():
@@ -35,7 +35,7 @@ def draw_weights(model, seed):
 
 
 def train(model, scenes, n_epochs, batch_size=8):
-    """Train a network to label pixels with their concepts; 0 is what belongs to none."""
+    """Train a network to label pixels with their concepts; 0 is the background."""
     classes = ["none", *scenes.target_names]
     images, labels = [], []
     for _, rows in scenes.data.groupby("image_id"):
@@ -61,11 +61,11 @@ models = {
 # %%
 # The same rows in every network and layer
 # ----------------------------------------
-# Random weights make small activations, and the paper's objective takes steps of a fixed size, so
-# its result depends on that scale. The logistic objective is solved to its optimum, and its ridge
-# means the same at all scales, so it is the fairer one here. (``standardize=True`` is another way.)
+# Random weights give small activations. The paper's objective takes steps of a fixed size, so its
+# result depends on that scale. The logistic objective is solved to its optimum, and its ridge has
+# the same effect at all scales, so it is the fairer choice. (``standardize=True`` is another.)
 #
-# Several layers are computed in one pass and come side by side; ``n_channels_`` gives their widths.
+# All layers are computed in one pass and come side by side; ``n_channels_`` gives their widths.
 
 import numpy as np
 
@@ -82,13 +82,13 @@ for name, model in models.items():
     iou[name] = dict(list(quality.groupby("layer")))
 
 # %%
-# Repeated draws
-# --------------
-# ``compare_layers`` draws the same number of rows of every concept again and again, the same rows
-# for every layer, and measures each draw. With ``groups`` it draws images, so that the standard
-# deviation is one over images, and precision leaves out neighbors in the query's own image. The
-# seed is the same for all networks, and so are the draws. Layers of a single network need no
-# arrays: ``compare_layers(loce, X, layers=layers)`` passes the images.
+# Repeated samples
+# ----------------
+# ``compare_layers`` samples the same number of rows of every concept again and again, the same rows
+# for every layer. With ``groups``, it samples images: the standard deviation is then one over
+# images, and precision leaves out neighbors in the image of the query. All networks use the same
+# seed, so they use the same samples. Layers of a single network need no arrays:
+# ``compare_layers(loce, X, layers=layers)`` embeds the images.
 
 import pandas as pd
 
@@ -110,10 +110,10 @@ print("Means at features.5")
 print(deepest.pivot_table(index="network", columns="metric", values="mean").round(2).to_string())
 
 # %%
-# IoU, precision and separation rise with training, at every layer, but not from nothing. On
-# activations of random weights LoCEs redraw part of their masks and retrieve far better than
-# chance, which is below 0.2: color and place in the image get through. That is the floor from
-# which to judge a network.
+# IoU, precision and separation rise with training at every layer, but do not start from nothing.
+# With random weights, projections match part of their masks, and LoCEs retrieve far better than
+# chance, which is below 0.2, because color and position pass through. Judge a network against this
+# floor.
 
 from sklearn_loce.plotting import LayerComparisonDisplay
 
@@ -121,8 +121,8 @@ metrics = ["iou", "heldout_iou", "precision_at_10", "separation"]
 display = LayerComparisonDisplay.from_table(tables, metrics)
 
 # %%
-# Precision over the number of neighbors, of the deepest layer of each network. A band is as wide as
-# the concepts differ.
+# Precision over the number of neighbors, for the deepest layer of each network. The width of a band
+# is the standard deviation over concepts.
 
 from sklearn_loce.plotting import PrecisionAtKDisplay
 
@@ -133,9 +133,9 @@ display = PrecisionAtKDisplay.from_embeddings(
 # %%
 # How alike are the networks?
 # ---------------------------
-# Vectors of two networks can't be compared channel by channel. Linear CKA asks whether they lay out
-# the rows alike, up to rotation and scale. Even random weights agree with the trained ones to some
-# degree, so a value of CKA means little without that of a random network beside it.
+# You cannot compare vectors of two networks channel by channel. Linear CKA measures whether two
+# networks arrange the rows alike, up to rotation and scale. Even random weights agree with the
+# trained ones to some degree, so read a CKA next to that of a random network.
 
 from sklearn_loce.metrics import compare_similarity
 
@@ -148,17 +148,17 @@ scores = with_trained.rename(columns={"layer_a": "model", "linear_cka": "mean"})
 display = LayerComparisonDisplay(scores, metric="linear CKA\nwith the trained network").plot()
 
 # %%
-# Which concepts does training pull apart?
-# ----------------------------------------
+# Which concepts does training separate?
+# --------------------------------------
 # Separation is the smallest distance between rows of two concepts over the largest distance in
-# their union; ``quantile`` keeps single rows from deciding. Training pulls nearly all pairs far
-# apart. Car and taxi, which differ in a small sign on the roof only, stay closest.
+# their union. ``quantile`` keeps single rows from deciding. Training separates nearly all pairs.
+# Car and taxi, which differ only in a small sign on the roof, stay closest.
 
 import matplotlib.pyplot as plt
 
 from sklearn_loce.plotting import SeparationDisplay
 
-figure, axes = plt.subplots(1, 2, figsize=(9.4, 4.6), layout="constrained")
+figure, axes = plt.subplots(1, 2, figsize=(7.6, 3.8), layout="constrained")
 for ax, name in zip(axes, ["random weights", "trained"], strict=True):
     SeparationDisplay.from_embeddings(
         embeddings[name]["features.5"],
@@ -172,9 +172,9 @@ for ax, name in zip(axes, ["random weights", "trained"], strict=True):
     ax.set_title(name)
 
 # %%
-# What random weights draw
-# ------------------------
-# The rows of one scene, by LoCEs of ``features.5`` of both networks.
+# Projections with random weights
+# -------------------------------
+# The rows of one scene, with the LoCEs of ``features.5`` of both networks.
 
 from sklearn_loce.plotting import ProjectionDisplay
 
@@ -187,8 +187,8 @@ for name in ("random weights", "trained"):
 # %%
 # .. admonition:: On COCO with pretrained weights
 #
-#    Networks of other architectures have other layers, shown side by side in the picture.
-#    Rows are matched by position, so all networks get the same table::
+#    Networks of other architectures have other layers, which the picture shows side by side. Rows
+#    are matched by position, so pass the same table to all networks::
 #
 #        from torchvision import models as zoo
 #        from sklearn_loce.datasets import fetch_coco_val2017
@@ -204,5 +204,5 @@ for name in ("random weights", "trained"):
 #            ),
 #        }
 #
-#    ``coco.data``, ``coco.target`` and ``coco.groups`` take the place of those of the scenes; use
-#    ``n_repeats=50`` as the paper does.
+#    Use ``coco.data``, ``coco.target`` and ``coco.groups`` instead of those of the scenes, and
+#    ``n_repeats=50`` as in the paper.

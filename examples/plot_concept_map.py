@@ -1,17 +1,17 @@
 """
-=============================
+============================
 A concept map in the browser
-=============================
+============================
 
-A map of LoCEs shows clusters and stray points, and the next question is always: which image is
-that? ``to_html`` writes the map as one file in which every point answers.
+Which image is behind a point of the map? A map of LoCEs shows clusters and stray points.
+``to_html`` writes it as one file in which you point at a LoCE and see its image.
 """
 
 # %%
-# LoCEs, their quality, and clusters
-# ----------------------------------
-# The layer is a middle one, early enough to see colors. Clusters are looked for within each
-# concept, two in each, so that the map can be filtered by them.
+# LoCEs, their quality and clusters
+# ---------------------------------
+# The layer is a middle one, early enough to represent colors. Each concept is split into two
+# clusters, so that you can filter the map by them.
 
 from sklearn.cluster import KMeans
 from sklearn.preprocessing import StandardScaler, normalize
@@ -34,9 +34,9 @@ print(f"{len(embeddings)} LoCEs, mean IoU {iou:.2f}")
 # %%
 # One file
 # --------
-# The file holds pictures, scripts and styles, and asks for nothing from the network: it can be sent
-# by mail. It needs the extra ``html``, which is Bokeh. UMAP lays the points out, and with the
-# transformer every point gets its projection and IoU.
+# The file holds pictures, scripts and styles, and loads nothing from the network, so you can send
+# it by mail. It needs the extra ``html``, which installs Bokeh. UMAP places the points. With the
+# transformer, every point also shows its projection and IoU.
 
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -51,7 +51,7 @@ with TemporaryDirectory() as folder:
         transformer=loce,
         clusters=clusters,
         thumbnail_size=112,
-        title="LoCEs of drawn scenes",
+        title="LoCEs of the package's scenes",
         random_state=0,
     )
     page = path.read_text(encoding="utf-8")
@@ -60,22 +60,25 @@ with TemporaryDirectory() as folder:
 # %%
 # The map
 # -------
-# Point at a LoCE to see its image with the outline of the mask, and what the LoCE projects. Select
-# it, and its nearest neighbors among the embeddings are listed: nearest in all channels, not on
-# the map. A click on the image enlarges it. **Box** and **Lasso** select many points and show their
-# images; **Save as CSV** saves what is selected, or what passes the filters, with the ids of the
-# annotations. Any column of the table colors the points, numbers by a scale, and filters them; any
-# text of it is found. The arrow keys, Space, Enter and Esc do the same, and the address of the
-# page holds its state, to be sent to a colleague.
+# - **Point** at a LoCE to see its image with the outline of the mask, and the projection.
+# - **Click** a LoCE to list its nearest neighbors. They are nearest in all channels, not on the
+#   map. Click the image to enlarge it.
+# - **Box** and **Lasso** select many points and show their images.
+# - **Save as CSV** saves the selected rows, or all rows that pass the filters, with the ids of the
+#   annotations.
+# - **Color and filter** the points by any column of the table. The search finds any text in it.
+#
+# The arrow keys, Space, Enter and Esc do the same. The address of the page holds its state, so you
+# can send it to a colleague.
 #
 # In a notebook, ``IPython.display.IFrame("map.html", width="100%", height=700)`` shows the file. On
-# this page it is part of the page, which the small class below sees to.
+# this page, the small class below embeds it.
 
 from html import escape
 
 
 class Embedded:
-    """A page of HTML, to be shown in another page."""
+    """A page of HTML inside another page."""
 
     def __init__(self, page):
         self.page = page
@@ -91,10 +94,10 @@ Embedded(page)
 # %%
 # On paper
 # --------
-# ``ConceptMapDisplay`` draws such a map for a page, with the ellipses of Gaussian mixtures that are
-# fitted to each concept in the plane. Where sub-concepts were planted, a concept may fall into
-# islands, as brick and plaster houses do; the mixture's number of components is chosen by a
-# criterion, and need not be the number of kinds.
+# ``ConceptMapDisplay`` draws such a map with Matplotlib, with the ellipses of Gaussian mixtures
+# that are fitted to each concept in the plane. A concept with sub-concepts may form islands, as
+# brick and plaster houses do. A criterion chooses the number of components, which need not be the
+# number of kinds.
 
 from sklearn_loce.plotting import ConceptMapDisplay
 
@@ -103,9 +106,9 @@ display = ConceptMapDisplay.from_embeddings(embeddings, scenes.target, random_st
 # %%
 # .. admonition:: On COCO with pretrained weights
 #
-#    Nothing changes but the table and the network. Of 5,000 points, selection, colors, search and
-#    export are answered within 0.3 s; of many more, pass a sample of rows. Small objects are seen
-#    with ``crop=True``::
+#    Only the table and the network change. With 5,000 points, selection, colors, search and export
+#    take less than 0.3 s. With many more points, pass a sample of rows. ``crop=True`` shows small
+#    objects::
 #
 #        from torchvision.models import VGG16_Weights, vgg16
 #
@@ -120,5 +123,5 @@ display = ConceptMapDisplay.from_embeddings(embeddings, scenes.target, random_st
 #            memory="loces",
 #        )
 #
-#    Images are read again for the thumbnails, from the paths in the table; the file needs them no
-#    longer.
+#    ``to_html`` reads the images again for the thumbnails, from the paths in the table. The file
+#    does not need them afterwards.

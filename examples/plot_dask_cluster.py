@@ -1,17 +1,17 @@
 """
-=================================
+=============================
 LoCEs on a cluster, with Dask
-=================================
+=============================
 
-A big table takes one forward pass per image and one optimization per row. A Dask cluster does both
-in parallel, with the same code as on one machine. Does the cluster change the
-vectors? And what happens to rows that were computed before?
+How do you compute LoCEs on many machines, and are the vectors the same? A large table takes one
+forward pass per image and one optimization per row. A Dask cluster does both in parallel, with the
+same code as on one machine. A store saves the rows that were computed before.
 """
 
 # %%
-# A table, and its LoCEs without a cluster
-# ----------------------------------------
-# First the reference: everything in this process, and nothing kept.
+# LoCEs without a cluster
+# -----------------------
+# The reference is computed in this process, and nothing is stored.
 
 import time
 
@@ -26,20 +26,19 @@ print(f"{len(expected)} image-concept pairs in 60 scenes, {expected.shape[1]} ch
 # %%
 # The cluster
 # -----------
-# Here it is two processes of this machine, with one thread each. ``SubprocessCluster`` starts
-# workers as the command ``dask worker`` does, so that they do not read this script.
-# ``LocalCluster`` does the same in a notebook; in a script it belongs under ``if __name__ ==
-# "__main__":``. On real machines, the ``Client`` gets the address of the scheduler instead.
+# The cluster has two processes on this machine, with one thread each. ``SubprocessCluster`` starts
+# workers as the command ``dask worker`` does, so they do not read this script. In a notebook, use
+# ``LocalCluster``; in a script, put it under ``if __name__ == "__main__":``. On real machines, pass
+# the address of the scheduler to ``Client``.
 #
 # ``joblib.parallel_config("dask")`` is all that LoCETransformer needs. The network is a *builder*,
-# the function ``load_scene_model``: its name travels to the workers, not its weights. Before it
-# works, each worker compares its network with that of this process, by its content and by the
-# activations of a probe image.
+# the function ``load_scene_model``: workers receive its name, not the weights. Before it starts,
+# each worker compares its network with that of this process, by its content and by the activations
+# of a probe image.
 #
-# ``memory`` names a folder in which every vector is kept. Workers send vectors back, and this
-# process alone writes the folder, so that it need not be shared; only paths of images have to be
-# valid on every worker. Say that a first run was interrupted after 20 scenes. The second one has
-# the whole table.
+# ``memory`` names a folder that keeps every vector. Workers send vectors back, and only this
+# process writes to the folder, so it need not be shared. Only the paths of images must be valid on
+# every worker. Here a first run stops after 20 scenes, and the second run has the whole table.
 
 from tempfile import TemporaryDirectory
 
@@ -65,19 +64,19 @@ with (
 # %%
 # The same bits?
 # --------------
-# Not close: equal. A vector depends on its image, its mask and the settings, and not on the process
-# that computes it, or on other rows.
+# The vectors are equal to the last bit, not only close. A vector depends on its image, its mask and
+# the settings, and not on the process that computes it or on other rows.
 
 import numpy as np
 
 print(f"equal to the last bit: {np.array_equal(on_cluster, expected)}")
 
 # %%
-# Who did what
-# ------------
-# Dask's record of tasks shows when each worker computed. A task is a handful of images with all
-# their rows. Work on the first 20 scenes is missing: those rows came from the store. The workers
-# imported torch and built the network in the first call; this one found both there.
+# Which worker did which task?
+# ----------------------------
+# Dask records when each worker computed a task. A task is a few images with all their rows. The
+# first 20 scenes are missing here, because their rows came from the store. The workers imported
+# torch and built the network in the first call.
 
 import matplotlib.pyplot as plt
 import pandas as pd
@@ -105,8 +104,8 @@ ax.spines[["top", "right"]].set_visible(False)
 # %%
 # The same map
 # ------------
-# Left, the LoCEs of this process; right, those of the store and the cluster together. UMAP is a
-# sensitive test: rows that differ in the last bits would soon lie elsewhere.
+# The left map shows the LoCEs of this process, the right map those of the store and the cluster
+# together. UMAP is a sensitive test: rows that differ in the last bits would soon lie elsewhere.
 
 from sklearn_loce.plotting import ConceptMapDisplay
 
@@ -122,7 +121,7 @@ for ax, (title, vectors) in zip(
 # %%
 # .. admonition:: On COCO with pretrained weights
 #
-#    Give the builder the weights, and each worker loads them itself::
+#    Pass the weights to the builder, so that each worker loads them::
 #
 #        from functools import partial
 #
@@ -140,4 +139,4 @@ for ax, (title, vectors) in zip(
 #        with Client("tcp://scheduler:8786"), joblib.parallel_config("dask"):
 #            embeddings = loce.fit_transform(coco.data)
 #
-#    With GPUs, ``dask_cuda.LocalCUDACluster`` starts one worker for each; set ``device="cuda"``.
+#    With GPUs, ``dask_cuda.LocalCUDACluster`` starts one worker per GPU; set ``device="cuda"``.

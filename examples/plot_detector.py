@@ -1,21 +1,21 @@
 """
-===================================
+================================
 LoCEs of a detector's detections
-===================================
+================================
 
-A detector gives boxes, names and scores, and some of them are wrong. A LoCE can be computed for
-each detection, with its box as the mask. Does the place of that vector among the LoCEs of annotated
-objects tell true detections from false ones? And is it better at that than the detector's own
-score?
+Which detections of a detector are wrong? A detector gives boxes, names and scores. Each detection
+gets a LoCE with its box as the mask. We ask whether its neighbors among the LoCEs of annotated
+objects separate true from false detections, and whether they do so better than the detector's own
+score.
 """
 
 # %%
 # A small detector
 # ----------------
-# No pretrained detector comes with this package. So torchvision's ``FCOS`` gets the features of the
-# network that does come with it, and its head is trained here for a few seconds, to find buses,
-# cars and taxis. A car and a taxi differ by a small sign on the roof alone, so that there will be
-# mistakes. It is a toy: what it shows is how to ask, not how good detectors are.
+# The package has no pretrained detector. So torchvision's ``FCOS`` uses the features of the
+# package's network, and its head is trained for a few seconds to find buses, cars and taxis. A car
+# and a taxi differ only by a small sign on the roof, so there will be mistakes. This is a toy: it
+# shows the method, not the quality of real detectors.
 
 import torch
 from torchvision.models.detection import FCOS
@@ -43,8 +43,8 @@ with torch.random.fork_rng(devices=[]):
     )
 
 # %%
-# Masks in the table hold all objects of a concept; boxes are wanted of each. Cars of a scene drive
-# in lanes of their own, and the parts of a mask that hang together are taken for objects.
+# A mask in the table holds all objects of a concept, but a detector needs one box per object. Cars
+# of a scene are in lanes of their own, so each connected part of a mask is an object.
 
 import numpy as np
 from pycocotools.mask import decode
@@ -54,7 +54,7 @@ from sklearn_loce.datasets import make_scenes
 
 
 def annotate(scenes):
-    """Give images (height, width, 3), and for each the boxes and labels of its vehicles."""
+    """Give images (height, width, 3), and the boxes and labels of their vehicles."""
     pictures = scenes.data.groupby("image_id")["image"].first()
     boxes, labels = ([[] for _ in pictures] for _ in range(2))
     for row in scenes.data[scenes.data["concept"].isin(names)].itertuples():
@@ -98,9 +98,9 @@ print(", ".join(f"{name} {value.item():.2f}" for name, value in losses.items()))
 # %%
 # Detections become a table
 # -------------------------
-# ``from_detections`` reads what torchvision's detectors give, and what they are trained with. There
-# are boxes and no masks, so that ``mask="rectangle"`` draws masks from the boxes;
-# ``merge_instances=False`` keeps one row per box.
+# ``from_detections`` reads the outputs and the targets of torchvision's detectors. They have boxes
+# and no masks: ``mask="rectangle"`` makes masks of the boxes, and ``merge_instances=False`` keeps
+# one row per box.
 
 from sklearn_loce.datasets import from_detections
 
@@ -112,14 +112,14 @@ found = from_detections(test_pictures, outputs, **how)
 
 # %%
 # A detection is true if it overlaps an annotated box of its concept with an IoU of at least 0.5. If
-# it overlaps one of another concept that much, the name is wrong; else the place is.
+# it overlaps a box of another concept that much, its name is wrong; otherwise its place is.
 
 import pandas as pd
 from torchvision.ops import box_iou
 
 
 def judge(output, target):
-    """Say of detections whether they are true, in the order of the table's rows: by label."""
+    """Judge detections, in the order of the table's rows, which is by label."""
     hits = box_iou(output["boxes"], target["boxes"]) >= 0.5
     same = output["labels"][:, None] == target["labels"]
     true, somewhere = (hits & same).any(dim=1), hits.any(dim=1)
@@ -134,9 +134,8 @@ print(pd.crosstab(found.target, verdict, rownames=["detected as"], colnames=[Non
 # %%
 # LoCEs of boxes
 # --------------
-# The detector pads images of 120 x 160 inside, to 128 x 160. LoCETransformer reads this from the
-# detector's own transform, and pads masks alike. The layer is one of the backbone, which the head
-# classifies.
+# The detector pads images of 120 x 160 to 128 x 160. LoCETransformer reads this from the detector's
+# own transform and pads masks alike. The layer is the one that the head classifies.
 
 from sklearn_loce import LoCETransformer, TorchModel
 
@@ -148,10 +147,13 @@ print(f"{len(references)} LoCEs of annotated boxes, {len(embeddings)} of detecti
 # %%
 # True or false?
 # --------------
-# Two questions to the annotated LoCEs: which share of the 15 nearest ones are of the detection's
-# concept (agreement), and how near are the five nearest of its concept (nearness)? The area under
-# the ROC curve is the chance that a true detection gets the higher value of a true and a false
-# one: 1 is perfect, 0.5 is guessing.
+# The annotated LoCEs give two measures for each detection:
+#
+# - **Agreement** is the share of the 15 nearest LoCEs that show the concept of the detection.
+# - **Nearness** is the mean cosine with the five nearest LoCEs of its concept.
+#
+# The area under the ROC curve is the chance that a true detection gets a higher value than a false
+# one: 1 is perfect, 0.5 is chance.
 
 from sklearn.metrics import roc_auc_score
 from sklearn.neighbors import KNeighborsClassifier, NearestNeighbors
@@ -184,10 +186,10 @@ print(areas.round(2).to_string())
 
 # %%
 # The neighbors reveal wrong names, although they use only the detector's own features and some
-# annotated boxes. Agreement is a weaker sign of wrong places: a LoCE of half a car is still a
-# car's. Nearness is a better one, without a single false detection to learn from. The detector's
-# score adds other information: all three together find wrong places best, and wrong names nearly as
-# well as agreement does.
+# annotated boxes. Agreement is a weaker sign of wrong places: the LoCE of half a car still
+# resembles those of cars. Nearness is a better sign, and it learns from no false detection. The
+# detector's score adds other information: all three together find wrong places best, and wrong
+# names nearly as well as agreement does.
 
 import matplotlib.pyplot as plt
 from sklearn.metrics import RocCurveDisplay
@@ -198,11 +200,11 @@ for name, measure in measures.items():
 ax.set(xlabel="share of false detections kept", ylabel="share of true detections kept")
 
 # %%
-# Sure, and contradicted
-# ----------------------
-# Of the detections that less than half of the neighbors agree with, the four with the highest
-# scores. Each is followed by its nearest annotated boxes: a solid frame has the name that was
-# detected, a dashed one another.
+# High scores, few neighbors that agree
+# -------------------------------------
+# These are the four detections with the highest scores among those with an agreement below one
+# half. The nearest annotated boxes follow: a solid frame has the name of the detection, a dashed
+# frame another name.
 
 from sklearn_loce.plotting import RetrievalDisplay
 
@@ -220,12 +222,11 @@ display = RetrievalDisplay.from_embeddings(
     crop=True,
 )
 
-# sphinx_gallery_thumbnail_number = 2
 
 # %%
 # .. admonition:: On COCO with pretrained weights
 #
-#    Boxes of a pretrained detector, named as its weights name them, beside COCO's annotations::
+#    The weights of a pretrained detector name its classes; COCO's annotations are the reference::
 #
 #        from torchvision.io import decode_image
 #        from torchvision.models.detection import FCOS_ResNet50_FPN_Weights, fcos_resnet50_fpn
@@ -247,5 +248,5 @@ display = RetrievalDisplay.from_embeddings(
 #        loce = LoCETransformer(TorchModel(detector), layer="backbone.body.layer3")
 #
 #    The detector normalizes and resizes inside, so ``preprocess`` stays ``None``. Detections and
-#    their neighbors should come from different images. A Mask R-CNN brings masks as well: leave
-#    ``mask="rectangle"`` out on both sides.
+#    their neighbors should come from different images. A Mask R-CNN also gives masks: leave out
+#    ``mask="rectangle"`` on both sides.

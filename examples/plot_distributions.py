@@ -3,20 +3,19 @@
 Distributions: which concepts are kept apart?
 =============================================
 
-One LoCE per image turns a concept into a distribution of vectors. Where the distributions of two
-concepts overlap, the network's layer does not tell them apart. Which pairs are confused, and does
-a deeper layer put it right?
+Which concepts does a layer confuse, and does a deeper layer separate them? The LoCEs of a concept
+form a distribution, and a layer confuses two concepts if their distributions overlap.
 
-The answer is known here. In the drawn scenes, car and taxi are the one pair made to be confused:
-both are the same drawing in the same paints, and a small sign on the roof makes a taxi.
+In the package's scenes, the answer is known. Car and taxi are the one pair that was made to be
+confused: both are the same drawing in the same colors, and a taxi has a small sign on its roof.
 """
 
 # %%
 # LoCEs of two layers
 # -------------------
-# ``features.1`` is an early layer of the small network, ``features.5`` its last before the class
-# scores. One transformer embeds both in one forward pass per image, and puts the vectors of the
-# layers side by side.
+# ``features.1`` is an early layer of the small network, and ``features.5`` is its last layer before
+# the class scores. One transformer embeds both in one forward pass per image and puts their vectors
+# side by side.
 
 import numpy as np
 
@@ -48,30 +47,32 @@ for layer, embeddings in layers.items():
 #            preprocess=weights,
 #        )
 #
-#    The download has 1.1 GB. For annotations of your own in COCO's format there is ``load_coco``.
+#    The download has 1.1 GB. For your own annotations in COCO's format, use ``load_coco``.
 
 # %%
 # Overlap
 # -------
-# Row A, column B: the share of A's vectors that lie closer to a vector of B than to any other of
-# A. All colors share one scale, so that layers compare. Each LoCE sees only its own image, so the
-# overlap is the layer's, not a classifier's.
+# The cell in row A and column B is the share of A's vectors that are closer to a vector of B than
+# to any other vector of A. All cells share one color scale, so you can compare layers. Each LoCE
+# uses only its own image, so the overlap belongs to the layer and not to a classifier.
 
 import matplotlib.pyplot as plt
 
 from sklearn_loce.plotting import OverlapDisplay
 
-figure, axes = plt.subplots(1, 2, figsize=(10, 4.6), layout="constrained")
+figure, axes = plt.subplots(1, 2, figsize=(7.6, 3.7), layout="constrained")
 for ax, (layer, embeddings) in zip(axes, layers.items(), strict=True):
-    OverlapDisplay.from_embeddings(embeddings, scenes.target, metric="cosine", ax=ax)
+    OverlapDisplay.from_embeddings(
+        embeddings, scenes.target, metric="cosine", ax=ax, im_kw={"vmin": 0, "vmax": 0.4}
+    )
     ax.set_title(layer)
 
 # %%
 # The pairs, ranked
 # -----------------
-# ``confused_concepts`` ranks all pairs by overlap. Given a clusterer, it also gives the share of
-# a pair's rows lies in clusters that hold a good part of both. Here the tree is cut where 80 % of
-# a cluster's rows show one concept, the paper's relaxed setting.
+# ``confused_concepts`` ranks all pairs by overlap. With a clusterer, it also gives the share of
+# rows of a pair that lie in clusters with a good part of both. Here the tree is cut where 80 % of
+# the rows of a cluster show one concept, the relaxed setting of the paper.
 
 from sklearn_loce.cluster import ConceptAgglomerative
 from sklearn_loce.metrics import confused_concepts
@@ -87,13 +88,13 @@ for layer, embeddings in layers.items():
 # %%
 # Separation
 # ----------
-# Overlap is 0 for most pairs, and then says nothing about how far apart they are. Separation does:
+# The overlap of most pairs is 0, so it does not show how far apart they are. Separation does: it is
 # the smallest distance between rows of two concepts, relative to the largest. Car and taxi stay
-# close in both layers: it takes two rows to lie side by side.
+# close in both layers. Two rows side by side are enough for that.
 
 from sklearn_loce.plotting import SeparationDisplay
 
-figure, axes = plt.subplots(1, 2, figsize=(10, 4.6), layout="constrained")
+figure, axes = plt.subplots(1, 2, figsize=(7.6, 3.7), layout="constrained")
 for ax, (layer, embeddings) in zip(axes, layers.items(), strict=True):
     SeparationDisplay.from_embeddings(
         embeddings, scenes.target, metric="cosine", order=None, ax=ax, im_kw={"vmin": 0, "vmax": 1}
@@ -103,8 +104,9 @@ for ax, (layer, embeddings) in zip(axes, layers.items(), strict=True):
 # %%
 # Purity
 # ------
-# How pure are clusters that were found without labels? More clusters are purer as a rule, and
-# purity is 1 where every row is a cluster of its own. So it is read over their number.
+# How pure are clusters that were found without labels? Purity usually rises with the number of
+# clusters, and it is 1 if every row is its own cluster. So the curve shows purity over the number
+# of clusters.
 
 from sklearn.cluster import KMeans
 from sklearn.preprocessing import normalize
@@ -127,12 +129,11 @@ ax.legend(frameon=False)
 # %%
 # The map
 # -------
-# UMAP brings the vectors into a plane, and a Gaussian mixture per concept, of one or two components
-# as BIC decides, is fitted there, as in the paper. The background is the concept that the mixtures
-# find the most probable. In the early layer several concepts are two islands each, one for each
-# sub-concept, and car and taxi share theirs. In the late one those islands have grown together,
-# and car and taxi have some of their own. Read overlap from the heat maps, not from here:
-# distances between islands mean little after UMAP.
+# UMAP maps the vectors to the plane. As in the paper, a Gaussian mixture is fitted there to each
+# concept, with one or two components by BIC. The background color is the most probable concept. In
+# the early layer, several concepts have two islands, one per sub-concept, and car and taxi share
+# theirs. In the late layer, these islands have merged, and car and taxi have some of their own. To
+# judge overlap, use the heat maps: distances between islands mean little after UMAP.
 
 from sklearn_loce.mixture import ConceptGaussianMixture
 from sklearn_loce.plotting import ConceptMapDisplay
@@ -140,7 +141,7 @@ from sklearn_loce.utils import UnsupervisedUMAP
 
 umap = UnsupervisedUMAP(n_neighbors=100, min_dist=0.99, n_jobs=1, random_state=0)
 mixture = ConceptGaussianMixture(max_components=2, random_state=0)
-figure, axes = plt.subplots(1, 2, figsize=(10, 4.6), layout="constrained")
+figure, axes = plt.subplots(1, 2, figsize=(7.6, 3.7), layout="constrained")
 for ax, (layer, embeddings) in zip(axes, layers.items(), strict=True):
     ConceptMapDisplay.from_embeddings(
         normalize(embeddings),
@@ -152,5 +153,4 @@ for ax, (layer, embeddings) in zip(axes, layers.items(), strict=True):
     )
     ax.set_title(layer)
 
-# sphinx_gallery_thumbnail_number = 4
 plt.show()

@@ -3,16 +3,17 @@
 Find wrong labels
 =================
 
-An annotation with the wrong concept looks like the annotations of another concept. So its LoCE lies
-near theirs. :func:`~sklearn_loce.outliers.label_issues` ranks all rows by that, suggests a concept
-for each, and names the annotation, so that the file can be mended.
+Which annotations of a data set have a wrong label, and how do you correct the file? An object with
+the wrong label looks like the objects of another concept, so its LoCE lies near theirs.
+:func:`~sklearn_loce.outliers.label_issues` ranks all rows by this, suggests a concept for each, and
+gives the id of the annotation.
 """
 
 # %%
 # A file with wrong labels
 # ------------------------
-# We write drawn scenes as a data set in COCO's format: a folder of images, and a file in which
-# twelve annotations get another category at random. Of your own data, you have both already.
+# We write scenes as a data set in COCO's format: a folder of images and a file of annotations.
+# Twelve annotations get another category at random. With your own data, skip this step.
 
 import json
 import tempfile
@@ -27,7 +28,7 @@ scenes, folder = make_scenes(n_samples=100, random_state=0).data, Path(tempfile.
 for image_id, image in scenes.groupby("image_id")["image"].first().items():
     Image.fromarray(image).save(folder / f"{image_id}.png")
 scenes["image"] = [folder / f"{image_id}.png" for image_id in scenes["image_id"]]
-# The scenes' own ids would tell the concepts.
+# The scenes' own ids would reveal the concepts.
 content = to_coco(scenes.drop(columns="annotation_id"), image_dir=folder)
 
 rng, truth = np.random.RandomState(0), {}
@@ -43,10 +44,10 @@ _ = file.write_text(json.dumps(content))
 # %%
 # Rank all labels
 # ---------------
-# With ``merge_instances=False`` every annotation is a row, and ``annotation_id`` is its id. Where
-# instances are merged it is a tuple, and ``issues.explode("annotation_id")`` gives each id a row.
-# With ``groups``, a row is compared with rows of other images only. Of a video, pass the sequences:
-# neighboring frames are nearly the same picture, and may share an error.
+# With ``merge_instances=False``, every annotation is a row, and ``annotation_id`` is its id. If
+# instances are merged, it is a tuple, and ``issues.explode("annotation_id")`` gives each id a row.
+# With ``groups``, a row is compared only with rows of other images. For a video, pass the sequences
+# as groups: neighboring frames are nearly the same picture and may share an error.
 
 from sklearn_loce import LoCETransformer, TorchModel
 from sklearn_loce.datasets import load_coco, load_scene_model
@@ -60,19 +61,19 @@ issues = label_issues(
 issues.head(15).round(2)
 
 # %%
-# The confidence is above 0 where another concept is nearer than the given one. That alone is no
-# error: the layer confuses car and taxi, which differ by a small sign on the roof. But then the
-# confidence is low.
+# The confidence is above 0 if another concept is nearer than the given one. That alone is no error:
+# the layer confuses car and taxi, which differ by a small sign on the roof. But then the confidence
+# is low.
 
 first = issues["annotation_id"].iloc[: len(truth)]
 print(f"{(issues['confidence'] > 0).sum()} of {len(issues)} rows are nearer to another concept")
 print(f"{first.isin(list(truth)).sum()} of {len(truth)} wrong labels are the first {len(truth)}")
 
 # %%
-# Look at the first
-# -----------------
-# Above each tile stand the given and the suggested concept, below it the confidence and the id of
-# the annotation.
+# Look at the first rows
+# ----------------------
+# The title of each tile is the given and the suggested concept. The text below is the confidence
+# and the id of the annotation.
 
 import matplotlib.pyplot as plt
 
@@ -81,10 +82,10 @@ from sklearn_loce.plotting import LabelIssuesDisplay
 LabelIssuesDisplay.from_issues(issues, X, n_rows=16)
 
 # %%
-# Mend the file
-# -------------
-# Annotations are changed by their ids. Here the eye confirms all suggestions with a confidence
-# above 0.5; of others it may refuse some, as in ``confirmed.drop([15])``.
+# Correct the file
+# ----------------
+# You change annotations by their ids. Here we accept all suggestions with a confidence above 0.5.
+# To refuse some of them after a look, drop their ids, as in ``confirmed.drop([15])``.
 
 confirmed = issues[issues["confidence"] > 0.5].set_index("annotation_id")["suggested"]
 
@@ -96,8 +97,7 @@ for annotation in content["annotations"]:
 _ = file.write_text(json.dumps(content))
 
 # %%
-# The truth is known here: the labels that were changed are those that were wrong, and all are right
-# now.
+# Here the truth is known: exactly the wrong labels were changed, and all labels are right now.
 
 mended = {a["id"]: a["category_id"] for a in content["annotations"] if a["id"] in confirmed}
 print(f"{len(mended)} labels were changed. All are right now: {mended == truth}")

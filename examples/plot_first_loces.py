@@ -3,22 +3,23 @@
 First LoCEs: do sub-concepts come back?
 =======================================
 
-A Local Concept Embedding (LoCE) is the 1x1 filter that, put on the activations of a network's
-layer, best redraws the mask of one concept in one image. Every pair of image and concept gets a
-vector, so a concept becomes a cloud of points, and structure inside a concept can be looked for
-with the tools of scikit-learn.
+Do the LoCEs of one concept fall into its sub-concepts? This example computes LoCEs for a set of
+scenes and answers that with a clusterer of scikit-learn. It is a good first example to read.
 
-Here the structure is known. The scenes are drawn, with two sub-concepts planted in six of eight
-concepts: near and far cars, red and green buses, and so on. The network was trained to tell the
-concepts apart and never saw a sub-concept's label. We compute one LoCE for every concept in every
-scene, and see whether clusters inside a concept are the planted sub-concepts.
+A Local Concept Embedding (LoCE) is the vector of a 1x1 filter. It is optimized so that its
+projection onto the activations of a layer matches the mask of one concept in one image. So each
+image-concept pair gets a vector, and a concept becomes a set of vectors.
+
+The package's scenes have a known answer: six of eight concepts have two planted sub-concepts, for
+example near and far cars, or red and green buses. The network was trained to tell the concepts
+apart and has never seen a label of a sub-concept.
 """
 
 # %%
 # Scenes and a network
 # --------------------
-# ``scenes.data`` is a table with one row per image-concept pair: image, mask, concept. The network
-# comes with the package.
+# ``scenes.data`` is a table with one row per image-concept pair and the columns ``image``, ``mask``
+# and ``concept``. The network comes with the package.
 
 from sklearn_loce.datasets import load_scene_model, make_scenes
 
@@ -29,8 +30,8 @@ print(f"{len(scenes.data)} image-concept pairs in 120 scenes")
 # %%
 # One vector per row
 # ------------------
-# ``TorchModel`` lets clones of the transformer share the network. ``features.2`` is a middle layer:
-# deep enough to see objects, early enough to see their colors.
+# ``TorchModel`` lets all clones of the transformer share the network. ``features.2`` is a middle
+# layer: deep enough to represent objects, early enough to represent their colors.
 
 from sklearn_loce import LoCETransformer, TorchModel
 
@@ -51,13 +52,13 @@ print(f"LoCEs: {embeddings.shape[0]} rows, {embeddings.shape[1]} channels")
 #        model = TorchModel(mobilenet_v3_large(weights=weights))
 #        loce = LoCETransformer(model, layer="features.14", preprocess=weights)
 #
-#    The download has 1.1 GB; for annotations of your own in COCO's format there is ``load_coco``.
-#    There are no planted sub-concepts to compare with.
+#    The download has 1.1 GB. For your own annotations in COCO's format, use ``load_coco``. There
+#    are no planted sub-concepts to compare with.
 
 # %%
-# How well do they redraw their masks?
-# ------------------------------------
-# The projection of each LoCE is compared with its mask by intersection over union (IoU).
+# How well do they match their masks?
+# -----------------------------------
+# ``evaluate`` compares the projection of each LoCE with its mask by intersection over union (IoU).
 
 quality = loce.evaluate(scenes.data, embeddings)
 iou = quality["iou"].groupby(scenes.target).agg(["mean", "std", "count"])
@@ -69,10 +70,10 @@ print(f"mean IoU {quality['iou'].mean():.2f}, failed LoCEs {quality['failed'].su
 # Do the planted sub-concepts come back?
 # --------------------------------------
 # One pipeline leads from the table to cluster labels: LoCEs, their directions (vectors of length
-# 1), every channel on the same scale, two clusters. ``pipeline.fit_predict(scenes.data)`` runs all
-# of it; as the LoCEs are there already, the steps behind them will do. They are fitted to one
-# concept at a time. The adjusted Rand index compares the clusters with what was planted: 1 is
-# perfect, 0 is chance.
+# 1), channels with equal variance, two clusters. ``pipeline.fit_predict(scenes.data)`` runs all
+# steps. The LoCEs are known already, so only the later steps run here, for one concept at a time.
+# The adjusted Rand index compares the clusters with the planted sub-concepts: 1 is perfect, 0 is
+# chance.
 
 from sklearn.cluster import KMeans
 from sklearn.metrics import adjusted_rand_score
@@ -92,11 +93,11 @@ for concept in scenes.target_names:
         print(f"{concept:<6}{score:5.2f}   {' | '.join(sorted(set(planted)))}")
 
 # %%
-# Which concepts does the layer mix up?
-# -------------------------------------
-# Car and taxi were made to be confused: they differ in a small sign on the roof only. Overlap is
-# the share of a concept's LoCEs that lie closer to one of the other concept than to any of their
-# own. These are the pairs with the most of it.
+# Which concepts does the layer confuse?
+# --------------------------------------
+# Car and taxi were made to be confused: they differ only in a small sign on the roof. The overlap
+# of two concepts is the share of LoCEs that are closer to a LoCE of the other concept than to any
+# other of their own. These pairs have the largest overlap.
 
 from sklearn_loce.metrics import confused_concepts
 
@@ -109,8 +110,8 @@ for pair in pairs.itertuples():
 # Another objective
 # -----------------
 # The LoCEs above minimize the default, ``objective="logistic"``: a logistic regression of the
-# mask's pixels with a ridge, solved to its one optimum. The paper's are a parameter away: 50 steps
-# of AdamW, which leave stray pixels where the activations allow them.
+# pixels of the mask, with a ridge and a single optimum. The objective of the paper is one parameter
+# away. It takes 50 steps of AdamW, which can leave stray pixels in the projection.
 # :ref:`sphx_glr_auto_examples_plot_sub_concepts.py` compares the two further.
 
 from sklearn.base import clone
@@ -124,8 +125,9 @@ print(f"net2vec   {net2vec.evaluate(scenes.data, stepped)['iou'].mean():.2f}")
 # %%
 # A picture
 # ---------
-# For each planted sub-concept, the row of median IoU: the image with the outline of its mask, and
-# below it the probabilities that its LoCE projects, with the same outline.
+# The picture shows the row of median IoU for each planted sub-concept. The top of each tile is the
+# image with the outline of the mask. The bottom is the projection of the LoCE, as probabilities,
+# with the same outline.
 
 from sklearn_loce.plotting import ProjectionDisplay
 

@@ -3,22 +3,19 @@
 Which layer? A grid search that computes it once
 ================================================
 
-A LoCE belongs to a layer, and a network has many. The layer whose LoCEs redraw their masks best
-need not be the one in which vectors of a concept lie closest together, and both depend on the
-objective that the LoCEs minimize.
+Which layer and which objective suit your data? ``GridSearchCV`` answers this. The layer whose
+projections match their masks best need not be the layer whose vectors separate concepts best.
 
-``GridSearchCV`` answers such questions. We search over layers, objectives and the strength of the
-ridge, with two scores, and keep the vectors in a store, so that none is computed twice.
+We search over layers, objectives and the strength of the ridge, with several scores. A store keeps
+the vectors, so no vector is computed twice.
 """
 
 # %%
 # Scenes, a network and a store
 # -----------------------------
-# The table has one row per image-concept pair. We search on 21 scenes and keep 12 others for the
-# end. ``TorchModel`` lets all candidates share the network; ``memory`` names the folder of the
-# store.
+# The table has one row per image-concept pair. We search on 21 scenes and hold out 12 others.
+# ``TorchModel`` lets all candidates share the network. ``memory`` names the folder of the store.
 
-# sphinx_gallery_thumbnail_number = 2
 import tempfile
 
 from sklearn_loce import LoCETransformer, TorchModel
@@ -33,8 +30,8 @@ print(f"{len(scenes.data)} rows to search on, {len(test.data)} held out")
 # %%
 # Fill the store
 # --------------
-# A search works layer by layer, and would pass every image through the network for each of them.
-# ``precompute`` does all layers in one pass per image.
+# A search works layer by layer and passes every image through the network for each layer.
+# ``precompute`` embeds all layers in one pass per image.
 
 from sklearn_loce import RowStore
 
@@ -43,13 +40,13 @@ loce.precompute(scenes.data, layers)
 print(f"{RowStore(folder.name).info()['n_rows']} vectors stored")
 
 # %%
-# Which layer finds the concept where it was not told?
-# -----------------------------------------------------
-# The score of the transformer itself is the mean held-out IoU: a LoCE is fitted to one half of a
-# mask, by blocks of cells, and drawn in the other. The IoU of the mask that a LoCE was fitted to
-# says less, for many channels redraw any mask. ``GroupKFold`` keeps the rows of an image in one
-# fold. A LoCE depends on its row alone, so nothing leaks between folds here; the folds show how
-# much the score varies with the images, as the bars below.
+# Which layer has the best held-out IoU?
+# --------------------------------------
+# The score of the transformer is the mean held-out IoU: a LoCE is optimized on one half of a mask,
+# by blocks of cells, and projected onto the other half. The IoU on the same mask says less, because
+# a layer with many channels can match any mask. ``GroupKFold`` keeps the rows of an image in one
+# fold. A LoCE depends only on its row, so nothing leaks between folds. The folds show how much the
+# score varies with the images; the bars below show that.
 
 from sklearn.model_selection import GridSearchCV, GroupKFold
 
@@ -65,16 +62,19 @@ display = LayerComparisonDisplay.from_search(search)
 _ = display.ax_.set_ylabel("held-out IoU")
 
 # %%
-# Which layer tells concepts apart?
-# ---------------------------------
-# Embeddings are also there to be compared. In a pipeline they are scaled to length 1 and clustered,
-# and the scorers of :mod:`sklearn_loce.metrics` judge them. ``r_precision`` asks whether a row's
-# nearest rows are of its concept, as many as the concept has. ``purity`` asks whether each cluster
-# holds one concept. The clusters are learned from the training folds, and the rows that are judged
-# come from images that they have not seen.
+# Which layer separates concepts?
+# -------------------------------
+# To compare embeddings, the pipeline scales them to length 1 and clusters them. The scorers of
+# :mod:`sklearn_loce.metrics` judge the result:
 #
-# ``heldout_iou`` is the transformer's own score. All three share the vectors. "net2vec" is the
-# paper's objective; "logistic" has one optimum, and a ridge of strength ``alpha``.
+# - ``r_precision`` is the share of a row's nearest rows that show its concept. It looks at as many
+#   neighbors as the concept has rows.
+# - ``purity`` is high if each cluster holds one concept. The clusters are fitted on the training
+#   folds and judged on the others.
+# - ``heldout_iou`` is the score of the transformer.
+#
+# All three use the same stored vectors. "net2vec" is the objective of the paper. "logistic" has one
+# optimum and a ridge of strength ``alpha``.
 
 from sklearn.cluster import KMeans
 from sklearn.pipeline import Pipeline
@@ -103,20 +103,20 @@ searches = {
 print(f"{RowStore(folder.name).info()['n_rows']} vectors stored")
 
 # %%
-# ``LayerComparisonDisplay`` takes several searches by name and draws a curve for each. What redraws
-# best and what retrieves best differ: a weak ridge lets LoCEs of the finer layers follow outlines,
-# while concepts are told apart in the deeper layers. There the objectives differ by about as much
-# as the folds do, so the layer matters more than the objective.
+# ``LayerComparisonDisplay`` takes several searches by name and draws a curve for each. The layer
+# with the best projections is not the best for retrieval: with a weak ridge, projections of the
+# finer layers follow outlines, while the deeper layers separate concepts. There the objectives
+# differ by about as much as the folds, so the layer matters more than the objective.
 
 metrics = ["heldout_iou", "r_precision", "purity"]
 display = LayerComparisonDisplay.from_search(searches, metric=metrics)
 
 # %%
-# On scenes held out
+# On held-out scenes
 # ------------------
-# The best of many candidates may look better than it is. Each search refitted the layer of best
-# retrieval to all of its scenes; here it is judged on the others. ``searched`` is the R-precision
-# that the search saw.
+# The best of many candidates may look better than it is. Each search refitted the layer with the
+# best retrieval to all of its scenes. Here it is scored on the held-out scenes. ``searched`` is the
+# R-precision of the search.
 
 import pandas as pd
 
@@ -134,11 +134,11 @@ held_out = pd.DataFrame(
 print(held_out.round(3).to_string())
 
 # %%
-# What the two ridges draw
-# ------------------------
-# Rows of unseen scenes at the same layer, with the weak ridge and with the strong one. With the
-# weak one, probabilities are close to 0 or 1 and keep to the outlines. With the strong one they
-# are fainter, and narrow shapes lose most.
+# Projections with a weak and a strong ridge
+# ------------------------------------------
+# The rows are from held-out scenes, at the same layer. With the weak ridge, probabilities are close
+# to 0 or 1 and follow the outlines. With the strong ridge, they are fainter, and narrow shapes lose
+# most.
 
 from sklearn_loce.plotting import ProjectionDisplay
 
@@ -154,7 +154,7 @@ folder.cleanup()
 # .. admonition:: On COCO with pretrained weights
 #
 #    Only the table, the network and the layers change. ``list_layers(model, (480, 640))`` lists
-#    what a network has; a folder that stays keeps the vectors for the next session::
+#    the layers of a network. A permanent folder keeps the vectors for the next session::
 #
 #        from torchvision.models import MobileNet_V3_Large_Weights, mobilenet_v3_large
 #        from sklearn_loce.datasets import fetch_coco_val2017
@@ -165,4 +165,4 @@ folder.cleanup()
 #        loce = LoCETransformer(model, "features.8", preprocess=weights, memory="loces", n_jobs=-1)
 #        layers = ["features.8", "features.11", "features.14", "features.16"]
 #
-#    and ``coco.data``, ``coco.target``, ``coco.groups`` take the place of those of the scenes.
+#    Use ``coco.data``, ``coco.target`` and ``coco.groups`` instead of those of the scenes.

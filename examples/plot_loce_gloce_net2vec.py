@@ -1,24 +1,24 @@
 """
-=====================================================
+=================================================
 Segmenting unseen images: LoCE, GloCE and Net2Vec
-=====================================================
+=================================================
 
-A LoCE redraws the mask of one concept in the one image it was optimized on. Can one vector per
-concept draw masks in images that it has never seen? There are two ways to get such a vector.
-**GloCE** averages the LoCEs of the training images, each of which stands alone. **Net2Vec**
-optimizes a single vector over all training images at once, with the same objective.
+Can one vector per concept segment images that it has never seen? A LoCE belongs to one concept in
+one image, on whose mask it was optimized. There are two ways to one vector per concept:
 
-We fit both on drawn scenes and compare their masks on scenes held out, concept by concept. The LoCE
-of each held-out row stands beside them as a yardstick. It has seen the mask that it redraws, so it
-is no competitor.
+- **GloCE** averages the LoCEs of the training images.
+- **Net2Vec** optimizes a single vector on all training images at once, with the same objective.
+
+We fit both on some scenes and compare their masks on held-out scenes, concept by concept. The LoCE
+of each held-out row is a yardstick: it was optimized on the mask itself, so it is no competitor.
 """
 
 # %%
-# Scenes to learn from, and scenes to be asked about
-# --------------------------------------------------
-# ``data`` is a table with one row per image-concept pair: image, mask, concept. The network comes
-# with the package. ``features.5`` is its last layer before the class scores. All vectors minimize
-# the paper's objective, which Net2Vec needs.
+# Training scenes and held-out scenes
+# -----------------------------------
+# The table has one row per image-concept pair: image, mask, concept. The network comes with the
+# package. ``features.5`` is its last layer before the class scores. All vectors minimize the
+# objective of the paper, which Net2Vec needs.
 
 from sklearn_loce import LoCETransformer, TorchModel
 from sklearn_loce.datasets import load_scene_model, make_scenes
@@ -47,13 +47,13 @@ print(f"{len(train)} image-concept pairs to fit on, {len(test)} held out")
 #            model, layer="features.14", preprocess=weights, objective="net2vec"
 #        )
 #
-#    The download has 1.1 GB; for annotations of your own in COCO's format there is ``load_coco``.
+#    The download has 1.1 GB. For your own annotations in COCO's format, use ``load_coco``.
 
 # %%
 # Two segmenters
 # --------------
-# Both take the transformer as a parameter: it says which network, layer and objective. ``fit``
-# needs masks; ``predict`` needs images and the names of concepts alone.
+# Both take the transformer as a parameter, with its network, layer and objective. ``fit`` needs
+# masks; ``predict`` needs only images and the names of concepts.
 
 from sklearn_loce.segmentation import ConceptSegmenter, Net2VecSegmenter
 
@@ -82,13 +82,13 @@ print(means.round(2).to_string(index_names=False))
 print("mean of all rows: " + ", ".join(f"{name} {value:.2f}" for name, value in iou.mean().items()))
 
 # %%
-# A vector that many scenes agree on can beat the LoCE of the very image, as it does for cars: the
-# objective is not the IoU, and the few pixels of a small object leave a LoCE much freedom, which
-# the mean over scenes takes away.
+# A vector of many scenes can be better than the LoCE of the image itself, as it is for cars: the
+# objective is not the IoU, and the few pixels of a small object leave a LoCE much freedom. The mean
+# over scenes removes this freedom.
 #
 # How much do the two agree?
 # --------------------------
-# Averaging and optimizing arrive at nearly the same directions, and so at much the same masks.
+# Averaging and joint optimization give nearly the same directions, and so similar masks.
 
 from sklearn.metrics.pairwise import paired_cosine_distances
 
@@ -107,9 +107,9 @@ for concept, cosine in zip(gloce.concepts_, cosines, strict=True):
 # %%
 # The masks
 # ---------
-# For six concepts, the held-out row on which GloCE is at its median. Above, the image with the
-# outline of the mask; below, the probabilities that the vector projects, from 0 (dark blue) to 1
-# (yellow).
+# The picture shows the held-out row with the median IoU of GloCE, for six concepts. The top of each
+# tile is the image with the outline of the mask. The bottom is the projection, with probabilities
+# from 0 (dark blue) to 1 (yellow).
 
 import matplotlib.pyplot as plt
 
@@ -121,7 +121,7 @@ for concept in ["sky", "road", "tree", "house", "bus", "car"]:
     ranked = by_iou[test["concept"].to_numpy()[by_iou] == concept]
     rows.append(ranked[len(ranked) // 2])
 
-figure = plt.figure(figsize=(9, 8.4), layout="constrained")
+figure = plt.figure(figsize=(7.6, 7.2), layout="constrained")
 parts = figure.subfigures(3, 1)
 for part, estimator, name in zip(parts, [loce, gloce, net2vec], iou.columns, strict=True):
     part.suptitle(name + " (has seen these masks)" * (estimator is loce), fontweight="bold")
@@ -134,7 +134,7 @@ for part, estimator, name in zip(parts, [loce, gloce, net2vec], iou.columns, str
 # The scores
 # ----------
 
-figure, ax = plt.subplots(figsize=(9, 3), layout="constrained")
+figure, ax = plt.subplots(figsize=(7.6, 2.8), layout="constrained")
 means.plot.bar(ax=ax, rot=0, width=0.75, color=["0.72", "#0072B2", "#E69F00"])
 ax.set(xlabel="", ylabel="mean IoU, held out", ylim=(0, 1))
 ax.spines[["top", "right"]].set_visible(False)

@@ -3,18 +3,17 @@
 Your own images and your model
 ==============================
 
-You have a folder of images, a folder of masks, and a network of your own. What does it take to get
-LoCEs? A table with the columns ``image`` and ``mask``, a handle on the network, and the name of a
-layer. This example goes through all three, and shows what errors look like on the way.
+How do you get LoCEs from a folder of images, a folder of masks and a network of your own? You need
+a table with the columns ``image`` and ``mask``, a handle on the network, and the name of a layer.
+This example shows all three, and the errors that you may meet.
 """
 
 # %%
 # A folder of images and masks
 # ----------------------------
-# For the sake of the example we write scenes to a temporary folder, in two of the usual ways: one
-# PNG per image and concept, whose name has both, and one PNG per image with a number per concept.
+# For this example, we write scenes to a temporary folder, in two common ways: one PNG per image and
+# concept, named after both, and one PNG per image with a number per concept.
 
-# sphinx_gallery_thumbnail_number = 2
 import tempfile
 from pathlib import Path
 
@@ -44,9 +43,9 @@ print(*files, sep="\n")
 # %%
 # The table
 # ---------
-# One row per image-concept pair. Paths will do: images and masks are read when they are needed. A
-# mask may hold one value besides 0, here 255. Other columns are yours: ``concept`` serves the
-# displays, and ``scene`` a ``GroupKFold``.
+# The table has one row per image-concept pair. You can pass paths: images and masks are read when
+# they are needed. A mask may hold one value besides 0, here 255. All other columns are free:
+# displays use ``concept``, and ``GroupKFold`` uses ``scene``.
 
 import pandas as pd
 
@@ -60,12 +59,13 @@ print(f"{len(data)} rows, {data['concept'].nunique()} concepts")
 # %%
 # Merged or single instances
 # --------------------------
-# Masks with a number per concept, as of Cityscapes or ADE20K, are read by
-# :func:`~sklearn_loce.datasets.load_masks`; of masks with a color per concept, as of CamVid, its
-# parameter ``palette`` names the colors. All cars of an image make one row, the paper's way; or
-# each its own. Where no file numbers the instances, connected regions stand for them. That is a
-# guess: cars that touch stay one, and a car behind a pole falls in two. Polygons tell instances
-# apart: :func:`~sklearn_loce.datasets.load_coco`, :func:`~sklearn_loce.datasets.load_yolo` and
+# :func:`~sklearn_loce.datasets.load_masks` reads masks with a number per concept, as in Cityscapes
+# or ADE20K. Its parameter ``palette`` reads masks with a color per concept, as in CamVid.
+#
+# By default, all cars of an image are one row, as in the paper. With ``merge_instances=False``,
+# each car is a row. If no file numbers the instances, connected regions stand for them. That is a
+# guess: two cars that touch are one region, and a car behind a pole is two. Polygons separate
+# instances: :func:`~sklearn_loce.datasets.load_coco`, :func:`~sklearn_loce.datasets.load_yolo` and
 # :func:`~sklearn_loce.datasets.load_labelme` read them.
 
 from sklearn_loce.datasets import load_masks
@@ -79,9 +79,9 @@ print(f"{len(merged.data)} rows with all cars of an image, {len(single.data)} wi
 # %%
 # The model
 # ---------
-# Any ``torch.nn.Module`` works. This one cuts the image into patches and mixes them with
-# attention, as a vision transformer does. Like much code of that kind it puts tokens before images.
-# Its weights are random, so this part shows the steps, and not what a network has learned.
+# Any ``torch.nn.Module`` works. This one cuts the image into patches and mixes them with attention,
+# as a vision transformer does. Like much code of that kind, it puts tokens before images. Its
+# weights are random, so this part shows the steps and not what a network has learned.
 
 import torch
 from torch import nn
@@ -117,9 +117,9 @@ def build_model():
 
 
 # %%
-# ``TorchModel`` takes the module or the function that builds it, which worker processes then call
-# instead of receiving the weights. ``list_layers`` passes an image once and lists the layers; here
-# only those with children, and the ends.
+# ``TorchModel`` takes the module, or a function that builds it. Worker processes call the function,
+# so they do not receive the weights. ``list_layers`` passes one image and lists the layers; the
+# table shows only the upper levels.
 
 from sklearn_loce import LoCETransformer, TorchModel, list_layers
 
@@ -131,7 +131,7 @@ print(layers[layers["name"].str.count(r"\.") < 2][["name", "output_shape"]].to_s
 # Preprocessing
 # -------------
 # A transform of ``torchvision.transforms.v2`` is applied to the image and its masks together, so
-# that a resized, padded or cropped image still fits its masks. Use what the network was trained
+# they still match after a resize, a pad or a crop. Use the transform that the network was trained
 # with.
 
 from torchvision.transforms import v2
@@ -147,10 +147,10 @@ preprocess = v2.Compose(
 # %%
 # Tokens become a grid
 # --------------------
-# ``patches`` puts out a grid (n_images, n_channels, height, width). The blocks put out tokens, the
-# class token first, and images along the second axis. The first pass is followed from the pixels to
-# the layer, so each token gets its place in the image, and the class token is left out. The class
-# scores of ``head`` have no places, and the error says so.
+# The output of ``patches`` is a grid (n_images, n_channels, height, width). The blocks have tokens,
+# with the class token first and images on the second axis. The first pass is traced from the pixels
+# to the layer, so each token gets its place in the image, and the class token is left out. The
+# class scores of ``head`` have no places, and the error says so.
 
 from textwrap import fill
 
@@ -161,10 +161,8 @@ except ValueError as error:
     print(fill(f"{type(error).__name__}: {error}", width=96))
 
 # %%
-# ``reshape_transform`` replaces this for networks that can't be followed. It gets the raw output
-# and makes a grid of it: here without the class token, 15 x 20 patches of 8 pixels. Both ways give
-# the same vectors. The logistic objective works at any scale of activations, so it suits random
-# weights.
+# ``reshape_transform`` is for networks that cannot be traced. It gets the raw output and returns a
+# grid: here 15 x 20 patches of 8 pixels, without the class token. Both ways give the same vectors.
 
 
 def tokens_to_grid(tokens):
@@ -185,10 +183,10 @@ reshaped = LoCETransformer(model, "blocks.1", reshape_transform=tokens_to_grid, 
 print("equal:", np.array_equal(reshaped.fit_transform(data), on_blocks.transform(data)))
 
 # %%
-# What other errors look like
-# ---------------------------
-# They name the row and the way out. With ``on_error="nan"`` a long run continues: rows that fail
-# become rows of NaN, with a warning that lists them.
+# Other errors
+# ------------
+# An error names the row and the way out. With ``on_error="nan"``, a long run continues: rows that
+# fail become rows of NaN, and a warning lists them.
 
 empty, small = np.zeros((120, 160), dtype=bool), np.ones((60, 80), dtype=bool)
 broken = {
@@ -206,10 +204,10 @@ for what, (layer, table) in broken.items():
         print(what, fill(told, 96, initial_indent="    ", subsequent_indent="    "), sep="\n")
 
 # %%
-# What the LoCEs redraw
-# ---------------------
-# The rows of one image by LoCEs of ``blocks.1``. Patches of 8 x 8 pixels are the finest that they
-# can draw.
+# The projections
+# ---------------
+# The rows of one image, with LoCEs of ``blocks.1``. A patch of 8 x 8 pixels is the finest detail of
+# a projection here.
 
 from sklearn_loce.plotting import ProjectionDisplay
 
@@ -217,8 +215,8 @@ scene = data[data["scene"] == "scene000"]
 display = ProjectionDisplay.from_estimator(on_blocks, scene, n_cols=4)
 
 # %%
-# All cars of an image as one row, and each car as its own. The cosines below show how much the
-# merged LoCE has in common with those of its parts, and the parts with each other.
+# All cars of an image as one row, and each car as its own row. The cosines below compare the merged
+# LoCE with those of its parts, and the parts with each other.
 
 pairs = single.data.groupby("image_id").filter(lambda rows: len(rows) == 2)
 first = pairs["image_id"].iloc[0]
@@ -239,9 +237,9 @@ temporary.cleanup()
 # %%
 # .. admonition:: On COCO with pretrained weights
 #
-#    Annotations in COCO's format, yours or COCO's own, make the table in one call, merged or with
-#    ``merge_instances=False``. torchvision's weights hold their preprocessing, and the tokens of
-#    its vision transformers are read as a grid without a ``reshape_transform``::
+#    One call makes the table from annotations in COCO's format, merged or with
+#    ``merge_instances=False``. Weights of torchvision hold their preprocessing, and the tokens of
+#    its vision transformers need no ``reshape_transform``::
 #
 #        from functools import partial
 #        from torchvision.models import ViT_B_16_Weights, vit_b_16

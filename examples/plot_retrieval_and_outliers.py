@@ -3,20 +3,20 @@
 Retrieval and outliers: which images look alike to a layer?
 ===========================================================
 
-The nearest LoCEs of a LoCE show what the network's layer takes for the same thing, and a LoCE far
-from all others of its concept shows what it takes for something else. The first is retrieval, the
-second a search for outliers.
+Which images look alike to a layer, and which rows do not fit their concept? The nearest LoCEs of a
+LoCE answer the first question (retrieval). A LoCE far from all others of its concept answers the
+second (outliers).
 
-Which outliers there are is known here: into a table of drawn scenes we plant two kinds of errors
-of annotation, wrong names and masks at the wrong place. Are they found? For wrong names alone there
-is a sharper tool, in :ref:`sphx_glr_auto_examples_plot_find_wrong_labels.py`.
+Here we know which outliers to expect, because we plant two kinds of annotation errors in a table of
+scenes: wrong names and masks at the wrong place. For wrong names alone,
+:ref:`sphx_glr_auto_examples_plot_find_wrong_labels.py` has a sharper tool.
 """
 
 # %%
 # Scenes with errors
 # ------------------
-# In every concept, two rows get the name of another concept, and two the mirror image of their
-# mask. The table is one of pandas, so changing it takes no tools of ours.
+# In every concept, two rows get the name of another concept, and two rows get the mirror image of
+# their mask. The table is a data frame of pandas, so you change it with pandas.
 
 import numpy as np
 from pycocotools.mask import decode, encode
@@ -62,20 +62,21 @@ early = shallow.transform(data)
 #        model = TorchModel(mobilenet_v3_large(weights=weights))
 #        loce = LoCETransformer(model, layer="features.14", preprocess=weights)
 #
-#    The download has 1.1 GB. For annotations of your own in COCO's format there is ``load_coco``.
+#    The download has 1.1 GB. For your own annotations in COCO's format, use ``load_coco``.
 
 # %%
 # How good is retrieval?
 # ----------------------
-# Every row is the query once. Precision at k is the share of its k nearest rows that show its
-# concept. Car and taxi, which were drawn to be confused, fall behind, most in the early layer. The
-# errors count here: a wrong name is a wrong hit for the query and for its neighbors.
+# Every row is the query once. Precision at k is the share of its k nearest rows that show the same
+# concept. Car and taxi, which were made to be confused, have the lowest precision, most of all in
+# the early layer. The planted errors count here: a wrong name is a wrong hit for the query and for
+# its neighbors.
 
 import matplotlib.pyplot as plt
 
 from sklearn_loce.plotting import PrecisionAtKDisplay
 
-figure, axes = plt.subplots(1, 2, figsize=(11, 4.2), sharey=True, layout="constrained")
+figure, axes = plt.subplots(1, 2, figsize=(7.6, 3.6), sharey=True, layout="constrained")
 for ax, layer, X in zip(axes, ["features.1", "features.5"], [early, embeddings], strict=True):
     PrecisionAtKDisplay.from_embeddings(X, data["concept"], k=[1, 5, 10, 20, 30, 40], ax=ax)
     ax.set_title(layer)
@@ -83,9 +84,9 @@ for ax, layer, X in zip(axes, ["features.1", "features.5"], [early, embeddings],
 # %%
 # Queries and their matches
 # -------------------------
-# For one car, one house and one tree: the nearest and the farthest rows by cosine distance, in the
-# early layer. One of the nearest has a dashed frame where its name is another than the query's. The
-# orange is what the LoCE of each row draws, and the white line its mask.
+# The picture shows the nearest and the farthest rows of one car, one house and one tree, by cosine
+# distance in the early layer. A dashed frame marks a nearest row with another name than the query.
+# The orange area is the projection of the LoCE of each row, and the white line is its mask.
 
 from sklearn_loce.plotting import RetrievalDisplay
 
@@ -98,8 +99,8 @@ RetrievalDisplay.from_embeddings(
 # %%
 # Outliers
 # --------
-# The detector scores each row by its mean distance from the other rows of its concept. It is set
-# to call 5 % of every concept outliers, and does not use the planted errors.
+# The detector scores each row by its mean distance from the other rows of its concept. Here it
+# calls 5 % of every concept outliers. It does not use the planted errors.
 
 from sklearn_loce.outliers import ConceptOutlierDetector
 
@@ -107,8 +108,8 @@ detector = ConceptOutlierDetector(contamination=0.05)
 is_outlier = detector.fit_predict(embeddings, data["concept"]) == -1
 
 # %%
-# The dots are rows, the crosses outliers. Below, the most and the least outlying rows of three
-# concepts, with the outlines of their masks.
+# Dots are rows, and crosses are outliers. The tiles below are the most and the least outlying rows
+# of three concepts, with the outlines of their masks.
 
 from sklearn_loce.plotting import OutlierDisplay
 
@@ -119,9 +120,10 @@ OutlierDisplay.from_estimator(
 # %%
 # Which errors are found?
 # -----------------------
-# The projection's IoU is another hint at errors, which needs no other rows. It can't see a wrong
-# name: the LoCE redraws its mask whatever it is called. So we compare both by the area under the
-# ROC curve, of each kind of error against the rows without: 1 is perfect, 0.5 is chance.
+# The IoU of the projection is another sign of errors, and it needs no other rows. It cannot detect
+# a wrong name, because the name does not change the projection. We compare both scores by the area
+# under the ROC curve, for each kind of error against the rows without error: 1 is perfect, 0.5 is
+# chance.
 
 from sklearn.metrics import roc_auc_score
 
@@ -138,10 +140,9 @@ print(f"\nfalse alarms: {is_outlier[fine].sum()} of {fine.sum()} rows without er
 # %%
 # What was missed
 # ---------------
-# The rows with an error that are no outliers, and what their LoCEs draw. A mirrored mask covers
-# much of the same concept if the object stands in the middle, as the large car does. The others
-# are small, and near the middle as well. Colors tell what is hit, what is missed of the mask, and
-# what is spilled beside it.
+# These rows have an error but are no outliers. If a large object stands in the middle of the image,
+# as the car does, its mirrored mask still covers much of it. The other objects are small and also
+# near the middle. The colors show hits and misses of the projection, and where it spills over.
 
 from sklearn_loce.plotting import ProjectionDisplay
 
@@ -152,5 +153,4 @@ ProjectionDisplay.from_estimator(
     loce, data, embeddings, rows=missed, n_cols=len(missed), kind="errors"
 )
 
-# sphinx_gallery_thumbnail_number = 3
 plt.show()

@@ -3,22 +3,21 @@
 How much noise do LoCEs tolerate?
 =================================
 
-An embedding of a concept should not change much when the camera is a little worse. We add noise to
-the images, leave the masks as they are, and embed every row again, by three methods: LoCEs of the
-paper's objective, LoCEs of the logistic one, and the mean of the activations under the mask.
+How much does the embedding of a concept change if the camera is a little worse? We add noise to the
+images, keep the masks, and embed every row again by three methods: LoCEs of the paper's objective,
+LoCEs of the logistic objective, and the mean of the activations under the mask.
 
-Three things may suffer: how well a vector redraws its mask, whether its nearest neighbors are of
-its concept, and its direction, compared with that of the clean image.
+Noise may harm three things: how well the projection matches the mask, whether its nearest neighbors
+show its concept, and its direction compared with that of the clean image.
 """
 
 # %%
 # Scenes and noise
 # ----------------
-# The noise of :mod:`sklearn_loce.corruptions` is a ``preprocess`` like any other. It is drawn from
-# the pixels of each image: the same image gets the same pattern at every level, only stronger. The
-# network was trained on nearly clean scenes.
+# The noise of :mod:`sklearn_loce.corruptions` is a ``preprocess`` like any other. The pixels of an
+# image seed its noise: each image has the same pattern at every level, only stronger. The network
+# was trained on nearly clean scenes.
 
-# sphinx_gallery_thumbnail_number = 2
 from sklearn_loce.corruptions import GaussianNoise
 from sklearn_loce.datasets import make_scenes
 
@@ -31,7 +30,7 @@ import matplotlib.pyplot as plt
 import torch
 
 image = torch.from_numpy(scenes.data["image"].iloc[0]).permute(2, 0, 1)
-figure, axes = plt.subplots(1, len(levels), figsize=(9.5, 1.7), layout="constrained")
+figure, axes = plt.subplots(1, len(levels), figsize=(7.6, 1.4), layout="constrained")
 for ax, level in zip(axes, levels, strict=True):
     ax.imshow(GaussianNoise(level)(image).permute(1, 2, 0))
     ax.set_title(f"{level} %")
@@ -40,8 +39,7 @@ for ax, level in zip(axes, levels, strict=True):
 # %%
 # Embed every row at every level
 # ------------------------------
-# ``evaluate`` finds the vectors that ``fit_transform`` has just computed. A masked mean redraws
-# nothing, so it has no IoU.
+# ``evaluate`` reuses the vectors that ``fit_transform`` has just computed.
 
 import pandas as pd
 from sklearn.base import clone
@@ -67,22 +65,21 @@ for name, method in methods.items():
         record = {
             "method": name,
             "noise": level,
+            "IoU": embedder.evaluate(scenes.data)["iou"].mean(),
             "precision at 5": precision_at_k(embeddings[name, level], scenes.target, k=5),
             "cosine": 1 - distances.mean(),
         }
-        if hasattr(embedder, "evaluate"):
-            record["IoU"] = embedder.evaluate(scenes.data)["iou"].mean()
         records.append(record)
 results = pd.DataFrame(records).pivot_table(index="noise", columns="method")
 results = results.reindex(columns=list(methods), level="method")
 print(results.round(2).T.to_string())
 
 # %%
-# What a cosine is worth
-# ----------------------
-# Cosines of two methods can't be compared as they are: activations are positive for the most part,
-# so their means point in similar directions anyway. The cosines of clean rows of the same concept,
-# and of different ones, are a yardstick for each method.
+# How to read a cosine
+# --------------------
+# You cannot compare cosines of two methods directly: most activations are positive, so their means
+# point in similar directions anyway. The cosines between clean rows of the same concept, and of
+# different concepts, are a yardstick for each method.
 
 import numpy as np
 from sklearn.metrics.pairwise import cosine_similarity
@@ -99,10 +96,10 @@ yardstick = pd.DataFrame(
 print(yardstick.round(2).to_string())
 
 # %%
-# Does the clean vector still draw?
+# Does the clean vector still work?
 # ---------------------------------
-# A LoCE of the noisy image may redraw the mask by other channels. A stricter test applies the clean
-# image's vector to the noisy activations, as one would with a concept vector learned once.
+# A LoCE of the noisy image may match the mask by other channels. A stricter test projects the LoCE
+# of the clean image onto the noisy activations, as one would with a concept vector learned once.
 
 results["IoU", "net2vec, clean vectors"] = [
     clone(loce)
@@ -117,9 +114,10 @@ print(results["IoU"].round(2).T.to_string())
 # %%
 # Three curves of noise
 # ---------------------
-# Recomputed LoCEs still redraw their masks under noise, although their direction changes a lot; the
-# weakly regularized logistic ones do so best. The vectors of clean images redraw less and less. In
-# retrieval the methods lie close together: there, noise harms the activations themselves.
+# Projections of LoCEs of noisy images still match their masks, although the direction of these
+# LoCEs changes much. The logistic ones with a weak ridge do so best. LoCEs of clean images match
+# less and less. In retrieval, the methods are close together: there, noise harms the activations
+# themselves.
 
 colors = dict(zip(methods, ["#0072B2", "#D55E00", "#009E73", "#CC79A7"], strict=True))
 colors["net2vec, clean vectors"] = colors["net2vec"]
@@ -134,10 +132,10 @@ axes[0].legend(fontsize="small")
 _ = axes[2].legend(fontsize="small")
 
 # %%
-# What the vectors draw under noise
-# ---------------------------------
-# The rows of one scene with 20 % noise: first the projections of LoCEs that were computed on the
-# noisy image, then those of the clean image's LoCEs.
+# Projections under noise
+# -----------------------
+# The rows of one scene with 20 % noise. The first picture shows LoCEs of the noisy image, the
+# second LoCEs of the clean image.
 
 from sklearn_loce.plotting import ProjectionDisplay
 
@@ -154,7 +152,7 @@ for title, table in titles.items():
 # %%
 # .. admonition:: On COCO with pretrained weights
 #
-#    Normalize pixels after the noise, because noise is a share of the range from black to white::
+#    Normalize after the noise, because noise is a share of the range from black to white::
 #
 #        from torchvision.models import ResNet50_Weights, resnet50
 #        from torchvision.transforms import v2
@@ -169,5 +167,5 @@ for title, table in titles.items():
 #            preprocess=v2.Compose([GaussianNoise(level), scale, normalize])
 #        )
 #
-#    and ``coco.data`` and ``coco.target`` take the place of those of the scenes. Images of COCO
-#    differ in size, so add a ``v2.Resize`` at the front if they are to be seen at one scale.
+#    Use ``coco.data`` and ``coco.target`` instead of those of the scenes. COCO's images differ in
+#    size, so add a ``v2.Resize`` at the front for one scale.

@@ -3,18 +3,21 @@
 Sub-concepts: what hides in a concept?
 ======================================
 
-Everything that annotators called a house is one concept to them, and may be two to a network:
-brick and plaster, say. Such sub-concepts show as clusters among the LoCEs of one concept. Nobody
-labels them on real images. The drawn scenes have two planted in each of six concepts, so that we
-can ask: which clusterings find them, in which layer, and does the objective matter?
+Does a network split a concept into kinds that have no labels? To annotators, every house is one
+concept. To a network, brick and plaster houses may be two. Such sub-concepts appear as clusters
+among the LoCEs of one concept.
+
+On real images nobody labels them. The package's scenes have two planted sub-concepts in each of six
+concepts. So we can ask which clusterers find them, in which layer, and whether the objective
+matters.
 """
 
 # %%
 # LoCEs by two objectives
 # -----------------------
-# "net2vec" is the paper's objective, 50 steps of AdamW. "logistic" is a logistic regression of
-# the mask's pixels with a ridge, solved to its single optimum. All layers of the network are
-# embedded in one pass.
+# "net2vec" is the objective of the paper, 50 steps of AdamW. "logistic" is a logistic regression of
+# the pixels of the mask, with a ridge and a single optimum. One forward pass embeds all layers of
+# the network.
 
 import numpy as np
 from sklearn.preprocessing import normalize
@@ -23,7 +26,7 @@ from sklearn_loce import LoCETransformer, TorchModel
 from sklearn_loce.datasets import load_scene_model, make_scenes
 
 scenes = make_scenes(n_samples=100, random_state=0)
-rows = ~np.isin(scenes.target, ["road", "grass"])  # in which nothing is planted
+rows = ~np.isin(scenes.target, ["road", "grass"])  # without sub-concepts
 data, y, planted = scenes.data[rows], scenes.target[rows], scenes.sub_concepts[rows]
 
 model, layers = TorchModel(load_scene_model()), [f"features.{i}" for i in range(1, 6)]
@@ -50,19 +53,19 @@ print(f"{len(data)} rows, {len(layers)} layers, {len(directions)} sets of LoCEs"
 #        layers = ["features.6", "features.11", "features.14"]
 #        loce = LoCETransformer(model, layers, preprocess=weights).fit(data)
 #
-#    The download has 1.1 GB. Nothing is planted there: pass ``y`` where this page passes
-#    ``planted``, and judge clusters by their pictures.
+#    The download has 1.1 GB. COCO has no planted sub-concepts: pass ``y`` instead of ``planted``,
+#    and judge clusters by their pictures.
 
 # %%
 # A tree without labels
 # ---------------------
-# One tree over all rows of a middle layer, cut where a branch holds at most 12 % of them, half as
-# much again as one of twelve sub-concepts has on average. The tree knows neither concepts nor
-# sub-concepts; the strips below it show the planted ones.
+# The tree has all rows of a middle layer. It is cut where a branch holds at most 12 % of them, one
+# and a half times the average share of one of twelve sub-concepts. The tree knows neither concepts
+# nor sub-concepts; the strips below it show the planted ones.
 #
-# Most sub-concepts are a branch each. Near cars and near taxis share one, and so do far ones: to
-# this layer, distance is a greater difference than the sign on the roof. Where sub-concepts cross
-# the borders of concepts like this, a search inside each concept would not see it.
+# Most sub-concepts are a branch each. Near cars and near taxis share a branch, and so do far ones:
+# in this layer, the distance is a larger difference than the sign on the roof. A search inside each
+# concept would not find such a sub-concept.
 
 import matplotlib.pyplot as plt
 
@@ -76,7 +79,7 @@ DendrogramDisplay.from_estimator(tree, X, planted)
 # %%
 # What the clusters show
 # ----------------------
-# Without names, a cluster is judged by its most central rows. These are all clusters with cars,
+# A cluster has no name, so look at its most central rows. The picture shows all clusters with cars,
 # taxis and buses.
 
 from sklearn_loce.plotting import ClusterGalleryDisplay
@@ -87,24 +90,25 @@ ClusterGalleryDisplay.from_embeddings(X, data, tree.labels_, clusters=vehicles, 
 # %%
 # The channels of a sub-concept
 # -----------------------------
-# Which channels tell brick houses from plaster ones? The largest weights of each, among houses
-# alone. A channel whose gray mark lies outside the box is one in which the other kind differs.
+# Which channels tell brick houses from plaster houses? The picture shows the largest weights of
+# each kind, among houses alone. If a gray mark lies outside the box, the other kind differs in this
+# channel.
 
 from sklearn_loce.plotting import ChannelDisplay
 
 houses = y == "house"
-figure, axes = plt.subplots(1, 2, figsize=(9, 3.6), layout="constrained")
+figure, axes = plt.subplots(1, 2, figsize=(7.6, 3.4), layout="constrained")
 for ax, group in zip(axes, np.unique(planted[houses]), strict=True):
     ChannelDisplay.from_embeddings(X[houses], planted[houses], group=group, n_channels=8, ax=ax)
 
 # %%
 # Mixtures after UMAP
 # -------------------
-# The paper's way: UMAP to two dimensions, and there a Gaussian mixture per concept, with as many
-# components as BIC finds best. BIC is not given their number. It judges the map and not the
-# vectors: with more neighbors, UMAP closes gaps inside small concepts, and with fewer it tears
-# concepts into more pieces than were planted. Here it is too few: where a concept has one
-# component, its index is 0, though the tree has found the two in the same vectors.
+# The paper maps the vectors to the plane with UMAP and fits a Gaussian mixture to each concept
+# there. BIC chooses the number of components. BIC judges the map and not the vectors: with more
+# neighbors, UMAP closes gaps inside small concepts; with fewer, it tears concepts into more pieces
+# than were planted. Here BIC chooses too few components. A concept with one component has the index
+# 0, although the tree has found both sub-concepts in the same vectors.
 
 from sklearn.metrics import adjusted_rand_score
 
@@ -131,39 +135,38 @@ for concept in np.unique(y):
 # %%
 # Which layer, which objective?
 # -----------------------------
-# Inside each concept, two clusters by Ward's linkage, and their adjusted Rand index with the
-# planted ones: 1 is perfect, 0 is chance. Points are means over concepts; bars show how the means
-# vary when a fifth of the scenes is left out at random.
+# Ward's linkage finds two clusters inside each concept. The adjusted Rand index compares them with
+# the planted sub-concepts: 1 is perfect, 0 is chance. Points are means over concepts. Bars show how
+# the means vary if a random fifth of the scenes is left out.
 
 import pandas as pd
 from sklearn.cluster import AgglomerativeClustering
 from sklearn.model_selection import GroupShuffleSplit
 
 splits = GroupShuffleSplit(n_splits=5, test_size=0.2, random_state=0)
-draws = [drawn for drawn, _ in splits.split(data, groups=data["image_id"])]
+samples = [kept for kept, _ in splits.split(data, groups=data["image_id"])]
 ward = AgglomerativeClustering(n_clusters=2)
 records = []
 for (objective, layer), Z in directions.items():
-    for draw, drawn in enumerate(draws):
+    for sample, kept in enumerate(samples):
         for concept in np.unique(y):
-            own = drawn[y[drawn] == concept]
+            own = kept[y[kept] == concept]
             score = adjusted_rand_score(planted[own], ward.fit_predict(Z[own]))
-            records.append((objective, layer, draw, concept, score))
-table = pd.DataFrame(records, columns=["model", "layer", "draw", "concept", "score"])
+            records.append((objective, layer, sample, concept, score))
+table = pd.DataFrame(records, columns=["model", "layer", "sample", "concept", "score"])
 print(table.pivot_table("score", ["model", "layer"], "concept").round(2).to_string())
 
 # %%
-# The colors of sky, houses and buses are lost on the way to the last layer. Near and far, which
-# is a size in the image, stays, and the shape of trees fades. A network trained to tell concepts
-# apart has no use for the color of a bus. So a sub-concept that is not found may be missing from
-# the layer, and not from the images. In most layers "logistic" finds more than the paper's
-# objective, from the same activations.
+# The colors of sky, houses and buses are lost on the way to the last layer. Near and far, a size in
+# the image, stays, and the shape of trees fades. A network that is trained to tell concepts apart
+# does not need the color of a bus. So if you find no sub-concept, it may be missing in the layer
+# and not in the images. In most layers, "logistic" finds more than the paper's objective in the
+# same activations.
 
 from sklearn_loce.plotting import LayerComparisonDisplay
 
-means = table.groupby(["model", "layer", "draw"], sort=False)["score"].mean()
+means = table.groupby(["model", "layer", "sample"], sort=False)["score"].mean()
 summary = means.groupby(["model", "layer"], sort=False).agg(["mean", "std"]).reset_index()
 LayerComparisonDisplay(summary, metric="adjusted Rand index").plot()
 
-# sphinx_gallery_thumbnail_number = 1
 plt.show()

@@ -1,20 +1,19 @@
 """
-==============================
+=============================
 LoCEs of a vision transformer
-==============================
+=============================
 
-A vision transformer (ViT) has no feature maps: its blocks pass on a list of tokens, one per patch
-of the image and a class token in front. How do LoCEs come from that? And how well do they redraw
-masks, block by block, beside those of a convolutional network that saw the same kind of scenes?
+Can a vision transformer (ViT) have LoCEs, although it has no feature maps? Its blocks pass on a
+list of tokens: one per patch of the image, and a class token in front. This example turns tokens
+into a grid and compares the LoCEs of each block with those of a convolutional network.
 """
 
 # %%
 # A small ViT
 # -----------
-# No pretrained weights come with this package, so that torchvision's ``VisionTransformer`` is
-# trained here, for a few seconds. It takes images of 96 x 96 pixels in patches of 8 x 8, which
-# makes 144 tokens. The drawn scenes are 120 x 160 and are squashed to that, without a crop, which
-# would cut concepts away.
+# The package has no pretrained ViT, so we train torchvision's ``VisionTransformer`` for a few
+# seconds. It takes images of 96 x 96 pixels in patches of 8 x 8, which makes 144 tokens. The scenes
+# have 120 x 160 pixels. They are resized without a crop, which would cut concepts away.
 
 import torch
 from torchvision.models import VisionTransformer
@@ -32,7 +31,7 @@ with torch.random.fork_rng(devices=[]):
     vit.heads = torch.nn.Linear(64, 9)
 
 # %%
-# It learns which share of a patch each of the eight concepts covers, with the background as the
+# The ViT learns which share of a patch each of the eight concepts covers. The background is the
 # ninth class.
 
 import numpy as np
@@ -76,10 +75,10 @@ print(
 # Tokens become a grid
 # --------------------
 # ``list_layers`` shows the output of the blocks: 145 tokens for 144 patches. The first pass is
-# followed, operation by operation, from the pixels to each layer. So every token gets the place of
-# its patch, whatever the order, and the class token, which has no place, is left out. For networks
-# that can't be followed there is ``reshape_transform``. For this ViT it would be the function
-# below; both give the same grid.
+# traced, operation by operation, from the pixels to each layer. So every token gets the place of
+# its patch, in any order, and the class token, which has no place, is left out. For networks that
+# cannot be traced, pass a ``reshape_transform``. For this ViT, it is the function below; both give
+# the same grid.
 
 from sklearn_loce import ActivationExtractor, list_layers
 
@@ -100,8 +99,8 @@ print("equal:", all(torch.equal(read[block], reshaped[block]) for block in block
 # %%
 # LoCEs of every block
 # --------------------
-# All blocks come from one forward pass per image. New scenes are used, and the convolutional
-# network of the package answers the same question for them.
+# One forward pass per image gives all blocks. The scenes are new, and the convolutional network of
+# the package embeds the same scenes.
 
 from sklearn_loce import LoCETransformer, TorchModel
 
@@ -117,10 +116,10 @@ quality = {name: loce.fit(test.data).evaluate(test.data) for name, loce in loces
 # %%
 # IoU by layer
 # ------------
-# The mean IoU of a scene's masks; bars are the standard deviation over scenes. The embedded
-# patches alone hold little more than color. One block is enough to mix each patch with its
-# surroundings, and more blocks do not make LoCEs of this ViT better: the last one serves the class
-# scores. All of its layers stay below the middle layers of the convolutional network.
+# Points are the mean IoU of the masks of a scene, and bars are the standard deviation over scenes.
+# The embedded patches alone hold little more than color. One block is enough to mix each patch with
+# its surroundings. More blocks do not improve the LoCEs of this ViT: its last block serves the
+# class scores. All of its layers stay below the middle layers of the convolutional network.
 
 from sklearn_loce.plotting import LayerComparisonDisplay
 
@@ -140,30 +139,30 @@ display = LayerComparisonDisplay.from_table(
 # %%
 # Is it the network, or the grid?
 # -------------------------------
-# A grid of 12 x 12 can't redraw fine outlines. As a yardstick, we average each mask over the cells
-# of a grid and draw it from those averages: 12 x 12 for the ViT, 15 x 20 for ``features.4``. LoCEs
-# do better, as the size of a logit is free and an average is not. The two grids differ by more than
-# the two networks, so most of the gap is the grid's.
+# A grid of 12 x 12 cannot hold fine outlines. As a yardstick, we average each mask over the cells
+# of a grid and upsample these averages: 12 x 12 for the ViT, 15 x 20 for ``features.4``. LoCEs do
+# better, because the size of a logit is free and that of an average is not. The two grids differ by
+# more than the two networks, so most of the gap is due to the grid.
 
 import pandas as pd
 
 from sklearn_loce.metrics import mask_iou
 
 
-def draw_from_grid(mask, size):
-    """IoU of a mask and what its averages over the cells of a grid draw."""
+def iou_of_grid(mask, size):
+    """IoU of a mask and of its averages over the cells of a grid."""
     cells = functional.adaptive_avg_pool2d(torch.from_numpy(mask).float()[None, None], size)
-    drawn = functional.interpolate(cells, size=mask.shape, mode="bilinear")[0, 0] > 0.5
-    return mask_iou(mask.astype(bool), drawn.numpy())
+    shown = functional.interpolate(cells, size=mask.shape, mode="bilinear")[0, 0] > 0.5
+    return mask_iou(mask.astype(bool), shown.numpy())
 
 
 masks = [decode(mask) for mask in test.data["mask"]]
 table = pd.DataFrame(
     {
         "ViT, block 1": quality["ViT"].query("layer == @blocks[1]")["iou"],
-        "12 x 12 grid": [draw_from_grid(mask, (12, 12)) for mask in masks],
+        "12 x 12 grid": [iou_of_grid(mask, (12, 12)) for mask in masks],
         "features.4": quality["convolutional"].query("layer == 'features.4'")["iou"],
-        "15 x 20 grid": [draw_from_grid(mask, (15, 20)) for mask in masks],
+        "15 x 20 grid": [iou_of_grid(mask, (15, 20)) for mask in masks],
     }
 )
 means = table.groupby(test.target).mean()
@@ -171,10 +170,10 @@ means.loc["mean of all"] = table.mean()
 print(means.round(2).to_string())
 
 # %%
-# What a vector draws
-# -------------------
-# One scene through both: the image with the outlines of its masks, and below it the probabilities
-# that the LoCEs project.
+# Projections of both networks
+# ----------------------------
+# One scene in both networks: the image with the outlines of its masks, and below it the projections
+# of the LoCEs.
 
 import matplotlib.pyplot as plt
 
@@ -189,13 +188,12 @@ for part, (name, layer) in zip(figure.subfigures(2, 1), shown.items(), strict=Tr
     ProjectionDisplay.from_estimator(loce, scene, n_cols=len(scene), ax=axes)
     part.suptitle(f"{name}, {layer.replace('encoder.layers.encoder_layer_', 'block ')}")
 
-# sphinx_gallery_thumbnail_number = 2
 
 # %%
 # .. admonition:: On COCO with pretrained weights
 #
-#    Weights of torchvision bring their size, mean and standard deviation; pass them as
-#    ``preprocess``, and they are used without the center crop::
+#    Weights of torchvision hold their size, mean and standard deviation. Pass them as
+#    ``preprocess``; the center crop is left out::
 #
 #        from torchvision.models import ViT_B_16_Weights, vit_b_16
 #
@@ -206,5 +204,5 @@ for part, (name, layer) in zip(figure.subfigures(2, 1), shown.items(), strict=Tr
 #        blocks = [f"encoder.layers.encoder_layer_{i}" for i in range(12)]
 #        loce = LoCETransformer(TorchModel(vit_b_16(weights=weights)), blocks, preprocess=weights)
 #
-#    These weights take 384 x 384 pixels, a grid of 24 x 24. Models of Hugging Face and timm work
-#    the same way, with their image processor or transform as ``preprocess``.
+#    These weights take 384 x 384 pixels and have a grid of 24 x 24. For models of Hugging Face and
+#    timm, pass their image processor or transform as ``preprocess``.

@@ -1,8 +1,11 @@
 """The study: its measures compared with loops and planted truth, and its page with its results."""
 
 import json
+import re
+from pathlib import Path
 from types import SimpleNamespace
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
@@ -13,11 +16,15 @@ from sklearn.cluster import KMeans
 from torch.nn.functional import binary_cross_entropy_with_logits, interpolate
 from torchvision.models.segmentation import lraspp_mobilenet_v3_large
 
-from benchmarks import study, study_page, study_small
+from benchmarks import charts, study, study_page, study_small
 from sklearn_loce import Joined, optimize_loces
 from sklearn_loce.metrics import precision_at_k
 
 from .conftest import SHARED
+
+pytestmark = pytest.mark.usefixtures("no_figure_stays")
+
+PAGE = Path(__file__).resolve().parents[1] / "docs" / "study.md"
 
 TABLES = [
     "compared",
@@ -347,44 +354,39 @@ def test_tables_show_the_results():
     assert _cells(tables["unconverged"])[2] == ["`first`", "0", "12"]
 
 
-def _write_page(path, names):
-    places = [f"Of {n}.\n<!-- begin {n} -->\nold\n<!-- end {n} -->" for n in names]
-    path.write_text("\n\n".join(["# Study", *places, "End."]), encoding="utf-8")
-
-
-def test_the_page_is_filled_at_its_markers(tmp_path):
-    page, results = tmp_path / "page.md", _made_up()
-    _write_page(page, TABLES)
-    study_page.fill_page(page, results)
-    text = page.read_text(encoding="utf-8")
-    assert "old" not in text
-    for name, table in study_page.make_tables(results).items():
-        assert f"Of {name}.\n<!-- begin {name} -->\n{table}\n<!-- end {name} -->" in text
-    assert text.startswith("# Study")
-    assert text.endswith("End.")
-    study_page.fill_page(page, results)
-    assert page.read_text(encoding="utf-8") == text
-
-
-def test_a_page_without_markers_raises_an_error_and_stays_unchanged(tmp_path):
-    page = tmp_path / "page.md"
-    _write_page(page, TABLES[:-1])
-    before = page.read_text(encoding="utf-8")
-    with pytest.raises(ValueError, match="no place <!-- begin parts -->"):
-        study_page.fill_page(page, _made_up())
-    assert page.read_text(encoding="utf-8") == before
-
-
-def test_the_page_shows_the_committed_results():
-    results = json.loads(study.RESULTS.read_text(encoding="utf-8"))
+def test_page_shows_every_chart_and_table():
+    results = study_page.load_results()
     assert set(results) == set(study.PARTS)
-    text = study.PAGE.read_text(encoding="utf-8")
-    for name, table in study_page.make_tables(results).items():
-        assert f"<!-- begin {name} -->\n{table}\n<!-- end {name} -->" in text
+    text = PAGE.read_text(encoding="utf-8")
+    assert set(re.findall(r'fold_table\(results, "([^"]+)"', text)) == set(
+        study_page.make_tables(results)
+    )
+    drawn = {name for name in vars(charts) if name.startswith("draw_")} - {
+        "draw_points",
+        "draw_solver",
+    }
+    assert set(re.findall(r"charts\.(\w+)\(", text)) == drawn
 
 
-def test_committed_results_support_the_text_of_the_page():
-    results = json.loads(study.RESULTS.read_text(encoding="utf-8"))
+def test_charts_show_the_committed_results():
+    results = study_page.load_results()
+    code = "\n".join(re.findall(r"^charts\..*", PAGE.read_text(encoding="utf-8"), re.MULTILINE))
+    exec(code, {"charts": charts, "results": results})
+    figures = [plt.figure(number) for number in plt.get_fignums()]
+    assert len(figures) == code.count("charts.")
+    main, *_, small = figures
+    for line, setting in zip(main.axes[0].lines[::2], charts.MAIN, strict=True):
+        found = [results["quality"][setting][layer]["quality"] for layer in study.LAYERS]
+        assert line.get_xydata().tolist() == [[one["IoU"], one["P@10"]] for one in found]
+    shown = {x for line in small.axes[0].lines for x in line.get_xdata()}
+    iou = (
+        way["quality"][name] for way in results["small"]["ways"] for name in ("IoU", "IoU, moved")
+    )
+    assert shown == set(iou)
+
+
+def test_committed_results_bear_out_the_words_of_the_page():
+    results = study_page.load_results()
     quality, scenes = results["quality"], results["scenes"]
     kinds = [name for name in quality if name.startswith("logistic")]
     above = {"IoU": [], "P@10": []}
@@ -404,7 +406,9 @@ def test_committed_results_support_the_text_of_the_page():
             name: found[layer]["noise of 5 %"][0] for name, found in results["stability"].items()
         }
         assert min(noise, key=noise.get) == study.PAPER
-        assert results["cost"][layer][study_page.RECOMMENDED] < 2
+        cost = results["cost"][layer]
+        assert 0.8 < cost[study_page.RECOMMENDED] < 1.15
+        assert cost["logistic, 1e-3"] < cost["logistic, 3e-4"] < cost[study_page.RECOMMENDED]
         for ratios in results["evaluation"][layer].values():
             assert max(ratios.values()) <= 2.5
     for values, said in zip(above.values(), ((0.11, 0.25), (0.11, 0.20)), strict=True):
@@ -418,10 +422,20 @@ def test_committed_results_support_the_text_of_the_page():
     assert directions[kinds].gt(directions[study.PAPER], axis=0).all(axis=None)
     higher = standardized.mean() > standardized.mean()[study.PAPER]
     assert [kind for kind in kinds if not higher[kind]] == ["logistic, 1e-3"]
+    by_concept = {
+        layer: pd.DataFrame({name: quality[name][layer]["concepts"] for name in charts.MAIN})
+        for layer in quality[study.PAPER]
+    }
+    for table in by_concept.values():
+        others = table[[study.PAPER, study.MASKED_MEAN]]
+        assert others.lt(table[study_page.RECOMMENDED], axis=0).all(axis=None)
+    gain = by_concept["+".join(study.LAYERS)] - by_concept["backbone.16"]
+    most = gain[study_page.RECOMMENDED].nlargest(3)
+    assert set(most.index) == {"sign", "pedestrian", "pole"}
 
 
-def test_committed_scores_support_the_text_of_the_page():
-    found = json.loads(study.RESULTS.read_text(encoding="utf-8"))["scores"]
+def test_committed_scores_bear_out_the_words_of_the_page():
+    found = study_page.load_results()["scores"]
     assert len(found["places"]) == 3 * (2 * 4 + 5)
     ranks = {name: value for name, (value, *_) in found["correlation"]["all networks"].items()}
     held_out, *_, plain_best, _ = (name for name in ranks if name != "gain, best")
@@ -441,8 +455,8 @@ def test_committed_scores_support_the_text_of_the_page():
             assert pick["picks"]["IoU, best"][1] < pick["best"] - 0.02
 
 
-def test_the_committed_choice_supports_the_text_of_the_page():
-    found = json.loads(study.RESULTS.read_text(encoding="utf-8"))["choice"]
+def test_committed_choice_bears_out_the_words_of_the_page():
+    found = study_page.load_results()["choice"]
     recommended, every = "backbone.4+backbone.9+backbone.16", "+".join(study.LAYERS)
     for chosen in found["chosen"]:
         assert chosen["setting"] == [1e-4, recommended, "none", 0.0]
@@ -455,8 +469,8 @@ def test_the_committed_choice_supports_the_text_of_the_page():
     assert np.round(gains, 3).tolist() == [0.018, 0.0]
 
 
-def test_committed_changes_support_the_text_of_the_page():
-    found = json.loads(study.RESULTS.read_text(encoding="utf-8"))["changes"]
+def test_committed_changes_bear_out_the_words_of_the_page():
+    found = study_page.load_results()["changes"]
     exceptions = []
     for layer in study.LAYERS:
         for change in found[study.PAPER][layer]:
@@ -469,8 +483,8 @@ def test_committed_changes_support_the_text_of_the_page():
     assert exceptions == [("backbone.4", "images flipped")]
 
 
-def test_committed_sub_concepts_support_the_text_of_the_page():
-    found = json.loads(study.RESULTS.read_text(encoding="utf-8"))["parts"]
+def test_committed_sub_concepts_bear_out_the_words_of_the_page():
+    found = study_page.load_results()["parts"]
     assert set(found["tasks"].values()) == {11}
     means = {
         way: pd.DataFrame(
@@ -493,9 +507,9 @@ def test_committed_sub_concepts_support_the_text_of_the_page():
     assert less.index[less].tolist() == ["backbone.13", "backbone.16"]
 
 
-def test_committed_distances_support_the_text_of_the_page():
-    found = json.loads(study.RESULTS.read_text(encoding="utf-8"))["convergence"]
-    text = " ".join(study.PAGE.read_text(encoding="utf-8").split())
+def test_committed_distances_bear_out_the_words_of_the_page():
+    found = study_page.load_results()["convergence"]
+    text = " ".join(PAGE.read_text(encoding="utf-8").split())
     assert f"{found['frames']} frames of three driving sequences" in text
     assert f"{found['rows']} image-concept pairs" in text
     assert f"for the {found['compared rows']} rows of every ninth frame" in text
@@ -510,8 +524,8 @@ def test_committed_distances_support_the_text_of_the_page():
             assert n_rows <= (0 if setting.startswith("logistic") else 5)
 
 
-def test_committed_finer_masks_support_the_text_of_the_page():
-    found = json.loads(study.RESULTS.read_text(encoding="utf-8"))["masks"]
+def test_committed_finer_masks_bear_out_the_words_of_the_page():
+    found = study_page.load_results()["masks"]
     for layers in study_small.MASK_LAYERS:
         coarse, *_, finest = (one["quality"] for one in found if tuple(one["layers"]) == layers)
         rise = finest["IoU"] - coarse["IoU"]
@@ -530,9 +544,8 @@ def test_parts_run_on_some_frames(tmp_path, camvid, camvid_network, monkeypatch)
     monkeypatch.setattr(study_small, "list_ways", lambda: ways)
     monkeypatch.setattr(study_small, "MASK_LAYERS", [ways[0].layers])
     monkeypatch.setattr(study_small, "MASK_SIZES", [(100, 100)])
-    page, results = tmp_path / "page.md", tmp_path / "results.json"
-    _write_page(page, [*TABLES[:4], "cost", "convergence", "unconverged", "small", "masks"])
-    files = ["--page", str(page), "--results", str(results), "--camvid", str(SHARED / "camvid")]
+    results = tmp_path / "results.json"
+    files = ["--results", str(results), "--camvid", str(SHARED / "camvid")]
     few = ["--frames", "4", "--layers", "backbone.13", "--images", "1", "--repeats", "1"]
     few += ["--settings", study.PAPER, study.MASKED_MEAN, "logistic"]
     measured = ["quality", "stability", "cost", "convergence", "small", "masks"]
@@ -555,4 +568,3 @@ def test_parts_run_on_some_frames(tmp_path, camvid, camvid_network, monkeypatch)
     assert coarse["quality"]["IoU"] == pytest.approx(one["IoU"])
     assert fine["mask_size"] == [360, 480]
     assert fine["quality"]["IoU"] > one["IoU"]
-    assert "old" not in page.read_text(encoding="utf-8")

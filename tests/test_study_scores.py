@@ -81,12 +81,6 @@ def test_planted_ranks_are_found():
             assert found_best["picks"]["IoU, best"][0] == "a"
 
 
-def test_the_chart_is_drawn(tmp_path):
-    places = study_scores.describe_scores(_score_rows(), n_draws=2)["places"]
-    study_scores.draw_chart(places, tmp_path / "chart.png")
-    assert (tmp_path / "chart.png").stat().st_size > 5000
-
-
 def test_random_networks_differ_by_seed_and_are_repeatable():
     first, again, other = (study_scores.random_network(seed).module for seed in (0, 0, 1))
     weights = [net.backbone["0"][0].weight for net in (first, again, other)]
