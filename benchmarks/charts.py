@@ -314,7 +314,7 @@ def _clean(ax):
 
 
 def _style(setting):
-    """Give the color of a setting's family and the marker of its variant."""
+    """Return the color of a setting's family and the marker of its variant."""
     family, _, variant = setting.partition(", ")
     return _FAMILIES.get(family, GREEN), _VARIANTS.get(variant, "o")
 

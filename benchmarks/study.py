@@ -92,7 +92,7 @@ def make_embedder(setting, model, layers, **others):
 
 
 def split_by_layer(embedder, X):
-    """Give the vectors of each layer by its name."""
+    """Return the vectors of each layer by its name."""
     ends = np.cumsum(embedder.n_channels_)[:-1]
     return dict(zip(embedder.layers_, np.split(X, ends, axis=1), strict=True))
 
@@ -117,7 +117,7 @@ def dilate_masks(samples, n_pixels=DILATION):
 
 
 def make_disturbed(setting, model, layers):
-    """Give transformers and changes of masks, by what they disturb."""
+    """Return transformers and changes of masks, by what they disturb."""
     make = partial(make_embedder, setting, model, layers)
     disturbed = {
         f"noise of {NOISE} %": (make(preprocess=see(GaussianNoise(NOISE)), random_state=0), None),
@@ -131,7 +131,7 @@ def make_disturbed(setting, model, layers):
 
 
 def make_changed(setting, model, layers):
-    """Give transformers of images that are compressed, smaller or flipped, masks with them."""
+    """Return transformers of images that are compressed, smaller or flipped, masks with them."""
     changes = {
         f"JPEG of quality {QUALITY}": v2.JPEG(QUALITY),
         "images at 3/4 of their size": v2.Resize(SMALLER),
@@ -147,7 +147,7 @@ def see(change):
 
 
 def compare_vectors(before, disturbed, samples):
-    """Give median and lowest tenth of the cosine of vectors before and after a disturbance.
+    """Return median and lowest tenth of the cosine of vectors before and after a disturbance.
 
     And how many rows are lost, because their masks are empty once they are resized.
     """
@@ -196,13 +196,13 @@ def measure_quality(options, samples, model):
 
 
 def thin_out(samples, n_images):
-    """Give the rows of images at equal steps, ``n_images`` or some more."""
+    """Return the rows of images at equal steps, ``n_images`` or some more."""
     images = samples["image"].unique()
     return samples[samples["image"].isin(images[:: max(1, len(images) // n_images)])]
 
 
 def load_work(samples, model, layers):
-    """Give what is to be optimised at each layer: activations and masks, image by image."""
+    """Return what is to be optimized at each layer: activations and masks, image by image."""
     extract = ActivationExtractor(model, list(layers))
     work = {layer: [] for layer in layers}
     for path, rows in samples.groupby("image", sort=False):
@@ -214,9 +214,9 @@ def load_work(samples, model, layers):
 
 
 def measure_cost(options, samples, model):
-    """Give each setting's seconds over those of the paper's 50 steps, at the same layer.
+    """Return each setting's seconds over those of the paper's 50 steps, at the same layer.
 
-    The optimisation alone, resizing of masks included, on one thread, in seconds of the processor;
+    The optimization alone, resizing of masks included, on one thread, in seconds of the processor;
     runs in turn, and of the ratios of single runs the median.
     """
     work = load_work(thin_out(samples, options.images), model, options.layers)
@@ -243,7 +243,7 @@ def compare_cost(batches, repeats):
 
 
 def measure_evaluation(options, samples, model):
-    """Give the processor's time of `evaluate(cv=2)` and `score` over that of a plain `evaluate`."""
+    """Return the processor's time of `evaluate(cv=2)` and `score` over that of a plain `evaluate`."""
     some = thin_out(samples, options.images)
     how = {"preprocess": NORMALIZE, "memory": False, "on_empty": "nan"}
     found = {}
@@ -328,7 +328,7 @@ def count_unconverged(batches, parameters):
 
 
 def make_clusterers():
-    """Give two ways to look for two sub-concepts, by direction and by standardized direction."""
+    """Return two ways to look for two sub-concepts, by direction and by standardized direction."""
     means = partial(KMeans, 2, n_init=10, random_state=0)
     return {
         "directions": make_pipeline(Normalizer(), means()),
@@ -337,7 +337,7 @@ def make_clusterers():
 
 
 def recover_sub_concepts(X, scenes, clusterer):
-    """Give the adjusted Rand index of two clusters with what was planted, mean over concepts."""
+    """Return the adjusted Rand index of two clusters with what was planted, mean over concepts."""
     scores = []
     for concept in scenes.target_names:
         rows = scenes.target == concept
@@ -348,7 +348,7 @@ def recover_sub_concepts(X, scenes, clusterer):
 
 
 def measure_scenes(options, samples, model):
-    """Give the recovery of planted sub-concepts, by clusterer, setting and layer."""
+    """Return the recovery of planted sub-concepts, by clusterer, setting and layer."""
     draws = [make_scenes(options.scenes, random_state=seed) for seed in range(N_DRAWS)]
     model = TorchModel(load_scene_model())
     found = {name: {} for name in make_clusterers()}

@@ -43,7 +43,7 @@ def list_places(layers, alpha):
 
 
 def embed_candidates(model, layers, samples):
-    """Give vectors and IoU, with the best bias, by (alpha, layer)."""
+    """Return vectors and IoU, with the best bias, by (alpha, layer)."""
     found = {}
     for alpha in ALPHAS:
         places = list_places(layers, alpha)
@@ -58,7 +58,7 @@ def embed_candidates(model, layers, samples):
 
 
 def embed_means(model, layers, samples):
-    """Give standardised averages at the joined layers, by what becomes of the background."""
+    """Return standardized averages at the joined layers, by what becomes of the background."""
     how = {"preprocess": NORMALIZE, "memory": False, "standardize": True}
     return {
         background: MaskedMeanTransformer(
@@ -74,7 +74,7 @@ def put_beside(X, means, weight):
 
 
 def list_candidates(vectors, means):
-    """Give (alpha, layer, average, weight), vectors and IoU of all candidates."""
+    """Return (alpha, layer, average, weight), vectors and IoU of all candidates."""
     every = max((layer for _, layer in vectors), key=lambda layer: layer.count("+"))
     for (alpha, layer), (X, iou) in vectors.items():
         yield (alpha, layer, "none", 0.0), X, iou
@@ -86,7 +86,7 @@ def list_candidates(vectors, means):
 
 
 def measure_halves(samples, candidates):
-    """Give IoU and precision of each row, among rows of its half, by candidate."""
+    """Return IoU and precision of each row, among rows of its half, by candidate."""
     later, found = halve(samples), {}
     y, sequences = samples["concept"].to_numpy(), sequence_of(samples).to_numpy()
     for name, X, iou in candidates:
@@ -98,7 +98,7 @@ def measure_halves(samples, candidates):
 
 
 def draw_half(samples, values, half):
-    """Give each candidate's means in each draw of a half's frames."""
+    """Return each candidate's means in each draw of a half's frames."""
     rows = samples[half]
     frames = pd.factorize(rows["image"])[0]
     counts = draw_frames(frames.max() + 1)
@@ -118,7 +118,7 @@ def is_single(name):
 
 
 def best_single(draws, measure):
-    """Give the draws of the best single layer with the defaults."""
+    """Return the draws of the best single layer with the defaults."""
     return max((d[measure] for name, d in draws.items() if is_single(name)), key=lambda d: d[0])
 
 
@@ -131,7 +131,7 @@ def choose(draws):
 
 
 def compare_with_single(draws, name):
-    """Give how far a candidate is above the best single layer, with intervals over frames."""
+    """Return how far a candidate is above the best single layer, with intervals over frames."""
     return {
         measure: interval(draws[name][measure] - best_single(draws, measure))
         for measure in ("IoU", "P@10")

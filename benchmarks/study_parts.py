@@ -35,13 +35,13 @@ def outer_thirds(values):
 
 
 def center(mask):
-    """Give the column of a mask's center of mass, as a share of the width."""
+    """Return the column of a mask's center of mass, as a share of the width."""
     weights = decode(mask).sum(axis=0)
     return weights @ np.arange(len(weights)) / weights.sum() / len(weights)
 
 
 def list_tasks(samples):
-    """Give (kind, rows, labels) of all concepts, whose rows differ by what ``kind`` says."""
+    """Return (kind, rows, labels) of all concepts, whose rows differ by what ``kind`` says."""
     sequence = pd.factorize(sequence_of(samples))[0].astype(float)
     columns = samples["mask"].map(center).to_numpy()
     for concept in samples["concept"].unique():
@@ -64,7 +64,7 @@ def cluster(X, n_clusters):
 
 
 def recover(X, tasks):
-    """Give the adjusted Rand index by kind and clusterer, mean over concepts."""
+    """Return the adjusted Rand index by kind and clusterer, mean over concepts."""
     scores = {}
     for kind, rows, side in tasks:
         for name, labels in cluster(X[rows], len(np.unique(side))).items():
@@ -77,7 +77,7 @@ def recover(X, tasks):
 
 
 def list_spaces(model, layers, samples):
-    """Give vectors by layer and setting: single layers, and all of them joined."""
+    """Return vectors by layer and setting: single layers, and all of them joined."""
     places = [*(layer for layer in SINGLE if layer in layers), Joined(*layers)]
     how = {"preprocess": NORMALIZE, "memory": False}
     embedders = {
@@ -103,7 +103,7 @@ def list_spaces(model, layers, samples):
 
 
 def measure_parts(options, samples, model):
-    """Give the recovery of real sub-concepts by layer and setting; and how many tasks there are."""
+    """Return the recovery of real sub-concepts by layer and setting; and how many tasks there are."""
     tasks = list(list_tasks(samples))
     with threads(1):
         spaces = list_spaces(model, options.layers, samples)

@@ -24,7 +24,7 @@ SETTINGS = {
     "logistic, 1e-3": {"objective": "logistic", "alpha": 1e-3},
 }
 DEFAULT = "logistic"
-STEP = 3  # every third frame is scored; neighbours are of all frames
+STEP = 3  # every third frame is scored; neighbors are of all frames
 N_DRAWS = 1000
 LEVEL = 0.95
 PRECISION = "P@10"
@@ -40,12 +40,12 @@ def random_network(seed):
 
 
 def load_networks(model):
-    """Give the trained network and those with random weights, by name."""
+    """Return the trained network and those with random weights, by name."""
     return {TRAINED: model} | {f"random {seed}": random_network(seed) for seed in SEEDS}
 
 
 def score_rows(model, layers, parameters, samples):
-    """Give scores and precision of some rows at all layers; one row per sample and layer.
+    """Return scores and precision of some rows at all layers; one row per sample and layer.
 
     The score of the package draws with the bias that the objective draws with, the paper's with
     none. "best" is the best bias, "plain" none for the paper's objective, its own for the others.
@@ -105,7 +105,7 @@ def draw_frames(n_frames, n_draws=N_DRAWS, random_state=0):
 
 
 def mean_by_draw(values, frames, counts):
-    """Give the mean of rows in each draw of frames; NaN is left out."""
+    """Return the mean of rows in each draw of frames; NaN is left out."""
     values, frames = np.asarray(values, dtype=float), np.asarray(frames)
     known, n_frames = np.isfinite(values), counts.shape[1]
     sums = np.bincount(frames[known], values[known], minlength=n_frames)
@@ -114,7 +114,7 @@ def mean_by_draw(values, frames, counts):
 
 
 def macro_by_draw(values, concepts, frames, counts):
-    """Give the mean over concepts of their rows' means, in each draw of frames."""
+    """Return the mean over concepts of their rows' means, in each draw of frames."""
     values, frames, concepts = map(np.asarray, (values, frames, concepts))
     means = [
         mean_by_draw(values[concepts == c], frames[concepts == c], counts)
@@ -124,7 +124,7 @@ def macro_by_draw(values, concepts, frames, counts):
 
 
 def interval(draws):
-    """Give the estimate, which is the first draw, and the interval over the others."""
+    """Return the estimate, which is the first draw, and the interval over the others."""
     tails = [(1 - LEVEL) / 2, (1 + LEVEL) / 2]
     return [draws[0], *np.nanquantile(draws[1:], tails)]
 
@@ -138,7 +138,7 @@ def rank_correlation(first, second):
 
 
 def summarize_draws(rows, counts):
-    """Give each score and the precision in each draw, by (network, setting, layer)."""
+    """Return each score and the precision in each draw, by (network, setting, layer)."""
     rows = rows.assign(frame=pd.factorize(rows["image"])[0])
     places, draws = [], {name: [] for name in (PRECISION, *SCORES)}
     for place, group in rows.groupby(["network", "setting", "layer"], sort=False):
@@ -152,7 +152,7 @@ def summarize_draws(rows, counts):
 
 
 def correlate(places, draws, chosen):
-    """Give the rank correlation of each score with precision over some places."""
+    """Return the rank correlation of each score with precision over some places."""
     some = [k for k, place in enumerate(places) if chosen(*place)]
     return {
         name: interval(rank_correlation(draws[name][:, some], draws[PRECISION][:, some]))
@@ -161,7 +161,7 @@ def correlate(places, draws, chosen):
 
 
 def compare_default(places, draws):
-    """Give how far the default is above random weights and above the paper's setting, by layer."""
+    """Return how far the default is above random weights and above the paper's setting, by layer."""
     index, found = {place: k for k, place in enumerate(places)}, {}
     for place in places:
         network, setting, layer = place
@@ -177,7 +177,7 @@ def compare_default(places, draws):
 
 
 def pick_layers(places, draws):
-    """Give the layer of the trained network that each score picks, its precision and the best one.
+    """Return the layer of the trained network that each score picks, its precision and the best one.
 
     By setting; among single layers, and among these and all of them joined.
     """

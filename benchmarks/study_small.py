@@ -77,7 +77,7 @@ def list_ways():
 
 
 def precision_of_rows(X, y, groups, k=K):
-    """Give each row's share of its concept among its nearest rows, by cosine, of other groups."""
+    """Return each row's share of its concept among its nearest rows, by cosine, of other groups."""
     y, groups = np.asarray(y), np.asarray(groups)
     similarity = cosine_similarity(X)
     similarity[groups[:, None] == groups] = -np.inf
@@ -124,8 +124,8 @@ def move_masks(samples, random_state=0):
     return samples[samples["mask"].notna()]
 
 
-def redraw(embedder, samples):
-    """Give vectors, each row's IoU with the best bias, and the processor's ms per row to embed."""
+def embed_rows(embedder, samples):
+    """Return vectors, each row's IoU with the best bias, and the processor's ms per row to embed."""
     embedder.fit_transform(samples[:1])  # compiles
     start = time.process_time()
     X = embedder.fit_transform(samples)
@@ -143,7 +143,7 @@ def measure_way(way, model, size, samples, small, moved, **others):
     shown = samples if sees_all else small
     table = pd.concat([shown, moved], ignore_index=True)
     embedder = way.embedder(model, size, **others)
-    X, iou, took = redraw(embedder, table if sees_all else crop_samples(table))
+    X, iou, took = embed_rows(embedder, table if sees_all else crop_samples(table))
     drawn, control = pd.Series(iou[: len(shown)], shown.index), iou[len(shown) :]
     found = {
         "IoU": drawn[small.index].mean(),
@@ -157,14 +157,14 @@ def measure_way(way, model, size, samples, small, moved, **others):
 
 
 def find_neighbours(X, samples, is_small):
-    """Give the precision of small rows' neighbours of other sequences, and of all rows'."""
+    """Return the precision of small rows' neighbors of other sequences, and of all rows'."""
     precision = precision_of_rows(X, samples["concept"], sequence_of(samples))
     everywhere = mean_of_concepts(precision, samples["concept"])
     return {"P@10": precision[is_small].mean(), "P@10, all": everywhere}
 
 
 def find_small(samples, model, size):
-    """Give the rows of small objects, of fewer cells than the bound."""
+    """Return the rows of small objects, of fewer cells than the bound."""
     image = NORMALIZE(v2.functional.to_image(np.zeros((*size, 3), dtype=np.uint8)))
     n_cells = ActivationExtractor(model, LAYER)(image[None])[LAYER].shape[2:].numel()
     is_small = samples["area"] * n_cells < MOST_CELLS
@@ -172,7 +172,7 @@ def find_small(samples, model, size):
 
 
 def load_rows(samples, model):
-    """Give the size of the images, all rows, those of small objects, and these moved."""
+    """Return the size of the images, all rows, those of small objects, and these moved."""
     samples = samples.reset_index(drop=True)
     size = samples["mask"][0]["size"]
     small = find_small(samples, model, size)

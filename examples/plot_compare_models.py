@@ -25,7 +25,7 @@ from sklearn_loce.datasets import load_scene_model, make_scenes
 
 
 def draw_weights(model, seed):
-    """Give a network new random weights."""
+    """Return a network new random weights."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         for module in model.modules():

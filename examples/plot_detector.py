@@ -54,7 +54,7 @@ from sklearn_loce.datasets import make_scenes
 
 
 def annotate(scenes):
-    """Give images (height, width, 3), and the boxes and labels of their vehicles."""
+    """Return images (height, width, 3), and the boxes and labels of their vehicles."""
     pictures = scenes.data.groupby("image_id")["image"].first()
     boxes, labels = ([[] for _ in pictures] for _ in range(2))
     for row in scenes.data[scenes.data["concept"].isin(names)].itertuples():

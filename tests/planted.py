@@ -45,12 +45,12 @@ PLACES = (
 )
 
 
-_GREY = (124, 116, 104)  # ImageNet's mean, which the networks' normalisation makes zero
+_GRAY = (124, 116, 104)  # ImageNet's mean, which the networks' normalization makes zero
 
 
 def plant(height, width, top, left, patch_height, patch_width):
     """Draw noise in blocks of two pixels on gray; return image and mask."""
-    image = np.tile(np.array(_GREY, dtype=np.uint8), (height, width, 1))
+    image = np.tile(np.array(_GRAY, dtype=np.uint8), (height, width, 1))
     mask = np.zeros((height, width), dtype=bool)
     mask[top : top + patch_height, left : left + patch_width] = True
     noise = np.random.default_rng(0).integers(0, 256, (height // 2 + 1, width // 2 + 1, 3))
@@ -156,7 +156,7 @@ def calibrate(network):
         if isinstance(module, nn.BatchNorm2d):
             module.train().momentum = None
             module.reset_running_stats()
-        elif hasattr(module, "running_mean"):  # a frozen batch normalisation
+        elif hasattr(module, "running_mean"):  # a frozen batch normalization
             handles.append(module.register_forward_pre_hook(_take_statistics))
         elif isinstance(module, nn.Conv2d) and module.bias is not None:
             handles.append(module.register_forward_hook(_standardise))

@@ -220,7 +220,7 @@ class Picture(nn.Module):
         (nn.Sequential(nn.BatchNorm2d(3), nn.Conv2d(3, 8, 8, 8)), "1", (1, 8, 11, 18)),
         (Picture(), "out", (1, 3, 44, 72)),
     ],
-    ids=["space to depth", "padding layer", "normalisation", "image out"],
+    ids=["space to depth", "padding layer", "normalization", "image out"],
 )
 def test_other_first_layers_are_not_mistaken_for_resizing(network, layer, shape):
     grid = ActivationExtractor(network, layer)(torch.rand(1, 3, 88, 144))[layer]

@@ -43,11 +43,11 @@ def padded(side=96, padding=160):
 PROCESSORS = {
     "squashed": transformers.ViTImageProcessor(),
     "Pillow": transformers.ViTImageProcessorPil(),
-    "centre crop": transformers.BitImageProcessor(
+    "center crop": transformers.BitImageProcessor(
         size={"shortest_edge": 128}, crop_size={"height": 112, "width": 112}
     ),
     "channels flipped": transformers.MobileViTImageProcessor(),
-    "integers where not normalised": transformers.EfficientNetImageProcessor(),
+    "integers where not normalized": transformers.EfficientNetImageProcessor(),
     "warps from 384 on": transformers.ConvNextImageProcessor(size={"shortest_edge": 384}),
     "resized": transformers.DetrImageProcessor(size={"shortest_edge": 96, "longest_edge": 160}),
     "padded": padded(),

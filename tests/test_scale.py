@@ -140,7 +140,7 @@ def test_nearest_neighbor_descent_finds_planted_neighbors():
 def test_cells_contain_planted_neighbors():
     _need("faiss")
     X, labels = _planted(4000)
-    names = {"X": pd.DataFrame(X), "y": labels, "np": np, "precision": lambda neighbours, y: y}
+    names = {"X": pd.DataFrame(X), "y": labels, "np": np, "precision": lambda neighbors, y: y}
     run_blocks(PAGE, names, "import faiss")
     assert _recall(names["neighbors"], _cosine_neighbours(X, 10)) > 0.95
 

@@ -158,7 +158,7 @@ def test_near_is_several_times_larger_than_far(scenes, concept):
 def test_masks_cover_the_objects(scenes):
     """The paint of the cars, found by its color, fills their masks and is nowhere else."""
     inside = outside = 0
-    with_bus = scenes.groups[scenes.target == "bus"]  # its destination board has the same colour
+    with_bus = scenes.groups[scenes.target == "bus"]  # its destination board has the same color
     for _, rows in scenes.data[~np.isin(scenes.groups, with_bus)].groupby("image_id"):
         rows = rows.set_index("concept")
         rgb = rows["image"].iloc[0].astype(int)
@@ -175,8 +175,8 @@ def test_car_and_taxi_are_the_closest_pair_in_color(scenes):
     histograms = {}
     for concept in PLANTED:
         rows = scenes.data[scenes.target == concept]
-        colours = np.vstack([row["image"][decode(row)] for _, row in rows.iterrows()]) // 64
-        counts = np.bincount(colours.astype(int) @ [16, 4, 1], minlength=64)
+        colors = np.vstack([row["image"][decode(row)] for _, row in rows.iterrows()]) // 64
+        counts = np.bincount(colors.astype(int) @ [16, 4, 1], minlength=64)
         histograms[concept] = counts / counts.sum()
     distance = {
         pair: np.abs(histograms[pair[0]] - histograms[pair[1]]).sum()

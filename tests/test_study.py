@@ -99,8 +99,8 @@ def _plant(n=40, mixed=0.0):
     rng = np.random.default_rng(0)
     target = np.repeat(["car", "tree", "sky"], n)
     parts = np.concatenate([np.tile(["old", "new"], n), ["only"] * n])
-    centres = {"old": [1.0, 0, 0], "new": [0, 1.0, 0], "only": [0, 0, 1.0]}
-    X = np.array([centres[part] for part in parts]) + 0.05 * rng.normal(size=(3 * n, 3))
+    centers = {"old": [1.0, 0, 0], "new": [0, 1.0, 0], "only": [0, 0, 1.0]}
+    X = np.array([centers[part] for part in parts]) + 0.05 * rng.normal(size=(3 * n, 3))
     swapped = rng.random(3 * n) < mixed
     parts = np.where(swapped & (parts != "only"), rng.permutation(parts), parts)
     names = ["car", "sky", "tree"]

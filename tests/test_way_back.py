@@ -160,8 +160,8 @@ def test_captions_show_values_of_the_rows(kind, table, embeddings):
     display.plot(captions="annotation_id")
     assert [lines[-1] for lines in captions_of(display)] == [ids for _, ids, _ in expected]
     assert captions_of(display.plot()) == before
-    with pytest.raises(ValueError, match=r"captions holds 'colour', and the columns .*'position'"):
-        display.plot(captions=["note", "colour"])
+    with pytest.raises(ValueError, match=r"captions holds 'color', and the columns .*'position'"):
+        display.plot(captions=["note", "color"])
 
 
 @every_display
