@@ -243,7 +243,7 @@ def compare_cost(batches, repeats):
 
 
 def measure_evaluation(options, samples, model):
-    """Return the processor's time of `evaluate(cv=2)` and `score` over that of a plain `evaluate`."""
+    """Return the CPU time of `evaluate(cv=2)` and `score`, divided by that of `evaluate`."""
     some = thin_out(samples, options.images)
     how = {"preprocess": NORMALIZE, "memory": False, "on_empty": "nan"}
     found = {}

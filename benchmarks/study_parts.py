@@ -103,7 +103,7 @@ def list_spaces(model, layers, samples):
 
 
 def measure_parts(options, samples, model):
-    """Return the recovery of real sub-concepts by layer and setting; and how many tasks there are."""
+    """Return the recovery of real sub-concepts by layer and setting, and the number of tasks."""
     tasks = list(list_tasks(samples))
     with threads(1):
         spaces = list_spaces(model, options.layers, samples)

@@ -161,7 +161,7 @@ def correlate(places, draws, chosen):
 
 
 def compare_default(places, draws):
-    """Return how far the default is above random weights and above the paper's setting, by layer."""
+    """Return the gain of the default over random weights and the paper's setting, by layer."""
     index, found = {place: k for k, place in enumerate(places)}, {}
     for place in places:
         network, setting, layer = place
@@ -177,7 +177,7 @@ def compare_default(places, draws):
 
 
 def pick_layers(places, draws):
-    """Return the layer of the trained network that each score picks, its precision and the best one.
+    """Return the layer of the trained network that each score picks, and its precision.
 
     By setting; among single layers, and among these and all of them joined.
     """

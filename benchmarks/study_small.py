@@ -125,7 +125,7 @@ def move_masks(samples, random_state=0):
 
 
 def embed_rows(embedder, samples):
-    """Return vectors, each row's IoU with the best bias, and the processor's ms per row to embed."""
+    """Return vectors, the IoU of each row with the best bias, and the CPU time per row in ms."""
     embedder.fit_transform(samples[:1])  # compiles
     start = time.process_time()
     X = embedder.fit_transform(samples)
