@@ -1,7 +1,7 @@
 """One scale for the pictures of executed pages: an inch of a figure has 115 CSS pixels.
 
-Matplotlib writes the resolution into each PNG. The default font of 10 points then is as large as the
-text of the page.
+Matplotlib writes the resolution into each PNG. Its font of 10 points is then as large as the text of
+the page.
 """
 
 from pathlib import Path
