@@ -12,7 +12,9 @@ os.environ.setdefault("TQDM_DISABLE", "1")  # progress bars don't belong on a pa
 # drops them then, and the example of a cluster would wait for others for ever.
 os.environ.setdefault("DASK_DISTRIBUTED__COMM__TIMEOUTS__TCP", "300s")
 
-os.environ["MATPLOTLIBRC"] = str(HERE / "matplotlibrc")  # for the kernels that execute pages
+# For the kernels that execute pages.
+os.environ["MATPLOTLIBRC"] = str(HERE / "matplotlibrc")
+os.environ.setdefault("PYTHONWARNINGS", "ignore:IProgress not found")  # tqdm without ipywidgets
 
 import sklearn_loce
 
@@ -48,6 +50,7 @@ myst_heading_anchors = 3
 nb_execution_mode = "force"  # a page shows what its code gives today
 nb_execution_raise_on_error = True
 nb_execution_timeout = 600
+nb_execution_in_temp = True  # pages write files
 nb_merge_streams = True
 html_math_renderer = "mathml"
 copybutton_prompt_text = r">>> |\.\.\. |\$ "

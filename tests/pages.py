@@ -2,10 +2,15 @@
 
 import re
 
+# Blocks of Python, and cells that Sphinx executes. Cells may begin with options.
+_BLOCK = re.compile(
+    r"^```(?:python|\{code-cell\})\n(?::[^\n]*\n)*(.*?)^```", re.DOTALL | re.MULTILINE
+)
+
 
 def python_blocks(path):
-    """Return the fenced blocks of Python of a Markdown page, in their order."""
-    return re.findall(r"```python\n(.*?)```", path.read_text(encoding="utf-8"), flags=re.DOTALL)
+    """Return the blocks and cells of Python of a Markdown page, in their order."""
+    return _BLOCK.findall(path.read_text(encoding="utf-8"))
 
 
 def run_blocks(path, names, containing=""):
@@ -15,7 +20,7 @@ def run_blocks(path, names, containing=""):
     ----------
     path : Path
     names : dict
-        What the blocks find and what they leave, as the globals of a module.
+        The globals of the blocks. The blocks may change them.
     containing : str, default=""
         The empty text is in all blocks.
 

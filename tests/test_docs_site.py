@@ -1,4 +1,4 @@
-"""The built documentation: its links, and what a browser makes of it.
+"""The built documentation: its links, and its pages in a browser.
 
 These tests need ``docs/_build/html``, as the command in ``CONTRIBUTING.md`` writes it.
 """
@@ -14,6 +14,7 @@ from .browser import (
     failed_requests,
     missing_browser,
     network_events,
+    open_quietly,
     requested,
 )
 
@@ -34,7 +35,7 @@ def check_links():
 
 @pytest.fixture
 def site(tmp_path, check_links):
-    """Give a function that finds what is wrong in the body of a page."""
+    """Return a function that lists the problems of a page with a given body."""
 
     def problems(body):
         (tmp_path / "other.html").write_text('<h1 id="there">Other</h1>')
@@ -55,7 +56,7 @@ def site(tmp_path, check_links):
         '<img src="data:image/png;base64,AAAA">',
     ],
 )
-def test_what_is_there_is_right(site, body):
+def test_valid_links_give_no_problem(site, body):
     assert site(body) == []
 
 
@@ -73,26 +74,26 @@ def test_what_is_there_is_right(site, body):
         ('<link rel="stylesheet" href="//example.org/x.css">', "is fetched from the network"),
     ],
 )
-def test_what_is_wrong_is_found(site, body, problem):
+def test_broken_links_are_problems(site, body, problem):
     [found] = site(body)
     assert found.endswith(problem)
 
 
-def test_styles_that_fetch_are_found(site, tmp_path):
+def test_styles_that_fetch_from_the_network_are_problems(site, tmp_path):
     (tmp_path / "x.css").write_text("@font-face { src: url('https://example.org/font.woff2') }")
     [found] = site("")
     assert "example.org/font.woff2: is fetched from the network" in found
 
 
 @needs_build
-def test_links_of_the_documentation(check_links):
+def test_the_documentation_has_no_broken_link(check_links):
     site = check_links.Site(BUILT)
     assert len(site.pages) > 100
     assert list(site.problems()) == []
 
 
 @needs_build
-def test_every_example_has_its_page_and_picture():
+def test_every_example_has_a_page_with_a_picture():
     for example in (DOCS.parent / "examples").glob("plot_*.py"):
         page = BUILT / "auto_examples" / f"{example.stem}.html"
         assert page.is_file()
@@ -112,7 +113,7 @@ def test_every_example_has_its_page_and_picture():
         "search.html?q=purity",
     ],
 )
-def test_a_browser_opens_it_without_complaint(page, tmp_path):
+def test_pages_open_offline_without_errors(page, tmp_path):
     with chromium(tmp_path / "profile") as driver:
         driver.get(f"{BUILT.as_uri()}/{page}")
         driver.execute_async_script("setTimeout(arguments[0], 500)")
@@ -129,7 +130,7 @@ def test_a_browser_opens_it_without_complaint(page, tmp_path):
 @needs_build
 @pytest.mark.skipif(bool(missing_browser()), reason=missing_browser())
 @pytest.mark.filterwarnings("ignore::ResourceWarning")
-def test_a_browser_draws_formulas_and_finds_names(tmp_path):
+def test_formulas_are_drawn_and_the_search_finds_names(tmp_path):
     from selenium.webdriver.support.ui import WebDriverWait
 
     with chromium(tmp_path / "profile") as driver:
@@ -141,3 +142,30 @@ def test_a_browser_draws_formulas_and_finds_names(tmp_path):
         driver.get(f"{BUILT.as_uri()}/search.html?q=overlap_ratio")
         results = "return document.querySelectorAll('ul.search li').length"
         WebDriverWait(driver, 60).until(lambda driver: driver.execute_script(results))
+
+
+# Elements whose content is wider than themselves, and would scroll.
+WIDE = """
+return [...document.querySelectorAll("pre, table, .cell_output, .pst-scrollable-table-container")]
+    .concat([document.documentElement])
+    .filter(element => element.scrollWidth > element.clientWidth + 1)
+    .map(element => `${element.tagName} ${element.className}: ${element.innerText.slice(0, 60)}`)
+"""
+
+
+@needs_build
+@pytest.mark.slow
+@pytest.mark.skipif(bool(missing_browser()), reason=missing_browser())
+@pytest.mark.filterwarnings("ignore::ResourceWarning")
+def test_no_page_scrolls_sideways_or_has_errors_at_1280_pixels(tmp_path):
+    # Listings of sources, with line numbers, may scroll. The theme keeps templates among its files.
+    apart = {"_modules", "_static"}
+    pages = [path for path in BUILT.rglob("*.html") if not apart & set(path.parts)]
+    assert len(pages) > 100
+    problems = {}
+    with chromium(tmp_path / "profile", size=(1280, 900)) as driver:
+        for page in pages:
+            errors, failed = open_quietly(driver, page.as_uri())
+            if found := [*errors, *failed, *driver.execute_script(WIDE)]:
+                problems[page.relative_to(BUILT).as_posix()] = found
+    assert problems == {}

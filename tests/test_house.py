@@ -189,7 +189,8 @@ def _codes():
     """Return {where: source} of the package, the examples, the benchmarks and the documentation."""
     folders = (PACKAGE, ROOT / "examples", ROOT / "benchmarks", ROOT / "docs")
     codes = {path: path.read_text() for folder in folders for path in folder.rglob("*.py")}
-    for path in [ROOT / "README.md", *(ROOT / "docs").rglob("*.md")]:
+    own = ROOT / "docs" / "saving.md"  # loads a file that it has just written
+    for path in {ROOT / "README.md", *(ROOT / "docs").rglob("*.md")} - {own}:
         codes |= {f"{path}, block {i}": block for i, block in enumerate(python_blocks(path))}
     return codes
 
