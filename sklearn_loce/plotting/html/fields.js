@@ -9,9 +9,42 @@ const PLAIN = { marker: "circle", size: 8 };
 const boundsOf = (field) => (field.bounds ??= extent(field.values.filter((value) => value !== null)));
 const short = (value) => String(Number(value.toPrecision(3)));
 
+// ---- Colors on light and on dark pages ----
+
+let ground = "#ffffff"; // below the marks
+const lightened = new Map(); // colors on this ground, by those of the palette
+const LEAST_CONTRAST = 3; // of WCAG 2, for what is no text
+
+const channels = (color) => [1, 3, 5].map((k) => parseInt(color.slice(k, k + 2), 16));
+
+function luminance(color) {
+  const linear = (part) => (part <= 0.04045 ? part / 12.92 : ((part + 0.055) / 1.055) ** 2.4);
+  const [red, green, blue] = channels(color).map((value) => linear(value / 255));
+  return 0.2126 * red + 0.7152 * green + 0.0722 * blue;
+}
+
+function contrast(first, second) {
+  const [low, high] = [luminance(first), luminance(second)].sort((a, b) => a - b);
+  return (high + 0.05) / (low + 0.05);
+}
+
+// Dark colors become lighter on a dark ground until they are visible.
+function visible(color) {
+  if (luminance(ground) > 0.5) return color;
+  if (!lightened.has(color)) lightened.set(color, lighten(color));
+  return lightened.get(color);
+}
+
+function lighten(color) {
+  let parts = channels(color);
+  const written = () => `#${parts.map((value) => Math.round(value).toString(16).padStart(2, "0")).join("")}`;
+  while (contrast(written(), ground) < LEAST_CONTRAST) parts = parts.map((value) => value + (255 - value) / 10);
+  return written();
+}
+
 function styleOfCode(field, code) {
   const [color, marker, size] = field.styles[code % field.styles.length];
-  return { color, marker, size };
+  return { color: visible(color), marker, size };
 }
 
 function scaleColor(value, [low, high]) {
@@ -48,6 +81,9 @@ function showMarks() {
 
 const MOST_CHOICES = 200;
 
+// Numbers in texts sort by value: "concept 2" before "concept 10".
+const { compare } = new Intl.Collator("en", { numeric: true });
+
 // A list of choices, for a column of not too many texts.
 function listFilter(field) {
   const counts = new Array(field.names.length).fill(0), hidden = new Set();
@@ -70,14 +106,19 @@ function listFilter(field) {
   const button = (text, verb, codes) => element("button", { type: "button",
     "aria-label": `${verb} all: ${field.name}`, onclick: () => { hide(codes()); applyFilters(); } }, text);
   hide([]);
+  const order = [...field.names.keys()].sort((a, b) => compare(field.names[a], field.names[b]));
   return {
     parts: [element("div", { class: "all" }, button("All", "Show", () => []),
-      button("None", "Hide", () => field.names.keys())), element("div", { class: "list" }, ...labels)],
+      button("None", "Hide", () => field.names.keys())),
+    element("div", { class: "list" }, ...order.map((code) => labels[code]))],
     passes: (i) => !hidden.has(field.codes[i]),
     tell: () => (hidden.size ? `${field.names.length - hidden.size} of ${field.names.length}` : ""),
     read: () => [...hidden].join(),
     write: (text) => hide(text ? text.split(",").map(Number).filter((code) => code in field.names) : []),
-    showMarks: (isShown) => { for (const mark of marks) mark.toggleAttribute("hidden", !isShown); },
+    showMarks: (isShown) => marks.forEach((mark, code) => {
+      mark.toggleAttribute("hidden", !isShown);
+      mark.firstChild.setAttribute("fill", styleOfCode(field, code).color);
+    }),
   };
 }
 

@@ -193,6 +193,12 @@ function mark(i) {
 
 const button = (text, onclick, more = {}) => element("button", { type: "button", onclick, ...more }, text);
 
+// Buttons that copy rows and save them.
+function csvButtons(title, rows, distances) {
+  const copy = button("Copy", () => copyCsv(copy, rows, distances), { class: "copy", title: `${title}, as CSV` });
+  return [copy, button("Save as CSV", () => saveCsv(rows, distances), { class: "save", title })];
+}
+
 function describe(i) {
   if (i === null) {
     const hint = "Point at a mark to see its image. Select one to see the rows whose embeddings are "
@@ -202,12 +208,11 @@ function describe(i) {
     return;
   }
   const [near, distances] = [data.neighbors[i], data.distances[i]];
-  const save = button("Save as CSV", () => saveCsv([i, ...near], ["", ...distances]),
-    { class: "save", title: "This row and its neighbors" });
+  const buttons = csvButtons("This row and its neighbors", [i, ...near], ["", ...distances]);
   const enlarge = button("", () => showLarge(i), { class: "enlarge", "aria-label": "Large image" });
   enlarge.append(pair(i));
   byId("selected").replaceChildren(
-    element("div", { class: "head" }, element("h2", {}, "Selected"), save, button("Clear", () => select(null))),
+    element("div", { class: "head" }, element("h2", {}, "Selected"), ...buttons, button("Clear", () => select(null))),
     enlarge, what(i), facts(i));
   const note = element("span", { class: "note" }, `${data.metric} distance`);
   const items = near.map((k, rank) => {
@@ -250,7 +255,7 @@ function setChosen(rows) {
   more.click();
   box.replaceChildren(
     element("div", { class: "head" }, element("h2", {}, `${count(rows.length, "row")} selected`),
-      button("Save as CSV", () => saveCsv(rows), { class: "save", title: "The rows selected" }),
+      ...csvButtons("The rows selected", rows),
       button("Clear", () => clearTo(null))),
     list, more);
 }
@@ -279,6 +284,8 @@ function paint() {
 function dress() {
   const style = getComputedStyle(document.documentElement);
   const [ink, paper, rim] = ["--ink", "--paper", "--rim"].map((name) => style.getPropertyValue(name).trim());
+  ground = paper;
+  lightened.clear();
   model.setv({ background_fill_color: paper, border_fill_color: paper });
   const marks = find("marks");
   for (const glyph of [marks.glyph, marks.selection_glyph, marks.nonselection_glyph, marks.muted_glyph]) {
@@ -350,13 +357,14 @@ function listenToColors() {
     paint();
   });
   byId("names").addEventListener("change", () => { placeNames(); keepState(); });
-  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", dress);
+  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => { dress(); paint(); });
   byId("show-all").addEventListener("click", () => {
     for (const { filter } of fields) filter.write("");
     applyFilters();
     byId("choose-shown").focus(); // what had the focus is gone
   });
   byId("choose-shown").addEventListener("click", () => choose(rowsShown()));
+  byId("copy-shown").addEventListener("click", ({ target }) => copyCsv(target, rowsShown()));
   byId("save-shown").addEventListener("click", () => saveCsv(rowsShown()));
   byId("save-png").addEventListener("click", () => find("save").do.emit("save"));
 }

@@ -86,6 +86,31 @@ function asCsv(rows, distances) {
   return lines.map((line) => `${line.map(quoted).join(",")}\r\n`).join("");
 }
 
+// A page that is opened from a file may lack the clipboard; then a selected text is copied.
+async function copyText(text) {
+  try {
+    await navigator.clipboard.writeText(text);
+    return true;
+  } catch {
+    const before = document.activeElement;
+    const box = element("textarea", { class: "unseen", readonly: "", "aria-hidden": "true" });
+    box.value = text;
+    document.body.append(box);
+    box.select();
+    const isCopied = document.execCommand("copy");
+    box.remove();
+    before.focus({ preventScroll: true });
+    return isCopied;
+  }
+}
+
+async function copyCsv(button, rows, distances) {
+  const isCopied = await copyText(asCsv(rows, distances));
+  byId("said").textContent = isCopied ? `${count(rows.length, "row")} copied` : "Not copied; save as CSV";
+  button.textContent = isCopied ? "Copied" : "Not copied";
+  setTimeout(() => { button.textContent = "Copy"; }, 1500);
+}
+
 function saveCsv(rows, distances) {
   const file = new Blob([asCsv(rows, distances)], { type: "text/csv;charset=utf-8" });
   const href = URL.createObjectURL(file);
