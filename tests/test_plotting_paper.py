@@ -77,7 +77,7 @@ def make_synthetic():
         mask[4 : 6 + i % 12, 5 : 8 + i % 9] = True
         image = rng.integers(0, 256, (24, 32, 3), dtype=np.uint8)
         rows.append((image, mask, f"{words[i % 4]} {i % 80}", i))
-    centers = 3 * rng.normal(size=(80, 16))
+    centers = 1.5 * rng.normal(size=(80, 16))
     vectors = centers[np.arange(480) % 80] + rng.normal(size=(480, 16))
     return vectors, pd.DataFrame(rows, columns=["image", "mask", "concept", "image_id"])
 

@@ -170,7 +170,7 @@ class ChannelDisplay:
         stats = [dict(zip(keys, column, strict=True)) for column in quantiles.T]
         line = {"linewidth": 0.7}
         look = {"showfliers": False, "patch_artist": True, "widths": 0.62, "showcaps": False}
-        look |= {"medianprops": {"color": "black", "linewidth": 1.2}}
+        look |= {"medianprops": {"color": self.ax_.xaxis.label.get_color(), "linewidth": 1.2}}
         look |= {"boxprops": line, "whiskerprops": line, "orientation": "horizontal"}
         boxes = self.ax_.bxp(stats, positions=range(len(stats)), **(look | (box_kw or {})))
         for box, median in zip(boxes["boxes"], quantiles[2], strict=True):
@@ -187,7 +187,7 @@ class ChannelDisplay:
         if self.reference is None:
             return None
         shown = np.asarray(self.reference, dtype=np.float64)[self.channels_]
-        look = {"marker": "|", "color": "#555555", "sizes": [45], "linewidths": 1.6, "zorder": 3}
+        look = {"marker": "|", "color": GREY, "sizes": [45], "linewidths": 1.6, "zorder": 3}
         style = merge_style(PathCollection, look | {"label": "all other rows"}, reference_kw)
         style["s"] = style.pop("sizes") if "s" not in style else style["s"]
         return self.ax_.scatter(shown, range(len(shown)), **style)

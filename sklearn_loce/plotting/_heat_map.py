@@ -22,8 +22,8 @@ from ._tree import link_positions
 # Height by width, before the figure is cut to what is drawn.
 _HEIGHT = 0.88
 _LINE = 1.15  # between two names, of the size of their font
-# Shares of the axes: the scale in the empty triangle, and the tree above them.
-_SCALE, _TREE = (0.54, 0.93, 0.42, 0.035), (0, 1.01, 1, 0.18)
+# Shares of the axes: the scale in the empty triangle or at the right, and the tree above them.
+_INSIDE, _BESIDE, _TREE = (0.54, 0.93, 0.42, 0.035), (1.04, 0.1, 0.045, 0.8), (0, 1.01, 1, 0.18)
 _UNKNOWN = "#e6e6e6"
 # Points between a value and the border of its cell, at the least.
 _AIR = 0.5
@@ -185,13 +185,10 @@ class HeatMap:
         ax.set(xlim=(-0.5, len(links) + 0.5), ylim=(0, 1.02 * (links[:, 2].max() or 1.0)))
 
     def _draw_scale(self):
-        if self._symmetric:
-            place = self.ax_.inset_axes(_SCALE)
-            kw = {"cax": place, "orientation": "horizontal", "label": self._labels[2]}
-            bar = self.figure_.colorbar(self.im_, **kw)
-            bar.outline.set_linewidth(0.4)
-            return bar
-        bar = self.figure_.colorbar(self.im_, ax=self.ax_, shrink=0.8, label=self._labels[2])
+        ax = self.ax_.inset_axes(_INSIDE if self._symmetric else _BESIDE)
+        orientation = "horizontal" if self._symmetric else "vertical"
+        how = {"cax": ax, "orientation": orientation, "label": self._labels[2]}
+        bar = self.figure_.colorbar(self.im_, **how)
         bar.outline.set_linewidth(0.4)
         return bar
 
@@ -240,23 +237,27 @@ class HeatMap:
         return pixels * 72 / self.figure_.dpi
 
     def _write_values(self, shown, values_format, text_kw, cell):
+        """Write the values, unless the widest of them is wider than a cell."""
+        pairs = [
+            (i, j) for i, j in permutations(range(len(shown)), 2) if i > j or not self._symmetric
+        ]
+        texts = [_format(None if shown.mask[p] else shown[p], values_format) for p in pairs]
+        is_asked_for = bool({"fontsize", "size"} & text_kw.keys())
+        if not (is_asked_for or (texts and self._has_room(max(texts, key=len), text_kw, cell))):
+            return
         self.text_ = np.full(shown.shape, None)
-        texts = []
-        for i, j in permutations(range(len(shown)), 2):
-            if self._symmetric and i < j:
-                continue
-            value = None if shown.mask[i, j] else shown[i, j]
-            texts.append(self._write_value(i, j, _format(value, values_format), text_kw))
-            row, column = self.order_[[i, j]]
-            self.text_[row, column] = texts[-1]
-            if self._symmetric:
-                self.text_[column, row] = texts[-1]
-        sides = [max(text.get_window_extent().size) for text in texts]
-        room = (cell - 2 * _AIR) * self.figure_.dpi / 72
-        if not texts or (max(sides) > room and not {"fontsize", "size"} & text_kw.keys()):
-            for text in texts:
-                text.remove()
-            self.text_ = None
+        for (i, j), text in zip(pairs, texts, strict=True):
+            place = self.order_[[i, j]]
+            written = self._write_value(i, j, text, text_kw)
+            for row, column in (place, place[::-1])[: 1 + self._symmetric]:
+                self.text_[row, column] = written
+
+    def _has_room(self, text, text_kw, cell):
+        """Check whether a value fits into a cell of a size in points."""
+        drawn = self._write_value(0, 0, text, text_kw)
+        side = max(drawn.get_window_extent().size) * 72 / self.figure_.dpi
+        drawn.remove()
+        return side <= cell - 2 * _AIR
 
     def _write_value(self, i, j, text, text_kw):
         from matplotlib.text import Text

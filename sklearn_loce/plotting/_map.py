@@ -16,6 +16,7 @@ from ._style import (
     PAGE_WIDTH,
     concept_styles,
     even_size,
+    find_ground,
     merge_style,
     open_axes,
 )
@@ -23,6 +24,7 @@ from ._style import (
 _MOST_VECTORS = 2000
 _COLUMN_NAMES = 24  # beyond, a map with its legend is as wide as a page
 _LEGEND_MARK = 22  # size of a disk in the legend
+_PALE = 0.22  # share of a concept's color in its region
 
 
 class ConceptMapDisplay:
@@ -179,6 +181,7 @@ class ConceptMapDisplay:
             raise ValueError(f'legend={legend!r} is none; choose True, False or "on map".')
         given, width, height = ax is not None, *self._choose_size(legend)
         with open_axes(self, ax, width=width, height=height) as ax:
+            self._ground = find_ground(ax)
             self.im_ = None if self.regions is None else self._draw_regions(coordinates, im_kw)
             self.scatter_ = self._draw_points(coordinates, y, scatter_kw)
             self._draw_gaussians(n_std, ellipse_kw)
@@ -231,7 +234,7 @@ class ConceptMapDisplay:
 
         size = float(np.clip(6500 / len(coordinates), 3, 18))
         dense = {"rasterized": len(coordinates) > _MOST_VECTORS, "zorder": 2}
-        look = {"linewidths": 0.25, "edgecolors": "white", "alpha": 0.85}
+        look = {"linewidths": 0.25, "edgecolors": self._ground, "alpha": 0.85}
         points = {}
         for name, (colour, marker) in self._styles.items():
             x = coordinates if name is None else coordinates[y == name]
@@ -250,7 +253,7 @@ class ConceptMapDisplay:
         parts = zip(np.asarray(self.means), np.asarray(self.covariances), strict=True)
         for i, (mean, covariance) in enumerate(parts):
             known = names is not None and names[i] in self._styles
-            colour = self._styles[names[i]][0] if known else "black"
+            colour = self._styles[names[i]][0] if known else self.ax_.xaxis.label.get_color()
             self.ellipses_.append(self._draw_ellipse(mean, covariance, n_std, colour, ellipse_kw))
 
     def _draw_ellipse(self, mean, covariance, n_std, colour, ellipse_kw):
@@ -260,7 +263,7 @@ class ConceptMapDisplay:
         variances, axes = np.linalg.eigh(covariance)
         width, height = 2 * n_std * np.sqrt(np.maximum(variances, 0.0))
         angle = np.degrees(np.arctan2(axes[1, 0], axes[0, 0]))
-        halo = [withStroke(linewidth=1.8, foreground="white")]
+        halo = [withStroke(linewidth=1.8, foreground=self._ground)]
         look = {"edgecolor": colour, "facecolor": "none", "linewidth": 0.9, "path_effects": halo}
         # Below the points, of which its halo would hide some.
         style = merge_style(Ellipse, look | {"zorder": 1.5}, ellipse_kw)
@@ -283,16 +286,16 @@ class ConceptMapDisplay:
 
     def _draw_regions(self, coordinates, im_kw):
         """Draw pale regions that fade where there are no rows, and lines between them."""
-        from matplotlib.colors import to_rgba_array
+        from matplotlib.colors import to_rgb, to_rgba_array
         from matplotlib.image import AxesImage
 
         names, codes = np.unique(np.asarray(self.regions), return_inverse=True)
         codes = codes.reshape(np.shape(self.regions))
         if self.component_concepts is None:
-            colours, border = ["#ffffff"] * len(names), GREY
+            colours, border = [self._ground] * len(names), GREY
         else:
-            colours, border = [self._styles[name][0] for name in names.tolist()], "white"
-        pale = 1 - 0.22 * (1 - to_rgba_array(colours)[:, :3])
+            colours, border = [self._styles[name][0] for name in names.tolist()], self._ground
+        pale = (1 - _PALE) * np.array(to_rgb(self._ground)) + _PALE * to_rgba_array(colours)[:, :3]
         look = {"origin": "lower", "extent": self.extent, "interpolation": "nearest", "zorder": 0}
         opacity = fade(coordinates, codes.shape, self.extent)
         picture = np.dstack([pale[codes], opacity])

@@ -3,7 +3,7 @@
 import numpy as np
 
 from ._legend import add_legend
-from ._style import SMALL_FONT_SIZE
+from ._style import SMALL_FONT_SIZE, find_ground
 
 _AIR = 1.5  # points around a name
 _MOST_PLACES = 200  # tried for a name
@@ -108,7 +108,7 @@ def name_on_map(ax, places, handles, texts, **legend_kw):
 
 
 def write_name(ax, place, text):
-    """Write a name, dark with a light halo: it shows on any mark.
+    """Write a name with a halo in the color of the background, so that it is legible on any mark.
 
     Parameters
     ----------
@@ -122,6 +122,6 @@ def write_name(ax, place, text):
     """
     from matplotlib.patheffects import withStroke
 
-    look = {"fontsize": SMALL_FONT_SIZE, "fontweight": "bold", "color": "black"}
-    look |= {"path_effects": [withStroke(linewidth=2, foreground="white")]}
+    look = {"fontsize": SMALL_FONT_SIZE, "fontweight": "bold"}
+    look |= {"path_effects": [withStroke(linewidth=2, foreground=find_ground(ax))]}
     return ax.text(*place, text, ha="center", va="center", zorder=4, **look)

@@ -13,7 +13,7 @@ from ._inputs import check_lengths, concept_names
 from ._style import SMALL_FONT_SIZE, merge_style
 from ._tiles import TILE_SIZE, Tile, check_positions, make_tile, project_rows
 
-_MOST_ROWS = 100
+_MOST_ROWS = 40  # which fit on a page
 _MAX_COLUMNS = (4, 8)  # of a figure as wide as a column, and as a page
 _TINT_SHARE = 0.65
 _LEVEL = "#D55E00"  # of the threshold; it is seen on both ends of the map of colors
@@ -126,7 +126,7 @@ class ProjectionDisplay:
         y : array-like of shape (n_samples,), default=None
             Concepts for the titles. None takes the column ``concept``, if there is one.
         rows : int or array-like of int, default=None
-            Positions of the rows to show. None shows all, if they are 100 at most.
+            Positions of the rows to show. None shows all, if there are at most 40.
         layer : str or Joined, default=None
             Which layer to project; may be left out where there is one.
         crop : bool, default=False

@@ -10,9 +10,10 @@ from .._samples.table import object_array
 from ._drawing import show_tile
 from ._grid import Layout, open_grid
 from ._inputs import choose
+from ._legend import add_figure_legend
 from ._names import literal
 from ._projection import count_columns, pair_axes
-from ._style import COLOURS, SMALL_FONT_SIZE, concept_styles
+from ._style import COLOURS, concept_styles
 from ._tiles import TILE_SIZE
 
 _TINT_SHARE = 0.65
@@ -189,14 +190,7 @@ class SegmentationDisplay:
         from matplotlib.patches import Patch
 
         patches = [Patch(color=colour, label=literal(name)) for name, colour in colours.items()]
-        self.legend_ = self.figure_.legend(
-            handles=patches,
-            loc="outside lower center",
-            ncols=min(len(patches), 4),
-            frameon=False,
-            fontsize=SMALL_FONT_SIZE,
-            handlelength=1.0,
-        )
+        self.legend_ = add_figure_legend(self.figure_, patches, handlelength=1.0)
 
 
 def _segment(estimator, image, concepts, size):

@@ -190,6 +190,33 @@ def grey_level(colour):
     return 0.299 * red + 0.587 * green + 0.114 * blue
 
 
+def find_ground(ax):
+    """Find the color behind axes: that of the figure where the axes are transparent.
+
+    Parameters
+    ----------
+    ax : matplotlib Axes
+
+    Returns
+    -------
+    color
+
+    Examples
+    --------
+    >>> import matplotlib.pyplot as plt
+    >>> from sklearn_loce.plotting._style import find_ground
+    >>> figure, ax = plt.subplots(facecolor="gray")
+    >>> ax.set_facecolor("none")
+    >>> [round(part, 2) for part in find_ground(ax)]
+    [0.5, 0.5, 0.5, 1]
+    >>> plt.close(figure)
+    """
+    from matplotlib.colors import to_rgba
+
+    grounds = [part.get_facecolor() for part in (ax, ax.figure)]
+    return next((colour for colour in grounds if to_rgba(colour)[3] > 0), "white")
+
+
 def rim(ax, colour, linewidth):
     """Give a line a light rim where its color is lost on a dark background.
 
@@ -217,11 +244,9 @@ def rim(ax, colour, linewidth):
     [0, 1]
     >>> plt.close(figure)
     """
-    from matplotlib.colors import to_rgba
     from matplotlib.patheffects import withStroke
 
-    grounds = [part.get_facecolor() for part in (ax, ax.figure)]
-    ground = grey_level(next((colour for colour in grounds if to_rgba(colour)[3] > 0), "white"))
+    ground = grey_level(find_ground(ax))
     if ground > _LIGHT or grey_level(colour) - ground > _APART:
         return []
     return [withStroke(linewidth=linewidth + _RIM, foreground=_RIM_COLOUR)]
