@@ -280,7 +280,9 @@ def measure_gap(one, other):
     sides = np.concatenate([np.roll(shape, -1, axis=0) - shape for shape in (one, other)])
     normals = np.column_stack([-sides[:, 1], sides[:, 0]]) / np.linalg.norm(sides, axis=1)[:, None]
     first, second = one @ normals.T, other @ normals.T
-    gaps = np.maximum(first.min(axis=0) - second.max(axis=0), second.min(axis=0) - first.max(axis=0))
+    gaps = np.maximum(
+        first.min(axis=0) - second.max(axis=0), second.min(axis=0) - first.max(axis=0)
+    )
     return gaps.max()
 
 

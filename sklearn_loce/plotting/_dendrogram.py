@@ -18,6 +18,7 @@ from ._style import (
     PAGE_WIDTH,
     SMALL_FONT_SIZE,
     concept_styles,
+    lighten,
     merge_style,
     open_axes,
 )
@@ -186,7 +187,7 @@ class DendrogramDisplay:
         from matplotlib.collections import LineCollection
 
         clusters, codes = np.unique(labels, return_inverse=True)
-        above = [*(self._colours[c] for c in clusters.tolist()), GREY]
+        above = [*(lighten(self.ax_, self._colours[c]) for c in clusters.tolist()), GREY]
         colours = [above[code] for code in link_clusters(tree, codes.reshape(-1))]
         look = {"colors": colours, "linewidths": 0.7, "capstyle": "projecting"}
         dense = {"rasterized": len(links) > _MOST_VECTORS}

@@ -226,22 +226,24 @@ def mark_name(is_right, name):
     return str(name) if is_right is None else f"{MARKS[is_right]}\N{NO-BREAK SPACE}{name}"
 
 
-def write_heading(ax, heading):
+def write_heading(ax, heading, raised=0):
     """Write a line above a tile, from its left edge on, that may be wider than the tile.
 
     Parameters
     ----------
     ax : Axes
     heading : str
+    raised : float, default=0
+        Points that the line is higher than directly above the tile.
 
     Returns
     -------
     Annotation
     """
     # Layouts would widen the tile for a long title; an empty one holds the place for it.
-    ax.set_title(" ", fontsize=FONT_SIZE, pad=2)
+    ax.set_title(" ", fontsize=FONT_SIZE, pad=2 + raised)
     where = {"xy": (0, 1), "xycoords": "axes fraction", "textcoords": "offset points"}
-    text = ax.annotate(heading, xytext=(0, 3), fontsize=FONT_SIZE, **where)
+    text = ax.annotate(heading, xytext=(0, 3 + raised), fontsize=FONT_SIZE, **where)
     text.set_in_layout(False)
     return text
 

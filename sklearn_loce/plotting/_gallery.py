@@ -13,15 +13,22 @@ from ._captions import choose_captions, describe_tiles, read_captions, write_bel
 from ._drawing import choose_show, draw_tile, fit_text, write_heading
 from ._grid import Layout, open_grid
 from ._inputs import check_inputs, choose
-from ._style import FONT_SIZE, SMALL_FONT_SIZE
+from ._legend import add_figure_legend
+from ._names import literal
+from ._style import FONT_SIZE, GREY, SMALL_FONT_SIZE, concept_styles
 from ._tiles import TILE_SIZE, read_tiles
 
-_LEAST_SHARE = 0.05  # of a cluster, for a concept to be named
-_ALL = 0.995  # what is written as 100 %
+_MOST_CLUSTERS = 7  # lines of tiles that fit on a page with the legend
+_LEAST_SHARE = 0.05  # of a cluster, from which a concept has a color
+_MOST_COLORS = 24  # in the legend
+_BAR, _ABOVE = 4, 2  # points: height of a bar, and its distance from the tiles
 
 
 class ClusterGalleryDisplay:
     """One line of tiles per cluster: its most central rows, with the outlines of their masks.
+
+    If there are concepts, a bar above the tiles shows the share of each concept in the cluster.
+    Concepts with less than 5 % of every cluster shown are gray.
 
     Use :meth:`from_embeddings` or :meth:`from_estimator` to make one; parameters are stored as
     attributes.
@@ -56,6 +63,10 @@ class ClusterGalleryDisplay:
     figure_ : matplotlib Figure
     outlines_ : list of LineCollection
         Of masks and projections, tile by tile.
+    bars_ : list of list of Rectangle
+        Shares of the concepts of each cluster, from left to right; empty without concepts.
+    legend_ : Legend or None
+        The names of the concepts in the bars.
 
     See Also
     --------
@@ -187,7 +198,8 @@ class ClusterGalleryDisplay:
         y : array-like of shape (n_samples,), default=None
             Concepts. None takes the column ``concept``, if there is one.
         clusters : array-like, default=None
-            Labels of the clusters to show, in this order. None shows all, sorted.
+            Labels of the clusters to show, in this order. None shows all, sorted, or the seven
+            largest, which fit on a page.
         n_tiles : int, default=6
             Most rows to show of a cluster.
         metric : str or callable, default="cosine"
@@ -217,7 +229,10 @@ class ClusterGalleryDisplay:
         kept = kept[labels[kept] != -1]
         if not kept.size:
             raise ValueError("No row that did not fail is in a cluster: all are labelled -1.")
-        clusters = choose(clusters, np.unique(labels[kept]).tolist(), "clusters")
+        known, counts = np.unique(labels[kept], return_counts=True)
+        if clusters is None:
+            clusters = known[np.sort(np.argsort(-counts, kind="stable")[:_MOST_CLUSTERS])]
+        clusters = choose(clusters, known.tolist(), "clusters")
         rows, distances, sizes = [], [], []
         for cluster in clusters:
             members = kept[labels[kept] == cluster]
@@ -245,7 +260,9 @@ class ClusterGalleryDisplay:
         )
         return display.plot(**plot_kw)
 
-    def plot(self, *, show=None, captions=None, ax=None, contour_kw=None):
+    def plot(
+        self, *, show=None, captions=None, ax=None, palette=None, contour_kw=None, legend=True
+    ):
         """Draw a line of tiles per cluster.
 
         Parameters
@@ -260,8 +277,14 @@ class ClusterGalleryDisplay:
             An Axes is divided, best in a figure with ``layout="constrained"``;
             an array needs ``len(clusters)`` lines of as many Axes as the
             longest line has tiles. None opens a figure.
+        palette : dict or sequence, default=None
+            Colors of concepts. A dict gives the color of a concept, or of all concepts of a tuple;
+            other concepts get the colors that it leaves. A sequence of all concepts keeps the color
+            that each concept has among all of them.
         contour_kw : dict, default=None
             For the :class:`matplotlib.collections.LineCollection` of masks' outlines.
+        legend : bool, default=True
+            Whether to name the concepts of the bars, below a figure of its own or a single Axes.
 
         Returns
         -------
@@ -270,15 +293,18 @@ class ClusterGalleryDisplay:
         Raises
         ------
         ValueError
-            If the number of Axes is wrong, `ax` was divided before, `table` lacks a column, or
-            `show` needs projections that there are not.
+            If the number of Axes is wrong, `ax` was divided before, `table` lacks a column,
+            `show` needs projections and no tile has one, or the palette has none of the concepts.
         """
         show = choose_show(show, self.tiles.values())
         n_columns = max(map(len, self.rows))
         named = choose_captions(captions, self.table)
         texts = read_captions(named, self.table)
-        layout = Layout(len(self.rows), (("", n_columns),), n_captions=len(named))
-        self.outlines_ = []
+        colours = self._choose_colors(palette)
+        named_colours = colours if legend and np.ndim(ax) == 0 else {}
+        how = {"n_captions": len(named), "n_names": len(named_colours)}
+        layout = Layout(len(self.rows), (("", n_columns),), **how)
+        self.outlines_, self.bars_, self.legend_ = [], [], None
         with open_grid(self, ax, layout) as (_, axes):
             for line, rows in enumerate(self.rows):
                 for spare in axes[line, len(rows) :]:
@@ -288,11 +314,53 @@ class ClusterGalleryDisplay:
                     name = [self.names[row]] if self._is_mixed(line) and self.names else []
                     style = {"fontsize": SMALL_FONT_SIZE, "labelpad": 1}
                     write_below(tile_ax, [], [*name, *next(texts)], **style)
-                title = fit_text(
-                    axes[line, 0], self._title(line), size=FONT_SIZE, n_lines=1, n_tiles=n_columns
-                )
-                write_heading(axes[line, 0], title)
+                how = {"size": FONT_SIZE, "n_lines": 1, "n_tiles": n_columns}
+                title = fit_text(axes[line, 0], self._title(line), **how)
+                raised = 0 if self.composition is None else _BAR + _ABOVE
+                write_heading(axes[line, 0], title, raised)
+                if self.composition is not None:
+                    self.bars_.append(self._draw_bar(axes[line], line, colours))
+            if named_colours:
+                self._add_legend(named_colours)
         return self
+
+    def _choose_colors(self, palette):
+        """Choose the colors of the concepts that have a sizable share of a cluster."""
+        if self.composition is None:
+            return {}
+        largest = self.composition.max().sort_values(ascending=False, kind="stable")
+        shown = set(largest[largest >= _LEAST_SHARE].index[:_MOST_COLORS])
+        styles = concept_styles(list(self.composition), palette)
+        return {name: colour for name, (colour, _) in styles.items() if name in shown}
+
+    def _draw_bar(self, axes, line, colours):
+        """Draw the shares of concepts above a line of tiles, as long as the tiles are together."""
+        from matplotlib.patches import Rectangle
+        from matplotlib.transforms import Affine2D, ScaledTranslation, blended_transform_factory
+
+        figure, first = self.figure_, axes[0]
+        points = Affine2D().scale(1 / 72) + figure.dpi_scale_trans
+        above = points + ScaledTranslation(0, 1, first.transAxes)
+        where = {"transform": blended_transform_factory(first.transAxes, above), "clip_on": False}
+        shares = self.composition.iloc[line].sort_values(ascending=False, kind="stable")
+        named = shares[[name for name in shares.index if name in colours]]
+        widths = len(axes) * np.append(named, 1 - named.sum())
+        bars = []
+        for start, width, colour in zip(
+            np.cumsum(widths) - widths, widths, [*map(colours.get, named.index), GREY], strict=True
+        ):
+            bar = Rectangle((start, _ABOVE), width, _BAR, facecolor=colour, linewidth=0, **where)
+            bar.set_in_layout(False)
+            bars.append(first.add_patch(bar))
+        return bars
+
+    def _add_legend(self, colours):
+        from matplotlib.patches import Patch
+
+        patches = [Patch(color=colour, label=literal(name)) for name, colour in colours.items()]
+        if len(colours) < self.composition.shape[1]:
+            patches.append(Patch(color=GREY, label="other"))
+        self.legend_ = add_figure_legend(self.figure_, patches, handlelength=1.0)
 
     def _is_mixed(self, line):
         return self.composition is not None and (self.composition.iloc[line] > 0).sum() > 1
@@ -302,12 +370,8 @@ class ClusterGalleryDisplay:
         title = f"Cluster {self.clusters[line]}: {size} {'row' if size == 1 else 'rows'}"
         if self.composition is None:
             return title
-        shares = self.composition.iloc[line].sort_values(ascending=False, kind="stable")
-        named = shares[shares >= _LEAST_SHARE]
-        parts = [f"{share:.0%} {name}" for name, share in named.items()]
-        if named.sum() < _ALL:
-            parts.append(f"{1 - named.sum():.0%} other")
-        return f"{title}, {', '.join(parts)}"
+        shares = self.composition.iloc[line]
+        return f"{title}, {shares.max():.0%} {shares.idxmax()}"
 
 
 def _mean_distances(X, metric):

@@ -22,6 +22,7 @@ _PAD = 0.04  # inches, more than half of a frame and a pixel of 100 dots per inc
 _TEXTS = 27  # points between two lines of tiles, for a text below and one above
 _CAPTION = 8.5  # points, of a line more below the tiles
 _CHART_TEXTS = 54  # points between a chart and tiles, for its numbers and label and for headings
+_NAME = 0.15  # inches, of a line of a legend
 _MOST_BETWEEN = 3  # lines of tiles, where there is hardly any room
 
 
@@ -38,12 +39,15 @@ class Layout:
         Inches of an axes for a chart above the tiles.
     n_captions : int, default=0
         Lines of text below the tiles, beyond one.
+    n_names : int, default=0
+        Names in a legend below all tiles.
     """
 
     n_lines: int
     groups: tuple
     chart_height: float = 0.0
     n_captions: int = 0
+    n_names: int = 0
 
     @property
     def n_columns(self):
@@ -119,7 +123,8 @@ def _new_figure(display, layout):
     import matplotlib.pyplot as plt
 
     with paper_style():
-        figure = new_figure(layout.width, layout.chart_height + layout.n_lines)
+        height = layout.chart_height + layout.n_lines + _NAME * layout.n_names
+        figure = new_figure(layout.width, height)
         try:
             figure.get_layout_engine().set(w_pad=_PAD, h_pad=_PAD, wspace=0, hspace=0)
             display.ax_, display.figure_ = figure.add_subplot(), figure

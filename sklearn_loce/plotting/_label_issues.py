@@ -4,12 +4,14 @@ from numbers import Integral
 
 import numpy as np
 import pandas as pd
-from sklearn.utils._param_validation import Interval, validate_params
+from sklearn.utils._param_validation import Interval, StrOptions, validate_params
 
 from .._samples.table import as_samples
+from .._validation import match_rows
 from ._drawing import (
     RIGHT,
     WRONG,
+    choose_show,
     draw_frame,
     draw_tile,
     fit_text,
@@ -18,6 +20,7 @@ from ._drawing import (
     mark_name,
 )
 from ._grid import Layout, open_grid
+from ._inputs import check_lengths
 from ._style import SMALL_FONT_SIZE
 from ._tiles import TILE_SIZE, check_positions, read_tiles
 
@@ -40,7 +43,7 @@ class LabelIssuesDisplay:
     issues : DataFrame
         The rows shown, as :func:`sklearn_loce.outliers.label_issues` gives them.
     tiles : list of Tile
-        Thumbnail of each row, with the attributes ``image`` and ``mask``.
+        Thumbnail of each row, with the attributes ``image``, ``mask`` and ``projection``.
 
     Attributes
     ----------
@@ -82,12 +85,25 @@ class LabelIssuesDisplay:
             "issues": [pd.DataFrame],
             "samples": "no_validation",
             "n_rows": [Interval(Integral, 1, None, closed="left")],
+            "embeddings": ["array-like", None],
+            "projector": "no_validation",
             "crop": ["boolean"],
             "tile_size": "no_validation",
         },
         prefer_skip_nested_validation=True,
     )
-    def from_issues(cls, issues, samples, *, n_rows=12, crop=False, tile_size=TILE_SIZE, **plot_kw):
+    def from_issues(
+        cls,
+        issues,
+        samples,
+        *,
+        n_rows=12,
+        embeddings=None,
+        projector=None,
+        crop=False,
+        tile_size=TILE_SIZE,
+        **plot_kw,
+    ):
         """Show the first rows of a table of issues.
 
         Parameters
@@ -99,7 +115,12 @@ class LabelIssuesDisplay:
             label where the index of the issues holds labels of the samples. Where nothing tells
             which of them counts, it is an error. Only images of the rows shown are read.
         n_rows : int, default=12
-            How many rows to show.
+            Number of rows to show.
+        embeddings : array-like of shape (n_samples, n_features), default=None
+            Embeddings of the samples, which a transformer projects. None optimizes LoCEs of the
+            rows shown.
+        projector : LoCETransformer, ConceptSegmenter or Net2VecSegmenter, default=None
+            Fitted estimator that draws the projections of tiles. None draws none.
         crop : bool, default=False
             Whether only the surroundings of the mask are shown.
         tile_size : int, default=256
@@ -122,14 +143,17 @@ class LabelIssuesDisplay:
         if issues.empty:
             raise ValueError("issues has no rows, so there is nothing to show.")
         issues = issues.iloc[:n_rows]
-        samples = as_samples(samples)
+        samples, embeddings = match_rows(samples=as_samples(samples), embeddings=embeddings)
+        check_lengths(len(samples), embeddings=embeddings)
         rows = _find_rows(issues, samples)
-        tiles = read_tiles(samples, rows, size=tile_size, crop=crop)
+        how = {"projector": projector, "vectors": embeddings}
+        tiles = read_tiles(samples, rows, size=tile_size, crop=crop, **how)
         return cls(issues=issues, tiles=[tiles[row] for row in rows]).plot(**plot_kw)
 
     @validate_params(
         {
             "self": "no_validation",
+            "show": [StrOptions({"mask", "projection", "both"}), None],
             "n_cols": [Interval(Integral, 1, None, closed="left"), None],
             "ax": "no_validation",
             "contour_kw": [dict, None],
@@ -137,11 +161,14 @@ class LabelIssuesDisplay:
         },
         prefer_skip_nested_validation=True,
     )
-    def plot(self, *, n_cols=None, ax=None, contour_kw=None, frame_kw=None):
+    def plot(self, *, show=None, n_cols=None, ax=None, contour_kw=None, frame_kw=None):
         """Draw a tile per row.
 
         Parameters
         ----------
+        show : {"mask", "projection", "both"}, default=None
+            Parts of each tile beside the image: the white outline of the mask, the projection in
+            orange, or both. None shows both if there are projections, and the mask otherwise.
         n_cols : int, default=None
             Tiles side by side. None means up to 4.
         ax : Axes or array-like of Axes, default=None
@@ -159,8 +186,10 @@ class LabelIssuesDisplay:
         Raises
         ------
         ValueError
-            If the number of Axes is wrong, or `ax` was divided before.
+            If the number of Axes is wrong, `ax` was divided before, or `show` needs projections and
+            no tile has one.
         """
+        show = choose_show(show, self.tiles)
         n_cols = n_cols or min(len(self.issues), _N_COLUMNS)
         layout = Layout(-(-len(self.issues) // n_cols), (("", n_cols),))
         self.outlines_, self.frames_ = [], []
@@ -169,12 +198,12 @@ class LabelIssuesDisplay:
                 spare.set_axis_off()
             issues = self.issues.to_dict("records")
             for tile_ax, tile, issue in zip(axes.ravel(), self.tiles, issues, strict=False):
-                self._plot_tile(tile_ax, tile, issue, contour_kw, frame_kw)
+                self._plot_tile(tile_ax, tile, issue, show, contour_kw, frame_kw)
         return self
 
-    def _plot_tile(self, ax, tile, issue, contour_kw, frame_kw):
+    def _plot_tile(self, ax, tile, issue, show, contour_kw, frame_kw):
         is_wrong = issue["suggested"] != issue["given"]
-        self.outlines_ += draw_tile(ax, tile, contour_kw=contour_kw)
+        self.outlines_ += draw_tile(ax, tile, show, contour_kw)
         self.frames_.append(draw_frame(ax, WRONG if is_wrong else RIGHT, frame_kw))
         given = mark_name(False if is_wrong else None, issue["given"])
         texts = {"fontsize": SMALL_FONT_SIZE, "family": font_with_marks()}

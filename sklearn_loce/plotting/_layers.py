@@ -10,7 +10,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from ._legend import add_legend
 from ._names import fit_names, literal
-from ._style import FONT_SIZE, GREY, concept_styles, merge_style, open_axes, rim
+from ._style import FONT_SIZE, GREY, concept_styles, lighten, merge_style, open_axes
 
 _STD = "one standard deviation"
 _COLUMNS = ("model", "layer", "mean", "std")
@@ -87,7 +87,7 @@ class LayerComparisonDisplay:
         self.metric = metric
         self.bars = bars
 
-    def plot(self, *, kind="mean", ax=None, errorbar_kw=None, legend=True):
+    def plot(self, *, kind="mean", ax=None, palette=None, errorbar_kw=None, legend=True):
         """Plot the points of every model.
 
         Parameters
@@ -99,6 +99,10 @@ class LayerComparisonDisplay:
         ax : matplotlib Axes or array-like of Axes, default=None
             Axes to plot into. For several metrics it is divided, or an array has one Axes per
             metric. None opens a figure.
+        palette : dict or sequence, default=None
+            Colors of models. A dict gives the color of a model, or of all models of a tuple; other
+            models get the colors that it leaves. A sequence of all models keeps the color and the
+            marker that each model has among all of them.
         errorbar_kw : dict, default=None
             Keywords of :meth:`matplotlib.axes.Axes.errorbar`.
         legend : bool, default=True
@@ -123,7 +127,7 @@ class LayerComparisonDisplay:
         self.errorbar_ = []
         slanted = sum(len(str(layer)) for layer in layers) > _MOST_CHARACTERS
         with _open_panels(self, ax, len(names), _HEIGHT + _SLANT * slanted) as axes:
-            styles = concept_styles([*_find_models(self.figure_), *scores["model"]])
+            styles = concept_styles([*_find_models(self.figure_), *scores["model"]], palette)
             for panel, name in zip(axes, names, strict=True):
                 rows = scores if len(names) == 1 else scores[scores["metric"] == name]
                 self.errorbar_ += self._draw_panel(panel, rows, layers, kind, styles, errorbar_kw)
@@ -344,10 +348,9 @@ def _draw_model(ax, rows, layers, offset, kind, style, errorbar_kw):
     from matplotlib.lines import Line2D
 
     colour, marker = style
-    look = {"color": colour, "marker": marker, "markersize": 4, "linewidth": 1.0}
+    look = {"color": lighten(ax, colour), "marker": marker, "markersize": 4, "linewidth": 1.0}
     bars = {"capsize": 2, "elinewidth": 0.9, "label": str(rows["model"].iloc[0])}
     style = merge_style(Line2D, look | bars, errorbar_kw)
-    style.setdefault("path_effects", rim(ax, style["color"], style["linewidth"]))
     places = np.array([layers.index(layer) for layer in rows["layer"]]) + offset
     ends = rows["std"].to_numpy()
     if kind == "difference":

@@ -92,16 +92,17 @@ def _fit(labels, width, height):
 
     # The user's axes may have another font size than those of paper_style.
     largest = FontProperties(size=rcParams["legend.fontsize"]).get_size_in_points()
+    longest = max(map(len, labels), default=1)
     for tenths in range(10, 0, -1):
         size = max(largest * tenths / 10, min(_SMALLEST, largest))
         ems = width / size
         n_lines = max(1, int(height / (_LINE * size)))
-        natural = int(ems / (_LETTER * max(map(len, labels), default=1) + _MARK))
+        natural = int(ems / (_LETTER * longest + _MARK))
         n_columns = max(1, min(len(labels), natural))
         if n_columns * n_lines < len(labels):  # shorter names allow more columns
             n_columns = ceil(len(labels) / n_lines)
         n_letters = int((ems / n_columns - _MARK) / _LETTER)
-        if n_letters >= _FEWEST or n_columns == 1 or size <= _SMALLEST:
+        if n_letters >= min(_FEWEST, longest) or n_columns == 1 or size <= _SMALLEST:
             break
     names = shorten(labels, max(_FEWEST, n_letters))
     return size, n_columns, [literal(name) for name in names]

@@ -17,6 +17,7 @@ from ._style import (
     concept_styles,
     even_size,
     find_ground,
+    lighten,
     merge_style,
     open_axes,
 )
@@ -238,7 +239,8 @@ class ConceptMapDisplay:
         points = {}
         for name, (colour, marker) in self._styles.items():
             x = coordinates if name is None else coordinates[y == name]
-            own = {"facecolors": colour, "marker": marker, "label": literal(name)}
+            own = {"facecolors": lighten(self.ax_, colour), "marker": marker}
+            own["label"] = literal(name)
             own["sizes"] = [size * even_size(marker)]
             style = merge_style(PathCollection, look | dense | own, scatter_kw)
             style["s"] = style.pop("sizes") if "s" not in style else style["s"]
@@ -254,6 +256,7 @@ class ConceptMapDisplay:
         for i, (mean, covariance) in enumerate(parts):
             known = names is not None and names[i] in self._styles
             colour = self._styles[names[i]][0] if known else self.ax_.xaxis.label.get_color()
+            colour = lighten(self.ax_, colour)
             self.ellipses_.append(self._draw_ellipse(mean, covariance, n_std, colour, ellipse_kw))
 
     def _draw_ellipse(self, mean, covariance, n_std, colour, ellipse_kw):

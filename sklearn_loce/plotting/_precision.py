@@ -12,7 +12,7 @@ from ..metrics._rows import align
 from ._legend import add_legend
 from ._names import literal
 from ._rows import embed, finite_rows
-from ._style import GREY, concept_styles, merge_style, open_axes, rim
+from ._style import GREY, concept_styles, lighten, merge_style, open_axes
 
 # Those that the paper reports.
 PAPER_K = (1, 5, 10, 20, 30, 40)
@@ -187,11 +187,10 @@ class PrecisionAtKDisplay:
         styles = concept_styles(list(names), palette)
         look = {"linewidth": 0.9, "markersize": 3.2, "markeredgewidth": 0}
         for values, (name, (colour, marker)) in zip(precision, styles.items(), strict=True):
-            own = {"color": colour, "marker": marker, "label": literal(name)}
+            own = {"color": lighten(self.ax_, colour), "marker": marker, "label": literal(name)}
             if len(names) > _MOST_NAMED:
                 own = {"color": GREY, "alpha": 0.4, "label": f"one of {len(names)}"}
             style = merge_style(Line2D, look | own, line_kw)
-            style.setdefault("path_effects", rim(self.ax_, style["color"], style["linewidth"]))
             lines += self.ax_.plot(k, values, **style)
         return lines
 

@@ -405,6 +405,11 @@ def _rank(rows, queries, candidates, depths, metric, exclusion):
         masks = (line for _, mask in exclusion.masks(part) for line in mask)
         for row, values, is_out in zip(part, chunk, masks, strict=True):
             others = np.flatnonzero(~is_out[: len(candidates)])
+            if not len(others):
+                raise ValueError(
+                    f"The query {kept[row]} has no row to find: groups or exclude leave out all "
+                    "rows. Choose another query, or groups with fewer rows each."
+                )
             if len(others) < n_best + n_worst:
                 raise ValueError(
                     f"The query {kept[row]} has {len(others)} rows in other groups, and needs "

@@ -164,7 +164,8 @@ class SegmentationDisplay:
         """
         n_images, self.legend_ = len(self.images), None
         n_cols = count_columns(n_images) if n_cols is None else n_cols
-        layout = Layout(2 * -(-n_images // n_cols), (("", n_cols),))
+        n_names = legend * len(self.concepts)
+        layout = Layout(2 * -(-n_images // n_cols), (("", n_cols),), n_names=n_names)
         styles = concept_styles(self.concepts, palette)
         colours = {name: colour for name, (colour, _) in styles.items()}
         with open_grid(self, ax, layout) as (_, axes):

@@ -52,9 +52,8 @@ _COLOUR_KEYWORDS = _WHOLE_COLOURS | {"edgecolor", "facecolor"}
 # For what no concept is meant by: a hidden row, a chance level, a frame.
 GREY = "#767676"
 
-# Gray levels: backgrounds above the first are light; colors so much above a dark one stand out.
-_LIGHT, _APART = 0.5, 0.3
-_RIM, _RIM_COLOUR = 0.8, "#b4b4b4"  # points, and less bright than the lines of dark styles
+_LIGHT = 0.2  # luminance; backgrounds above it are light
+_CONTRAST = 3  # that WCAG 2 asks of graphics
 
 
 def concept_styles(names, palette=None):
@@ -217,39 +216,44 @@ def find_ground(ax):
     return next((colour for colour in grounds if to_rgba(colour)[3] > 0), "white")
 
 
-def rim(ax, colour, linewidth):
-    """Give a line a light rim where its color is lost on a dark background.
+def lighten(ax, colour):
+    """Lighten a color until it is visible in dark axes.
 
     Parameters
     ----------
     ax : matplotlib Axes
-        Axes that the line is drawn into.
     colour : color
-        Of the line.
-    linewidth : float
-        Of the line, in points.
 
     Returns
     -------
-    list of matplotlib AbstractPathEffect
-        Empty where the line is seen without.
+    color
+        The same color if the background is light, or dark enough for it.
 
     Examples
     --------
     >>> import matplotlib.pyplot as plt
-    >>> from sklearn_loce.plotting._style import rim
+    >>> from sklearn_loce.plotting._style import lighten
     >>> figure, (light, dark) = plt.subplots(2)
     >>> dark.set_facecolor("black")
-    >>> [len(rim(ax, "#333333", 1.0)) for ax in (light, dark)]
-    [0, 1]
+    >>> [lighten(ax, "#333333") for ax in (light, dark)]
+    ['#333333', '#5C5C5C']
     >>> plt.close(figure)
     """
-    from matplotlib.patheffects import withStroke
+    from matplotlib.colors import to_hex, to_rgb
 
-    ground = grey_level(find_ground(ax))
-    if ground > _LIGHT or grey_level(colour) - ground > _APART:
-        return []
-    return [withStroke(linewidth=linewidth + _RIM, foreground=_RIM_COLOUR)]
+    ground = _measure_luminance(find_ground(ax))
+    while ground < _LIGHT and _measure_luminance(colour) + 0.05 < _CONTRAST * (ground + 0.05):
+        colour = to_hex(0.9 * np.array(to_rgb(colour)) + 0.1).upper()
+    return colour
+
+
+def _measure_luminance(colour):
+    """Measure the relative luminance of WCAG 2."""
+    from matplotlib.colors import to_rgb
+
+    rgb = np.array(to_rgb(colour))
+    linear = np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
+    return linear @ [0.2126, 0.7152, 0.0722]
 
 
 @contextmanager

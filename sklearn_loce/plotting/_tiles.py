@@ -117,7 +117,7 @@ def read_tiles(samples, rows, *, size=TILE_SIZE, crop=False, projector=None, vec
     projector : LoCETransformer, ConceptSegmenter or Net2VecSegmenter, default=None
         What draws a projection of each row; None draws none.
     vectors : ndarray of shape (n_samples, n_features), default=None
-        What a transformer projects. A segmenter has vectors of its own.
+        Vectors that a transformer projects; None optimizes LoCEs. A segmenter has its own vectors.
 
     Returns
     -------
@@ -141,7 +141,8 @@ def read_tiles(samples, rows, *, size=TILE_SIZE, crop=False, projector=None, vec
     tiles = dict(sorted(tiles.items()))
     if projector is None:
         return tiles
-    vectors = vectors[rows] if hasattr(projector, "project") else None
+    is_used = vectors is not None and hasattr(projector, "project")
+    vectors = np.asarray(vectors)[rows] if is_used else None
     drawn = project_rows(projector, samples.iloc[rows], vectors)
     threshold = getattr(projector, "threshold", 0.5)
     return {
