@@ -28,6 +28,7 @@ from sklearn_loce.plotting import (
     RetrievalDisplay,
 )
 from sklearn_loce.plotting._drawing import RIGHT, WRONG
+from sklearn_loce.plotting._style import COLOURS
 from sklearn_loce.segmentation import ConceptSegmenter
 
 from . import brute_force
@@ -271,6 +272,33 @@ def test_a_pure_cluster_is_named_once(samples, embeddings):
     assert [ax.get_xlabel() for ax in display.axes_[0]] == [""] * 6
 
 
+def test_bars_show_the_composition_of_clusters(samples, embeddings):
+    labels = np.arange(26) % 2
+    palette = {"bus": "#123456"}
+    display = ClusterGalleryDisplay.from_embeddings(embeddings, samples, labels, palette=palette)
+    kept = np.delete(np.arange(26), 4)
+    styles = {"bus": "#123456", "car": COLOURS[0], "sky": COLOURS[1]}
+    for cluster, bars in enumerate(display.bars_):
+        members = kept[labels[kept] == cluster]
+        shares = samples["concept"][members].value_counts(normalize=True)
+        length = sum(bar.get_width() for bar in bars)
+        found = {to_hex(bar.get_facecolor()).upper(): bar.get_width() / length for bar in bars[:-1]}
+        assert found == pytest.approx({styles[name].upper(): v for name, v in shares.items()})
+        assert bars[-1].get_width() == pytest.approx(0, abs=1e-9)  # other concepts
+    names = [text.get_text() for text in display.legend_.get_texts()]
+    assert names == ["bus", "car", "sky"]
+    plain = display.plot(legend=False)
+    assert plain.legend_ is None
+    without = samples.drop(columns="concept")
+    assert ClusterGalleryDisplay.from_embeddings(embeddings, without, labels).bars_ == []
+
+
+def test_of_many_clusters_the_largest_are_shown(samples, embeddings):
+    labels = np.r_[np.arange(10), [9, 2, 4, 5, 6, 7], [1] * 10]
+    display = ClusterGalleryDisplay.from_embeddings(embeddings, samples, labels, n_tiles=1)
+    assert display.clusters == [1, 2, 5, 6, 7, 9]  # row 4 failed
+
+
 def test_clusters_are_predicted_for_rows_that_did_not_fail(samples, embeddings):
     kept = np.delete(np.arange(26), 4)
     clusterer = KMeans(3, n_init=2, random_state=0).fit(embeddings[kept])
@@ -377,6 +405,7 @@ def test_transformers_embed_tables(samples, embeddings):
         ({"queries": []}, "at least one query"),
         ({"queries": 0, "n_best": 25, "n_worst": 0}, "25 rows beside it, and there are 24"),
         ({"queries": 6, "n_best": 7, "groups": [1] * 20 + [2] * 6}, "query 6 has 6 rows in other"),
+        ({"queries": 6, "groups": [1] * 26}, "query 6 has no row to find: groups or exclude"),
         ({"queries": 0, "groups": [1] * 20}, "groups has 20 row"),
         ({"queries": 0, "groups": pd.Series(range(26))[::-1]}, "indexes of samples and groups"),
     ],
@@ -564,6 +593,24 @@ def test_issues_are_shown_with_the_numbers_of_their_table(samples, embeddings, l
         assert frame.get_linestyle() == (WRONG if is_wrong else RIGHT)["linestyle"]
         np.testing.assert_array_equal(tile.mask > 0.5, mask_of(samples, issue.Index))
         np.testing.assert_array_equal(ax.get_images()[0].get_array(), tile.image)
+
+
+def test_issues_are_shown_with_projections(samples, embeddings, projector):
+    issues = find_issues(samples, embeddings)
+    how = {"embeddings": embeddings, "projector": projector, "n_rows": 3}
+    display = LabelIssuesDisplay.from_issues(issues, samples, **how)
+    rows = sorted(issues.index[:3])
+    ((asked, vectors, _, _),) = projector.calls
+    assert asked == rows
+    np.testing.assert_array_equal(vectors, embeddings[rows])
+    for tile, row in zip(display.tiles, issues.index, strict=False):
+        np.testing.assert_array_equal(tile.projection > 0.5, projector.projections[row] > 0.5)
+    assert len(display.outlines_) == 6
+    assert len(display.plot(show="projection").outlines_) == 3
+    plain = LabelIssuesDisplay.from_issues(issues, samples, n_rows=3)
+    assert len(plain.outlines_) == 3
+    with pytest.raises(ValueError, match="show='both' needs projections"):
+        plain.plot(show="both")
 
 
 def test_rows_that_were_not_judged_say_so(samples, embeddings):

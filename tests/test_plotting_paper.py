@@ -166,7 +166,7 @@ def compare(metric, **own):
         for model in ("VGG16 with batch normalization", "DETR"):
             layers = make_layers(X, [f"backbone.features.{i}" for i in range(3)])
             iou = {name: np.linspace(0, 1, len(X)) ** (i + 1) for i, name in enumerate(layers)}
-            tables[model] = compare_layers(layers, s["concept"], iou=iou, k=3, **sample)
+            tables[model] = compare_layers(layers, s["concept"], iou=iou, k=2, **sample)
         return LayerComparisonDisplay.from_table(tables, metric, **own, **how)
 
     return draw
@@ -198,7 +198,7 @@ DISPLAYS = {
     "issues": draw_issues,
     "precision": draw_precision,
     "precision of layers": draw_precision_of_layers,
-    "precision and its spread": compare("precision_at_3"),
+    "precision and its spread": compare("precision_at_2"),
     "purity and clusters": compare(["purity", "n_clusters"]),
     "IoU, failures, differences": compare(["iou", "failed_share"], kind="difference"),
 }
@@ -221,7 +221,7 @@ def list_cases():
             yield pytest.param(*case, marks=[] if is_quick(*case) else pytest.mark.slow)
 
 
-@pytest.mark.parametrize(("display", "data", "width", "style"), list_cases())
+@pytest.mark.parametrize(("display", "data", "width", "style"), [*list_cases()])
 def test_a_figure_is_whole_and_its_texts_are_apart(display, data, width, style, make_rows):
     figure = draw_figure(display, data, width, style, make_rows)
     assert width != "own" or figure.get_figheight() <= PAGE_HEIGHT
@@ -295,3 +295,53 @@ def check_texts(figure):
         assert (shape <= figure.bbox.size + 1).all(), text
     for one, other in combinations(corners, 2):
         assert measure_gap(corners[one], corners[other]) > -1, (one, other)
+
+
+@pytest.mark.parametrize("display", ["map", "overlap", "dendrogram", "channels", "precision"])
+def test_a_figure_has_the_size_of_the_settings(display, make_rows):
+    with plt.rc_context({"figure.figsize": (6.9, 5.0)}):
+        figure = DISPLAYS[display](*make_rows("scenes")).figure_
+    assert figure.get_size_inches() == pytest.approx((6.9, 5.0))
+    check_border(save(figure), 255)
+    check_texts(figure)
+
+
+def test_figures_of_many_rows_are_no_higher_than_a_page():
+    X, s = make_synthetic()
+    labels = np.arange(len(X)) % 30
+    gallery = ClusterGalleryDisplay.from_embeddings(X, s, labels)
+    projections = ProjectionDisplay.from_estimator(Drawer(), s[:40], X[:40])
+    for display in (gallery, projections):
+        assert display.figure_.get_figheight() <= PAGE_HEIGHT
+    with pytest.raises(ValueError, match="41 rows, which are too many"):
+        ProjectionDisplay.from_estimator(Drawer(), s[:41], X[:41])
+
+
+@pytest.mark.parametrize("n_letters", [3, 9, 20])
+@pytest.mark.parametrize("size", [(2.2, 2.0), (3.3, 2.5), (6.9, 2.5)])
+def test_a_legend_of_24_names_fits_into_small_axes(size, n_letters):
+    names = [f"{'abcdefghij' * 2}"[: n_letters - 2] + f"{i:02}" for i in range(24)]
+    values = np.tile(np.linspace(0.2, 0.9, 24)[:, None], 2)
+    with plt.rc_context(PAPER_STYLE):
+        figure, ax = plt.subplots(figsize=size, layout="constrained")
+        PrecisionAtKDisplay(values, k=[1, 5], chance=[0.1] * 24, concepts=names).plot(ax=ax)
+    check_border(save(figure), 255)
+    check_texts(figure)
+    shown = [text.get_text() for text in ax.get_legend().get_texts()]
+    assert len(set(shown)) == len(shown) == 26
+
+
+def test_no_two_of_25_concepts_look_the_same():
+    names = [f"concept {i}" for i in range(25)]
+    X, y = np.random.default_rng(0).normal(size=(150, 2)), np.repeat(names, 6)
+    shown = ConceptMapDisplay.from_embeddings(X, y, mixture=None).scatter_.values()
+    marks = {(*p.get_facecolor()[0], p.get_paths()[0].vertices.tobytes()) for p in shown}
+    strip = DendrogramDisplay.from_embeddings(X, y).strip_.values()
+    colors = {tuple(part.get_facecolor()[0]) for part in strip}
+    lines = PrecisionAtKDisplay.from_embeddings(X, y, k=[1]).line_[:24]
+    curves = {(line.get_color(), line.get_marker()) for line in lines}
+    assert (len(marks), len(colors)) == (25, 25)
+    assert len(curves) == 1  # more than 24 curves are gray
+    some = np.repeat(names[:24], 6)
+    lines = PrecisionAtKDisplay.from_embeddings(X[:144], some, k=[1]).line_
+    assert len({(line.get_color(), line.get_marker()) for line in lines}) == 24

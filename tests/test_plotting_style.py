@@ -20,7 +20,7 @@ from sklearn_loce.plotting import (
     SeparationDisplay,
     _style,
 )
-from sklearn_loce.plotting._style import concept_styles, open_axes, rim
+from sklearn_loce.plotting._style import concept_styles, lighten, open_axes
 
 pytestmark = pytest.mark.usefixtures("no_figure_stays")
 
@@ -78,7 +78,7 @@ def best_contrast(line):
     return max(contrast(colour, ax.get_facecolor()) for colour in painted[y - 5 : y + 6, x])
 
 
-def test_lines_are_seen_on_a_dark_background():
+def test_all_colors_are_visible_on_a_dark_background():
     names = [f"m{i}" for i in range(len(_style.COLOURS))]
     values = np.linspace(0.1, 0.9, len(names))
     table = [(m, k, value, 0.0) for m, value in zip(names, values, strict=True) for k in "ab"]
@@ -88,18 +88,20 @@ def test_lines_are_seen_on_a_dark_background():
         layers = LayerComparisonDisplay(table).plot()
         some = {"chance": [0.0] * 24, "concepts": names[:24]}  # more of them are gray
         curves = PrecisionAtKDisplay(precision[:24], k=[1, 5], **some).plot()
+        points = ConceptMapDisplay(np.arange(52.0).reshape(26, 2), names).plot().scatter_
     for lines in ([bar[0] for bar in layers.errorbar_], curves.line_):
-        assert [line.get_color() for line in lines] == list(_style.COLOURS[: len(lines)])
+        assert len({line.get_color() for line in lines}) == len(lines)
         assert min(map(best_contrast, lines)) > 3
+    assert min(contrast(part.get_facecolor()[0, :3], "black") for part in points.values()) > 2.9
 
 
-def test_a_rim_is_of_the_background_that_is_seen():
+def test_colors_are_lightened_for_the_background_that_is_visible():
     figure, ax = plt.subplots()
     ax.set_facecolor("none")
-    assert not rim(ax, "black", 1.0)
+    assert lighten(ax, "black") == "black"
     figure.set_facecolor("#101010")
-    assert rim(ax, "black", 1.0)
-    assert not rim(ax, "white", 1.0)
+    assert contrast(lighten(ax, "black"), "#101010") > 3
+    assert lighten(ax, "white") == "white"
 
 
 @pytest.mark.parametrize("n_concepts", [1, 10, 25, 286])
@@ -153,6 +155,9 @@ def test_displays_take_a_palette():
     assert [(line.get_color(), line.get_marker()) for line in both] == [every["car"], every["sky"]]
     with pytest.raises(ValueError, match="palette gives the colors of concepts, and there is no y"):
         ConceptMapDisplay(X).plot(palette={"car": "red"})
+    table = pd.DataFrame({"model": ["car", "sky"], "layer": "a", "mean": 0.5, "std": 0.1})
+    models = LayerComparisonDisplay(table).plot(**kw).errorbar_
+    assert [bar[0].get_color() for bar in models] == [every["car"][0], every["sky"][0]]
     tree = DendrogramDisplay([[0, 1, 1.0, 2]], [0, 4]).plot(palette={4: "red"})
     assert [to_hex(bar.get_facecolor()) for bar in tree.bars_] == ["#0072b2", "#ff0000"]
 

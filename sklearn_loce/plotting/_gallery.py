@@ -15,10 +15,10 @@ from ._grid import Layout, open_grid
 from ._inputs import check_inputs, choose
 from ._legend import add_figure_legend
 from ._names import literal
-from ._style import FONT_SIZE, GREY, SMALL_FONT_SIZE, concept_styles
+from ._style import FONT_SIZE, GREY, SMALL_FONT_SIZE, concept_styles, lighten
 from ._tiles import TILE_SIZE, read_tiles
 
-_MOST_CLUSTERS = 7  # lines of tiles that fit on a page with the legend
+_MOST_CLUSTERS = 6  # lines of tiles that fit on a page with the legend
 _LEAST_SHARE = 0.05  # of a cluster, from which a concept has a color
 _MOST_COLORS = 24  # in the legend
 _BAR, _ABOVE = 4, 2  # points: height of a bar, and its distance from the tiles
@@ -198,7 +198,7 @@ class ClusterGalleryDisplay:
         y : array-like of shape (n_samples,), default=None
             Concepts. None takes the column ``concept``, if there is one.
         clusters : array-like, default=None
-            Labels of the clusters to show, in this order. None shows all, sorted, or the seven
+            Labels of the clusters to show, in this order. None shows all, sorted, or the six
             largest, which fit on a page.
         n_tiles : int, default=6
             Most rows to show of a cluster.
@@ -306,6 +306,7 @@ class ClusterGalleryDisplay:
         layout = Layout(len(self.rows), (("", n_columns),), **how)
         self.outlines_, self.bars_, self.legend_ = [], [], None
         with open_grid(self, ax, layout) as (_, axes):
+            colours, named_colours = self._lighten(colours), self._lighten(named_colours)
             for line, rows in enumerate(self.rows):
                 for spare in axes[line, len(rows) :]:
                     spare.set_axis_off()
@@ -332,6 +333,9 @@ class ClusterGalleryDisplay:
         shown = set(largest[largest >= _LEAST_SHARE].index[:_MOST_COLORS])
         styles = concept_styles(list(self.composition), palette)
         return {name: colour for name, (colour, _) in styles.items() if name in shown}
+
+    def _lighten(self, colours):
+        return {name: lighten(self.axes_[0, 0], colour) for name, colour in colours.items()}
 
     def _draw_bar(self, axes, line, colours):
         """Draw the shares of concepts above a line of tiles, as long as the tiles are together."""

@@ -131,12 +131,12 @@ class LayerComparisonDisplay:
             for panel, name in zip(axes, names, strict=True):
                 rows = scores if len(names) == 1 else scores[scores["metric"] == name]
                 self.errorbar_ += self._draw_panel(panel, rows, layers, kind, styles, errorbar_kw)
-                self._write_label(panel, rows, name, kind)
                 _name_layers(panel, layers)
             self._name_axis(axes, scores, kind)
             models = _list_models(axes)
             if legend and len(models) > 1:
                 add_legend(axes[-1], models)
+            self._write_labels(axes, scores, names, kind)
         return self
 
     def _metrics(self):
@@ -173,15 +173,21 @@ class LayerComparisonDisplay:
             for (model, rows), offset in zip(groups, offsets, strict=True)
         ]
 
-    def _write_label(self, ax, scores, name, kind):
-        label = _in_words(name)
-        if kind == "difference":
-            label = f"{label}, minus that of {_find_reference(scores)}"
-        points = ax.get_window_extent().height * 72 / ax.figure.dpi
-        lines = [
-            fill(line, max(12, int(points / (_LETTER * FONT_SIZE)))) for line in label.split("\n")
-        ]
-        ax.set_ylabel(literal("\n".join(lines)))
+    def _write_labels(self, axes, scores, names, kind):
+        """Write what each panel shows beside it, in lines that are no longer than it is high."""
+        figure = self.figure_.canvas.figure
+        figure.draw_without_rendering()
+        for ax, name in zip(axes, names, strict=True):
+            label = _in_words(name)
+            if kind == "difference":
+                rows = scores if len(names) == 1 else scores[scores["metric"] == name]
+                label = f"{label}, minus that of {_find_reference(rows)}"
+            points = ax.get_window_extent().height * 72 / figure.dpi
+            n_letters = max(12, int(points / (_LETTER * FONT_SIZE)))
+            lines = [fill(line, n_letters) for line in label.split("\n")]
+            ax.set_ylabel(literal("\n".join(lines)))
+        if len(axes) > 1:
+            figure.align_ylabels(axes)
 
     def _name_axis(self, axes, scores, kind):
         """Say what the points stand over, and what the bars are, below the last panel."""
@@ -192,8 +198,6 @@ class LayerComparisonDisplay:
         else:
             bars = self.bars if np.isfinite(scores["std"].astype(float)).any() else ""
         axes[-1].set_xlabel(f"layer\nbars: {bars}" if bars else "layer")
-        if len(axes) > 1:
-            axes[0].figure.align_ylabels(axes)
 
     @classmethod
     def from_search(cls, search, *, layer=None, metric=None, **kwargs):

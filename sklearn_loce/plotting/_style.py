@@ -52,6 +52,7 @@ _COLOUR_KEYWORDS = _WHOLE_COLOURS | {"edgecolor", "facecolor"}
 # For what no concept is meant by: a hidden row, a chance level, a frame.
 GREY = "#767676"
 
+_PASSES = 3  # of a layout
 _LIGHT = 0.2  # luminance; backgrounds above it are light
 _CONTRAST = 3  # that WCAG 2 asks of graphics
 
@@ -383,12 +384,16 @@ def fit_height(figure):
     True
     >>> plt.close(figure)
     """
-    # New room gives an axis other ticks, and other ticks take other room.
-    figure.draw_without_rendering()
-    figure.draw_without_rendering()
+    _settle(figure)
     padding = 2 * figure.get_layout_engine().get()["h_pad"]
     figure.set_figheight(figure.get_tightbbox().height + padding)
-    figure.draw_without_rendering()
+    _settle(figure)
+
+
+def _settle(figure):
+    """Apply the layout until it rests: it changes the ticks, and new ticks change the layout."""
+    for _ in range(_PASSES):
+        figure.draw_without_rendering()
 
 
 def merge_style(artist, defaults, given=None):
