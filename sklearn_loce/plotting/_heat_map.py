@@ -185,9 +185,13 @@ class HeatMap:
         ax.set(xlim=(-0.5, len(links) + 0.5), ylim=(0, 1.02 * (links[:, 2].max() or 1.0)))
 
     def _draw_scale(self):
+        from matplotlib.ticker import MaxNLocator
+
         ax = self.ax_.inset_axes(_INSIDE if self._symmetric else _BESIDE)
-        orientation = "horizontal" if self._symmetric else "vertical"
-        how = {"cax": ax, "orientation": orientation, "label": self._labels[2]}
+        how = {"cax": ax, "orientation": "horizontal" if self._symmetric else "vertical"}
+        n_ticks = 3 if self._symmetric else 5
+        # Ticks that depend on the length of the scale would change whenever the layout does.
+        how |= {"label": self._labels[2], "ticks": MaxNLocator(n_ticks, steps=[1, 2, 5, 10])}
         bar = self.figure_.colorbar(self.im_, **how)
         bar.outline.set_linewidth(0.4)
         return bar
