@@ -110,6 +110,22 @@ class ChannelDisplay:
             If matplotlib is not installed.
         ValueError
             If shapes don't fit, or `n_channels` is below 1.
+
+        See Also
+        --------
+        ChannelDisplay.from_estimator : Compute and plot.
+        ChannelDisplay.from_embeddings : Plot given embeddings.
+
+        Examples
+        --------
+        >>> import matplotlib.pyplot as plt
+        >>> from sklearn.datasets import load_iris
+        >>> from sklearn_loce.plotting import ChannelDisplay
+        >>> X, y = load_iris(return_X_y=True)
+        >>> display = ChannelDisplay.from_embeddings(X, y, group=0)
+        >>> display.plot(n_channels=2).channels_.tolist()
+        [0, 1]
+        >>> plt.close("all")
         """
         weights, names = self._check(n_channels)
         medians = np.median(weights, axis=0)
@@ -222,6 +238,10 @@ class ChannelDisplay:
         TypeError
             If the estimator makes no embeddings.
 
+        See Also
+        --------
+        ChannelDisplay.from_embeddings : Plot embeddings that are computed already.
+
         Examples
         --------
         >>> import matplotlib.pyplot as plt
@@ -272,6 +292,10 @@ class ChannelDisplay:
         ------
         ValueError
             If no row is finite, no row is of the group, or X and y do not fit.
+
+        See Also
+        --------
+        ChannelDisplay.from_estimator : Compute the embeddings and plot them.
 
         Examples
         --------

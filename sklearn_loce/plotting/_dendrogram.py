@@ -129,6 +129,21 @@ class DendrogramDisplay:
         ValueError
             If the tree is none, labels or concepts are not as many as its leaves, or the palette
             has none of the concepts.
+
+        See Also
+        --------
+        DendrogramDisplay.from_estimator : Compute and plot.
+        DendrogramDisplay.from_embeddings : Plot given embeddings.
+
+        Examples
+        --------
+        >>> import matplotlib.pyplot as plt
+        >>> from sklearn.datasets import load_iris
+        >>> from sklearn_loce.plotting import DendrogramDisplay
+        >>> X, y = load_iris(return_X_y=True)
+        >>> display = DendrogramDisplay.from_embeddings(X, y)
+        >>> display = display.plot(palette={0: "red"}, links_kw={"linewidths": 1.2})
+        >>> plt.close("all")
         """
         tree, labels, y = self._check()
         self.leaves_, links = link_positions(tree)
@@ -333,6 +348,10 @@ class DendrogramDisplay:
         NotFittedError
             If the estimator is not fitted.
 
+        See Also
+        --------
+        DendrogramDisplay.from_embeddings : Plot embeddings that are computed already.
+
         Examples
         --------
         >>> import matplotlib.pyplot as plt
@@ -384,6 +403,10 @@ class DendrogramDisplay:
         ValueError
             If fewer than two rows are finite, X and y do not fit, or y is missing where the
             clusterer needs it.
+
+        See Also
+        --------
+        DendrogramDisplay.from_estimator : Compute the embeddings and plot them.
 
         Examples
         --------

@@ -142,6 +142,25 @@ class ClusterGalleryDisplay:
             If the estimator has no ``predict``.
         ValueError, FileNotFoundError
             As :meth:`from_embeddings`.
+
+        See Also
+        --------
+        ClusterGalleryDisplay.from_embeddings : Plot embeddings that are computed already.
+
+        Examples
+        --------
+        >>> import matplotlib.pyplot as plt
+        >>> import numpy as np
+        >>> from sklearn.cluster import KMeans
+        >>> from sklearn_loce.datasets import make_scenes
+        >>> from sklearn_loce.plotting import ClusterGalleryDisplay
+        >>> X = make_scenes(5, random_state=0).data
+        >>> embeddings = np.random.RandomState(0).normal(size=(len(X), 3))
+        >>> model = KMeans(2, random_state=0).fit(embeddings)
+        >>> display = ClusterGalleryDisplay.from_estimator(model, embeddings, X, n_tiles=3)
+        >>> display.axes_.shape
+        (2, 3)
+        >>> plt.close("all")
         """
         if not hasattr(estimator, "predict"):
             raise TypeError(
@@ -222,6 +241,26 @@ class ClusterGalleryDisplay:
         ------
         ValueError, FileNotFoundError
             If lengths differ, a cluster is unknown or none is left, or an image can't be read.
+
+        See Also
+        --------
+        ClusterGalleryDisplay.from_estimator : Plot what a fitted estimator finds.
+
+        Examples
+        --------
+        >>> import matplotlib.pyplot as plt
+        >>> import numpy as np
+        >>> from sklearn_loce.datasets import make_scenes
+        >>> from sklearn_loce.plotting import ClusterGalleryDisplay
+        >>> X = make_scenes(5, random_state=0).data
+        >>> embeddings = np.random.RandomState(0).normal(size=(len(X), 3))
+        >>> labels = embeddings.argmax(axis=1)
+        >>> display = ClusterGalleryDisplay.from_embeddings(
+        ...     embeddings, X, labels, clusters=[2, 0], n_tiles=2, crop=True
+        ... )
+        >>> display.axes_.shape
+        (2, 2)
+        >>> plt.close("all")
         """
         found = check_inputs(embeddings, samples, y, labels=labels)
         embeddings, samples, names, kept, labels = found
@@ -295,6 +334,26 @@ class ClusterGalleryDisplay:
         ValueError
             If the number of Axes is wrong, `ax` was divided before, `table` lacks a column,
             `show` needs projections and no tile has one, or the palette has none of the concepts.
+
+        See Also
+        --------
+        ClusterGalleryDisplay.from_estimator : Compute and plot.
+        ClusterGalleryDisplay.from_embeddings : Plot given embeddings.
+
+        Examples
+        --------
+        >>> import matplotlib.pyplot as plt
+        >>> import numpy as np
+        >>> from sklearn_loce.datasets import make_scenes
+        >>> from sklearn_loce.plotting import ClusterGalleryDisplay
+        >>> X = make_scenes(5, random_state=0).data
+        >>> embeddings = np.random.RandomState(0).normal(size=(len(X), 3))
+        >>> labels = embeddings.argmax(axis=1)
+        >>> display = ClusterGalleryDisplay.from_embeddings(embeddings, X, labels, n_tiles=3)
+        >>> display = display.plot(captions="annotation_id", palette={"sky": "skyblue"})
+        >>> len(display.bars_)
+        3
+        >>> plt.close("all")
         """
         show = choose_show(show, self.tiles.values())
         n_columns = max(map(len, self.rows))

@@ -64,6 +64,13 @@ class Layout:
         return min(COLUMN_WIDTH, _WIDEST_TILE * self.n_columns)
 
     @property
+    def first_height(self):
+        """Inches of a figure with room for all, before it is cut to the height of its tiles."""
+        texts = (_TEXTS + _CAPTION * self.n_captions) / 72
+        chart = self.chart_height + _CHART_TEXTS / 72 if self.chart_height else 0.0
+        return chart + self.n_lines * (1 + texts) + _NAME * self.n_names
+
+    @property
     def headings(self):
         return [heading for heading, _ in self.groups if heading]
 
@@ -123,8 +130,7 @@ def _new_figure(display, layout):
     import matplotlib.pyplot as plt
 
     with paper_style():
-        height = layout.chart_height + layout.n_lines + _NAME * layout.n_names
-        figure = new_figure(layout.width, height)
+        figure = new_figure(layout.width, layout.first_height)
         try:
             figure.get_layout_engine().set(w_pad=_PAD, h_pad=_PAD, wspace=0, hspace=0)
             display.ax_, display.figure_ = figure.add_subplot(), figure

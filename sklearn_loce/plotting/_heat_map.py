@@ -92,6 +92,24 @@ class HeatMap:
         ValueError
             If the matrix does not fit the concepts, `order` is unknown, or a tree is asked for
             without it.
+
+        See Also
+        --------
+        SeparationDisplay : Separation of every two concepts.
+        OverlapDisplay : Overlap of every two concepts.
+        CentroidDistanceDisplay : Distances of the centroids of concepts.
+
+        Examples
+        --------
+        >>> import matplotlib.pyplot as plt
+        >>> from sklearn.datasets import load_iris
+        >>> from sklearn_loce.plotting import OverlapDisplay
+        >>> X, y = load_iris(return_X_y=True)
+        >>> display = OverlapDisplay.from_embeddings(X, y)
+        >>> display = display.plot(order=[2, 1, 0], cmap="Greens", im_kw={"vmax": 1})
+        >>> display.order_.tolist()
+        [2, 1, 0]
+        >>> plt.close("all")
         """
         matrix = self._check()
         links = self._choose_order(matrix, order, tree)

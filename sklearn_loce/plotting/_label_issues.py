@@ -137,6 +137,25 @@ class LabelIssuesDisplay:
         ValueError, TypeError, FileNotFoundError
             If the issues lack a column or are none, a row is not among the samples, or an image
             can't be read.
+
+        See Also
+        --------
+        sklearn_loce.outliers.label_issues : Compute the table of issues.
+
+        Examples
+        --------
+        >>> import matplotlib.pyplot as plt
+        >>> import numpy as np
+        >>> from sklearn_loce.datasets import make_scenes
+        >>> from sklearn_loce.outliers import label_issues
+        >>> from sklearn_loce.plotting import LabelIssuesDisplay
+        >>> X = make_scenes(5, random_state=0).data
+        >>> embeddings = np.random.RandomState(0).normal(size=(len(X), 3))
+        >>> issues = label_issues(embeddings, X["concept"], groups=X["image_id"])
+        >>> display = LabelIssuesDisplay.from_issues(issues, X, n_rows=3, crop=True)
+        >>> len(display.tiles)
+        3
+        >>> plt.close("all")
         """
         if lacking := [name for name in _COLUMNS if name not in issues]:
             raise ValueError(f"issues lacks {lacking}; pass the table of label_issues.")
@@ -188,6 +207,25 @@ class LabelIssuesDisplay:
         ValueError
             If the number of Axes is wrong, `ax` was divided before, or `show` needs projections and
             no tile has one.
+
+        See Also
+        --------
+        LabelIssuesDisplay.from_issues : Read the rows of a table of issues and plot them.
+
+        Examples
+        --------
+        >>> import matplotlib.pyplot as plt
+        >>> import numpy as np
+        >>> from sklearn_loce.datasets import make_scenes
+        >>> from sklearn_loce.outliers import label_issues
+        >>> from sklearn_loce.plotting import LabelIssuesDisplay
+        >>> X = make_scenes(5, random_state=0).data
+        >>> embeddings = np.random.RandomState(0).normal(size=(len(X), 3))
+        >>> issues = label_issues(embeddings, X["concept"], groups=X["image_id"])
+        >>> display = LabelIssuesDisplay.from_issues(issues, X, n_rows=6).plot(n_cols=3)
+        >>> display.axes_.shape
+        (2, 3)
+        >>> plt.close("all")
         """
         show = choose_show(show, self.tiles)
         n_cols = n_cols or min(len(self.issues), _N_COLUMNS)

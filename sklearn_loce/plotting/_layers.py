@@ -120,6 +120,23 @@ class LayerComparisonDisplay:
         ValueError
             If `scores` lacks a column, is empty, or has a model's layer twice; if `kind` is
             unknown, or the number of Axes is wrong.
+
+        See Also
+        --------
+        LayerComparisonDisplay.from_search : Plot the layers that a search tried.
+        LayerComparisonDisplay.from_table : Plot a table of layers.
+
+        Examples
+        --------
+        >>> import matplotlib.pyplot as plt
+        >>> import pandas as pd
+        >>> from sklearn_loce.plotting import LayerComparisonDisplay
+        >>> models = {"model": ["VGG16", "DETR"], "layer": "last", "mean": [0.7, 0.8], "std": 0.1}
+        >>> display = LayerComparisonDisplay(pd.DataFrame(models))
+        >>> display = display.plot(palette={"DETR": "black"})
+        >>> [bar[0].get_color() for bar in display.errorbar_]
+        ['#0072B2', '#000000']
+        >>> plt.close("all")
         """
         scores = self._check(kind)
         layers = list(dict.fromkeys(scores["layer"]))
@@ -229,6 +246,10 @@ class LayerComparisonDisplay:
         ValueError
             If a search has no such parameter or metric, or several.
 
+        See Also
+        --------
+        LayerComparisonDisplay.from_table : Plot a table of layers.
+
         Examples
         --------
         >>> import matplotlib.pyplot as plt
@@ -277,6 +298,11 @@ class LayerComparisonDisplay:
         ------
         ValueError
             If the table has no such column or metric.
+
+        See Also
+        --------
+        LayerComparisonDisplay.from_search : Plot the layers that a search tried.
+        sklearn_loce.metrics.compare_layers : Compute such a table.
 
         Examples
         --------

@@ -175,6 +175,23 @@ class ConceptMapDisplay:
         ValueError
             If lengths or shapes don't fit, `legend` is unknown, or the palette has none of the
             concepts.
+
+        See Also
+        --------
+        ConceptMapDisplay.from_estimator : Compute and plot.
+        ConceptMapDisplay.from_embeddings : Plot given embeddings.
+
+        Examples
+        --------
+        >>> import matplotlib.pyplot as plt
+        >>> from sklearn.datasets import load_iris
+        >>> from sklearn_loce.plotting import ConceptMapDisplay
+        >>> X, y = load_iris(return_X_y=True)
+        >>> display = ConceptMapDisplay.from_embeddings(X, y, embedding="pca", mixture=None)
+        >>> display = display.plot(palette={0: "red", (1, 2): "blue"}, legend="on map")
+        >>> sorted(display.names_)
+        [0, 1, 2]
+        >>> plt.close("all")
         """
         coordinates, y = self._check()
         self._styles = self._choose_styles(y, palette)
@@ -357,6 +374,10 @@ class ConceptMapDisplay:
         TypeError
             If the estimator makes no embeddings.
 
+        See Also
+        --------
+        ConceptMapDisplay.from_embeddings : Plot embeddings that are computed already.
+
         Examples
         --------
         >>> import matplotlib.pyplot as plt
@@ -429,6 +450,10 @@ class ConceptMapDisplay:
             If no row is finite, X and y do not fit, coordinates are not two per row, there are too
             few rows or features for UMAP or PCA, or all rows are the same, the mixture has no
             Gaussians, or regions of labels are asked for.
+
+        See Also
+        --------
+        ConceptMapDisplay.from_estimator : Compute the embeddings and plot them.
 
         Examples
         --------

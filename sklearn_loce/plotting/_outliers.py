@@ -178,6 +178,25 @@ class OutlierDisplay:
             If the estimator has no scores or threshold.
         ValueError, FileNotFoundError
             As :meth:`from_embeddings`, and as the estimator's ``score_samples``.
+
+        See Also
+        --------
+        OutlierDisplay.from_embeddings : Plot embeddings that are computed already.
+
+        Examples
+        --------
+        >>> import matplotlib.pyplot as plt
+        >>> import numpy as np
+        >>> from sklearn.ensemble import IsolationForest
+        >>> from sklearn_loce.datasets import make_scenes
+        >>> from sklearn_loce.plotting import OutlierDisplay
+        >>> X = make_scenes(5, random_state=0).data
+        >>> embeddings = np.random.RandomState(0).normal(size=(len(X), 3))
+        >>> model = IsolationForest(random_state=0).fit(embeddings)
+        >>> display = OutlierDisplay.from_estimator(model, embeddings, X, concepts=["sky"])
+        >>> display.score_name
+        'outlier score'
+        >>> plt.close("all")
         """
         check_is_fitted(estimator)
         X, samples, names, kept = check_inputs(X, samples, y)
@@ -243,6 +262,25 @@ class OutlierDisplay:
         ValueError, FileNotFoundError
             If lengths differ, a concept is unknown, there are fewer than two rows, or an image
             can't be read.
+
+        See Also
+        --------
+        OutlierDisplay.from_estimator : Plot what a fitted estimator finds.
+
+        Examples
+        --------
+        >>> import matplotlib.pyplot as plt
+        >>> import numpy as np
+        >>> from sklearn_loce.datasets import make_scenes
+        >>> from sklearn_loce.plotting import OutlierDisplay
+        >>> X = make_scenes(5, random_state=0).data
+        >>> embeddings = np.random.RandomState(0).normal(size=(len(X), 3))
+        >>> display = OutlierDisplay.from_embeddings(
+        ...     embeddings, X, concepts=["sky", "tree"], n_most=2, n_least=0, contamination=0.2
+        ... )
+        >>> display.table["outlier"].tolist()
+        [True, False, True, False]
+        >>> plt.close("all")
         """
         X, samples, names, kept = check_inputs(embeddings, samples, y)
         detector = ConceptOutlierDetector(metric=metric, contamination=contamination)
@@ -361,6 +399,25 @@ class OutlierDisplay:
         ValueError
             If the number of Axes is wrong, `ax` was divided before, `table` lacks a column, or
             `show` needs projections that there are not.
+
+        See Also
+        --------
+        OutlierDisplay.from_estimator : Compute and plot.
+        OutlierDisplay.from_embeddings : Plot given embeddings.
+
+        Examples
+        --------
+        >>> import matplotlib.pyplot as plt
+        >>> import numpy as np
+        >>> from sklearn_loce.datasets import make_scenes
+        >>> from sklearn_loce.plotting import OutlierDisplay
+        >>> X = make_scenes(5, random_state=0).data
+        >>> embeddings = np.random.RandomState(0).normal(size=(len(X), 3))
+        >>> display = OutlierDisplay.from_embeddings(embeddings, X, concepts=["sky"])
+        >>> display = display.plot(captions=["annotation_id"], frame_kw={"linewidth": 1})
+        >>> display.frames_.shape
+        (1, 6)
+        >>> plt.close("all")
         """
         show = choose_show(show, self.tiles.values())
         n_lines = len(self.concepts)

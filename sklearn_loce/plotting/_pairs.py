@@ -103,6 +103,10 @@ class SeparationDisplay(HeatMap):
         TypeError
             If the estimator makes no embeddings.
 
+        See Also
+        --------
+        SeparationDisplay.from_embeddings : Plot embeddings that are computed already.
+
         Examples
         --------
         >>> import matplotlib.pyplot as plt
@@ -141,6 +145,10 @@ class SeparationDisplay(HeatMap):
         ------
         ValueError
             If no row or only one concept is left, or X and y do not fit.
+
+        See Also
+        --------
+        SeparationDisplay.from_estimator : Compute the embeddings and plot them.
 
         Examples
         --------
@@ -255,6 +263,10 @@ class OverlapDisplay(HeatMap):
         TypeError
             If the estimator makes no embeddings.
 
+        See Also
+        --------
+        OverlapDisplay.from_embeddings : Plot embeddings that are computed already.
+
         Examples
         --------
         >>> import matplotlib.pyplot as plt
@@ -291,6 +303,10 @@ class OverlapDisplay(HeatMap):
         ------
         ValueError
             If no row or only one concept is left, or X and y do not fit.
+
+        See Also
+        --------
+        OverlapDisplay.from_estimator : Compute the embeddings and plot them.
 
         Examples
         --------
@@ -400,6 +416,10 @@ class CentroidDistanceDisplay(HeatMap):
         TypeError
             If the estimator makes no embeddings.
 
+        See Also
+        --------
+        CentroidDistanceDisplay.from_embeddings : Plot embeddings that are computed already.
+
         Examples
         --------
         >>> import matplotlib.pyplot as plt
@@ -436,6 +456,10 @@ class CentroidDistanceDisplay(HeatMap):
         ------
         ValueError
             If no row is left, or X and y do not fit.
+
+        See Also
+        --------
+        CentroidDistanceDisplay.from_estimator : Compute the embeddings and plot them.
 
         Examples
         --------

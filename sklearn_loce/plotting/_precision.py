@@ -135,6 +135,23 @@ class PrecisionAtKDisplay:
             If matplotlib is not installed.
         ValueError
             If the shapes don't fit, or the palette has none of the names.
+
+        See Also
+        --------
+        PrecisionAtKDisplay.from_estimator : Compute and plot.
+        PrecisionAtKDisplay.from_embeddings : Plot given embeddings.
+
+        Examples
+        --------
+        >>> import matplotlib.pyplot as plt
+        >>> from sklearn.datasets import load_iris
+        >>> from sklearn_loce.plotting import PrecisionAtKDisplay
+        >>> X, y = load_iris(return_X_y=True)
+        >>> display = PrecisionAtKDisplay.from_embeddings(X, y)
+        >>> display = display.plot(line_kw={"linewidth": 0.5}, legend=False)
+        >>> len(display.line_)
+        3
+        >>> plt.close("all")
         """
         precision, k, chance = self._check()
         names = self.concepts if self.spaces is None else self.spaces
@@ -256,6 +273,10 @@ class PrecisionAtKDisplay:
         TypeError
             If the estimator makes no embeddings.
 
+        See Also
+        --------
+        PrecisionAtKDisplay.from_embeddings : Plot embeddings that are computed already.
+
         Examples
         --------
         >>> import matplotlib.pyplot as plt
@@ -302,6 +323,10 @@ class PrecisionAtKDisplay:
         ------
         ValueError
             If a query has fewer than k rows to find, or X, y and groups do not fit.
+
+        See Also
+        --------
+        PrecisionAtKDisplay.from_estimator : Compute the embeddings and plot them.
 
         Examples
         --------

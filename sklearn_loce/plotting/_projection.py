@@ -146,6 +146,24 @@ class ProjectionDisplay:
             If the estimator can't project.
         ValueError, FileNotFoundError
             If a row is out of range, lengths differ, or the estimator can't read or project a row.
+
+        See Also
+        --------
+        ProjectionDisplay.plot : Draw the same projections in another way.
+        sklearn_loce.LoCETransformer.project : Compute the projections at full size.
+
+        Examples
+        --------
+        >>> import matplotlib.pyplot as plt
+        >>> from sklearn_loce import LoCETransformer, TorchModel
+        >>> from sklearn_loce.datasets import load_scene_model, make_scenes
+        >>> from sklearn_loce.plotting import ProjectionDisplay
+        >>> X = make_scenes(1, random_state=0).data
+        >>> loce = LoCETransformer(TorchModel(load_scene_model), "features.2").fit(X)
+        >>> display = ProjectionDisplay.from_estimator(loce, X, rows=[0, 3], crop=True)
+        >>> display.axes_.shape
+        (2, 2)
+        >>> plt.close("all")
         """
         samples, embeddings, y = match_rows(X=as_samples(X), embeddings=embeddings, y=y)
         names = concept_names(y, samples)
@@ -232,6 +250,22 @@ class ProjectionDisplay:
         ------
         ValueError
             If the number of Axes is wrong, `ax` was divided before, or `table` lacks a column.
+
+        See Also
+        --------
+        ProjectionDisplay.from_estimator : Project rows and plot them.
+
+        Examples
+        --------
+        >>> import matplotlib.pyplot as plt
+        >>> from sklearn_loce import LoCETransformer, TorchModel
+        >>> from sklearn_loce.datasets import load_scene_model, make_scenes
+        >>> from sklearn_loce.plotting import ProjectionDisplay
+        >>> X = make_scenes(1, random_state=0).data
+        >>> loce = LoCETransformer(TorchModel(load_scene_model), "features.2").fit(X)
+        >>> display = ProjectionDisplay.from_estimator(loce, X, rows=[0, 3])
+        >>> display = display.plot(kind="errors", captions=["n_hit", "n_missed"])
+        >>> plt.close("all")
         """
         n_rows = len(self.images)
         n_cols = count_columns(n_rows) if n_cols is None else n_cols

@@ -164,6 +164,23 @@ class RetrievalDisplay:
             If the estimator can't transform.
         ValueError, FileNotFoundError
             As :meth:`from_embeddings` and the estimator's ``transform``.
+
+        See Also
+        --------
+        RetrievalDisplay.from_embeddings : Plot embeddings that are computed already.
+
+        Examples
+        --------
+        >>> import matplotlib.pyplot as plt
+        >>> from sklearn_loce import MaskedMeanTransformer, TorchModel
+        >>> from sklearn_loce.datasets import load_scene_model, make_scenes
+        >>> from sklearn_loce.plotting import RetrievalDisplay
+        >>> X = make_scenes(4, random_state=0).data
+        >>> means = MaskedMeanTransformer(TorchModel(load_scene_model), "features.5").fit(X)
+        >>> display = RetrievalDisplay.from_estimator(means, X, queries=[0], groups=X["image_id"])
+        >>> display.relevant[0, 0]
+        np.True_
+        >>> plt.close("all")
         """
         if not hasattr(estimator, "transform"):
             raise TypeError(
@@ -260,6 +277,25 @@ class RetrievalDisplay:
         ValueError, TypeError, FileNotFoundError
             If lengths or indexes differ, a query is out of range or NaN, a table of queries lacks
             embeddings or groups, there are too few rows, or an image can't be read.
+
+        See Also
+        --------
+        RetrievalDisplay.from_estimator : Compute the embeddings and plot them.
+
+        Examples
+        --------
+        >>> import matplotlib.pyplot as plt
+        >>> import numpy as np
+        >>> from sklearn_loce.datasets import make_scenes
+        >>> from sklearn_loce.plotting import RetrievalDisplay
+        >>> X = make_scenes(5, random_state=0).data
+        >>> embeddings = np.random.RandomState(0).normal(size=(len(X), 3))
+        >>> display = RetrievalDisplay.from_embeddings(
+        ...     embeddings, X, queries=[0, 3], groups=X["image_id"], n_best=3, n_worst=0
+        ... )
+        >>> bool((display.table["image_id"].iloc[1:4] != X["image_id"].iloc[0]).all())
+        True
+        >>> plt.close("all")
         """
         rows = Rows(*check_inputs(embeddings, samples, y, groups=groups))
         n_rows = len(rows.samples)
@@ -327,6 +363,25 @@ class RetrievalDisplay:
         ValueError
             If the number of Axes is wrong, `ax` was divided before, `table` lacks a column, or
             `show` needs projections that there are not.
+
+        See Also
+        --------
+        RetrievalDisplay.from_estimator : Compute and plot.
+        RetrievalDisplay.from_embeddings : Plot given embeddings.
+
+        Examples
+        --------
+        >>> import matplotlib.pyplot as plt
+        >>> import numpy as np
+        >>> from sklearn_loce.datasets import make_scenes
+        >>> from sklearn_loce.plotting import RetrievalDisplay
+        >>> X = make_scenes(5, random_state=0).data
+        >>> embeddings = np.random.RandomState(0).normal(size=(len(X), 3))
+        >>> display = RetrievalDisplay.from_embeddings(embeddings, X, queries=0)
+        >>> display = display.plot(captions="image_id", contour_kw={"color": "yellow"})
+        >>> len(display.outlines_)
+        7
+        >>> plt.close("all")
         """
         show = choose_show(show, self.tiles.values())
         named = choose_captions(captions, self.table)

@@ -100,6 +100,25 @@ class SegmentationDisplay:
         ValueError, FileNotFoundError
             If there is no image, a concept is unknown, there are more than 26, or an image can't
             be read.
+
+        See Also
+        --------
+        ProjectionDisplay.from_estimator : Plot one concept per picture, beside its mask.
+
+        Examples
+        --------
+        >>> import matplotlib.pyplot as plt
+        >>> from sklearn_loce import LoCETransformer, TorchModel
+        >>> from sklearn_loce.datasets import load_scene_model, make_scenes
+        >>> from sklearn_loce.plotting import SegmentationDisplay
+        >>> from sklearn_loce.segmentation import ConceptSegmenter
+        >>> loce = LoCETransformer(TorchModel(load_scene_model), "features.5")
+        >>> segmenter = ConceptSegmenter(loce).fit(make_scenes(4, random_state=0).data)
+        >>> images = make_scenes(2, random_state=1).data["image"].iloc[[0, -1]].tolist()
+        >>> display = SegmentationDisplay.from_estimator(segmenter, images, concepts=["sky"])
+        >>> display.axes_.shape
+        (2, 2)
+        >>> plt.close("all")
         """
         if not hasattr(estimator, "segment"):
             raise TypeError(
@@ -161,6 +180,23 @@ class SegmentationDisplay:
         ValueError
             If the number of Axes is wrong, `ax` was divided before, or the palette has none of the
             concepts.
+
+        See Also
+        --------
+        SegmentationDisplay.from_estimator : Segment images and plot them.
+
+        Examples
+        --------
+        >>> import matplotlib.pyplot as plt
+        >>> import numpy as np
+        >>> from sklearn_loce.plotting import SegmentationDisplay
+        >>> display = SegmentationDisplay(
+        ...     images=[np.zeros((30, 40, 3), dtype=np.uint8)],
+        ...     probabilities=[np.ones((1, 30, 40), dtype=np.float32)],
+        ...     concepts=["sky"],
+        ... )
+        >>> display = display.plot(palette={"sky": "skyblue"}, legend=False)
+        >>> plt.close("all")
         """
         n_images, self.legend_ = len(self.images), None
         n_cols = count_columns(n_images) if n_cols is None else n_cols

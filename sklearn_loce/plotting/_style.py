@@ -208,7 +208,7 @@ def find_ground(ax):
     >>> figure, ax = plt.subplots(facecolor="gray")
     >>> ax.set_facecolor("none")
     >>> [round(part, 2) for part in find_ground(ax)]
-    [0.5, 0.5, 0.5, 1]
+    [0.5, 0.5, 0.5, 1.0]
     >>> plt.close(figure)
     """
     from matplotlib.colors import to_rgba
@@ -237,7 +237,7 @@ def lighten(ax, colour):
     >>> figure, (light, dark) = plt.subplots(2)
     >>> dark.set_facecolor("black")
     >>> [lighten(ax, "#333333") for ax in (light, dark)]
-    ['#333333', '#5C5C5C']
+    ['#333333', '#6A6A6A']
     >>> plt.close(figure)
     """
     from matplotlib.colors import to_hex, to_rgb
