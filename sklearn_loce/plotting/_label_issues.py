@@ -1,4 +1,4 @@
-"""Rows whose label may be wrong, with the concept that is suggested."""
+"""Rows whose label may be wrong, with the suggested concept."""
 
 from numbers import Integral
 
@@ -26,29 +26,29 @@ from ._tiles import TILE_SIZE, check_positions, read_tiles
 
 _N_COLUMNS = 4
 _COLUMNS = ("row", "given", "suggested", "confidence")
-_AS_WIDE = 0.85  # of a tile, what digits may take, which are wider than the mean letter
+_AS_WIDE = 0.85  # of a tile; digits are wider than the mean letter
 
 
 class LabelIssuesDisplay:
-    """Rows with their masks, their given concepts and the suggested ones.
+    """Rows with their masks, their given concepts and the suggested concepts.
 
-    Above each tile stand the given concept and, behind an arrow, the suggested one. Where they
-    differ, the given one has an ✗ and the tile a dashed frame. Below the tile stand the confidence
-    and, if the table has one, the id of the annotation.
+    The lines above each tile show the given concept and, after an arrow, the suggested one. If they
+    differ, the given concept has an ✗ and the tile has a dashed frame. The lines below the tile
+    show the confidence and, if the table has one, the id of the annotation.
 
-    Use :meth:`from_issues` to make one; parameters are stored as attributes.
+    It is recommended to use :meth:`from_issues`. All parameters are stored as attributes.
 
     Parameters
     ----------
     issues : DataFrame
-        The rows shown, as :func:`sklearn_loce.outliers.label_issues` gives them.
+        Rows to show, as returned by :func:`sklearn_loce.outliers.label_issues`.
     tiles : list of Tile
         Thumbnail of each row, with the attributes ``image``, ``mask`` and ``projection``.
 
     Attributes
     ----------
     ax_ : matplotlib Axes or None
-        The Axes that was divided; None where an array of Axes was given.
+        Axes that was divided. None if an array of Axes was given.
     axes_ : ndarray of shape (n_lines, n_cols) of Axes
     figure_ : matplotlib Figure
     frames_ : list of Rectangle
@@ -56,8 +56,8 @@ class LabelIssuesDisplay:
 
     See Also
     --------
-    sklearn_loce.outliers.label_issues : The table.
-    OutlierDisplay : The rows that are farthest from the others of their concept.
+    sklearn_loce.outliers.label_issues : Compute the table.
+    OutlierDisplay : Rows that are farthest from the other rows of their concept.
 
     Examples
     --------
@@ -104,16 +104,16 @@ class LabelIssuesDisplay:
         tile_size=TILE_SIZE,
         **plot_kw,
     ):
-        """Show the first rows of a table of issues.
+        """Plot the first rows of a table of issues.
 
         Parameters
         ----------
         issues : DataFrame
-            Of :func:`sklearn_loce.outliers.label_issues`, or some of its rows.
+            Table of :func:`sklearn_loce.outliers.label_issues`, or some of its rows.
         samples : DataFrame or list of (image, mask) pairs
-            The table of samples that was embedded. Rows are found by their position, or by their
-            label where the index of the issues holds labels of the samples. Where nothing tells
-            which of them counts, it is an error. Only images of the rows shown are read.
+            Table of samples that was embedded. Rows are found by label if the index of the issues
+            holds labels of the samples, and by position otherwise. Ambiguous indexes raise an
+            error. Only the images of the rows shown are read.
         n_rows : int, default=12
             Number of rows to show.
         embeddings : array-like of shape (n_samples, n_features), default=None
@@ -122,11 +122,11 @@ class LabelIssuesDisplay:
         projector : LoCETransformer, ConceptSegmenter or Net2VecSegmenter, default=None
             Fitted estimator that draws the projections of tiles. None draws none.
         crop : bool, default=False
-            Whether only the surroundings of the mask are shown.
+            Whether to show only the surroundings of the mask.
         tile_size : int, default=256
-            Longest side of the stored thumbnails in pixels.
+            Length of the longer side of stored thumbnails, in pixels.
         **plot_kw : dict
-            For :meth:`plot`.
+            Passed to :meth:`plot`.
 
         Returns
         -------
@@ -135,8 +135,8 @@ class LabelIssuesDisplay:
         Raises
         ------
         ValueError, TypeError, FileNotFoundError
-            If the issues lack a column or are none, a row is not among the samples, or an image
-            can't be read.
+            If the issues lack a column or are empty, a row is not among the samples, or an image
+            cannot be read.
 
         See Also
         --------
@@ -160,7 +160,7 @@ class LabelIssuesDisplay:
         if lacking := [name for name in _COLUMNS if name not in issues]:
             raise ValueError(f"issues lacks {lacking}; pass the table of label_issues.")
         if issues.empty:
-            raise ValueError("issues has no rows, so there is nothing to show.")
+            raise ValueError("issues has no rows, so there is nothing to plot.")
         issues = issues.iloc[:n_rows]
         samples, embeddings = match_rows(samples=as_samples(samples), embeddings=embeddings)
         check_lengths(len(samples), embeddings=embeddings)
@@ -181,7 +181,7 @@ class LabelIssuesDisplay:
         prefer_skip_nested_validation=True,
     )
     def plot(self, *, show=None, n_cols=None, ax=None, contour_kw=None, frame_kw=None):
-        """Draw a tile per row.
+        """Plot a tile for each row.
 
         Parameters
         ----------
@@ -189,14 +189,14 @@ class LabelIssuesDisplay:
             Parts of each tile beside the image: the white outline of the mask, the projection in
             orange, or both. None shows both if there are projections, and the mask otherwise.
         n_cols : int, default=None
-            Tiles side by side. None means up to 4.
+            Number of columns of tiles. None uses up to 4.
         ax : Axes or array-like of Axes, default=None
-            An Axes is divided, best in a figure with ``layout="constrained"``;
+            A single Axes is divided, best in a figure with ``layout="constrained"``;
             an array needs lines of `n_cols` Axes. None opens a figure.
         contour_kw : dict, default=None
-            For the :class:`matplotlib.collections.LineCollection` of outlines.
+            Keywords of the masks' :class:`matplotlib.collections.LineCollection`.
         frame_kw : dict, default=None
-            For the :class:`matplotlib.patches.Rectangle` of all frames.
+            Keywords of the :class:`matplotlib.patches.Rectangle` of all frames.
 
         Returns
         -------
@@ -251,7 +251,7 @@ class LabelIssuesDisplay:
 
 
 def _write_below(ax, issue):
-    """Write the confidence, and the id of the annotation."""
+    """List the lines below a tile: the confidence and the id of the annotation."""
     confidence = issue["confidence"]
     lines = ["not judged" if np.isnan(confidence) else format_number(confidence)]
     if (name := issue.get("annotation_id")) is not None:
@@ -261,18 +261,18 @@ def _write_below(ax, issue):
 
 
 def _find_rows(issues, samples):
-    """Find the positions of rows in a table of samples, by label where it has their labels."""
+    """Find the positions of issues in a table of samples, by label if it has their labels."""
     rows = check_positions(issues["row"], len(samples), "issues['row']")
     if not samples.index.is_unique:
         return rows
     found = samples.index.get_indexer(issues.index)
     if np.array_equal(issues.index, rows):
-        # Positions, or labels that are equal to them.
+        # The index holds positions, or labels that are equal to positions.
         if not np.array_equal(found, rows) and samples.index.isin(range(len(samples))).all():
             raise ValueError(
-                f"The index of samples holds the labels 0 to {len(samples) - 1} in another order "
-                "than positions, and nothing tells which of them the issues mean. Bring the "
-                "samples into the order of the embeddings, and call reset_index(drop=True)."
+                f"The index of samples holds 0 to {len(samples) - 1} in another order, so the "
+                "numbers of the issues may be labels or positions. Sort the samples as the "
+                "embeddings, and call reset_index(drop=True)."
             )
         return rows
     if not (found >= 0).any():

@@ -51,7 +51,7 @@ class LayerComparisonDisplay:
     axes_ : ndarray of shape (n_metrics,) of Axes
         One per metric, from top to bottom.
     figure_ : matplotlib Figure
-        Figure that holds them.
+        Figure of the axes.
 
     See Also
     --------

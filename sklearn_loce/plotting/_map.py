@@ -76,7 +76,7 @@ class ConceptMapDisplay:
     ax_ : matplotlib Axes
         Axes with the map; a unit is as long in both directions.
     figure_ : matplotlib Figure
-        Figure that holds them.
+        Figure of the axes.
 
     See Also
     --------
@@ -148,9 +148,9 @@ class ConceptMapDisplay:
             Axes to plot into; None opens a figure: as wide as a paper's column, or where more than
             24 concepts are named, as its page.
         palette : dict or sequence, default=None
-            Colors of concepts. A dict gives the color of a concept, or of all concepts of a tuple;
-            others take colors that it leaves. A sequence of all concepts there are, also of those
-            without rows here, keeps the color and the marker that each has among all.
+            Colors of concepts. A dict maps a concept, or a tuple of concepts, to a color. Other
+            concepts get unused colors. A sequence lists all concepts of a study: each concept then
+            has the same color and marker in every figure, even if some concepts have no rows.
         n_std : float, default=2.0
             Standard deviations from a Gaussian's mean to its ellipse; within 2 lie 86 % of it.
         legend : bool or "on map", default=True
@@ -372,7 +372,7 @@ class ConceptMapDisplay:
         ValueError
             As of :meth:`from_embeddings`.
         TypeError
-            If the estimator makes no embeddings.
+            If the estimator cannot transform rows.
 
         See Also
         --------

@@ -53,8 +53,8 @@ class OutlierDisplay:
 
     Outliers are crosses among dots, and tiles with a dashed frame and ✗.
 
-    Use :meth:`from_embeddings` or :meth:`from_estimator` to make one; parameters are stored as
-    attributes.
+    It is recommended to use :meth:`from_embeddings` or :meth:`from_estimator`. All parameters are
+    stored as attributes.
 
     Parameters
     ----------
@@ -84,7 +84,7 @@ class OutlierDisplay:
     Attributes
     ----------
     ax_ : matplotlib Axes or None
-        The Axes that was divided; None where an array of Axes was given.
+        Axes that was divided. None if an array of Axes was given.
     chart_ax_ : matplotlib Axes
         Of the scores.
     axes_ : ndarray of shape (n_concepts, n_most + n_least) of Axes
@@ -92,7 +92,7 @@ class OutlierDisplay:
     figure_ : matplotlib Figure
     frames_ : ndarray of shape (n_concepts, n_most + n_least) of Rectangle or None
     outlines_ : list of LineCollection
-        Of masks and projections, tile by tile.
+        Outlines of masks and projections, tile by tile.
 
     See Also
     --------
@@ -161,9 +161,9 @@ class OutlierDisplay:
         X : array-like of shape (n_samples, n_features)
             Embeddings. Rows with NaN, which failed, are left out.
         samples : DataFrame or list of (image, mask) pairs
-            The table of samples that they belong to. Only images of the rows shown are read.
+            Table of samples of the embeddings. Only images of the rows shown are read.
         y : array-like of shape (n_samples,), default=None
-            Concepts. None takes the column ``concept``, if there is one.
+            Concept of each row. None uses the column ``concept`` if the table has one.
         **kwargs : dict
             ``concepts``, ``n_most``, ``n_least``, ``projector``, ``crop`` and ``tile_size`` as of
             :meth:`from_embeddings`, and what :meth:`plot` takes.
@@ -233,9 +233,9 @@ class OutlierDisplay:
         Parameters
         ----------
         embeddings : array-like of shape (n_samples, n_features)
-            Rows with NaN, which failed, are left out.
+            Embeddings. Rows that failed, which hold NaN, are left out.
         samples : DataFrame or list of (image, mask) pairs
-            The table of samples. Only images of the rows shown are read.
+            Table of samples. Only the images of the rows shown are read.
         y : array-like of shape (n_samples,), default=None
             Concepts. None takes the column ``concept``, if there is one; otherwise all rows are of
             one concept.
@@ -374,19 +374,19 @@ class OutlierDisplay:
         Parameters
         ----------
         show : {"mask", "projection", "both"}, default=None
-            What tiles show beside the image: the white outline of the mask, the projection in
-            orange, or both. None means both where there are projections, and the mask elsewhere.
+            Parts of each tile beside the image: the white outline of the mask, the projection in
+            orange, or both. None shows both if there are projections, and the mask otherwise.
         captions : str or list of str, default=None
-            Columns of `table` whose values stand below each tile, one line each, such as
-            ``["annotation_id", "score"]``. None writes none.
+            Columns of `table` to write below each tile, one line each, such as
+            ``["annotation_id", "score"]``.
         ax : Axes or array-like of Axes, default=None
-            An Axes is divided, best in a figure with ``layout="constrained"``;
+            A single Axes is divided, best in a figure with ``layout="constrained"``;
             an array needs one for the scores, and ``n_most + n_least`` more per
             concept. None opens a figure.
         contour_kw : dict, default=None
-            For the :class:`matplotlib.collections.LineCollection` of masks' outlines.
+            Keywords of the masks' :class:`matplotlib.collections.LineCollection`.
         frame_kw : dict, default=None
-            For the :class:`matplotlib.patches.Rectangle` of all frames.
+            Keywords of the :class:`matplotlib.patches.Rectangle` of all frames.
         scatter_kw : dict, default=None
             For ``Axes.scatter`` of the dots and crosses.
 
@@ -398,7 +398,7 @@ class OutlierDisplay:
         ------
         ValueError
             If the number of Axes is wrong, `ax` was divided before, `table` lacks a column, or
-            `show` needs projections that there are not.
+            `show` needs projections and no tile has one.
 
         See Also
         --------

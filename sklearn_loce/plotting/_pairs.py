@@ -37,7 +37,7 @@ class SeparationDisplay(HeatMap):
     ax_ : matplotlib Axes
         Axes with the heat map.
     figure_ : matplotlib Figure
-        Figure that holds them.
+        Figure of the axes.
 
     See Also
     --------
@@ -79,12 +79,12 @@ class SeparationDisplay(HeatMap):
         Parameters
         ----------
         estimator : estimator
-            Fitted :class:`~sklearn_loce.LoCETransformer`, other transformer, or Pipeline; of one
-            that ends in a clusterer, what stands before it.
+            Fitted :class:`~sklearn_loce.LoCETransformer`, other transformer, or Pipeline. The
+            final clusterer of a Pipeline is skipped.
         X : DataFrame or array-like
             Rows as the estimator takes them.
         y : array-like of shape (n_samples,)
-            Concept of each row; at least two concepts.
+            Concept of each row. At least two concepts are needed.
         metric : str or callable, default="euclidean"
             Metric of the distances.
         quantile : float in [0, 1), default=0.0
@@ -99,9 +99,9 @@ class SeparationDisplay(HeatMap):
         Raises
         ------
         ValueError
-            If no row or only one concept is left, or X and y do not fit.
+            If fewer than two concepts have finite rows, or X and y do not match.
         TypeError
-            If the estimator makes no embeddings.
+            If the estimator cannot transform rows.
 
         See Also
         --------
@@ -129,7 +129,7 @@ class SeparationDisplay(HeatMap):
         X : array-like of shape (n_samples, n_features)
             Embeddings. Rows that are not finite are left out, and counted in `n_failed`.
         y : array-like of shape (n_samples,)
-            Concept of each row; at least two concepts.
+            Concept of each row. At least two concepts are needed.
         metric : str or callable, default="euclidean"
             Metric of the distances.
         quantile : float in [0, 1), default=0.0
@@ -144,7 +144,7 @@ class SeparationDisplay(HeatMap):
         Raises
         ------
         ValueError
-            If no row or only one concept is left, or X and y do not fit.
+            If fewer than two concepts have finite rows, or X and y do not match.
 
         See Also
         --------
@@ -196,7 +196,7 @@ class OverlapDisplay(HeatMap):
     ax_ : matplotlib Axes
         Axes with the heat map.
     figure_ : matplotlib Figure
-        Figure that holds them.
+        Figure of the axes.
 
     See Also
     --------
@@ -241,12 +241,12 @@ class OverlapDisplay(HeatMap):
         Parameters
         ----------
         estimator : estimator
-            Fitted :class:`~sklearn_loce.LoCETransformer`, other transformer, or Pipeline; of one
-            that ends in a clusterer, what stands before it.
+            Fitted :class:`~sklearn_loce.LoCETransformer`, other transformer, or Pipeline. The
+            final clusterer of a Pipeline is skipped.
         X : DataFrame or array-like
             Rows as the estimator takes them.
         y : array-like of shape (n_samples,)
-            Concept of each row; at least two concepts.
+            Concept of each row. At least two concepts are needed.
         metric : str or callable, default="euclidean"
             Metric of the distances.
         **kwargs : dict
@@ -259,9 +259,9 @@ class OverlapDisplay(HeatMap):
         Raises
         ------
         ValueError
-            If no row or only one concept is left, or X and y do not fit.
+            If fewer than two concepts have finite rows, or X and y do not match.
         TypeError
-            If the estimator makes no embeddings.
+            If the estimator cannot transform rows.
 
         See Also
         --------
@@ -289,7 +289,7 @@ class OverlapDisplay(HeatMap):
         X : array-like of shape (n_samples, n_features)
             Embeddings. Rows that are not finite are left out, and counted in `n_failed`.
         y : array-like of shape (n_samples,)
-            Concept of each row; at least two concepts.
+            Concept of each row. At least two concepts are needed.
         metric : str or callable, default="euclidean"
             Metric of the distances.
         **kwargs : dict
@@ -302,7 +302,7 @@ class OverlapDisplay(HeatMap):
         Raises
         ------
         ValueError
-            If no row or only one concept is left, or X and y do not fit.
+            If fewer than two concepts have finite rows, or X and y do not match.
 
         See Also
         --------
@@ -354,7 +354,7 @@ class CentroidDistanceDisplay(HeatMap):
     ax_ : matplotlib Axes
         Axes with the heat map.
     figure_ : matplotlib Figure
-        Figure that holds them.
+        Figure of the axes.
 
     See Also
     --------
@@ -394,14 +394,14 @@ class CentroidDistanceDisplay(HeatMap):
         Parameters
         ----------
         estimator : estimator
-            Fitted :class:`~sklearn_loce.LoCETransformer`, other transformer, or Pipeline; of one
-            that ends in a clusterer, what stands before it.
+            Fitted :class:`~sklearn_loce.LoCETransformer`, other transformer, or Pipeline. The
+            final clusterer of a Pipeline is skipped.
         X : DataFrame or array-like
             Rows as the estimator takes them.
         y : array-like of shape (n_samples,)
             Concept of each row.
         metric : str or callable, default="cosine"
-            As of :func:`sklearn.metrics.pairwise_distances`.
+            Metric, as in :func:`sklearn.metrics.pairwise_distances`.
         **kwargs : dict
             Passed to :meth:`plot`.
 
@@ -412,9 +412,9 @@ class CentroidDistanceDisplay(HeatMap):
         Raises
         ------
         ValueError
-            If no row is left, or X and y do not fit.
+            If no row is finite, or X and y do not match.
         TypeError
-            If the estimator makes no embeddings.
+            If the estimator cannot transform rows.
 
         See Also
         --------
@@ -444,7 +444,7 @@ class CentroidDistanceDisplay(HeatMap):
         y : array-like of shape (n_samples,)
             Concept of each row.
         metric : str or callable, default="cosine"
-            As of :func:`sklearn.metrics.pairwise_distances`.
+            Metric, as in :func:`sklearn.metrics.pairwise_distances`.
         **kwargs : dict
             Passed to :meth:`plot`.
 
@@ -455,7 +455,7 @@ class CentroidDistanceDisplay(HeatMap):
         Raises
         ------
         ValueError
-            If no row is left, or X and y do not fit.
+            If no row is finite, or X and y do not match.
 
         See Also
         --------

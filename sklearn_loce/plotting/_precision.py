@@ -55,7 +55,7 @@ class PrecisionAtKDisplay:
     ax_ : matplotlib Axes
         Axes with the curves.
     figure_ : matplotlib Figure
-        Figure that holds them.
+        Figure of the axes.
 
     See Also
     --------
@@ -107,7 +107,7 @@ class PrecisionAtKDisplay:
         Parameters
         ----------
         ax : matplotlib Axes, default=None
-            Axes to plot into; None opens a figure.
+            Axes to plot into. None opens a figure.
         palette : dict or sequence, default=None
             Colors of the curves. A dict gives the color of a concept, or of all concepts of a
             tuple; others take colors that it leaves. A sequence of all concepts there are keeps the
@@ -246,8 +246,8 @@ class PrecisionAtKDisplay:
         Parameters
         ----------
         estimator : estimator
-            Fitted :class:`~sklearn_loce.LoCETransformer`, other transformer, or Pipeline; of one
-            that ends in a clusterer, what stands before it.
+            Fitted :class:`~sklearn_loce.LoCETransformer`, other transformer, or Pipeline. The
+            final clusterer of a Pipeline is skipped.
         X : DataFrame or array-like
             Rows as the estimator takes them.
         y : array-like of shape (n_samples,)
@@ -271,7 +271,7 @@ class PrecisionAtKDisplay:
         ValueError
             If a k is not below the number of finite rows, or X and y do not fit.
         TypeError
-            If the estimator makes no embeddings.
+            If the estimator cannot transform rows.
 
         See Also
         --------

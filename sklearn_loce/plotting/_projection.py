@@ -27,7 +27,7 @@ _ERRORS = {"hit": "#56B4E9", "missed": "#D55E00", "spilled": "#F0E442"}
 class ProjectionDisplay:
     """Images with the outlines of their masks, and what vectors redraw of them.
 
-    Use :meth:`from_estimator` to make one; parameters are stored as attributes.
+    It is recommended to use :meth:`from_estimator`. All parameters are stored as attributes.
 
     Parameters
     ----------
@@ -52,7 +52,7 @@ class ProjectionDisplay:
     Attributes
     ----------
     ax_ : matplotlib Axes or None
-        The Axes that was divided; None where an array of Axes was given.
+        Axes that was divided. None if an array of Axes was given.
     axes_ : ndarray of shape (n_lines, n_cols) of Axes
         Images in the even lines, and each one's projection below it.
     figure_ : matplotlib Figure
@@ -120,7 +120,7 @@ class ProjectionDisplay:
             Fitted. A segmenter draws each row with its concept's vector, by the column
             ``concept``.
         X : DataFrame or list of (image, mask) pairs
-            The table of samples. Only images of the rows shown are read.
+            Table of samples. Only the images of the rows shown are read.
         embeddings : array-like of shape (n_samples, n_features), default=None
             One vector per row of X, such as LoCEs or centroids. None optimizes LoCEs.
         y : array-like of shape (n_samples,), default=None
@@ -130,11 +130,11 @@ class ProjectionDisplay:
         layer : str or Joined, default=None
             Which layer to project; may be left out where there is one.
         crop : bool, default=False
-            Whether only the surroundings of the mask are shown.
+            Whether to show only the surroundings of the mask.
         tile_size : int, default=256
-            Longest side of the stored thumbnails in pixels.
+            Length of the longer side of stored thumbnails, in pixels.
         **plot_kw : dict
-            For :meth:`plot`.
+            Passed to :meth:`plot`.
 
         Returns
         -------
@@ -232,11 +232,11 @@ class ProjectionDisplay:
             Columns of `table` whose values stand below each projection, one line each, such as
             ``["annotation_id", "score"]``. None writes none.
         ax : Axes or array-like of Axes, default=None
-            An Axes is divided, best in a figure with ``layout="constrained"``;
+            A single Axes is divided, best in a figure with ``layout="constrained"``;
             an array needs two lines for every `n_cols` rows. None opens a
             figure.
         contour_kw : dict, default=None
-            For the :class:`matplotlib.collections.LineCollection` of outlines.
+            Keywords of the masks' :class:`matplotlib.collections.LineCollection`.
         level_kw : dict, default=None
             For that of the threshold.
         image_kw : dict, default=None

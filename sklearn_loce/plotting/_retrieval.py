@@ -40,8 +40,8 @@ class RetrievalDisplay:
     A near match is right where it shows the query's concept: solid frame and ✓. One that is wrong
     has a dashed frame in another color and ✗. Far rows, which should show others, have no frame.
 
-    Use :meth:`from_embeddings` or :meth:`from_estimator` to make one; parameters are stored as
-    attributes.
+    It is recommended to use :meth:`from_embeddings` or :meth:`from_estimator`. All parameters are
+    stored as attributes.
 
     Parameters
     ----------
@@ -70,13 +70,13 @@ class RetrievalDisplay:
     Attributes
     ----------
     ax_ : matplotlib Axes or None
-        The Axes that was divided; None where an array of Axes was given.
+        Axes that was divided. None if an array of Axes was given.
     axes_ : ndarray of shape (n_queries, 1 + n_best + n_worst) of Axes
         The query first.
     figure_ : matplotlib Figure
     frames_ : ndarray of shape (n_queries, 1 + n_best + n_worst) of Rectangle or None
     outlines_ : list of LineCollection
-        Of masks and projections, tile by tile.
+        Outlines of masks and projections, tile by tile.
 
     See Also
     --------
@@ -147,7 +147,7 @@ class RetrievalDisplay:
         X : DataFrame or list of (image, mask) pairs
             The table of samples.
         y : array-like of shape (n_samples,), default=None
-            Concepts. None takes the column ``concept``, if there is one.
+            Concept of each row. None uses the column ``concept`` if the table has one.
         groups : array-like of shape (n_samples,) or (n_samples, n_columns), default=None
             Image or video sequence of each row; see :meth:`from_embeddings`.
         **kwargs : dict
@@ -239,9 +239,9 @@ class RetrievalDisplay:
         embeddings : array-like of shape (n_samples, n_features)
             Rows with NaN, which failed, are no matches.
         samples : DataFrame or list of (image, mask) pairs
-            The table of samples. Only images of the rows shown are read.
+            Table of samples. Only the images of the rows shown are read.
         y : array-like of shape (n_samples,), default=None
-            Concepts. None takes the column ``concept``, if there is one.
+            Concept of each row. None uses the column ``concept`` if the table has one.
         queries : int, array-like of int or DataFrame
             Positions of the queries; or a table of samples of their own, which are no matches.
             Their concepts are its column ``concept``; without it, no match is right or wrong.
@@ -259,14 +259,14 @@ class RetrievalDisplay:
         exclude : float or callable, default=None
             Which rows are left out instead, as of that function.
         projector : LoCETransformer, ConceptSegmenter or Net2VecSegmenter, default=None
-            Fitted. It draws the projections that tiles show: a transformer projects `embeddings`
-            and has one layer, a segmenter has vectors of its own. None draws none.
+            Fitted estimator that computes the projections of the tiles. A transformer of one layer
+            projects `embeddings`; a segmenter uses its own vectors. None shows no projections.
         crop : bool, default=False
-            Whether only the surroundings of the mask are shown.
+            Whether to show only the surroundings of the mask.
         tile_size : int, default=256
-            Longest side of the stored thumbnails in pixels.
+            Length of the longer side of stored thumbnails, in pixels.
         **plot_kw : dict
-            For :meth:`plot`.
+            Passed to :meth:`plot`.
 
         Returns
         -------
@@ -340,19 +340,19 @@ class RetrievalDisplay:
         Parameters
         ----------
         show : {"mask", "projection", "both"}, default=None
-            What tiles show beside the image: the white outline of the mask, the projection in
-            orange, or both. None means both where there are projections, and the mask elsewhere.
+            Parts of each tile beside the image: the white outline of the mask, the projection in
+            orange, or both. None shows both if there are projections, and the mask otherwise.
         captions : str or list of str, default=None
-            Columns of `table` whose values stand below each tile, one line each, such as
-            ``["annotation_id", "score"]``. None writes none.
+            Columns of `table` to write below each tile, one line each, such as
+            ``["annotation_id", "score"]``.
         ax : Axes or array-like of Axes, default=None
-            An Axes is divided, best in a figure with ``layout="constrained"``;
+            A single Axes is divided, best in a figure with ``layout="constrained"``;
             an array needs ``1 + n_best + n_worst`` Axes per query. None opens
             a figure.
         contour_kw : dict, default=None
-            For the :class:`matplotlib.collections.LineCollection` of masks' outlines.
+            Keywords of the masks' :class:`matplotlib.collections.LineCollection`.
         frame_kw : dict, default=None
-            For the :class:`matplotlib.patches.Rectangle` of all frames.
+            Keywords of the :class:`matplotlib.patches.Rectangle` of all frames.
 
         Returns
         -------
@@ -362,7 +362,7 @@ class RetrievalDisplay:
         ------
         ValueError
             If the number of Axes is wrong, `ax` was divided before, `table` lacks a column, or
-            `show` needs projections that there are not.
+            `show` needs projections and no tile has one.
 
         See Also
         --------

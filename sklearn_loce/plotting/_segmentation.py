@@ -22,7 +22,7 @@ _TINT_SHARE = 0.65
 class SegmentationDisplay:
     """Images, and below each what a segmenter draws on it, in one color per concept.
 
-    Use :meth:`from_estimator` to make one; parameters are stored as attributes.
+    It is recommended to use :meth:`from_estimator`. All parameters are stored as attributes.
 
     Parameters
     ----------
@@ -38,7 +38,7 @@ class SegmentationDisplay:
     Attributes
     ----------
     ax_ : matplotlib Axes or None
-        The Axes that was divided; None where an array of Axes was given.
+        Axes that was divided. None if an array of Axes was given.
     axes_ : ndarray of shape (n_lines, n_cols) of Axes
         Images in the even lines, and what is drawn on each below it.
     figure_ : matplotlib Figure
@@ -85,9 +85,9 @@ class SegmentationDisplay:
         concepts : array-like, default=None
             Concepts to draw, 26 at most, for which there are colors; None means all.
         tile_size : int, default=256
-            Longest side of the stored thumbnails in pixels.
+            Length of the longer side of stored thumbnails, in pixels.
         **plot_kw : dict
-            For :meth:`plot`.
+            Passed to :meth:`plot`.
 
         Returns
         -------
