@@ -168,7 +168,7 @@ class HeatMap:
         return matrix
 
     def _mask(self, matrix):
-        """Order the matrix, and mask NaN, the diagonal and the upper triangle if it is symmetric."""
+        """Order the matrix; mask NaN, the diagonal and, if it is symmetric, the upper triangle."""
         matrix = matrix[np.ix_(self.order_, self.order_)]
         hidden = (
             np.triu(np.ones(matrix.shape, dtype=bool)) if self._symmetric else np.eye(*matrix.shape)

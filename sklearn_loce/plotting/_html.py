@@ -148,9 +148,8 @@ def to_html(
     FileNotFoundError
         If the folder of `path`, an image or a mask file does not exist.
     ValueError
-        If lengths or indexes differ, no row is finite, UMAP or PCA has too few rows or features, all
-        rows are equal, a column is missing or cannot be written as text, or an image or a mask
-        cannot be read.
+        If lengths or indexes differ, no row is finite, all rows are equal or too few for UMAP or
+        PCA, a column is missing or cannot be written as text, or an image or a mask cannot be read.
 
     See Also
     --------
@@ -160,8 +159,8 @@ def to_html(
 
     Notes
     -----
-    The file contains all scripts and pictures. Its security policy prevents the browser from running
-    or loading anything else. Texts of the table are shown as text, never as HTML.
+    The file contains all scripts and pictures. Its security policy forbids everything else. Texts of
+    the table are shown as text, never as HTML.
 
     Examples
     --------
@@ -258,8 +257,8 @@ def _placed_rows(embeddings, coordinates):
         finite &= np.isfinite(coordinates).all(axis=1)
     if not finite.any():
         raise ValueError(
-            f"None of the {len(embeddings)} rows is finite: LoCEs of empty masks, for example, hold "
-            "NaN."
+            f"None of the {len(embeddings)} rows is finite. LoCEs of empty masks, for example, "
+            "hold NaN."
         )
     return np.flatnonzero(finite)
 
@@ -308,7 +307,7 @@ def _visible(text):
 
 
 def _describe_groups(labels):
-    """Encode labels as codes, names and styles; blank names are replaced, as they label controls."""
+    """Encode labels as codes, names and styles. Blank names, which label controls, are replaced."""
     codes, names = pd.factorize(np.asarray(labels), sort=True, use_na_sentinel=False)
     return {
         "codes": codes.tolist(),

@@ -12,8 +12,8 @@ import numpy as np
 
 from ._style import concept_styles
 
-# Bokeh's names of Matplotlib's markers, each with the size at which it looks as large as the others.
-# Bokeh has no filled cross, no sideways triangles and no thin diamond; other shapes replace these.
+# Bokeh's names of Matplotlib's markers, with sizes at which all look equally large. Bokeh has no
+# filled cross, no sideways triangles and no thin diamond; other shapes replace these.
 BOKEH_MARKERS = {
     "o": ("circle", 8),
     "s": ("square", 7.5),
