@@ -159,8 +159,8 @@ def to_html(
 
     Notes
     -----
-    The file contains all scripts and pictures. Its security policy forbids everything else. Texts of
-    the table are shown as text, never as HTML.
+    The file contains all scripts and pictures. Its security policy forbids to load anything else.
+    Texts of the table are shown as text, never as HTML.
 
     Examples
     --------

@@ -116,8 +116,8 @@ def check_coordinates(coordinates, n_samples):
     coordinates = check_array(coordinates, dtype=np.float64, input_name="coordinates")
     if coordinates.shape != (n_samples, 2):
         raise ValueError(
-            f"The map has coordinates of shape {coordinates.shape}, but needs ({n_samples}, 2): two "
-            "per row."
+            f"The map has coordinates of shape {coordinates.shape}, but needs two per row, "
+            f"({n_samples}, 2)."
         )
     return coordinates
 

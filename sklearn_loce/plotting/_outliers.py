@@ -237,8 +237,8 @@ class OutlierDisplay:
         samples : DataFrame or list of (image, mask) pairs
             Table of samples. Only the images of the rows shown are read.
         y : array-like of shape (n_samples,), default=None
-            Concept of each row. None uses the column ``concept`` if the table has one; otherwise all
-            rows have one concept.
+            Concept of each row. None uses the column ``concept`` if the table has one, and one
+            concept for all rows otherwise.
         metric : str or callable, default="cosine"
             As in :class:`~sklearn_loce.outliers.ConceptOutlierDetector`.
         contamination : float in (0, 0.5], default=0.05

@@ -1,4 +1,4 @@
-"""Displays of what there is between every two concepts."""
+"""Displays of values of pairs of concepts."""
 
 import numpy as np
 from sklearn.metrics import pairwise_distances
@@ -9,7 +9,7 @@ from ._rows import embed, finite_rows
 
 
 class SeparationDisplay(HeatMap):
-    """Heat map of how far apart every two concepts lie.
+    """Heat map of the separation of every two concepts.
 
     It is recommended to use :meth:`from_estimator` or :meth:`from_embeddings`. All parameters are
     stored as attributes.
@@ -26,14 +26,14 @@ class SeparationDisplay(HeatMap):
     Attributes
     ----------
     im_ : matplotlib AxesImage
-        The heat map, below the diagonal.
+        Heat map below the diagonal.
     text_ : ndarray of shape (n_concepts, n_concepts), dtype=matplotlib Text, or None
-        The values off the diagonal, each for both orders of its concepts; None where they have no
-        room, or were not asked for.
+        Values off the diagonal, each for both orders of its concepts. None if they do not fit or
+        were not requested.
     colorbar_ : matplotlib Colorbar or None
-        The scale.
+        Scale of the colors.
     order_ : ndarray of shape (n_concepts,), dtype int
-        Concepts from left to right and from top to bottom.
+        Positions of the concepts from left to right and from top to bottom.
     ax_ : matplotlib Axes
         Axes with the heat map.
     figure_ : matplotlib Figure
@@ -41,13 +41,13 @@ class SeparationDisplay(HeatMap):
 
     See Also
     --------
-    OverlapDisplay : How entangled concepts are, in both directions.
-    CentroidDistanceDisplay : How far apart their means lie.
-    sklearn_loce.metrics.confused_concepts : The pairs ranked, as a table.
+    OverlapDisplay : Overlap of concepts, in both directions.
+    CentroidDistanceDisplay : Distances of the centroids of concepts.
+    sklearn_loce.metrics.confused_concepts : Ranked pairs, as a table.
 
     Notes
     -----
-    The separation matrix of Mikriukov, Schwalbe and Bade (IJCV 2025).
+    Mikriukov, Schwalbe and Bade (IJCV 2025) define this matrix.
 
     Examples
     --------
@@ -74,7 +74,7 @@ class SeparationDisplay(HeatMap):
 
     @classmethod
     def from_estimator(cls, estimator, X, y, *, metric="euclidean", quantile=0.0, **kwargs):
-        """Transform rows, and plot the separation of their concepts.
+        """Transform rows and plot the separation of their concepts.
 
         Parameters
         ----------
@@ -122,7 +122,7 @@ class SeparationDisplay(HeatMap):
 
     @classmethod
     def from_embeddings(cls, X, y, *, metric="euclidean", quantile=0.0, **kwargs):
-        """Plot the separation of concepts in given embeddings.
+        """Plot the separation of concepts from embeddings.
 
         Parameters
         ----------
@@ -166,7 +166,7 @@ class SeparationDisplay(HeatMap):
 
 
 class OverlapDisplay(HeatMap):
-    """Heat map of the share of each concept's rows that lie closer to another concept.
+    """Heat map of the share of rows of each concept that are closer to another concept.
 
     It is recommended to use :meth:`from_estimator` or :meth:`from_embeddings`. All parameters are
     stored as attributes.
@@ -184,15 +184,14 @@ class OverlapDisplay(HeatMap):
     Attributes
     ----------
     im_ : matplotlib AxesImage
-        The heat map, with the diagonal masked, and NaN too: a concept with a single row. Its scale
-        goes from 0 to the largest value; pass ``im_kw={"vmax": 1}`` to compare layers.
+        Heat map without the diagonal. Concepts with a single row have NaN, which is gray. Colors
+        range from 0 to the largest value; pass ``im_kw={"vmax": 1}`` to compare layers.
     text_ : ndarray of shape (n_concepts, n_concepts), dtype=matplotlib Text, or None
-        The values off the diagonal, a dash for NaN; None where they have no room, or were not
-        asked for.
+        Values off the diagonal, a dash for NaN. None if they do not fit or were not requested.
     colorbar_ : matplotlib Colorbar or None
-        The scale.
+        Scale of the colors.
     order_ : ndarray of shape (n_concepts,), dtype int
-        Concepts from left to right and from top to bottom.
+        Positions of the concepts from left to right and from top to bottom.
     ax_ : matplotlib Axes
         Axes with the heat map.
     figure_ : matplotlib Figure
@@ -200,12 +199,12 @@ class OverlapDisplay(HeatMap):
 
     See Also
     --------
-    SeparationDisplay : How far apart concepts lie.
-    sklearn_loce.metrics.confused_concepts : The pairs ranked, as a table.
+    SeparationDisplay : Separation of concepts.
+    sklearn_loce.metrics.confused_concepts : Ranked pairs, as a table.
 
     Notes
     -----
-    The overlap ratio ("A poisoned by B") of Mikriukov, Schwalbe and Bade (IJCV 2025).
+    Mikriukov, Schwalbe and Bade (IJCV 2025) define this ratio ("A poisoned by B").
 
     Examples
     --------
@@ -236,7 +235,7 @@ class OverlapDisplay(HeatMap):
 
     @classmethod
     def from_estimator(cls, estimator, X, y, *, metric="euclidean", **kwargs):
-        """Transform rows, and plot the overlap of their concepts.
+        """Transform rows and plot the overlap of their concepts.
 
         Parameters
         ----------
@@ -282,7 +281,7 @@ class OverlapDisplay(HeatMap):
 
     @classmethod
     def from_embeddings(cls, X, y, *, metric="euclidean", **kwargs):
-        """Plot the overlap of concepts in given embeddings.
+        """Plot the overlap of concepts from embeddings.
 
         Parameters
         ----------
@@ -326,7 +325,7 @@ class OverlapDisplay(HeatMap):
 class CentroidDistanceDisplay(HeatMap):
     """Heat map of the distances between the centroids of concepts.
 
-    With ``tree=True``, it is a clustermap: the tree of these distances stands above it.
+    With ``tree=True``, it is a clustermap, with the tree of these distances above it.
 
     It is recommended to use :meth:`from_estimator` or :meth:`from_embeddings`. All parameters are
     stored as attributes.
@@ -343,14 +342,14 @@ class CentroidDistanceDisplay(HeatMap):
     Attributes
     ----------
     im_ : matplotlib AxesImage
-        The heat map, below the diagonal.
+        Heat map below the diagonal.
     text_ : ndarray of shape (n_concepts, n_concepts), dtype=matplotlib Text, or None
-        The values off the diagonal, each for both orders of its concepts; None where they have no
-        room, or were not asked for.
+        Values off the diagonal, each for both orders of its concepts. None if they do not fit or
+        were not requested.
     colorbar_ : matplotlib Colorbar or None
-        The scale.
+        Scale of the colors.
     order_ : ndarray of shape (n_concepts,), dtype int
-        Concepts from left to right and from top to bottom.
+        Positions of the concepts from left to right and from top to bottom.
     ax_ : matplotlib Axes
         Axes with the heat map.
     figure_ : matplotlib Figure
@@ -358,8 +357,8 @@ class CentroidDistanceDisplay(HeatMap):
 
     See Also
     --------
-    SeparationDisplay : How far apart concepts lie for the spread of their rows.
-    DendrogramDisplay : The tree of all rows.
+    SeparationDisplay : Separation of concepts, which takes the spread of rows into account.
+    DendrogramDisplay : Tree of all rows.
 
     Examples
     --------
@@ -389,7 +388,7 @@ class CentroidDistanceDisplay(HeatMap):
 
     @classmethod
     def from_estimator(cls, estimator, X, y, *, metric="cosine", **kwargs):
-        """Transform rows, and plot the distances of their concepts' centroids.
+        """Transform rows and plot the distances of the centroids of their concepts.
 
         Parameters
         ----------
@@ -435,7 +434,7 @@ class CentroidDistanceDisplay(HeatMap):
 
     @classmethod
     def from_embeddings(cls, X, y, *, metric="cosine", **kwargs):
-        """Plot the distances of the centroids of concepts in given embeddings.
+        """Plot the distances of the centroids of concepts from embeddings.
 
         Parameters
         ----------
