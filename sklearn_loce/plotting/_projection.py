@@ -116,7 +116,7 @@ class ProjectionDisplay:
         Parameters
         ----------
         estimator : LoCETransformer, ConceptSegmenter or Net2VecSegmenter
-            Fitted estimator. A segmenter uses the vector of the concept of each row, from the column
+            Fitted estimator. A segmenter uses the vector of each row's concept, in the column
             ``concept``.
         X : DataFrame or list of (image, mask) pairs
             Table of samples. Only the images of the rows shown are read.
@@ -288,7 +288,7 @@ class ProjectionDisplay:
         return self
 
     def _plot_row(self, i, image_ax, projection_ax, kind, contour_kw, level_kw, image_kw):
-        """Draw the image and the projection of a row, and return the map of probabilities if any."""
+        """Draw the image and the projection of a row, and return a map of probabilities or None."""
         from matplotlib.collections import LineCollection
 
         show_tile(image_ax, self.images[i])

@@ -142,7 +142,7 @@ class RetrievalDisplay:
         Parameters
         ----------
         estimator : transformer
-            Fitted transformer, such as a ``LoCETransformer`` or a ``Pipeline`` that starts with one.
+            Fitted transformer, such as a ``LoCETransformer``, or a ``Pipeline`` with one.
         X : DataFrame or list of (image, mask) pairs
             Table of samples.
         y : array-like of shape (n_samples,), default=None
@@ -274,8 +274,8 @@ class RetrievalDisplay:
         Raises
         ------
         ValueError, TypeError, FileNotFoundError
-            If lengths or indexes differ, a query is out of range or failed, a table of queries lacks
-            embeddings or groups, there are too few rows, or an image cannot be read.
+            If lengths or indexes differ, a query is out of range or failed, a table of queries has
+            no embeddings or groups, there are too few rows, or an image cannot be read.
 
         See Also
         --------

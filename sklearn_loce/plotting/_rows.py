@@ -91,8 +91,8 @@ def finite_rows(X, y=None):
     Raises
     ------
     ValueError
-        If lengths differ, rows cannot be matched, labels are missing or of mixed types, or no row is
-        finite.
+        If lengths differ, rows cannot be matched, labels are missing or of mixed types, or no row
+        is finite.
 
     Examples
     --------

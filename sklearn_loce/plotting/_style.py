@@ -33,9 +33,9 @@ PAPER_STYLE = {
     "savefig.dpi": 300,
 }
 
-# The colors of Okabe and Ito without yellow, which is invisible on white, and with dark gray instead
-# of black; then three colors that color-blind readers can distinguish from these and from each other;
-# then those colors of colorcet's "glasbey_dark", in its order, that differ enough from all others.
+# The colors of Okabe and Ito, without yellow, which is invisible on white, and with dark gray instead
+# of black. Then three colors that color-blind readers can distinguish from these. Then the colors of
+# colorcet's "glasbey_dark", in its order, that differ enough from all before.
 COLOURS = (
     *("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#333333"),
     *("#AA2266", "#2222AA", "#8C564B"),
@@ -61,8 +61,8 @@ _CONTRAST = 3  # that WCAG 2 requires of graphics
 def concept_styles(names, palette=None):
     """Assign a color and a marker to every concept.
 
-    The first 26 concepts have distinct colors, and the first eleven have distinct markers. The first
-    286 concepts have distinct pairs of color and marker.
+    The first 26 concepts have distinct colors, and the first eleven have distinct markers. The
+    first 286 concepts have distinct pairs of color and marker.
 
     Parameters
     ----------
@@ -88,8 +88,8 @@ def concept_styles(names, palette=None):
 
     Notes
     -----
-    Seven colors are those of M. Okabe and K. Ito, "Color Universal Design", 2008. Sixteen colors are
-    those of "glasbey_dark" of colorcet 3.2, after C. Glasbey et al., "Colour displays for
+    Seven colors are those of M. Okabe and K. Ito, "Color Universal Design", 2008. Sixteen colors
+    are those of "glasbey_dark" of colorcet 3.2, after C. Glasbey et al., "Colour displays for
     categorical images", Color Research and Application, 2007.
 
     Examples

@@ -21,8 +21,8 @@ def link_positions(linkage_matrix):
 
     Notes
     -----
-    The function `dendrogram` of SciPy is recursive, and fails on the deep trees of single linkage on
-    a thousand rows.
+    The function `dendrogram` of SciPy is recursive. It fails on deep trees, such as those of single
+    linkage on a thousand rows.
 
     Examples
     --------

@@ -1,9 +1,9 @@
-// What columns do: they color points, filter them, and are searched.
+// Columns of the table: colors, filters and search.
 "use strict";
 
 // ---- Colors ----
 
-let colored = fields[0]; // the column that gives colors
+let colored = fields[0]; // the column of the colors
 const PLAIN = { marker: "circle", size: 8 };
 
 const boundsOf = (field) => (field.bounds ??= extent(field.values.filter((value) => value !== null)));
@@ -11,9 +11,9 @@ const short = (value) => String(Number(value.toPrecision(3)));
 
 // ---- Colors on light and on dark pages ----
 
-let ground = "#ffffff"; // below the marks
-const lightened = new Map(); // colors on this ground, by those of the palette
-const LEAST_CONTRAST = 3; // of WCAG 2, for what is no text
+let ground = "#ffffff"; // background of the marks
+const lightened = new Map(); // colors on this background, by color of the palette
+const LEAST_CONTRAST = 3; // of WCAG 2, for graphics
 
 const channels = (color) => [1, 3, 5].map((k) => parseInt(color.slice(k, k + 2), 16));
 
@@ -28,7 +28,7 @@ function contrast(first, second) {
   return (high + 0.05) / (low + 0.05);
 }
 
-// Dark colors become lighter on a dark ground until they are visible.
+// Lighten dark colors on a dark background until they are visible.
 function visible(color) {
   if (luminance(ground) > 0.5) return color;
   if (!lightened.has(color)) lightened.set(color, lighten(color));
@@ -64,7 +64,7 @@ function extent(values) {
   return [low, high];
 }
 
-// The marks in the lists are those of the map: only the column that colors has any.
+// Only the list of the column of the colors shows marks, which are those of the map.
 function showMarks() {
   for (const field of fields) field.filter.showMarks(field === colored);
   colored.box.open = true;
@@ -81,10 +81,10 @@ function showMarks() {
 
 const MOST_CHOICES = 200;
 
-// Numbers in texts sort by value: "concept 2" before "concept 10".
+// Sort numbers in texts by value: "concept 2" before "concept 10".
 const { compare } = new Intl.Collator("en", { numeric: true });
 
-// A list of choices, for a column of not too many texts.
+// A list of choices, for columns with few different texts.
 function listFilter(field) {
   const counts = new Array(field.names.length).fill(0), hidden = new Set();
   for (const code of field.codes) counts[code] += 1;
@@ -122,7 +122,7 @@ function listFilter(field) {
   };
 }
 
-// A text that must occur, for a column of many texts.
+// A search field, for columns with many different texts.
 function textFilter(field) {
   const input = element("input", { type: "search", "aria-label": `${field.name} contains`,
     placeholder: "contains", autocomplete: "off", spellcheck: "false", oninput: () => applyFilters() });
@@ -145,7 +145,7 @@ function textFilter(field) {
 
 const N_BARS = 25;
 
-// A range, for a column of numbers. Rows without a number are shown where the range is the whole.
+// A range, for columns of numbers. Rows without a number pass only the whole range.
 function rangeFilter(field) {
   const [least, most] = boundsOf(field), isWhole = field.values.every((v) => v === null || Number.isInteger(v));
   const n = isWhole && most > least ? Math.min(most - least, 10000) : 100;
@@ -168,7 +168,7 @@ function rangeFilter(field) {
     const ends = [Number(from.value), Number(to.value)];
     [low, high] = ends.map(valueAt);
     isAll = ends[0] === 0 && ends[1] === n;
-    // Where both ends meet, the one that has room to move lies on top.
+    // If both ends meet, the end that can move lies on top.
     from.style.zIndex = ends[0] > n / 2 ? 1 : 0;
     bars.forEach((bar, k) => {
       const middle = ((k + 0.5) / N_BARS) * n;
@@ -224,7 +224,7 @@ function applyFilters() {
 
 const lowerTexts = (field) => field.names.map((name) => name.toLowerCase());
 
-// The rows of which a text is, or where there is none, holds what is searched for.
+// Find the rows with a text equal to the query or, if there are none, with a text that contains it.
 function search() {
   const query = byId("query").value.trim().toLowerCase();
   if (!query) return [];
