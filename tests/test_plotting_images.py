@@ -109,7 +109,7 @@ def test_segmenters_draw_by_concept_and_with_their_threshold():
     display = ProjectionDisplay.from_estimator(segmenter, X, rows=[1, 2], kind="mask")
     np.testing.assert_allclose(display.iou, segmenter.evaluate(X)["iou"].iloc[[1, 2]])
     assert display.threshold == 0.3
-    with pytest.raises(ValueError, match="vectors of its own"):
+    with pytest.raises(ValueError, match="its own vectors"):
         ProjectionDisplay.from_estimator(segmenter, X, np.zeros((len(X), 3)))
 
 
@@ -233,7 +233,7 @@ def test_wrong_projections_are_refused(samples, projector, how, error, message):
 
 
 def test_what_can_not_project_is_refused(samples):
-    with pytest.raises(TypeError, match="PCA can't project"):
+    with pytest.raises(TypeError, match="PCA cannot project"):
         ProjectionDisplay.from_estimator(PCA(), samples)
     with pytest.raises(ValueError, match="104 rows, which are too many"):
         ProjectionDisplay.from_estimator(PCA(), pd.concat([samples] * 4))
@@ -317,7 +317,7 @@ def test_wrong_clusters_are_refused(samples, embeddings):
     missing = np.where(np.arange(26) == 2, np.nan, labels)
     with pytest.raises(ValueError, match="labels has no label in row 2"):
         ClusterGalleryDisplay.from_embeddings(embeddings, samples, missing)
-    with pytest.raises(ValueError, match="all are labelled -1"):
+    with pytest.raises(ValueError, match="have the label -1"):
         ClusterGalleryDisplay.from_embeddings(embeddings, samples, labels - 1)
     with pytest.raises(ValueError, match="None of the 26 rows"):
         ClusterGalleryDisplay.from_embeddings(np.full((26, 2), np.nan), samples, labels)
@@ -403,7 +403,7 @@ def test_transformers_embed_tables(samples, embeddings):
         ({"queries": 4}, "queries holds 4, whose embedding is not finite"),
         ({"queries": 26}, "queries holds 26"),
         ({"queries": []}, "at least one query"),
-        ({"queries": 0, "n_best": 25, "n_worst": 0}, "25 rows beside it, and there are 24"),
+        ({"queries": 0, "n_best": 25, "n_worst": 0}, "25 other rows, but there are 24"),
         ({"queries": 6, "n_best": 7, "groups": [1] * 20 + [2] * 6}, "query 6 has 6 rows in other"),
         ({"queries": 6, "groups": [1] * 26}, "query 6 has no row to find: groups or exclude"),
         ({"queries": 0, "groups": [1] * 20}, "groups has 20 row"),
@@ -472,8 +472,8 @@ def test_queries_of_another_table_may_have_no_concept(samples, embeddings):
 @pytest.mark.parametrize(
     ("how", "message"),
     [
-        ({"query_embeddings": None}, "queries is a table, whose embeddings are needed"),
-        ({"query_embeddings": np.ones((1, 4))}, "has 4 features, and embeddings has 5"),
+        ({"query_embeddings": None}, "A table of queries needs embeddings"),
+        ({"query_embeddings": np.ones((1, 4))}, "has 4 features, but embeddings has 5"),
         ({"groups": np.arange(26)}, "needs groups and query_groups, or none"),
         ({"query_groups": [1]}, "needs groups and query_groups, or none"),
         ({"queries": 3}, "query_groups are those of a table of queries"),
@@ -541,7 +541,7 @@ def test_detectors_of_all_kinds_are_shown(samples, embeddings):
     lof = LocalOutlierFactor(5).fit(X)
     display = OutlierDisplay.from_estimator(lof, embeddings, samples)
     np.testing.assert_array_equal(display.scores[kept], lof.negative_outlier_factor_)
-    with pytest.raises(TypeError, match="can't score these 10 rows"):
+    with pytest.raises(TypeError, match="cannot score these 10 rows"):
         OutlierDisplay.from_estimator(lof, X[:10], table[:10])
     with pytest.raises(TypeError, match="KMeans has no offset_"):
         OutlierDisplay.from_estimator(KMeans(2, n_init=1).fit(X), X, table)
@@ -698,7 +698,7 @@ def test_samples_in_another_order_than_the_issues_are_refused(samples, embedding
     samples = samples[kept].reset_index(drop=True)
     issues = label_issues(embeddings[kept], samples["concept"].to_numpy(), k=3)
     shuffled = samples.iloc[::-1]
-    with pytest.raises(ValueError, match=r"labels 0 to 24 in another order.*reset_index"):
+    with pytest.raises(ValueError, match=r"holds 0 to 24 in another order.*reset_index"):
         LabelIssuesDisplay.from_issues(issues, shuffled)
     # Labels that are no positions tell the rows.
     named = issues.set_axis(issues["row"].map("row {}".format))
@@ -809,9 +809,9 @@ def test_displays_draw_into_given_axes(kind, samples, embeddings, projector):
     display.plot(ax=again)
     assert display.ax_ is None
     assert display.figure_ is figure
-    with pytest.raises(ValueError, match="used by another display"):
+    with pytest.raises(ValueError, match="Another display already uses this ax"):
         display.plot(ax=ax)
-    with pytest.raises(ValueError, match=f"holds {len(again) + 1} Axes, and {len(again)} are"):
+    with pytest.raises(ValueError, match=f"holds {len(again) + 1} Axes, but {len(again)} are"):
         display.plot(ax=[*again, ax])
     with pytest.raises(ValueError, match="in no grid"):
         display.plot(ax=figure.add_axes((0, 0, 1, 1)))

@@ -169,11 +169,11 @@ def test_umap_comes_back_with_its_seed(rows):
             "pca",
             "'pca' needs at least 2 finite rows and 2 features, got 1 and 3",
         ),
-        ([[1.0], [2.0], [3.0]], "pca", "'pca' needs .*, got 3 and 1; give more, or coordinates"),
+        ([[1.0], [2.0], [3.0]], "pca", "'pca' needs .*, got 3 and 1; pass more rows"),
         ([[1.0, 2.0, 3.0]], None, "'umap' needs at least 3 finite rows and 1 feature, got 1 and 3"),
-        ([[1.0, 2.0]] * 2, "umap", "'umap' needs .*, got 2 and 2; give more, or coordinates"),
-        ([[1.0, 2.0]] * 6, "pca", "'pca' finds no direction in which the 6 finite rows differ"),
-        ([[1.0, 2.0, 3.0]] * 6, "umap", "'umap' finds no direction .* give others, or coordinates"),
+        ([[1.0, 2.0]] * 2, "umap", "'umap' needs .*, got 2 and 2; pass more rows, or coordinates"),
+        ([[1.0, 2.0]] * 6, "pca", "'pca' needs different rows, but the 6 finite rows are equal"),
+        ([[1.0, 2.0, 3.0]] * 6, "umap", "'umap' needs different rows, .* pass other rows"),
     ],
 )
 def test_rows_that_make_no_map_are_refused(X, embedding, message):
@@ -192,12 +192,12 @@ def test_the_fewest_rows_make_a_map(n_rows, embedding):
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"embedding": "tsne"}, "embedding='tsne' is none"),
+        ({"embedding": "tsne"}, "embedding='tsne' is not"),
         ({"embedding": np.zeros((3, 2))}, "two per row"),
         ({"embedding": PCA(1)}, "two per row"),
-        ({"mixture": "gmm"}, "mixture='gmm' is none"),
+        ({"mixture": "gmm"}, "mixture='gmm' is not"),
         ({"mixture": [0, 1]}, "inconsistent numbers of samples"),
-        ({"mixture": None, "regions": True}, "Only a mixture has regions"),
+        ({"mixture": None, "regions": True}, "regions=True needs a mixture"),
         ({"mixture": PCA(1)}, "PCA has no means_ and covariances_"),
     ],
 )
@@ -296,7 +296,7 @@ def test_names_on_the_map_touch_no_other_and_those_without_room_stand_below():
     assert not any(a.overlaps(b) for i, a in enumerate(boxes) for b in boxes[:i])
     for name, text in shown.names_.items():
         assert (text.get_position() == shown.coordinates[y == name]).all(axis=1).any()
-    with pytest.raises(ValueError, match="legend='under' is none"):
+    with pytest.raises(ValueError, match="legend='under' is not True"):
         shown.plot(legend="under")
 
 

@@ -80,9 +80,9 @@ def test_similar_concepts_are_neighbors_and_colors_span_the_values():
     (tree,) = [ax for ax in shown.ax_.child_axes if ax.collections and not ax.axison]
     assert len(tree.collections[0].get_segments()) == 3
     assert shown.plot(order=None).order_.tolist() == [0, 1, 2, 3]
-    with pytest.raises(ValueError, match="A tree needs two concepts or more"):
+    with pytest.raises(ValueError, match="tree=True needs at least two concepts"):
         shown.plot(order=None, tree=True)
-    with pytest.raises(ValueError, match=r"order=\[.a., .b.\] is none of the concepts"):
+    with pytest.raises(ValueError, match=r"order=\[.a., .b.\] must hold each of the concepts"):
         shown.plot(order=["a", "b"])
 
 
@@ -298,7 +298,7 @@ def test_several_metrics_stand_below_each_other():
     given, axes = plt.subplots(3)
     assert shown.plot(ax=axes).figure_ is given
     assert shown.ax_ is None
-    with pytest.raises(ValueError, match="ax holds 2 Axes, and 3 are needed"):
+    with pytest.raises(ValueError, match="ax holds 2 Axes, but 3 are needed"):
         shown.plot(ax=axes[:2])
     plt.close("all")
 
@@ -316,7 +316,7 @@ def test_differences_have_their_intervals_and_reference():
     rows = tables["vit"].query("metric == 'iou'")
     reference = rows.loc[rows["rank"] == 1, "layer"].item()
     assert " ".join(alone.ax_.get_ylabel().split()) == f"mean IoU, minus that of {reference}"
-    with pytest.raises(ValueError, match=r"needs a row or more, with .*difference_low"):
+    with pytest.raises(ValueError, match=r"needs at least one row, and .*difference_low"):
         LayerComparisonDisplay(table(layer=["a", "b"], model="")).plot(kind="difference")
     with pytest.raises(ValueError, match="kind='median' is not 'mean' or 'difference'"):
         alone.plot(kind="median")
@@ -384,7 +384,7 @@ def test_layers_of_a_search(rows):
     best = means.argmax(axis=1)
     np.testing.assert_array_equal(shown.scores["mean"], means[[0, 1], best])
     np.testing.assert_array_equal(shown.scores["std"], stds[[0, 1], best])
-    with pytest.raises(ValueError, match="0 parameters of the search are called layer"):
+    with pytest.raises(ValueError, match="0 parameters of the search have the name layer"):
         LayerComparisonDisplay.from_search(search)
     with pytest.raises(ValueError, match=r"no 'mean_test_score'; it has .*mean_test_separation"):
         LayerComparisonDisplay.from_search(search, layer="pca__n_components")

@@ -131,7 +131,7 @@ def test_a_palette_gives_colors_to_concepts_and_groups():
 @pytest.mark.parametrize(
     ("palette", "error", "message"),
     [
-        ("tab10", TypeError, "palette='tab10' is none; pass a dict"),
+        ("tab10", TypeError, "palette='tab10' is not a palette; pass a dict"),
         ({"cow": "red"}, ValueError, r"none of the concepts \[.bus.\]; it holds \[.cow.\]"),
         ({"bus": "blurple"}, ValueError, "blurple"),
     ],
@@ -153,7 +153,7 @@ def test_displays_take_a_palette():
     both = PrecisionAtKDisplay(**curves, concepts=["car", "sky"]).plot(**kw).line_
     every = concept_styles(kw["palette"])
     assert [(line.get_color(), line.get_marker()) for line in both] == [every["car"], every["sky"]]
-    with pytest.raises(ValueError, match="palette gives the colors of concepts, and there is no y"):
+    with pytest.raises(ValueError, match="palette needs concepts; pass y"):
         ConceptMapDisplay(X).plot(palette={"car": "red"})
     table = pd.DataFrame({"model": ["car", "sky"], "layer": "a", "mean": 0.5, "std": 0.1})
     models = LayerComparisonDisplay(table).plot(**kw).errorbar_

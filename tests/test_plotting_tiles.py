@@ -106,7 +106,7 @@ def test_a_broken_row_is_named_by_its_position_in_the_whole_table(picture, mask)
 
 @pytest.mark.parametrize("row", [-1, 2])
 def test_a_row_out_of_range_is_named(picture, mask, row):
-    with pytest.raises(ValueError, match=f"holds {row}.* go from 0 to 1"):
+    with pytest.raises(ValueError, match=f"holds {row}.* range from 0 to 1"):
         read_tile([(picture, mask)] * 2, row)
 
 

@@ -17,7 +17,7 @@ from ._style import (
 _COLUMN_TILES = 4  # with more columns, a grid is as wide as a page
 _WIDEST_TILE = 1.65  # inches
 _GAP = 0.12  # tiles, between groups of columns
-_MOST_PASSES = 4  # of a layout
+_MOST_PASSES = 8  # of a layout
 _PAD = 0.04  # inches; more than half of a frame and one pixel at 100 dots per inch
 _TEXTS = 27  # points between two lines of tiles, for one text below and one above
 _CAPTION = 8.5  # points of each further line below the tiles
@@ -148,8 +148,8 @@ def _take_axes(display, axes, layout):
     if len(axes) != expected:
         chart = "one for the chart, and " if has_chart else ""
         raise ValueError(
-            f"ax holds {len(axes)} Axes, but {expected} are needed: {chart}{layout.n_lines} lines "
-            f"of {layout.n_columns}."
+            f"ax holds {len(axes)} Axes, but {expected} are needed: {chart}{layout.n_lines} by "
+            f"{layout.n_columns} for the tiles."
         )
     display.figure_ = axes[0].figure
     display.axes_ = axes[has_chart:].reshape(layout.n_lines, layout.n_columns)

@@ -33,9 +33,9 @@ PAPER_STYLE = {
     "savefig.dpi": 300,
 }
 
-# The colors of Okabe and Ito, without yellow, which is invisible on white, and with dark gray instead
-# of black. Then three colors that color-blind readers can distinguish from these. Then the colors of
-# colorcet's "glasbey_dark", in its order, that differ enough from all before.
+# The colors of Okabe and Ito, with dark gray instead of black, and without yellow, which is
+# invisible on white. Then three colors that are distinct for color-blind readers. Then the colors
+# of colorcet's "glasbey_dark", in its order, that differ enough from all before.
 COLOURS = (
     *("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#333333"),
     *("#AA2266", "#2222AA", "#8C564B"),
