@@ -1,4 +1,4 @@
-"""Figures as they go into a paper: texts are whole and apart, and nothing is cut at the border."""
+"""Every display at the widths of a paper: texts do not overlap, and nothing is cut off."""
 
 import io
 from itertools import combinations
@@ -222,7 +222,7 @@ def list_cases():
 
 
 @pytest.mark.parametrize(("display", "data", "width", "style"), [*list_cases()])
-def test_a_figure_is_whole_and_its_texts_are_apart(display, data, width, style, make_rows):
+def test_a_figure_is_complete_and_its_texts_do_not_overlap(display, data, width, style, make_rows):
     figure = draw_figure(display, data, width, style, make_rows)
     assert width != "own" or figure.get_figheight() <= PAGE_HEIGHT
     check_border(save(figure), 0 if style == "dark" else 255)
@@ -298,7 +298,7 @@ def check_texts(figure):
 
 
 @pytest.mark.parametrize("display", ["map", "overlap", "dendrogram", "channels", "precision"])
-def test_a_figure_has_the_size_of_the_settings(display, make_rows):
+def test_a_figure_has_the_size_of_rcparams(display, make_rows):
     with plt.rc_context({"figure.figsize": (6.9, 5.0)}):
         figure = DISPLAYS[display](*make_rows("scenes")).figure_
     assert figure.get_size_inches() == pytest.approx((6.9, 5.0))

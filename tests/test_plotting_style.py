@@ -53,7 +53,7 @@ def as_seen(colours, matrix):
 # only the first apart at a glance.
 @pytest.mark.parametrize(("n_colours", "apart"), [(10, 10), (26, 3)])
 @pytest.mark.parametrize("eyes", SEEN_AS)
-def test_colours_are_told_apart(eyes, n_colours, apart):
+def test_colors_are_distinct(eyes, n_colours, apart):
     lab = as_seen([*_style.COLOURS[:n_colours], "#ffffff"], SEEN_AS[eyes])
     first, second = np.triu_indices(len(lab), 1)
     least = deltaE_ciede2000(lab[first], lab[second]).min()
@@ -114,7 +114,7 @@ def test_no_two_concepts_look_the_same(n_concepts):
     assert len(set(markers)) == min(n_concepts, len(_style.MARKERS))
 
 
-def test_a_palette_keeps_the_style_of_a_concept_when_others_are_left_out():
+def test_a_palette_keeps_the_styles_of_a_part_of_the_concepts():
     every = concept_styles(range(40))
     assert concept_styles([7, 33], palette=np.arange(40)) == {n: every[n] for n in (7, 33)}
 
@@ -136,7 +136,7 @@ def test_a_palette_gives_colors_to_concepts_and_groups():
         ({"bus": "blurple"}, ValueError, "blurple"),
     ],
 )
-def test_a_palette_that_is_none_is_refused(palette, error, message):
+def test_an_invalid_palette_raises(palette, error, message):
     with pytest.raises(error, match=message):
         concept_styles(["bus"], palette)
 
@@ -162,7 +162,7 @@ def test_displays_take_a_palette():
     assert [to_hex(bar.get_facecolor()) for bar in tree.bars_] == ["#0072b2", "#ff0000"]
 
 
-def test_a_new_figure_is_as_wide_as_a_column_and_nothing_in_it_is_small():
+def test_a_new_figure_has_the_width_of_a_column_and_legible_fonts():
     with open_axes(SimpleNamespace()) as ax:
         ax.set(title="t", xlabel="x", ylabel="y")
         ax.plot([0, 1], label="car")
@@ -182,7 +182,7 @@ def test_given_axes_keep_their_style():
     assert display.figure_ is figure
 
 
-def test_a_figure_that_could_not_be_drawn_is_closed():
+def test_a_figure_is_closed_if_drawing_fails():
     before = plt.get_fignums()
     with pytest.raises(ValueError, match="bad"), open_axes(SimpleNamespace()):
         raise ValueError("bad")
@@ -210,7 +210,7 @@ def test_displays_draw_into_a_part_of_a_figure(display):
 SIGNS = ["$x_$", "_background_", "50 % & {$a$}"]
 
 
-def test_names_are_written_as_they_are():
+def test_special_characters_in_names_are_drawn_unchanged():
     X = np.random.default_rng(0).normal(size=(12, 2))
     table = pd.DataFrame({"model": SIGNS[1], "layer": SIGNS, "mean": 0.5, "std": 0.1})
     table = pd.concat([table, table.assign(model="_other")])
