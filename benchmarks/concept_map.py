@@ -28,6 +28,7 @@ _ACTS = (
     *(
         "box around all",
         "CSV",
+        "copy",
         "color by IoU",
         "color by cluster",
         "search",
@@ -116,6 +117,7 @@ def measure_answers(driver):
     acts = (
         drag_all,
         lambda: find("#save-shown").click(),
+        lambda: find("#copy-shown").click(),
         lambda: find("#color").send_keys("IoU"),
         lambda: find("#color").send_keys("Cluster"),
         lambda: find("#query").send_keys(driver.execute_script("return conceptOf(0)")),

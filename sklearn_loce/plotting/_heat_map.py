@@ -11,9 +11,10 @@ from ._names import fit_names
 from ._style import (
     COLUMN_WIDTH,
     GREY,
+    LIGHT,
     PAGE_WIDTH,
     SMALL_FONT_SIZE,
-    grey_level,
+    measure_luminance,
     merge_style,
     open_axes,
 )
@@ -285,8 +286,11 @@ class HeatMap:
     def _write_value(self, i, j, text, text_kw):
         from matplotlib.text import Text
 
-        dark = grey_level(self.im_.to_rgba(self.im_.get_array()[i, j : j + 1])[0]) < 0.5
-        defaults = {"fontsize": SMALL_FONT_SIZE, "color": "white" if dark else "black"}
+        cell = self.im_.to_rgba(self.im_.get_array()[i, j : j + 1])[0]
+        defaults = {
+            "fontsize": SMALL_FONT_SIZE,
+            "color": "white" if measure_luminance(cell) < LIGHT else "black",
+        }
         style = merge_style(Text, {"ha": "center", "va": "center", **defaults}, text_kw)
         return self.ax_.text(j, i, text, **style)
 

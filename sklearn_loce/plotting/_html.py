@@ -28,6 +28,7 @@ from ._html_page import (
     write_whole,
 )
 from ._html_rows import draw_rows
+from ._inputs import check_lengths
 from ._map_parts import find_coordinates
 from ._style import GREY
 
@@ -189,7 +190,7 @@ def to_html(
     given = {"clusters": clusters, "iou": iou}
     if places is not None:
         given["coordinates"] = _check_coordinates(places)
-    _check_lengths(len(samples), embeddings=embeddings, **given)
+    check_lengths(len(samples), embeddings=embeddings, **given)
     exclusion = read_exclusion(len(samples), groups, exclude)
     kept = _placed_rows(embeddings, given.get("coordinates"))
     further = describe_columns(samples.iloc[kept], columns)
@@ -239,15 +240,6 @@ def _check_iou(iou):
     if iou.ndim != 1 or (iou < 0).any() or (iou > 1).any():
         raise ValueError("iou must have shape (n_samples,), with values in [0, 1] or NaN.")
     return iou
-
-
-def _check_lengths(n_samples, **given):
-    for name, values in given.items():
-        if values is not None and len(values) != n_samples:
-            raise ValueError(
-                f"{name} has {len(values)} rows, but samples has {n_samples}; pass the same rows "
-                "of both."
-            )
 
 
 def _placed_rows(embeddings, coordinates):

@@ -120,7 +120,7 @@ class LabelIssuesDisplay:
             Embeddings of the samples, which a transformer projects. None optimizes LoCEs of the
             rows shown.
         projector : LoCETransformer, ConceptSegmenter or Net2VecSegmenter, default=None
-            Fitted estimator that draws the projections of tiles. None draws none.
+            Fitted estimator that computes the projections of the tiles. None shows no projections.
         crop : bool, default=False
             Whether to show only the surroundings of the mask.
         tile_size : int, default=256

@@ -54,7 +54,7 @@ _COLOUR_KEYWORDS = _WHOLE_COLOURS | {"edgecolor", "facecolor"}
 GREY = "#767676"
 
 _PASSES = 3  # of a layout
-_LIGHT = 0.2  # luminance above which a background is light
+LIGHT = 0.18  # luminance above which black has more contrast than white
 _CONTRAST = 3  # that WCAG 2 requires of graphics
 
 
@@ -165,31 +165,6 @@ def even_size(marker):
     return float(np.round(np.pi / 4 / area, 2))
 
 
-def grey_level(colour):
-    """Compute the gray level of a color.
-
-    Parameters
-    ----------
-    colour : color
-        Any color of Matplotlib.
-
-    Returns
-    -------
-    float
-        Luma of Rec. 601, from 0 (black) to 1 (white).
-
-    Examples
-    --------
-    >>> from sklearn_loce.plotting._style import grey_level
-    >>> round(float(grey_level("#00ff00")), 3)
-    0.587
-    """
-    from matplotlib.colors import to_rgb
-
-    red, green, blue = to_rgb(colour)
-    return 0.299 * red + 0.587 * green + 0.114 * blue
-
-
 def find_ground(ax):
     """Return the color behind axes, which is that of the figure if the axes are transparent.
 
@@ -242,14 +217,30 @@ def lighten(ax, colour):
     """
     from matplotlib.colors import to_hex, to_rgb
 
-    ground = _measure_luminance(find_ground(ax))
-    while ground < _LIGHT and _measure_luminance(colour) + 0.05 < _CONTRAST * (ground + 0.05):
+    ground = measure_luminance(find_ground(ax))
+    while ground < LIGHT and measure_luminance(colour) + 0.05 < _CONTRAST * (ground + 0.05):
         colour = to_hex(0.9 * np.array(to_rgb(colour)) + 0.1).upper()
     return colour
 
 
-def _measure_luminance(colour):
-    """Measure the relative luminance of WCAG 2."""
+def measure_luminance(colour):
+    """Measure the relative luminance of WCAG 2.
+
+    Parameters
+    ----------
+    colour : color
+
+    Returns
+    -------
+    float
+        Luminance from 0 (black) to 1 (white).
+
+    Examples
+    --------
+    >>> from sklearn_loce.plotting._style import measure_luminance
+    >>> round(float(measure_luminance("#00ff00")), 4)
+    0.7152
+    """
     from matplotlib.colors import to_rgb
 
     rgb = np.array(to_rgb(colour))

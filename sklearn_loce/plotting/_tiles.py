@@ -50,18 +50,18 @@ class Tile:
         """
         return _average(layer, self.box, self.mask.shape)
 
-    def project(self, drawn):
+    def project(self, projection):
         """Return this tile with a projection of the whole image.
 
         Parameters
         ----------
-        drawn : ndarray of shape (image_height, image_width), bool
+        projection : ndarray of shape (image_height, image_width), bool
 
         Returns
         -------
         Tile
         """
-        return replace(self, projection=self.shrink(drawn))
+        return replace(self, projection=self.shrink(projection))
 
 
 def read_tile(samples, row, *, size=TILE_SIZE, crop=False):

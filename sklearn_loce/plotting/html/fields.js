@@ -30,8 +30,7 @@ function contrast(first, second) {
 
 // Lighten dark colors on a dark background until they are visible.
 function visible(color) {
-  if (luminance(ground) > 0.5) return color;
-  if (!lightened.has(color)) lightened.set(color, lighten(color));
+  if (!lightened.has(color)) lightened.set(color, luminance(ground) > 0.5 ? color : lighten(color));
   return lightened.get(color);
 }
 
@@ -117,7 +116,7 @@ function listFilter(field) {
     write: (text) => hide(text ? text.split(",").map(Number).filter((code) => code in field.names) : []),
     showMarks: (isShown) => marks.forEach((mark, code) => {
       mark.toggleAttribute("hidden", !isShown);
-      mark.firstChild.setAttribute("fill", styleOfCode(field, code).color);
+      if (isShown) mark.firstChild.setAttribute("fill", styleOfCode(field, code).color);
     }),
   };
 }
