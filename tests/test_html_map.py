@@ -518,7 +518,7 @@ def test_blank_texts_get_a_name(plain):
         ({"clusters": [0] * 7}, "clusters has 7 row.*samples has 6"),
         ({"iou": [0.5] * 2}, "iou has 2 row.*samples has 6"),
         ({"iou": [2.0] * 6}, r"values in \[0, 1\]"),
-        ({"coordinates": np.ones((4, 2))}, "coordinates has 4 rows"),
+        ({"coordinates": np.ones((4, 2))}, "coordinates has 4 row"),
         ({"coordinates": np.ones((6, 3))}, r"shape \(n_samples, 2\), got \(6, 3\)"),
         ({"coordinates": "tsne"}, "'coordinates' parameter"),
         ({"embeddings": np.full((6, 3), np.nan)}, "None of the 6 rows is finite"),
