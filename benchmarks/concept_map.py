@@ -1,7 +1,7 @@
 """The concept map in the browser: its size, and the time until it answers.
 
 With 5,000 rows, each of an image of its own, the file has 28 MB, and where they share 759 images,
-12 MB. A box around all points, CSV, colors, search, filters and keys are answered in 40 to 245 ms
+12 MB. A box around all points, CSV, copy, colors, search, filters and keys take 30 to 235 ms
 (two cores that had other work).
 
 Run ``python -m benchmarks.concept_map``; it needs Debian's ``chromium`` and ``chromium-driver``.
