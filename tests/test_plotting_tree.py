@@ -148,9 +148,9 @@ def test_invalid_trees_raise(rows):
     with pytest.raises(TypeError, match="KMeans has no linkage_matrix_"):
         DendrogramDisplay.from_estimator(model, X)
     tree = linkage(X)
-    with pytest.raises(ValueError, match="60 leaves, and labels has 59"):
+    with pytest.raises(ValueError, match="60 leaves, but labels has 59"):
         DendrogramDisplay(tree, np.zeros(59, dtype=int)).plot()
-    with pytest.raises(ValueError, match="60 leaves, and y has 2"):
+    with pytest.raises(ValueError, match="60 leaves, but y has 2"):
         DendrogramDisplay(tree, np.zeros(60, dtype=int), y=["a", "b"]).plot()
     assert plt.get_fignums() == []
 
