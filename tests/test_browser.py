@@ -489,6 +489,35 @@ def test_a_box_selects_points_shows_their_images_and_saves_them(page, written, t
     assert page.chosen() == listed(page) == []
 
 
+@pytest.mark.parametrize("has_clipboard", [True, False])
+def test_rows_are_copied_as_they_are_saved(page, has_clipboard):
+    if not has_clipboard:
+        page.run("Object.defineProperty(navigator, 'clipboard', { value: undefined })")
+    page.run("choose([3, 1])")
+    for box, expected in (
+        ("#chosen .copy", "asCsv([3, 1])"),
+        ("#copy-shown", "asCsv(rowsShown())"),
+        (
+            "#selected .copy",
+            "asCsv([5, ...data.neighbors[5]], ['', ...data.distances[5]])",
+        ),
+    ):
+        if box.startswith("#selected"):
+            page.run("clearTo(5)")
+        button = page.find(box)
+        button.click()
+        page.wait("return arguments[0].textContent === 'Copied'", button)
+        # Pasted by the keyboard, as a page may not read the clipboard without being asked.
+        page.run(
+            "const box = document.createElement('textarea'); box.id = 'paste';"
+            "document.body.append(box); box.focus()"
+        )
+        page.act(lambda chain: chain.key_down("\ue009").send_keys("v").key_up("\ue009"))
+        pasted = page.run("const { value } = byId('paste'); byId('paste').remove(); return value")
+        assert pasted == page.run(f"return {expected}").replace("\r\n", "\n")
+    assert page.find("#said").get_attribute("textContent") == "5 rows copied"
+
+
 def test_a_box_takes_no_points_that_are_filtered_out(page, written):
     page.find(f"{_CONCEPT} label:nth-of-type(2)").click()
     hidden = page.texts(f"{_CONCEPT} .choice .name")[1]
@@ -688,18 +717,75 @@ def test_a_card_beside_the_selected_point_leaves_its_links_free(driver, tmp_path
     assert page.run(covered) == []
 
 
-def test_the_page_follows_a_dark_style(page):
-    def emulate(style):
-        features = [{"name": "prefers-color-scheme", "value": style}]
-        page.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
+def emulate(page, style):
+    features = [{"name": "prefers-color-scheme", "value": style}]
+    page.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
 
+
+def test_the_page_follows_a_dark_style(page):
     corner = "const b = byId('map').getBoundingClientRect(); return [b.right - 9, b.bottom - 9]"
     for style, is_dark in (("dark", True), ("light", False)):
-        emulate(style)
+        emulate(page, style)
         x, y = map(int, page.run(corner))
         pixels = page.pixels()
         assert bool(pixels[y, x].max() < 60) == is_dark
         assert bool(pixels[5, 700].max() < 60) == is_dark
+
+
+def luminance(rgb):
+    """Measure the relative luminance of WCAG 2."""
+    rgb = np.array(rgb) / 255
+    linear = np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
+    return linear @ [0.2126, 0.7152, 0.0722]
+
+
+def test_all_colors_of_the_palette_are_visible_on_dark_and_on_light(driver, tmp_path):
+    samples, n_rows = hostile_table(N_ROWS + 2), N_ROWS + 2  # as many as there are colors
+    samples["concept"] = [f"concept {i}" for i in range(n_rows)]
+    path = tmp_path / "map.html"
+    embeddings = np.random.default_rng(1).normal(size=(n_rows, 5))
+    to_html(embeddings, samples, path, coordinates=grid_coordinates(n_rows))
+    page = MapPage(driver)
+    assert open_quietly(driver, path.as_uri()) == ([], [])
+    page.wait(_READY)
+    page.find("#names").click()
+    page.run("zoom(1.3)")  # no button covers a mark
+    try:
+        for style in ("dark", "light", "dark"):
+            emulate(page, style)
+            pixels = page.pixels()
+            ground = luminance(ImageColor.getrgb(page.run("return ground")))
+            for row in range(n_rows):
+                x, y = page.place(row)
+                seen = luminance(pixels[y - 2 : y + 3, x - 2 : x + 3].reshape(-1, 3))
+                low, high = np.minimum(seen, ground), np.maximum(seen, ground)
+                contrast = ((high + 0.05) / (low + 0.05)).max()
+                assert contrast > (2.2 if style == "dark" else 1.4), (style, row)
+            # The list has the colors of the map.
+            fills = page.run(
+                "return [...document.querySelectorAll('[data-field=Concept] .sign path')]"
+                ".map((path) => path.getAttribute('fill'))"
+            )
+            shown = page.run("return data.row.map((_, i) => styleOf(i).color)")
+            assert sorted(fills) == sorted(shown)
+    finally:
+        emulate(page, "light")
+
+
+def test_names_with_numbers_are_listed_by_value(driver, tmp_path):
+    samples = hostile_table(12)
+    samples["concept"] = [f"concept {i}" for i in range(12)]
+    path, clusters = tmp_path / "map.html", np.arange(12) - 1
+    embeddings = np.random.default_rng(1).normal(size=(12, 5))
+    to_html(embeddings, samples, path, coordinates=grid_coordinates(12), clusters=clusters)
+    page = MapPage(driver)
+    assert open_quietly(driver, path.as_uri()) == ([], [])
+    page.wait(_READY)
+    names = page.texts(f"{_CONCEPT} .choice .name")
+    assert names == [f"concept {i}" for i in range(12)]
+    assert page.texts(f"{_CLUSTER} .choice .name") == [str(i) for i in clusters]
+    page.find(f"{_CONCEPT} label:nth-of-type(3) input").click()  # "concept 2"
+    assert page.run("return rowsShown()") == [row for row in range(12) if row != 2]
 
 
 def test_the_address_holds_the_state(page, driver, written):

@@ -28,6 +28,7 @@ from sklearn_loce.plotting import (
     RetrievalDisplay,
 )
 from sklearn_loce.plotting._drawing import RIGHT, WRONG
+from sklearn_loce.plotting._style import COLOURS
 from sklearn_loce.segmentation import ConceptSegmenter
 
 from . import brute_force
@@ -87,7 +88,7 @@ def projector(samples):
     return Projector([rng.uniform(size=(24, 32)).astype(np.float32) for _ in range(26)])
 
 
-def test_iou_is_that_of_evaluate():
+def test_iou_equals_evaluate():
     X = make_scenes(2, random_state=0).data
     loce = LoCETransformer(TorchModel(load_scene_model), "features.2")
     vectors = loce.fit_transform(X)
@@ -101,14 +102,14 @@ def test_iou_is_that_of_evaluate():
     ]
 
 
-def test_segmenters_draw_by_concept_and_with_their_threshold():
+def test_segmenters_project_concepts_with_their_threshold():
     X = make_scenes(2, random_state=0).data
     loce = LoCETransformer(TorchModel(load_scene_model), "features.2", append_bias=False)
     segmenter = ConceptSegmenter(loce, threshold=0.3).fit(X)
     display = ProjectionDisplay.from_estimator(segmenter, X, rows=[1, 2], kind="mask")
     np.testing.assert_allclose(display.iou, segmenter.evaluate(X)["iou"].iloc[[1, 2]])
     assert display.threshold == 0.3
-    with pytest.raises(ValueError, match="vectors of its own"):
+    with pytest.raises(ValueError, match="its own vectors"):
         ProjectionDisplay.from_estimator(segmenter, X, np.zeros((len(X), 3)))
 
 
@@ -148,7 +149,7 @@ def test_projections_are_drawn_below_their_images(samples, projector):
     assert display.colorbar_ is not None
 
 
-def test_masks_are_tinted_where_they_are_drawn(samples, projector):
+def test_projections_are_tinted(samples, projector):
     display = ProjectionDisplay.from_estimator(projector, samples, rows=3, kind="mask")
     shown = np.asarray(display.axes_[1, 0].get_images()[0].get_array())
     is_coloured = (shown != shown[:, :, :1]).any(axis=2)
@@ -178,7 +179,7 @@ def test_errors_are_counted_and_tinted_as_hit_missed_and_spilled(samples, projec
     assert names == ["hit", "missed", "spilled"]
 
 
-def test_a_line_separates_the_pixels_that_count(samples, projector):
+def test_a_line_marks_the_threshold(samples, projector):
     projector.threshold = 0.6
     display = ProjectionDisplay.from_estimator(projector, samples, rows=[3, 7])
     pixels = np.argwhere(np.ones((24, 32)))[:, ::-1]
@@ -225,14 +226,14 @@ def test_failed_rows_have_no_projection(samples, projector):
         ({"kind": "contour"}, ValueError, "'kind' parameter"),
     ],
 )
-def test_wrong_projections_are_refused(samples, projector, how, error, message):
+def test_invalid_projections_raise(samples, projector, how, error, message):
     with pytest.raises(error, match=message):
         ProjectionDisplay.from_estimator(projector, samples, **how)
     assert plt.get_fignums() == []
 
 
-def test_what_can_not_project_is_refused(samples):
-    with pytest.raises(TypeError, match="PCA can't project"):
+def test_estimators_without_projections_raise(samples):
+    with pytest.raises(TypeError, match="PCA cannot project"):
         ProjectionDisplay.from_estimator(PCA(), samples)
     with pytest.raises(ValueError, match="104 rows, which are too many"):
         ProjectionDisplay.from_estimator(PCA(), pd.concat([samples] * 4))
@@ -264,11 +265,38 @@ def test_galleries_show_medoids_first(samples, embeddings):
     assert heading.startswith("Cluster 2: 6 rows, ")
 
 
-def test_a_pure_cluster_is_named_once(samples, embeddings):
+def test_pure_clusters_have_one_name(samples, embeddings):
     labels = samples["concept"].map({"bus": 0, "car": 1, "sky": 2})
     display = ClusterGalleryDisplay.from_embeddings(embeddings, samples, labels, clusters=[1])
     assert display.axes_[0, 0].texts[0].get_text() == "Cluster 1: 8 rows, 100% car"
     assert [ax.get_xlabel() for ax in display.axes_[0]] == [""] * 6
+
+
+def test_bars_show_the_composition_of_clusters(samples, embeddings):
+    labels = np.arange(26) % 2
+    palette = {"bus": "#123456"}
+    display = ClusterGalleryDisplay.from_embeddings(embeddings, samples, labels, palette=palette)
+    kept = np.delete(np.arange(26), 4)
+    styles = {"bus": "#123456", "car": COLOURS[0], "sky": COLOURS[1]}
+    for cluster, bars in enumerate(display.bars_):
+        members = kept[labels[kept] == cluster]
+        shares = samples["concept"][members].value_counts(normalize=True)
+        length = sum(bar.get_width() for bar in bars)
+        found = {to_hex(bar.get_facecolor()).upper(): bar.get_width() / length for bar in bars[:-1]}
+        assert found == pytest.approx({styles[name].upper(): v for name, v in shares.items()})
+        assert bars[-1].get_width() == pytest.approx(0, abs=1e-9)  # other concepts
+    names = [text.get_text() for text in display.legend_.get_texts()]
+    assert names == ["bus", "car", "sky"]
+    plain = display.plot(legend=False)
+    assert plain.legend_ is None
+    without = samples.drop(columns="concept")
+    assert ClusterGalleryDisplay.from_embeddings(embeddings, without, labels).bars_ == []
+
+
+def test_only_the_largest_of_many_clusters_are_shown(samples, embeddings):
+    labels = np.r_[np.arange(10), [9, 2, 4, 5, 6, 7], [1] * 10]
+    display = ClusterGalleryDisplay.from_embeddings(embeddings, samples, labels, n_tiles=1)
+    assert display.clusters == [1, 2, 5, 6, 7, 9]  # row 4 failed
 
 
 def test_clusters_are_predicted_for_rows_that_did_not_fail(samples, embeddings):
@@ -280,7 +308,7 @@ def test_clusters_are_predicted_for_rows_that_did_not_fail(samples, embeddings):
         ClusterGalleryDisplay.from_estimator(AgglomerativeClustering(), embeddings, samples)
 
 
-def test_wrong_clusters_are_refused(samples, embeddings):
+def test_invalid_clusters_raise(samples, embeddings):
     labels = np.zeros(26, dtype=int)
     with pytest.raises(ValueError, match=r"clusters holds 7, .* are \[0\]"):
         ClusterGalleryDisplay.from_embeddings(embeddings, samples, labels, clusters=[7])
@@ -289,14 +317,14 @@ def test_wrong_clusters_are_refused(samples, embeddings):
     missing = np.where(np.arange(26) == 2, np.nan, labels)
     with pytest.raises(ValueError, match="labels has no label in row 2"):
         ClusterGalleryDisplay.from_embeddings(embeddings, samples, missing)
-    with pytest.raises(ValueError, match="all are labelled -1"):
+    with pytest.raises(ValueError, match="have the label -1"):
         ClusterGalleryDisplay.from_embeddings(embeddings, samples, labels - 1)
     with pytest.raises(ValueError, match="None of the 26 rows"):
         ClusterGalleryDisplay.from_embeddings(np.full((26, 2), np.nan), samples, labels)
 
 
 @pytest.mark.parametrize("metric", ["cosine", "euclidean"])
-def test_matches_are_both_ends_of_the_ranking(samples, embeddings, metric):
+def test_matches_are_the_nearest_and_farthest_rows(samples, embeddings, metric):
     embeddings[9] = embeddings[3]  # a duplicate of a query
     queries, kept = [3, 20], [i for i in range(26) if i != 4]
     matrix = brute_force.matrix(embeddings[kept], metric)
@@ -318,7 +346,7 @@ def test_matches_are_both_ends_of_the_ranking(samples, embeddings, metric):
 
 
 @pytest.mark.parametrize("exclude", [None, 4, lambda a, b: abs(a - b) <= 4])
-def test_matches_are_of_other_groups(samples, embeddings, exclude):
+def test_matches_belong_to_other_groups(samples, embeddings, exclude):
     groups = samples.index.to_series() if exclude else samples.index.to_series() // 2
     kept = [i for i in range(26) if i != 4]
     display = RetrievalDisplay.from_embeddings(
@@ -375,18 +403,19 @@ def test_transformers_embed_tables(samples, embeddings):
         ({"queries": 4}, "queries holds 4, whose embedding is not finite"),
         ({"queries": 26}, "queries holds 26"),
         ({"queries": []}, "at least one query"),
-        ({"queries": 0, "n_best": 25, "n_worst": 0}, "25 rows beside it, and there are 24"),
+        ({"queries": 0, "n_best": 25, "n_worst": 0}, "25 other rows, but there are 24"),
         ({"queries": 6, "n_best": 7, "groups": [1] * 20 + [2] * 6}, "query 6 has 6 rows in other"),
+        ({"queries": 6, "groups": [1] * 26}, "query 6 has no row to find: groups or exclude"),
         ({"queries": 0, "groups": [1] * 20}, "groups has 20 row"),
         ({"queries": 0, "groups": pd.Series(range(26))[::-1]}, "indexes of samples and groups"),
     ],
 )
-def test_wrong_queries_are_refused(samples, embeddings, how, message):
+def test_invalid_queries_raise(samples, embeddings, how, message):
     with pytest.raises((ValueError, TypeError), match=message):
         RetrievalDisplay.from_embeddings(embeddings, samples, **how)
 
 
-def test_a_distance_is_named_once_above_the_nearest_rows(samples, embeddings):
+def test_the_metric_is_named_once(samples, embeddings):
     for how, name in (({}, "cosine"), ({"metric": "euclidean"}, "euclidean")):
         display = RetrievalDisplay.from_embeddings(embeddings, samples, queries=[0, 1], **how)
         headings = [ax.get_title() for ax in display.figure_.axes if ax not in display.axes_]
@@ -396,7 +425,7 @@ def test_a_distance_is_named_once_above_the_nearest_rows(samples, embeddings):
 
 
 @pytest.mark.parametrize("exclude", [None, 4])
-def test_queries_of_another_table_find_what_their_copies_would(samples, embeddings, exclude):
+def test_queries_from_another_table_match_their_copies(samples, embeddings, exclude):
     inside, outside = samples.drop(index=[3, 20]), samples.loc[[3, 20]]
     X, own, frames = np.delete(embeddings, [3, 20], axis=0), embeddings[[3, 20]], np.arange(26)
     groups = {
@@ -428,7 +457,7 @@ def test_queries_of_another_table_find_what_their_copies_would(samples, embeddin
     np.testing.assert_array_equal(again.matches, display.matches)
 
 
-def test_queries_of_another_table_may_have_no_concept(samples, embeddings):
+def test_queries_from_another_table_may_lack_concepts(samples, embeddings):
     outside = samples.loc[[3], ["image", "mask"]]
     how = {"queries": outside, "query_embeddings": embeddings[[3]]}
     display = RetrievalDisplay.from_embeddings(embeddings, samples, **how)
@@ -443,14 +472,14 @@ def test_queries_of_another_table_may_have_no_concept(samples, embeddings):
 @pytest.mark.parametrize(
     ("how", "message"),
     [
-        ({"query_embeddings": None}, "queries is a table, whose embeddings are needed"),
-        ({"query_embeddings": np.ones((1, 4))}, "has 4 features, and embeddings has 5"),
+        ({"query_embeddings": None}, "A table of queries needs embeddings"),
+        ({"query_embeddings": np.ones((1, 4))}, "has 4 features, but embeddings has 5"),
         ({"groups": np.arange(26)}, "needs groups and query_groups, or none"),
         ({"query_groups": [1]}, "needs groups and query_groups, or none"),
         ({"queries": 3}, "query_groups are those of a table of queries"),
     ],
 )
-def test_wrong_tables_of_queries_are_refused(samples, embeddings, how, message):
+def test_invalid_tables_of_queries_raise(samples, embeddings, how, message):
     given = {"queries": samples.loc[[3]], "query_embeddings": embeddings[[3]]} | how
     with pytest.raises(ValueError, match=message):
         RetrievalDisplay.from_embeddings(embeddings, samples, **given)
@@ -512,7 +541,7 @@ def test_detectors_of_all_kinds_are_shown(samples, embeddings):
     lof = LocalOutlierFactor(5).fit(X)
     display = OutlierDisplay.from_estimator(lof, embeddings, samples)
     np.testing.assert_array_equal(display.scores[kept], lof.negative_outlier_factor_)
-    with pytest.raises(TypeError, match="can't score these 10 rows"):
+    with pytest.raises(TypeError, match="cannot score these 10 rows"):
         OutlierDisplay.from_estimator(lof, X[:10], table[:10])
     with pytest.raises(TypeError, match="KMeans has no offset_"):
         OutlierDisplay.from_estimator(KMeans(2, n_init=1).fit(X), X, table)
@@ -522,7 +551,7 @@ def test_detectors_of_all_kinds_are_shown(samples, embeddings):
         OutlierDisplay.from_embeddings(X, table, concepts=["tram"])
 
 
-def test_concepts_of_few_rows_leave_tiles_empty(samples, embeddings):
+def test_tiles_of_missing_rows_are_empty(samples, embeddings):
     y = np.array(["many"] * 24 + ["few"] * 2)
     display = OutlierDisplay.from_embeddings(embeddings, samples, y, n_most=4, n_least=2)
     assert [frame is not None for frame in display.frames_[0]] == [True, True, *[False] * 4]
@@ -537,7 +566,7 @@ def find_issues(samples, embeddings, y=None):
 
 
 @pytest.mark.parametrize("labeled", [True, False])
-def test_issues_are_shown_with_the_numbers_of_their_table(samples, embeddings, labeled):
+def test_issues_show_the_values_of_their_table(samples, embeddings, labeled):
     # By label where the table of samples has the labels, else by position.
     table = (
         samples if labeled else samples.drop(index=4).set_axis(list("abcdefghijklmnopqrstuvwxy"))
@@ -566,7 +595,25 @@ def test_issues_are_shown_with_the_numbers_of_their_table(samples, embeddings, l
         np.testing.assert_array_equal(ax.get_images()[0].get_array(), tile.image)
 
 
-def test_rows_that_were_not_judged_say_so(samples, embeddings):
+def test_issues_are_shown_with_projections(samples, embeddings, projector):
+    issues = find_issues(samples, embeddings)
+    how = {"embeddings": embeddings, "projector": projector, "n_rows": 3}
+    display = LabelIssuesDisplay.from_issues(issues, samples, **how)
+    rows = sorted(issues.index[:3])
+    ((asked, vectors, _, _),) = projector.calls
+    assert asked == rows
+    np.testing.assert_array_equal(vectors, embeddings[rows])
+    for tile, row in zip(display.tiles, issues.index, strict=False):
+        np.testing.assert_array_equal(tile.projection > 0.5, projector.projections[row] > 0.5)
+    assert len(display.outlines_) == 6
+    assert len(display.plot(show="projection").outlines_) == 3
+    plain = LabelIssuesDisplay.from_issues(issues, samples, n_rows=3)
+    assert len(plain.outlines_) == 3
+    with pytest.raises(ValueError, match="show='both' needs projections"):
+        plain.plot(show="both")
+
+
+def test_rows_without_confidence_are_labeled(samples, embeddings):
     with pytest.warns(UserWarning, match="can't be judged"):
         issues = find_issues(samples, embeddings, ["tram", *["bus", "car"] * 12, "bus"])
     display = LabelIssuesDisplay.from_issues(issues.iloc[-1:], samples)
@@ -582,7 +629,7 @@ def test_rows_that_were_not_judged_say_so(samples, embeddings):
         (lambda issues: issues.assign(row=26), r"issues\['row'\] holds 26"),
     ],
 )
-def test_wrong_tables_of_issues_are_refused(samples, embeddings, change, message):
+def test_invalid_tables_of_issues_raise(samples, embeddings, change, message):
     issues = change(find_issues(samples, embeddings))
     with pytest.raises(ValueError, match=message):
         LabelIssuesDisplay.from_issues(issues, samples, n_rows=25)
@@ -631,7 +678,7 @@ def test_tiles_without_projections_show_none(kind, show, message, samples, embed
     assert plt.get_fignums() == []
 
 
-def test_transformers_and_segmenters_project_what_tiles_show():
+def test_transformers_and_segmenters_project_tiles():
     X = make_scenes(2, random_state=0).data
     loce = LoCETransformer(TorchModel(load_scene_model), "features.2", append_bias=False).fit(X)
     how = {"queries": [0], "n_best": 2, "n_worst": 0, "tile_size": 160}
@@ -646,12 +693,12 @@ def test_transformers_and_segmenters_project_what_tiles_show():
         np.testing.assert_array_equal(tile.projection, drawn[row])
 
 
-def test_samples_in_another_order_than_the_issues_are_refused(samples, embeddings):
+def test_samples_in_an_ambiguous_order_raise(samples, embeddings):
     kept = np.isfinite(embeddings).all(axis=1)
     samples = samples[kept].reset_index(drop=True)
     issues = label_issues(embeddings[kept], samples["concept"].to_numpy(), k=3)
     shuffled = samples.iloc[::-1]
-    with pytest.raises(ValueError, match=r"labels 0 to 24 in another order.*reset_index"):
+    with pytest.raises(ValueError, match=r"holds 0 to 24 in another order.*reset_index"):
         LabelIssuesDisplay.from_issues(issues, shuffled)
     # Labels that are no positions tell the rows.
     named = issues.set_axis(issues["row"].map("row {}".format))
@@ -691,9 +738,7 @@ every_kind = pytest.mark.parametrize("kind", KINDS)
 @every_kind
 @pytest.mark.parametrize("size", ["many", "least"])
 @pytest.mark.parametrize("prefix", ["", LONG], ids=["short", "long"])
-def test_texts_are_large_inside_the_figure_and_apart(
-    kind, size, prefix, samples, embeddings, projector
-):
+def test_texts_are_large_and_do_not_overlap(kind, size, prefix, samples, embeddings, projector):
     y = prefix + samples["concept"]
     how = LEAST[kind] if size == "least" else {}
     display = display_of(kind, samples, embeddings, projector, y, **how)
@@ -762,16 +807,16 @@ def test_displays_draw_into_given_axes(kind, samples, embeddings, projector):
     display.plot(ax=again)
     assert display.ax_ is None
     assert display.figure_ is figure
-    with pytest.raises(ValueError, match="used by another display"):
+    with pytest.raises(ValueError, match="Another display already uses this ax"):
         display.plot(ax=ax)
-    with pytest.raises(ValueError, match=f"holds {len(again) + 1} Axes, and {len(again)} are"):
+    with pytest.raises(ValueError, match=f"holds {len(again) + 1} Axes, but {len(again)} are"):
         display.plot(ax=[*again, ax])
-    with pytest.raises(ValueError, match="in no grid"):
+    with pytest.raises(ValueError, match="not part of a grid"):
         display.plot(ax=figure.add_axes((0, 0, 1, 1)))
     assert len(plt.get_fignums()) == 2
 
 
-def test_lines_of_tiles_leave_room_for_texts_without_a_layout(samples, embeddings):
+def test_texts_between_tiles_do_not_overlap_without_a_layout(samples, embeddings):
     _, ax = plt.subplots(figsize=(8, 8))
     names = np.arange(26) % 8
     display = OutlierDisplay.from_embeddings(embeddings, samples, names, ax=ax, n_most=1)
@@ -783,9 +828,7 @@ def test_lines_of_tiles_leave_room_for_texts_without_a_layout(samples, embedding
 
 
 @pytest.mark.parametrize("height", [4, 14])
-def test_the_gap_below_the_chart_is_as_high_as_its_texts_without_a_layout(
-    samples, embeddings, height
-):
+def test_texts_below_the_chart_fit_without_a_layout(samples, embeddings, height):
     figure, ax = plt.subplots(figsize=(7, height))
     display = OutlierDisplay.from_embeddings(embeddings, samples, ax=ax)
     figure.canvas.draw()

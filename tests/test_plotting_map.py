@@ -44,7 +44,7 @@ def axes_of(ellipse):
         ),
     ],
 )
-def test_ellipses_have_the_axes_of_the_covariances(rows, mixture):
+def test_ellipses_match_the_covariances(rows, mixture):
     X, y = rows
     shown = ConceptMapDisplay.from_embeddings(X, y, mixture=mixture, random_state=0)
     assert len(shown.ellipses_) == len(shown.means) > 2
@@ -59,7 +59,7 @@ def test_ellipses_have_the_axes_of_the_covariances(rows, mixture):
         np.testing.assert_allclose(sorted([ellipse.width / 2, ellipse.height / 2]), lengths)
 
 
-def test_points_are_the_rows_of_their_concept(rows):
+def test_points_match_the_rows_of_each_concept(rows):
     X, y = rows
     X = np.vstack([X, [[np.nan, 0.0]]])
     shown = ConceptMapDisplay.from_embeddings(X, [*y, "car"], mixture=None)
@@ -72,7 +72,7 @@ def test_points_are_the_rows_of_their_concept(rows):
 
 
 @pytest.mark.parametrize("name", ["c", "color"])
-def test_one_colour_of_the_user_s_is_that_of_all_marks(rows, name):
+def test_a_color_of_the_user_applies_to_all_marks(rows, name):
     X, y = rows
     shown = ConceptMapDisplay.from_embeddings(X, y, mixture=None, scatter_kw={name: "red"})
     for points in shown.scatter_.values():
@@ -81,7 +81,7 @@ def test_one_colour_of_the_user_s_is_that_of_all_marks(rows, name):
     assert [to_hex(colour) for colour in shown.reference_.get_edgecolors()] == ["#ff0000"]
 
 
-def test_regions_are_those_of_the_largest_density(rows):
+def test_regions_have_the_largest_density(rows):
     X, y = rows
     shown = ConceptMapDisplay.from_embeddings(X, y, regions=True, random_state=0)
     model = ConceptGaussianMixture(random_state=0).fit(X, y)
@@ -102,7 +102,7 @@ def test_regions_are_those_of_the_largest_density(rows):
     assert shown.im_.get_extent() == list(shown.extent)
 
 
-def test_a_mixture_without_concepts_is_numbered(rows):
+def test_components_without_concepts_are_numbered(rows):
     mixture = ConceptGaussianMixture(per_concept=False, random_state=0)
     shown = ConceptMapDisplay.from_embeddings(*rows, mixture=mixture, regions=True)
     assert shown.component_concepts is None
@@ -116,7 +116,7 @@ def test_a_mixture_without_concepts_is_numbered(rows):
     assert set(np.unique(shown.regions)) <= set(range(len(shown.means)))
 
 
-def test_labels_give_the_gaussians_of_their_rows(rows):
+def test_labels_define_gaussians(rows):
     X, y = rows
     labels = np.where(y == "car", 0, np.where(y == "bus", 1, -1))
     labels[-1] = 7
@@ -131,7 +131,7 @@ def test_labels_give_the_gaussians_of_their_rows(rows):
     np.testing.assert_allclose(shown.covariances[0], centred.T @ centred / len(inside))
 
 
-def test_a_pipeline_shows_the_mixture_that_it_fitted(rows):
+def test_a_pipeline_shows_its_fitted_mixture(rows):
     X, y = rows
     X = np.column_stack([X, X**2])
     pipeline = make_pipeline(StandardScaler(), PCA(2), ConceptGaussianMixture(random_state=0))
@@ -142,7 +142,7 @@ def test_a_pipeline_shows_the_mixture_that_it_fitted(rows):
 
 
 @pytest.mark.parametrize("embedding", ["pca", PCA(2)])
-def test_the_map_is_what_the_embedding_makes(rows, embedding):
+def test_coordinates_come_from_the_embedding(rows, embedding):
     X = np.column_stack([rows[0], rows[0] ** 2])
     shown = ConceptMapDisplay.from_embeddings(X, rows[1], embedding=embedding, mixture=None)
     np.testing.assert_allclose(np.abs(shown.coordinates), np.abs(PCA(2).fit_transform(X)))
@@ -151,7 +151,7 @@ def test_the_map_is_what_the_embedding_makes(rows, embedding):
 
 
 @pytest.mark.slow
-def test_umap_comes_back_with_its_seed(rows):
+def test_umap_is_reproducible(rows):
     X = np.column_stack([rows[0], rows[0] ** 2])
     given = {"mixture": None, "random_state": 0}
     maps = [ConceptMapDisplay.from_embeddings(X, rows[1], **given) for _ in range(2)]
@@ -169,20 +169,20 @@ def test_umap_comes_back_with_its_seed(rows):
             "pca",
             "'pca' needs at least 2 finite rows and 2 features, got 1 and 3",
         ),
-        ([[1.0], [2.0], [3.0]], "pca", "'pca' needs .*, got 3 and 1; give more, or coordinates"),
+        ([[1.0], [2.0], [3.0]], "pca", "'pca' needs .*, got 3 and 1; pass more rows"),
         ([[1.0, 2.0, 3.0]], None, "'umap' needs at least 3 finite rows and 1 feature, got 1 and 3"),
-        ([[1.0, 2.0]] * 2, "umap", "'umap' needs .*, got 2 and 2; give more, or coordinates"),
-        ([[1.0, 2.0]] * 6, "pca", "'pca' finds no direction in which the 6 finite rows differ"),
-        ([[1.0, 2.0, 3.0]] * 6, "umap", "'umap' finds no direction .* give others, or coordinates"),
+        ([[1.0, 2.0]] * 2, "umap", "'umap' needs .*, got 2 and 2; pass more rows, or coordinates"),
+        ([[1.0, 2.0]] * 6, "pca", "'pca' needs different rows, but the 6 finite rows are equal"),
+        ([[1.0, 2.0, 3.0]] * 6, "umap", "'umap' needs different rows, .* pass other rows"),
     ],
 )
-def test_rows_that_make_no_map_are_refused(X, embedding, message):
+def test_too_few_or_equal_rows_raise(X, embedding, message):
     with pytest.raises(ValueError, match=message):
         ConceptMapDisplay.from_embeddings(X, embedding=embedding, mixture=None)
 
 
 @pytest.mark.parametrize(("n_rows", "embedding"), [(2, "pca"), (3, "umap")])
-def test_the_fewest_rows_make_a_map(n_rows, embedding):
+def test_a_map_of_the_fewest_rows(n_rows, embedding):
     X = np.random.default_rng(0).normal(size=(n_rows, 4))
     shown = ConceptMapDisplay.from_embeddings(X, embedding=embedding, mixture=None, random_state=0)
     assert shown.coordinates.shape == (n_rows, 2)
@@ -192,23 +192,23 @@ def test_the_fewest_rows_make_a_map(n_rows, embedding):
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"embedding": "tsne"}, "embedding='tsne' is none"),
+        ({"embedding": "tsne"}, "embedding='tsne' is not"),
         ({"embedding": np.zeros((3, 2))}, "two per row"),
         ({"embedding": PCA(1)}, "two per row"),
-        ({"mixture": "gmm"}, "mixture='gmm' is none"),
+        ({"mixture": "gmm"}, "mixture='gmm' is not"),
         ({"mixture": [0, 1]}, "inconsistent numbers of samples"),
-        ({"mixture": None, "regions": True}, "Only a mixture has regions"),
+        ({"mixture": None, "regions": True}, "regions=True needs a mixture"),
         ({"mixture": PCA(1)}, "PCA has no means_ and covariances_"),
     ],
 )
-def test_bad_maps_are_refused(rows, given, message):
+def test_invalid_maps_raise(rows, given, message):
     with pytest.raises(ValueError, match=message):
         ConceptMapDisplay.from_embeddings(*rows, **given)
     assert plt.get_fignums() == []
 
 
 @pytest.mark.parametrize("n_concepts", [None, 1, 20])
-def test_no_concept_one_and_twenty(n_concepts):
+def test_maps_of_no_one_and_twenty_concepts(n_concepts):
     X = np.random.default_rng(0).normal(size=(200, 2))
     y = None if n_concepts is None else [f"concept {i % n_concepts}" for i in range(200)]
     shown = ConceptMapDisplay.from_embeddings(X, y, random_state=0)
@@ -226,7 +226,7 @@ def test_no_concept_one_and_twenty(n_concepts):
     assert len(looks) == n_concepts
 
 
-def test_channels_are_ranked_by_their_median(rows):
+def test_channels_are_sorted_by_their_median(rows):
     rng = np.random.default_rng(0)
     X, y = rng.normal(size=(40, 30)), np.repeat(["car", "sky"], 20)
     names = [f"f[{i}]" for i in range(30)]
@@ -244,7 +244,7 @@ def test_channels_are_ranked_by_their_median(rows):
     assert sum(shown.histogram_.get_data()[0]) == pytest.approx(1.0)
 
 
-def test_channels_of_an_estimator_have_its_names(rows):
+def test_channels_have_the_feature_names_of_the_estimator(rows):
     X, y = rows
     model = make_pipeline(StandardScaler(), PCA(2)).fit(X)
     shown = ChannelDisplay.from_estimator(model, X, y, group="tree")
@@ -256,7 +256,7 @@ def test_channels_of_an_estimator_have_its_names(rows):
     np.testing.assert_allclose(np.linalg.norm(whole.weights, axis=1), 1)
 
 
-def test_a_group_without_rows_is_refused(rows):
+def test_a_group_without_rows_raises(rows):
     with pytest.raises(ValueError, match=r"group='ship' has no finite row; y holds \['bus'"):
         ChannelDisplay.from_embeddings(*rows, group="ship")
 
@@ -283,7 +283,7 @@ def test_text_stays_text_and_dense_points_become_an_image(display, kind):
         assert b"/Type3" not in content
 
 
-def test_names_on_the_map_touch_no_other_and_those_without_room_stand_below():
+def test_names_on_the_map_do_not_overlap_and_the_others_are_in_the_legend():
     rng = np.random.default_rng(0)
     y = np.repeat([f"concept {i}" for i in range(24)], 8)
     shown = ConceptMapDisplay(rng.normal(size=(len(y), 2)), y).plot(legend="on map")
@@ -296,7 +296,7 @@ def test_names_on_the_map_touch_no_other_and_those_without_room_stand_below():
     assert not any(a.overlaps(b) for i, a in enumerate(boxes) for b in boxes[:i])
     for name, text in shown.names_.items():
         assert (text.get_position() == shown.coordinates[y == name]).all(axis=1).any()
-    with pytest.raises(ValueError, match="legend='under' is none"):
+    with pytest.raises(ValueError, match="legend='under' is not True"):
         shown.plot(legend="under")
 
 
@@ -331,7 +331,7 @@ def test_marks_are_of_one_size():
 
 
 @pytest.mark.parametrize("layout", ["constrained", "compressed", "tight"])
-def test_a_map_in_a_figure_is_whole_when_it_is_first_saved(rows, layout):
+def test_a_map_is_complete_in_the_first_saved_file(rows, layout):
     figure, ax = plt.subplots(figsize=(6.9, 6.9), layout=layout)
     ConceptMapDisplay(*rows).plot(ax=ax)
     ax.set_title("a title\nin two lines")

@@ -24,17 +24,17 @@ LONG = [f"object--vehicle--{name}_with_a_very_long_hierarchical/name" for name i
     ("names", "most"),
     [(LONG, 12), ([*LONG, "mean"], 42), ([f"features.13.block.3[{i}]" for i in range(30)], 14)],
 )
-def test_short_names_differ_as_long_ones_do(names, most):
+def test_short_names_are_distinct(names, most):
     short = shorten(names, most)
     assert len(set(short)) == len(names)
     assert max(map(len, short)) <= most
 
 
-def test_names_that_have_room_stay():
+def test_names_that_fit_are_unchanged():
     assert shorten(["car", 7, "car"], 3) == ["car", "7", "car"]
 
 
-def test_names_that_differ_in_the_middle_alone_stay():
+def test_names_that_differ_only_in_the_middle_are_unchanged():
     names = [f"{'a' * 20}{name}{'b' * 20}" for name in ("x", "y")] + ["another"]
     assert shorten(names, 12) == names
 
@@ -70,7 +70,7 @@ def test_long_names_lie_inside_the_figure_and_leave_room(kind):
     assert display.ax_.get_window_extent().width > 0.25 * width
 
 
-def test_what_is_drawn_in_ink_is_seen_on_dark_figures():
+def test_black_lines_are_white_on_dark_figures():
     X = np.random.default_rng(0).normal(size=(12, 4))
     with plt.style.context("dark_background"):
         display = PrecisionAtKDisplay.from_embeddings(X, ["bus", "car"] * 6)

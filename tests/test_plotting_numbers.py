@@ -80,14 +80,14 @@ def test_similar_concepts_are_neighbors_and_colors_span_the_values():
     (tree,) = [ax for ax in shown.ax_.child_axes if ax.collections and not ax.axison]
     assert len(tree.collections[0].get_segments()) == 3
     assert shown.plot(order=None).order_.tolist() == [0, 1, 2, 3]
-    with pytest.raises(ValueError, match="A tree needs two concepts or more"):
+    with pytest.raises(ValueError, match="tree=True needs at least two concepts"):
         shown.plot(order=None, tree=True)
-    with pytest.raises(ValueError, match=r"order=\[.a., .b.\] is none of the concepts"):
+    with pytest.raises(ValueError, match=r"order=\[.a., .b.\] must hold each of the concepts"):
         shown.plot(order=["a", "b"])
 
 
 @pytest.mark.slow
-def test_names_of_many_concepts_are_as_small_as_their_cells():
+def test_names_fit_their_cells():
     matrix = np.random.default_rng(0).random((80, 80))
     shown = OverlapDisplay(matrix, concepts=[f"concept {i}" for i in range(80)]).plot()
     assert shown.figure_.get_figwidth() == 6.9
@@ -101,7 +101,7 @@ def test_names_of_many_concepts_are_as_small_as_their_cells():
     "display",
     [SeparationDisplay, OverlapDisplay, CentroidDistanceDisplay, PrecisionAtKDisplay],
 )
-def test_from_estimator_is_from_embeddings_of_what_it_makes(rows, display):
+def test_from_estimator_equals_from_embeddings(rows, display):
     X, y = rows
     pipeline = make_pipeline(StandardScaler(), PCA(2)).fit(X)
     ours = display.from_estimator(pipeline, X, y)
@@ -133,7 +133,7 @@ def test_values_are_legible_with_few_concepts_and_with_many(n_concepts, width):
     assert {t.get_size() for t in shown.text_.flat if t is not None} == {7}
 
 
-def test_values_without_room_are_left_out_unless_their_size_is_asked_for():
+def test_values_that_do_not_fit_are_omitted_unless_they_have_a_font_size():
     figure, ax = plt.subplots(figsize=(1.5, 1.5))
     display = OverlapDisplay(np.full((20, 20), 0.25), concepts=range(20))
     assert display.plot(ax=ax).text_ is None
@@ -153,22 +153,22 @@ def test_values_contrast_with_their_cells():
 
 
 @pytest.mark.parametrize("matrix", [np.zeros((2, 3)), np.zeros((3, 3))])
-def test_a_matrix_that_does_not_fit_is_refused(matrix):
+def test_a_matrix_of_another_shape_raises(matrix):
     with pytest.raises(ValueError, match="one row and one column per concept"):
         SeparationDisplay(matrix, concepts=["a", "b"]).plot()
 
 
-def test_rows_that_all_failed_are_refused():
+def test_failed_rows_only_raise():
     with pytest.raises(ValueError, match="None of the 2 rows of X is finite"):
         SeparationDisplay.from_embeddings([[np.nan], [np.inf]], ["a", "b"])
 
 
-def test_one_concept_has_nothing_to_be_separated_from():
+def test_a_single_concept_raises():
     with pytest.raises(ValueError, match="At least 2 concepts"):
         SeparationDisplay.from_embeddings([[0.0], [1.0]], ["a", "a"])
 
 
-def test_precision_curves_are_the_brute_force_ones(rows):
+def test_precision_curves_equal_brute_force(rows):
     X, y = rows
     shown = PrecisionAtKDisplay.from_embeddings(X, y, k=[10, 1, 3])
     judges = [brute_force.precision_at(k) for k in (1, 3, 10)]
@@ -208,7 +208,7 @@ def test_precision_curves_leave_out_the_group_of_the_query(rows, exclude):
     np.testing.assert_allclose(shown.chance_line_.get_ydata(), np.mean(chance))
 
 
-def test_chance_is_the_precision_of_noise():
+def test_chance_equals_the_precision_of_noise():
     rng = np.random.default_rng(0)
     y = np.repeat(["a", "b"], (300, 100))
     shown = PrecisionAtKDisplay.from_embeddings(rng.normal(size=(400, 30)), y, k=[40])
@@ -237,7 +237,7 @@ def test_precision_of_many_concepts_has_no_names():
     assert len(shown.line_) == 25
 
 
-def test_a_k_without_as_many_rows_is_refused(rows):
+def test_too_large_k_raises(rows):
     with pytest.raises(ValueError, match="k=28 neighbors"):
         PrecisionAtKDisplay.from_embeddings(*rows, k=[28])
     with pytest.raises(ValueError, match=r"k=.0, 3. must hold numbers of at least 1"):
@@ -279,7 +279,7 @@ def compared():
     return tables
 
 
-def test_several_metrics_stand_below_each_other():
+def test_several_metrics_have_panels():
     tables, metrics = compared(), ["purity", "n_clusters", "failed_share"]
     shown = LayerComparisonDisplay.from_table(tables, metrics)
     drawn = iter(shown.errorbar_)
@@ -298,7 +298,7 @@ def test_several_metrics_stand_below_each_other():
     given, axes = plt.subplots(3)
     assert shown.plot(ax=axes).figure_ is given
     assert shown.ax_ is None
-    with pytest.raises(ValueError, match="ax holds 2 Axes, and 3 are needed"):
+    with pytest.raises(ValueError, match="ax holds 2 Axes, but 3 are needed"):
         shown.plot(ax=axes[:2])
     plt.close("all")
 
@@ -316,7 +316,7 @@ def test_differences_have_their_intervals_and_reference():
     rows = tables["vit"].query("metric == 'iou'")
     reference = rows.loc[rows["rank"] == 1, "layer"].item()
     assert " ".join(alone.ax_.get_ylabel().split()) == f"mean IoU, minus that of {reference}"
-    with pytest.raises(ValueError, match=r"needs a row or more, with .*difference_low"):
+    with pytest.raises(ValueError, match=r"needs at least one row, and .*difference_low"):
         LayerComparisonDisplay(table(layer=["a", "b"], model="")).plot(kind="difference")
     with pytest.raises(ValueError, match="kind='median' is not 'mean' or 'difference'"):
         alone.plot(kind="median")
@@ -338,7 +338,7 @@ def test_a_model_has_one_color_in_all_displays_of_a_figure():
     assert len(figure.axes) == 3
 
 
-def test_precision_of_layers_is_that_of_each_with_its_spread_over_concepts(rows):
+def test_precision_of_layers_equals_that_of_each_layer(rows):
     X, y = rows
     X = np.asarray(X, dtype=float)
     other = np.random.RandomState(0).normal(size=X.shape)
@@ -384,7 +384,7 @@ def test_layers_of_a_search(rows):
     best = means.argmax(axis=1)
     np.testing.assert_array_equal(shown.scores["mean"], means[[0, 1], best])
     np.testing.assert_array_equal(shown.scores["std"], stds[[0, 1], best])
-    with pytest.raises(ValueError, match="0 parameters of the search are called layer"):
+    with pytest.raises(ValueError, match="0 parameters of the search have the name layer"):
         LayerComparisonDisplay.from_search(search)
     with pytest.raises(ValueError, match=r"no 'mean_test_score'; it has .*mean_test_separation"):
         LayerComparisonDisplay.from_search(search, layer="pca__n_components")
@@ -404,7 +404,7 @@ def test_layers_of_a_search(rows):
         ("previous", "previous"),
     ],
 )
-def test_metrics_are_written_as_in_a_paper(metric, label):
+def test_metrics_have_readable_names(metric, label):
     shown = LayerComparisonDisplay.from_table(table(layer=["a", "b"], metric=metric), metric)
     assert shown.ax_.get_ylabel() == label
 
@@ -417,13 +417,13 @@ def test_metrics_are_written_as_in_a_paper(metric, label):
         (table(layer=["a", "a"]), "'a' of model '' more than once"),
     ],
 )
-def test_tables_without_the_metric_are_refused(given, message):
+def test_tables_without_the_metric_raise(given, message):
     with pytest.raises(ValueError, match=message):
         LayerComparisonDisplay.from_table(given, "purity")
     assert plt.get_fignums() == []
 
 
-def test_a_user_has_the_last_word_on_style(rows):
+def test_styles_of_the_user_take_precedence(rows):
     shown = PrecisionAtKDisplay.from_embeddings(*rows, k=[1, 2], line_kw={"c": "red", "lw": 3})
     assert {(to_hex(line.get_color()), line.get_linewidth()) for line in shown.line_} == {
         ("#ff0000", 3)

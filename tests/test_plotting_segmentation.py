@@ -44,7 +44,7 @@ def test_pixels_have_the_color_of_their_most_probable_concept(boxes, segmenter):
             np.testing.assert_allclose(shown[i, j], expected, atol=0.51)
 
 
-def test_thumbnails_are_small_and_concepts_chosen(boxes, segmenter):
+def test_thumbnails_are_small_and_concepts_are_selected(boxes, segmenter):
     display = SegmentationDisplay.from_estimator(
         segmenter, boxes["image"].tolist()[:1], concepts=["box"], tile_size=20, legend=False
     )
@@ -55,9 +55,9 @@ def test_thumbnails_are_small_and_concepts_chosen(boxes, segmenter):
     assert display.threshold == 0.4
 
 
-def test_what_can_not_be_shown_is_refused(boxes, segmenter):
+def test_invalid_segmentations_raise(boxes, segmenter):
     images = boxes["image"].tolist()
-    with pytest.raises(TypeError, match="LoCETransformer can't segment"):
+    with pytest.raises(TypeError, match="LoCETransformer cannot segment"):
         SegmentationDisplay.from_estimator(segmenter.loce_, images)
     with pytest.raises(ValueError, match="images is empty"):
         SegmentationDisplay.from_estimator(segmenter, [])
@@ -66,5 +66,5 @@ def test_what_can_not_be_shown_is_refused(boxes, segmenter):
     with pytest.raises(FileNotFoundError, match=r"gone\.png"):
         SegmentationDisplay.from_estimator(segmenter, ["gone.png"])
     many = ConceptSegmenter(segmenter.loce).fit(boxes.iloc[[0, 1, 2] * 9], y=range(27))
-    with pytest.raises(ValueError, match="There are 27 concepts, and colors for 26; choose some"):
+    with pytest.raises(ValueError, match="There are 27 concepts, but only 26 colors; choose some"):
         SegmentationDisplay.from_estimator(many, images)

@@ -20,7 +20,7 @@ from sklearn_loce.plotting import (
     SeparationDisplay,
     _style,
 )
-from sklearn_loce.plotting._style import concept_styles, open_axes, rim
+from sklearn_loce.plotting._style import concept_styles, lighten, open_axes
 
 pytestmark = pytest.mark.usefixtures("no_figure_stays")
 
@@ -53,7 +53,7 @@ def as_seen(colours, matrix):
 # only the first apart at a glance.
 @pytest.mark.parametrize(("n_colours", "apart"), [(10, 10), (26, 3)])
 @pytest.mark.parametrize("eyes", SEEN_AS)
-def test_colours_are_told_apart(eyes, n_colours, apart):
+def test_colors_are_distinct(eyes, n_colours, apart):
     lab = as_seen([*_style.COLOURS[:n_colours], "#ffffff"], SEEN_AS[eyes])
     first, second = np.triu_indices(len(lab), 1)
     least = deltaE_ciede2000(lab[first], lab[second]).min()
@@ -78,7 +78,7 @@ def best_contrast(line):
     return max(contrast(colour, ax.get_facecolor()) for colour in painted[y - 5 : y + 6, x])
 
 
-def test_lines_are_seen_on_a_dark_background():
+def test_all_colors_are_visible_on_a_dark_background():
     names = [f"m{i}" for i in range(len(_style.COLOURS))]
     values = np.linspace(0.1, 0.9, len(names))
     table = [(m, k, value, 0.0) for m, value in zip(names, values, strict=True) for k in "ab"]
@@ -88,18 +88,20 @@ def test_lines_are_seen_on_a_dark_background():
         layers = LayerComparisonDisplay(table).plot()
         some = {"chance": [0.0] * 24, "concepts": names[:24]}  # more of them are gray
         curves = PrecisionAtKDisplay(precision[:24], k=[1, 5], **some).plot()
+        points = ConceptMapDisplay(np.arange(52.0).reshape(26, 2), names).plot().scatter_
     for lines in ([bar[0] for bar in layers.errorbar_], curves.line_):
-        assert [line.get_color() for line in lines] == list(_style.COLOURS[: len(lines)])
+        assert len({line.get_color() for line in lines}) == len(lines)
         assert min(map(best_contrast, lines)) > 3
+    assert min(contrast(part.get_facecolor()[0, :3], "black") for part in points.values()) > 2.9
 
 
-def test_a_rim_is_of_the_background_that_is_seen():
+def test_colors_are_lightened_for_the_background_that_is_visible():
     figure, ax = plt.subplots()
     ax.set_facecolor("none")
-    assert not rim(ax, "black", 1.0)
+    assert lighten(ax, "black") == "black"
     figure.set_facecolor("#101010")
-    assert rim(ax, "black", 1.0)
-    assert not rim(ax, "white", 1.0)
+    assert contrast(lighten(ax, "black"), "#101010") > 3
+    assert lighten(ax, "white") == "white"
 
 
 @pytest.mark.parametrize("n_concepts", [1, 10, 25, 286])
@@ -112,7 +114,7 @@ def test_no_two_concepts_look_the_same(n_concepts):
     assert len(set(markers)) == min(n_concepts, len(_style.MARKERS))
 
 
-def test_a_palette_keeps_the_style_of_a_concept_when_others_are_left_out():
+def test_a_palette_keeps_the_styles_of_a_part_of_the_concepts():
     every = concept_styles(range(40))
     assert concept_styles([7, 33], palette=np.arange(40)) == {n: every[n] for n in (7, 33)}
 
@@ -129,12 +131,12 @@ def test_a_palette_gives_colors_to_concepts_and_groups():
 @pytest.mark.parametrize(
     ("palette", "error", "message"),
     [
-        ("tab10", TypeError, "palette='tab10' is none; pass a dict"),
+        ("tab10", TypeError, "palette='tab10' is not a palette; pass a dict"),
         ({"cow": "red"}, ValueError, r"none of the concepts \[.bus.\]; it holds \[.cow.\]"),
         ({"bus": "blurple"}, ValueError, "blurple"),
     ],
 )
-def test_a_palette_that_is_none_is_refused(palette, error, message):
+def test_an_invalid_palette_raises(palette, error, message):
     with pytest.raises(error, match=message):
         concept_styles(["bus"], palette)
 
@@ -151,13 +153,16 @@ def test_displays_take_a_palette():
     both = PrecisionAtKDisplay(**curves, concepts=["car", "sky"]).plot(**kw).line_
     every = concept_styles(kw["palette"])
     assert [(line.get_color(), line.get_marker()) for line in both] == [every["car"], every["sky"]]
-    with pytest.raises(ValueError, match="palette gives the colors of concepts, and there is no y"):
+    with pytest.raises(ValueError, match="palette needs concepts; pass y"):
         ConceptMapDisplay(X).plot(palette={"car": "red"})
+    table = pd.DataFrame({"model": ["car", "sky"], "layer": "a", "mean": 0.5, "std": 0.1})
+    models = LayerComparisonDisplay(table).plot(**kw).errorbar_
+    assert [bar[0].get_color() for bar in models] == [every["car"][0], every["sky"][0]]
     tree = DendrogramDisplay([[0, 1, 1.0, 2]], [0, 4]).plot(palette={4: "red"})
     assert [to_hex(bar.get_facecolor()) for bar in tree.bars_] == ["#0072b2", "#ff0000"]
 
 
-def test_a_new_figure_is_as_wide_as_a_column_and_nothing_in_it_is_small():
+def test_a_new_figure_has_the_width_of_a_column_and_legible_fonts():
     with open_axes(SimpleNamespace()) as ax:
         ax.set(title="t", xlabel="x", ylabel="y")
         ax.plot([0, 1], label="car")
@@ -177,7 +182,7 @@ def test_given_axes_keep_their_style():
     assert display.figure_ is figure
 
 
-def test_a_figure_that_could_not_be_drawn_is_closed():
+def test_a_figure_is_closed_if_drawing_fails():
     before = plt.get_fignums()
     with pytest.raises(ValueError, match="bad"), open_axes(SimpleNamespace()):
         raise ValueError("bad")
@@ -205,7 +210,7 @@ def test_displays_draw_into_a_part_of_a_figure(display):
 SIGNS = ["$x_$", "_background_", "50 % & {$a$}"]
 
 
-def test_names_are_written_as_they_are():
+def test_special_characters_in_names_are_drawn_unchanged():
     X = np.random.default_rng(0).normal(size=(12, 2))
     table = pd.DataFrame({"model": SIGNS[1], "layer": SIGNS, "mean": 0.5, "std": 0.1})
     table = pd.concat([table, table.assign(model="_other")])

@@ -46,7 +46,7 @@ def test_small_images_keep_their_pixels(picture, mask):
     np.testing.assert_array_equal(tile.mask, mask)
 
 
-def test_a_map_is_brought_to_the_tile(picture, mask):
+def test_a_map_is_shrunk_to_the_tile(picture, mask):
     tile = make_tile(picture, mask, size=20, crop=True)
     left, upper, right, lower = tile.box
     drawn = np.linspace(0, 1, 80)[None].repeat(60, axis=0)
@@ -98,15 +98,15 @@ def test_only_images_that_are_shown_are_decoded_and_each_once(picture, mask, mon
     assert [id(image) for image in read] == [id(images[0]), id(images[2])]
 
 
-def test_a_broken_row_is_named_by_its_position_in_the_whole_table(picture, mask):
+def test_errors_name_the_position_of_a_row(picture, mask):
     pairs = [(picture, mask), (picture, mask), ("missing.png", mask)]
     with pytest.raises(FileNotFoundError, match=r"row 2: the image 'missing.png' does not exist"):
         read_tile(pairs, 2)
 
 
 @pytest.mark.parametrize("row", [-1, 2])
-def test_a_row_out_of_range_is_named(picture, mask, row):
-    with pytest.raises(ValueError, match=f"holds {row}.* go from 0 to 1"):
+def test_a_row_out_of_range_raises(picture, mask, row):
+    with pytest.raises(ValueError, match=f"holds {row}.* range from 0 to 1"):
         read_tile([(picture, mask)] * 2, row)
 
 
@@ -116,7 +116,7 @@ def test_positions_are_integers(picture, mask):
 
 
 @pytest.mark.parametrize("size", [0, 2.5])
-def test_tiles_have_a_size(picture, mask, size):
+def test_invalid_sizes_of_tiles_raise(picture, mask, size):
     with pytest.raises(ValueError, match="positive integer"):
         make_tile(picture, mask, size=size)
 
@@ -136,7 +136,7 @@ def test_an_outline_lies_where_half_of_a_pixel_is_covered(mask):
     assert _area([line]) == pytest.approx(mask.sum(), abs=0.5 + 1e-6)
 
 
-def test_holes_and_parts_have_outlines_of_their_own(mask):
+def test_holes_and_parts_have_separate_outlines(mask):
     mask[20:30, 25:35] = False
     mask[50:55, 60:70] = True
     lines = trace_outline(mask)
@@ -150,7 +150,7 @@ def test_a_mask_at_the_border_is_closed_along_it():
     np.testing.assert_array_equal(line.max(axis=0), [6.5, 4.5])
 
 
-def test_thin_things_stay_and_nothing_has_no_outline(picture):
+def test_thin_masks_have_outlines_and_empty_masks_have_none(picture):
     mask = np.zeros((60, 80), dtype=bool)
     assert trace_outline(mask) == []
     mask[:, 41] = True
@@ -167,7 +167,7 @@ class _Display:
 LAYOUT = Layout(2, (("query", 1), ("best", 2)), chart_height=1.0)
 
 
-def test_a_figure_is_as_high_as_its_tiles(picture):
+def test_a_figure_has_the_height_of_its_tiles(picture):
     display = _Display()
     with open_grid(display, None, LAYOUT) as (chart, axes):
         assert chart in display.figure_.axes
@@ -181,7 +181,7 @@ def test_a_figure_is_as_high_as_its_tiles(picture):
         assert taken.height == pytest.approx(given.height, rel=0.03)
 
 
-def test_a_figure_that_could_not_be_drawn_is_closed():
+def test_a_figure_is_closed_if_drawing_fails():
     with pytest.raises(ZeroDivisionError), open_grid(_Display(), None, LAYOUT):
         _ = 1 / 0
     assert plt.get_fignums() == []

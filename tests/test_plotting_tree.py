@@ -25,7 +25,7 @@ def rows():
 
 
 @pytest.mark.parametrize("method", ["ward", "single", "average"])
-def test_links_lie_where_scipy_draws_them(rows, method):
+def test_links_match_scipy(rows, method):
     tree = linkage(rows[0], method)
     leaves, links = link_positions(tree)
     theirs = dendrogram(tree, no_plot=True)
@@ -36,7 +36,7 @@ def test_links_lie_where_scipy_draws_them(rows, method):
     assert sorted(ours.tolist()) == sorted(drawn.tolist())
 
 
-def test_a_chain_is_drawn_that_is_too_deep_for_scipy():
+def test_trees_that_are_too_deep_for_scipy():
     tree = linkage(np.cumsum(np.linspace(1, 2, 3000))[:, np.newaxis], "single")
     with pytest.raises(RecursionError):
         dendrogram(tree, no_plot=True)
@@ -45,7 +45,7 @@ def test_a_chain_is_drawn_that_is_too_deep_for_scipy():
     assert links[:, 1, 1].tolist() == tree[:, 2].tolist()
 
 
-def test_a_link_has_the_colour_of_the_cluster_below_it(rows):
+def test_links_have_the_colors_of_their_clusters(rows):
     X, y = rows
     model = ConceptAgglomerative(size=5).fit(X, y)
     shown = DendrogramDisplay.from_estimator(model, X, y)
@@ -62,7 +62,7 @@ def test_a_link_has_the_colour_of_the_cluster_below_it(rows):
             assert drawn == colours[names[counts.argmax()]]
 
 
-def test_bars_are_as_high_as_the_clusters_are_pure(rows):
+def test_the_height_of_bars_is_the_purity(rows):
     X, y = rows
     shown = DendrogramDisplay.from_embeddings(X, y, clusterer=ConceptAgglomerative(size=9))
     ordered = np.array(shown.labels)[shown.leaves_]
@@ -96,7 +96,7 @@ def test_every_leaf_is_marked_in_the_row_of_its_concept(rows):
     assert names[-4:] == ["purity\n(0 to 1)", *shown.strip_]
 
 
-def test_without_concepts_clusters_take_their_colours_in_turn(rows):
+def test_without_concepts_clusters_have_different_colors(rows):
     model = ConceptAgglomerative(criterion="size", size=15).fit(rows[0])
     shown = DendrogramDisplay.from_estimator(model, rows[0])
     assert shown.purity_ is None
@@ -105,7 +105,7 @@ def test_without_concepts_clusters_take_their_colours_in_turn(rows):
 
 
 @pytest.mark.parametrize("n_concepts", [1, 20])
-def test_one_concept_and_twenty(n_concepts):
+def test_trees_of_one_and_twenty_concepts(n_concepts):
     X = np.random.default_rng(0).normal(size=(100, 3))
     y = [f"concept {i % n_concepts}" for i in range(100)]
     shown = DendrogramDisplay.from_embeddings(X, y)
@@ -123,7 +123,7 @@ def test_failed_rows_are_left_out(rows):
     assert len(shown.leaves_) == 60
 
 
-def test_the_distances_and_their_name_stay_apart_in_axes_of_the_user_s(rows):
+def test_the_axis_label_does_not_overlap_ticks_in_given_axes(rows):
     figure, ax = plt.subplots()
     shown = DendrogramDisplay.from_embeddings(*rows, ax=ax)
     figure.draw_without_rendering()
@@ -134,7 +134,7 @@ def test_the_distances_and_their_name_stay_apart_in_axes_of_the_user_s(rows):
     assert shown.figure_ is figure
 
 
-def test_a_user_has_the_last_word_on_style(rows):
+def test_styles_of_the_user_take_precedence(rows):
     shown = DendrogramDisplay.from_embeddings(
         *rows, links_kw={"colors": "red"}, text_kw={"size": 4}
     )
@@ -142,20 +142,20 @@ def test_a_user_has_the_last_word_on_style(rows):
     assert {text.get_fontsize() for text in shown.text_.values()} == {4}
 
 
-def test_what_is_no_tree_is_refused(rows):
+def test_invalid_trees_raise(rows):
     X = rows[0]
     model = KMeans(2, random_state=0, n_init=1).fit(X)
     with pytest.raises(TypeError, match="KMeans has no linkage_matrix_"):
         DendrogramDisplay.from_estimator(model, X)
     tree = linkage(X)
-    with pytest.raises(ValueError, match="60 leaves, and labels has 59"):
+    with pytest.raises(ValueError, match="60 leaves, but labels has 59"):
         DendrogramDisplay(tree, np.zeros(59, dtype=int)).plot()
-    with pytest.raises(ValueError, match="60 leaves, and y has 2"):
+    with pytest.raises(ValueError, match="60 leaves, but y has 2"):
         DendrogramDisplay(tree, np.zeros(60, dtype=int), y=["a", "b"]).plot()
     assert plt.get_fignums() == []
 
 
-def test_links_above_noise_belong_to_no_cluster():
+def test_links_above_noise_have_no_cluster():
     tree = linkage([[0.0], [1.0], [5.0]])
     shown = DendrogramDisplay(tree, [0, 0, -1], y=["a", "a", "b"]).plot()
     assert len(shown.bars_) == 1

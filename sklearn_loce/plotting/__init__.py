@@ -1,12 +1,12 @@
-"""Displays of LoCEs: scikit-learn's convention, for numbers that this package computes.
+"""Displays of LoCEs, which follow the convention of scikit-learn's displays.
 
-A display stores numbers, and draws them with ``plot``: into ``ax`` where one is given, else into a
-figure of its own that fits a paper column of 3.3 inches. Such a figure keeps text as text in PDF
-and SVG; for one of your own, set matplotlib's ``svg.fonttype`` to "none". Names are imported when
-they are first used, and matplotlib when something is drawn: ``pip install sklearn-loce[examples]``.
+A display stores numbers, and its method ``plot`` draws them. ``plot`` draws into ``ax`` if you pass
+one, and otherwise opens a figure that fits a paper column of 3.3 inches. Text in such a figure
+stays text in PDF and SVG files. In your own figures, set Matplotlib's ``svg.fonttype`` to "none".
+The displays need Matplotlib: ``pip install sklearn-loce[examples]``.
 
-Where all that is given row by row has an index of pandas, with the same labels in another order,
-rows are matched by it, in the order of the first argument. Otherwise positions count.
+If all arguments with one value per row have a pandas index with the same labels, rows are matched
+by label, in the order of the first argument. Otherwise rows are matched by position.
 """
 
 from importlib import import_module

@@ -1,4 +1,4 @@
-"""The rows behind tiles, as a table to export, and captions taken from it."""
+"""Table of the rows that tiles show, and captions read from its columns."""
 
 from itertools import repeat
 
@@ -8,11 +8,11 @@ from .._samples.images import PATH
 from .._samples.table import cell_values, is_missing
 from ._drawing import fit_text, format_number
 
-_WIDTH = 0.85  # of a tile, as digits, of which ids consist, are wider than the mean letter
+_WIDTH = 0.85  # of a tile; ids consist of digits, which are wider than the mean letter
 
 
 def describe_tiles(samples, positions, concepts=None, **own):
-    """Make the table of a display's tiles.
+    """Describe the tiles of a display in a table.
 
     Parameters
     ----------
@@ -21,15 +21,15 @@ def describe_tiles(samples, positions, concepts=None, **own):
     positions : array-like of int
         Position of each tile's row.
     concepts : ndarray of shape (n_samples,), default=None
-        Concept of every row, as the display shows it. None leaves the column of the samples.
+        Concept of every row. None keeps the column of the samples.
     **own : array-like
-        What the display knows of each tile, by name; a column of that name gives way.
+        Further columns, by name. They replace columns of the samples with the same name.
 
     Returns
     -------
     DataFrame
-        One line per tile, with the index of its row: ``position``, what the display knows, and the
-        columns of the samples but ``mask``, and ``image`` where it is no path.
+        One line per tile, with the index of its row: ``position``, the further columns, and the
+        columns of the samples without ``mask``, and without ``image`` unless it holds paths.
 
     Examples
     --------
@@ -56,13 +56,13 @@ def describe_tiles(samples, positions, concepts=None, **own):
 
 
 def choose_captions(captions, table):
-    """Check the columns that captions are taken from.
+    """Check the names of the columns that captions show.
 
     Parameters
     ----------
     captions : str, list of str or None
     table : DataFrame or None
-        Of :func:`describe_tiles`.
+        Table of :func:`describe_tiles`.
 
     Returns
     -------
@@ -71,7 +71,7 @@ def choose_captions(captions, table):
     Raises
     ------
     ValueError
-        If there is no table, or it lacks a column.
+        If there is no table, or a column is missing.
     """
     if captions is None:
         return []
@@ -83,12 +83,12 @@ def choose_captions(captions, table):
 
 
 def read_captions(names, table):
-    """Iterate over the tiles; give the texts of each one's caption.
+    """Iterate over the tiles and yield the lines of each caption.
 
     Parameters
     ----------
     names : list of str
-        Columns, as of :func:`choose_captions`.
+        Columns, from :func:`choose_captions`.
     table : DataFrame or None
 
     Returns
@@ -118,21 +118,22 @@ def _write_value(value):
         return "none"
     if not isinstance(value, float | np.floating):
         return str(value)
-    # Ids are floats where some are missing.
+    # pandas stores integer ids as floats if some are missing.
     return str(int(value)) if value.is_integer() else format_number(value)
 
 
 def write_below(ax, texts, captions, **style):
-    """Write lines below a tile, each cut off at the tile's width.
+    """Write lines below a tile and cut them off at the width of the tile.
 
     Parameters
     ----------
     ax : Axes
     texts : list of str
-        What the display says, as it is to be drawn.
+        Lines that are written as they are.
     captions : list of str
+        Lines that are cut off.
     **style : dict
-        For ``Axes.set_xlabel``.
+        Passed to ``Axes.set_xlabel``.
     """
     fitted = [fit_text(ax, caption, n_lines=1, n_tiles=_WIDTH) for caption in captions]
     lines = [*texts, *fitted]

@@ -9,18 +9,19 @@ from ._rows import embed, finite_rows, last_step
 from ._style import COLOURS, GREY, merge_style, open_axes
 
 _POSITIVE, _NEGATIVE = COLOURS[0], COLOURS[1]
-# Inches: the distribution of all weights, what is between, one channel.
+# Inches: the distribution of all weights, the gap below it, and one channel.
 _DISTRIBUTION, _BETWEEN, _CHANNEL = 0.62, 0.4, 0.155
 _N_BINS = 60
 
 
 class ChannelDisplay:
-    """Weights of a concept's or a cluster's rows: all of them, and the channels of the largest.
+    """Distribution of the weights of a concept or cluster, and its channels of largest weight.
 
-    Above, the distribution of all weights. Below, a box for each of the channels whose median
-    weight is the largest in absolute value: median, quartiles, and whiskers from the 5 % to the
-    95 % quantile of the rows. A gray mark is the median of all other rows: channels where it lies
-    in the box tell nothing about the concept.
+    The upper axes show the distribution of all weights. The lower axes show a box for each of the
+    channels whose median weight is largest in absolute value. A box shows the median and the
+    quartiles, and its whiskers reach from the 5 % to the 95 % quantile of the rows. A gray mark
+    shows the median of all other rows. If it lies in the box, the channel is not specific to the
+    concept.
 
     It is recommended to use :meth:`from_estimator` or :meth:`from_embeddings`. All parameters are
     stored as attributes.
@@ -32,36 +33,36 @@ class ChannelDisplay:
     reference : array-like of shape (n_features,), default=None
         Median weights of all other rows.
     feature_names : array-like of shape (n_features,), default=None
-        Names of the features; None means their numbers.
+        Names of the features. None uses their numbers.
     name : str, default=None
-        What the concept or cluster is called.
+        Name of the concept or cluster.
     n_failed : int, default=0
         Number of rows left out because their LoCE failed.
 
     Attributes
     ----------
     channels_ : ndarray of shape (n_channels,), dtype int
-        Features shown below, that of the largest median first.
+        Features shown, sorted by the absolute value of their median, the largest first.
     boxes_ : dict of str to list of artists
-        As :meth:`matplotlib.axes.Axes.bxp` returns them.
+        Boxes as returned by :meth:`matplotlib.axes.Axes.bxp`.
     reference_ : matplotlib PathCollection or None
-        The marks of the other rows.
+        Marks of the other rows.
     histogram_ : matplotlib StepPatch
-        The distribution above: share of the weights per bin.
+        Distribution: share of the weights in each bin.
     ax_ : matplotlib Axes
         Axes with the boxes.
     distribution_ax_ : matplotlib Axes
         Axes with the distribution.
     figure_ : matplotlib Figure
-        Figure that holds them.
+        Figure of the axes.
 
     See Also
     --------
-    sklearn_loce.LoCETransformer : Its `standardize` makes weights of channels comparable.
+    sklearn_loce.LoCETransformer : Its parameter `standardize` makes channels comparable.
 
     Notes
     -----
-    The weight distributions of Mikriukov, Schwalbe and Bade (IJCV 2025).
+    Mikriukov, Schwalbe and Bade (IJCV 2025) show such distributions of weights.
 
     Examples
     --------
@@ -89,9 +90,9 @@ class ChannelDisplay:
         Parameters
         ----------
         n_channels : int, default=10
-            Channels shown at most.
+            Largest number of channels to show.
         ax : matplotlib Axes, default=None
-            Axes to plot into, whose upper part becomes axes of their own; None opens a figure.
+            Axes to plot into. Their upper part becomes separate axes. None opens a figure.
         box_kw : dict, default=None
             Keywords of :meth:`matplotlib.axes.Axes.bxp`.
         reference_kw : dict, default=None
@@ -109,7 +110,23 @@ class ChannelDisplay:
         ImportError
             If matplotlib is not installed.
         ValueError
-            If shapes don't fit, or `n_channels` is below 1.
+            If shapes do not match, or `n_channels` is below 1.
+
+        See Also
+        --------
+        ChannelDisplay.from_estimator : Compute and plot.
+        ChannelDisplay.from_embeddings : Plot given embeddings.
+
+        Examples
+        --------
+        >>> import matplotlib.pyplot as plt
+        >>> from sklearn.datasets import load_iris
+        >>> from sklearn_loce.plotting import ChannelDisplay
+        >>> X, y = load_iris(return_X_y=True)
+        >>> display = ChannelDisplay.from_embeddings(X, y, group=0)
+        >>> display.plot(n_channels=2).channels_.tolist()
+        [0, 1]
+        >>> plt.close("all")
         """
         weights, names = self._check(n_channels)
         medians = np.median(weights, axis=0)
@@ -121,7 +138,7 @@ class ChannelDisplay:
             self.boxes_ = self._draw_boxes(weights, names, box_kw)
             self.reference_ = self._draw_reference(reference_kw)
             others = "" if self.reference is None else ",\ngray mark: median of all other rows"
-            # From the right, as beside long names the axes are narrower than it.
+            # Aligned at the right, because long names make the axes narrower than this label.
             ax.set_xlabel(f"weight of a row (box: quartiles, line: 5 to 95 %{others})", loc="right")
             ax.set_ylim(len(self.channels_) - 0.4, -0.6)
             ax.axvline(0, color=GREY, linewidth=0.6, zorder=0)
@@ -133,14 +150,14 @@ class ChannelDisplay:
         names = range(weights.shape[1]) if names is None else names
         check_consistent_length(weights.T, names, self.reference)
         if n_channels < 1:
-            raise ValueError(f"n_channels={n_channels} shows none; pass 1 or more.")
+            raise ValueError(f"n_channels={n_channels} must be 1 or more.")
         return weights, np.array([str(name) for name in names])
 
     def _split(self, ax, height):
-        """Give the distribution the upper part of the axes."""
+        """Split the axes and use the upper part for the distribution."""
         grid = ax.get_subplotspec()
         if grid is None:
-            raise ValueError("ax has no place in a grid; make it with plt.subplots.")
+            raise ValueError("ax is not part of a grid; create it with plt.subplots.")
         share = (_DISTRIBUTION + 0.1) / height
         parts = grid.subgridspec(2, 1, height_ratios=[share, 1 - share])
         ax.set_subplotspec(parts[1])
@@ -170,7 +187,7 @@ class ChannelDisplay:
         stats = [dict(zip(keys, column, strict=True)) for column in quantiles.T]
         line = {"linewidth": 0.7}
         look = {"showfliers": False, "patch_artist": True, "widths": 0.62, "showcaps": False}
-        look |= {"medianprops": {"color": "black", "linewidth": 1.2}}
+        look |= {"medianprops": {"color": self.ax_.xaxis.label.get_color(), "linewidth": 1.2}}
         look |= {"boxprops": line, "whiskerprops": line, "orientation": "horizontal"}
         boxes = self.ax_.bxp(stats, positions=range(len(stats)), **(look | (box_kw or {})))
         for box, median in zip(boxes["boxes"], quantiles[2], strict=True):
@@ -187,27 +204,26 @@ class ChannelDisplay:
         if self.reference is None:
             return None
         shown = np.asarray(self.reference, dtype=np.float64)[self.channels_]
-        look = {"marker": "|", "color": "#555555", "sizes": [45], "linewidths": 1.6, "zorder": 3}
+        look = {"marker": "|", "color": GREY, "sizes": [45], "linewidths": 1.6, "zorder": 3}
         style = merge_style(PathCollection, look | {"label": "all other rows"}, reference_kw)
         style["s"] = style.pop("sizes") if "s" not in style else style["s"]
         return self.ax_.scatter(shown, range(len(shown)), **style)
 
     @classmethod
     def from_estimator(cls, estimator, X, y=None, *, group=None, **kwargs):
-        """Transform rows, and plot the channels of one concept or cluster.
+        """Transform rows and plot the channels of one concept or cluster.
 
         Parameters
         ----------
         estimator : estimator
-            Fitted :class:`~sklearn_loce.LoCETransformer`, other transformer, or Pipeline; of one
-            that ends in a clusterer, what stands before it. Features have the names that it gives
-            them.
+            Fitted :class:`~sklearn_loce.LoCETransformer`, other transformer, or Pipeline. The
+            final clusterer of a Pipeline is skipped. Feature names come from the transformer.
         X : DataFrame or array-like
             Rows as the estimator takes them.
         y : array-like of shape (n_samples,), default=None
             Concept or cluster of each row.
         group : str or int, default=None
-            Which concept or cluster; None means all rows.
+            Concept or cluster to plot. None plots all rows.
         **kwargs : dict
             Passed to :meth:`from_embeddings`.
 
@@ -218,9 +234,13 @@ class ChannelDisplay:
         Raises
         ------
         ValueError
-            As of :meth:`from_embeddings`.
+            As in :meth:`from_embeddings`.
         TypeError
-            If the estimator makes no embeddings.
+            If the estimator cannot transform rows.
+
+        See Also
+        --------
+        ChannelDisplay.from_embeddings : Plot embeddings that are computed already.
 
         Examples
         --------
@@ -246,7 +266,7 @@ class ChannelDisplay:
     def from_embeddings(
         cls, X, y=None, *, group=None, feature_names=None, normalized=True, **kwargs
     ):
-        """Plot the channels of one concept or cluster of given embeddings.
+        """Plot the channels of one concept or cluster from embeddings.
 
         Parameters
         ----------
@@ -255,12 +275,12 @@ class ChannelDisplay:
         y : array-like of shape (n_samples,), default=None
             Concept or cluster of each row.
         group : str or int, default=None
-            Which of them; None means all rows.
+            Concept or cluster to plot. None plots all rows.
         feature_names : array-like of shape (n_features,), default=None
-            Names of the features, as ``LoCETransformer.get_feature_names_out`` gives them; None
-            means the columns of a DataFrame, or numbers.
+            Names of the features, such as those of ``LoCETransformer.get_feature_names_out``. None
+            uses the columns of a DataFrame, or numbers.
         normalized : bool, default=True
-            Whether rows are L2-normalized, so that none counts more for its length.
+            Whether to L2-normalize rows, so that long vectors do not count more.
         **kwargs : dict
             Passed to :meth:`plot`.
 
@@ -271,7 +291,11 @@ class ChannelDisplay:
         Raises
         ------
         ValueError
-            If no row is finite, no row is of the group, or X and y do not fit.
+            If no row is finite, no row belongs to the group, or X and y do not match.
+
+        See Also
+        --------
+        ChannelDisplay.from_estimator : Compute the embeddings and plot them.
 
         Examples
         --------
@@ -303,7 +327,7 @@ def _ends_in_clusters(estimator):
 
 
 def _find_group(y, group, n_samples):
-    """Tell which rows belong to a group."""
+    """Return a mask of the rows of a group."""
     if group is None:
         return np.ones(n_samples, dtype=bool)
     names = [] if y is None else np.unique(y).tolist()

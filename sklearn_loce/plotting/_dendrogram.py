@@ -18,27 +18,28 @@ from ._style import (
     PAGE_WIDTH,
     SMALL_FONT_SIZE,
     concept_styles,
+    lighten,
     merge_style,
     open_axes,
 )
 from ._tree import find_runs, link_clusters, link_positions
 
-# Inches from top to bottom: the tree, a line of numbers, the purity, a gap, one concept.
+# Inches from top to bottom: the tree, a line of numbers, the purity, a gap and one concept.
 _TREE, _NUMBERS, _PURITY, _GAP, _CONCEPT = 1.5, 0.12, 0.24, 0.05, 0.125
-# More clusters are numbered in two lines.
+# Above this number of clusters, their numbers stand in two lines.
 _MOST_IN_LINE = 10
-# Inches for the axis below and for air.
+# Inches of margin at the top and at the bottom.
 _MARGIN = 0.35
-_COLUMN_ROWS = 24  # beyond, the figure is as wide as a page
+_COLUMN_ROWS = 24  # with more rows, the figure is as wide as a page
 _MOST_VECTORS = 3000
-_LINE = 1.15  # between two names, of the size of their font
+_LINE = 1.15  # distance between two names over their font size
 
 
 class DendrogramDisplay:
-    """A tree of LoCEs with its clusters numbered and colored, their purity and their concepts.
+    """Tree of LoCEs with numbered and colored clusters, their purity and their concepts.
 
-    Below the tree, every cluster has its number and a bar as high as its purity, both in the
-    color of the concept that most of its rows show. Below that, every concept has a row with a
+    Below the tree, every cluster has its number and a bar whose height is its purity. The color of
+    a cluster is that of its most frequent concept. Below the bars, every concept has a row with a
     mark under each of its leaves. Links above the cut are gray.
 
     It is recommended to use :meth:`from_estimator` or :meth:`from_embeddings`. All parameters are
@@ -47,11 +48,11 @@ class DendrogramDisplay:
     Parameters
     ----------
     linkage_matrix : array-like of shape (n_leaves - 1, 4)
-        The tree, as :func:`scipy.cluster.hierarchy.linkage` returns it.
+        Tree as returned by :func:`scipy.cluster.hierarchy.linkage`.
     labels : array-like of shape (n_leaves,)
-        Cluster of each leaf; -1 for none.
+        Cluster of each leaf, -1 for leaves without a cluster.
     y : array-like of shape (n_leaves,), default=None
-        Concept of each leaf. Without, clusters take their colors in turn, and have no purity.
+        Concept of each leaf. Without concepts, each cluster has its own color and no purity.
     n_failed : int, default=0
         Number of rows left out because their LoCE failed.
 
@@ -60,19 +61,19 @@ class DendrogramDisplay:
     leaves_ : ndarray of shape (n_leaves,), dtype int
         Leaves from left to right.
     purity_ : Series of shape (n_clusters,) or None
-        Share of the majority concept of each cluster, by its number; None without `y`.
+        Share of the majority concept of each cluster, by its number. None without `y`.
     links_ : matplotlib LineCollection
-        The tree, in the order of `linkage_matrix`.
+        Links of the tree, in the order of `linkage_matrix`.
     bars_ : list of matplotlib Rectangle
         Purity of each cluster, from left to right.
     text_ : dict of int to matplotlib Text
-        Number of each cluster; where they would touch in two lines, those of the larger ones.
+        Number of each cluster. Small clusters have none if the numbers would touch.
     strip_ : dict of str to matplotlib PolyCollection
-        Leaves of each concept, from top to bottom; empty without `y`.
+        Leaves of each concept, from top to bottom. Empty without `y`.
     ax_ : matplotlib Axes
-        Axes with all of it. Distances are positive on its vertical axis.
+        Axes of the whole display. Distances are positive on the vertical axis.
     figure_ : matplotlib Figure
-        Figure that holds them.
+        Figure of the axes.
 
     See Also
     --------
@@ -99,18 +100,18 @@ class DendrogramDisplay:
         self.n_failed = n_failed
 
     def plot(self, *, ax=None, palette=None, links_kw=None, strip_kw=None, text_kw=None):
-        """Plot the tree and what is below it.
+        """Plot the tree, the purity of its clusters and its concepts.
 
         Parameters
         ----------
         ax : matplotlib Axes, default=None
-            Axes to plot into; None opens a figure.
+            Axes to plot into. None opens a figure.
         palette : dict or sequence, default=None
-            Colors of concepts. A dict gives the color of a concept, or of all concepts of a tuple;
-            others take colors that it leaves. A sequence of all concepts there are, also of those
-            without rows here, keeps the color and the marker that each has among all.
+            Colors of concepts. A dict maps a concept, or a tuple of concepts, to a color. Other
+            concepts get unused colors. A sequence lists all concepts of a study: each concept then
+            has the same color in every figure, even if some concepts have no rows.
         links_kw : dict, default=None
-            Keywords of the tree, a :class:`matplotlib.collections.LineCollection`.
+            Keywords of the tree's :class:`matplotlib.collections.LineCollection`.
         strip_kw : dict, default=None
             Keywords of the concepts' rows, as of :meth:`matplotlib.axes.Axes.broken_barh`.
         text_kw : dict, default=None
@@ -126,8 +127,23 @@ class DendrogramDisplay:
         ImportError
             If matplotlib is not installed.
         ValueError
-            If the tree is none, labels or concepts are not as many as its leaves, or the palette
-            has none of the concepts.
+            If the tree is invalid, the number of labels or concepts differs from the number of
+            leaves, or the palette has none of the concepts.
+
+        See Also
+        --------
+        DendrogramDisplay.from_estimator : Compute and plot.
+        DendrogramDisplay.from_embeddings : Plot given embeddings.
+
+        Examples
+        --------
+        >>> import matplotlib.pyplot as plt
+        >>> from sklearn.datasets import load_iris
+        >>> from sklearn_loce.plotting import DendrogramDisplay
+        >>> X, y = load_iris(return_X_y=True)
+        >>> display = DendrogramDisplay.from_embeddings(X, y)
+        >>> display = display.plot(palette={0: "red"}, links_kw={"linewidths": 1.2})
+        >>> plt.close("all")
         """
         tree, labels, y = self._check()
         self.leaves_, links = link_positions(tree)
@@ -154,13 +170,13 @@ class DendrogramDisplay:
         for name, values in (("labels", labels), ("y", labels if y is None else y)):
             if len(values) != len(tree) + 1:
                 raise ValueError(
-                    f"The tree has {len(tree) + 1} leaves, and {name} has {len(values)} values; "
-                    "pass one per row that the tree was built on."
+                    f"The tree has {len(tree) + 1} leaves, but {name} has {len(values)} values; "
+                    "pass one value per row that was clustered."
                 )
         return tree, labels, y
 
     def _measure(self, tree, labels, y, palette):
-        """Purity, colors, and how much height an inch, and all that is below the tree, has."""
+        """Compute purity and colors, and the heights of an inch and of the part below the tree."""
         self._inch = (float(tree[:, 2].max()) or 1.0) / _TREE
         self._n_rows = 0 if y is None else len(np.unique(y))
         clusters = [cluster for cluster in np.unique(labels).tolist() if cluster != -1]
@@ -186,7 +202,7 @@ class DendrogramDisplay:
         from matplotlib.collections import LineCollection
 
         clusters, codes = np.unique(labels, return_inverse=True)
-        above = [*(self._colours[c] for c in clusters.tolist()), GREY]
+        above = [*(lighten(self.ax_, self._colours[c]) for c in clusters.tolist()), GREY]
         colours = [above[code] for code in link_clusters(tree, codes.reshape(-1))]
         look = {"colors": colours, "linewidths": 0.7, "capstyle": "projecting"}
         dense = {"rasterized": len(links) > _MOST_VECTORS}
@@ -213,7 +229,7 @@ class DendrogramDisplay:
             self.bars_.append(self.ax_.add_patch(bar))
 
     def _draw_strip(self, y, strip_kw):
-        """Draw a row per concept, those further left in the tree first."""
+        """Draw one row per concept, ordered by their places in the tree."""
         if y is None:
             return {}
         ordered = y[self.leaves_]
@@ -226,7 +242,7 @@ class DendrogramDisplay:
             self.ax_.axhspan(bottom, bottom + height, color="#f2f2f2", linewidth=0, zorder=0)
             own = ordered[starts] == name
             spans = np.column_stack([starts - 0.5, stops - starts])[own]
-            # The edge keeps a single leaf of many visible.
+            # With an edge, a single leaf stays visible among thousands.
             colour = self._strip_colours[name]
             style = {"facecolor": colour, "edgecolor": colour, "linewidth": 0.25}
             style |= {"rasterized": len(y) > _MOST_VECTORS} | strip_kw
@@ -234,7 +250,7 @@ class DendrogramDisplay:
         return strip
 
     def _name_rows(self):
-        """Write distances beside the tree, and what is below it beside its row."""
+        """Write distances beside the tree and names beside the rows below it."""
         from matplotlib.ticker import MaxNLocator
 
         top = _TREE * self._inch
@@ -255,7 +271,7 @@ class DendrogramDisplay:
         self.ax_.spines["left"].set_bounds(0, top)
 
     def _fit_names(self):
-        """Make the names of the rows as small as their rows are."""
+        """Reduce the font of the names to the height of their rows."""
         self.figure_.canvas.figure.draw_without_rendering()
         low, high = self.ax_.transData.transform([(0, 0), (0, self._concept * self._inch)])[:, 1]
         points = (high - low) * 72 / self.figure_.dpi
@@ -264,10 +280,10 @@ class DendrogramDisplay:
             tick.label1.set_fontsize(min(tick.label1.get_fontsize(), points / _LINE))
 
     def _name_distances(self, top, n_characters):
-        """Put the axis' name beside its numbers, not beside the longest name of a concept."""
+        """Place the axis label next to the numbers, not next to the longest concept name."""
         from matplotlib.transforms import ScaledTranslation
 
-        # Axes of the user's may have other ticks and fonts than those of paper_style.
+        # The user's axes may have other ticks and fonts than paper_style.
         tick = self.ax_.yaxis.get_major_ticks()[0]
         size = tick.label1.get_fontsize()
         points = tick.get_tick_padding() + (0.64 * n_characters + 0.5) * size
@@ -277,7 +293,7 @@ class DendrogramDisplay:
         self.ax_.yaxis.set_label_coords(0, (1 + share) / 2, self.ax_.transAxes + shift)
 
     def _number_clusters(self, labels, text_kw):
-        """Write the number of each cluster at its longest run, the larger ones' first."""
+        """Write the number of each cluster at its longest run, large clusters first."""
         ordered = labels[self.leaves_]
         starts, stops = find_runs(ordered)
         self.figure_.canvas.figure.draw_without_rendering()
@@ -311,9 +327,9 @@ class DendrogramDisplay:
         Parameters
         ----------
         estimator : ConceptAgglomerative or Pipeline
-            Fitted; or any clusterer with `linkage_matrix_` and `labels_`.
+            Fitted estimator. Any clusterer with `linkage_matrix_` and `labels_` works.
         X : array-like or DataFrame of n_samples rows
-            The rows it was fitted on. The tree has them already: only their number is looked at.
+            Rows on which the estimator was fitted. Only their number is used.
         y : array-like of shape (n_samples,), default=None
             Concept of each row.
         **kwargs : dict
@@ -328,9 +344,13 @@ class DendrogramDisplay:
         TypeError
             If the estimator has no tree.
         ValueError
-            If X or y are not as many as the leaves.
+            If the length of X or y differs from the number of leaves.
         NotFittedError
             If the estimator is not fitted.
+
+        See Also
+        --------
+        DendrogramDisplay.from_embeddings : Plot embeddings that are computed already.
 
         Examples
         --------
@@ -350,7 +370,7 @@ class DendrogramDisplay:
         if not hasattr(model, "linkage_matrix_"):
             raise TypeError(
                 f"{type(model).__name__} has no linkage_matrix_, so there is no tree to plot; "
-                "cluster with ConceptAgglomerative."
+                "pass a fitted ConceptAgglomerative."
             )
         check_consistent_length(X, model.labels_, y)
         X, y = match_rows(X=X, y=y)
@@ -358,17 +378,17 @@ class DendrogramDisplay:
 
     @classmethod
     def from_embeddings(cls, X, y=None, *, clusterer=None, **kwargs):
-        """Cluster embeddings, and plot the tree.
+        """Cluster embeddings and plot the tree.
 
         Parameters
         ----------
         X : array-like of shape (n_samples, n_features)
             Embeddings. Rows that are not finite are left out, and counted in `n_failed`.
         y : array-like of shape (n_samples,), default=None
-            Concept of each row; the default clusterer needs it.
+            Concept of each row. The default clusterer requires it.
         clusterer : ConceptAgglomerative, default=None
-            Unfitted; a clone is fitted. None means ``ConceptAgglomerative()``, the paper's relaxed
-            setting.
+            Clusterer, of which a clone is fitted. None uses ``ConceptAgglomerative()``, the relaxed
+            setting of the paper.
         **kwargs : dict
             Passed to :meth:`plot`.
 
@@ -379,10 +399,14 @@ class DendrogramDisplay:
         Raises
         ------
         TypeError
-            If the clusterer grows no tree.
+            If the clusterer builds no tree.
         ValueError
-            If fewer than two rows are finite, X and y do not fit, or y is missing where the
-            clusterer needs it.
+            If fewer than two rows are finite, X and y do not match, or the clusterer requires y
+            and it is missing.
+
+        See Also
+        --------
+        DendrogramDisplay.from_estimator : Compute the embeddings and plot them.
 
         Examples
         --------

@@ -1,4 +1,4 @@
-"""How tiles, outlines, frames and their texts are drawn."""
+"""Functions that draw tiles, outlines, frames and texts."""
 
 import re
 from textwrap import wrap
@@ -14,23 +14,23 @@ WRONG = {"edgecolor": COLOURS[1], "linestyle": (0, (3, 1.4)), "linewidth": 1.8}
 NEUTRAL = {"edgecolor": "#333333", "linestyle": "-", "linewidth": 1.8}
 MARKS = {True: "✓", False: "✗"}
 
-TINT = "#E69F00"  # of projections: the orange of Okabe and Ito
+TINT = "#E69F00"  # color of projections: the orange of Okabe and Ito
 
-_OUTLINE, _RIM = 0.65, 0.75  # points, of the line and of what is wider below it
-_FULL_AT = 7  # points across a mask, from which on its outline is as wide as that
-_THINNEST = 0.25  # of that, so that the outline is still printed
+_OUTLINE, _RIM = 0.65, 0.75  # points: width of a line, and additional width of its rim
+_FULL_AT = 7  # points: masks of this thickness and more have outlines of full width
+_THINNEST = 0.25  # smallest share of the full width, which is still printed
 _TINT_SHARE = 0.4
 
 
 def show_tile(ax, picture, **image_kw):
-    """Show a picture without ticks, or an empty place for None.
+    """Show a picture without ticks. None leaves the axes empty.
 
     Parameters
     ----------
     ax : Axes
     picture : ndarray of shape (height, width[, 3]) or None
     **image_kw : dict
-        For ``Axes.imshow``.
+        Passed to ``Axes.imshow``.
 
     Returns
     -------
@@ -49,7 +49,7 @@ def tint(picture, colors, shares):
     picture : ndarray of shape (height, width, 3)
     colors : list of color
     shares : list of ndarray of shape (height, width), float or bool
-        Of each color in each pixel, 1 in all at most.
+        Share of each color in each pixel; their sum is at most 1.
 
     Returns
     -------
@@ -64,7 +64,7 @@ def tint(picture, colors, shares):
 
 
 def choose_show(show, tiles):
-    """Check what tiles are to show, and choose it where that is left open.
+    """Check the parameter `show`, and choose its value if it is None.
 
     Parameters
     ----------
@@ -78,7 +78,7 @@ def choose_show(show, tiles):
     Raises
     ------
     ValueError
-        If it is none of these, or no tile has a projection.
+        If the value is unknown, or needs projections and no tile has one.
     """
     projected = any(tile.projection is not None for tile in tiles)
     if show is None:
@@ -87,14 +87,14 @@ def choose_show(show, tiles):
         raise ValueError(f"show={show!r} is not 'mask', 'projection' or 'both'.")
     if show != "mask" and not projected:
         raise ValueError(
-            f"show={show!r} needs projections, and no tile has one; pass what draws them where the "
-            "display is made, as in projector=loce."
+            f"show={show!r} needs projections, but no tile has one; create the display with a "
+            "projector, as in projector=loce."
         )
     return show
 
 
 def draw_tile(ax, tile, show="mask", contour_kw=None):
-    """Draw a thumbnail with its mask's outline; its projection is tinted, with an outline too.
+    """Draw a thumbnail with the outline of its mask and its tinted projection.
 
     Parameters
     ----------
@@ -102,7 +102,7 @@ def draw_tile(ax, tile, show="mask", contour_kw=None):
     tile : Tile
     show : {"mask", "projection", "both"}, default="mask"
     contour_kw : dict, default=None
-        For the :class:`matplotlib.collections.LineCollection` of the mask.
+        Keywords of the mask's :class:`matplotlib.collections.LineCollection`.
 
     Returns
     -------
@@ -116,18 +116,18 @@ def draw_tile(ax, tile, show="mask", contour_kw=None):
 
 
 def draw_outline(ax, mask, contour_kw=None, *, level=None, color="white"):
-    """Draw the outline of a mask, light with a dark rim: it shows on any picture.
+    """Draw the outline of a mask, light with a dark rim, so that it is visible on any picture.
 
-    It is thinner on small and on narrow masks, which it would cover.
+    Small and narrow masks get thinner outlines, which do not cover them.
 
     Parameters
     ----------
     ax : Axes
     mask : ndarray of shape (height, width), float32
     contour_kw : dict, default=None
-        For :class:`matplotlib.collections.LineCollection`.
+        Keywords of :class:`matplotlib.collections.LineCollection`.
     level : float, default=None
-        As of :func:`trace_outline`.
+        As in :func:`trace_outline`.
     color : color, default="white"
 
     Returns
@@ -145,15 +145,15 @@ def draw_outline(ax, mask, contour_kw=None, *, level=None, color="white"):
     width = np.max(style["linewidth"]) + thin * _RIM
     style.setdefault("path_effects", [withStroke(linewidth=width, foreground="black")])
     lines = LineCollection(lines, **style)
-    lines.set_in_layout(False)  # it lies in the image, and measuring it takes long
+    lines.set_in_layout(False)  # it lies inside the image, and measuring it is slow
     ax.add_collection(lines, autolim=False)
     return lines
 
 
 def _measure_thickness(lines):
-    """Measure how many pixels lie across what closed lines enclose: twice its area by its rim."""
+    """Measure the thickness in pixels of an enclosed region: twice its area over its perimeter."""
     rim = sum(np.hypot(*np.diff(line, axis=0).T).sum() for line in lines)
-    x_y = [(line - line[0]).T for line in lines]  # holes run the other way round
+    x_y = [(line - line[0]).T for line in lines]  # holes have the opposite direction
     area = sum(0.5 * np.sum(x[:-1] * y[1:] - x[1:] * y[:-1]) for x, y in x_y)
     return 2 * abs(area) / rim if rim else 0.0
 
@@ -167,7 +167,7 @@ def draw_frame(ax, style, frame_kw=None):
     style : dict
         `RIGHT`, `WRONG` or `NEUTRAL`.
     frame_kw : dict, default=None
-        For :class:`matplotlib.patches.Rectangle`.
+        Keywords of :class:`matplotlib.patches.Rectangle`.
 
     Returns
     -------
@@ -182,27 +182,27 @@ def draw_frame(ax, style, frame_kw=None):
 
 
 def fit_text(ax, text, *, size=SMALL_FONT_SIZE, n_lines=2, n_tiles=1):
-    """Break a text, and cut it off, so that it is no wider than a tile.
+    """Break a text into lines and cut it off so that it is no wider than a tile.
 
     Parameters
     ----------
     ax : Axes
-        The tile.
+        Axes of the tile.
     text : object
-        What to write.
+        Text to write.
     size : float, default=7
-        Of the font, in points.
+        Font size in points.
     n_lines : int, default=2
-        Most lines.
+        Largest number of lines.
     n_tiles : float, default=1
-        Tiles that the text may be wide.
+        Largest width of the text, in tiles.
 
     Returns
     -------
     str
     """
     n_letters = max(4, int(n_tiles * count_letters(ax, size)))
-    # Long names seldom have spaces; behind these signs they may be broken.
+    # Long names seldom have spaces, so they may also break after these signs.
     breakable = re.sub(r"([_/])", "\\1\v", str(text))
     lines = wrap(breakable, n_letters, replace_whitespace=False)
     if len(lines) > n_lines:
@@ -211,12 +211,12 @@ def fit_text(ax, text, *, size=SMALL_FONT_SIZE, n_lines=2, n_tiles=1):
 
 
 def mark_name(is_right, name):
-    """Write a mark before a name, from which no line break parts it.
+    """Prepend a mark to a name, without a line break between them.
 
     Parameters
     ----------
     is_right : bool or None
-        None writes none.
+        None omits the mark.
     name : object
 
     Returns
@@ -226,28 +226,30 @@ def mark_name(is_right, name):
     return str(name) if is_right is None else f"{MARKS[is_right]}\N{NO-BREAK SPACE}{name}"
 
 
-def write_heading(ax, heading):
-    """Write a line above a tile, from its left edge on, that may be wider than the tile.
+def write_heading(ax, heading, raised=0):
+    """Write a line above a tile. It starts at the left edge and may be wider than the tile.
 
     Parameters
     ----------
     ax : Axes
     heading : str
+    raised : float, default=0
+        Additional distance from the tile in points.
 
     Returns
     -------
     Annotation
     """
-    # Layouts would widen the tile for a long title; an empty one holds the place for it.
-    ax.set_title(" ", fontsize=FONT_SIZE, pad=2)
+    # A layout would widen the tile for a long title, so an empty title reserves its place.
+    ax.set_title(" ", fontsize=FONT_SIZE, pad=2 + raised)
     where = {"xy": (0, 1), "xycoords": "axes fraction", "textcoords": "offset points"}
-    text = ax.annotate(heading, xytext=(0, 3), fontsize=FONT_SIZE, **where)
+    text = ax.annotate(heading, xytext=(0, 3 + raised), fontsize=FONT_SIZE, **where)
     text.set_in_layout(False)
     return text
 
 
 def font_with_marks():
-    """Give the font families of now, and one behind them that has the marks.
+    """Return the current font families, followed by one that contains the marks.
 
     Returns
     -------
@@ -259,7 +261,7 @@ def font_with_marks():
 
 
 def format_number(value):
-    """Write three digits, with the minus sign that matplotlib writes.
+    """Format a number with three digits and the minus sign of Matplotlib.
 
     Parameters
     ----------

@@ -1,19 +1,19 @@
-"""Figures whose text stays text. This module needs matplotlib: import it inside functions."""
+"""Figures whose text stays text. Import this module inside functions, as it needs Matplotlib."""
 
 import matplotlib as mpl
 from matplotlib.figure import Figure
 
-# Read by matplotlib when a figure is saved, not when it is drawn.
+# Matplotlib reads these settings when it saves a figure, not when it draws.
 TEXT_AS_TEXT = {"svg.fonttype": "none", "pdf.fonttype": 42, "savefig.dpi": 300}
 
 
 class PaperFigure(Figure):
-    """Figure that is saved with text as text: it can be searched, copied and edited.
+    """Figure that is saved with text as text, which can be searched, copied and edited.
 
     Parameters
     ----------
     *args, **kwargs : tuple, dict
-        As for :class:`matplotlib.figure.Figure`.
+        Passed to :class:`matplotlib.figure.Figure`.
 
     Examples
     --------
@@ -27,12 +27,12 @@ class PaperFigure(Figure):
     """
 
     def savefig(self, *args, **kwargs):
-        """Save the figure, with text as text.
+        """Save the figure with text as text.
 
         Parameters
         ----------
         *args, **kwargs : tuple, dict
-            As for :meth:`matplotlib.figure.Figure.savefig`.
+            Passed to :meth:`matplotlib.figure.Figure.savefig`.
         """
         with mpl.rc_context(TEXT_AS_TEXT):
             super().savefig(*args, **kwargs)

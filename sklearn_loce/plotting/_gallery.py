@@ -13,59 +13,69 @@ from ._captions import choose_captions, describe_tiles, read_captions, write_bel
 from ._drawing import choose_show, draw_tile, fit_text, write_heading
 from ._grid import Layout, open_grid
 from ._inputs import check_inputs, choose
-from ._style import FONT_SIZE, SMALL_FONT_SIZE
+from ._legend import add_figure_legend
+from ._names import literal
+from ._style import FONT_SIZE, GREY, SMALL_FONT_SIZE, concept_styles, lighten
 from ._tiles import TILE_SIZE, read_tiles
 
-_LEAST_SHARE = 0.05  # of a cluster, for a concept to be named
-_ALL = 0.995  # what is written as 100 %
+_MOST_CLUSTERS = 6  # lines of tiles that fit on a page with the legend
+_LEAST_SHARE = 0.05  # concepts with this share of a cluster have a color
+_MOST_COLORS = 24  # of the legend
+_BAR, _ABOVE = 4, 2  # points: height of a bar, and its distance from the tiles
 
 
 class ClusterGalleryDisplay:
     """One line of tiles per cluster: its most central rows, with the outlines of their masks.
 
-    Use :meth:`from_embeddings` or :meth:`from_estimator` to make one; parameters are stored as
-    attributes.
+    If there are concepts, a bar above the tiles shows the share of each concept in the cluster.
+    Concepts with less than 5 % of every cluster shown are gray.
+
+    It is recommended to use :meth:`from_embeddings` or :meth:`from_estimator`. All parameters are
+    stored as attributes.
 
     Parameters
     ----------
     clusters : list
         Labels of the clusters shown.
     sizes : array-like of shape (n_clusters,)
-        Number of rows of each.
+        Number of rows of each cluster.
     rows : list of ndarray of shape (n_shown,), intp
-        Positions of each cluster's rows that are shown, the most central first.
+        Positions of the rows shown of each cluster, the most central first.
     distances : list of ndarray of shape (n_shown,), float64
-        Mean distance of each of those to the other rows of its cluster.
+        Mean distance of each row shown to the other rows of its cluster.
     tiles : dict of {int: Tile}
         Thumbnails by position, with the attributes ``image``, ``mask`` and ``projection``.
     composition : DataFrame of shape (n_clusters, n_concepts), default=None
-        Share of each concept in each cluster, as of
+        Share of each concept in each cluster, as in
         :func:`sklearn_loce.metrics.cluster_composition`.
     names : dict of {int: object}, default=None
         Concepts of the rows shown, by position.
     table : DataFrame of n_tiles rows, default=None
-        The rows behind the tiles, in the order in which these are drawn, with the index of the
-        table of samples: ``position``, ``cluster``, ``distance``, and the columns of the samples
-        but ``mask``, and ``image`` where it is no path.
+        Rows that the tiles show, in drawing order, with the index of the table of samples. The
+        columns are ``position``, ``cluster``, ``distance``, and those of the samples without
+        ``mask``, and without ``image`` unless it holds paths.
 
     Attributes
     ----------
     ax_ : matplotlib Axes or None
-        The Axes that was divided; None where an array of Axes was given.
+        Axes that was divided. None if an array of Axes was given.
     axes_ : ndarray of shape (n_clusters, n_tiles) of Axes
     figure_ : matplotlib Figure
     outlines_ : list of LineCollection
-        Of masks and projections, tile by tile.
+        Outlines of masks and projections, tile by tile.
+    bars_ : list of list of Rectangle
+        Shares of the concepts of each cluster, from left to right. Empty without concepts.
+    legend_ : Legend or None
+        Legend of the concepts in the bars.
 
     See Also
     --------
-    sklearn_loce.cluster.ConceptAgglomerative : Clusters that are cut where concepts are pure.
+    sklearn_loce.cluster.ConceptAgglomerative : Clusters of one concept each.
 
     Notes
     -----
-    A row is the more central, the less its distances to the other rows of its cluster are on
-    average; the first one is the medoid. The clusters of Mikriukov, Schwalbe and Bade (IJCV 2025)
-    are shown like this.
+    Rows are sorted by their mean distance to the other rows of their cluster. The first row is the
+    medoid. Mikriukov, Schwalbe and Bade (IJCV 2025) show clusters in this way.
 
     Examples
     --------
@@ -105,21 +115,21 @@ class ClusterGalleryDisplay:
 
     @classmethod
     def from_estimator(cls, estimator, X, samples, y=None, **kwargs):
-        """Show the clusters that an estimator predicts.
+        """Plot the clusters that an estimator predicts.
 
         Parameters
         ----------
         estimator : clusterer or mixture
-            Fitted, with ``predict``. For the clusters of its training rows pass ``labels_`` to
-            :meth:`from_embeddings`: they need not be the same, and some clusterers have no other.
+            Fitted estimator with ``predict``. To plot the clusters of the training rows, pass
+            ``labels_`` to :meth:`from_embeddings`. They may differ from the predicted clusters.
         X : array-like of shape (n_samples, n_features)
             Embeddings.
         samples : DataFrame or list of (image, mask) pairs
-            The table of samples that they belong to.
+            Table of samples of the embeddings.
         y : array-like of shape (n_samples,), default=None
-            Concepts. None takes the column ``concept``, if there is one.
+            Concept of each row. None uses the column ``concept`` if the table has one.
         **kwargs : dict
-            For :meth:`from_embeddings`.
+            Passed to :meth:`from_embeddings`.
 
         Returns
         -------
@@ -130,12 +140,31 @@ class ClusterGalleryDisplay:
         TypeError
             If the estimator has no ``predict``.
         ValueError, FileNotFoundError
-            As :meth:`from_embeddings`.
+            As in :meth:`from_embeddings`.
+
+        See Also
+        --------
+        ClusterGalleryDisplay.from_embeddings : Plot embeddings that are computed already.
+
+        Examples
+        --------
+        >>> import matplotlib.pyplot as plt
+        >>> import numpy as np
+        >>> from sklearn.cluster import KMeans
+        >>> from sklearn_loce.datasets import make_scenes
+        >>> from sklearn_loce.plotting import ClusterGalleryDisplay
+        >>> X = make_scenes(5, random_state=0).data
+        >>> embeddings = np.random.RandomState(0).normal(size=(len(X), 3))
+        >>> model = KMeans(2, random_state=0).fit(embeddings)
+        >>> display = ClusterGalleryDisplay.from_estimator(model, embeddings, X, n_tiles=3)
+        >>> display.axes_.shape
+        (2, 3)
+        >>> plt.close("all")
         """
         if not hasattr(estimator, "predict"):
             raise TypeError(
-                f"{type(estimator).__name__} can't predict clusters; pass those of its training "
-                "rows, as in ClusterGalleryDisplay.from_embeddings(X, samples, estimator.labels_)."
+                f"{type(estimator).__name__} cannot predict clusters; plot those of its training "
+                "rows: ClusterGalleryDisplay.from_embeddings(X, samples, estimator.labels_)."
             )
         check_is_fitted(estimator)
         embeddings, samples, names, kept = check_inputs(X, samples, y)
@@ -174,33 +203,35 @@ class ClusterGalleryDisplay:
         tile_size=TILE_SIZE,
         **plot_kw,
     ):
-        """Find the most central rows of each cluster, and plot them.
+        """Find the most central rows of each cluster and plot them.
 
         Parameters
         ----------
         embeddings : array-like of shape (n_samples, n_features)
-            Rows with NaN, which failed, are left out.
+            Embeddings. Rows that failed, which hold NaN, are left out.
         samples : DataFrame or list of (image, mask) pairs
-            The table of samples. Only images of the rows shown are read.
+            Table of samples. Only the images of the rows shown are read.
         labels : array-like of shape (n_samples,)
-            Cluster of each row. Rows labeled -1 belong to none.
+            Cluster of each row, -1 for rows without a cluster.
         y : array-like of shape (n_samples,), default=None
-            Concepts. None takes the column ``concept``, if there is one.
+            Concept of each row. None uses the column ``concept`` if the table has one.
         clusters : array-like, default=None
-            Labels of the clusters to show, in this order. None shows all, sorted.
+            Labels of the clusters to show, in this order. None shows all clusters, sorted, or the
+            six largest if there are more, because these fit on a page.
         n_tiles : int, default=6
-            Most rows to show of a cluster.
+            Largest number of rows to show of each cluster.
         metric : str or callable, default="cosine"
-            As of :class:`sklearn_loce.outliers.ConceptOutlierDetector`.
+            Metric of the distances, as in
+            :class:`~sklearn_loce.outliers.ConceptOutlierDetector`.
         projector : LoCETransformer, ConceptSegmenter or Net2VecSegmenter, default=None
-            Fitted. It draws the projections that tiles show: a transformer projects `embeddings`
-            and has one layer, a segmenter has vectors of its own. None draws none.
+            Fitted estimator that computes the projections of the tiles. A transformer of one layer
+            projects `embeddings`; a segmenter uses its own vectors. None shows no projections.
         crop : bool, default=False
-            Whether only the surroundings of the mask are shown.
+            Whether to show only the surroundings of the mask.
         tile_size : int, default=256
-            Longest side of the stored thumbnails in pixels.
+            Length of the longer side of stored thumbnails, in pixels.
         **plot_kw : dict
-            For :meth:`plot`.
+            Passed to :meth:`plot`.
 
         Returns
         -------
@@ -209,15 +240,39 @@ class ClusterGalleryDisplay:
         Raises
         ------
         ValueError, FileNotFoundError
-            If lengths differ, a cluster is unknown or none is left, or an image can't be read.
+            If lengths differ, a cluster is unknown, no row has a cluster, or an image cannot be
+            read.
+
+        See Also
+        --------
+        ClusterGalleryDisplay.from_estimator : Plot what a fitted estimator finds.
+
+        Examples
+        --------
+        >>> import matplotlib.pyplot as plt
+        >>> import numpy as np
+        >>> from sklearn_loce.datasets import make_scenes
+        >>> from sklearn_loce.plotting import ClusterGalleryDisplay
+        >>> X = make_scenes(5, random_state=0).data
+        >>> embeddings = np.random.RandomState(0).normal(size=(len(X), 3))
+        >>> labels = embeddings.argmax(axis=1)
+        >>> display = ClusterGalleryDisplay.from_embeddings(
+        ...     embeddings, X, labels, clusters=[2, 0], n_tiles=2, crop=True
+        ... )
+        >>> display.axes_.shape
+        (2, 2)
+        >>> plt.close("all")
         """
         found = check_inputs(embeddings, samples, y, labels=labels)
         embeddings, samples, names, kept, labels = found
         labels = uniform_labels(labels, "labels")
         kept = kept[labels[kept] != -1]
         if not kept.size:
-            raise ValueError("No row that did not fail is in a cluster: all are labelled -1.")
-        clusters = choose(clusters, np.unique(labels[kept]).tolist(), "clusters")
+            raise ValueError("No row is in a cluster: all finite rows have the label -1.")
+        known, counts = np.unique(labels[kept], return_counts=True)
+        if clusters is None:
+            clusters = known[np.sort(np.argsort(-counts, kind="stable")[:_MOST_CLUSTERS])]
+        clusters = choose(clusters, known.tolist(), "clusters")
         rows, distances, sizes = [], [], []
         for cluster in clusters:
             members = kept[labels[kept] == cluster]
@@ -245,23 +300,31 @@ class ClusterGalleryDisplay:
         )
         return display.plot(**plot_kw)
 
-    def plot(self, *, show=None, captions=None, ax=None, contour_kw=None):
-        """Draw a line of tiles per cluster.
+    def plot(
+        self, *, show=None, captions=None, ax=None, palette=None, contour_kw=None, legend=True
+    ):
+        """Plot a line of tiles for each cluster.
 
         Parameters
         ----------
         show : {"mask", "projection", "both"}, default=None
-            What tiles show beside the image: the white outline of the mask, the projection in
-            orange, or both. None means both where there are projections, and the mask elsewhere.
+            Parts of each tile beside the image: the white outline of the mask, the projection in
+            orange, or both. None shows both if there are projections, and the mask otherwise.
         captions : str or list of str, default=None
-            Columns of `table` whose values stand below each tile, one line each, such as
-            ``["annotation_id", "score"]``. None writes none.
+            Columns of `table` to write below each tile, one line each, such as
+            ``["annotation_id", "score"]``.
         ax : Axes or array-like of Axes, default=None
-            An Axes is divided, best in a figure with ``layout="constrained"``;
-            an array needs ``len(clusters)`` lines of as many Axes as the
-            longest line has tiles. None opens a figure.
+            A single Axes is divided, best in a figure with ``layout="constrained"``. An array
+            needs ``len(clusters)`` lines with as many Axes as the longest line has tiles. None
+            opens a figure.
+        palette : dict or sequence, default=None
+            Colors of concepts. A dict maps a concept, or a tuple of concepts, to a color. Other
+            concepts get unused colors. A sequence lists all concepts of a study: each concept then
+            has the same color in every figure.
         contour_kw : dict, default=None
-            For the :class:`matplotlib.collections.LineCollection` of masks' outlines.
+            Keywords of the masks' :class:`matplotlib.collections.LineCollection`.
+        legend : bool, default=True
+            Whether to add a legend of the bars. An array of Axes gets none.
 
         Returns
         -------
@@ -270,16 +333,40 @@ class ClusterGalleryDisplay:
         Raises
         ------
         ValueError
-            If the number of Axes is wrong, `ax` was divided before, `table` lacks a column, or
-            `show` needs projections that there are not.
+            If the number of Axes is wrong, `ax` was divided before, `table` lacks a column,
+            `show` needs projections and no tile has one, or the palette has none of the concepts.
+
+        See Also
+        --------
+        ClusterGalleryDisplay.from_estimator : Compute and plot.
+        ClusterGalleryDisplay.from_embeddings : Plot given embeddings.
+
+        Examples
+        --------
+        >>> import matplotlib.pyplot as plt
+        >>> import numpy as np
+        >>> from sklearn_loce.datasets import make_scenes
+        >>> from sklearn_loce.plotting import ClusterGalleryDisplay
+        >>> X = make_scenes(5, random_state=0).data
+        >>> embeddings = np.random.RandomState(0).normal(size=(len(X), 3))
+        >>> labels = embeddings.argmax(axis=1)
+        >>> display = ClusterGalleryDisplay.from_embeddings(embeddings, X, labels, n_tiles=3)
+        >>> display = display.plot(captions="annotation_id", palette={"sky": "skyblue"})
+        >>> len(display.bars_)
+        3
+        >>> plt.close("all")
         """
         show = choose_show(show, self.tiles.values())
         n_columns = max(map(len, self.rows))
         named = choose_captions(captions, self.table)
         texts = read_captions(named, self.table)
-        layout = Layout(len(self.rows), (("", n_columns),), n_captions=len(named))
-        self.outlines_ = []
+        colours = self._choose_colors(palette)
+        named_colours = colours if legend and np.ndim(ax) == 0 else {}
+        how = {"n_captions": len(named), "n_names": len(named_colours)}
+        layout = Layout(len(self.rows), (("", n_columns),), **how)
+        self.outlines_, self.bars_, self.legend_ = [], [], None
         with open_grid(self, ax, layout) as (_, axes):
+            colours, named_colours = self._lighten(colours), self._lighten(named_colours)
             for line, rows in enumerate(self.rows):
                 for spare in axes[line, len(rows) :]:
                     spare.set_axis_off()
@@ -288,11 +375,56 @@ class ClusterGalleryDisplay:
                     name = [self.names[row]] if self._is_mixed(line) and self.names else []
                     style = {"fontsize": SMALL_FONT_SIZE, "labelpad": 1}
                     write_below(tile_ax, [], [*name, *next(texts)], **style)
-                title = fit_text(
-                    axes[line, 0], self._title(line), size=FONT_SIZE, n_lines=1, n_tiles=n_columns
-                )
-                write_heading(axes[line, 0], title)
+                how = {"size": FONT_SIZE, "n_lines": 1, "n_tiles": n_columns}
+                title = fit_text(axes[line, 0], self._title(line), **how)
+                raised = 0 if self.composition is None else _BAR + _ABOVE
+                write_heading(axes[line, 0], title, raised)
+                if self.composition is not None:
+                    self.bars_.append(self._draw_bar(axes[line], line, colours))
+            if named_colours:
+                self._add_legend(named_colours)
         return self
+
+    def _choose_colors(self, palette):
+        """Choose the colors of the concepts that have a sizable share of a cluster."""
+        if self.composition is None:
+            return {}
+        largest = self.composition.max().sort_values(ascending=False, kind="stable")
+        shown = set(largest[largest >= _LEAST_SHARE].index[:_MOST_COLORS])
+        styles = concept_styles(list(self.composition), palette)
+        return {name: colour for name, (colour, _) in styles.items() if name in shown}
+
+    def _lighten(self, colours):
+        return {name: lighten(self.axes_[0, 0], colour) for name, colour in colours.items()}
+
+    def _draw_bar(self, axes, line, colours):
+        """Draw the shares of concepts above a line of tiles, as long as the tiles are together."""
+        from matplotlib.patches import Rectangle
+        from matplotlib.transforms import Affine2D, ScaledTranslation, blended_transform_factory
+
+        figure, first = self.figure_, axes[0]
+        points = Affine2D().scale(1 / 72) + figure.dpi_scale_trans
+        above = points + ScaledTranslation(0, 1, first.transAxes)
+        where = {"transform": blended_transform_factory(first.transAxes, above), "clip_on": False}
+        shares = self.composition.iloc[line].sort_values(ascending=False, kind="stable")
+        named = shares[[name for name in shares.index if name in colours]]
+        widths = len(axes) * np.append(named, 1 - named.sum())
+        bars = []
+        for start, width, colour in zip(
+            np.cumsum(widths) - widths, widths, [*map(colours.get, named.index), GREY], strict=True
+        ):
+            bar = Rectangle((start, _ABOVE), width, _BAR, facecolor=colour, linewidth=0, **where)
+            bar.set_in_layout(False)
+            bars.append(first.add_patch(bar))
+        return bars
+
+    def _add_legend(self, colours):
+        from matplotlib.patches import Patch
+
+        patches = [Patch(color=colour, label=literal(name)) for name, colour in colours.items()]
+        if len(colours) < self.composition.shape[1]:
+            patches.append(Patch(color=GREY, label="other"))
+        self.legend_ = add_figure_legend(self.figure_, patches, handlelength=1.0)
 
     def _is_mixed(self, line):
         return self.composition is not None and (self.composition.iloc[line] > 0).sum() > 1
@@ -302,16 +434,12 @@ class ClusterGalleryDisplay:
         title = f"Cluster {self.clusters[line]}: {size} {'row' if size == 1 else 'rows'}"
         if self.composition is None:
             return title
-        shares = self.composition.iloc[line].sort_values(ascending=False, kind="stable")
-        named = shares[shares >= _LEAST_SHARE]
-        parts = [f"{share:.0%} {name}" for name, share in named.items()]
-        if named.sum() < _ALL:
-            parts.append(f"{1 - named.sum():.0%} other")
-        return f"{title}, {', '.join(parts)}"
+        shares = self.composition.iloc[line]
+        return f"{title}, {shares.max():.0%} {shares.idxmax()}"
 
 
 def _mean_distances(X, metric):
-    """Give each row's mean distance to the others; 0 for a row alone."""
+    """Return the mean distance of each row to the others, 0 for a single row."""
     if len(X) == 1:
         return np.zeros(1)
     detector = ConceptOutlierDetector(metric=metric)

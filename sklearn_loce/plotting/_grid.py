@@ -14,36 +14,40 @@ from ._style import (
     paper_style,
 )
 
-_COLUMN_TILES = 4  # beyond, a grid is as wide as a page
+_COLUMN_TILES = 4  # with more columns, a grid is as wide as a page
 _WIDEST_TILE = 1.65  # inches
 _GAP = 0.12  # tiles, between groups of columns
-_MOST_PASSES = 4  # that a layout takes to settle
-_PAD = 0.025  # inches
-_TEXTS = 27  # points between two lines of tiles, for a text below and one above
-_CAPTION = 8.5  # points, of a line more below the tiles
-_CHART_TEXTS = 54  # points between a chart and tiles, for its numbers and label and for headings
-_MOST_BETWEEN = 3  # lines of tiles, where there is hardly any room
+_MOST_PASSES = 8  # of a layout
+_PAD = 0.04  # inches; more than half of a frame and one pixel at 100 dots per inch
+_TEXTS = 27  # points between two lines of tiles, for one text below and one above
+_CAPTION = 8.5  # points of each further line below the tiles
+_CHART_TEXTS = 54  # points between a chart and tiles, for ticks, label and headings
+_NAME = 0.15  # inches of a line of a legend
+_MOST_BETWEEN = 3  # largest space between lines, in heights of a line
 
 
 @dataclass(frozen=True)
 class Layout:
-    """How many tiles there are and in which groups of columns.
+    """Number of tiles and their groups of columns.
 
     Parameters
     ----------
     n_lines : int
     groups : tuple of (str, int)
-        Heading and number of columns of each group; a gap lies between groups.
+        Heading and number of columns of each group. Gaps separate groups.
     chart_height : float, default=0
-        Inches of an axes for a chart above the tiles.
+        Height in inches of the chart above the tiles, 0 for none.
     n_captions : int, default=0
-        Lines of text below the tiles, beyond one.
+        Lines of text below each tile, in addition to the first.
+    n_names : int, default=0
+        Number of names in a legend below all tiles.
     """
 
     n_lines: int
     groups: tuple
     chart_height: float = 0.0
     n_captions: int = 0
+    n_names: int = 0
 
     @property
     def n_columns(self):
@@ -51,7 +55,7 @@ class Layout:
 
     @property
     def width(self):
-        """Inches of a figure: a column of a paper, or a page."""
+        """Width of a figure in inches: a column of a paper, or a page."""
         if self.n_columns > _COLUMN_TILES:
             return PAGE_WIDTH
         return COLUMN_WIDTH if self.chart_height else self._of_few_tiles()
@@ -60,11 +64,18 @@ class Layout:
         return min(COLUMN_WIDTH, _WIDEST_TILE * self.n_columns)
 
     @property
+    def first_height(self):
+        """Height of a new figure in inches, before it is fitted to its tiles."""
+        texts = (_TEXTS + _CAPTION * self.n_captions) / 72
+        chart = self.chart_height + _CHART_TEXTS / 72 if self.chart_height else 0.0
+        return chart + self.n_lines * (1 + texts) + _NAME * self.n_names
+
+    @property
     def headings(self):
         return [heading for heading, _ in self.groups if heading]
 
     def positions(self):
-        """Give each tile's column of the grid with gaps, and the widths of all of its columns."""
+        """Return the grid column of each tile, and the widths of all columns including gaps."""
         columns, widths = [], []
         for _, n in self.groups:
             if widths:
@@ -76,15 +87,15 @@ class Layout:
 
 @contextmanager
 def open_grid(display, ax, layout):
-    """Give a display `ax_`, `axes_` and `figure_`.
+    """Set `ax_`, `axes_` and `figure_` of a display, and open a figure if necessary.
 
     Parameters
     ----------
     display : object
-        Gets the attributes.
+        Display whose attributes are set.
     ax : Axes, array-like of Axes, or None
-        None opens a figure, which ends as high as its tiles need; an Axes is divided; of an array,
-        all Axes are taken: of the chart, where there is one, and of the tiles, line by line.
+        None opens a figure with the height of its tiles. A single Axes is divided. An array holds
+        the Axes of the chart, if there is one, and those of the tiles, line by line.
     layout : Layout
 
     Yields
@@ -95,7 +106,7 @@ def open_grid(display, ax, layout):
     Raises
     ------
     ValueError
-        If the Axes was divided before, lies in no grid, or the number of Axes is wrong.
+        If the Axes was divided before or is not part of a grid, or the number of Axes is wrong.
     """
     check_matplotlib_support(f"{type(display).__name__}.plot")
     if ax is not None and np.ndim(ax) > 0:
@@ -115,15 +126,15 @@ def open_grid(display, ax, layout):
 
 @contextmanager
 def _new_figure(display, layout):
-    """Open a figure with one Axes; close it again where drawing fails."""
+    """Open a figure with one Axes, and close it if drawing fails."""
     import matplotlib.pyplot as plt
 
     with paper_style():
-        figure = new_figure(layout.width, layout.chart_height + layout.n_lines)
+        figure = new_figure(layout.width, layout.first_height)
         try:
             figure.get_layout_engine().set(w_pad=_PAD, h_pad=_PAD, wspace=0, hspace=0)
             display.ax_, display.figure_ = figure.add_subplot(), figure
-            # The layout overrides it, but texts are broken by the width of tiles before.
+            # The layout overrides these margins later, but texts are fitted to tiles before.
             display.ax_.get_subplotspec().get_gridspec().update(left=0, right=1)
             yield figure
         except BaseException:
@@ -137,8 +148,8 @@ def _take_axes(display, axes, layout):
     if len(axes) != expected:
         chart = "one for the chart, and " if has_chart else ""
         raise ValueError(
-            f"ax holds {len(axes)} Axes, and {expected} are needed: {chart}{layout.n_lines} lines "
-            f"of {layout.n_columns}."
+            f"ax holds {len(axes)} Axes, but {expected} are needed: {chart}{layout.n_lines} by "
+            f"{layout.n_columns} for the tiles."
         )
     display.figure_ = axes[0].figure
     display.axes_ = axes[has_chart:].reshape(layout.n_lines, layout.n_columns)
@@ -146,14 +157,15 @@ def _take_axes(display, axes, layout):
 
 
 def _divide(bounds, layout):
-    """Divide an Axes into one for the chart, headings and tiles."""
+    """Divide an Axes into Axes of the chart, the headings and the tiles."""
     if not bounds.axison:
         raise ValueError(
-            "The ax was used by another display already; pass ax=display.axes_ of that one, or "
-            "another ax."
+            "Another display already uses this ax; pass the axes_ of that display, or another ax."
         )
     if bounds.get_subplotspec() is None:
-        raise ValueError("The ax lies in no grid; make it with figure.add_subplot or plt.subplots.")
+        raise ValueError(
+            "ax is not part of a grid; create it with plt.subplots or figure.add_subplot."
+        )
     bounds.set_axis_off()
     figure, spec, chart = bounds.figure, bounds.get_subplotspec(), None
     if layout.chart_height:
@@ -190,12 +202,12 @@ def _add_tiles(figure, spec, layout):
 
 
 def _space_of(figure, without_layout):
-    """Give what keeps texts off the tiles above, where no layout engine does."""
+    """Return the space between tiles; a layout engine finds it alone and gets 0."""
     return 0 if figure.get_layout_engine() else without_layout
 
 
 def _between(figure, spec, n_lines, texts):
-    """Give the room for the texts between two lines, as a share of a line's mean height."""
+    """Compute the space for texts between two lines, in mean heights of a line."""
     points = spec.get_position(figure).height * figure.bbox.height * 72 / figure.dpi
     return min(texts * n_lines / max(points - texts * (n_lines - 1), texts), _MOST_BETWEEN)
 
@@ -206,8 +218,8 @@ def _add_heading(ax, heading):
 
 
 def _fit_height(figure, axes, layout):
-    """Make a figure as high as its tiles are, which keep the shape of their images."""
-    lines_and_chart = layout.n_lines + layout.chart_height  # which share what height is added
+    """Set the height of a figure so that tiles keep the shape of their images."""
+    lines_and_chart = layout.n_lines + layout.chart_height  # added height is distributed over these
     for _ in range(_MOST_PASSES):
         figure.get_layout_engine().execute(figure)
         width, height = figure.get_size_inches()

@@ -1,4 +1,4 @@
-"""What the displays of concept pairs share: a heat map with its values written in."""
+"""Heat map with written values, the base of the displays of concept pairs."""
 
 from itertools import permutations
 
@@ -11,30 +11,31 @@ from ._names import fit_names
 from ._style import (
     COLUMN_WIDTH,
     GREY,
+    LIGHT,
     PAGE_WIDTH,
     SMALL_FONT_SIZE,
-    grey_level,
+    measure_luminance,
     merge_style,
     open_axes,
 )
 from ._tree import link_positions
 
-# Height by width, before the figure is cut to what is drawn.
+# Height over width of a new figure, before it is fitted to its content.
 _HEIGHT = 0.88
-_LINE = 1.15  # between two names, of the size of their font
-# Shares of the axes: the scale in the empty triangle, and the tree above them.
-_SCALE, _TREE = (0.54, 0.93, 0.42, 0.035), (0, 1.01, 1, 0.18)
+_LINE = 1.15  # distance between two names over their font size
+# Parts of the axes: the scale in the empty triangle or at the right, and the tree above.
+_INSIDE, _BESIDE, _TREE = (0.54, 0.93, 0.42, 0.035), (1.04, 0.1, 0.045, 0.8), (0, 1.01, 1, 0.18)
 _UNKNOWN = "#e6e6e6"
-# Points between a value and the border of its cell, at the least.
+# Smallest distance in points between a value and the border of its cell.
 _AIR = 0.5
 
 
 class HeatMap:
-    """A square matrix over concepts, whose diagonal tells nothing.
+    """Heat map of a square matrix over concepts, without its diagonal.
 
-    What inherits names its matrix `_matrix`, has `concepts`, and gives `_labels` of the columns,
-    the rows and the values, the `_lowest` of the colors, or None for that of the data, and whether
-    it is `_symmetric`: then it is drawn below its diagonal, and the scale above.
+    Subclasses define `_matrix`, `concepts`, the `_labels` of the columns, the rows and the values,
+    the `_lowest` value of the colors (None for the lowest of the data), and `_symmetric`. Symmetric
+    matrices are drawn below the diagonal, with the scale above it.
     """
 
     def plot(
@@ -56,29 +57,30 @@ class HeatMap:
         Parameters
         ----------
         order : "similarity", array-like of shape (n_concepts,) or None, default="similarity"
-            Order of the concepts: that of the leaves of a tree (average linkage), in which similar
-            ones are neighbors; one that is given, as of another display; or that of `concepts`.
+            Order of the concepts. "similarity" uses the leaves of a tree (average linkage), so that
+            similar concepts are neighbors. A list gives the order, for example that of another
+            display. None keeps the order of `concepts`.
         tree : bool, default=False
             Whether to draw that tree above the columns.
         include_values : bool, default=True
-            Whether to write the values into the cells, if they are large enough for it.
+            Whether to write the values into the cells if they fit.
         cmap : str or matplotlib Colormap, default="Blues"
-            Colors, from low to high; the range is that of the values. What is unknown is gray.
+            Colors from the lowest to the highest value. Unknown values are gray.
         values_format : str, default=None
-            Format of the values, as ".2f". None means three characters at most: .25, 1.0 and 0.
+            Format of the values, such as ".2f". None uses at most three characters: .25, 1.0, 0.
         xticks_rotation : {"vertical", "horizontal"} or float, default=None
-            Rotation of the names below the columns. None slants them, or turns them upright where
+            Rotation of the names below the columns. None slants them, or makes them vertical if
             columns are narrow.
         ax : matplotlib Axes, default=None
-            Axes to plot into. None opens a figure: as wide as a paper's column, or where
-            values have no room there, as its page.
+            Axes to plot into. None opens a figure with the width of a paper column, or of a page if
+            the values do not fit.
         colorbar : bool, default=True
-            Whether to add the scale of the colors.
+            Whether to add a scale of the colors.
         im_kw : dict, default=None
-            Keywords of :meth:`matplotlib.axes.Axes.imshow`, as ``{"vmin": 0, "vmax": 1}``.
+            Keywords of :meth:`matplotlib.axes.Axes.imshow`, such as ``{"vmin": 0, "vmax": 1}``.
         text_kw : dict, default=None
-            Keywords of the values, as of :meth:`matplotlib.axes.Axes.text`; with a "fontsize" they
-            are written whatever their room.
+            Keywords of :meth:`matplotlib.axes.Axes.text` for the values. With a "fontsize", they
+            are always written.
 
         Returns
         -------
@@ -90,8 +92,26 @@ class HeatMap:
         ImportError
             If matplotlib is not installed.
         ValueError
-            If the matrix does not fit the concepts, `order` is unknown, or a tree is asked for
-            without it.
+            If the matrix does not match the concepts, `order` is invalid, or `tree` is used with
+            another order.
+
+        See Also
+        --------
+        SeparationDisplay : Separation of every two concepts.
+        OverlapDisplay : Overlap of every two concepts.
+        CentroidDistanceDisplay : Distances of the centroids of concepts.
+
+        Examples
+        --------
+        >>> import matplotlib.pyplot as plt
+        >>> from sklearn.datasets import load_iris
+        >>> from sklearn_loce.plotting import OverlapDisplay
+        >>> X, y = load_iris(return_X_y=True)
+        >>> display = OverlapDisplay.from_embeddings(X, y)
+        >>> display = display.plot(order=[2, 1, 0], cmap="Greens", im_kw={"vmax": 1})
+        >>> display.order_.tolist()
+        [2, 1, 0]
+        >>> plt.close("all")
         """
         matrix = self._check()
         links = self._choose_order(matrix, order, tree)
@@ -104,7 +124,7 @@ class HeatMap:
             write = (shown, values_format, text_kw or {}) if include_values else None
             self._write(xticks_rotation, write)
             if ax is None:
-                # Centered, a square next to a scale would move whenever it is drawn.
+                # A centered square next to a scale would move with every drawing.
                 axes.set_anchor("W")
                 if include_values and self.text_ is None and len(shown) > 1:
                     self.figure_.set_size_inches(PAGE_WIDTH, PAGE_WIDTH * (1 + _TREE[3] * tree))
@@ -116,16 +136,16 @@ class HeatMap:
         matrix = check_array(self._matrix, dtype=np.float64, ensure_all_finite="allow-nan")
         if matrix.shape != (len(self.concepts),) * 2:
             raise ValueError(
-                f"The matrix has shape {matrix.shape}, and there are {len(self.concepts)} "
+                f"The matrix has shape {matrix.shape}, but there are {len(self.concepts)} "
                 "concepts; pass one row and one column per concept."
             )
         return matrix
 
     def _choose_order(self, matrix, order, tree):
-        """Set `order_`, and give the links of the tree that it comes from."""
+        """Set `order_`, and return the links of its tree if it has one."""
         by_similarity = isinstance(order, str) and order == "similarity"
         if tree and not (by_similarity and len(matrix) > 1):
-            raise ValueError('A tree needs two concepts or more, and order="similarity".')
+            raise ValueError('tree=True needs at least two concepts and order="similarity".')
         if not by_similarity or len(matrix) < 2:
             self.order_ = self._read_order(order)
             return None
@@ -138,18 +158,18 @@ class HeatMap:
         return links
 
     def _read_order(self, order):
-        """Find the position of each concept of an order that is given."""
+        """Return the positions of the concepts in a given order."""
         known = np.asarray(self.concepts).tolist()
         order = known if order is None or len(known) < 2 else np.asarray(order).ravel().tolist()
         if sorted(map(str, order)) != sorted(map(str, known)):
-            raise ValueError(f"order={order} is none of the concepts {known}; pass all of them.")
+            raise ValueError(f"order={order} must hold each of the concepts {known} once.")
         return np.array([known.index(name) for name in order])
 
     def _to_distances(self, matrix):
         return matrix
 
     def _mask(self, matrix):
-        """Order the matrix, and mask NaN, the diagonal and what is the same above it."""
+        """Order the matrix; mask NaN, the diagonal and, if it is symmetric, the upper triangle."""
         matrix = matrix[np.ix_(self.order_, self.order_)]
         hidden = (
             np.triu(np.ones(matrix.shape, dtype=bool)) if self._symmetric else np.eye(*matrix.shape)
@@ -163,7 +183,7 @@ class HeatMap:
 
         low, high = (0.0, 1.0) if shown.mask.all() else (float(shown.min()), float(shown.max()))
         low = low if self._lowest is None else self._lowest
-        # Concepts that all lie at one distance are no reason for a scale without length.
+        # Equal values would give a scale of length 0.
         low, high = (low, high) if low < high else (min(low, 0.0), high or 1.0)
         defaults = {"interpolation": "nearest", "cmap": cmap, "vmin": low, "vmax": high}
         style = merge_style(AxesImage, defaults, im_kw)
@@ -185,25 +205,26 @@ class HeatMap:
         ax.set(xlim=(-0.5, len(links) + 0.5), ylim=(0, 1.02 * (links[:, 2].max() or 1.0)))
 
     def _draw_scale(self):
-        if self._symmetric:
-            place = self.ax_.inset_axes(_SCALE)
-            kw = {"cax": place, "orientation": "horizontal", "label": self._labels[2]}
-            bar = self.figure_.colorbar(self.im_, **kw)
-            bar.outline.set_linewidth(0.4)
-            return bar
-        bar = self.figure_.colorbar(self.im_, ax=self.ax_, shrink=0.8, label=self._labels[2])
+        from matplotlib.ticker import MaxNLocator
+
+        ax = self.ax_.inset_axes(_INSIDE if self._symmetric else _BESIDE)
+        how = {"cax": ax, "orientation": "horizontal" if self._symmetric else "vertical"}
+        n_ticks = 3 if self._symmetric else 5
+        # Ticks that depend on the length of the scale would change whenever the layout does.
+        how |= {"label": self._labels[2], "ticks": MaxNLocator(n_ticks, steps=[1, 2, 5, 10])}
+        bar = self.figure_.colorbar(self.im_, **how)
         bar.outline.set_linewidth(0.4)
         return bar
 
     def _write(self, rotation, values):
-        """Write concepts at the axes, and values into the cells where they have room."""
+        """Write concepts at the axes, and values into the cells."""
         cell = self._name_axes(rotation)
         self.text_ = None
         if values is not None:
             self._write_values(*values, cell)
 
     def _name_axes(self, rotation):
-        """Write the concepts at the axes, and give the size of a cell in points."""
+        """Write the concepts at the axes, and return the side of a cell in points."""
         names = fit_names(self.ax_, np.asarray(self.concepts)[self.order_])
         numbers = np.arange(len(names))
         self.ax_.set_xticks(numbers, names)
@@ -215,7 +236,7 @@ class HeatMap:
         if rotation is None and self._cell_size() < 1.5 * SMALL_FONT_SIZE:
             self._turn_names("vertical")
         for _ in range(2):
-            # Smaller names leave larger cells.
+            # Smaller names leave more room to the cells.
             size = min(self._name_size, self._cell_size() / _LINE)
             self.ax_.tick_params(labelsize=size)
         return self._cell_size()
@@ -234,41 +255,48 @@ class HeatMap:
             name.set_rotation_mode("default" if upright else "anchor")
 
     def _cell_size(self):
-        """Side of a cell, in points, once the figure has found its layout."""
+        """Measure the side of a cell in points, after applying the layout."""
         self.figure_.canvas.figure.draw_without_rendering()
         pixels = self.ax_.get_window_extent().height / len(self.concepts)
         return pixels * 72 / self.figure_.dpi
 
     def _write_values(self, shown, values_format, text_kw, cell):
+        """Write the values, unless the widest of them is wider than a cell."""
+        pairs = [
+            (i, j) for i, j in permutations(range(len(shown)), 2) if i > j or not self._symmetric
+        ]
+        texts = [_format(None if shown.mask[p] else shown[p], values_format) for p in pairs]
+        is_asked_for = bool({"fontsize", "size"} & text_kw.keys())
+        if not (is_asked_for or (texts and self._has_room(max(texts, key=len), text_kw, cell))):
+            return
         self.text_ = np.full(shown.shape, None)
-        texts = []
-        for i, j in permutations(range(len(shown)), 2):
-            if self._symmetric and i < j:
-                continue
-            value = None if shown.mask[i, j] else shown[i, j]
-            texts.append(self._write_value(i, j, _format(value, values_format), text_kw))
-            row, column = self.order_[[i, j]]
-            self.text_[row, column] = texts[-1]
-            if self._symmetric:
-                self.text_[column, row] = texts[-1]
-        sides = [max(text.get_window_extent().size) for text in texts]
-        room = (cell - 2 * _AIR) * self.figure_.dpi / 72
-        if not texts or (max(sides) > room and not {"fontsize", "size"} & text_kw.keys()):
-            for text in texts:
-                text.remove()
-            self.text_ = None
+        for (i, j), text in zip(pairs, texts, strict=True):
+            place = self.order_[[i, j]]
+            written = self._write_value(i, j, text, text_kw)
+            for row, column in (place, place[::-1])[: 1 + self._symmetric]:
+                self.text_[row, column] = written
+
+    def _has_room(self, text, text_kw, cell):
+        """Check whether a value fits into a cell of a size in points."""
+        drawn = self._write_value(0, 0, text, text_kw)
+        side = max(drawn.get_window_extent().size) * 72 / self.figure_.dpi
+        drawn.remove()
+        return side <= cell - 2 * _AIR
 
     def _write_value(self, i, j, text, text_kw):
         from matplotlib.text import Text
 
-        dark = grey_level(self.im_.to_rgba(self.im_.get_array()[i, j : j + 1])[0]) < 0.5
-        defaults = {"fontsize": SMALL_FONT_SIZE, "color": "white" if dark else "black"}
+        cell = self.im_.to_rgba(self.im_.get_array()[i, j : j + 1])[0]
+        defaults = {
+            "fontsize": SMALL_FONT_SIZE,
+            "color": "white" if measure_luminance(cell) < LIGHT else "black",
+        }
         style = merge_style(Text, {"ha": "center", "va": "center", **defaults}, text_kw)
         return self.ax_.text(j, i, text, **style)
 
 
 def _format(value, values_format):
-    """Write a value, as short as it can be where no format is given."""
+    """Format a value, as short as possible without a given format."""
     if value is None:
         return "-"
     if values_format is not None:
@@ -276,5 +304,5 @@ def _format(value, values_format):
     if value == 0:
         return "0"
     text = f"{value:.2f}"
-    # Three characters have room where four have none.
+    # Three characters fit into smaller cells than four.
     return text[1:] if text.startswith("0.") else text.removesuffix("0")

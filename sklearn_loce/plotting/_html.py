@@ -1,4 +1,4 @@
-"""to_html: a map of LoCEs in one file for the browser."""
+"""Function to_html: a map of LoCEs for the browser, in one file."""
 
 import os
 from numbers import Integral
@@ -28,6 +28,7 @@ from ._html_page import (
     write_whole,
 )
 from ._html_rows import draw_rows
+from ._inputs import check_lengths
 from ._map_parts import find_coordinates
 from ._style import GREY
 
@@ -74,92 +75,93 @@ def to_html(
     random_state=None,
     verbose=0,
 ):
-    """Write a map of LoCEs as one file, to be explored in a browser without a network.
+    """Write a map of LoCEs to one HTML file, which works in a browser without a network.
 
-    Every row is a point. Pointing at it shows its image with the outline of its mask and, where
-    there is a transformer, its projection. Selecting it lists its nearest neighbors among the
-    embeddings, wherever they lie on the map. A box, a lasso or a search selects many points and
-    shows their images. Any column of the table colors the points and filters them: numbers by a
-    range, texts by a list, or where there are more than 200, by a part of the text. The points
-    selected, or those that pass the filters, are saved as CSV with the ids of their annotations,
-    and the map as PNG. All of that works with the keyboard too, but for the box and the lasso:
-    there, Space adds the point that is selected and Control+A selects all that pass. The address
-    of the page holds its state.
+    Every row is a point. Pointing at it shows its image with the outline of its mask and, with a
+    transformer, its projection. Selecting it lists its nearest neighbors among the embeddings. A
+    box, a lasso or a search selects many points and shows their images.
+
+    Any column of the table can color and filter the points. Numbers are filtered by a range and
+    texts by a list, or by a part of the text if a column has more than 200 texts. Selected or
+    filtered points can be copied, or saved as CSV with the ids of their annotations. The map can be
+    saved as PNG.
+
+    Everything works with the keyboard. Instead of a box or a lasso, Space adds the current point to
+    the selection, and Control+A selects all points that pass the filters. The address of the page
+    stores its state.
 
     Parameters
     ----------
     embeddings : array-like of shape (n_samples, n_features)
-        LoCEs. Rows that are not finite, as of empty masks, are left out; the page tells how many.
+        LoCEs. Rows that are not finite, such as those of empty masks, are left out and counted.
     samples : DataFrame or list of (image, mask) pairs
-        The table of samples, of n_samples rows. Its column ``concept`` gives colors and markers
-        and ``image_id`` what is searched for; without them all rows are of one concept, and the
-        path of the image, or its number, stands for the id.
+        Table of samples, with n_samples rows. Its column ``concept`` defines colors and markers;
+        without it, all rows have the same concept. Its column ``image_id`` names the images;
+        without it, the path or the number of an image is its name.
     path : str or path
-        The file to write. It is replaced as a whole, or left alone where something fails.
+        File to write. An existing file is replaced only if the new one is complete.
     coordinates : {"umap", "pca"} or array-like of shape (n_samples, 2), default="umap"
-        Where the points lie: after UMAP, on the first two principal components, both as of
-        :class:`ConceptMapDisplay`, or as given. Rows whose coordinates are not finite are left out.
+        Coordinates of the points: UMAP or the first two principal components, both computed as in
+        :class:`ConceptMapDisplay`, or given. Rows whose coordinates are not finite are left out.
     transformer : LoCETransformer, default=None
-        Fitted; its ``project`` draws the projections. ``None`` draws none.
+        Fitted transformer, which projects the embeddings. None shows no projections.
     layer : str or Joined, default=None
-        The transformer's layer to project, where it has several.
+        Layer to project if the transformer has several.
     clusters : array-like of shape (n_samples,), default=None
-        Labels of clusters, to filter and color by.
+        Cluster of each row, as a further column.
     iou : array-like of shape (n_samples,), default=None
-        IoU of each row in [0, 1], NaN where there is none. ``None`` measures it where there is a
-        transformer, as :meth:`LoCETransformer.evaluate` does.
+        IoU of each row in [0, 1] or NaN. None computes it with the transformer, as
+        :meth:`LoCETransformer.evaluate` does.
     n_neighbors : int, default=10
-        How many neighbors a point lists, or all where there are fewer.
+        Number of neighbors that a point lists.
     metric : str or callable, default="cosine"
         Distance between embeddings, as in :func:`sklearn_loce.metrics.precision_at_k`.
     groups : array-like of shape (n_samples,) or (n_samples, n_columns), default=None
-        Image or video sequence of each row. Rows of a point's own group are not listed, as they may
-        be nearly the same picture.
+        Image or video sequence of each row. Neighbors of the same group are not listed, because
+        they may show nearly the same picture.
     exclude : float or callable, default=None
-        Which rows are not listed instead, as in :func:`sklearn_loce.metrics.precision_at_k`.
+        Another rule of rows not to list, as in :func:`sklearn_loce.metrics.precision_at_k`.
     thumbnail_size : int, default=160
-        Longest side of the images in pixels, 16 to 512. The file's size grows with its square.
+        Longer side of the images in pixels, 16 to 512. The file size grows with its square.
     crop : bool, default=False
-        Whether images show the surroundings of the mask only, which suits small objects. Each row
-        then has an image of its own, so that the file grows where rows share images.
+        Whether images show only the surroundings of the mask, which suits small objects. Each row
+        then needs its own image, so the file is larger.
     title : str, default="Concept map"
         Heading of the page.
     columns : list of str, default=None
-        Further columns of `samples` that the page shows, searches, saves, filters and colors by,
-        such as ``annotation_id``.
-        ``None`` takes all of texts, numbers, or tuples or arrays of these, unless they are longer
-        than 200 letters on average; ``[]`` takes none.
+        Further columns of `samples` to show, search, save, filter and color by, such as
+        ``annotation_id``. None uses all columns that hold texts, numbers, or tuples or arrays of
+        these, unless their texts exceed 200 letters on average. ``[]`` uses none.
     random_state : int, RandomState instance or None, default=None
-        Of UMAP. Pass an int for the same file in every call.
+        Seed of UMAP. Pass an int to get the same file in every call.
     verbose : int, default=0
-        Whether to show a progress bar of the rows whose pictures are drawn.
+        Whether to show a progress bar.
 
     Returns
     -------
     path : pathlib.Path
-        The file that was written.
+        Path of the file.
 
     Raises
     ------
     ImportError
-        If Bokeh is not installed, which the extra ``html`` brings.
+        If Bokeh is not installed; the extra ``html`` installs it.
     FileNotFoundError
         If the folder of `path`, an image or a mask file does not exist.
     ValueError
-        If lengths or indexes differ, no row is finite, UMAP or PCA has too few rows or features or
-        all rows are the same, a column is missing or holds what is no text, or an image or a mask
-        can't be read.
+        If lengths or indexes differ, no row is finite, all rows are equal or too few for UMAP or
+        PCA, a column is missing or cannot be written as text, or an image or a mask cannot be read.
 
     See Also
     --------
     ConceptMapDisplay : The same map as a figure.
-    LoCETransformer.project : The projections.
-    sklearn_loce.utils.UnsupervisedUMAP : The UMAP that is used.
+    LoCETransformer.project : Compute the projections.
+    sklearn_loce.utils.UnsupervisedUMAP : UMAP as a transformer.
 
     Notes
     -----
-    The scripts and pictures are inside the file, and a security policy in it keeps the browser
-    from running or loading anything else. Texts of the table are shown as text.
+    The file contains all scripts and pictures. Its security policy forbids to load anything else.
+    Texts of the table are shown as text, never as HTML.
 
     Examples
     --------
@@ -188,7 +190,7 @@ def to_html(
     given = {"clusters": clusters, "iou": iou}
     if places is not None:
         given["coordinates"] = _check_coordinates(places)
-    _check_lengths(len(samples), embeddings=embeddings, **given)
+    check_lengths(len(samples), embeddings=embeddings, **given)
     exclusion = read_exclusion(len(samples), groups, exclude)
     kept = _placed_rows(embeddings, given.get("coordinates"))
     further = describe_columns(samples.iloc[kept], columns)
@@ -217,9 +219,9 @@ def to_html(
 def _check_path(path):
     path = Path(path)
     if not path.parent.is_dir():
-        raise FileNotFoundError(f"The folder {str(path.parent)!r} does not exist; make it first.")
+        raise FileNotFoundError(f"The folder {str(path.parent)!r} does not exist; create it first.")
     if path.is_dir():
-        raise IsADirectoryError(f"path={str(path)!r} is a folder; name a file in it.")
+        raise IsADirectoryError(f"path={str(path)!r} is a folder; pass the path of a file.")
     return path
 
 
@@ -227,8 +229,8 @@ def _check_coordinates(coordinates):
     coordinates = check_array(coordinates, dtype=np.float64, ensure_all_finite=False)
     if coordinates.shape[1] != 2:
         raise ValueError(
-            f"coordinates must be of shape (n_samples, 2), got {coordinates.shape}; reduce them "
-            "first, or choose 'umap' or 'pca'."
+            f"coordinates must have shape (n_samples, 2), got {coordinates.shape}; reduce them "
+            "first, or use 'umap' or 'pca'."
         )
     return coordinates
 
@@ -236,34 +238,25 @@ def _check_coordinates(coordinates):
 def _check_iou(iou):
     iou = np.asarray(iou, dtype=np.float64)
     if iou.ndim != 1 or (iou < 0).any() or (iou > 1).any():
-        raise ValueError("iou must be of shape (n_samples,) with values in [0, 1] or NaN.")
+        raise ValueError("iou must have shape (n_samples,), with values in [0, 1] or NaN.")
     return iou
 
 
-def _check_lengths(n_samples, **given):
-    for name, values in given.items():
-        if values is not None and len(values) != n_samples:
-            raise ValueError(
-                f"{name} has {len(values)} rows, but samples has {n_samples}; they must belong "
-                "together row by row."
-            )
-
-
 def _placed_rows(embeddings, coordinates):
-    """Give the positions of rows that have a place on the map."""
+    """Return the positions of the rows with finite embeddings and coordinates."""
     finite = np.isfinite(embeddings).all(axis=1)
     if coordinates is not None:
         finite &= np.isfinite(coordinates).all(axis=1)
     if not finite.any():
         raise ValueError(
-            f"None of the {len(embeddings)} rows can be placed: all hold NaN or infinity, as LoCEs "
-            "of empty masks do."
+            f"None of the {len(embeddings)} rows is finite. LoCEs of empty masks, for example, "
+            "hold NaN."
         )
     return np.flatnonzero(finite)
 
 
 def _place(embeddings, coordinates, kept, random_state):
-    """Give the points' places, shape (n_kept, 2), and what they are called."""
+    """Compute coordinates of shape (n_kept, 2) and the caption of the map."""
     if not isinstance(coordinates, str):
         return coordinates[kept], "Coordinates as given"
     places, names = find_coordinates(embeddings[kept], coordinates, random_state)
@@ -281,7 +274,7 @@ def _projector(transformer, layer, embeddings):
 
 
 def _describe_labels(samples, clusters, kept):
-    """Give the texts of rows, each different text once."""
+    """Describe concepts, clusters and image ids."""
     samples = samples.iloc[kept]
     concepts = samples["concept"] if "concept" in samples else ["all rows"] * len(samples)
     return {
@@ -306,7 +299,7 @@ def _visible(text):
 
 
 def _describe_groups(labels):
-    """Give the codes of labels, and texts and styles; no text is blank, as it names a control."""
+    """Encode labels as codes, names and styles. Blank names, which label controls, are replaced."""
     codes, names = pd.factorize(np.asarray(labels), sort=True, use_na_sentinel=False)
     return {
         "codes": codes.tolist(),
@@ -316,7 +309,7 @@ def _describe_groups(labels):
 
 
 def _rank_neighbors(X, exclusion, n_neighbors, metric):
-    """List each row's nearest rows, nearest first, and their distances."""
+    """List the nearest rows of each row, nearest first, with their distances."""
     space, neighbors, distances = RowDistances(X, metric), [[]] * len(X), [[]] * len(X)
 
     def use(rows, ranking, held):

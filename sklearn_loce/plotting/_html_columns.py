@@ -1,4 +1,4 @@
-"""What the concept map in the browser tells of each row besides concept and image."""
+"""Further columns of the concept map in the browser."""
 
 import os
 from numbers import Real
@@ -10,12 +10,12 @@ from .._samples.table import ANNOTATION, cell_values, is_missing
 from ._html_page import as_text, mark_styles, rounded
 
 _SHOWN_ANYWAY = ("image", "mask", "concept", "image_id")
-_MOST_LETTERS = 200  # of a row on average, in a column that nobody asked for
+_MOST_LETTERS = 200  # of a row on average, unless a column is requested by name
 _DIGITS = 6
 
 
 def describe_columns(samples, columns=None):
-    """Give the numbers or texts of further columns, annotation ids first.
+    """Encode further columns as numbers or texts, annotation ids first.
 
     Parameters
     ----------
@@ -26,13 +26,13 @@ def describe_columns(samples, columns=None):
     Returns
     -------
     list of dict
-        The ``name`` of each column and its numbers as ``values``, None where one is missing; or its
-        different texts as ``names``, their ``styles`` and the ``codes`` of rows.
+        The ``name`` of each column, with its numbers as ``values`` (None if missing), or with its
+        distinct texts as ``names``, their ``styles`` and the ``codes`` of rows.
 
     Raises
     ------
     ValueError
-        If a column is missing, or holds what is no text.
+        If a column is missing or cannot be written as text.
 
     Examples
     --------
@@ -57,9 +57,9 @@ def describe_columns(samples, columns=None):
 
 
 def _take(name, known):
-    """Give the texts of a column that was asked for."""
+    """Return the texts of a requested column."""
     if name not in known:
-        raise ValueError(f"columns holds {name!r}, and the further columns are {list(known)}.")
+        raise ValueError(f"columns holds {name!r}, but the further columns are {list(known)}.")
     texts = _write_column(known[name])
     if texts is None:
         raise ValueError(
@@ -83,7 +83,7 @@ def _encode(name, column, texts):
 
 
 def _read_numbers(column):
-    """Read a column of single numbers; give None where it holds others, or numbers too large."""
+    """Return a column of single numbers, or None if it holds anything else or too large numbers."""
     cells = [cell_values(cell) for cell in column]
     if any(len(cell) != 1 for cell in cells):
         return None
@@ -93,32 +93,32 @@ def _read_numbers(column):
         return None
     numbers = np.array([np.nan if value is None else value for value in values], dtype=float)
     finite = numbers[np.isfinite(numbers)]
-    if not len(finite) or np.abs(finite).max() >= 2**53:  # which a browser does not count to
+    if not len(finite) or np.abs(finite).max() >= 2**53:  # the largest integer of a browser
         return None
     is_whole = (finite == np.rint(finite)).all()
     return rounded(numbers, 17 if is_whole else _DIGITS)
 
 
 def _write_column(column, most=np.inf):
-    """Write the cells of a column; give None where they hold more than texts and numbers.
+    """Write the cells of a column as texts.
 
-    Also where they have more than ``most`` letters on average.
+    Return None if cells hold other objects, or have more than ``most`` letters on average.
     """
     cells, most = [cell_values(cell) for cell in column], most * len(column)
     values = (value for cell in cells for value in cell)
     if not all(pd.api.types.is_scalar(value) or isinstance(value, os.PathLike) for value in values):
         return None
-    if sum(map(len, cells)) > most:  # vectors, which take long to write
+    if sum(map(len, cells)) > most:  # vectors, which are slow to write
         return None
     texts = [", ".join(map(_write, cell)) for cell in cells]
     return texts if sum(map(len, texts)) <= most else None
 
 
 def _write(value):
-    """Write a value; what is missing is the empty text."""
+    """Write a value. A missing value becomes an empty text."""
     if is_missing(value):
         return ""
     if not isinstance(value, float | np.floating):
         return as_text(value)
-    # Ids are floats where some are missing.
+    # pandas stores integer ids as floats if some are missing.
     return str(int(value)) if value.is_integer() else f"{value:.6g}"

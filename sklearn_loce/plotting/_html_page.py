@@ -1,4 +1,4 @@
-"""The page of the concept map: Bokeh's plot, our controls, and nothing from the network."""
+"""Page of the concept map: a Bokeh plot and own controls, without external files."""
 
 import base64
 import hashlib
@@ -12,9 +12,8 @@ import numpy as np
 
 from ._style import concept_styles
 
-# What Bokeh calls the markers that look like matplotlib's. It has no filled cross, no triangles
-# that point sideways and no thin diamond: other shapes stand for these.
-# With each goes the size at which it looks as large as the others.
+# Bokeh's names of Matplotlib's markers, with sizes at which all look equally large. Bokeh has no
+# filled cross, no sideways triangles and no thin diamond; other shapes replace these.
 BOKEH_MARKERS = {
     "o": ("circle", 8),
     "s": ("square", 7.5),
@@ -29,27 +28,27 @@ BOKEH_MARKERS = {
     "d": ("circle_dot", 9),
 }
 STYLE_COLUMNS = ("color", "marker", "size")
-SCRIPTS = ("rows.js", "fields.js", "map.js")  # in this order, after Bokeh's
+SCRIPTS = ("rows.js", "fields.js", "map.js")  # in this order, after Bokeh's script
 
 
-MOST_STYLES = 200  # of a column; beyond, they come again
+MOST_STYLES = 200  # of a column; more names repeat them
 
 
 def mark_styles(n_names):
-    """Give color, marker and size of each of so many names, as lists."""
+    """List color, marker and size of each name."""
     styles = concept_styles(range(min(n_names, MOST_STYLES))).values()
     return [[color, *BOKEH_MARKERS[marker]] for color, marker in styles]
 
 
 def number_colors():
-    """Give colors for numbers from low to high, all of which show on white and on black."""
+    """List the colors of numbers from low to high, all visible on white and on black."""
     from bokeh.palettes import Viridis256
 
     return list(Viridis256[24:232:4])
 
 
 def require_bokeh():
-    """Raise an ImportError that names the extra, unless Bokeh is installed."""
+    """Raise an ImportError that names the extra if Bokeh is not installed."""
     try:
         import bokeh  # noqa: F401
     except ImportError as error:
@@ -59,19 +58,19 @@ def require_bokeh():
 
 
 def build_plot(coordinates, groups):
-    """Build the map of points; it holds numbers and styles, and no text of the user's.
+    """Build the map of points from numbers and styles, without texts of the table.
 
     Parameters
     ----------
     coordinates : ndarray of shape (n_points, 2)
     groups : dict
-        The ``codes`` of points and the ``styles`` (color, marker, size) of codes.
+        The ``codes`` of points, and the ``styles`` (color, marker, size) of codes.
 
     Returns
     -------
     bokeh.plotting.figure
-        Its sources are called "points", "near", "links" and "name places"; "shown" filters the
-        points. The page's script sets the colors of lines and ground, which are light or dark.
+        Its sources have the names "points", "near", "links" and "name places". The filter "shown"
+        selects points. The script of the page sets the colors of lines and background.
     """
     from bokeh.models import CDSView, ColumnDataSource, IndexFilter, Range1d
     from bokeh.plotting import figure
@@ -126,17 +125,17 @@ def _add_links(plot):
 
 
 def _add_near(plot):
-    """Add the selected point and its neighbors, above all others."""
+    """Add the selected point and its neighbors above all other points."""
     from bokeh.models import ColumnDataSource
 
     empty = {name: [] for name in ("x", "y", *STYLE_COLUMNS)}
     source = ColumnDataSource(empty, name="near")
-    look = {"line_width": 1.4, "level": "overlay"}  # above names as well
+    look = {"line_width": 1.4, "level": "overlay"}  # above the names
     plot.scatter(**_mark(**look), name="near marks", source=source)
 
 
 def _add_names(plot):
-    """Add the names that the page's script places."""
+    """Add the names, which the script of the page places."""
     from bokeh.models import ColumnDataSource, LabelSet
 
     source = ColumnDataSource({"x": [], "y": [], "text": [], "dy": []}, name="name places")
@@ -164,9 +163,9 @@ def _add_tools(plot, renderer):
 
 
 def plot_json(plot):
-    """Write a plot as BokehJS reads it, the same text for the same plot.
+    """Write a plot as JSON for BokehJS, with the same text for equal plots.
 
-    Bokeh numbers its models over the life of a process, so they are numbered anew.
+    Bokeh counts the models of a process, so their ids are replaced.
     """
     from bokeh.embed import json_item
 
@@ -180,7 +179,7 @@ def plot_json(plot):
 
 
 def script_safe(text):
-    """Escape JSON so that no text in it ends the script element it stands in."""
+    """Escape JSON so that no text in it can end the surrounding script element."""
     escapes = {"<": "\\u003c", ">": "\\u003e", "&": "\\u0026"}
     return re.sub("[<>&]", lambda match: escapes[match[0]], text)
 
@@ -195,20 +194,20 @@ def _hash(script):
 
 
 def render_page(title, plot, payload):
-    """Put the page together.
+    """Assemble the page.
 
     Parameters
     ----------
     title : str
     plot : bokeh.plotting.figure
     payload : dict
-        What the scripts in ``html`` read.
+        Data that the scripts in ``html`` read.
 
     Returns
     -------
     str
-        HTML with all scripts, styles and pictures in it. Its security policy lets the browser run
-        these scripts alone and load nothing.
+        HTML with all scripts, styles and pictures. Its security policy allows these scripts only
+        and forbids requests.
     """
     from bokeh.resources import Resources
     from jinja2 import Environment
@@ -228,7 +227,7 @@ def render_page(title, plot, payload):
 
 
 def write_whole(path, text):
-    """Write a text file that is there whole, or not at all."""
+    """Write a text file completely or not at all."""
     part = path.with_name(f".{path.name}.{uuid4().hex}.part")
     try:
         with open(part, "x", encoding="utf-8", newline="\n") as file:
@@ -240,13 +239,13 @@ def write_whole(path, text):
 
 
 def as_text(value):
-    """Give the text of a label or file name; bytes that are no UTF-8 become marks."""
+    """Convert a label or file name to text, and replace bytes that are not UTF-8."""
     text = os.fspath(value) if isinstance(value, os.PathLike) else str(value)
     return text.encode("utf-8", "replace").decode("utf-8")
 
 
 def rounded(values, digits=4):
-    """Round numbers to significant digits; what is not finite becomes None."""
+    """Round numbers to significant digits. Values that are not finite become None."""
     values = np.asarray(values, dtype=float)
     finite = np.isfinite(values)
     return [

@@ -1,4 +1,4 @@
-"""What the concept map in the browser shows of each row: image, contour, projection and IoU."""
+"""Images, contours, projections and IoU of the concept map in the browser."""
 
 import base64
 import io
@@ -11,33 +11,33 @@ from .._samples.masks import intersection_over_union
 from .._samples.table import group_by_image, part_of, read_rows
 from ._tiles import make_tile, trace_outline
 
-QUALITY = 70  # of WebP, where artefacts begin to show at twice the size
-_FLOOR = 0.25  # brightness at probability 0, so that the surroundings stay visible
+QUALITY = 70  # of WebP; lower values show artifacts at twice the size
+_FLOOR = 0.25  # brightness at probability 0, which keeps the surroundings visible
 _SCALE = 10  # units of a contour per pixel of the thumbnail
-_TOLERANCE = 0.1  # pixels that a contour may move by each dropped point
+_TOLERANCE = 0.1  # pixels that a contour may move for each dropped point
 _PASSES = 5  # over a contour, each of which can halve it
-_LEAST_POINTS = 12  # of a contour worth thinning
+_LEAST_POINTS = 12  # shorter contours are not thinned
 _ROWS_AT_ONCE = 64  # projections at the images' size that are in memory together
 
 
 @dataclass
 class Pictures:
-    """Pictures of rows, as text that a page can hold.
+    """Pictures of rows, encoded as text.
 
     Parameters
     ----------
     images : list of str
-        Thumbnail of each image, or of each row where they are cropped, base64 of WebP.
+        Thumbnail of each image, or of each row if they are cropped, as WebP in base64.
     sizes : list of [int, int]
         Width and height of each thumbnail in pixels.
     image_of : ndarray of shape (n_rows,), int
-        Which image each row is of.
+        Image of each row.
     contours : list of str
-        Outline of each row's mask, as the path of an SVG in tenths of a pixel.
+        Outline of each mask, as an SVG path in tenths of a pixel.
     projections : list of str or None
-        Brightness by probability of each row, base64 of WebP.
+        Probabilities of each row as brightness, as WebP in base64.
     iou : ndarray of shape (n_rows,), float64
-        IoU of projection > 0.5 and mask; NaN where there is no projection.
+        IoU of projection > 0.5 and mask, NaN without a projection.
     """
 
     images: list = field(default_factory=list)
@@ -48,7 +48,7 @@ class Pictures:
     iou: np.ndarray = None
 
     def as_payload(self):
-        """Give what the page's script reads."""
+        """Return the data that the script of the page reads."""
         return {
             "images": self.images,
             "sizes": self.sizes,
@@ -59,24 +59,24 @@ class Pictures:
 
 
 def encode(array):
-    """Give the base64 text of an array of uint8 as WebP."""
+    """Encode an array of uint8 as WebP in base64."""
     buffer = io.BytesIO()
     Image.fromarray(array).save(buffer, "WEBP", quality=QUALITY)
     return base64.b64encode(buffer.getvalue()).decode("ascii")
 
 
 def contour_path(mask):
-    """Write the outline of a mask as a path of an SVG.
+    """Write the outline of a mask as an SVG path.
 
     Parameters
     ----------
     mask : ndarray of shape (height, width), float
-        Share of each pixel that is covered, as of a tile.
+        Covered share of each pixel.
 
     Returns
     -------
     str
-        In tenths of a pixel; empty for an empty mask.
+        Path in tenths of a pixel, empty for an empty mask.
 
     Examples
     --------
@@ -85,12 +85,12 @@ def contour_path(mask):
     >>> contour_path(np.ones((1, 2)))
     'M+0+5l+5-5+10+0+5+5-5+5-10+0-5-5z'
     """
-    # The middle of the first pixel, which is at 0 in the outline, is half a pixel from the border.
+    # The outline has the center of the first pixel at 0, half a pixel from the border.
     return "".join(_line_path(_thin(line) + 0.5) for line in trace_outline(mask))
 
 
 def _thin(line):
-    """Drop points that a closed line goes by anyway; half of a pixel is the most that it moves."""
+    """Drop points near the line between their neighbors; the line moves by half a pixel at most."""
     for _ in range(_PASSES):
         if len(line) < _LEAST_POINTS:
             break
@@ -103,7 +103,7 @@ def _thin(line):
 
 
 def _line_path(points):
-    """Write points (x, y) as steps, which are short."""
+    """Write points (x, y) as relative steps, which are shorter."""
     points = np.rint(points * _SCALE).astype(int)
     steps = np.diff(points, axis=0)
     steps = steps[steps.any(axis=1)].tolist()
@@ -112,26 +112,26 @@ def _line_path(points):
 
 
 def projection_picture(probabilities):
-    """Light up what a projection covers, as base64 of WebP."""
+    """Encode a projection as brightness, as WebP in base64."""
     bright = _FLOOR + (1 - _FLOOR) * np.clip(np.nan_to_num(probabilities), 0, 1)
     return encode(np.rint(255 * bright).astype(np.uint8))
 
 
 def draw_rows(samples, rows, thumbnail_size, project=None, *, crop=False, bar):
-    """Draw the pictures of rows; every image is decoded once for all its rows.
+    """Draw the pictures of rows, and decode each image once.
 
     Parameters
     ----------
     samples : DataFrame
         The table of samples.
     rows : ndarray of int
-        Positions of the rows to draw.
+        Positions of the rows.
     thumbnail_size : int
-        Longest side in pixels.
+        Longer side in pixels.
     project : callable, default=None
-        Takes a table and the positions of its rows in `samples`, gives their probabilities.
+        Function of a table and the positions of its rows, which returns probabilities.
     crop : bool, default=False
-        Whether each row has an image of its own, of the surroundings of its mask.
+        Whether each row has its own image, which shows the surroundings of its mask.
     bar : tqdm
         Progress bar over rows.
 
@@ -142,7 +142,7 @@ def draw_rows(samples, rows, thumbnail_size, project=None, *, crop=False, bar):
     Raises
     ------
     FileNotFoundError, ValueError
-        If an image or a mask can't be read, or their sizes differ. The message names the row.
+        If an image or a mask cannot be read, or their sizes differ. The message names the row.
     """
     table = part_of(samples, rows)
     pictures = Pictures(
@@ -162,7 +162,7 @@ def draw_rows(samples, rows, thumbnail_size, project=None, *, crop=False, bar):
 
 
 def _batches(groups):
-    """Put whole images together until there are enough rows."""
+    """Collect groups of rows that share an image into batches."""
     batch = []
     for group in groups:
         batch.append(group)
@@ -174,7 +174,7 @@ def _batches(groups):
 
 
 def _draw_image(pictures, table, group, size, crop):
-    """Draw an image and its rows' contours; give {row: (mask, tile)}."""
+    """Draw an image and the contours of its rows, and return {row: (mask, tile)}."""
     image, masks = read_rows(table, group)
     tiles = [make_tile(image, mask, size=size, crop=crop) for mask in masks]
     for i, tile in zip(group, tiles, strict=True):
@@ -187,7 +187,7 @@ def _draw_image(pictures, table, group, size, crop):
 
 
 def _draw_projections(pictures, table, rows, drawn, project):
-    """Draw the projections of rows and measure them against their masks."""
+    """Draw the projections of rows and compute their IoU."""
     positions = list(drawn)
     projections = project(table.iloc[positions], rows[positions])
     for i, probabilities in zip(positions, projections, strict=True):

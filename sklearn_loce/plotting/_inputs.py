@@ -1,4 +1,4 @@
-"""What displays of images ask of embeddings, tables and concepts."""
+"""Checks of the embeddings, tables and concepts of displays of images."""
 
 import numpy as np
 from sklearn.utils.validation import check_array
@@ -8,22 +8,22 @@ from .._validation import match_rows, uniform_labels
 
 
 def check_inputs(embeddings, samples, y, **columns):
-    """Check that embeddings, table and concepts are of the same rows, and match them.
+    """Check embeddings, table and concepts, and match their rows.
 
     Parameters
     ----------
     embeddings : array-like of shape (n_samples, n_features)
-        A row that is not finite is one that failed.
+        Embeddings. Rows that failed are not finite.
     samples : DataFrame or list of (image, mask) pairs
     y : array-like of shape (n_samples,) or None
-        None takes the column ``concept`` of the table.
+        Concepts. None uses the column ``concept`` of the table.
     **columns : array-like of n_samples rows, or None
-        What else there is of each row, by name.
+        Further values of each row, by name.
 
     Returns
     -------
     embeddings : ndarray of shape (n_samples, n_features), dtype float64
-        All is in the order of the embeddings.
+        Embeddings, whose order all results have.
     samples : DataFrame
     names : ndarray of shape (n_samples,), or None
         Concepts.
@@ -34,8 +34,8 @@ def check_inputs(embeddings, samples, y, **columns):
     Raises
     ------
     ValueError, TypeError
-        If lengths differ, rows can't be matched, every row failed, or the table or the concepts are
-        unusable.
+        If lengths differ, rows cannot be matched, every row failed, or the table or the concepts
+        are invalid.
     """
     samples = as_samples(samples)
     given = {"embeddings": embeddings, "samples": samples, "y": y, **columns}
@@ -45,19 +45,19 @@ def check_inputs(embeddings, samples, y, **columns):
     kept = np.flatnonzero(np.isfinite(X).all(axis=1))
     if not kept.size:
         raise ValueError(
-            f"None of the {len(X)} rows of the embeddings is finite: all of them failed; see "
-            "evaluate(X) of the transformer for the causes."
+            f"None of the {len(X)} rows of the embeddings is finite: all of them failed; call "
+            "evaluate(X) of the transformer to see the causes."
         )
     return X, samples, concept_names(y, samples), kept, *found
 
 
 def concept_names(y, samples):
-    """Give the concept of each row, or None where none is known.
+    """Return the concept of each row, or None if there are no concepts.
 
     Parameters
     ----------
     y : array-like of shape (n_samples,) or None
-        None takes the column ``concept`` of the table.
+        Concepts. None uses the column ``concept`` of the table.
     samples : DataFrame
 
     Returns
@@ -67,7 +67,7 @@ def concept_names(y, samples):
     Raises
     ------
     ValueError
-        If the lengths differ, or concepts are missing or mix types.
+        If the lengths differ, or concepts are missing or of mixed types.
     """
     if y is None:
         if "concept" not in samples:
@@ -84,7 +84,7 @@ def check_lengths(n_samples, **columns):
     ----------
     n_samples : int
     **columns : sized
-        By name; None is passed over.
+        Values by name. None is skipped.
 
     Raises
     ------
@@ -94,20 +94,20 @@ def check_lengths(n_samples, **columns):
     for name, column in columns.items():
         if column is not None and len(column) != n_samples:
             raise ValueError(
-                f"{name} has {len(column)} row(s), and the table of samples has {n_samples}; pass "
+                f"{name} has {len(column)} row(s), but the table of samples has {n_samples}; pass "
                 "the same rows of both."
             )
 
 
 def choose(values, known, name):
-    """Give the values of a parameter that chooses among those known; all of them for None.
+    """Check the values of a parameter that chooses among known values. None chooses all.
 
     Parameters
     ----------
     values : array-like or None
     known : list
     name : str
-        Of the parameter, as "clusters".
+        Name of the parameter, such as "clusters".
 
     Returns
     -------
@@ -116,7 +116,7 @@ def choose(values, known, name):
     Raises
     ------
     ValueError
-        If a value is unknown, or there is none.
+        If a value is unknown, or there are no values.
     """
     if values is None:
         return known

@@ -1,4 +1,4 @@
-"""Display of layers and models side by side."""
+"""Display that compares layers and models."""
 
 import re
 from contextlib import contextmanager
@@ -10,22 +10,22 @@ from sklearn.utils.validation import check_is_fitted
 
 from ._legend import add_legend
 from ._names import fit_names, literal
-from ._style import FONT_SIZE, GREY, concept_styles, merge_style, open_axes, rim
+from ._style import FONT_SIZE, GREY, concept_styles, lighten, merge_style, open_axes
 
 _STD = "one standard deviation"
 _COLUMNS = ("model", "layer", "mean", "std")
 _DIFFERENCES = ("difference", "difference_low", "difference_high")
-_HEIGHT, _PANEL_HEIGHT = 2.3, 1.5  # inches of a figure with one metric, and of each one more
-_SLANT = 0.5  # inches, of slanted names of layers
-_LETTER = 0.62  # mean width of a letter of a label over the font's size, and some more
-# Share of the distance between two layers over which the models' points are spread.
+_HEIGHT, _PANEL_HEIGHT = 2.3, 1.5  # inches of a figure with one metric, and of each further one
+_SLANT = 0.5  # inches of slanted names of layers
+_LETTER = 0.62  # width of a letter of a label over the font size, with a margin
+# Share of the distance between two layers over which the points of models are spread.
 _SPREAD = 0.3
-# More layers, or longer names, are written slanted.
+# With more letters in total, the names of layers are slanted.
 _MOST_CHARACTERS = 42
 
 
 class LayerComparisonDisplay:
-    """Metrics per layer, each in a panel, with their spread, of one model or several.
+    """Metrics of the layers of one or several models, with their spread, in one panel per metric.
 
     It is recommended to use :meth:`from_search` or :meth:`from_table`. All parameters are stored as
     attributes.
@@ -34,34 +34,34 @@ class LayerComparisonDisplay:
     ----------
     scores : DataFrame
         One row per model and layer, with the columns `model`, `layer`, `mean` and `std`. Layers
-        are drawn in the order in which they come; a `std` of NaN draws no bar. With several metrics
-        there is a row of each, and the column `metric`. Differences need the columns `difference`,
+        are drawn in the order of the table. A `std` of NaN draws no bar. Several metrics need one
+        row each, and the column `metric`. Differences need the columns `difference`,
         `difference_low` and `difference_high`.
     metric : str or list of str, default="score"
-        What was measured; of several, the values of the column `metric`.
+        Name of the metric. Several names select rows by the column `metric`.
     bars : str, default="one standard deviation"
-        What the bars show.
+        Meaning of the bars.
 
     Attributes
     ----------
     errorbar_ : list of matplotlib ErrorbarContainer
-        The points of each model, in the order in which models come; panel by panel.
+        Points of each model, in the order of the table, panel by panel.
     ax_ : matplotlib Axes or None
-        Axes with the points, or the one that was divided; None where an array of Axes was given.
+        Axes with the points, or the divided Axes. None if an array of Axes was given.
     axes_ : ndarray of shape (n_metrics,) of Axes
         One per metric, from top to bottom.
     figure_ : matplotlib Figure
-        Figure that holds them.
+        Figure of the axes.
 
     See Also
     --------
-    sklearn_loce.metrics.compare_layers : Repeated draws of embeddings of several layers.
-    PrecisionAtKDisplay : Precision over k, which takes several layers or models as well.
+    sklearn_loce.metrics.compare_layers : Compute metrics of layers on repeated draws of rows.
+    PrecisionAtKDisplay : Precision over k, also of several layers or models.
 
     Notes
     -----
-    Layers of the same name share a place on the axis; models with other layers lie side by side. A
-    model has one color in all displays of a figure.
+    Layers with the same name share a place on the axis. A model has the same color in all displays
+    of a figure.
 
     Examples
     --------
@@ -87,22 +87,26 @@ class LayerComparisonDisplay:
         self.metric = metric
         self.bars = bars
 
-    def plot(self, *, kind="mean", ax=None, errorbar_kw=None, legend=True):
-        """Plot the points of every model.
+    def plot(self, *, kind="mean", ax=None, palette=None, errorbar_kw=None, legend=True):
+        """Plot the points of each model.
 
         Parameters
         ----------
         kind : {"mean", "difference"}, default="mean"
-            Draw means; or differences from the reference layer in the same draws with their
-            interval of 95 %, as :func:`~sklearn_loce.metrics.compare_layers` gives them. A layer
-            whose interval holds 0 may differ by chance.
+            Values to draw. "difference" draws paired differences from the reference layer with
+            their 95 % intervals, as in :func:`~sklearn_loce.metrics.compare_layers`. If an interval
+            holds 0, the layers may differ by chance.
         ax : matplotlib Axes or array-like of Axes, default=None
-            Axes to plot into. For several metrics it is divided, or an array has one Axes per
-            metric. None opens a figure.
+            Axes to plot into. With several metrics, a single Axes is divided, and an array needs
+            one Axes per metric. None opens a figure.
+        palette : dict or sequence, default=None
+            Colors of models. A dict maps a model, or a tuple of models, to a color. Other models
+            get unused colors. A sequence lists all models of a study: each model then has the same
+            color and marker in every figure.
         errorbar_kw : dict, default=None
             Keywords of :meth:`matplotlib.axes.Axes.errorbar`.
         legend : bool, default=True
-            Whether to name the models below the last panel, where there are several.
+            Whether to add a legend below the last panel if there are several models.
 
         Returns
         -------
@@ -114,8 +118,25 @@ class LayerComparisonDisplay:
         ImportError
             If matplotlib is not installed.
         ValueError
-            If `scores` lacks a column, is empty, or has a model's layer twice; if `kind` is
-            unknown, or the number of Axes is wrong.
+            If `scores` lacks a column, is empty, or holds a layer of a model twice, `kind` is
+            unknown, the number of Axes is wrong, or the palette has none of the models.
+
+        See Also
+        --------
+        LayerComparisonDisplay.from_search : Plot the layers that a search tried.
+        LayerComparisonDisplay.from_table : Plot a table of layers.
+
+        Examples
+        --------
+        >>> import matplotlib.pyplot as plt
+        >>> import pandas as pd
+        >>> from sklearn_loce.plotting import LayerComparisonDisplay
+        >>> models = {"model": ["VGG16", "DETR"], "layer": "last", "mean": [0.7, 0.8], "std": 0.1}
+        >>> display = LayerComparisonDisplay(pd.DataFrame(models))
+        >>> display = display.plot(palette={"DETR": "black"})
+        >>> [bar[0].get_color() for bar in display.errorbar_]
+        ['#0072B2', '#000000']
+        >>> plt.close("all")
         """
         scores = self._check(kind)
         layers = list(dict.fromkeys(scores["layer"]))
@@ -123,16 +144,16 @@ class LayerComparisonDisplay:
         self.errorbar_ = []
         slanted = sum(len(str(layer)) for layer in layers) > _MOST_CHARACTERS
         with _open_panels(self, ax, len(names), _HEIGHT + _SLANT * slanted) as axes:
-            styles = concept_styles([*_find_models(self.figure_), *scores["model"]])
+            styles = concept_styles([*_find_models(self.figure_), *scores["model"]], palette)
             for panel, name in zip(axes, names, strict=True):
                 rows = scores if len(names) == 1 else scores[scores["metric"] == name]
                 self.errorbar_ += self._draw_panel(panel, rows, layers, kind, styles, errorbar_kw)
-                self._write_label(panel, rows, name, kind)
                 _name_layers(panel, layers)
             self._name_axis(axes, scores, kind)
             models = _list_models(axes)
             if legend and len(models) > 1:
                 add_legend(axes[-1], models)
+            self._write_labels(axes, scores, names, kind)
         return self
 
     def _metrics(self):
@@ -147,14 +168,14 @@ class LayerComparisonDisplay:
         if not set(needed) <= set(self.scores) or not len(self.scores):
             raise ValueError(
                 f"scores has {len(self.scores)} rows and the columns {list(self.scores)}; it needs "
-                f"a row or more, with {', '.join(needed)}."
+                f"at least one row, and the columns {', '.join(needed)}."
             )
         repeated = self.scores[self.scores.duplicated(["model", "layer", *several])]
         if len(repeated):
             model, layer = repeated.iloc[0][["model", "layer"]]
             raise ValueError(
-                f"scores has layer {layer!r} of model {model!r} more than once; keep one metric, "
-                "and one row per model and layer."
+                f"scores has layer {layer!r} of model {model!r} more than once; keep one row per "
+                "model and layer of one metric."
             )
         return self.scores
 
@@ -169,18 +190,24 @@ class LayerComparisonDisplay:
             for (model, rows), offset in zip(groups, offsets, strict=True)
         ]
 
-    def _write_label(self, ax, scores, name, kind):
-        label = _in_words(name)
-        if kind == "difference":
-            label = f"{label}, minus that of {_find_reference(scores)}"
-        points = ax.get_window_extent().height * 72 / ax.figure.dpi
-        lines = [
-            fill(line, max(12, int(points / (_LETTER * FONT_SIZE)))) for line in label.split("\n")
-        ]
-        ax.set_ylabel(literal("\n".join(lines)))
+    def _write_labels(self, axes, scores, names, kind):
+        """Label the vertical axis of each panel, in lines that fit its height."""
+        figure = self.figure_.canvas.figure
+        figure.draw_without_rendering()
+        for ax, name in zip(axes, names, strict=True):
+            label = _in_words(name)
+            if kind == "difference":
+                rows = scores if len(names) == 1 else scores[scores["metric"] == name]
+                label = f"{label}, minus that of {_find_reference(rows)}"
+            points = ax.get_window_extent().height * 72 / figure.dpi
+            n_letters = max(12, int(points / (_LETTER * FONT_SIZE)))
+            lines = [fill(line, n_letters) for line in label.split("\n")]
+            ax.set_ylabel(literal("\n".join(lines)))
+        if len(axes) > 1:
+            figure.align_ylabels(axes)
 
     def _name_axis(self, axes, scores, kind):
-        """Say what the points stand over, and what the bars are, below the last panel."""
+        """Label the horizontal axis of the last panel, and explain the bars."""
         for ax in axes[:-1]:
             ax.tick_params(labelbottom=False)
         if kind == "difference":
@@ -188,25 +215,23 @@ class LayerComparisonDisplay:
         else:
             bars = self.bars if np.isfinite(scores["std"].astype(float)).any() else ""
         axes[-1].set_xlabel(f"layer\nbars: {bars}" if bars else "layer")
-        if len(axes) > 1:
-            axes[0].figure.align_ylabels(axes)
 
     @classmethod
     def from_search(cls, search, *, layer=None, metric=None, **kwargs):
         """Plot the layers that a search tried.
 
-        Where a layer was tried with several other settings, the one with the best mean counts.
+        If a layer was tried with several settings, the setting with the best mean is plotted.
 
         Parameters
         ----------
         search : search, or dict of str to search
-            Fitted :class:`~sklearn.model_selection.GridSearchCV` or the like, or one per model by
-            its name.
+            Fitted :class:`~sklearn.model_selection.GridSearchCV` or a similar search, or one search
+            per model, by name.
         layer : str, default=None
-            Parameter that holds the layer, as "locetransformer__layer"; None means the only one
-            that is called "layer", or ends in "__layer".
+            Parameter of the layer, such as "locetransformer__layer". None uses the only parameter
+            with the name "layer" or the ending "__layer".
         metric : str or list of str, default=None
-            Name of the scorer, or of several; needed where the search had several.
+            Name of one or several scorers. Required if the search has several.
         **kwargs : dict
             Passed to :meth:`plot`.
 
@@ -219,7 +244,11 @@ class LayerComparisonDisplay:
         NotFittedError
             If a search is not fitted.
         ValueError
-            If a search has no such parameter or metric, or several.
+            If a search lacks the parameter or the metric, or several parameters are possible.
+
+        See Also
+        --------
+        LayerComparisonDisplay.from_table : Plot a table of layers.
 
         Examples
         --------
@@ -249,15 +278,15 @@ class LayerComparisonDisplay:
 
     @classmethod
     def from_table(cls, table, metric, **kwargs):
-        """Plot a table such as :func:`~sklearn_loce.metrics.compare_layers` gives.
+        """Plot a table of metrics, such as that of :func:`~sklearn_loce.metrics.compare_layers`.
 
         Parameters
         ----------
         table : DataFrame, or dict of str to DataFrame
             One row per layer and metric, with the columns `layer`, `metric`, `mean` and `std`, and
-            `model` where there are several; or one such table per model by its name.
+            `model` if there are several; or one such table per model, by name.
         metric : str or list of str
-            Which metric to plot, or which ones, each in a panel.
+            Metric to plot, or several metrics, each in a panel.
         **kwargs : dict
             Passed to :meth:`plot`.
 
@@ -268,7 +297,12 @@ class LayerComparisonDisplay:
         Raises
         ------
         ValueError
-            If the table has no such column or metric.
+            If the table lacks a column or the metric.
+
+        See Also
+        --------
+        LayerComparisonDisplay.from_search : Plot the layers that a search tried.
+        sklearn_loce.metrics.compare_layers : Compute such a table.
 
         Examples
         --------
@@ -284,7 +318,7 @@ class LayerComparisonDisplay:
         [0.65, 0.71]
         >>> plt.close(display.figure_)
 
-        Purity beside the number of clusters, and a difference with its interval:
+        Purity and the number of clusters, and differences with their intervals:
 
         >>> display = LayerComparisonDisplay.from_table(table, ["purity", "n_clusters"])
         >>> plt.close(display.figure_)
@@ -308,11 +342,13 @@ class LayerComparisonDisplay:
 
 @contextmanager
 def _open_panels(display, ax, n_panels, height):
-    """Give a display `ax_`, `axes_` and `figure_`: an Axes for each metric, one below the other."""
+    """Set `ax_`, `axes_` and `figure_` of a display, with one Axes per metric."""
     if np.ndim(ax) > 0:
         axes = np.asarray(ax, dtype=object).ravel()
         if len(axes) != n_panels:
-            raise ValueError(f"ax holds {len(axes)} Axes, and {n_panels} are needed, one a metric.")
+            raise ValueError(
+                f"ax holds {len(axes)} Axes, but {n_panels} are needed, one per metric."
+            )
         display.ax_, display.axes_, display.figure_ = None, axes, axes[0].figure
         yield axes
         return
@@ -327,12 +363,12 @@ def _open_panels(display, ax, n_panels, height):
 
 
 def _find_models(figure):
-    """List the models that are drawn in a figure already, so that each keeps its color."""
+    """List the models that a figure already shows, so that they keep their colors."""
     return [str(handle.get_label()) for handle in _list_models(figure.axes)]
 
 
 def _list_models(axes):
-    """List the artists of all models in some Axes, one of each model."""
+    """List one artist of each model in some Axes."""
     from matplotlib.container import ErrorbarContainer
 
     drawn = [bar for ax in axes for bar in ax.containers if isinstance(bar, ErrorbarContainer)]
@@ -340,14 +376,13 @@ def _list_models(axes):
 
 
 def _draw_model(ax, rows, layers, offset, kind, style, errorbar_kw):
-    """Draw one model's points."""
+    """Draw the points of one model."""
     from matplotlib.lines import Line2D
 
     colour, marker = style
-    look = {"color": colour, "marker": marker, "markersize": 4, "linewidth": 1.0}
+    look = {"color": lighten(ax, colour), "marker": marker, "markersize": 4, "linewidth": 1.0}
     bars = {"capsize": 2, "elinewidth": 0.9, "label": str(rows["model"].iloc[0])}
     style = merge_style(Line2D, look | bars, errorbar_kw)
-    style.setdefault("path_effects", rim(ax, style["color"], style["linewidth"]))
     places = np.array([layers.index(layer) for layer in rows["layer"]]) + offset
     ends = rows["std"].to_numpy()
     if kind == "difference":
@@ -357,7 +392,7 @@ def _draw_model(ax, rows, layers, offset, kind, style, errorbar_kw):
 
 
 def _find_reference(scores):
-    """Name the layer from which the others differ, if it is the same of all models."""
+    """Return the name of the reference layer if all models share it."""
     found = [
         rows.loc[rows["difference"] == 0, "layer"].tolist() for _, rows in scores.groupby("model")
     ]
@@ -382,7 +417,7 @@ _WORDS = {
 
 
 def _in_words(metric):
-    """Write a metric's name as a paper does."""
+    """Write the name of a metric as in a paper."""
     words = _WORDS.get(metric, metric)
     words = words.replace("r_precision", "R-precision").replace("heldout", "held-out")
     words = words.replace("_", " ")
@@ -390,11 +425,11 @@ def _in_words(metric):
 
 
 def _read_table(table, model, metric):
-    """Take one metric's rows of one model's table."""
+    """Select the rows of one metric from the table of one model."""
     if absent := [name for name in ("layer", "metric", "mean", "std") if name not in table]:
         raise ValueError(
-            f"The table has no column {absent[0]!r} but {list(table)}; pass what compare_layers "
-            "returns, or a table with layer, metric, mean and std."
+            f"The table has no column {absent[0]!r} but {list(table)}; pass the table of "
+            "compare_layers, or one with the columns layer, metric, mean and std."
         )
     rows = table[table["metric"] == metric]
     if not len(rows):
@@ -405,7 +440,7 @@ def _read_table(table, model, metric):
 
 
 def _read_search(search, model, layer, metric):
-    """Take the best setting of each layer that one search tried."""
+    """Select the best setting of each layer of one search."""
     check_is_fitted(search, "cv_results_")
     results = search.cv_results_
     parameter = f"param_{layer}" if layer else _find_layer(results)
@@ -428,17 +463,17 @@ def _read_search(search, model, layer, metric):
 
 
 def _find_layer(results):
-    """Find the parameter that holds the layer."""
+    """Find the parameter of the layer."""
     found = [name for name in results if name == "param_layer" or name.endswith("__layer")]
     if len(found) != 1:
         known = ", ".join(name[6:] for name in results if name.startswith("param_"))
         raise ValueError(
-            f"{len(found)} parameters of the search are called layer; name the one to plot as in "
-            f'layer="locetransformer__layer", among {known}.'
+            f"{len(found)} parameters of the search have the name layer; pass one, as in "
+            f'layer="locetransformer__layer". The search has {known}.'
         )
     return found[0]
 
 
 def _name_layer(layer):
-    """Name a layer, or several that are concatenated."""
+    """Return the name of a layer, or of several concatenated layers."""
     return ", ".join(map(str, layer)) if isinstance(layer, list | tuple) else str(layer)

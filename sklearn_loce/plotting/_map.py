@@ -1,4 +1,4 @@
-"""Display of LoCEs as points of a plane."""
+"""Display of LoCEs as points in a plane."""
 
 import numpy as np
 from sklearn.utils import check_consistent_length, column_or_1d
@@ -16,17 +16,20 @@ from ._style import (
     PAGE_WIDTH,
     concept_styles,
     even_size,
+    find_ground,
+    lighten,
     merge_style,
     open_axes,
 )
 
 _MOST_VECTORS = 2000
-_COLUMN_NAMES = 24  # beyond, a map with its legend is as wide as a page
+_COLUMN_NAMES = 24  # with more names, a map with a legend is as wide as a page
 _LEGEND_MARK = 22  # size of a disk in the legend
+_PALE = 0.22  # share of a concept's color in its region
 
 
 class ConceptMapDisplay:
-    """Map of LoCEs in a plane: concepts by color and marker, mixtures by ellipses.
+    """Map of LoCEs in a plane, with colors and markers for concepts and ellipses for mixtures.
 
     It is recommended to use :meth:`from_estimator` or :meth:`from_embeddings`. All parameters are
     stored as attributes.
@@ -34,7 +37,7 @@ class ConceptMapDisplay:
     Parameters
     ----------
     coordinates : array-like of shape (n_samples, 2)
-        Where each row lies.
+        Coordinates of each row.
     y : array-like of shape (n_samples,), default=None
         Concept of each row.
     means : array-like of shape (n_components, 2), default=None
@@ -42,47 +45,46 @@ class ConceptMapDisplay:
     covariances : array-like of shape (n_components, 2, 2), default=None
         Their covariances.
     component_concepts : array-like of shape (n_components,), default=None
-        Concept of each Gaussian; None where they know of no concepts.
+        Concept of each Gaussian. None if the mixture has no concepts.
     component_names : array-like of shape (n_components,), default=None
-        What is written at each Gaussian that knows of no concepts. None means its number.
+        Names of Gaussians without concepts. None uses their numbers.
     component_majorities : array-like of shape (n_components,), default=None
-        Most frequent concept of each, written where it has room; None or "" for none.
+        Most frequent concept of each Gaussian, which is written if it fits.
     regions : array-like of shape (n_rows, n_columns), default=None
-        Concept, or component, that is the most probable at each place; the first row is at the
-        bottom.
+        Most probable concept or component at each place. The first row is at the bottom.
     extent : tuple of float, default=None
         Left, right, bottom and top of the regions.
     axis_names : tuple of str, default=("", "")
-        What the axes are called.
+        Labels of the axes.
     n_failed : int, default=0
         Number of rows left out because their LoCE failed.
 
     Attributes
     ----------
     scatter_ : dict of str to matplotlib PathCollection
-        The points of each concept; of all rows, by None, without `y`. More than 2000 points are
-        saved as an image inside PDF and SVG.
+        Points of each concept, or of all rows under the key None without `y`. More than 2000
+        points become an image in PDF and SVG files.
     ellipses_ : list of matplotlib Ellipse
         One per Gaussian.
     text_ : list of matplotlib Text
-        Numbers of the Gaussians that know of no concepts, with their most frequent concept.
+        Names of the Gaussians without concepts.
     names_ : dict of str to matplotlib Text
         Names of concepts on the map.
     im_ : matplotlib AxesImage or None
-        The regions.
+        Regions.
     ax_ : matplotlib Axes
-        Axes with the map; a unit is as long in both directions.
+        Axes with the map. Units are equal in both directions.
     figure_ : matplotlib Figure
-        Figure that holds them.
+        Figure of the axes.
 
     See Also
     --------
-    sklearn_loce.mixture.ConceptGaussianMixture : Sub-concepts of every concept.
+    sklearn_loce.mixture.ConceptGaussianMixture : Find the sub-concepts of each concept.
+    to_html : The same map for the browser, with images.
 
     Notes
     -----
-    The maps of Mikriukov, Schwalbe and Bade (IJCV 2025): UMAP to two dimensions, in which Gaussian
-    mixtures are fitted.
+    Mikriukov, Schwalbe and Bade (IJCV 2025) fit Gaussian mixtures to such maps by UMAP.
 
     Examples
     --------
@@ -142,17 +144,17 @@ class ConceptMapDisplay:
         Parameters
         ----------
         ax : matplotlib Axes, default=None
-            Axes to plot into; None opens a figure: as wide as a paper's column, or where more than
-            24 concepts are named, as its page.
+            Axes to plot into. None opens a figure with the width of a paper column, or of a page if
+            more than 24 concepts have names.
         palette : dict or sequence, default=None
-            Colors of concepts. A dict gives the color of a concept, or of all concepts of a tuple;
-            others take colors that it leaves. A sequence of all concepts there are, also of those
-            without rows here, keeps the color and the marker that each has among all.
+            Colors of concepts. A dict maps a concept, or a tuple of concepts, to a color. Other
+            concepts get unused colors. A sequence lists all concepts of a study: each concept then
+            has the same color and marker in every figure, even if some concepts have no rows.
         n_std : float, default=2.0
-            Standard deviations from a Gaussian's mean to its ellipse; within 2 lie 86 % of it.
+            Radius of the ellipses in standard deviations. The default encloses 86 % of a Gaussian.
         legend : bool or "on map", default=True
-            Whether to name the concepts, below the axes. "on map" writes each name among the rows
-            of its concept, and only those that have no room there below the axes.
+            Whether to name the concepts below the axes. "on map" writes each name among the rows of
+            its concept if it fits, and the other names below the axes.
         scatter_kw : dict, default=None
             Keywords of the points, as of :meth:`matplotlib.axes.Axes.scatter`.
         ellipse_kw : dict, default=None
@@ -170,22 +172,40 @@ class ConceptMapDisplay:
         ImportError
             If matplotlib is not installed.
         ValueError
-            If lengths or shapes don't fit, `legend` is unknown, or the palette has none of the
+            If lengths or shapes do not match, `legend` is invalid, or the palette has none of the
             concepts.
+
+        See Also
+        --------
+        ConceptMapDisplay.from_estimator : Compute and plot.
+        ConceptMapDisplay.from_embeddings : Plot given embeddings.
+
+        Examples
+        --------
+        >>> import matplotlib.pyplot as plt
+        >>> from sklearn.datasets import load_iris
+        >>> from sklearn_loce.plotting import ConceptMapDisplay
+        >>> X, y = load_iris(return_X_y=True)
+        >>> display = ConceptMapDisplay.from_embeddings(X, y, embedding="pca", mixture=None)
+        >>> display = display.plot(palette={0: "red", (1, 2): "blue"}, legend="on map")
+        >>> sorted(display.names_)
+        [0, 1, 2]
+        >>> plt.close("all")
         """
         coordinates, y = self._check()
         self._styles = self._choose_styles(y, palette)
         if legend not in (True, False, "on map"):
-            raise ValueError(f'legend={legend!r} is none; choose True, False or "on map".')
+            raise ValueError(f'legend={legend!r} is not True, False or "on map".')
         given, width, height = ax is not None, *self._choose_size(legend)
         with open_axes(self, ax, width=width, height=height) as ax:
+            self._ground = find_ground(ax)
             self.im_ = None if self.regions is None else self._draw_regions(coordinates, im_kw)
             self.scatter_ = self._draw_points(coordinates, y, scatter_kw)
             self._draw_gaussians(n_std, ellipse_kw)
             self._frame(coordinates, "datalim" if given else "box")
             self._number_gaussians()
             self.names_ = self._name(coordinates, y, legend) if self.y is not None else {}
-        # Layouts know the size of such axes; that of a box follows from its limits, too late.
+        # Layouts cannot foresee the size of a box, which follows from its limits.
         self.ax_.set_adjustable("datalim")
         return self
 
@@ -193,17 +213,17 @@ class ConceptMapDisplay:
         if self.y is not None:
             return concept_styles(np.unique(y).tolist(), palette)
         if palette is not None:
-            raise ValueError("palette gives the colors of concepts, and there is no y; pass one.")
+            raise ValueError("palette needs concepts; pass y.")
         return {None: (GREY, "o")}
 
     def _choose_size(self, legend):
-        """Give width and most height of a figure, of which what is not drawn in is cut off."""
+        """Return width and largest height of a figure."""
         if legend and len(self._styles) > _COLUMN_NAMES:
             return PAGE_WIDTH, 6.0 + 0.03 * len(self._styles)
         return COLUMN_WIDTH, 3.4 + 0.05 * len(self._styles) * (legend is True)
 
     def _name(self, coordinates, y, legend):
-        """Name concepts on the map, or below it."""
+        """Write the names of concepts on the map or below it."""
         (_, mark), first = next(iter(self._styles.values())), next(iter(self.scatter_.values()))
         scale = (_LEGEND_MARK * even_size(mark) / first.get_sizes()[0]) ** 0.5
         style = {"markerscale": scale, "handlelength": 0.9}
@@ -221,7 +241,7 @@ class ConceptMapDisplay:
         y = np.zeros(len(coordinates)) if y is None else column_or_1d(y)
         check_consistent_length(coordinates, y)
         if (self.means is None) != (self.covariances is None):
-            raise ValueError("means and covariances go together; one of them is None.")
+            raise ValueError("means and covariances need each other, but one of them is None.")
         if self.means is not None:
             check_consistent_length(self.means, self.covariances, self.component_concepts)
         return coordinates, y
@@ -231,11 +251,12 @@ class ConceptMapDisplay:
 
         size = float(np.clip(6500 / len(coordinates), 3, 18))
         dense = {"rasterized": len(coordinates) > _MOST_VECTORS, "zorder": 2}
-        look = {"linewidths": 0.25, "edgecolors": "white", "alpha": 0.85}
+        look = {"linewidths": 0.25, "edgecolors": self._ground, "alpha": 0.85}
         points = {}
         for name, (colour, marker) in self._styles.items():
             x = coordinates if name is None else coordinates[y == name]
-            own = {"facecolors": colour, "marker": marker, "label": literal(name)}
+            own = {"facecolors": lighten(self.ax_, colour), "marker": marker}
+            own["label"] = literal(name)
             own["sizes"] = [size * even_size(marker)]
             style = merge_style(PathCollection, look | dense | own, scatter_kw)
             style["s"] = style.pop("sizes") if "s" not in style else style["s"]
@@ -250,7 +271,8 @@ class ConceptMapDisplay:
         parts = zip(np.asarray(self.means), np.asarray(self.covariances), strict=True)
         for i, (mean, covariance) in enumerate(parts):
             known = names is not None and names[i] in self._styles
-            colour = self._styles[names[i]][0] if known else "black"
+            colour = self._styles[names[i]][0] if known else self.ax_.xaxis.label.get_color()
+            colour = lighten(self.ax_, colour)
             self.ellipses_.append(self._draw_ellipse(mean, covariance, n_std, colour, ellipse_kw))
 
     def _draw_ellipse(self, mean, covariance, n_std, colour, ellipse_kw):
@@ -260,14 +282,14 @@ class ConceptMapDisplay:
         variances, axes = np.linalg.eigh(covariance)
         width, height = 2 * n_std * np.sqrt(np.maximum(variances, 0.0))
         angle = np.degrees(np.arctan2(axes[1, 0], axes[0, 0]))
-        halo = [withStroke(linewidth=1.8, foreground="white")]
+        halo = [withStroke(linewidth=1.8, foreground=self._ground)]
         look = {"edgecolor": colour, "facecolor": "none", "linewidth": 0.9, "path_effects": halo}
-        # Below the points, of which its halo would hide some.
+        # Below the points, because the halo would hide some of them.
         style = merge_style(Ellipse, look | {"zorder": 1.5}, ellipse_kw)
         return self.ax_.add_patch(Ellipse(mean, width, height, angle=angle, **style))
 
     def _number_gaussians(self):
-        """Write numbers, with concepts where they have room, at Gaussians that know of none."""
+        """Write the names of Gaussians without concepts, with their majorities if these fit."""
         self.text_ = []
         if self.means is None or self.component_concepts is not None:
             return
@@ -282,17 +304,17 @@ class ConceptMapDisplay:
             self.text_.append(written.get(i) or write_name(self.ax_, means[i], literal(name)))
 
     def _draw_regions(self, coordinates, im_kw):
-        """Draw pale regions that fade where there are no rows, and lines between them."""
-        from matplotlib.colors import to_rgba_array
+        """Draw pale regions, which fade far from the rows, and borders between them."""
+        from matplotlib.colors import to_rgb, to_rgba_array
         from matplotlib.image import AxesImage
 
         names, codes = np.unique(np.asarray(self.regions), return_inverse=True)
         codes = codes.reshape(np.shape(self.regions))
         if self.component_concepts is None:
-            colours, border = ["#ffffff"] * len(names), GREY
+            colours, border = [self._ground] * len(names), GREY
         else:
-            colours, border = [self._styles[name][0] for name in names.tolist()], "white"
-        pale = 1 - 0.22 * (1 - to_rgba_array(colours)[:, :3])
+            colours, border = [self._styles[name][0] for name in names.tolist()], self._ground
+        pale = (1 - _PALE) * np.array(to_rgb(self._ground)) + _PALE * to_rgba_array(colours)[:, :3]
         look = {"origin": "lower", "extent": self.extent, "interpolation": "nearest", "zorder": 0}
         opacity = fade(coordinates, codes.shape, self.extent)
         picture = np.dstack([pale[codes], opacity])
@@ -304,7 +326,7 @@ class ConceptMapDisplay:
         return image
 
     def _frame(self, coordinates, adjustable):
-        """Make units equal, as ellipses are true only then, and leave out numbers."""
+        """Set limits and equal units, and omit ticks."""
         from matplotlib.transforms import Bbox
 
         left, right, bottom, top = self.extent or find_extent(coordinates)
@@ -313,7 +335,7 @@ class ConceptMapDisplay:
             ellipses = [e.get_path().get_extents(e.get_patch_transform()) for e in self.ellipses_]
             box = Bbox.union([box, *ellipses])
         self.ax_.set(xticks=[], yticks=[])
-        # Not fixed, as matplotlib warns where it widens fixed ones.
+        # With fixed limits, Matplotlib would warn when it widens them.
         self.ax_.set_xlim(*box.intervalx, auto=None)
         self.ax_.set_ylim(*box.intervaly, auto=None)
         self.ax_.set_aspect("equal", adjustable=adjustable)
@@ -321,14 +343,14 @@ class ConceptMapDisplay:
 
     @classmethod
     def from_estimator(cls, estimator, X, y=None, *, embedding=None, mixture="auto", **kwargs):
-        """Transform rows, and plot them in a plane.
+        """Transform rows and plot them in a plane.
 
         Parameters
         ----------
         estimator : estimator
-            Fitted :class:`~sklearn_loce.LoCETransformer`, other transformer, or Pipeline. Of one
-            that ends in a clusterer or mixture, what stands before it gives the embeddings; where
-            these are two columns, and the last step a mixture, the map shows that mixture.
+            Fitted :class:`~sklearn_loce.LoCETransformer`, other transformer, or Pipeline. The final
+            clusterer or mixture of a Pipeline is skipped. If it is a mixture of two features, the
+            map shows this mixture.
         X : DataFrame or array-like
             Rows as the estimator takes them.
         y : array-like of shape (n_samples,), default=None
@@ -349,7 +371,11 @@ class ConceptMapDisplay:
         ValueError
             As of :meth:`from_embeddings`.
         TypeError
-            If the estimator makes no embeddings.
+            If the estimator cannot transform rows.
+
+        See Also
+        --------
+        ConceptMapDisplay.from_embeddings : Plot embeddings that are computed already.
 
         Examples
         --------
@@ -395,21 +421,20 @@ class ConceptMapDisplay:
         y : array-like of shape (n_samples,), default=None
             Concept of each row.
         embedding : {"umap", "pca"}, estimator, array-like or None, default=None
-            How rows come into the plane: by UMAP, by PCA, by a clone of an estimator with
-            `fit_transform`, or where coordinates of shape (n_samples, 2) say. None means UMAP, and
-            nothing where X has two columns.
+            Projection to the plane: UMAP, PCA, a clone of an estimator with `fit_transform`, or
+            coordinates of shape (n_samples, 2). None uses UMAP, or X itself if it has two columns.
         mixture : "auto", mixture, array-like or None, default="auto"
-            What the ellipses show, always in the plane of the map: a clone of a mixture, fitted on
-            the coordinates, or mean and covariance of given labels of shape (n_samples,), as of
-            clusters; -1 is none, and so is one of less than three rows. "auto" is a
-            :class:`~sklearn_loce.mixture.ConceptGaussianMixture`, one mixture per concept where
-            there are concepts. ``ConceptGaussianMixture(per_concept=False)`` looks at all rows
-            without them; its components are numbered.
+            Gaussians that the ellipses show, in the plane of the map. A mixture is cloned and
+            fitted to the coordinates. Labels of shape (n_samples,), such as clusters, give means
+            and covariances; rows with the label -1, and clusters of less than three rows, have no
+            ellipse. "auto" fits a :class:`~sklearn_loce.mixture.ConceptGaussianMixture`, which has
+            one mixture per concept. ``ConceptGaussianMixture(per_concept=False)`` ignores concepts
+            and numbers its components.
         regions : bool, default=False
-            Whether to color each place by the concept that the mixture finds the most probable
-            there, or for a mixture without concepts, to draw the borders of its components.
+            Whether to color each place by its most probable concept. For a mixture without
+            concepts, the borders of its components are drawn.
         random_state : int, RandomState instance or None, default=None
-            Seeds UMAP, and the mixture of "auto"; estimators that are given have their own.
+            Seed of UMAP and of the "auto" mixture. Given estimators have their own seeds.
         **kwargs : dict
             Passed to :meth:`plot`.
 
@@ -420,9 +445,13 @@ class ConceptMapDisplay:
         Raises
         ------
         ValueError
-            If no row is finite, X and y do not fit, coordinates are not two per row, there are too
-            few rows or features for UMAP or PCA, or all rows are the same, the mixture has no
-            Gaussians, or regions of labels are asked for.
+            If no row is finite, X and y do not match, coordinates are not two per row, all rows are
+            equal or too few for UMAP or PCA, the mixture has no Gaussians, or `regions` is used
+            without a mixture.
+
+        See Also
+        --------
+        ConceptMapDisplay.from_estimator : Compute the embeddings and plot them.
 
         Examples
         --------
@@ -451,13 +480,13 @@ class ConceptMapDisplay:
 
 
 def _has_rows(value):
-    """Tell coordinates or labels of rows from what finds them."""
+    """Return whether a value holds coordinates or labels of rows."""
     is_name = value is None or isinstance(value, str | FittedMixture)
     return not (is_name or hasattr(value, "fit") or hasattr(value, "fit_transform"))
 
 
 def _match(X, y, embedding, mixture):
-    """Bring concepts, and coordinates and labels that are given, into the order of X."""
+    """Match concepts, coordinates and labels with the rows of X."""
     rows = [value if _has_rows(value) else None for value in (embedding, mixture)]
     X, y, coordinates, labels = match_rows(X=X, y=y, embedding=rows[0], mixture=rows[1])
     embedding = embedding if coordinates is None else coordinates

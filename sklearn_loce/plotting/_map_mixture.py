@@ -1,4 +1,4 @@
-"""Gaussians in the plane of a map, and the regions that they decide on."""
+"""Gaussians in the plane of a map, and their decision regions."""
 
 from dataclasses import dataclass
 
@@ -23,9 +23,9 @@ class Gaussians:
     means : ndarray of shape (n_components, 2)
     covariances : ndarray of shape (n_components, 2, 2)
     concepts : ndarray of shape (n_components,) or None
-        Concept of each, or None where they know of no concepts.
+        Concept of each Gaussian, or None if the mixture has no concepts.
     numbers : list
-        Label of each among the rows.
+        Label of each Gaussian.
     """
 
     means: np.ndarray
@@ -36,7 +36,7 @@ class Gaussians:
 
 @dataclass
 class FittedMixture:
-    """A mixture that is shown as it is, and not fitted again.
+    """A mixture that is already fitted.
 
     Parameters
     ----------
@@ -48,12 +48,12 @@ class FittedMixture:
 
 
 def fit_gaussians(mixture, coordinates, y, regions, random_state):
-    """Find what a map stores of a mixture.
+    """Compute the parameters of a map that describe a mixture.
 
     Parameters
     ----------
     mixture : "auto", mixture, FittedMixture, ndarray of shape (n_samples,) or None
-        As :class:`ConceptMapDisplay` takes it.
+        As in :class:`ConceptMapDisplay`.
     coordinates : ndarray of shape (n_samples, 2)
     y : ndarray of shape (n_samples,) or None
     regions : bool
@@ -67,7 +67,7 @@ def fit_gaussians(mixture, coordinates, y, regions, random_state):
     Raises
     ------
     ValueError
-        If the mixture is none, or regions are asked for and there is no mixture.
+        If the mixture is invalid, or regions are requested without a mixture.
 
     Examples
     --------
@@ -81,7 +81,7 @@ def fit_gaussians(mixture, coordinates, y, regions, random_state):
     if isinstance(mixture, str):
         mixture = _automatic(mixture, len(coordinates), random_state)
     if regions and not (hasattr(mixture, "fit") or isinstance(mixture, FittedMixture)):
-        raise ValueError("Only a mixture has regions: pass one, or regions=False.")
+        raise ValueError("regions=True needs a mixture; pass one, or regions=False.")
     if mixture is None:
         return {}
     if isinstance(mixture, np.ndarray):
@@ -95,11 +95,9 @@ def fit_gaussians(mixture, coordinates, y, regions, random_state):
 
 
 def _automatic(name, n_samples, random_state):
-    """Build the mixture of "auto"; a single row has none."""
+    """Build the "auto" mixture. A single row has none."""
     if name != "auto":
-        raise ValueError(
-            f'mixture={name!r} is none; choose "auto", None, a mixture, or labels of the rows.'
-        )
+        raise ValueError(f'mixture={name!r} is not "auto", None, a mixture, or labels of rows.')
     return ConceptGaussianMixture(random_state=random_state) if n_samples > 1 else None
 
 
@@ -113,7 +111,7 @@ def _as_parameters(gaussians, labels, y):
 
 
 def _name_components(gaussians, labels, y):
-    """Name Gaussians that know of no concepts, and find the most frequent concept of each."""
+    """Name Gaussians without concepts, and find the most frequent concept of each."""
     if y is None:
         return {"component_names": gaussians.numbers}
     most = cluster_composition(y, labels).idxmax(axis=1).to_dict()
@@ -122,7 +120,7 @@ def _name_components(gaussians, labels, y):
 
 
 def check_labels(labels, n_samples):
-    """Read the label of each row.
+    """Check the labels of rows.
 
     Parameters
     ----------
@@ -139,7 +137,7 @@ def check_labels(labels, n_samples):
 
 
 def read_gaussians(mixture):
-    """Take the Gaussians of a fitted mixture, whatever the form of its covariances.
+    """Read the Gaussians of a fitted mixture with any type of covariances.
 
     Parameters
     ----------
@@ -153,7 +151,7 @@ def read_gaussians(mixture):
     Raises
     ------
     ValueError
-        If it has no means and covariances, or not of two features.
+        If it has no means and covariances of two features.
 
     Examples
     --------
@@ -181,18 +179,18 @@ def read_gaussians(mixture):
 
 
 def measure_gaussians(coordinates, labels):
-    """Take mean and covariance of each cluster.
+    """Compute mean and covariance of each cluster.
 
     Parameters
     ----------
     coordinates : ndarray of shape (n_samples, 2)
     labels : ndarray of shape (n_samples,)
-        -1 for no cluster.
+        Cluster of each row, -1 for none.
 
     Returns
     -------
     Gaussians
-        Of the clusters of at least three rows, the fewest that span an ellipse.
+        Gaussians of the clusters with at least three rows, which span an ellipse.
 
     Examples
     --------
@@ -211,20 +209,20 @@ def measure_gaussians(coordinates, labels):
 
 
 def find_regions(mixture, coordinates):
-    """Decide for every place of the map which concept, or component, is the most probable.
+    """Find the most probable concept or component at each place of the map.
 
     Parameters
     ----------
     mixture : estimator
         Fitted on two features, with `predict_proba`.
     coordinates : ndarray of shape (n_samples, 2)
-        What the map has to hold.
+        Coordinates of the rows.
 
     Returns
     -------
     regions : ndarray of shape (n_rows, n_columns)
-        Concept of each place where the mixture knows concepts, else its component. The first row
-        is at the bottom.
+        Concept of each place, or component if the mixture has no concepts. The first row is at the
+        bottom.
     extent : tuple of float
         Left, right, bottom, top.
     """

@@ -1,27 +1,27 @@
-"""Names written on a map, where they have room."""
+"""Names on a map."""
 
 import numpy as np
 
 from ._legend import add_legend
-from ._style import SMALL_FONT_SIZE
+from ._style import SMALL_FONT_SIZE, find_ground
 
 _AIR = 1.5  # points around a name
-_MOST_PLACES = 200  # tried for a name
+_MOST_PLACES = 200  # candidates for a name
 
 
 def find_places(coordinates, names):
-    """List the places where names may stand: at rows of their own, the most central first.
+    """List candidate places of names: their rows, the most central first.
 
     Parameters
     ----------
     coordinates : ndarray of shape (n_samples, 2)
     names : ndarray of shape (n_samples,)
-        What each row belongs to.
+        Name of each row.
 
     Returns
     -------
     dict of name to ndarray of shape (n_places, 2)
-        That of the most rows first.
+        Names with many rows first.
 
     Examples
     --------
@@ -43,15 +43,15 @@ def find_places(coordinates, names):
 
 
 def write_names(ax, places, texts):
-    """Write names where they touch no other; leave out those that would at all of their places.
+    """Write names that do not touch each other, and omit the others.
 
     Parameters
     ----------
     ax : matplotlib Axes
     places : dict of name to array-like of shape (n_places, 2)
-        Those to be written first come first.
+        Candidate places. The first names are written first.
     texts : dict of name to str
-        As matplotlib is to draw them.
+        Texts of the names.
 
     Returns
     -------
@@ -76,17 +76,17 @@ def write_names(ax, places, texts):
 
 
 def name_on_map(ax, places, handles, texts, **legend_kw):
-    """Write names on a map, and put those that have no room there into a legend below it.
+    """Write names on a map, and add a legend of the names that do not fit.
 
     Parameters
     ----------
     ax : matplotlib Axes
     places : dict of name to array-like of shape (n_places, 2)
     handles : dict of name to artist
-        For the legend.
+        Artists for the legend.
     texts : dict of name to str
     **legend_kw : dict
-        For :func:`add_legend`.
+        Passed to :func:`add_legend`.
 
     Returns
     -------
@@ -94,7 +94,7 @@ def name_on_map(ax, places, handles, texts, **legend_kw):
     """
     left = []
     while True:
-        # A legend makes the map smaller, so that fewer names have room.
+        # A legend makes the map smaller, so that fewer names fit.
         if left:
             add_legend(ax, [handles[name] for name in handles if name in left], **legend_kw)
         shown = {name: own for name, own in places.items() if name not in left}
@@ -108,7 +108,7 @@ def name_on_map(ax, places, handles, texts, **legend_kw):
 
 
 def write_name(ax, place, text):
-    """Write a name, dark with a light halo: it shows on any mark.
+    """Write a name with a halo in the color of the background, so that it is legible on any mark.
 
     Parameters
     ----------
@@ -122,6 +122,6 @@ def write_name(ax, place, text):
     """
     from matplotlib.patheffects import withStroke
 
-    look = {"fontsize": SMALL_FONT_SIZE, "fontweight": "bold", "color": "black"}
-    look |= {"path_effects": [withStroke(linewidth=2, foreground="white")]}
+    look = {"fontsize": SMALL_FONT_SIZE, "fontweight": "bold"}
+    look |= {"path_effects": [withStroke(linewidth=2, foreground=find_ground(ax))]}
     return ax.text(*place, text, ha="center", va="center", zorder=4, **look)

@@ -1,4 +1,4 @@
-"""Where the rows of a map of LoCEs lie."""
+"""Coordinates and limits of a map of LoCEs."""
 
 import numpy as np
 from scipy.spatial import KDTree
@@ -6,23 +6,23 @@ from sklearn.base import clone
 from sklearn.decomposition import PCA
 from sklearn.utils import check_array
 
-# Room around the points, and least height by width, as shares of the longer side.
+# Margin around the points, and smallest ratio of height and width, over the longer side.
 _ROOM, _LEAST = 0.06, 0.6
-# Distances from a row, as shares of the longer side with its room, up to which regions are full,
-# and shown: no further than the room.
+# Distances from a row up to which regions are opaque and visible, over the longer side. Regions end
+# before the margin does.
 _FULL, _SHOWN = 0.02, 0.05
 _FEWEST = {"umap": (3, 1), "pca": (2, 2)}  # rows and features
 
 
 def find_coordinates(X, embedding, random_state):
-    """Lay embeddings out in a plane.
+    """Project embeddings to a plane.
 
     Parameters
     ----------
     X : ndarray of shape (n_samples, n_features)
         Finite embeddings.
     embedding : {"umap", "pca"}, estimator or None
-        As :class:`ConceptMapDisplay` takes it, but no coordinates.
+        As in :class:`ConceptMapDisplay`, without coordinates.
     random_state : int, RandomState instance or None
 
     Returns
@@ -33,8 +33,8 @@ def find_coordinates(X, embedding, random_state):
     Raises
     ------
     ValueError
-        If the name is unknown, there are too few rows or features for it, all rows are the same,
-        or the estimator gives other than two columns.
+        If the name is unknown, there are too few rows or features, all rows are equal, or the
+        estimator does not return two columns.
 
     Examples
     --------
@@ -51,7 +51,7 @@ def find_coordinates(X, embedding, random_state):
     last = model.steps[-1][1] if hasattr(model, "steps") else model
     name = type(last).__name__
     if name == "UnsupervisedUMAP":
-        # Turned so that it is wider than high: to UMAP, one direction is like any other.
+        # UMAP has no preferred direction, so the map is rotated to be wider than high.
         coordinates, name = PCA(2).fit_transform(coordinates), "UMAP"
     shares = getattr(last, "explained_variance_ratio_", (None, None))
     notes = ["" if share is None else f" ({share:.0%})".replace("%", " %") for share in shares]
@@ -59,23 +59,23 @@ def find_coordinates(X, embedding, random_state):
 
 
 def _choose_embedding(embedding, X, random_state):
-    """Build the estimator that a name stands for, or clone the one that is given."""
+    """Build the estimator of a name, or clone a given estimator."""
     if hasattr(embedding, "fit_transform"):
         return clone(embedding)
     if embedding not in _FEWEST:
         raise ValueError(
-            f'embedding={embedding!r} is none; choose "umap", "pca", an estimator with '
-            "fit_transform, or coordinates of shape (n_samples, 2)."
+            f'embedding={embedding!r} is not "umap", "pca", an estimator with fit_transform, or '
+            "coordinates of shape (n_samples, 2)."
         )
     _check_spread(embedding, X)
     n_samples, n_features = X.shape
     if embedding == "pca":
-        # The solvers that draw nothing: the same map without a random_state.
+        # Solvers without random numbers give the same map without a random_state.
         return PCA(2, svd_solver="covariance_eigh" if n_samples > n_features else "full")
     # Importing UMAP takes seconds.
     from ..utils import UnsupervisedUMAP
 
-    # From a PCA, and with room between points, islands don't drift apart until they are specks.
+    # With a start from PCA and a large min_dist, islands stay close and large enough.
     return UnsupervisedUMAP(
         n_neighbors=min(15, n_samples - 1),
         min_dist=0.5,
@@ -86,23 +86,23 @@ def _choose_embedding(embedding, X, random_state):
 
 
 def _check_spread(embedding, X):
-    """Refuse rows that a named embedding can't tell apart."""
+    """Check that there are enough different rows for a named embedding."""
     n_rows, n_features = _FEWEST[embedding]
     if X.shape[0] < n_rows or X.shape[1] < n_features:
         raise ValueError(
             f"A map by {embedding!r} needs at least {n_rows} finite rows and {n_features} "
-            f"feature{'s' * (n_features > 1)}, got {X.shape[0]} and {X.shape[1]}; give more, or "
-            "coordinates of shape (n_samples, 2) in its place."
+            f"feature{'s' * (n_features > 1)}, got {X.shape[0]} and {X.shape[1]}; pass more rows, "
+            "or coordinates of shape (n_samples, 2)."
         )
     if not np.ptp(X, axis=0).any():
         raise ValueError(
-            f"A map by {embedding!r} finds no direction in which the {len(X)} finite rows differ; "
-            "give others, or coordinates of shape (n_samples, 2) in its place."
+            f"A map by {embedding!r} needs different rows, but the {len(X)} finite rows are equal; "
+            "pass other rows, or coordinates of shape (n_samples, 2)."
         )
 
 
 def check_coordinates(coordinates, n_samples):
-    """Read two coordinates per row.
+    """Check the coordinates of rows.
 
     Parameters
     ----------
@@ -116,14 +116,14 @@ def check_coordinates(coordinates, n_samples):
     coordinates = check_array(coordinates, dtype=np.float64, input_name="coordinates")
     if coordinates.shape != (n_samples, 2):
         raise ValueError(
-            f"The map has coordinates of shape {coordinates.shape}, and ({n_samples}, 2) are "
-            "needed: two per row."
+            f"The map has coordinates of shape {coordinates.shape}, but needs two per row, "
+            f"({n_samples}, 2)."
         )
     return coordinates
 
 
 def find_extent(coordinates):
-    """Find the limits of a map: room around the points, and not too narrow.
+    """Compute the limits of a map, with a margin and a limited aspect ratio.
 
     Parameters
     ----------
@@ -149,7 +149,7 @@ def find_extent(coordinates):
 
 
 def place_cells(shape, extent):
-    """Place the middles of the cells of a grid.
+    """Compute the centers of the cells of a grid.
 
     Parameters
     ----------
@@ -161,7 +161,7 @@ def place_cells(shape, extent):
     Returns
     -------
     ndarray of shape (n_rows * n_columns, 2)
-        Row by row, from the bottom.
+        Centers, row by row from the bottom.
 
     Examples
     --------
@@ -176,7 +176,7 @@ def place_cells(shape, extent):
 
 
 def fade(coordinates, shape, extent):
-    """Tell how opaque the cells of a grid are, which fade away from the rows.
+    """Compute the opacity of the cells of a grid, which fade far from the rows.
 
     Parameters
     ----------
@@ -189,7 +189,7 @@ def fade(coordinates, shape, extent):
     Returns
     -------
     ndarray of shape (n_rows, n_columns)
-        From 0, far from all rows, to 1.
+        Opacity from 0, far from all rows, to 1.
 
     Examples
     --------

@@ -1,22 +1,22 @@
-"""Names of concepts, layers and channels, as figures have room for them."""
+"""Names of concepts, layers and channels, shortened to fit into figures."""
 
 import os
 
 from ._style import SMALL_FONT_SIZE
 
-_EM = 0.56  # mean width of a letter over the font's size
-_SHARE = 0.5  # of the axes' width, that the names beside them may take
-_FEWEST = 12  # letters, however narrow the axes are
+_EM = 0.56  # mean width of a letter over the font size
+_SHARE = 0.5  # of the width of axes, for the names beside them
+_FEWEST = 12  # letters of a shortened name
 
 
 def literal(name):
-    r"""Write a name so that matplotlib draws it as it is.
+    r"""Escape a name so that Matplotlib draws it unchanged.
 
     Parameters
     ----------
     name : object
-        Of a concept, a layer or a feature. Matplotlib would read what lies between two dollar
-        signs as mathematics, and fail where it is none.
+        Name of a concept, a layer or a feature. Matplotlib would parse text between two dollar
+        signs as mathematics.
 
     Returns
     -------
@@ -32,13 +32,13 @@ def literal(name):
 
 
 def count_letters(ax, size):
-    """Tell how many letters axes are wide.
+    """Compute the number of letters that fit into the width of axes.
 
     Parameters
     ----------
     ax : matplotlib Axes
     size : float
-        Of the font, in points.
+        Font size in points.
 
     Returns
     -------
@@ -48,36 +48,36 @@ def count_letters(ax, size):
 
 
 def fit_names(ax, names):
-    """Write names so that what they name keeps its room.
+    """Shorten the names beside axes so that the axes stay large enough.
 
     Parameters
     ----------
     ax : matplotlib Axes
-        Axes that they stand beside.
+        Axes of the names.
     names : iterable of object
 
     Returns
     -------
     list of str
-        As matplotlib is to draw them; see :func:`shorten` for what is left out.
+        Escaped names, shortened as in :func:`shorten`.
     """
     most = max(_FEWEST, int(_SHARE * count_letters(ax, SMALL_FONT_SIZE)))
     return [literal(name) for name in shorten(names, most)]
 
 
 def shorten(names, most):
-    """Leave out the middle of long names, or what all begin with, but tell them apart.
+    """Shorten long names in the middle or by their common start, and keep them distinct.
 
     Parameters
     ----------
     names : iterable of object
     most : int
-        Letters that a name may have.
+        Largest number of letters.
 
     Returns
     -------
     list of str
-        The names as they are, where no short ones differ from each other.
+        Short names, or the names unchanged if no short ones are distinct.
 
     Examples
     --------
@@ -88,9 +88,9 @@ def shorten(names, most):
     ['…c…wheel', '…b…wheel']
     """
     names = [str(name) for name in names]
-    prefix = os.path.commonprefix(names)  # noqa: RUF071 - of letters, as is meant here
+    prefix = os.path.commonprefix(names)  # noqa: RUF071 - of letters, not of paths
     without = [f"…{name[len(prefix) :]}" for name in names] if len(set(names)) > 1 else names
-    # What tells names apart is more often at their end.
+    # Names differ more often at their end.
     for given, head in ((names, 1 / 3), (names, 2 / 3), (without, 1 / 3)):
         short = [_cut(name, most, head) for name in given]
         if len(set(short)) == len(set(names)):
@@ -99,7 +99,7 @@ def shorten(names, most):
 
 
 def _cut(name, most, head):
-    """Leave out the middle of a name, and keep a share of the letters before it."""
+    """Shorten a name in the middle, and keep a share of the letters before it."""
     if len(name) <= most:
         return name
     first = int(head * (most - 1))

@@ -1,4 +1,4 @@
-"""The rows of each concept that are least like the others, and how unlike they are."""
+"""The most unusual rows of each concept, with their scores."""
 
 from numbers import Integral, Real
 
@@ -27,16 +27,16 @@ from ._style import COLOURS, FONT_SIZE, SMALL_FONT_SIZE, merge_style
 from ._tiles import TILE_SIZE, read_tiles
 
 _DISTANCE = "distance to the own concept"
-_CHART_HEIGHT = 0.55, 0.16  # inches, and more for each concept
+_CHART_HEIGHT = 0.55, 0.16  # inches: base height, and height of each concept
 _INLYING = RIGHT | {"linewidth": 0.8}
-_MANY = 3000  # dots; more are drawn as pixels in PDF and SVG
-_MOST_CONCEPTS = 5  # lines of tiles that a page has room for
-_DOTS = {"marker": "o", "s": 9, "color": COLOURS[0], "alpha": 0.45, "linewidths": 0}
+_MANY = 3000  # dots; more become an image in PDF and SVG files
+_MOST_CONCEPTS = 5  # lines of tiles that fit on a page
+_DOTS = {"marker": "o", "s": 9, "color": COLOURS[0], "alpha": 0.7, "linewidths": 0}
 _CROSSES = {"marker": "x", "s": 16, "color": COLOURS[1], "linewidths": 1.1}
-_LABEL_WIDTH = 0.35  # of the chart, that names of concepts may take
-_NAME_WIDTH = 0.6  # of a line, that a concept's name may take
-_SPREAD = 0.6  # of a concept's strip, over which its dots are scattered
-_GOLDEN = 0.6180339887  # of its multiples, the fractional parts are far from each other
+_LABEL_WIDTH = 0.35  # of the chart, for names of concepts
+_NAME_WIDTH = 0.6  # of a line, for the name of a concept
+_SPREAD = 0.6  # of the height of a strip, for its dots
+_GOLDEN = 0.6180339887  # the fractional parts of its multiples are evenly spread
 _PARAMETERS = {
     "estimator": "no_validation",
     "X": ["array-like"],
@@ -49,58 +49,59 @@ _PARAMETERS = {
 
 
 class OutlierDisplay:
-    """Scores of all rows with their thresholds, and each concept's most and least outlying rows.
+    """Scores of all rows with their thresholds, and the most and least unusual rows per concept.
 
-    Outliers are crosses among dots, and tiles with a dashed frame and ✗.
+    Outliers are crosses in the chart, and have tiles with a dashed frame and ✗.
 
-    Use :meth:`from_embeddings` or :meth:`from_estimator` to make one; parameters are stored as
-    attributes.
+    It is recommended to use :meth:`from_embeddings` or :meth:`from_estimator`. All parameters are
+    stored as attributes.
 
     Parameters
     ----------
     scores : ndarray of shape (n_samples,), float64
-        Score of each row, as ``score_samples`` gives it: the lower, the more unusual. NaN for rows
-        that failed. Chart and tiles show it without its minus, so that higher is more unusual.
+        Score of each row, as in ``score_samples``: low scores are unusual. Rows that failed have
+        NaN. Chart and tiles show negated scores, so that higher is more unusual.
     concepts : list
-        Concepts shown; ``[None]`` for rows that are all of one.
+        Concepts to show. ``[None]`` if all rows have one concept.
     thresholds : ndarray of shape (n_concepts,), float64
-        Scores below which a row is an outlier.
+        Threshold of each concept. Rows with lower scores are outliers.
     members : list of ndarray of shape (n_members,), intp
-        Positions of each concept's rows with a score, the most outlying first.
+        Positions of the rows of each concept, the most unusual first.
     tiles : dict of {int: Tile}
-        Thumbnails of the rows that :meth:`plot` shows, by position, with the attributes ``image``,
-        ``mask`` and ``projection``.
+        Thumbnails of the rows to show, by position, with the attributes ``image``, ``mask`` and
+        ``projection``.
     n_most, n_least : int, default=4 and 2
-        How many of the most and of the least outlying rows of each concept are shown.
+        Number of the most and of the least unusual rows to show of each concept.
     n_hidden : int, default=0
-        Concepts that are left out, which the chart says.
+        Number of concepts that are left out; the title of the chart mentions them.
     score_name : str, default="outlier score"
-        What the axis of the chart is called.
+        Label of the axis of the chart.
     table : DataFrame of n_tiles rows, default=None
-        The rows behind the tiles, in the order in which these are drawn, with the index of the
-        table of samples: ``position``, ``outlier_score``, ``outlier``, and the columns of the
-        samples but ``mask``, and ``image`` where it is no path.
+        Rows that the tiles show, in drawing order, with the index of the table of samples. The
+        columns are ``position``, ``outlier_score``, ``outlier``, and those of the samples without
+        ``mask``, and without ``image`` unless it holds paths.
 
     Attributes
     ----------
     ax_ : matplotlib Axes or None
-        The Axes that was divided; None where an array of Axes was given.
+        Axes that was divided. None if an array of Axes was given.
     chart_ax_ : matplotlib Axes
-        Of the scores.
+        Axes of the scores.
     axes_ : ndarray of shape (n_concepts, n_most + n_least) of Axes
-        Of the tiles.
+        Axes of the tiles.
     figure_ : matplotlib Figure
     frames_ : ndarray of shape (n_concepts, n_most + n_least) of Rectangle or None
     outlines_ : list of LineCollection
-        Of masks and projections, tile by tile.
+        Outlines of masks and projections, tile by tile.
 
     See Also
     --------
-    sklearn_loce.outliers.ConceptOutlierDetector : What :meth:`from_embeddings` scores rows with.
+    sklearn_loce.outliers.ConceptOutlierDetector : The detector of :meth:`from_embeddings`.
+    LabelIssuesDisplay : Rows whose label may be wrong.
 
     Notes
     -----
-    The outlier search of Mikriukov, Schwalbe and Bade (IJCV 2025).
+    Mikriukov, Schwalbe and Bade (IJCV 2025) search outliers in this way.
 
     Examples
     --------
@@ -149,24 +150,23 @@ class OutlierDisplay:
         prefer_skip_nested_validation=True,
     )
     def from_estimator(cls, estimator, X, samples, y=None, **kwargs):
-        """Show what a fitted detector finds.
+        """Plot the scores of a fitted outlier detector.
 
         Parameters
         ----------
         estimator : outlier detector
-            A :class:`~sklearn_loce.outliers.ConceptOutlierDetector`, or a detector of scikit-learn
-            with ``score_samples`` and ``offset_``, which are the same for all concepts. A
-            ``LocalOutlierFactor`` without ``novelty`` has scores of its training rows only: X must
-            be those.
+            Fitted :class:`~sklearn_loce.outliers.ConceptOutlierDetector`, or a detector of
+            scikit-learn with ``score_samples`` and ``offset_``, which has one threshold for all
+            concepts. A ``LocalOutlierFactor`` without ``novelty`` scores only its training rows.
         X : array-like of shape (n_samples, n_features)
             Embeddings. Rows with NaN, which failed, are left out.
         samples : DataFrame or list of (image, mask) pairs
-            The table of samples that they belong to. Only images of the rows shown are read.
+            Table of samples of the embeddings. Only images of the rows shown are read.
         y : array-like of shape (n_samples,), default=None
-            Concepts. None takes the column ``concept``, if there is one.
+            Concept of each row. None uses the column ``concept`` if the table has one.
         **kwargs : dict
-            ``concepts``, ``n_most``, ``n_least``, ``projector``, ``crop`` and ``tile_size`` as of
-            :meth:`from_embeddings`, and what :meth:`plot` takes.
+            ``concepts``, ``n_most``, ``n_least``, ``projector``, ``crop`` and ``tile_size`` as in
+            :meth:`from_embeddings`, and parameters of :meth:`plot`.
 
         Returns
         -------
@@ -175,9 +175,28 @@ class OutlierDisplay:
         Raises
         ------
         TypeError
-            If the estimator has no scores or threshold.
+            If the estimator has no scores or no threshold.
         ValueError, FileNotFoundError
-            As :meth:`from_embeddings`, and as the estimator's ``score_samples``.
+            As in :meth:`from_embeddings` and in ``score_samples`` of the estimator.
+
+        See Also
+        --------
+        OutlierDisplay.from_embeddings : Plot embeddings that are computed already.
+
+        Examples
+        --------
+        >>> import matplotlib.pyplot as plt
+        >>> import numpy as np
+        >>> from sklearn.ensemble import IsolationForest
+        >>> from sklearn_loce.datasets import make_scenes
+        >>> from sklearn_loce.plotting import OutlierDisplay
+        >>> X = make_scenes(5, random_state=0).data
+        >>> embeddings = np.random.RandomState(0).normal(size=(len(X), 3))
+        >>> model = IsolationForest(random_state=0).fit(embeddings)
+        >>> display = OutlierDisplay.from_estimator(model, embeddings, X, concepts=["sky"])
+        >>> display.score_name
+        'outlier score'
+        >>> plt.close("all")
         """
         check_is_fitted(estimator)
         X, samples, names, kept = check_inputs(X, samples, y)
@@ -209,30 +228,31 @@ class OutlierDisplay:
     def from_embeddings(
         cls, embeddings, samples, y=None, *, metric="cosine", contamination=0.05, **kwargs
     ):
-        """Score each row by its mean distance from its concept's other rows, and plot.
+        """Score each row by its mean distance to the other rows of its concept, and plot.
 
         Parameters
         ----------
         embeddings : array-like of shape (n_samples, n_features)
-            Rows with NaN, which failed, are left out.
+            Embeddings. Rows that failed, which hold NaN, are left out.
         samples : DataFrame or list of (image, mask) pairs
-            The table of samples. Only images of the rows shown are read.
+            Table of samples. Only the images of the rows shown are read.
         y : array-like of shape (n_samples,), default=None
-            Concepts. None takes the column ``concept``, if there is one; otherwise all rows are of
-            one concept.
+            Concept of each row. None uses the column ``concept`` if the table has one, and one
+            concept for all rows otherwise.
         metric : str or callable, default="cosine"
-            As of :class:`~sklearn_loce.outliers.ConceptOutlierDetector`.
+            As in :class:`~sklearn_loce.outliers.ConceptOutlierDetector`.
         contamination : float in (0, 0.5], default=0.05
-            Share of each concept's rows to call outliers.
+            Share of outliers among the rows of each concept.
         **kwargs : dict
-            ``concepts``, the concepts to show in this order, each in a line of tiles about an inch
-            high, by default all, sorted, or of more than five, which a page has room for, those
-            with the rows farthest beyond their thresholds; ``n_most=4`` and ``n_least=2``,
-            how many of the most and of the least outlying rows of each to show;
-            ``projector=None``, a fitted LoCETransformer of one layer, which projects the
-            embeddings, or a segmenter: what draws the projections that tiles show; ``crop=False``,
-            whether only the surroundings of the mask are shown; ``tile_size=256``, longest side of
-            the stored thumbnails in pixels; and what :meth:`plot` takes.
+            Further parameters, and those of :meth:`plot`:
+
+            - ``concepts=None``: concepts to show, in this order. None shows all concepts, sorted,
+              or the five with the most unusual rows if there are more, because these fit on a page.
+            - ``n_most=4`` and ``n_least=2``: number of the most and of the least unusual rows.
+            - ``projector=None``: fitted transformer of one layer, which projects the embeddings, or
+              fitted segmenter.
+            - ``crop=False``: whether to show only the surroundings of the mask.
+            - ``tile_size=256``: length of the longer side of stored thumbnails, in pixels.
 
         Returns
         -------
@@ -242,7 +262,26 @@ class OutlierDisplay:
         ------
         ValueError, FileNotFoundError
             If lengths differ, a concept is unknown, there are fewer than two rows, or an image
-            can't be read.
+            cannot be read.
+
+        See Also
+        --------
+        OutlierDisplay.from_estimator : Plot what a fitted estimator finds.
+
+        Examples
+        --------
+        >>> import matplotlib.pyplot as plt
+        >>> import numpy as np
+        >>> from sklearn_loce.datasets import make_scenes
+        >>> from sklearn_loce.plotting import OutlierDisplay
+        >>> X = make_scenes(5, random_state=0).data
+        >>> embeddings = np.random.RandomState(0).normal(size=(len(X), 3))
+        >>> display = OutlierDisplay.from_embeddings(
+        ...     embeddings, X, concepts=["sky", "tree"], n_most=2, n_least=0, contamination=0.2
+        ... )
+        >>> display.table["outlier"].tolist()
+        [True, False, True, False]
+        >>> plt.close("all")
         """
         X, samples, names, kept = check_inputs(embeddings, samples, y)
         detector = ConceptOutlierDetector(metric=metric, contamination=contamination)
@@ -289,7 +328,7 @@ class OutlierDisplay:
         score_name="outlier score",
         **plot_kw,
     ):
-        """Rank each concept's rows, read the tiles of both ends, and plot."""
+        """Rank the rows of each concept, read the tiles of both ends, and plot."""
         n_hidden = 0
         if concepts is None and len(thresholds) > _MOST_CONCEPTS:
             n_hidden = len(thresholds) - _MOST_CONCEPTS
@@ -331,26 +370,26 @@ class OutlierDisplay:
         frame_kw=None,
         scatter_kw=None,
     ):
-        """Draw the scores, and a line of tiles per concept below them.
+        """Plot the scores, and a line of tiles for each concept below them.
 
         Parameters
         ----------
         show : {"mask", "projection", "both"}, default=None
-            What tiles show beside the image: the white outline of the mask, the projection in
-            orange, or both. None means both where there are projections, and the mask elsewhere.
+            Parts of each tile beside the image: the white outline of the mask, the projection in
+            orange, or both. None shows both if there are projections, and the mask otherwise.
         captions : str or list of str, default=None
-            Columns of `table` whose values stand below each tile, one line each, such as
-            ``["annotation_id", "score"]``. None writes none.
+            Columns of `table` to write below each tile, one line each, such as
+            ``["annotation_id", "score"]``.
         ax : Axes or array-like of Axes, default=None
-            An Axes is divided, best in a figure with ``layout="constrained"``;
-            an array needs one for the scores, and ``n_most + n_least`` more per
-            concept. None opens a figure.
+            A single Axes is divided, best in a figure with ``layout="constrained"``;
+            an array needs one Axes for the scores, and ``n_most + n_least`` Axes per concept. None
+            opens a figure.
         contour_kw : dict, default=None
-            For the :class:`matplotlib.collections.LineCollection` of masks' outlines.
+            Keywords of the masks' :class:`matplotlib.collections.LineCollection`.
         frame_kw : dict, default=None
-            For the :class:`matplotlib.patches.Rectangle` of all frames.
+            Keywords of the :class:`matplotlib.patches.Rectangle` of all frames.
         scatter_kw : dict, default=None
-            For ``Axes.scatter`` of the dots and crosses.
+            Keywords of ``Axes.scatter`` for the dots and crosses.
 
         Returns
         -------
@@ -360,7 +399,26 @@ class OutlierDisplay:
         ------
         ValueError
             If the number of Axes is wrong, `ax` was divided before, `table` lacks a column, or
-            `show` needs projections that there are not.
+            `show` needs projections and no tile has one.
+
+        See Also
+        --------
+        OutlierDisplay.from_estimator : Compute and plot.
+        OutlierDisplay.from_embeddings : Plot given embeddings.
+
+        Examples
+        --------
+        >>> import matplotlib.pyplot as plt
+        >>> import numpy as np
+        >>> from sklearn_loce.datasets import make_scenes
+        >>> from sklearn_loce.plotting import OutlierDisplay
+        >>> X = make_scenes(5, random_state=0).data
+        >>> embeddings = np.random.RandomState(0).normal(size=(len(X), 3))
+        >>> display = OutlierDisplay.from_embeddings(embeddings, X, concepts=["sky"])
+        >>> display = display.plot(captions=["annotation_id"], frame_kw={"linewidth": 1})
+        >>> display.frames_.shape
+        (1, 6)
+        >>> plt.close("all")
         """
         show = choose_show(show, self.tiles.values())
         n_lines = len(self.concepts)
@@ -384,7 +442,7 @@ class OutlierDisplay:
         return self
 
     def _shown(self, line):
-        """Give the row of each tile of a line, None where a concept has too few."""
+        """Return the row of each tile of a line, None for missing rows."""
         members = self.members[line].tolist()
         most = members[: self.n_most]
         least = members[len(most) :][::-1][: self.n_least]
@@ -395,7 +453,7 @@ class OutlierDisplay:
         return self.scores[rows] < self.thresholds[line]
 
     def _plot_scores(self, ax, scatter_kw):
-        """Draw a strip of dots per concept with its threshold."""
+        """Draw a strip of dots and a threshold for each concept."""
         ink = ax.xaxis.label.get_color()
         for line, members in enumerate(self.members):
             heights = line + _SPREAD * ((np.arange(len(members)) * _GOLDEN) % 1 - 0.5)
@@ -416,7 +474,7 @@ class OutlierDisplay:
             n_all = self.n_hidden + len(self.concepts)
             title = f"{len(self.concepts)} of {n_all} concepts: those with the most unusual rows"
             ax.set_title(title, fontsize=FONT_SIZE)
-        # From the right, as beside long names the chart is narrower than it.
+        # Aligned at the right, because long names make the chart narrower than this label.
         ax.set_xlabel(label, loc="right", fontsize=FONT_SIZE, family=font_with_marks())
 
     def _plot_tile(self, line, column, row, show, contour_kw, frame_kw):
@@ -441,7 +499,7 @@ class OutlierDisplay:
 
 
 def _choose_unusual(scores, thresholds, names):
-    """Choose the concepts with the rows farthest beyond their thresholds, sorted."""
+    """Choose the concepts whose rows are farthest beyond their thresholds."""
     beyond = {c: t - np.nanmin(scores[names == c]) for c, t in thresholds.items()}
     chosen = sorted(beyond, key=beyond.get, reverse=True)[:_MOST_CONCEPTS]
     return [concept for concept in thresholds if concept in chosen]
@@ -455,7 +513,7 @@ def _scatter(ax, scores, heights, defaults, scatter_kw):
 
 
 def _score(estimator, X, kept, names):
-    """Score rows with whichever a detector has."""
+    """Return the scores of a detector."""
     if not hasattr(estimator, "offset_"):
         raise TypeError(f"{type(estimator).__name__} has no offset_; pass an outlier detector.")
     if hasattr(estimator, "score_samples"):
@@ -464,7 +522,7 @@ def _score(estimator, X, kept, names):
     scores = getattr(estimator, "negative_outlier_factor_", None)
     if scores is None or len(scores) != len(kept):
         raise TypeError(
-            f"{type(estimator).__name__} can't score these {len(kept)} rows: it has no "
-            "score_samples. Pass the rows that it was fitted to, or set novelty=True."
+            f"{type(estimator).__name__} cannot score these {len(kept)} rows: it has no "
+            "score_samples. Pass the rows on which it was fitted, or set novelty=True."
         )
     return scores

@@ -1,4 +1,4 @@
-"""Displays of what there is between every two concepts."""
+"""Displays of values of pairs of concepts."""
 
 import numpy as np
 from sklearn.metrics import pairwise_distances
@@ -9,7 +9,7 @@ from ._rows import embed, finite_rows
 
 
 class SeparationDisplay(HeatMap):
-    """Heat map of how far apart every two concepts lie.
+    """Heat map of the separation of every two concepts.
 
     It is recommended to use :meth:`from_estimator` or :meth:`from_embeddings`. All parameters are
     stored as attributes.
@@ -26,28 +26,28 @@ class SeparationDisplay(HeatMap):
     Attributes
     ----------
     im_ : matplotlib AxesImage
-        The heat map, below the diagonal.
+        Heat map below the diagonal.
     text_ : ndarray of shape (n_concepts, n_concepts), dtype=matplotlib Text, or None
-        The values off the diagonal, each for both orders of its concepts; None where they have no
-        room, or were not asked for.
+        Values off the diagonal, each for both orders of its concepts. None if they do not fit or
+        were not requested.
     colorbar_ : matplotlib Colorbar or None
-        The scale.
+        Scale of the colors.
     order_ : ndarray of shape (n_concepts,), dtype int
-        Concepts from left to right and from top to bottom.
+        Positions of the concepts from left to right and from top to bottom.
     ax_ : matplotlib Axes
         Axes with the heat map.
     figure_ : matplotlib Figure
-        Figure that holds them.
+        Figure of the axes.
 
     See Also
     --------
-    OverlapDisplay : How entangled concepts are, in both directions.
-    CentroidDistanceDisplay : How far apart their means lie.
-    sklearn_loce.metrics.confused_concepts : The pairs ranked, as a table.
+    OverlapDisplay : Overlap of concepts, in both directions.
+    CentroidDistanceDisplay : Distances of the centroids of concepts.
+    sklearn_loce.metrics.confused_concepts : Ranked pairs, as a table.
 
     Notes
     -----
-    The separation matrix of Mikriukov, Schwalbe and Bade (IJCV 2025).
+    Mikriukov, Schwalbe and Bade (IJCV 2025) define this matrix.
 
     Examples
     --------
@@ -74,17 +74,17 @@ class SeparationDisplay(HeatMap):
 
     @classmethod
     def from_estimator(cls, estimator, X, y, *, metric="euclidean", quantile=0.0, **kwargs):
-        """Transform rows, and plot the separation of their concepts.
+        """Transform rows and plot the separation of their concepts.
 
         Parameters
         ----------
         estimator : estimator
-            Fitted :class:`~sklearn_loce.LoCETransformer`, other transformer, or Pipeline; of one
-            that ends in a clusterer, what stands before it.
+            Fitted :class:`~sklearn_loce.LoCETransformer`, other transformer, or Pipeline. The
+            final clusterer of a Pipeline is skipped.
         X : DataFrame or array-like
             Rows as the estimator takes them.
         y : array-like of shape (n_samples,)
-            Concept of each row; at least two concepts.
+            Concept of each row. At least two concepts are needed.
         metric : str or callable, default="euclidean"
             Metric of the distances.
         quantile : float in [0, 1), default=0.0
@@ -99,9 +99,13 @@ class SeparationDisplay(HeatMap):
         Raises
         ------
         ValueError
-            If no row or only one concept is left, or X and y do not fit.
+            If fewer than two concepts have finite rows, or X and y do not match.
         TypeError
-            If the estimator makes no embeddings.
+            If the estimator cannot transform rows.
+
+        See Also
+        --------
+        SeparationDisplay.from_embeddings : Plot embeddings that are computed already.
 
         Examples
         --------
@@ -118,14 +122,14 @@ class SeparationDisplay(HeatMap):
 
     @classmethod
     def from_embeddings(cls, X, y, *, metric="euclidean", quantile=0.0, **kwargs):
-        """Plot the separation of concepts in given embeddings.
+        """Plot the separation of concepts from embeddings.
 
         Parameters
         ----------
         X : array-like of shape (n_samples, n_features)
             Embeddings. Rows that are not finite are left out, and counted in `n_failed`.
         y : array-like of shape (n_samples,)
-            Concept of each row; at least two concepts.
+            Concept of each row. At least two concepts are needed.
         metric : str or callable, default="euclidean"
             Metric of the distances.
         quantile : float in [0, 1), default=0.0
@@ -140,7 +144,11 @@ class SeparationDisplay(HeatMap):
         Raises
         ------
         ValueError
-            If no row or only one concept is left, or X and y do not fit.
+            If fewer than two concepts have finite rows, or X and y do not match.
+
+        See Also
+        --------
+        SeparationDisplay.from_estimator : Compute the embeddings and plot them.
 
         Examples
         --------
@@ -158,7 +166,7 @@ class SeparationDisplay(HeatMap):
 
 
 class OverlapDisplay(HeatMap):
-    """Heat map of the share of each concept's rows that lie closer to another concept.
+    """Heat map of the share of rows of each concept that are closer to another concept.
 
     It is recommended to use :meth:`from_estimator` or :meth:`from_embeddings`. All parameters are
     stored as attributes.
@@ -176,28 +184,27 @@ class OverlapDisplay(HeatMap):
     Attributes
     ----------
     im_ : matplotlib AxesImage
-        The heat map, with the diagonal masked, and NaN too: a concept with a single row. Its scale
-        goes from 0 to the largest value; pass ``im_kw={"vmax": 1}`` to compare layers.
+        Heat map without the diagonal. Concepts with a single row have NaN, which is gray. Colors
+        range from 0 to the largest value; pass ``im_kw={"vmax": 1}`` to compare layers.
     text_ : ndarray of shape (n_concepts, n_concepts), dtype=matplotlib Text, or None
-        The values off the diagonal, a dash for NaN; None where they have no room, or were not
-        asked for.
+        Values off the diagonal, a dash for NaN. None if they do not fit or were not requested.
     colorbar_ : matplotlib Colorbar or None
-        The scale.
+        Scale of the colors.
     order_ : ndarray of shape (n_concepts,), dtype int
-        Concepts from left to right and from top to bottom.
+        Positions of the concepts from left to right and from top to bottom.
     ax_ : matplotlib Axes
         Axes with the heat map.
     figure_ : matplotlib Figure
-        Figure that holds them.
+        Figure of the axes.
 
     See Also
     --------
-    SeparationDisplay : How far apart concepts lie.
-    sklearn_loce.metrics.confused_concepts : The pairs ranked, as a table.
+    SeparationDisplay : Separation of concepts.
+    sklearn_loce.metrics.confused_concepts : Ranked pairs, as a table.
 
     Notes
     -----
-    The overlap ratio ("A poisoned by B") of Mikriukov, Schwalbe and Bade (IJCV 2025).
+    Mikriukov, Schwalbe and Bade (IJCV 2025) define this ratio ("A poisoned by B").
 
     Examples
     --------
@@ -228,17 +235,17 @@ class OverlapDisplay(HeatMap):
 
     @classmethod
     def from_estimator(cls, estimator, X, y, *, metric="euclidean", **kwargs):
-        """Transform rows, and plot the overlap of their concepts.
+        """Transform rows and plot the overlap of their concepts.
 
         Parameters
         ----------
         estimator : estimator
-            Fitted :class:`~sklearn_loce.LoCETransformer`, other transformer, or Pipeline; of one
-            that ends in a clusterer, what stands before it.
+            Fitted :class:`~sklearn_loce.LoCETransformer`, other transformer, or Pipeline. The
+            final clusterer of a Pipeline is skipped.
         X : DataFrame or array-like
             Rows as the estimator takes them.
         y : array-like of shape (n_samples,)
-            Concept of each row; at least two concepts.
+            Concept of each row. At least two concepts are needed.
         metric : str or callable, default="euclidean"
             Metric of the distances.
         **kwargs : dict
@@ -251,9 +258,13 @@ class OverlapDisplay(HeatMap):
         Raises
         ------
         ValueError
-            If no row or only one concept is left, or X and y do not fit.
+            If fewer than two concepts have finite rows, or X and y do not match.
         TypeError
-            If the estimator makes no embeddings.
+            If the estimator cannot transform rows.
+
+        See Also
+        --------
+        OverlapDisplay.from_embeddings : Plot embeddings that are computed already.
 
         Examples
         --------
@@ -270,14 +281,14 @@ class OverlapDisplay(HeatMap):
 
     @classmethod
     def from_embeddings(cls, X, y, *, metric="euclidean", **kwargs):
-        """Plot the overlap of concepts in given embeddings.
+        """Plot the overlap of concepts from embeddings.
 
         Parameters
         ----------
         X : array-like of shape (n_samples, n_features)
             Embeddings. Rows that are not finite are left out, and counted in `n_failed`.
         y : array-like of shape (n_samples,)
-            Concept of each row; at least two concepts.
+            Concept of each row. At least two concepts are needed.
         metric : str or callable, default="euclidean"
             Metric of the distances.
         **kwargs : dict
@@ -290,7 +301,11 @@ class OverlapDisplay(HeatMap):
         Raises
         ------
         ValueError
-            If no row or only one concept is left, or X and y do not fit.
+            If fewer than two concepts have finite rows, or X and y do not match.
+
+        See Also
+        --------
+        OverlapDisplay.from_estimator : Compute the embeddings and plot them.
 
         Examples
         --------
@@ -310,7 +325,7 @@ class OverlapDisplay(HeatMap):
 class CentroidDistanceDisplay(HeatMap):
     """Heat map of the distances between the centroids of concepts.
 
-    With ``tree=True``, it is a clustermap: the tree of these distances stands above it.
+    With ``tree=True``, it is a clustermap, with the tree of these distances above it.
 
     It is recommended to use :meth:`from_estimator` or :meth:`from_embeddings`. All parameters are
     stored as attributes.
@@ -327,23 +342,23 @@ class CentroidDistanceDisplay(HeatMap):
     Attributes
     ----------
     im_ : matplotlib AxesImage
-        The heat map, below the diagonal.
+        Heat map below the diagonal.
     text_ : ndarray of shape (n_concepts, n_concepts), dtype=matplotlib Text, or None
-        The values off the diagonal, each for both orders of its concepts; None where they have no
-        room, or were not asked for.
+        Values off the diagonal, each for both orders of its concepts. None if they do not fit or
+        were not requested.
     colorbar_ : matplotlib Colorbar or None
-        The scale.
+        Scale of the colors.
     order_ : ndarray of shape (n_concepts,), dtype int
-        Concepts from left to right and from top to bottom.
+        Positions of the concepts from left to right and from top to bottom.
     ax_ : matplotlib Axes
         Axes with the heat map.
     figure_ : matplotlib Figure
-        Figure that holds them.
+        Figure of the axes.
 
     See Also
     --------
-    SeparationDisplay : How far apart concepts lie for the spread of their rows.
-    DendrogramDisplay : The tree of all rows.
+    SeparationDisplay : Separation of concepts, which takes the spread of rows into account.
+    DendrogramDisplay : Tree of all rows.
 
     Examples
     --------
@@ -373,19 +388,19 @@ class CentroidDistanceDisplay(HeatMap):
 
     @classmethod
     def from_estimator(cls, estimator, X, y, *, metric="cosine", **kwargs):
-        """Transform rows, and plot the distances of their concepts' centroids.
+        """Transform rows and plot the distances of the centroids of their concepts.
 
         Parameters
         ----------
         estimator : estimator
-            Fitted :class:`~sklearn_loce.LoCETransformer`, other transformer, or Pipeline; of one
-            that ends in a clusterer, what stands before it.
+            Fitted :class:`~sklearn_loce.LoCETransformer`, other transformer, or Pipeline. The
+            final clusterer of a Pipeline is skipped.
         X : DataFrame or array-like
             Rows as the estimator takes them.
         y : array-like of shape (n_samples,)
             Concept of each row.
         metric : str or callable, default="cosine"
-            As of :func:`sklearn.metrics.pairwise_distances`.
+            Metric, as in :func:`sklearn.metrics.pairwise_distances`.
         **kwargs : dict
             Passed to :meth:`plot`.
 
@@ -396,9 +411,13 @@ class CentroidDistanceDisplay(HeatMap):
         Raises
         ------
         ValueError
-            If no row is left, or X and y do not fit.
+            If no row is finite, or X and y do not match.
         TypeError
-            If the estimator makes no embeddings.
+            If the estimator cannot transform rows.
+
+        See Also
+        --------
+        CentroidDistanceDisplay.from_embeddings : Plot embeddings that are computed already.
 
         Examples
         --------
@@ -415,7 +434,7 @@ class CentroidDistanceDisplay(HeatMap):
 
     @classmethod
     def from_embeddings(cls, X, y, *, metric="cosine", **kwargs):
-        """Plot the distances of the centroids of concepts in given embeddings.
+        """Plot the distances of the centroids of concepts from embeddings.
 
         Parameters
         ----------
@@ -424,7 +443,7 @@ class CentroidDistanceDisplay(HeatMap):
         y : array-like of shape (n_samples,)
             Concept of each row.
         metric : str or callable, default="cosine"
-            As of :func:`sklearn.metrics.pairwise_distances`.
+            Metric, as in :func:`sklearn.metrics.pairwise_distances`.
         **kwargs : dict
             Passed to :meth:`plot`.
 
@@ -435,7 +454,11 @@ class CentroidDistanceDisplay(HeatMap):
         Raises
         ------
         ValueError
-            If no row is left, or X and y do not fit.
+            If no row is finite, or X and y do not match.
+
+        See Also
+        --------
+        CentroidDistanceDisplay.from_estimator : Compute the embeddings and plot them.
 
         Examples
         --------

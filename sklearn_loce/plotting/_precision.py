@@ -1,4 +1,4 @@
-"""Display of retrieval: precision at k, concept by concept or layer by layer."""
+"""Display of precision at k, per concept or per layer."""
 
 import numpy as np
 import pandas as pd
@@ -12,11 +12,11 @@ from ..metrics._rows import align
 from ._legend import add_legend
 from ._names import literal
 from ._rows import embed, finite_rows
-from ._style import GREY, concept_styles, merge_style, open_axes, rim
+from ._style import GREY, concept_styles, lighten, merge_style, open_axes
 
-# Those that the paper reports.
+# Values that the paper reports.
 PAPER_K = (1, 5, 10, 20, 30, 40)
-_MOST_NAMED = 24  # curves; more are gray, as no colors tell so many apart
+_MOST_NAMED = 24  # curves; more are gray, because their colors would be too similar
 
 
 class PrecisionAtKDisplay:
@@ -28,45 +28,44 @@ class PrecisionAtKDisplay:
     Parameters
     ----------
     precision : array-like of shape (n_concepts, n_k) or (n_spaces, n_concepts, n_k)
-        Precision at k of each concept, in [0, 1]; NaN where there was nothing to find.
+        Precision at k of each concept, in [0, 1], or NaN if there was nothing to find.
     k : array-like of shape (n_k,)
-        Numbers of neighbors, rising.
+        Numbers of neighbors, ascending.
     chance : array-like of shape (n_concepts,)
         Precision of a random ranking.
     concepts : array-like of shape (n_concepts,)
-        Names.
+        Names of the concepts.
     n_failed : int, default=0
         Number of rows left out because their LoCE failed.
     spaces : array-like of shape (n_spaces,), default=None
-        Names of the layers or models that are compared; None where there is one.
+        Names of the layers or models. None if there is only one.
 
     Attributes
     ----------
     line_ : list of matplotlib Line2D
-        A curve per concept, in their order; of several layers or models, the mean over the
-        concepts of each.
+        One curve per concept, or the mean curve of each layer or model.
     band_ : list of matplotlib FillBetweenPolyCollection
-        One standard deviation over the concepts on either side of the mean of each layer or model;
-        empty where there is one.
+        Bands of one standard deviation over the concepts, one per layer or model. Empty if there
+        is only one.
     mean_line_ : matplotlib Line2D or None
-        Mean over the concepts; None where there is one concept, or several layers or models.
+        Mean over the concepts. None for a single concept, or for several layers or models.
     chance_line_ : matplotlib Line2D
-        Mean of the concepts' chance levels.
+        Mean chance level of the concepts.
     ax_ : matplotlib Axes
         Axes with the curves.
     figure_ : matplotlib Figure
-        Figure that holds them.
+        Figure of the axes.
 
     See Also
     --------
-    sklearn_loce.metrics.precision_at_k : The measure.
+    sklearn_loce.metrics.precision_at_k : Compute the precision.
     LayerComparisonDisplay : Precision at one k over layers, with its spread over draws of rows.
 
     Notes
     -----
-    What Mikriukov, Schwalbe and Bade (IJCV 2025) print as "mAP@k". A concept with m rows can't
-    exceed ``(m - 1) / k`` where m <= k: curves of rare concepts fall for that reason alone. More
-    than 24 concepts have gray curves without names.
+    Mikriukov, Schwalbe and Bade (IJCV 2025) call this "mAP@k". If a concept has m <= k rows, its
+    precision cannot exceed ``(m - 1) / k``, so curves of rare concepts fall for large k. If there
+    are more than 24 concepts, their curves are gray and have no names.
 
     Examples
     --------
@@ -107,22 +106,22 @@ class PrecisionAtKDisplay:
         Parameters
         ----------
         ax : matplotlib Axes, default=None
-            Axes to plot into; None opens a figure.
+            Axes to plot into. None opens a figure.
         palette : dict or sequence, default=None
-            Colors of the curves. A dict gives the color of a concept, or of all concepts of a
-            tuple; others take colors that it leaves. A sequence of all concepts there are keeps the
-            color and the marker that each has among all. Layers or models take the place of
-            concepts where these have the curves.
+            Colors of the curves. A dict maps a concept, or a tuple of concepts, to a color. Other
+            concepts get unused colors. A sequence lists all concepts of a study: each concept then
+            has the same color and marker in every figure. If curves are those of layers or models,
+            the palette holds their names.
         line_kw : dict, default=None
-            Keywords of the curves, as of :meth:`matplotlib.axes.Axes.plot`.
+            Keywords of :meth:`matplotlib.axes.Axes.plot` for the curves.
         mean_kw : dict, default=None
-            Keywords of that of the mean over concepts.
+            Keywords of the curve of the mean over concepts.
         band_kw : dict, default=None
             Keywords of :meth:`matplotlib.axes.Axes.fill_between`.
         chance_kw : dict, default=None
-            Keywords of the chance level's.
+            Keywords of the line of the chance level.
         legend : bool, default=True
-            Whether to name the curves, below the axes.
+            Whether to add a legend below the axes.
 
         Returns
         -------
@@ -134,7 +133,24 @@ class PrecisionAtKDisplay:
         ImportError
             If matplotlib is not installed.
         ValueError
-            If the shapes don't fit, or the palette has none of the names.
+            If shapes do not match, or the palette has none of the names.
+
+        See Also
+        --------
+        PrecisionAtKDisplay.from_estimator : Compute and plot.
+        PrecisionAtKDisplay.from_embeddings : Plot given embeddings.
+
+        Examples
+        --------
+        >>> import matplotlib.pyplot as plt
+        >>> from sklearn.datasets import load_iris
+        >>> from sklearn_loce.plotting import PrecisionAtKDisplay
+        >>> X, y = load_iris(return_X_y=True)
+        >>> display = PrecisionAtKDisplay.from_embeddings(X, y)
+        >>> display = display.plot(line_kw={"linewidth": 0.5}, legend=False)
+        >>> len(display.line_)
+        3
+        >>> plt.close("all")
         """
         precision, k, chance = self._check()
         names = self.concepts if self.spaces is None else self.spaces
@@ -153,7 +169,7 @@ class PrecisionAtKDisplay:
             self.chance_line_ = self._draw_chance(chance, chance_kw)
             ax.set(xlabel=xlabel, ylabel="precision at k", ylim=(-0.02, 1.04))
             ax.set_xticks(k)
-            # Chosen by matplotlib, they may become wider when the legend has taken its room.
+            # Ticks chosen by Matplotlib could become wider after the legend shrinks the axes.
             ax.set_yticks([0, 0.25, 0.5, 0.75, 1])
             if legend:
                 mean = [self.mean_line_] if self.mean_line_ else []
@@ -171,7 +187,7 @@ class PrecisionAtKDisplay:
         )
         n_axes = 2 if self.spaces is None else 3
         if precision.ndim != n_axes:
-            raise ValueError(f"precision has shape {precision.shape}, and needs {n_axes} axes.")
+            raise ValueError(f"precision has shape {precision.shape}, but needs {n_axes} axes.")
         k = column_or_1d(np.asarray(self.k, dtype=np.float64))
         chance = column_or_1d(np.asarray(self.chance, dtype=np.float64))
         check_consistent_length(precision.swapaxes(0, -2), chance, self.concepts)
@@ -187,16 +203,15 @@ class PrecisionAtKDisplay:
         styles = concept_styles(list(names), palette)
         look = {"linewidth": 0.9, "markersize": 3.2, "markeredgewidth": 0}
         for values, (name, (colour, marker)) in zip(precision, styles.items(), strict=True):
-            own = {"color": colour, "marker": marker, "label": literal(name)}
+            own = {"color": lighten(self.ax_, colour), "marker": marker, "label": literal(name)}
             if len(names) > _MOST_NAMED:
                 own = {"color": GREY, "alpha": 0.4, "label": f"one of {len(names)}"}
             style = merge_style(Line2D, look | own, line_kw)
-            style.setdefault("path_effects", rim(self.ax_, style["color"], style["linewidth"]))
             lines += self.ax_.plot(k, values, **style)
         return lines
 
     def _draw_bands(self, precision, k, band_kw):
-        """Draw the spread over concepts around each line, in its color."""
+        """Draw the spread over concepts around each line."""
         from matplotlib.collections import PolyCollection
 
         bands = []
@@ -225,19 +240,19 @@ class PrecisionAtKDisplay:
 
     @classmethod
     def from_estimator(cls, estimator, X, y, *, k=None, metric="cosine", groups=None, **kwargs):
-        """Transform rows, and plot how well they find their concepts.
+        """Transform rows and plot their precision at k.
 
         Parameters
         ----------
         estimator : estimator
-            Fitted :class:`~sklearn_loce.LoCETransformer`, other transformer, or Pipeline; of one
-            that ends in a clusterer, what stands before it.
+            Fitted :class:`~sklearn_loce.LoCETransformer`, other transformer, or Pipeline. The
+            final clusterer of a Pipeline is skipped.
         X : DataFrame or array-like
             Rows as the estimator takes them.
         y : array-like of shape (n_samples,)
             Concept of each row.
         k : array-like of int, default=None
-            Numbers of neighbors; None means those of 1, 5, 10, 20, 30 and 40 that are below the
+            Numbers of neighbors. None uses those of 1, 5, 10, 20, 30 and 40 that are below the
             number of rows.
         metric : str or callable, default="cosine"
             Metric of the distances.
@@ -253,9 +268,13 @@ class PrecisionAtKDisplay:
         Raises
         ------
         ValueError
-            If a k is not below the number of finite rows, or X and y do not fit.
+            If a k is not below the number of finite rows, or X and y do not match.
         TypeError
-            If the estimator makes no embeddings.
+            If the estimator cannot transform rows.
+
+        See Also
+        --------
+        PrecisionAtKDisplay.from_embeddings : Plot embeddings that are computed already.
 
         Examples
         --------
@@ -272,26 +291,26 @@ class PrecisionAtKDisplay:
 
     @classmethod
     def from_embeddings(cls, X, y, *, k=None, metric="cosine", groups=None, exclude=None, **kwargs):
-        """Plot how well given embeddings find their concepts.
+        """Plot the precision at k of embeddings.
 
         Parameters
         ----------
         X : array-like of shape (n_samples, n_features), or dict of str to such arrays
-            Embeddings, at least two rows; or those of several layers or models by name, matched as
-            in :func:`~sklearn_loce.metrics.compare_layers`. Rows that are not finite, in any of
-            them, are left out, and counted in `n_failed`.
+            Embeddings with at least two rows, or those of several layers or models by name, which
+            are matched as in :func:`~sklearn_loce.metrics.compare_layers`. Rows that are not finite
+            in all of them are left out, and counted in `n_failed`.
         y : array-like of shape (n_samples,)
             Concept of each row.
         k : array-like of int, default=None
-            Numbers of neighbors; None means those of 1, 5, 10, 20, 30 and 40 that every query has,
-            in other groups if there are any.
+            Numbers of neighbors. None uses those of 1, 5, 10, 20, 30 and 40 for which every query
+            has enough rows.
         metric : str or callable, default="cosine"
             Metric of the distances.
         groups : array-like of shape (n_samples,) or (n_samples, n_columns), default=None
-            Image or video sequence of each row. Rows of a query's own group are left out of its
-            ranking, as in :func:`~sklearn_loce.metrics.precision_at_k`.
+            Image or video sequence of each row. The ranking of a query leaves out rows of its own
+            group, as in :func:`~sklearn_loce.metrics.precision_at_k`.
         exclude : float or callable, default=None
-            Which rows are left out instead, as in that function.
+            Another rule of rows to leave out, as in that function.
         **kwargs : dict
             Passed to :meth:`plot`.
 
@@ -302,7 +321,11 @@ class PrecisionAtKDisplay:
         Raises
         ------
         ValueError
-            If a query has fewer than k rows to find, or X, y and groups do not fit.
+            If a query has fewer than k rows to find, or X, y and groups do not match.
+
+        See Also
+        --------
+        PrecisionAtKDisplay.from_estimator : Compute the embeddings and plot them.
 
         Examples
         --------
@@ -370,5 +393,5 @@ class PrecisionAtKDisplay:
 
 
 def _average(precision):
-    """Average over concepts, NaN left out: (n_spaces, n_k)."""
+    """Average over concepts without NaN, to shape (n_spaces, n_k)."""
     return np.array([[average_concepts(v, "macro") for v in space.T] for space in precision])

@@ -1,4 +1,4 @@
-"""What vectors draw on their images, beside the masks."""
+"""Projections of vectors, beside the masks."""
 
 import numpy as np
 from sklearn.utils._param_validation import StrOptions, validate_params
@@ -13,66 +13,65 @@ from ._inputs import check_lengths, concept_names
 from ._style import SMALL_FONT_SIZE, merge_style
 from ._tiles import TILE_SIZE, Tile, check_positions, make_tile, project_rows
 
-_MOST_ROWS = 100
-_MAX_COLUMNS = (4, 8)  # of a figure as wide as a column, and as a page
+_MOST_ROWS = 40  # which fit on a page
+_MAX_COLUMNS = (4, 8)  # of a figure with the width of a column, and of a page
 _TINT_SHARE = 0.65
-_LEVEL = "#D55E00"  # of the threshold; it is seen on both ends of the map of colors
+_LEVEL = "#D55E00"  # of the threshold; it is visible on all colors of the map
 _LEVEL_STYLE = {"linewidth": 0.6, "path_effects": []}
 _COUNTS = ("iou", "n_hit", "n_missed", "n_spilled")
 _UNKNOWN = (np.nan,) * len(_COUNTS)  # of a row without a projection
-# Told apart by color-blind eyes, and in gray.
+# Distinct for color-blind readers, and in gray.
 _ERRORS = {"hit": "#56B4E9", "missed": "#D55E00", "spilled": "#F0E442"}
 
 
 class ProjectionDisplay:
-    """Images with the outlines of their masks, and what vectors redraw of them.
+    """Images with the outlines of their masks, and projections of vectors below them.
 
-    Use :meth:`from_estimator` to make one; parameters are stored as attributes.
+    It is recommended to use :meth:`from_estimator`. All parameters are stored as attributes.
 
     Parameters
     ----------
     images : list of ndarray of shape (height, width, 3), uint8
-        Thumbnails of the rows shown.
+        Thumbnails of the rows.
     masks : list of ndarray of shape (height, width), float
-        Their masks: the share of each pixel that is covered.
+        Masks: the covered share of each pixel.
     projections : list of ndarray of shape (height, width), float, or None
-        Probabilities; NaN throughout for a vector of NaN, None for a row that failed.
+        Probabilities. NaN for a vector of NaN, None for a row that failed.
     iou : array-like of shape (n_rows,)
-        Intersection over union of mask and projection, at the image's own size.
+        Intersection over union of mask and projection, at the size of the image.
     names : array-like of shape (n_rows,), default=None
         Concepts.
     threshold : float, default=0.5
         Pixels above it belong to the projection.
     table : DataFrame of n_rows rows, default=None
-        The rows shown, with the index of the table of samples: ``position``, ``iou``; ``n_hit``,
-        ``n_missed`` and ``n_spilled``, pixels of the image that are in mask and projection, in the
-        mask alone, and in the projection alone; and the columns of the samples but ``mask``, and
-        ``image`` where it is no path.
+        Rows shown, with the index of the table of samples. The columns are ``position``, ``iou``,
+        the numbers of pixels ``n_hit`` (in mask and projection), ``n_missed`` (only in the mask)
+        and ``n_spilled`` (only in the projection), and those of the samples without ``mask``, and
+        without ``image`` unless it holds paths.
 
     Attributes
     ----------
     ax_ : matplotlib Axes or None
-        The Axes that was divided; None where an array of Axes was given.
+        Axes that was divided. None if an array of Axes was given.
     axes_ : ndarray of shape (n_lines, n_cols) of Axes
-        Images in the even lines, and each one's projection below it.
+        Images in even lines, and their projections in the lines below.
     figure_ : matplotlib Figure
     outlines_ : list of LineCollection
-        Of the mask, on the image and on the projection of each row in turn.
+        Outlines of the masks, on the image and on the projection of each row in turn.
     levels_ : list of LineCollection
-        Of the threshold, on each map of probabilities.
+        Lines of the threshold on each map of probabilities.
     colorbar_ : Colorbar or None
-        Of the probabilities, or of what is hit, missed and spilled.
+        Scale of the probabilities, or of hit, missed and spilled pixels.
 
     See Also
     --------
-    sklearn_loce.LoCETransformer.project : The projections at full size.
-    RetrievalDisplay, ClusterGalleryDisplay, OutlierDisplay : Tiles that show projections as well.
+    sklearn_loce.LoCETransformer.project : Compute the projections at full size.
+    RetrievalDisplay, ClusterGalleryDisplay, OutlierDisplay : Tiles with projections.
 
     Notes
     -----
-    IoU and numbers of pixels are counted at the image's own size, pictures are drawn at that of the
-    thumbnails. The figures of Mikriukov, Schwalbe and Bade (IJCV 2025) that show masks beside
-    projections.
+    IoU and numbers of pixels refer to the size of the image; pictures have the size of the
+    thumbnails. Mikriukov, Schwalbe and Bade (IJCV 2025) show masks beside projections in this way.
 
     Examples
     --------
@@ -112,29 +111,29 @@ class ProjectionDisplay:
         tile_size=TILE_SIZE,
         **plot_kw,
     ):
-        """Project vectors of some rows, and plot them.
+        """Project vectors of some rows and plot them.
 
         Parameters
         ----------
         estimator : LoCETransformer, ConceptSegmenter or Net2VecSegmenter
-            Fitted. A segmenter draws each row with its concept's vector, by the column
+            Fitted estimator. A segmenter uses the vector of each row's concept, in the column
             ``concept``.
         X : DataFrame or list of (image, mask) pairs
-            The table of samples. Only images of the rows shown are read.
+            Table of samples. Only the images of the rows shown are read.
         embeddings : array-like of shape (n_samples, n_features), default=None
             One vector per row of X, such as LoCEs or centroids. None optimizes LoCEs.
         y : array-like of shape (n_samples,), default=None
-            Concepts for the titles. None takes the column ``concept``, if there is one.
+            Concepts for the titles. None uses the column ``concept`` if the table has one.
         rows : int or array-like of int, default=None
-            Positions of the rows to show. None shows all, if they are 100 at most.
+            Positions of the rows to show. None shows all rows, of which there may be 40.
         layer : str or Joined, default=None
-            Which layer to project; may be left out where there is one.
+            Layer to project. Optional if there is only one.
         crop : bool, default=False
-            Whether only the surroundings of the mask are shown.
+            Whether to show only the surroundings of the mask.
         tile_size : int, default=256
-            Longest side of the stored thumbnails in pixels.
+            Length of the longer side of stored thumbnails, in pixels.
         **plot_kw : dict
-            For :meth:`plot`.
+            Passed to :meth:`plot`.
 
         Returns
         -------
@@ -143,9 +142,27 @@ class ProjectionDisplay:
         Raises
         ------
         TypeError
-            If the estimator can't project.
+            If the estimator cannot project.
         ValueError, FileNotFoundError
-            If a row is out of range, lengths differ, or the estimator can't read or project a row.
+            If a row is out of range, lengths differ, or a row cannot be read or projected.
+
+        See Also
+        --------
+        ProjectionDisplay.plot : Draw the same projections in another way.
+        sklearn_loce.LoCETransformer.project : Compute the projections at full size.
+
+        Examples
+        --------
+        >>> import matplotlib.pyplot as plt
+        >>> from sklearn_loce import LoCETransformer, TorchModel
+        >>> from sklearn_loce.datasets import load_scene_model, make_scenes
+        >>> from sklearn_loce.plotting import ProjectionDisplay
+        >>> X = make_scenes(1, random_state=0).data
+        >>> loce = LoCETransformer(TorchModel(load_scene_model), "features.2").fit(X)
+        >>> display = ProjectionDisplay.from_estimator(loce, X, rows=[0, 3], crop=True)
+        >>> display.axes_.shape
+        (2, 2)
+        >>> plt.close("all")
         """
         samples, embeddings, y = match_rows(X=as_samples(X), embeddings=embeddings, y=y)
         names = concept_names(y, samples)
@@ -196,33 +213,31 @@ class ProjectionDisplay:
         level_kw=None,
         image_kw=None,
     ):
-        """Draw images, and their projections below them.
+        """Plot images, and their projections below them.
 
         Parameters
         ----------
         kind : {"probability", "mask", "errors"}, default="probability"
-            Draw projections as maps of probabilities with a line at the threshold, above which
-            pixels count in the IoU; as gray images with what is above the threshold in color; or
-            with three colors, for what is hit, missed and spilled.
+            How to draw projections: as maps of probabilities with a line at the threshold of the
+            IoU; as gray images with pixels above the threshold in color; or as gray images with
+            three colors for hit, missed and spilled pixels.
         n_cols : int, default=None
-            Rows of the table side by side. None means up to 4 in a figure as wide as a paper
-            column, and 8 in one as wide as a page.
+            Number of columns. None uses up to 4 in a figure with the width of a paper column, and
+            8 in one with the width of a page.
         colorbar : bool, default=True
-            Whether a bar tells the colors of probabilities or of errors. An array of Axes gets
-            none.
+            Whether to add a scale of the colors. An array of Axes gets none.
         captions : str or list of str, default=None
-            Columns of `table` whose values stand below each projection, one line each, such as
-            ``["annotation_id", "score"]``. None writes none.
+            Columns of `table` to write below each projection, one line each, such as
+            ``["annotation_id", "score"]``.
         ax : Axes or array-like of Axes, default=None
-            An Axes is divided, best in a figure with ``layout="constrained"``;
-            an array needs two lines for every `n_cols` rows. None opens a
-            figure.
+            A single Axes is divided, best in a figure with ``layout="constrained"``;
+            an array needs two lines for every `n_cols` rows. None opens a figure.
         contour_kw : dict, default=None
-            For the :class:`matplotlib.collections.LineCollection` of outlines.
+            Keywords of the masks' :class:`matplotlib.collections.LineCollection`.
         level_kw : dict, default=None
-            For that of the threshold.
+            Keywords of the same for the lines of the threshold.
         image_kw : dict, default=None
-            For ``imshow`` of maps of probabilities, as ``{"cmap": "viridis"}``.
+            Keywords of ``imshow`` for maps of probabilities, such as ``{"cmap": "viridis"}``.
 
         Returns
         -------
@@ -232,6 +247,22 @@ class ProjectionDisplay:
         ------
         ValueError
             If the number of Axes is wrong, `ax` was divided before, or `table` lacks a column.
+
+        See Also
+        --------
+        ProjectionDisplay.from_estimator : Project rows and plot them.
+
+        Examples
+        --------
+        >>> import matplotlib.pyplot as plt
+        >>> from sklearn_loce import LoCETransformer, TorchModel
+        >>> from sklearn_loce.datasets import load_scene_model, make_scenes
+        >>> from sklearn_loce.plotting import ProjectionDisplay
+        >>> X = make_scenes(1, random_state=0).data
+        >>> loce = LoCETransformer(TorchModel(load_scene_model), "features.2").fit(X)
+        >>> display = ProjectionDisplay.from_estimator(loce, X, rows=[0, 3])
+        >>> display = display.plot(kind="errors", captions=["n_hit", "n_missed"])
+        >>> plt.close("all")
         """
         n_rows = len(self.images)
         n_cols = count_columns(n_rows) if n_cols is None else n_cols
@@ -257,7 +288,7 @@ class ProjectionDisplay:
         return self
 
     def _plot_row(self, i, image_ax, projection_ax, kind, contour_kw, level_kw, image_kw):
-        """Draw a row's image and projection; give the map of probabilities, if there is one."""
+        """Draw the image and the projection of a row, and return a map of probabilities or None."""
         from matplotlib.collections import LineCollection
 
         show_tile(image_ax, self.images[i])
@@ -279,7 +310,7 @@ class ProjectionDisplay:
             style = {"cmap": "cividis", "vmin": 0.0, "vmax": 1.0} | image_kw
             shown = show_tile(projection_ax, probabilities, **style)
         self.outlines_.append(draw_outline(projection_ax, self.masks[i], contour_kw))
-        if shown:  # On top: where the lines meet, that of the mask is wider.
+        if shown:  # On top, because the line of the mask is wider.
             style = merge_style(LineCollection, {"color": _LEVEL} | _LEVEL_STYLE, level_kw)
             level = draw_outline(projection_ax, probabilities, style, level=self.threshold)
             self.levels_.append(level)
@@ -290,11 +321,11 @@ class ProjectionDisplay:
         return iou if self.names is None else f"{fit_text(ax, self.names[i])}\n{iou}"
 
     def _tint_drawn(self, i):
-        """Give the image in gray, with what is drawn in color."""
+        """Return the image in gray, with the projection in color."""
         return tint(self._grey(i), [TINT], [_TINT_SHARE * (self.projections[i] > self.threshold)])
 
     def _tint_errors(self, i):
-        """Give the image in gray, with hits, misses and spills by their share of each pixel."""
+        """Return the image in gray, with hit, missed and spilled shares of pixels in color."""
         drawn, mask = self.projections[i] > self.threshold, self.masks[i]
         shares = [mask * drawn, mask * ~drawn, (1 - mask) * drawn]
         return tint(self._grey(i), list(_ERRORS.values()), [_TINT_SHARE * part for part in shares])
@@ -308,7 +339,7 @@ class ProjectionDisplay:
         self.colorbar_.ax.axvline(self.threshold, color=_LEVEL, linewidth=1)
 
     def _name_errors(self):
-        """Name the colors of errors, by a bar of three."""
+        """Add a scale of three colors, which names the errors."""
         from matplotlib.cm import ScalarMappable
         from matplotlib.colors import BoundaryNorm, ListedColormap
 
@@ -326,7 +357,7 @@ class ProjectionDisplay:
 
 
 def count_columns(n_pairs):
-    """Tell how many images with what is drawn below them stand side by side.
+    """Choose the number of columns of images with projections below them.
 
     Parameters
     ----------
@@ -341,12 +372,12 @@ def count_columns(n_pairs):
 
 
 def pair_axes(axes, n_pairs):
-    """Give the Axes of each image and of what is drawn below it; leave the others empty.
+    """Return the Axes of each image and of its projection, and empty the others.
 
     Parameters
     ----------
     axes : ndarray of shape (n_lines, n_cols) of Axes
-        Images in the even lines.
+        Images in even lines.
     n_pairs : int
 
     Returns
@@ -366,15 +397,15 @@ def _choose(rows, n_samples):
         rows = np.arange(n_samples)
     else:
         raise ValueError(
-            f"X has {n_samples} rows, which are too many to show; choose some, as in rows=[0, 7]."
+            f"X has {n_samples} rows, which are too many to plot; choose some, as in rows=[0, 7]."
         )
     if not len(rows):
-        raise ValueError("rows is empty; pass the positions of the rows to show.")
+        raise ValueError("rows is empty; pass the positions of the rows to plot.")
     return rows
 
 
 def _shrink(row, probabilities, threshold, crop, tile_size):
-    """Give the tile of a table's only row, its projection at that size, and how well they agree."""
+    """Return the tile of a single row, its projection at that size, the IoU and the counts."""
     if probabilities is None:
         return _tile_of_failed(tile_size), None, *_UNKNOWN
     image, (mask,) = read_rows(row, np.array([0]))
@@ -388,7 +419,7 @@ def _shrink(row, probabilities, threshold, crop, tile_size):
 
 
 def _tile_of_failed(size):
-    """Give a gray tile: what failed may be the image, as the estimator has warned."""
+    """Return a gray tile, because the image of a failed row may be unreadable."""
     shape = round(0.75 * size), size
     grey = np.full((*shape, 3), 235, dtype=np.uint8)
     return Tile(grey, np.zeros(shape, dtype=np.float32), (0, 0, *shape[::-1]))

@@ -1,4 +1,4 @@
-"""Rows that queries are ranked against, and queries of a table of their own."""
+"""Rows that are ranked for queries, and queries from another table."""
 
 from dataclasses import dataclass
 
@@ -10,7 +10,7 @@ from ._inputs import check_inputs
 
 @dataclass
 class Rows:
-    """Rows that are ranked, and queries of a table of their own behind them."""
+    """Rows that are ranked, optionally followed by queries from another table."""
 
     embeddings: np.ndarray
     samples: pd.DataFrame
@@ -19,7 +19,7 @@ class Rows:
     groups: object
 
     def append(self, queries):
-        """Give these rows and, behind them, those of a table of queries."""
+        """Return these rows, followed by those of a table of queries."""
         tables = [part.samples.astype(object) for part in (self, queries)]
         names = None
         if self.names is not None or queries.names is not None:
@@ -33,17 +33,17 @@ class Rows:
         )
 
     def known_names(self):
-        """Give the concept of each row, None where it is not known."""
+        """Return the concept of each row, or None if it is unknown."""
         return np.full(len(self.samples), None) if self.names is None else self.names
 
     def compare(self, queries, matches):
-        """Tell which matches show their query's concept; None where concepts aren't known."""
+        """Return which matches have the concept of their query, or None if concepts are unknown."""
         if self.names is None or any(name is None for name in self.names[[0, -1]]):
             return None
         return self.names[matches] == self.names[queries][:, None]
 
     def name(self, rows):
-        """Give the known concepts of rows by position, None if there are none."""
+        """Return the known concepts of rows by position, or None if there are none."""
         if self.names is None:
             return None
         return {int(i): self.names[i] for i in np.unique(rows) if self.names[i] is not None}
@@ -58,26 +58,26 @@ def _stack(first, second):
 
 
 def is_table(queries):
-    """Tell whether queries are a table of their own, not positions."""
+    """Return whether queries are a table and not positions."""
     return hasattr(queries, "columns")
 
 
 def read_queries(queries, embeddings, groups, rows):
-    """Check a table of queries, and what belongs to it."""
+    """Check a table of queries with its embeddings and groups."""
     if embeddings is None:
         raise ValueError(
-            "queries is a table, whose embeddings are needed; pass query_embeddings, or use "
-            "RetrievalDisplay.from_estimator, which embeds it."
+            "A table of queries needs embeddings; pass query_embeddings, or use "
+            "RetrievalDisplay.from_estimator, which computes them."
         )
     if (groups is None) != (rows.groups is None):
         raise ValueError(
             "A table of queries needs groups and query_groups, or none of them: the groups of the "
-            "rows that are ranked, and those of the queries."
+            "ranked rows and those of the queries."
         )
     found = Rows(*check_inputs(embeddings, queries, None, groups=groups))
     if found.embeddings.shape[1] != rows.embeddings.shape[1]:
         raise ValueError(
-            f"query_embeddings has {found.embeddings.shape[1]} features, and embeddings has "
+            f"query_embeddings has {found.embeddings.shape[1]} features, but embeddings has "
             f"{rows.embeddings.shape[1]}; pass vectors of the same layer."
         )
     return found

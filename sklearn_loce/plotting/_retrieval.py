@@ -1,4 +1,4 @@
-"""Queries with the rows that are nearest to them, and those that are farthest."""
+"""Queries with their nearest and farthest rows."""
 
 from dataclasses import replace
 from numbers import Integral
@@ -31,63 +31,62 @@ from ._queries import Rows, is_table, read_queries
 from ._style import FONT_SIZE, SMALL_FONT_SIZE
 from ._tiles import TILE_SIZE, check_positions, read_tiles
 
-_LETTER = 0.56  # mean width of a letter over the font's size
+_LETTER = 0.56  # mean width of a letter over the font size
 
 
 class RetrievalDisplay:
-    """One line of tiles per query: the query, the best matches and the worst.
+    """One line of tiles per query: the query, its nearest rows and its farthest rows.
 
-    A near match is right where it shows the query's concept: solid frame and ✓. One that is wrong
-    has a dashed frame in another color and ✗. Far rows, which should show others, have no frame.
+    Near rows with the concept of the query are right, and have a solid frame and ✓. Other near rows
+    are wrong, and have a dashed frame and ✗. Far rows have no frame.
 
-    Use :meth:`from_embeddings` or :meth:`from_estimator` to make one; parameters are stored as
-    attributes.
+    It is recommended to use :meth:`from_embeddings` or :meth:`from_estimator`. All parameters are
+    stored as attributes.
 
     Parameters
     ----------
     queries : ndarray of shape (n_queries,), intp
-        Positions of the queries. Those of a table of their own are numbered on behind the rows of
-        the table of samples.
+        Positions of the queries. Queries from another table have positions after the last sample.
     matches : ndarray of shape (n_queries, n_best + n_worst), intp
-        Positions of their matches, by rising distance.
+        Positions of the matches, sorted by distance.
     distances : ndarray of shape (n_queries, n_best + n_worst), float64
         Distances of the matches from their queries.
     n_best : int
-        How many of the matches are the nearest rows; the others are the farthest.
+        Number of nearest rows among the matches. The others are the farthest rows.
     tiles : dict of {int: Tile}
         Thumbnails by position, with the attributes ``image``, ``mask`` and ``projection``.
     relevant : ndarray of shape (n_queries, n_best + n_worst), bool, default=None
-        Whether each match shows its query's concept. None draws no frames around matches.
+        Whether each match has the concept of its query. None draws no frames around matches.
     names : dict of {int: object}, default=None
-        Concepts of the rows shown, by position, where they are known.
+        Known concepts of the rows shown, by position.
     metric : str, default=None
-        Name of the metric of the distances, for the heading.
+        Name of the metric, for the heading.
     table : DataFrame of n_tiles rows, default=None
-        The rows behind the tiles, in the order in which these are drawn, with the index of the
-        table of samples: ``position``, ``query`` and ``distance``, which is NaN for the query
-        itself, and the columns of the samples but ``mask``, and ``image`` where it is no path.
+        Rows that the tiles show, in drawing order, with the index of the table of samples. The
+        columns are ``position``, ``query``, ``distance`` (NaN for the query itself), and those of
+        the samples without ``mask``, and without ``image`` unless it holds paths.
 
     Attributes
     ----------
     ax_ : matplotlib Axes or None
-        The Axes that was divided; None where an array of Axes was given.
+        Axes that was divided. None if an array of Axes was given.
     axes_ : ndarray of shape (n_queries, 1 + n_best + n_worst) of Axes
-        The query first.
+        Axes of the tiles, that of the query first.
     figure_ : matplotlib Figure
     frames_ : ndarray of shape (n_queries, 1 + n_best + n_worst) of Rectangle or None
     outlines_ : list of LineCollection
-        Of masks and projections, tile by tile.
+        Outlines of masks and projections, tile by tile.
 
     See Also
     --------
     sklearn_loce.metrics.precision_at_k : Share of right matches over all queries.
-    PrecisionAtKDisplay : That share over k.
+    PrecisionAtKDisplay : Share of right matches over k.
 
     Notes
     -----
-    The retrieval of Mikriukov, Schwalbe and Bade (IJCV 2025). A query is left out of its own
-    ranking by its position, so that its duplicates stay; distances that agree to 12 digits are
-    ties, which go to the lower position.
+    Mikriukov, Schwalbe and Bade (IJCV 2025) show such retrievals. A query is left out of its own
+    ranking by its position, so that its duplicates stay. Distances that agree to 12 digits are
+    ties, which are sorted by position.
 
     Examples
     --------
@@ -138,21 +137,21 @@ class RetrievalDisplay:
 
     @classmethod
     def from_estimator(cls, estimator, X, y=None, *, groups=None, **kwargs):
-        """Embed a table, and plot what queries find in it.
+        """Embed a table and plot the matches of queries.
 
         Parameters
         ----------
         estimator : transformer
-            Fitted, such as a ``LoCETransformer`` or a ``Pipeline`` that starts with one.
+            Fitted transformer, such as a ``LoCETransformer``, or a ``Pipeline`` with one.
         X : DataFrame or list of (image, mask) pairs
-            The table of samples.
+            Table of samples.
         y : array-like of shape (n_samples,), default=None
-            Concepts. None takes the column ``concept``, if there is one.
+            Concept of each row. None uses the column ``concept`` if the table has one.
         groups : array-like of shape (n_samples,) or (n_samples, n_columns), default=None
-            Image or video sequence of each row; see :meth:`from_embeddings`.
+            Image or video sequence of each row, as in :meth:`from_embeddings`.
         **kwargs : dict
-            For :meth:`from_embeddings`; it needs ``queries``. A table of queries is embedded as
-            well, and a transformer that can project is the projector that `show` asks for.
+            Passed to :meth:`from_embeddings`, which requires ``queries``. A table of queries is
+            embedded too. If `show` requests projections, the transformer computes them.
 
         Returns
         -------
@@ -161,9 +160,26 @@ class RetrievalDisplay:
         Raises
         ------
         TypeError
-            If the estimator can't transform.
+            If the estimator has no ``transform``.
         ValueError, FileNotFoundError
-            As :meth:`from_embeddings` and the estimator's ``transform``.
+            As in :meth:`from_embeddings` and in ``transform`` of the estimator.
+
+        See Also
+        --------
+        RetrievalDisplay.from_embeddings : Plot embeddings that are computed already.
+
+        Examples
+        --------
+        >>> import matplotlib.pyplot as plt
+        >>> from sklearn_loce import MaskedMeanTransformer, TorchModel
+        >>> from sklearn_loce.datasets import load_scene_model, make_scenes
+        >>> from sklearn_loce.plotting import RetrievalDisplay
+        >>> X = make_scenes(4, random_state=0).data
+        >>> means = MaskedMeanTransformer(TorchModel(load_scene_model), "features.5").fit(X)
+        >>> display = RetrievalDisplay.from_estimator(means, X, queries=[0], groups=X["image_id"])
+        >>> display.relevant[0, 0]
+        np.True_
+        >>> plt.close("all")
         """
         if not hasattr(estimator, "transform"):
             raise TypeError(
@@ -215,41 +231,41 @@ class RetrievalDisplay:
         tile_size=TILE_SIZE,
         **plot_kw,
     ):
-        """Rank all rows by their distance from queries, and plot both ends.
+        """Rank all rows by their distance from queries and plot both ends.
 
         Parameters
         ----------
         embeddings : array-like of shape (n_samples, n_features)
-            Rows with NaN, which failed, are no matches.
+            Embeddings. Rows that failed, which hold NaN, are no matches.
         samples : DataFrame or list of (image, mask) pairs
-            The table of samples. Only images of the rows shown are read.
+            Table of samples. Only the images of the rows shown are read.
         y : array-like of shape (n_samples,), default=None
-            Concepts. None takes the column ``concept``, if there is one.
+            Concept of each row. None uses the column ``concept`` if the table has one.
         queries : int, array-like of int or DataFrame
-            Positions of the queries; or a table of samples of their own, which are no matches.
-            Their concepts are its column ``concept``; without it, no match is right or wrong.
+            Positions of the queries, or another table of samples with the queries. Concepts of such
+            a table are in its column ``concept``; without it, matches are neither right nor wrong.
         query_embeddings : array-like of shape (n_queries, n_features), default=None
             Embeddings of a table of queries.
         n_best, n_worst : int, default=4 and 2
-            How many of the nearest and of the farthest rows to show.
+            Number of nearest and of farthest rows to show.
         metric : str or callable, default="cosine"
-            As of :func:`sklearn_loce.metrics.precision_at_k`.
+            Metric, as in :func:`sklearn_loce.metrics.precision_at_k`.
         groups : array-like of shape (n_samples,) or (n_samples, n_columns), default=None
-            Image or video sequence of each row. Rows of a query's own group are left out of its
-            ranking, at both ends, as of :func:`sklearn_loce.metrics.precision_at_k`.
+            Image or video sequence of each row. The ranking of a query leaves out rows of its own
+            group, as in :func:`sklearn_loce.metrics.precision_at_k`.
         query_groups : array-like of shape (n_queries,) or (n_queries, n_columns), default=None
-            The same of a table of queries.
+            Groups of a table of queries.
         exclude : float or callable, default=None
-            Which rows are left out instead, as of that function.
+            Another rule of rows to leave out, as in that function.
         projector : LoCETransformer, ConceptSegmenter or Net2VecSegmenter, default=None
-            Fitted. It draws the projections that tiles show: a transformer projects `embeddings`
-            and has one layer, a segmenter has vectors of its own. None draws none.
+            Fitted estimator that computes the projections of the tiles. A transformer of one layer
+            projects `embeddings`; a segmenter uses its own vectors. None shows no projections.
         crop : bool, default=False
-            Whether only the surroundings of the mask are shown.
+            Whether to show only the surroundings of the mask.
         tile_size : int, default=256
-            Longest side of the stored thumbnails in pixels.
+            Length of the longer side of stored thumbnails, in pixels.
         **plot_kw : dict
-            For :meth:`plot`.
+            Passed to :meth:`plot`.
 
         Returns
         -------
@@ -258,8 +274,27 @@ class RetrievalDisplay:
         Raises
         ------
         ValueError, TypeError, FileNotFoundError
-            If lengths or indexes differ, a query is out of range or NaN, a table of queries lacks
-            embeddings or groups, there are too few rows, or an image can't be read.
+            If lengths or indexes differ, a query is out of range or failed, a table of queries has
+            no embeddings or groups, there are too few rows, or an image cannot be read.
+
+        See Also
+        --------
+        RetrievalDisplay.from_estimator : Compute the embeddings and plot them.
+
+        Examples
+        --------
+        >>> import matplotlib.pyplot as plt
+        >>> import numpy as np
+        >>> from sklearn_loce.datasets import make_scenes
+        >>> from sklearn_loce.plotting import RetrievalDisplay
+        >>> X = make_scenes(5, random_state=0).data
+        >>> embeddings = np.random.RandomState(0).normal(size=(len(X), 3))
+        >>> display = RetrievalDisplay.from_embeddings(
+        ...     embeddings, X, queries=[0, 3], groups=X["image_id"], n_best=3, n_worst=0
+        ... )
+        >>> bool((display.table["image_id"].iloc[1:4] != X["image_id"].iloc[0]).all())
+        True
+        >>> plt.close("all")
         """
         rows = Rows(*check_inputs(embeddings, samples, y, groups=groups))
         n_rows = len(rows.samples)
@@ -273,7 +308,7 @@ class RetrievalDisplay:
             )
         queries = check_positions(queries, len(rows.samples), "queries")
         exclusion = read_exclusion(len(rows.samples), rows.groups, exclude).take(rows.kept)
-        among = np.searchsorted(rows.kept, n_rows)  # candidates, which come before such queries
+        among = np.searchsorted(rows.kept, n_rows)  # candidates come before these queries
         _check_queries(queries, rows.kept, among - (queries < n_rows).any(), n_best + n_worst)
         depths = n_best, n_worst
         matches, distances = _rank(rows, queries, np.arange(among), depths, metric, exclusion)
@@ -299,24 +334,23 @@ class RetrievalDisplay:
         return display.plot(**plot_kw)
 
     def plot(self, *, show=None, captions=None, ax=None, contour_kw=None, frame_kw=None):
-        """Draw a line of tiles per query.
+        """Plot a line of tiles for each query.
 
         Parameters
         ----------
         show : {"mask", "projection", "both"}, default=None
-            What tiles show beside the image: the white outline of the mask, the projection in
-            orange, or both. None means both where there are projections, and the mask elsewhere.
+            Parts of each tile beside the image: the white outline of the mask, the projection in
+            orange, or both. None shows both if there are projections, and the mask otherwise.
         captions : str or list of str, default=None
-            Columns of `table` whose values stand below each tile, one line each, such as
-            ``["annotation_id", "score"]``. None writes none.
+            Columns of `table` to write below each tile, one line each, such as
+            ``["annotation_id", "score"]``.
         ax : Axes or array-like of Axes, default=None
-            An Axes is divided, best in a figure with ``layout="constrained"``;
-            an array needs ``1 + n_best + n_worst`` Axes per query. None opens
-            a figure.
+            A single Axes is divided, best in a figure with ``layout="constrained"``;
+            an array needs ``1 + n_best + n_worst`` Axes per query. None opens a figure.
         contour_kw : dict, default=None
-            For the :class:`matplotlib.collections.LineCollection` of masks' outlines.
+            Keywords of the masks' :class:`matplotlib.collections.LineCollection`.
         frame_kw : dict, default=None
-            For the :class:`matplotlib.patches.Rectangle` of all frames.
+            Keywords of the :class:`matplotlib.patches.Rectangle` of all frames.
 
         Returns
         -------
@@ -326,7 +360,26 @@ class RetrievalDisplay:
         ------
         ValueError
             If the number of Axes is wrong, `ax` was divided before, `table` lacks a column, or
-            `show` needs projections that there are not.
+            `show` needs projections and no tile has one.
+
+        See Also
+        --------
+        RetrievalDisplay.from_estimator : Compute and plot.
+        RetrievalDisplay.from_embeddings : Plot given embeddings.
+
+        Examples
+        --------
+        >>> import matplotlib.pyplot as plt
+        >>> import numpy as np
+        >>> from sklearn_loce.datasets import make_scenes
+        >>> from sklearn_loce.plotting import RetrievalDisplay
+        >>> X = make_scenes(5, random_state=0).data
+        >>> embeddings = np.random.RandomState(0).normal(size=(len(X), 3))
+        >>> display = RetrievalDisplay.from_embeddings(embeddings, X, queries=0)
+        >>> display = display.plot(captions="image_id", contour_kw={"color": "yellow"})
+        >>> len(display.outlines_)
+        7
+        >>> plt.close("all")
         """
         show = choose_show(show, self.tiles.values())
         named = choose_captions(captions, self.table)
@@ -343,7 +396,7 @@ class RetrievalDisplay:
         return self
 
     def _lay_out(self, ax, n_captions):
-        """Put the query, near and far rows side by side; the metric stands above the near ones."""
+        """Lay out the query, the near and the far rows, with the metric above the near rows."""
         n_worst = self.matches.shape[1] - self.n_best
         groups = (("query", 1), ("nearest", self.n_best), ("farthest", n_worst))
         layout = Layout(len(self.queries), groups[: 2 + (n_worst > 0)], n_captions=n_captions)
@@ -362,7 +415,7 @@ class RetrievalDisplay:
         write_below(ax, [], captions, fontsize=SMALL_FONT_SIZE, labelpad=2)
 
     def _is_right(self, line, column):
-        """Tell whether a near row shows the query's concept; None of others, and if unknown."""
+        """Return whether a near row has the concept of the query, or None for other tiles."""
         if self.relevant is None or not 0 < column <= self.n_best:
             return None
         return bool(self.relevant[line, column - 1])
@@ -381,7 +434,7 @@ class RetrievalDisplay:
 
 
 def _check_queries(queries, kept, n_candidates, n_matches):
-    """Refuse queries that failed, and more matches than there are rows."""
+    """Check that queries did not fail, and that there are enough rows."""
     failed = np.setdiff1d(queries, kept)
     if failed.size:
         raise ValueError(
@@ -391,13 +444,13 @@ def _check_queries(queries, kept, n_candidates, n_matches):
     if not queries.size or n_candidates < n_matches:
         raise ValueError(
             f"{n_matches} matches of {queries.size} queries need at least one query and "
-            f"{n_matches} rows beside it, and there are {n_candidates}; choose smaller n_best and "
+            f"{n_matches} other rows, but there are {n_candidates}; choose smaller n_best and "
             "n_worst."
         )
 
 
 def _rank(rows, queries, candidates, depths, metric, exclusion):
-    """Give positions and distances of both ends of each query's ranking."""
+    """Return positions and distances of both ends of each ranking."""
     kept, (n_best, n_worst) = rows.kept, depths
     space = RowDistances(rows.embeddings[kept], metric)
     matches, distances = [], []
@@ -405,9 +458,14 @@ def _rank(rows, queries, candidates, depths, metric, exclusion):
         masks = (line for _, mask in exclusion.masks(part) for line in mask)
         for row, values, is_out in zip(part, chunk, masks, strict=True):
             others = np.flatnonzero(~is_out[: len(candidates)])
+            if not len(others):
+                raise ValueError(
+                    f"The query {kept[row]} has no row to find: groups or exclude leave out all "
+                    "rows. Choose another query, or smaller groups."
+                )
             if len(others) < n_best + n_worst:
                 raise ValueError(
-                    f"The query {kept[row]} has {len(others)} rows in other groups, and needs "
+                    f"The query {kept[row]} has {len(others)} rows in other groups, but needs "
                     f"{n_best + n_worst} matches; choose smaller n_best and n_worst."
                 )
             order = others[_order(values[others], metric)]
@@ -418,7 +476,7 @@ def _rank(rows, queries, candidates, depths, metric, exclusion):
 
 
 def _order(distances, metric):
-    """Sort by distance; ties stay in order."""
+    """Sort by distance, and keep the order of ties."""
     order = np.argsort(distances, kind="stable")
     ranked = distances[order]
     apart = np.diff(ranked) > tie_tolerance(ranked[1:], metric)

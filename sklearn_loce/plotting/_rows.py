@@ -1,4 +1,4 @@
-"""The rows that a display is made from: embeddings, and the concept of each."""
+"""Embeddings and concepts of the rows of a display."""
 
 import numpy as np
 from sklearn.utils import check_array, check_consistent_length
@@ -8,30 +8,30 @@ from ..metrics._scorers import Responses
 
 
 def embed(estimator, X, **columns):
-    """Transform rows by a fitted transformer, or by what stands before a pipeline's clusterer.
+    """Transform rows by a fitted transformer, or by a Pipeline without its final clusterer.
 
     Parameters
     ----------
     estimator : estimator
-        Fitted transformer, Pipeline or search, as the scorers take it. A clusterer or mixture
-        alone leaves the rows as they are.
+        Fitted transformer, Pipeline or search, as in scorers. A clusterer or mixture alone returns
+        the rows unchanged.
     X : array-like or DataFrame
         Rows as the estimator takes them.
     **columns : array-like of n_samples rows, or None
-        What else there is of each row, by name.
+        Further values of each row, by name.
 
     Returns
     -------
     embeddings : ndarray or DataFrame of shape (n_samples, n_features)
     *columns : array-like of n_samples rows, or None
-        In the order of X.
+        Values in the order of X.
 
     Raises
     ------
     TypeError
-        If the estimator makes no embeddings.
+        If the estimator cannot transform rows.
     ValueError
-        If rows can't be matched.
+        If rows cannot be matched.
 
     Examples
     --------
@@ -47,7 +47,7 @@ def embed(estimator, X, **columns):
 
 
 def last_step(estimator):
-    """Take the last step of a Pipeline, or of the best one that a search found.
+    """Return the last step of a Pipeline, or of the best Pipeline of a search.
 
     Parameters
     ----------
@@ -71,12 +71,12 @@ def last_step(estimator):
 
 
 def finite_rows(X, y=None):
-    """Leave out the rows whose LoCE failed.
+    """Remove the rows whose LoCE failed.
 
     Parameters
     ----------
     X : array-like of shape (n_samples, n_features)
-        Embeddings. A row that is not finite is a failed one.
+        Embeddings. Rows that failed are not finite.
     y : array-like of shape (n_samples,), default=None
         Concept of each row.
 
@@ -85,14 +85,14 @@ def finite_rows(X, y=None):
     X : ndarray of shape (n_finite, n_features), dtype float64
     y : ndarray of shape (n_finite,), or None
     kept : ndarray of shape (n_finite,), dtype intp
-        Positions of these rows.
+        Positions of the finite rows.
     n_failed : int
 
     Raises
     ------
     ValueError
-        If lengths differ, rows can't be matched, labels are missing or mix types, or no row is
-        finite.
+        If lengths differ, rows cannot be matched, labels are missing or of mixed types, or no row
+        is finite.
 
     Examples
     --------
@@ -108,6 +108,6 @@ def finite_rows(X, y=None):
     if not kept.size:
         raise ValueError(
             f"None of the {len(X)} rows of X is finite: all their LoCEs failed; choose another "
-            "layer, or see evaluate(X) for the causes."
+            "layer, or call evaluate(X) to see the causes."
         )
     return X[kept], None if y is None else y[kept], kept, len(X) - len(kept)

@@ -1,4 +1,4 @@
-"""What a segmenter draws on images without masks, all concepts in one picture."""
+"""Segmentations of images without masks, with all concepts in one picture."""
 
 import numpy as np
 import pandas as pd
@@ -10,44 +10,45 @@ from .._samples.table import object_array
 from ._drawing import show_tile
 from ._grid import Layout, open_grid
 from ._inputs import choose
+from ._legend import add_figure_legend
 from ._names import literal
 from ._projection import count_columns, pair_axes
-from ._style import COLOURS, SMALL_FONT_SIZE, concept_styles
+from ._style import COLOURS, concept_styles
 from ._tiles import TILE_SIZE
 
 _TINT_SHARE = 0.65
 
 
 class SegmentationDisplay:
-    """Images, and below each what a segmenter draws on it, in one color per concept.
+    """Images, and their segmentations below them, with one color per concept.
 
-    Use :meth:`from_estimator` to make one; parameters are stored as attributes.
+    It is recommended to use :meth:`from_estimator`. All parameters are stored as attributes.
 
     Parameters
     ----------
     images : list of ndarray of shape (height, width, 3), uint8
         Thumbnails.
     probabilities : list of ndarray of shape (n_concepts, height, width), float32
-        Probability of each pixel to show each concept, at the thumbnails' size.
+        Probability of each concept in each pixel of the thumbnails.
     concepts : list
-        Concepts, 26 at most.
+        Concepts, at most 26.
     threshold : float, default=0.5
-        A pixel has the color of its most probable concept, if that is above the threshold.
+        Pixels have the color of their most probable concept if its probability is above it.
 
     Attributes
     ----------
     ax_ : matplotlib Axes or None
-        The Axes that was divided; None where an array of Axes was given.
+        Axes that was divided. None if an array of Axes was given.
     axes_ : ndarray of shape (n_lines, n_cols) of Axes
-        Images in the even lines, and what is drawn on each below it.
+        Images in even lines, and their segmentations in the lines below.
     figure_ : matplotlib Figure
     legend_ : Legend or None
-        The names of the concepts.
+        Legend of the concepts.
 
     See Also
     --------
     ProjectionDisplay : One concept per picture, beside its mask.
-    sklearn_loce.segmentation.ConceptSegmenter.segment : The masks at full size, which may overlap.
+    sklearn_loce.segmentation.ConceptSegmenter.segment : Masks at full size, which may overlap.
 
     Examples
     --------
@@ -73,20 +74,20 @@ class SegmentationDisplay:
 
     @classmethod
     def from_estimator(cls, estimator, images, *, concepts=None, tile_size=TILE_SIZE, **plot_kw):
-        """Segment images, and plot them.
+        """Segment images and plot them.
 
         Parameters
         ----------
         estimator : ConceptSegmenter or Net2VecSegmenter
-            Fitted.
+            Fitted segmenter.
         images : sequence of str, path, PIL image or ndarray of shape (height, width, 3), uint8
-            As ``segment`` takes them.
+            Images, as in ``segment``.
         concepts : array-like, default=None
-            Concepts to draw, 26 at most, for which there are colors; None means all.
+            Concepts to draw, at most 26. None draws all concepts.
         tile_size : int, default=256
-            Longest side of the stored thumbnails in pixels.
+            Length of the longer side of stored thumbnails, in pixels.
         **plot_kw : dict
-            For :meth:`plot`.
+            Passed to :meth:`plot`.
 
         Returns
         -------
@@ -95,22 +96,41 @@ class SegmentationDisplay:
         Raises
         ------
         TypeError
-            If the estimator is no segmenter.
+            If the estimator is not a segmenter.
         ValueError, FileNotFoundError
-            If there is no image, a concept is unknown, there are more than 26, or an image can't
-            be read.
+            If there is no image, a concept is unknown, there are more than 26 concepts, or an image
+            cannot be read.
+
+        See Also
+        --------
+        ProjectionDisplay.from_estimator : Plot one concept per picture, beside its mask.
+
+        Examples
+        --------
+        >>> import matplotlib.pyplot as plt
+        >>> from sklearn_loce import LoCETransformer, TorchModel
+        >>> from sklearn_loce.datasets import load_scene_model, make_scenes
+        >>> from sklearn_loce.plotting import SegmentationDisplay
+        >>> from sklearn_loce.segmentation import ConceptSegmenter
+        >>> loce = LoCETransformer(TorchModel(load_scene_model), "features.5")
+        >>> segmenter = ConceptSegmenter(loce).fit(make_scenes(4, random_state=0).data)
+        >>> images = make_scenes(2, random_state=1).data["image"].iloc[[0, -1]].tolist()
+        >>> display = SegmentationDisplay.from_estimator(segmenter, images, concepts=["sky"])
+        >>> display.axes_.shape
+        (2, 2)
+        >>> plt.close("all")
         """
         if not hasattr(estimator, "segment"):
             raise TypeError(
-                f"{type(estimator).__name__} can't segment; pass a fitted ConceptSegmenter or "
+                f"{type(estimator).__name__} cannot segment; pass a fitted ConceptSegmenter or "
                 "Net2VecSegmenter."
             )
         if not len(images):
-            raise ValueError("images is empty; pass a list of one image or more.")
+            raise ValueError("images is empty; pass at least one image.")
         concepts = choose(concepts, estimator.concepts_.tolist(), "concepts")
         if len(concepts) > len(COLOURS):
             raise ValueError(
-                f"There are {len(concepts)} concepts, and colors for {len(COLOURS)}; choose some, "
+                f"There are {len(concepts)} concepts, but only {len(COLOURS)} colors; choose some, "
                 f"as in concepts={concepts[:2]}."
             )
         shown = [_segment(estimator, image, concepts, tile_size) for image in images]
@@ -134,22 +154,22 @@ class SegmentationDisplay:
         prefer_skip_nested_validation=True,
     )
     def plot(self, *, n_cols=None, palette=None, legend=True, ax=None):
-        """Draw images, and what is segmented below them.
+        """Plot images, and their segmentations below them.
 
         Parameters
         ----------
         n_cols : int, default=None
-            Images side by side. None means up to 4 in a figure as wide as a paper column, and 8 in
-            one as wide as a page.
+            Number of columns. None uses up to 4 in a figure with the width of a paper column, and
+            8 in one with the width of a page.
         palette : dict or sequence, default=None
-            Colors of concepts. A dict gives the color of a concept, or of all concepts of a tuple;
-            others take colors that it leaves. A sequence of all concepts there are, also of those
-            not drawn, keeps the color and the marker that each has among all.
+            Colors of concepts. A dict maps a concept, or a tuple of concepts, to a color. Other
+            concepts get unused colors. A sequence lists all concepts of a study: each concept then
+            has the same color in every figure.
         legend : bool, default=True
-            Whether to name the concepts, below a figure of its own or a single Axes.
+            Whether to add a legend. An array of Axes gets none.
         ax : Axes or array-like of Axes, default=None
-            An Axes is divided, best in a figure with ``layout="constrained"``; an array needs two
-            lines for every `n_cols` images. None opens a figure.
+            A single Axes is divided, best in a figure with ``layout="constrained"``; an array needs
+            two lines for every `n_cols` images. None opens a figure.
 
         Returns
         -------
@@ -160,10 +180,28 @@ class SegmentationDisplay:
         ValueError
             If the number of Axes is wrong, `ax` was divided before, or the palette has none of the
             concepts.
+
+        See Also
+        --------
+        SegmentationDisplay.from_estimator : Segment images and plot them.
+
+        Examples
+        --------
+        >>> import matplotlib.pyplot as plt
+        >>> import numpy as np
+        >>> from sklearn_loce.plotting import SegmentationDisplay
+        >>> display = SegmentationDisplay(
+        ...     images=[np.zeros((30, 40, 3), dtype=np.uint8)],
+        ...     probabilities=[np.ones((1, 30, 40), dtype=np.float32)],
+        ...     concepts=["sky"],
+        ... )
+        >>> display = display.plot(palette={"sky": "skyblue"}, legend=False)
+        >>> plt.close("all")
         """
         n_images, self.legend_ = len(self.images), None
         n_cols = count_columns(n_images) if n_cols is None else n_cols
-        layout = Layout(2 * -(-n_images // n_cols), (("", n_cols),))
+        n_names = legend * len(self.concepts)
+        layout = Layout(2 * -(-n_images // n_cols), (("", n_cols),), n_names=n_names)
         styles = concept_styles(self.concepts, palette)
         colours = {name: colour for name, (colour, _) in styles.items()}
         with open_grid(self, ax, layout) as (_, axes):
@@ -176,7 +214,7 @@ class SegmentationDisplay:
         return self
 
     def _paint(self, image, probabilities, colours):
-        """Give the image in gray, each pixel tinted in the color of its concept."""
+        """Return the image in gray, tinted in the colors of the concepts."""
         from matplotlib.colors import to_rgba_array
 
         grey = np.repeat(image.mean(axis=2, keepdims=True), 3, axis=2)
@@ -189,18 +227,11 @@ class SegmentationDisplay:
         from matplotlib.patches import Patch
 
         patches = [Patch(color=colour, label=literal(name)) for name, colour in colours.items()]
-        self.legend_ = self.figure_.legend(
-            handles=patches,
-            loc="outside lower center",
-            ncols=min(len(patches), 4),
-            frameon=False,
-            fontsize=SMALL_FONT_SIZE,
-            handlelength=1.0,
-        )
+        self.legend_ = add_figure_legend(self.figure_, patches, handlelength=1.0)
 
 
 def _segment(estimator, image, concepts, size):
-    """Give an image and the probabilities of concepts at the size of a thumbnail."""
+    """Return an image and the probabilities of concepts at the size of a thumbnail."""
     table = pd.DataFrame({"image": object_array([image] * len(concepts)), "concept": concepts})
     maps = estimator.predict_proba(table)
     picture = Image.fromarray(np.ascontiguousarray(read_image(image)))

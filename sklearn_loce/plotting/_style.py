@@ -1,4 +1,4 @@
-"""What all displays look like: colors, markers, fonts and figures."""
+"""Style of all displays: colors, markers, fonts and figures."""
 
 from collections.abc import Mapping
 from contextlib import contextmanager
@@ -6,13 +6,13 @@ from contextlib import contextmanager
 import numpy as np
 from sklearn.utils._optional_dependencies import check_matplotlib_support
 
-# Inches; a column of a two-column paper.
+# Inches: a column of a two-column paper.
 COLUMN_WIDTH = 3.3
-PAGE_WIDTH = 6.9  # of both columns
+PAGE_WIDTH = 6.9  # both columns
 
 PAGE_HEIGHT = 9.0
 
-# Points. Nothing is set smaller than the second.
+# Points. Text is smaller than the second size only if it would not fit.
 FONT_SIZE = 8
 SMALL_FONT_SIZE = 7
 
@@ -33,46 +33,46 @@ PAPER_STYLE = {
     "savefig.dpi": 300,
 }
 
-# Okabe and Ito's, without their yellow, which is lost on white, and with a dark gray for black;
-# then three that stay apart from them, and from each other, for color-blind eyes; then those of
-# colorcet's "glasbey_dark", in its order, that lie far enough from all before.
+# The colors of Okabe and Ito, with dark gray instead of black, and without yellow, which is
+# invisible on white. Then three colors that are distinct for color-blind readers. Then the colors
+# of colorcet's "glasbey_dark", in its order, that differ enough from all before.
 COLOURS = (
     *("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#333333"),
     *("#AA2266", "#2222AA", "#8C564B"),
     *("#D60000", "#8C3BFF", "#018700", "#6B004F", "#573B00", "#005659", "#15E18C", "#BCB6FF"),
     *("#BF03B8", "#645472", "#FF7752", "#8EBA00", "#5E7B87", "#60383B", "#8287FF", "#380000"),
 )
-# All are told apart at 4 points. So many that color and marker repeat at different times.
+# Distinct at 4 points. Their number has no common divisor with that of the colors, so that pairs of
+# color and marker repeat late.
 MARKERS = ("o", "s", "^", "D", "v", "X", "P", "*", "<", ">", "d")
 
-# Keywords that give a whole artist one color, and those that colors of parts have.
+# Keywords for the color of a whole artist, and for colors of its parts.
 _WHOLE_COLOURS = frozenset({"color", "c"})
 _COLOUR_KEYWORDS = _WHOLE_COLOURS | {"edgecolor", "facecolor"}
 
-# For what no concept is meant by: a hidden row, a chance level, a frame.
+# For artists that belong to no concept.
 GREY = "#767676"
 
-# Gray levels: backgrounds above the first are light; colors so much above a dark one stand out.
-_LIGHT, _APART = 0.5, 0.3
-_RIM, _RIM_COLOUR = 0.8, "#b4b4b4"  # points, and less bright than the lines of dark styles
+_PASSES = 3  # of a layout
+LIGHT = 0.18  # luminance above which black has more contrast than white
+_CONTRAST = 3  # that WCAG 2 requires of graphics
 
 
 def concept_styles(names, palette=None):
-    """Give every concept a color and a marker.
+    """Assign a color and a marker to every concept.
 
-    The first 26 have a color of their own and the first eleven a marker of their own. Of any
-    two among the first 286, where the colors are the same the markers differ, and the reverse.
+    The first 26 concepts have distinct colors, and the first eleven have distinct markers. The
+    first 286 concepts have distinct pairs of color and marker.
 
     Parameters
     ----------
     names : iterable of hashable
-        Concepts, in the order in which styles are dealt: ``np.unique(y)`` gives the same styles in
-        all displays of the same concepts.
+        Concepts, in the order of their styles. ``np.unique(y)`` gives the same styles in all
+        displays of the same concepts.
     palette : dict or sequence, default=None
-        As the displays take it. A dict gives the color of a concept, or of each concept of a tuple;
-        other concepts get colors that it leaves. A sequence holds all concepts there are, in the
-        order in which styles are dealt, so that some of them keep the styles that they have among
-        all.
+        Palette as in the displays. A dict maps a concept, or a tuple of concepts, to a color. Other
+        concepts get unused colors. A sequence lists all concepts of a study in the order of their
+        styles, so that a part of them keeps its styles.
 
     Returns
     -------
@@ -88,9 +88,9 @@ def concept_styles(names, palette=None):
 
     Notes
     -----
-    Seven colors are those of M. Okabe and K. Ito, "Color Universal Design", 2008; sixteen are of
-    "glasbey_dark" of colorcet 3.2, after C. Glasbey and others, "Colour displays for categorical
-    images", Color Research and Application, 2007.
+    Seven colors are those of M. Okabe and K. Ito, "Color Universal Design", 2008. Sixteen colors
+    are those of "glasbey_dark" of colorcet 3.2, after C. Glasbey et al., "Colour displays for
+    categorical images", Color Research and Application, 2007.
 
     Examples
     --------
@@ -116,13 +116,13 @@ def concept_styles(names, palette=None):
 
 
 def _read_palette(palette, names):
-    """Give the concepts of a palette, in its order, and the colors that it has for them."""
+    """Return the concepts of a palette in its order, and its colors of concepts."""
     if palette is None:
         return [], {}
     if isinstance(palette, str) or not hasattr(palette, "__iter__"):
         raise TypeError(
-            f"palette={palette!r} is none; pass a dict of concepts to colors, or a list of all "
-            "concepts."
+            f"palette={palette!r} is not a palette; pass a dict of concepts to colors, or a list "
+            "of all concepts."
         )
     given = {}
     if isinstance(palette, Mapping):
@@ -138,17 +138,17 @@ def _read_palette(palette, names):
 
 
 def even_size(marker):
-    """Tell how much larger a marker is to be drawn, so that it is as large as a disk.
+    """Compute the factor by which a marker must be larger to have the area of a disk.
 
     Parameters
     ----------
     marker : str
-        One with a face.
+        Marker with a face.
 
     Returns
     -------
     float
-        Factor of the size that ``Axes.scatter`` takes.
+        Factor for the size of ``Axes.scatter``.
 
     Examples
     --------
@@ -165,71 +165,92 @@ def even_size(marker):
     return float(np.round(np.pi / 4 / area, 2))
 
 
-def grey_level(colour):
-    """Tell how light a color is.
-
-    Parameters
-    ----------
-    colour : color
-        As matplotlib takes it.
-
-    Returns
-    -------
-    float
-        From 0, black, to 1, white: the luma of Rec. 601.
-
-    Examples
-    --------
-    >>> from sklearn_loce.plotting._style import grey_level
-    >>> round(float(grey_level("#00ff00")), 3)
-    0.587
-    """
-    from matplotlib.colors import to_rgb
-
-    red, green, blue = to_rgb(colour)
-    return 0.299 * red + 0.587 * green + 0.114 * blue
-
-
-def rim(ax, colour, linewidth):
-    """Give a line a light rim where its color is lost on a dark background.
+def find_ground(ax):
+    """Return the color behind axes, which is that of the figure if the axes are transparent.
 
     Parameters
     ----------
     ax : matplotlib Axes
-        Axes that the line is drawn into.
-    colour : color
-        Of the line.
-    linewidth : float
-        Of the line, in points.
 
     Returns
     -------
-    list of matplotlib AbstractPathEffect
-        Empty where the line is seen without.
+    color
 
     Examples
     --------
     >>> import matplotlib.pyplot as plt
-    >>> from sklearn_loce.plotting._style import rim
-    >>> figure, (light, dark) = plt.subplots(2)
-    >>> dark.set_facecolor("black")
-    >>> [len(rim(ax, "#333333", 1.0)) for ax in (light, dark)]
-    [0, 1]
+    >>> from sklearn_loce.plotting._style import find_ground
+    >>> figure, ax = plt.subplots(facecolor="gray")
+    >>> ax.set_facecolor("none")
+    >>> [round(part, 2) for part in find_ground(ax)]
+    [0.5, 0.5, 0.5, 1.0]
     >>> plt.close(figure)
     """
     from matplotlib.colors import to_rgba
-    from matplotlib.patheffects import withStroke
 
     grounds = [part.get_facecolor() for part in (ax, ax.figure)]
-    ground = grey_level(next((colour for colour in grounds if to_rgba(colour)[3] > 0), "white"))
-    if ground > _LIGHT or grey_level(colour) - ground > _APART:
-        return []
-    return [withStroke(linewidth=linewidth + _RIM, foreground=_RIM_COLOUR)]
+    return next((colour for colour in grounds if to_rgba(colour)[3] > 0), "white")
+
+
+def lighten(ax, colour):
+    """Lighten a color until it is visible in dark axes.
+
+    Parameters
+    ----------
+    ax : matplotlib Axes
+    colour : color
+
+    Returns
+    -------
+    color
+        The same color if the background is light, or dark enough for it.
+
+    Examples
+    --------
+    >>> import matplotlib.pyplot as plt
+    >>> from sklearn_loce.plotting._style import lighten
+    >>> figure, (light, dark) = plt.subplots(2)
+    >>> dark.set_facecolor("black")
+    >>> [lighten(ax, "#333333") for ax in (light, dark)]
+    ['#333333', '#6A6A6A']
+    >>> plt.close(figure)
+    """
+    from matplotlib.colors import to_hex, to_rgb
+
+    ground = measure_luminance(find_ground(ax))
+    while ground < LIGHT and measure_luminance(colour) + 0.05 < _CONTRAST * (ground + 0.05):
+        colour = to_hex(0.9 * np.array(to_rgb(colour)) + 0.1).upper()
+    return colour
+
+
+def measure_luminance(colour):
+    """Measure the relative luminance of WCAG 2.
+
+    Parameters
+    ----------
+    colour : color
+
+    Returns
+    -------
+    float
+        Luminance from 0 (black) to 1 (white).
+
+    Examples
+    --------
+    >>> from sklearn_loce.plotting._style import measure_luminance
+    >>> round(float(measure_luminance("#00ff00")), 4)
+    0.7152
+    """
+    from matplotlib.colors import to_rgb
+
+    rgb = np.array(to_rgb(colour))
+    linear = np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
+    return linear @ [0.2126, 0.7152, 0.0722]
 
 
 @contextmanager
 def paper_style():
-    """Set fonts and lines for a paper column, while the context lasts.
+    """Set fonts and lines for a paper column within a context.
 
     Yields
     ------
@@ -250,7 +271,7 @@ def paper_style():
 
 
 def new_figure(width=COLUMN_WIDTH, height=2.5):
-    """Open a figure whose parts never overlap, and whose text stays text in PDF and SVG.
+    """Open a figure with a constrained layout, whose text stays text in PDF and SVG files.
 
     Parameters
     ----------
@@ -260,7 +281,7 @@ def new_figure(width=COLUMN_WIDTH, height=2.5):
     Returns
     -------
     PaperFigure
-        Known to pyplot, which shows and closes it.
+        Figure that pyplot can show and close.
 
     Examples
     --------
@@ -280,22 +301,22 @@ def new_figure(width=COLUMN_WIDTH, height=2.5):
 
 @contextmanager
 def open_axes(display, ax=None, *, width=COLUMN_WIDTH, height=2.5):
-    """Give a display its `ax_` and `figure_`, and draw in the paper's style where both are new.
+    """Set `ax_` and `figure_` of a display. New figures have the paper style.
 
     Parameters
     ----------
     display : object
-        Gets the attributes `ax_` and `figure_`.
+        Display whose attributes are set.
     ax : matplotlib Axes, default=None
-        Axes to draw into, in the style that is set already. None opens a figure.
+        Axes to draw into, in the current style. None opens a figure.
     width, height : float
-        Inches of the figure that is opened, and cut to the height of what is drawn; not where
-        ``rcParams["figure.figsize"]`` is set, which counts.
+        Inches of a new figure, whose height is then fitted to its content. A size in
+        ``rcParams["figure.figsize"]`` other than the default takes precedence.
 
     Yields
     ------
     matplotlib Axes
-        `ax`, or the only axes of the new figure, which is closed again where drawing fails.
+        `ax`, or the axes of the new figure, which is closed if drawing fails.
 
     Raises
     ------
@@ -336,12 +357,12 @@ def open_axes(display, ax=None, *, width=COLUMN_WIDTH, height=2.5):
 
 
 def fit_height(figure):
-    """Cut a figure to the height of what is drawn in it, and let its layout settle.
+    """Fit the height of a figure to its content, and apply its layout.
 
     Parameters
     ----------
     figure : PaperFigure
-        As :func:`new_figure` opens it.
+        Figure of :func:`new_figure`.
 
     Examples
     --------
@@ -354,26 +375,30 @@ def fit_height(figure):
     True
     >>> plt.close(figure)
     """
-    # New room gives an axis other ticks, and other ticks take other room.
-    figure.draw_without_rendering()
-    figure.draw_without_rendering()
+    _settle(figure)
     padding = 2 * figure.get_layout_engine().get()["h_pad"]
     figure.set_figheight(figure.get_tightbbox().height + padding)
-    figure.draw_without_rendering()
+    _settle(figure)
+
+
+def _settle(figure):
+    """Apply the layout repeatedly, because it changes ticks, which change the layout."""
+    for _ in range(_PASSES):
+        figure.draw_without_rendering()
 
 
 def merge_style(artist, defaults, given=None):
-    """Join the keywords that a user gives to the defaults, by whichever alias.
+    """Merge keywords of the user with defaults, and resolve aliases.
 
     Parameters
     ----------
     artist : type
-        Class of the artist, as :class:`matplotlib.lines.Line2D`, whose aliases count.
+        Class that defines the aliases, such as :class:`matplotlib.lines.Line2D`.
     defaults : dict
-        Keywords of ours.
+        Default keywords.
     given : dict, default=None
-        Keywords of the user's, which win. One color for the whole artist, `color` or `c`, stands
-        for those of edges and faces too.
+        Keywords of the user, which take precedence. `color` and `c` also replace the colors of
+        edges and faces.
 
     Returns
     -------
@@ -383,7 +408,7 @@ def merge_style(artist, defaults, given=None):
     Raises
     ------
     TypeError
-        If a keyword is given along with its alias.
+        If a keyword and its alias are both given.
 
     Examples
     --------
@@ -396,6 +421,6 @@ def merge_style(artist, defaults, given=None):
 
     ours, theirs = normalize_kwargs(defaults, artist), normalize_kwargs(given or {}, artist)
     if not _WHOLE_COLOURS.isdisjoint(theirs):
-        # Left beside it, those of ours would win over it, or make matplotlib warn.
+        # Otherwise our colors would take precedence, or Matplotlib would warn.
         ours = {name: value for name, value in ours.items() if name not in _COLOUR_KEYWORDS}
     return ours | theirs

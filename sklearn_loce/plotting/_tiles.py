@@ -1,4 +1,4 @@
-"""Thumbnails of samples with their masks, decoded for the rows that are shown and no others."""
+"""Thumbnails of samples with their masks, which are decoded only for the rows shown."""
 
 from dataclasses import dataclass, replace
 from numbers import Integral
@@ -8,16 +8,16 @@ from PIL import Image
 
 from .._samples.table import as_samples, group_by_image, part_of, read_rows
 
-# Pixels of a tile's longer side: 1.1 inches at 233 dots per inch.
+# Pixels of the longer side of a tile: 1.1 inches at 233 dots per inch.
 TILE_SIZE = 256
 
-_CROP_MARGIN = 1.6  # sides of the crop over those of the mask's box
-_LEAST_CROP = 0.2  # of the image's sides
+_CROP_MARGIN = 1.6  # sides of the crop over those of the bounding box of the mask
+_LEAST_CROP = 0.2  # smallest share of the sides of the image
 
 
 @dataclass(frozen=True, eq=False)
 class Tile:
-    """One row's image and mask at the size of a thumbnail.
+    """Image and mask of one row at the size of a thumbnail.
 
     Parameters
     ----------
@@ -26,9 +26,9 @@ class Tile:
     mask : ndarray of shape (height, width), float32
         Share of each pixel that the mask covers, in [0, 1].
     box : tuple of int
-        What is shown of the image in its own pixels: left, upper, right, lower.
+        Part of the image that is shown, in its pixels: left, upper, right, lower.
     projection : ndarray of shape (height, width), float32, default=None
-        Share of each pixel that the row's projection covers; None where there is no projection.
+        Share of each pixel that the projection covers. None if there is no projection.
     """
 
     image: np.ndarray
@@ -37,7 +37,7 @@ class Tile:
     projection: np.ndarray | None = None
 
     def shrink(self, layer):
-        """Bring a map over the whole image to this tile.
+        """Crop and shrink a map of the whole image to this tile.
 
         Parameters
         ----------
@@ -46,22 +46,22 @@ class Tile:
         Returns
         -------
         ndarray of shape (height, width), float32
-            Averages; NaN where the map holds NaN.
+            Averages. NaN where the map holds NaN.
         """
         return _average(layer, self.box, self.mask.shape)
 
-    def project(self, drawn):
-        """Give the same tile with what is drawn on the whole image.
+    def project(self, projection):
+        """Return this tile with a projection of the whole image.
 
         Parameters
         ----------
-        drawn : ndarray of shape (image_height, image_width), bool
+        projection : ndarray of shape (image_height, image_width), bool
 
         Returns
         -------
         Tile
         """
-        return replace(self, projection=self.shrink(drawn))
+        return replace(self, projection=self.shrink(projection))
 
 
 def read_tile(samples, row, *, size=TILE_SIZE, crop=False):
@@ -74,9 +74,9 @@ def read_tile(samples, row, *, size=TILE_SIZE, crop=False):
     row : int
         Position of the row.
     size : int, default=256
-        Longest side in pixels; smaller images keep their size.
+        Length of the longer side in pixels. Smaller images keep their size.
     crop : bool, default=False
-        Whether only the surroundings of the mask are shown, in the shape of the image.
+        Whether to show only the surroundings of the mask, with the aspect ratio of the image.
 
     Returns
     -------
@@ -87,7 +87,7 @@ def read_tile(samples, row, *, size=TILE_SIZE, crop=False):
     FileNotFoundError
         If the image or the mask file is missing. The message names the row.
     ValueError, TypeError
-        If the row is out of range, or its image or mask can't be read.
+        If the row is out of range, or its image or mask cannot be read.
 
     Examples
     --------
@@ -102,7 +102,7 @@ def read_tile(samples, row, *, size=TILE_SIZE, crop=False):
 
 
 def read_tiles(samples, rows, *, size=TILE_SIZE, crop=False, projector=None, vectors=None):
-    """Read the thumbnails of rows with their masks; an image that they share is decoded once.
+    """Read the thumbnails of rows with their masks. A shared image is decoded once.
 
     Parameters
     ----------
@@ -111,25 +111,25 @@ def read_tiles(samples, rows, *, size=TILE_SIZE, crop=False, projector=None, vec
     rows : array-like of int
         Positions of rows, which may repeat.
     size : int, default=256
-        Longest side in pixels; smaller images keep their size.
+        Length of the longer side in pixels. Smaller images keep their size.
     crop : bool, default=False
-        Whether only the surroundings of the mask are shown, in the shape of the image.
+        Whether to show only the surroundings of the mask, with the aspect ratio of the image.
     projector : LoCETransformer, ConceptSegmenter or Net2VecSegmenter, default=None
-        What draws a projection of each row; None draws none.
+        Fitted estimator that computes projections. None computes none.
     vectors : ndarray of shape (n_samples, n_features), default=None
-        What a transformer projects. A segmenter has vectors of its own.
+        Vectors that a transformer projects; None optimizes LoCEs. A segmenter has its own vectors.
 
     Returns
     -------
     dict of {int: Tile}
-        By position, sorted.
+        Tiles by position, sorted.
 
     Raises
     ------
     FileNotFoundError
         If an image or a mask file is missing. The message names the row.
     ValueError, TypeError
-        If a row is out of range, or an image or mask can't be read.
+        If a row is out of range, or an image or mask cannot be read.
     """
     samples = as_samples(samples)
     rows = np.unique(check_positions(rows, len(samples)))
@@ -141,7 +141,8 @@ def read_tiles(samples, rows, *, size=TILE_SIZE, crop=False, projector=None, vec
     tiles = dict(sorted(tiles.items()))
     if projector is None:
         return tiles
-    vectors = vectors[rows] if hasattr(projector, "project") else None
+    is_used = vectors is not None and hasattr(projector, "project")
+    vectors = np.asarray(vectors)[rows] if is_used else None
     drawn = project_rows(projector, samples.iloc[rows], vectors)
     threshold = getattr(projector, "threshold", 0.5)
     return {
@@ -151,7 +152,7 @@ def read_tiles(samples, rows, *, size=TILE_SIZE, crop=False, projector=None, vec
 
 
 def project_rows(projector, samples, vectors=None, layer=None):
-    """Draw rows with a transformer's projections, or with a segmenter's concepts.
+    """Project rows by a transformer, or by the concepts of a segmenter.
 
     Parameters
     ----------
@@ -160,33 +161,32 @@ def project_rows(projector, samples, vectors=None, layer=None):
     samples : DataFrame
         The rows.
     vectors : ndarray of shape (n_rows, n_features), default=None
-        What a transformer projects; None optimizes LoCEs.
+        Vectors that a transformer projects. None optimizes LoCEs.
     layer : str or Joined, default=None
-        Which layer of a transformer.
+        Layer of a transformer.
 
     Returns
     -------
     sequence of ndarray of shape (height, width), float32, or None
-        Probabilities at the images' own sizes.
+        Probabilities at the sizes of the images.
 
     Raises
     ------
     TypeError
-        If it can't project.
+        If the estimator cannot project.
     ValueError
-        If a segmenter is given vectors or a layer.
+        If vectors or a layer are passed with a segmenter.
     """
     if hasattr(projector, "project"):
         return projector.project(samples, vectors, layer=layer, threshold=None)
     if not hasattr(projector, "segment"):
         raise TypeError(
-            f"{type(projector).__name__} can't project; pass a fitted LoCETransformer, "
+            f"{type(projector).__name__} cannot project; pass a fitted LoCETransformer, "
             "ConceptSegmenter or Net2VecSegmenter."
         )
     if vectors is not None or layer is not None:
         raise ValueError(
-            f"{type(projector).__name__} draws with vectors of its own; leave embeddings and layer "
-            "out."
+            f"{type(projector).__name__} uses its own vectors; do not pass embeddings or a layer."
         )
     return projector.predict_proba(samples)
 
@@ -199,9 +199,9 @@ def make_tile(image, mask, *, size=TILE_SIZE, crop=False):
     image : ndarray of shape (height, width, 3), uint8
     mask : ndarray of shape (height, width), bool
     size : int, default=256
-        Longest side in pixels; smaller images keep their size.
+        Length of the longer side in pixels. Smaller images keep their size.
     crop : bool, default=False
-        Whether only the surroundings of the mask are shown, in the shape of the image.
+        Whether to show only the surroundings of the mask, with the aspect ratio of the image.
 
     Returns
     -------
@@ -228,7 +228,7 @@ def _average(layer, box, shape):
 
 
 def _box_around(mask):
-    """Find a box around a mask's foreground that has the shape of the image and lies inside it."""
+    """Find a box around a mask, inside the image and with its aspect ratio."""
     if not mask.any():
         return (0, 0, mask.shape[1], mask.shape[0])
     ends = [np.flatnonzero(mask.any(axis=axis))[[0, -1]] + (0, 1) for axis in (1, 0)]
@@ -249,15 +249,15 @@ def trace_outline(mask, level=None):
     Parameters
     ----------
     mask : ndarray of shape (height, width), float or bool
-        Share of each pixel that is covered, as of a :class:`Tile`.
+        Covered share of each pixel, as in :class:`Tile`.
     level : float, default=None
-        Share at which the lines lie. None means half of a pixel; where no pixel has as much, as of
-        a thin pole, half of the most that one has.
+        Share at which the lines lie. None uses half of a pixel, or half of the largest share if it
+        is smaller, as for a thin pole.
 
     Returns
     -------
     list of ndarray of shape (n_points, 2), float64
-        Closed lines of (x, y) in pixels, whose centers are whole numbers.
+        Closed lines of (x, y) in pixels. Centers of pixels are whole numbers.
 
     Examples
     --------
@@ -271,7 +271,7 @@ def trace_outline(mask, level=None):
 
     if not mask.any():
         return []
-    # A rim of background closes lines at the border of the image.
+    # With a margin of background, lines at the border of the image are closed.
     padded = np.pad(np.asarray(mask, dtype=np.float64), 1)
     x, y = (np.arange(-1, n + 1) for n in (mask.shape[1], mask.shape[0]))
     level = min(0.5, padded.max() / 2) if level is None else level
@@ -285,9 +285,9 @@ def check_positions(rows, n_samples, name="rows"):
     ----------
     rows : int or array-like of int
     n_samples : int
-        Number of rows that there are.
+        Number of rows.
     name : str, default="rows"
-        How error messages call them.
+        Name for error messages.
 
     Returns
     -------
@@ -296,19 +296,19 @@ def check_positions(rows, n_samples, name="rows"):
     Raises
     ------
     TypeError, ValueError
-        If they are not integers, or out of range.
+        If positions are not integers, or out of range.
     """
     rows = np.atleast_1d(np.asarray(rows))
     if rows.ndim != 1 or (rows.size and rows.dtype.kind not in "iu"):
         raise TypeError(
             f"{name} must be positions of rows, integers from 0 to {n_samples - 1}, got an array "
-            f"of shape {rows.shape} and dtype {rows.dtype}; of a boolean mask, take "
+            f"of shape {rows.shape} and dtype {rows.dtype}; convert a boolean mask by "
             "np.flatnonzero(mask)."
         )
     outside = rows[(rows < 0) | (rows >= n_samples)]
     if outside.size:
         raise ValueError(
-            f"{name} holds {outside[0]}, and the positions of {n_samples} row(s) go from 0 to "
+            f"{name} holds {outside[0]}, but the positions of {n_samples} row(s) range from 0 to "
             f"{n_samples - 1}."
         )
     return rows.astype(np.intp)

@@ -1,28 +1,28 @@
-"""Where the links of a tree are drawn, and which cluster they belong to."""
+"""Positions and clusters of the links of a tree."""
 
 import numpy as np
 from scipy.cluster.hierarchy import leaves_list
 
 
 def link_positions(linkage_matrix):
-    """Place every link of a tree over its leaves, which lie at 0, 1, 2, ...
+    """Compute the position of every link of a tree, whose leaves lie at 0, 1, 2, ...
 
     Parameters
     ----------
     linkage_matrix : ndarray of shape (n_leaves - 1, 4)
-        As :func:`scipy.cluster.hierarchy.linkage` returns it.
+        Tree as returned by :func:`scipy.cluster.hierarchy.linkage`.
 
     Returns
     -------
     leaves : ndarray of shape (n_leaves,), dtype int
-        Leaves from left to right, as :func:`scipy.cluster.hierarchy.dendrogram` orders them.
+        Leaves from left to right, as in :func:`scipy.cluster.hierarchy.dendrogram`.
     links : ndarray of shape (n_leaves - 1, 4, 2), dtype float64
         Corners of each link: up from its left child, across, and down to its right child.
 
     Notes
     -----
-    SciPy's own `dendrogram` calls itself once per level, so it fails on the deep trees that single
-    linkage grows from a thousand rows.
+    The function `dendrogram` of SciPy is recursive. It fails on deep trees, such as those of single
+    linkage on a thousand rows.
 
     Examples
     --------
@@ -47,19 +47,19 @@ def link_positions(linkage_matrix):
 
 
 def link_clusters(linkage_matrix, labels):
-    """Find the cluster that all leaves below a link belong to.
+    """Find the cluster of all leaves below each link.
 
     Parameters
     ----------
     linkage_matrix : ndarray of shape (n_leaves - 1, 4)
-        As :func:`scipy.cluster.hierarchy.linkage` returns it.
+        Tree as returned by :func:`scipy.cluster.hierarchy.linkage`.
     labels : ndarray of shape (n_leaves,), dtype int
-        Position of each leaf's cluster, 0 or above.
+        Position of the cluster of each leaf, at least 0.
 
     Returns
     -------
     ndarray of shape (n_leaves - 1,), dtype int
-        Clusters; -1 for a link above several.
+        Cluster of each link, -1 for links above several clusters.
 
     Examples
     --------
@@ -77,7 +77,7 @@ def link_clusters(linkage_matrix, labels):
 
 
 def find_runs(values):
-    """Find where the same value stands in a row.
+    """Find the runs of equal values.
 
     Parameters
     ----------
@@ -86,7 +86,7 @@ def find_runs(values):
     Returns
     -------
     starts, stops : ndarray of shape (n_runs,), dtype int
-        First position of each run, and the one behind its last.
+        First position of each run, and the position after its last.
 
     Examples
     --------

@@ -1,17 +1,49 @@
-// What columns do: they color points, filter them, and are searched.
+// Columns of the table: colors, filters and search.
 "use strict";
 
 // ---- Colors ----
 
-let colored = fields[0]; // the column that gives colors
+let colored = fields[0]; // the column of the colors
 const PLAIN = { marker: "circle", size: 8 };
 
 const boundsOf = (field) => (field.bounds ??= extent(field.values.filter((value) => value !== null)));
 const short = (value) => String(Number(value.toPrecision(3)));
 
+// ---- Colors on light and on dark pages ----
+
+let ground = "#ffffff"; // background of the marks
+const lightened = new Map(); // colors on this background, by color of the palette
+const LEAST_CONTRAST = 3; // of WCAG 2, for graphics
+
+const channels = (color) => [1, 3, 5].map((k) => parseInt(color.slice(k, k + 2), 16));
+
+function luminance(color) {
+  const linear = (part) => (part <= 0.04045 ? part / 12.92 : ((part + 0.055) / 1.055) ** 2.4);
+  const [red, green, blue] = channels(color).map((value) => linear(value / 255));
+  return 0.2126 * red + 0.7152 * green + 0.0722 * blue;
+}
+
+function contrast(first, second) {
+  const [low, high] = [luminance(first), luminance(second)].sort((a, b) => a - b);
+  return (high + 0.05) / (low + 0.05);
+}
+
+// Lighten dark colors on a dark background until they are visible.
+function visible(color) {
+  if (!lightened.has(color)) lightened.set(color, luminance(ground) > 0.5 ? color : lighten(color));
+  return lightened.get(color);
+}
+
+function lighten(color) {
+  let parts = channels(color);
+  const written = () => `#${parts.map((value) => Math.round(value).toString(16).padStart(2, "0")).join("")}`;
+  while (contrast(written(), ground) < LEAST_CONTRAST) parts = parts.map((value) => value + (255 - value) / 10);
+  return written();
+}
+
 function styleOfCode(field, code) {
   const [color, marker, size] = field.styles[code % field.styles.length];
-  return { color, marker, size };
+  return { color: visible(color), marker, size };
 }
 
 function scaleColor(value, [low, high]) {
@@ -31,7 +63,7 @@ function extent(values) {
   return [low, high];
 }
 
-// The marks in the lists are those of the map: only the column that colors has any.
+// Only the list of the column of the colors shows marks, which are those of the map.
 function showMarks() {
   for (const field of fields) field.filter.showMarks(field === colored);
   colored.box.open = true;
@@ -48,7 +80,10 @@ function showMarks() {
 
 const MOST_CHOICES = 200;
 
-// A list of choices, for a column of not too many texts.
+// Sort numbers in texts by value: "concept 2" before "concept 10".
+const { compare } = new Intl.Collator("en", { numeric: true });
+
+// A list of choices, for columns with few different texts.
 function listFilter(field) {
   const counts = new Array(field.names.length).fill(0), hidden = new Set();
   for (const code of field.codes) counts[code] += 1;
@@ -70,18 +105,23 @@ function listFilter(field) {
   const button = (text, verb, codes) => element("button", { type: "button",
     "aria-label": `${verb} all: ${field.name}`, onclick: () => { hide(codes()); applyFilters(); } }, text);
   hide([]);
+  const order = [...field.names.keys()].sort((a, b) => compare(field.names[a], field.names[b]));
   return {
     parts: [element("div", { class: "all" }, button("All", "Show", () => []),
-      button("None", "Hide", () => field.names.keys())), element("div", { class: "list" }, ...labels)],
+      button("None", "Hide", () => field.names.keys())),
+    element("div", { class: "list" }, ...order.map((code) => labels[code]))],
     passes: (i) => !hidden.has(field.codes[i]),
     tell: () => (hidden.size ? `${field.names.length - hidden.size} of ${field.names.length}` : ""),
     read: () => [...hidden].join(),
     write: (text) => hide(text ? text.split(",").map(Number).filter((code) => code in field.names) : []),
-    showMarks: (isShown) => { for (const mark of marks) mark.toggleAttribute("hidden", !isShown); },
+    showMarks: (isShown) => marks.forEach((mark, code) => {
+      mark.toggleAttribute("hidden", !isShown);
+      if (isShown) mark.firstChild.setAttribute("fill", styleOfCode(field, code).color);
+    }),
   };
 }
 
-// A text that must occur, for a column of many texts.
+// A search field, for columns with many different texts.
 function textFilter(field) {
   const input = element("input", { type: "search", "aria-label": `${field.name} contains`,
     placeholder: "contains", autocomplete: "off", spellcheck: "false", oninput: () => applyFilters() });
@@ -104,7 +144,7 @@ function textFilter(field) {
 
 const N_BARS = 25;
 
-// A range, for a column of numbers. Rows without a number are shown where the range is the whole.
+// A range, for columns of numbers. Rows without a number pass only the whole range.
 function rangeFilter(field) {
   const [least, most] = boundsOf(field), isWhole = field.values.every((v) => v === null || Number.isInteger(v));
   const n = isWhole && most > least ? Math.min(most - least, 10000) : 100;
@@ -127,7 +167,7 @@ function rangeFilter(field) {
     const ends = [Number(from.value), Number(to.value)];
     [low, high] = ends.map(valueAt);
     isAll = ends[0] === 0 && ends[1] === n;
-    // Where both ends meet, the one that has room to move lies on top.
+    // If both ends meet, the end that can move lies on top.
     from.style.zIndex = ends[0] > n / 2 ? 1 : 0;
     bars.forEach((bar, k) => {
       const middle = ((k + 0.5) / N_BARS) * n;
@@ -183,7 +223,7 @@ function applyFilters() {
 
 const lowerTexts = (field) => field.names.map((name) => name.toLowerCase());
 
-// The rows of which a text is, or where there is none, holds what is searched for.
+// Find the rows with a text equal to the query or, if there are none, with a text that contains it.
 function search() {
   const query = byId("query").value.trim().toLowerCase();
   if (!query) return [];

@@ -1,13 +1,13 @@
-// The concept map: Bokeh draws the points and says which are pointed at or enclosed; this shows their
-// pictures, and keeps what is shown in the page's address.
+// The concept map. Bokeh draws the points and reports which points are hovered or enclosed. This script
+// shows their pictures, and stores the state in the address of the page.
 "use strict";
 
 // ---- The plot ----
 
 let model, xs, ys, isShown = new Uint8Array(nRows).fill(1), size = [0, 0];
-let selected = null; // the row of which the neighbors are listed
-let chosen = []; // the rows that were enclosed or searched for
-let wanted = null; // the ranges [x0, x1, y0, y1] that were zoomed to; all points where null
+let selected = null; // the row whose neighbors are listed
+let chosen = []; // the rows of a box, a lasso or a search
+let wanted = null; // the visible ranges [x0, x1, y0, y1]; null shows all points
 let isLooking = false;
 
 const find = (name) => Bokeh.documents[0].get_model_by_name(name);
@@ -38,7 +38,7 @@ function zoom(factor) {
   look(middle(model.x_range), middle(model.y_range), scale() * factor);
 }
 
-// What was in view stays in view, whatever becomes of the window.
+// Keep the visible ranges visible when the window changes its size.
 function resize() {
   const now = [model.inner_width, model.inner_height];
   if (!(now[0] > 0 && now[1] > 0)) return;
@@ -82,7 +82,7 @@ let pointed = null, pointer = null, pressed = null;
 
 function point(i) {
   const card = byId("card");
-  if (i === selected) i = null; // it is shown beside the map, and here lie its links
+  if (i === selected) i = null; // it is shown beside the map, and a card would cover its links
   if (i !== pointed && i !== null) card.replaceChildren(pair(i), what(i), facts(i));
   pointed = i;
   card.hidden = i === null;
@@ -92,7 +92,7 @@ function point(i) {
   card.style.top = `${top}px`;
 }
 
-// A place beside a point that covers the least of it, of the selected point and of its neighbors.
+// Find the place beside a point that covers the fewest of the selected point and its neighbors.
 function placeFor(i, width, height) {
   const [x, y] = onScreen(i), links = selected === null ? [] : [selected, ...data.neighbors[selected]];
   const within = (start, length, room) => Math.max(8, Math.min(start, room - length - 8));
@@ -115,7 +115,7 @@ function listenToPointer() {
     if (event.type === "pointerdown") {
       pressed = { at: pointer, adds: event.shiftKey || event.ctrlKey, isDrag: false };
     } else if (event.buttons && pressed) {
-      // A lasso may end where it began.
+      // A lasso may end at its start.
       pressed.isDrag ||= Math.hypot(pointer[0] - pressed.at[0], pointer[1] - pressed.at[1]) > 4;
     }
   };
@@ -135,7 +135,7 @@ function listenToPointer() {
   }
 }
 
-// A tap selects the point that is nearest to it; a box, a lasso or a key held down, several points.
+// A tap selects the nearest point. A box, a lasso or a tap with Shift or Control selects several points.
 function takeSelection() {
   const hit = [...find("points").selected.indices];
   if (isMarking || !pointer) return;
@@ -158,7 +158,7 @@ function select(i) {
   mark(i);
   describe(i);
   point(pointed);
-  if (leavesFocus) byId("map").focus({ preventScroll: true }); // what had it is gone
+  if (leavesFocus) byId("map").focus({ preventScroll: true }); // the element with the focus was removed
   keepState();
   if (i === null) return;
   bringIntoView(i);
@@ -173,7 +173,7 @@ function choose(rows) {
   byId("said").textContent = `${count(rows.length, "row")} selected`;
 }
 
-// What is selected shows even where filters hide it; its neighbors do not.
+// Selected points stay visible if filters hide them, but neighbors do not.
 function mark(i) {
   isMarking = true;
   find("points").selected.indices = i === null || chosen.length ? chosen : [i];
@@ -193,6 +193,12 @@ function mark(i) {
 
 const button = (text, onclick, more = {}) => element("button", { type: "button", onclick, ...more }, text);
 
+// Buttons that copy rows and save them.
+function csvButtons(title, rows, distances) {
+  const copy = button("Copy", () => copyCsv(copy, rows, distances), { class: "copy", title: `${title}, as CSV` });
+  return [copy, button("Save as CSV", () => saveCsv(rows, distances), { class: "save", title })];
+}
+
 function describe(i) {
   if (i === null) {
     const hint = "Point at a mark to see its image. Select one to see the rows whose embeddings are "
@@ -202,12 +208,11 @@ function describe(i) {
     return;
   }
   const [near, distances] = [data.neighbors[i], data.distances[i]];
-  const save = button("Save as CSV", () => saveCsv([i, ...near], ["", ...distances]),
-    { class: "save", title: "This row and its neighbors" });
+  const buttons = csvButtons("This row and its neighbors", [i, ...near], ["", ...distances]);
   const enlarge = button("", () => showLarge(i), { class: "enlarge", "aria-label": "Large image" });
   enlarge.append(pair(i));
   byId("selected").replaceChildren(
-    element("div", { class: "head" }, element("h2", {}, "Selected"), save, button("Clear", () => select(null))),
+    element("div", { class: "head" }, element("h2", {}, "Selected"), ...buttons, button("Clear", () => select(null))),
     enlarge, what(i), facts(i));
   const note = element("span", { class: "note" }, `${data.metric} distance`);
   const items = near.map((k, rank) => {
@@ -219,7 +224,7 @@ function describe(i) {
     element("ol", { class: "list" }, ...items));
 }
 
-// A picture in a list, which selects its row.
+// A picture in a list. A click selects its row.
 function listed(k, label, ...more) {
   const picture = element("button", { type: "button", class: "near", "data-point": k, "aria-label": label },
     panel(k), what(k, ...more), element("span", { class: "id" }, `image ${idOf(k)}`));
@@ -231,7 +236,7 @@ function listed(k, label, ...more) {
   return element("li", {}, picture);
 }
 
-const AT_ONCE = 60; // pictures of a selection
+const AT_ONCE = 60; // pictures of a selection that are added at once
 
 function setChosen(rows) {
   chosen = rows;
@@ -250,7 +255,7 @@ function setChosen(rows) {
   more.click();
   box.replaceChildren(
     element("div", { class: "head" }, element("h2", {}, `${count(rows.length, "row")} selected`),
-      button("Save as CSV", () => saveCsv(rows), { class: "save", title: "The rows selected" }),
+      ...csvButtons("The rows selected", rows),
       button("Clear", () => clearTo(null))),
     list, more);
 }
@@ -275,10 +280,12 @@ function paint() {
   keepState();
 }
 
-// The ground and the lines follow the page, which is light or dark.
+// Set the colors of background and lines for a light or dark page.
 function dress() {
   const style = getComputedStyle(document.documentElement);
   const [ink, paper, rim] = ["--ink", "--paper", "--rim"].map((name) => style.getPropertyValue(name).trim());
+  ground = paper;
+  lightened.clear();
   model.setv({ background_fill_color: paper, border_fill_color: paper });
   const marks = find("marks");
   for (const glyph of [marks.glyph, marks.selection_glyph, marks.nonselection_glyph, marks.muted_glyph]) {
@@ -290,7 +297,7 @@ function dress() {
 
 const N_BINS = 20;
 
-// The place of a name: where most of its points are together.
+// Find the place of each name, where most of its points are close to each other.
 function densePlaces({ codes }) {
   const bin = (values) => {
     const [low, high] = extent(values);
@@ -312,7 +319,7 @@ function densePlaces({ codes }) {
 const LETTERS = 30;
 const ruler = document.createElement("canvas").getContext("2d");
 
-// Names of the columns of texts that colors, or else of concepts; those without room wait for a zoom.
+// Place the names of the column of the colors, or concepts if it holds numbers. Omit names that do not fit.
 function namesToPlace() {
   const field = colored.names?.length <= MOST_CHOICES ? colored : fields[0];
   if (!byId("names").checked || field.names.length > MOST_CHOICES) return [];
@@ -350,20 +357,21 @@ function listenToColors() {
     paint();
   });
   byId("names").addEventListener("change", () => { placeNames(); keepState(); });
-  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", dress);
+  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => { dress(); paint(); });
   byId("show-all").addEventListener("click", () => {
     for (const { filter } of fields) filter.write("");
     applyFilters();
-    byId("choose-shown").focus(); // what had the focus is gone
+    byId("choose-shown").focus(); // the button with the focus was removed
   });
   byId("choose-shown").addEventListener("click", () => choose(rowsShown()));
+  byId("copy-shown").addEventListener("click", ({ target }) => copyCsv(target, rowsShown()));
   byId("save-shown").addEventListener("click", () => saveCsv(rowsShown()));
   byId("save-png").addEventListener("click", () => find("save").do.emit("save"));
 }
 
 const rowsShown = () => [...find("shown").indices];
 
-// ---- The page's address ----
+// ---- Address of the page ----
 
 let isKeeping = true, timer = null;
 
@@ -380,7 +388,7 @@ function stateText() {
   return state.toString().replaceAll("%2C", ",");
 }
 
-// Pages in pages have no address of their own.
+// Embedded pages have no address.
 function keepState() {
   if (!isKeeping || location.protocol === "about:") return;
   clearTimeout(timer);
@@ -411,7 +419,7 @@ function readState() {
 
 const ARROWS = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] };
 
-// The nearest shown point within 45 degrees of a direction; at first, the one in the middle.
+// Find the nearest visible point within 45 degrees of a direction, or in the center if none is selected.
 function neighborTowards([dx, dy]) {
   const [x0, y0] = selected === null ? [size[0] / 2, size[1] / 2] : onScreen(selected);
   let best = selected, least = Infinity;
@@ -425,7 +433,7 @@ function neighborTowards([dx, dy]) {
   return best;
 }
 
-// Put a row into the selection, or out of it.
+// Add a row to the selection, or remove it.
 function toggle(i) {
   if (i === null) return;
   setChosen(chosen.includes(i) ? chosen.filter((k) => k !== i) : [...chosen, i]);
@@ -446,7 +454,7 @@ function onMapKey(event) {
   event.preventDefault();
 }
 
-// Arrow keys go through the images as they are laid out.
+// Move through the grid of images by arrow keys.
 function onListKey(event) {
   if (!ARROWS[event.key]) return;
   const buttons = [...event.currentTarget.querySelectorAll(".near")];
@@ -472,7 +480,7 @@ function listenToKeys() {
   byId("map").addEventListener("keydown", onMapKey);
   for (const list of document.querySelectorAll(".images")) list.addEventListener("keydown", onListKey);
   document.addEventListener("keydown", onAnyKey);
-  // Bokeh's tools would clear the selection also where Escape closes an image.
+  // Otherwise Bokeh would also clear the selection when Escape closes an image.
   addEventListener("keyup", (event) => { if (event.key === "Escape") event.stopPropagation(); }, true);
   byId("zoom-in").addEventListener("click", () => zoom(1 / 1.4));
   byId("zoom-out").addEventListener("click", () => zoom(1.4));
@@ -482,7 +490,7 @@ function listenToKeys() {
   byId("choose-found").addEventListener("click", () => choose(search()));
   byId("large").addEventListener("click", ({ target }) => { if (target === byId("large")) target.close(); });
   document.querySelector(".skip").addEventListener("click", (event) => {
-    event.preventDefault(); // the address holds the state
+    event.preventDefault(); // the address stores the state
     byId("map").focus();
   });
 }
@@ -497,7 +505,7 @@ function summarize() {
   byId("caption").textContent = data.caption;
 }
 
-// The map takes the keys itself; what Bokeh lets the Tab key stop at would be a stop without a name.
+// The map handles keys itself, so elements of Bokeh must not be tab stops, which would have no name.
 function takeKeys(root) {
   for (const child of root.querySelectorAll("*")) {
     child.removeAttribute("tabindex");
@@ -522,7 +530,7 @@ async function start() {
   takeKeys(byId("map"));
   readState();
   addEventListener("hashchange", readState);
-  // After the first picture of the points.
+  // After the first drawing of the points.
   requestAnimationFrame(() => requestAnimationFrame(() => {
     document.documentElement.dataset.ready = String(Math.round(performance.now()));
   }));

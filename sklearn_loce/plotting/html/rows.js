@@ -1,5 +1,5 @@
-// What is shown of a row: its sign, its pictures and what is known of it. Texts of the table reach
-// the page as text nodes and attributes only, never as HTML.
+// Mark, pictures and facts of a row. Texts of the table enter the page only as text nodes and
+// attributes, never as HTML.
 "use strict";
 
 const byId = (id) => document.getElementById(id);
@@ -9,7 +9,7 @@ const hasIou = data.iou.some((value) => value !== null);
 const number = new Intl.NumberFormat("en");
 const count = (n, one) => `${number.format(n)} ${one}${n === 1 ? "" : "s"}`;
 
-// A column of the table, of texts (names and the codes of rows) or of numbers (values).
+// Columns of the table: texts (names, and codes of rows) or numbers (values).
 const fields = [
   { name: "Concept", ...data.concepts },
   ...(data.clusters ? [{ name: "Cluster", ...data.clusters }] : []),
@@ -57,7 +57,7 @@ function draw({ color, marker }) {
   return element("svg", { class: "sign", viewBox: "-7 -7 14 14", "aria-hidden": "true" }, path);
 }
 
-// ---- What is known of a row ----
+// ---- Facts of a row ----
 
 const nameOf = (group, i) => group.names[group.codes[i]];
 const conceptOf = (i) => nameOf(data.concepts, i);
@@ -65,12 +65,12 @@ const idOf = (i) => nameOf(data.ids, i);
 const textOf = (field, i) => (field.names ? nameOf(field, i) : String(field.values[i] ?? ""));
 
 function sentence(i) {
-  const known = fields.slice(1, -1 - data.columns.length); // cluster and IoU, where there are any
+  const known = fields.slice(1, -1 - data.columns.length); // cluster and IoU, if any
   const more = known.map((field) => `, ${field.name} ${textOf(field, i) || "none"}`);
   return `${conceptOf(i)}, image ${idOf(i)}${more.join("")}`;
 }
 
-// Rows as CSV, and their distances where there are any.
+// Write rows as CSV, with their distances if there are any.
 function asCsv(rows, distances) {
   const columns = [
     ...(distances ? [["distance", (i, rank) => distances[rank]]] : []),
@@ -84,6 +84,31 @@ function asCsv(rows, distances) {
   const quoted = (value) => `"${String(value).replaceAll('"', '""')}"`;
   const lines = [columns.map(([name]) => name), ...rows.map((i, rank) => columns.map(([, read]) => read(i, rank)))];
   return lines.map((line) => `${line.map(quoted).join(",")}\r\n`).join("");
+}
+
+// Copy a text to the clipboard. Pages without navigator.clipboard copy a selected text instead.
+async function copyText(text) {
+  try {
+    await navigator.clipboard.writeText(text);
+    return true;
+  } catch {
+    const before = document.activeElement;
+    const box = element("textarea", { class: "unseen", readonly: "", "aria-hidden": "true" });
+    box.value = text;
+    document.body.append(box);
+    box.select();
+    const isCopied = document.execCommand("copy");
+    box.remove();
+    before.focus({ preventScroll: true });
+    return isCopied;
+  }
+}
+
+async function copyCsv(button, rows, distances) {
+  const isCopied = await copyText(asCsv(rows, distances));
+  byId("said").textContent = isCopied ? `${count(rows.length, "row")} copied` : "Not copied; save as CSV";
+  button.textContent = isCopied ? "Copied" : "Not copied";
+  setTimeout(() => { button.textContent = "Copy"; }, 1500);
 }
 
 function saveCsv(rows, distances) {
