@@ -185,7 +185,7 @@ class MapPage:
         return np.asarray(shot.convert("RGB")).astype(int)
 
     def painted(self):
-        """Tell of each row whether its place is coloured, and not white."""
+        """Tell of each row whether its place is colored, and not white."""
         pixels = self.pixels()
         places = [self.run(_PLACE, row) for row in range(N_ROWS)]
         return [bool(pixels[y - 1 : y + 2, x - 1 : x + 2].min() < 200) for x, y in places]
@@ -432,7 +432,7 @@ def test_a_concept_without_a_name_is_filtered_and_read_out(driver, tmp_path):
         assert any("(no name)" in text for text in page.texts(place))
 
 
-def test_colours_by_cluster(page):
+def test_colors_by_cluster(page):
     before = page.pixels()
     page.choose("Cluster")
     assert (before != page.pixels()).any()

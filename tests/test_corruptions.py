@@ -27,13 +27,13 @@ def _image(seed=0, size=(40, 56)):
     return tv_tensors.Image(pixels)
 
 
-def _grey(value, dtype=torch.float32, size=(300, 400)):
+def _gray(value, dtype=torch.float32, size=(300, 400)):
     return torch.full((3, *size), value, dtype=dtype)
 
 
 @pytest.mark.parametrize("percent", [2, 10])
 def test_gaussian_noise_is_gaussian(percent):
-    noise = (GaussianNoise(percent)(_grey(0.5)) - 0.5).double().numpy() / (percent / 100)
+    noise = (GaussianNoise(percent)(_gray(0.5)) - 0.5).double().numpy() / (percent / 100)
     assert stats.kstest(noise.ravel(), "norm").pvalue > 1e-3
     # Channels and neighbors are independent: correlations are of the order n ** -0.5.
     n = noise[0].size
@@ -47,7 +47,7 @@ def test_gaussian_noise_is_gaussian(percent):
 
 @pytest.mark.parametrize("percent", [0.2, 1, 5])
 def test_gaussian_noise_on_bytes_is_rounded(percent):
-    image = _grey(128, torch.uint8)
+    image = _gray(128, torch.uint8)
     noise = GaussianNoise(percent)(image).double().numpy() - 128
     sigma = percent / 100 * 255
     # Exact probabilities of the rounded normal distribution, compared with observed frequencies.
@@ -61,20 +61,20 @@ def test_gaussian_noise_on_bytes_is_rounded(percent):
 
 @pytest.mark.parametrize("percent", [1, 20, 100])
 @pytest.mark.parametrize(
-    ("grey", "dtype", "white"), [(0.5, torch.float32, 1), (77, torch.uint8, 255)]
+    ("gray", "dtype", "white"), [(0.5, torch.float32, 1), (77, torch.uint8, 255)]
 )
-def test_salt_and_pepper_have_equal_shares(percent, grey, dtype, white):
-    image = _grey(grey, dtype)
+def test_salt_and_pepper_have_equal_shares(percent, gray, dtype, white):
+    image = _gray(gray, dtype)
     noisy = SaltAndPepperNoise(percent)(image)
     assert (noisy == noisy[:1]).all()
     n, share = noisy[0].numel(), percent / 100
-    for value, expected in ((white, share / 2), (0, share / 2), (grey, 1 - share)):
+    for value, expected in ((white, share / 2), (0, share / 2), (gray, 1 - share)):
         spread = (expected * (1 - expected) / n) ** 0.5
         assert abs((noisy[0] == value).double().mean().item() - expected) <= 5 * spread
 
 
 def test_salt_and_pepper_grows_with_percent():
-    image = _grey(0.5)
+    image = _gray(0.5)
     low, high = (SaltAndPepperNoise(percent)(image) for percent in (5, 30))
     changed = low != image
     assert changed.any()
@@ -82,7 +82,7 @@ def test_salt_and_pepper_grows_with_percent():
 
 
 def test_gaussian_pattern_grows_with_percent():
-    image = _grey(0.5)
+    image = _gray(0.5)
     low, high = (GaussianNoise(percent)(image) - image for percent in (1, 5))
     torch.testing.assert_close(5 * low, high, atol=1e-6, rtol=1e-5)
 
@@ -134,7 +134,7 @@ def test_noise_depends_only_on_image_and_seed(noise, as_float):
 
 @pytest.mark.parametrize("noise", BOTH)
 def test_different_images_get_independent_patterns(noise):
-    first, second = _grey(0.5), _grey(0.5)
+    first, second = _gray(0.5), _gray(0.5)
     second[0, 0, 0] = 0.51
     patterns = [(noise(20)(image) - image).numpy()[1].ravel() for image in (first, second)]
     assert abs(np.corrcoef(patterns)[0, 1]) < 5 / patterns[0].size ** 0.5
@@ -161,7 +161,7 @@ def test_global_generators_stay_unchanged(noise):
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.bfloat16])
 @pytest.mark.parametrize("noise", BOTH)
 def test_float_dtypes_are_kept(noise, dtype):
-    noisy = noise(50)(_grey(0.5, dtype, size=(20, 30)))
+    noisy = noise(50)(_gray(0.5, dtype, size=(20, 30)))
     assert noisy.dtype == dtype
     assert 0 <= noisy.min() < noisy.max() <= 1
 
@@ -180,11 +180,11 @@ def test_repr_clone_and_hash_depend_on_parameters(noise):
 @pytest.mark.parametrize("noise", BOTH)
 def test_invalid_input_raises_errors(noise):
     with pytest.raises(ValueError, match=r"values from -0\.5 to -0\.5.*before v2\.Normalize"):
-        noise(5)(_grey(-0.5))
+        noise(5)(_gray(-0.5))
     with pytest.raises(ValueError, match="values from nan"):
-        noise(5)(_grey(float("nan")))
+        noise(5)(_gray(float("nan")))
     with pytest.raises(ValueError, match=r"got torch\.int64"):
-        noise(5)(_grey(3, torch.int64))
+        noise(5)(_gray(3, torch.int64))
     with pytest.raises(TypeError, match=r"put v2\.ToImage\(\) before it"):
         noise(5)(Image.new("RGB", (4, 4)))
 

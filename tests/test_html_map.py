@@ -258,7 +258,7 @@ def test_styles_are_told_apart(plain):
     styles = page.payload["concepts"]["styles"]
     assert len({tuple(style) for style in styles}) == 20
     assert plot_column(page, "marker") == [marker for _, marker, _ in styles]
-    assert plot_column(page, "color") == [colour for colour, _, _ in styles]
+    assert plot_column(page, "color") == [color for color, _, _ in styles]
 
 
 # ---- Pictures ----
@@ -476,8 +476,8 @@ def test_further_columns_are_numbers_and_texts(plain):
     ]
     with pytest.raises(ValueError, match=r"columns holds 'polygon', whose values are not all"):
         plain(samples=table, columns=["polygon"])
-    with pytest.raises(ValueError, match=r"columns holds 'colour', but .* are \['score', 'ids'"):
-        plain(samples=table, columns=["colour"])
+    with pytest.raises(ValueError, match=r"columns holds 'color', but .* are \['score', 'ids'"):
+        plain(samples=table, columns=["color"])
 
 
 def test_numbers_stay_numbers_where_a_browser_can_count_them(plain):

@@ -81,7 +81,7 @@ def test_every_form_of_a_mask_gives_the_same_array(tmp_path):
     runs = np.diff(np.flatnonzero(np.diff(np.r_[2, mask.ravel("F"), 2])))
     counts = [int(n) for n in ([0, *runs] if mask[0, 0] else runs)]
     Image.fromarray(mask).save(tmp_path / "one_bit.png")
-    Image.fromarray((mask * 255).astype(np.uint8)).save(tmp_path / "grey.png")
+    Image.fromarray((mask * 255).astype(np.uint8)).save(tmp_path / "gray.png")
     plain = {"size": [23, 31], "counts": counts}
     forms = [
         mask,
@@ -92,7 +92,7 @@ def test_every_form_of_a_mask_gives_the_same_array(tmp_path):
         {**compressed, "counts": compressed["counts"].decode()},
         plain,
         tmp_path / "one_bit.png",
-        str(tmp_path / "grey.png"),
+        str(tmp_path / "gray.png"),
         Image.fromarray(mask),
     ]
     for form in forms:

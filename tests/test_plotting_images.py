@@ -28,7 +28,7 @@ from sklearn_loce.plotting import (
     RetrievalDisplay,
 )
 from sklearn_loce.plotting._drawing import RIGHT, WRONG
-from sklearn_loce.plotting._style import COLOURS
+from sklearn_loce.plotting._style import COLORS
 from sklearn_loce.segmentation import ConceptSegmenter
 
 from . import brute_force
@@ -152,8 +152,8 @@ def test_projections_are_drawn_below_their_images(samples, projector):
 def test_projections_are_tinted(samples, projector):
     display = ProjectionDisplay.from_estimator(projector, samples, rows=3, kind="mask")
     shown = np.asarray(display.axes_[1, 0].get_images()[0].get_array())
-    is_coloured = (shown != shown[:, :, :1]).any(axis=2)
-    np.testing.assert_array_equal(is_coloured, projector.projections[3] > 0.5)
+    is_colored = (shown != shown[:, :, :1]).any(axis=2)
+    np.testing.assert_array_equal(is_colored, projector.projections[3] > 0.5)
     assert display.colorbar_ is None
 
 
@@ -167,11 +167,11 @@ def test_errors_are_counted_and_tinted_as_hit_missed_and_spilled(samples, projec
         assert counts.tolist() == [part.sum() for part in parts]
         assert display.iou[k] == counts.iloc[0] / counts.sum()
         shown = np.asarray(display.axes_[1, k].get_images()[0].get_array(), dtype=float)
-        grey = display.images[k].mean(axis=2, keepdims=True)
-        assert (shown == grey.round()).all(axis=2)[~(mask | drawn)].all()
+        gray = display.images[k].mean(axis=2, keepdims=True)
+        assert (shown == gray.round()).all(axis=2)[~(mask | drawn)].all()
         # The share of the picture that is left tells each pixel's color apart.
         for part, color in zip(parts, ("#56B4E9", "#D55E00", "#F0E442"), strict=True):
-            tints = (shown - 0.35 * grey)[part] / 0.65
+            tints = (shown - 0.35 * gray)[part] / 0.65
             np.testing.assert_allclose(
                 tints, np.broadcast_to(255 * np.array(to_rgb(color)), tints.shape), atol=1
             )
@@ -277,7 +277,7 @@ def test_bars_show_the_composition_of_clusters(samples, embeddings):
     palette = {"bus": "#123456"}
     display = ClusterGalleryDisplay.from_embeddings(embeddings, samples, labels, palette=palette)
     kept = np.delete(np.arange(26), 4)
-    styles = {"bus": "#123456", "car": COLOURS[0], "sky": COLOURS[1]}
+    styles = {"bus": "#123456", "car": COLORS[0], "sky": COLORS[1]}
     for cluster, bars in enumerate(display.bars_):
         members = kept[labels[kept] == cluster]
         shares = samples["concept"][members].value_counts(normalize=True)

@@ -76,9 +76,9 @@ def test_a_color_of_the_user_applies_to_all_marks(rows, name):
     X, y = rows
     shown = ConceptMapDisplay.from_embeddings(X, y, mixture=None, scatter_kw={name: "red"})
     for points in shown.scatter_.values():
-        assert [to_hex(colour) for colour in points.get_facecolors()] == ["#ff0000"]
+        assert [to_hex(color) for color in points.get_facecolors()] == ["#ff0000"]
     shown = ChannelDisplay.from_embeddings(X, y, group="car", reference_kw={name: "red"})
-    assert [to_hex(colour) for colour in shown.reference_.get_edgecolors()] == ["#ff0000"]
+    assert [to_hex(color) for color in shown.reference_.get_edgecolors()] == ["#ff0000"]
 
 
 def test_regions_have_the_largest_density(rows):

@@ -23,7 +23,7 @@ def test_pixels_have_the_color_of_their_most_probable_concept(boxes, segmenter):
     images = boxes["image"].iloc[[0, 2, 4]]
     display = SegmentationDisplay.from_estimator(segmenter, images, n_cols=2)
     names = [text.get_text() for text in display.legend_.get_texts()]
-    colours = [to_rgb(patch.get_facecolor()) for patch in display.legend_.get_patches()]
+    colors = [to_rgb(patch.get_facecolor()) for patch in display.legend_.get_patches()]
     assert names == ["bar", "box"]
     assert display.axes_.shape == (4, 2)
     assert not any(ax.axison for ax in display.axes_[2:, 1])
@@ -33,13 +33,13 @@ def test_pixels_have_the_color_of_their_most_probable_concept(boxes, segmenter):
         maps = segmenter.predict_proba(
             boxes.iloc[:2].assign(image=[image, image], concept=names)[["image", "concept"]]
         )
-        grey = image.astype(float).mean(axis=2)
+        gray = image.astype(float).mean(axis=2)
         shown = np.asarray(ax.images[0].get_array(), dtype=float)
-        for i, j in np.ndindex(grey.shape):
+        for i, j in np.ndindex(gray.shape):
             values = [own[i, j] for own in maps]
-            expected = np.full(3, grey[i, j])
+            expected = np.full(3, gray[i, j])
             if max(values) > 0.4:
-                tint = 255 * np.array(colours[int(np.argmax(values))])
+                tint = 255 * np.array(colors[int(np.argmax(values))])
                 expected = 0.35 * expected + 0.65 * tint
             np.testing.assert_allclose(shown[i, j], expected, atol=0.51)
 

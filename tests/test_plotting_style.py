@@ -40,8 +40,8 @@ SEEN_AS = {
 }
 
 
-def as_seen(colours, matrix):
-    rgb = np.array([[int(c[i : i + 2], 16) for i in (1, 3, 5)] for c in colours]) / 255
+def as_seen(colors, matrix):
+    rgb = np.array([[int(c[i : i + 2], 16) for i in (1, 3, 5)] for c in colors]) / 255
     linear = np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
     linear = np.clip(linear @ np.transpose(matrix), 0, 1)
     return rgb2lab(
@@ -51,10 +51,10 @@ def as_seen(colours, matrix):
 
 # About 2 is just noticeable; 10 is told apart at a glance. Of many colors, color-blind eyes tell
 # only the first apart at a glance.
-@pytest.mark.parametrize(("n_colours", "apart"), [(10, 10), (26, 3)])
+@pytest.mark.parametrize(("n_colors", "apart"), [(10, 10), (26, 3)])
 @pytest.mark.parametrize("eyes", SEEN_AS)
-def test_colors_are_distinct(eyes, n_colours, apart):
-    lab = as_seen([*_style.COLOURS[:n_colours], "#ffffff"], SEEN_AS[eyes])
+def test_colors_are_distinct(eyes, n_colors, apart):
+    lab = as_seen([*_style.COLORS[:n_colors], "#ffffff"], SEEN_AS[eyes])
     first, second = np.triu_indices(len(lab), 1)
     least = deltaE_ciede2000(lab[first], lab[second]).min()
     assert least > (10 if eyes == "normal" else apart)
@@ -75,11 +75,11 @@ def best_contrast(line):
     figure.canvas.draw()
     painted = np.asarray(figure.canvas.buffer_rgba())[::-1, :, :3] / 255
     x, y = np.rint(ax.transData.transform(line.get_xydata().mean(axis=0))).astype(int)
-    return max(contrast(colour, ax.get_facecolor()) for colour in painted[y - 5 : y + 6, x])
+    return max(contrast(color, ax.get_facecolor()) for color in painted[y - 5 : y + 6, x])
 
 
 def test_all_colors_are_visible_on_a_dark_background():
-    names = [f"m{i}" for i in range(len(_style.COLOURS))]
+    names = [f"m{i}" for i in range(len(_style.COLORS))]
     values = np.linspace(0.1, 0.9, len(names))
     table = [(m, k, value, 0.0) for m, value in zip(names, values, strict=True) for k in "ab"]
     table = pd.DataFrame(table, columns=["model", "layer", "mean", "std"])
@@ -109,8 +109,8 @@ def test_no_two_concepts_look_the_same(n_concepts):
     styles = concept_styles(range(n_concepts))
     assert list(styles) == list(range(n_concepts))
     assert len(set(styles.values())) == n_concepts
-    colours, markers = zip(*styles.values(), strict=True)
-    assert len(set(colours)) == min(n_concepts, len(_style.COLOURS))
+    colors, markers = zip(*styles.values(), strict=True)
+    assert len(set(colors)) == min(n_concepts, len(_style.COLORS))
     assert len(set(markers)) == min(n_concepts, len(_style.MARKERS))
 
 
@@ -120,11 +120,11 @@ def test_a_palette_keeps_the_styles_of_a_part_of_the_concepts():
 
 
 def test_a_palette_gives_colors_to_concepts_and_groups():
-    palette = {("bus", "car"): "red", "sky": _style.COLOURS[0], "sea": "#123456"}
+    palette = {("bus", "car"): "red", "sky": _style.COLORS[0], "sea": "#123456"}
     styles = concept_styles(["bus", "car", "sky", "tree"], palette)
-    colours, markers = zip(*styles.values(), strict=True)
+    colors, markers = zip(*styles.values(), strict=True)
     # The color that is taken is not dealt again.
-    assert colours == ("#FF0000", "#FF0000", _style.COLOURS[0], _style.COLOURS[1])
+    assert colors == ("#FF0000", "#FF0000", _style.COLORS[0], _style.COLORS[1])
     assert len(set(markers)) == 4
 
 
@@ -146,9 +146,9 @@ def test_displays_take_a_palette():
     kept = y != "car"
     kw = {"palette": ["bus", "car", "sky"]}
     shown = ConceptMapDisplay.from_embeddings(X[kept], y[kept], mixture=None, **kw)
-    assert to_hex(shown.scatter_["sky"].get_facecolors()[0]).upper() == _style.COLOURS[2]
+    assert to_hex(shown.scatter_["sky"].get_facecolors()[0]).upper() == _style.COLORS[2]
     tree = DendrogramDisplay.from_embeddings(X[kept], y[kept], **kw)
-    assert to_hex(tree.strip_["sky"].get_facecolor()[0]).upper() == _style.COLOURS[2]
+    assert to_hex(tree.strip_["sky"].get_facecolor()[0]).upper() == _style.COLORS[2]
     curves = {"precision": np.ones((2, 2)), "k": [1, 5], "chance": [0, 0]}
     both = PrecisionAtKDisplay(**curves, concepts=["car", "sky"]).plot(**kw).line_
     every = concept_styles(kw["palette"])
@@ -225,3 +225,19 @@ def test_special_characters_in_names_are_drawn_unchanged():
         texts = {text.strip() for text in ElementTree.fromstring(file.getvalue()).itertext()}
         assert {*SIGNS} <= texts
     assert "_other" in texts
+
+
+def test_the_interactive_mode_of_a_notebook_lasts(monkeypatch):
+    """The inline backend turns it on at the first figure, and shows figures only then."""
+    was, new_figure = plt.isinteractive(), plt.figure
+
+    def figure(*args, **kwargs):
+        plt.ion()
+        return new_figure(*args, **kwargs)
+
+    plt.ioff()
+    monkeypatch.setattr(plt, "figure", figure)
+    DendrogramDisplay.from_embeddings(np.eye(4), list("aabb"))
+    interactive = plt.isinteractive()
+    plt.interactive(was)
+    assert interactive

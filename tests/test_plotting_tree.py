@@ -11,7 +11,7 @@ from sklearn.cluster import KMeans
 
 from sklearn_loce.cluster import ConceptAgglomerative
 from sklearn_loce.plotting import DendrogramDisplay
-from sklearn_loce.plotting._style import GREY, concept_styles
+from sklearn_loce.plotting._style import GRAY, concept_styles
 from sklearn_loce.plotting._tree import link_positions
 
 pytestmark = pytest.mark.usefixtures("no_figure_stays")
@@ -50,16 +50,16 @@ def test_links_have_the_colors_of_their_clusters(rows):
     model = ConceptAgglomerative(size=5).fit(X, y)
     shown = DendrogramDisplay.from_estimator(model, X, y)
     below = [{i} for i in range(60)]
-    colours = {name: colour for name, (colour, _) in concept_styles(np.unique(y)).items()}
+    colors = {name: color for name, (color, _) in concept_styles(np.unique(y)).items()}
     for link, (left, right) in enumerate(model.linkage_matrix_[:, :2].astype(int)):
         below.append(below[left] | below[right])
         clusters = {model.labels_[leaf] for leaf in below[-1]}
         drawn = to_hex(shown.links_.get_colors()[link]).upper()
         if len(clusters) > 1:
-            assert drawn == GREY.upper()
+            assert drawn == GRAY.upper()
         else:
             names, counts = np.unique(y[model.labels_ == clusters.pop()], return_counts=True)
-            assert drawn == colours[names[counts.argmax()]]
+            assert drawn == colors[names[counts.argmax()]]
 
 
 def test_the_height_of_bars_is_the_purity(rows):
@@ -138,7 +138,7 @@ def test_styles_of_the_user_take_precedence(rows):
     shown = DendrogramDisplay.from_embeddings(
         *rows, links_kw={"colors": "red"}, text_kw={"size": 4}
     )
-    assert {to_hex(colour) for colour in shown.links_.get_colors()} == {"#ff0000"}
+    assert {to_hex(color) for color in shown.links_.get_colors()} == {"#ff0000"}
     assert {text.get_fontsize() for text in shown.text_.values()} == {4}
 
 

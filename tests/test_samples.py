@@ -20,7 +20,7 @@ from sklearn_loce.datasets import crop_samples
 
 RNG = np.random.default_rng(0)
 RGB = RNG.integers(0, 256, (6, 8, 3), dtype=np.uint8)
-GREY = RNG.integers(0, 256, (6, 8), dtype=np.uint8)
+GRAY = RNG.integers(0, 256, (6, 8), dtype=np.uint8)
 DEEP = RNG.integers(0, 65536, (6, 8), dtype=np.uint16)
 MASK = np.zeros((6, 8), dtype=bool)
 MASK[1:3, 2:5] = True
@@ -34,8 +34,8 @@ def read_image(image, size=(6, 8)):
     return read([(image, np.ones(size, dtype=bool))])["image"].iloc[0]
 
 
-def _three(grey):
-    return np.stack([grey] * 3, axis=2)
+def _three(gray):
+    return np.stack([gray] * 3, axis=2)
 
 
 EIGHT = _three(np.round(DEEP / 257).astype(np.uint8))
@@ -45,15 +45,15 @@ EIGHT = _three(np.round(DEEP / 257).astype(np.uint8))
     ("image", "expected"),
     [
         (RGB, RGB),
-        (GREY, _three(GREY)),
-        (GREY[:, :, None], _three(GREY)),
-        (np.dstack([RGB, GREY]), RGB),
+        (GRAY, _three(GRAY)),
+        (GRAY[:, :, None], _three(GRAY)),
+        (np.dstack([RGB, GRAY]), RGB),
         (DEEP, EIGHT),
         (DEEP.astype(">u2"), EIGHT),
         (Image.fromarray(RGB), RGB),
-        (Image.fromarray(GREY), _three(GREY)),
-        (Image.fromarray(np.dstack([RGB, GREY])), RGB),
-        (Image.fromarray(GREY > 127), _three((GREY > 127) * np.uint8(255))),
+        (Image.fromarray(GRAY), _three(GRAY)),
+        (Image.fromarray(np.dstack([RGB, GRAY])), RGB),
+        (Image.fromarray(GRAY > 127), _three((GRAY > 127) * np.uint8(255))),
         (Image.fromarray(DEEP), EIGHT),
         (Image.fromarray(DEEP.astype(np.int32)), EIGHT),
     ],
@@ -171,7 +171,7 @@ def test_exif_orientation_is_applied(orientation, kind):
         (RGB[:0], r"\(0, 8, 3\)"),
         (RGB.transpose(2, 0, 1), r"got \(3, \d+, \d+\); pass image.transpose\(1, 2, 0\)"),
         (torch.zeros(3, 6, 8), r"got Tensor; of a tensor, pass image\.permute\(1, 2, 0\)\.numpy"),
-        (Image.fromarray(GREY.astype(np.float32)), "floating-point"),
+        (Image.fromarray(GRAY.astype(np.float32)), "floating-point"),
         (Image.fromarray(np.full((6, 8), -1, np.int32)), r"\[0, 65535\]"),
         (3, "got int"),
         ([[1, 2]], "got list"),
@@ -208,7 +208,7 @@ def test_bad_tables_raise_errors(X, kind, match):
 def test_rows_of_one_image_are_grouped_in_any_order(tmp_path):
     path, other = tmp_path / "a.png", RGB.copy()
     other[0, 0, 0] ^= 1
-    images = [str(path), RGB, str(path), RGB.copy(), GREY, path, other, GREY.reshape(8, 6)]
+    images = [str(path), RGB, str(path), RGB.copy(), GRAY, path, other, GRAY.reshape(8, 6)]
     groups = group_by_image(pd.DataFrame({"image": images}))
     assert [list(group) for group in groups] == [[0, 2, 5], [1, 3], [4], [6], [7]]
     names = pd.DataFrame({"image": [f"image_{i % 50}.png" for i in range(500)]})

@@ -6,9 +6,9 @@ from sklearn.utils import check_array, check_consistent_length
 
 from ._names import fit_names
 from ._rows import embed, finite_rows, last_step
-from ._style import COLOURS, GREY, merge_style, open_axes
+from ._style import COLORS, GRAY, merge_style, open_axes
 
-_POSITIVE, _NEGATIVE = COLOURS[0], COLOURS[1]
+_POSITIVE, _NEGATIVE = COLORS[0], COLORS[1]
 # Inches: the distribution of all weights, the gap below it, and one channel.
 _DISTRIBUTION, _BETWEEN, _CHANNEL = 0.62, 0.4, 0.155
 _N_BINS = 60
@@ -141,7 +141,7 @@ class ChannelDisplay:
             # Aligned at the right, because long names make the axes narrower than this label.
             ax.set_xlabel(f"weight of a row (box: quartiles, line: 5 to 95 %{others})", loc="right")
             ax.set_ylim(len(self.channels_) - 0.4, -0.6)
-            ax.axvline(0, color=GREY, linewidth=0.6, zorder=0)
+            ax.axvline(0, color=GRAY, linewidth=0.6, zorder=0)
         return self
 
     def _check(self, n_channels):
@@ -177,7 +177,7 @@ class ChannelDisplay:
         ax.set_title(f"{title}{rows}, {n_features} channels", loc="right")
         ax.set(yticks=[], xlim=(edges[0], edges[-1]))
         ax.set_ylabel("weights")
-        ax.axvline(0, color=GREY, linewidth=0.6, zorder=0)
+        ax.axvline(0, color=GRAY, linewidth=0.6, zorder=0)
         ax.spines[["top", "right", "left"]].set_visible(False)
         return steps
 
@@ -204,7 +204,7 @@ class ChannelDisplay:
         if self.reference is None:
             return None
         shown = np.asarray(self.reference, dtype=np.float64)[self.channels_]
-        look = {"marker": "|", "color": GREY, "sizes": [45], "linewidths": 1.6, "zorder": 3}
+        look = {"marker": "|", "color": GRAY, "sizes": [45], "linewidths": 1.6, "zorder": 3}
         style = merge_style(PathCollection, look | {"label": "all other rows"}, reference_kw)
         style["s"] = style.pop("sizes") if "s" not in style else style["s"]
         return self.ax_.scatter(shown, range(len(shown)), **style)

@@ -13,7 +13,7 @@ from ._names import fit_names, literal
 from ._rows import finite_rows, last_step
 from ._style import (
     COLUMN_WIDTH,
-    GREY,
+    GRAY,
     PAGE_HEIGHT,
     PAGE_WIDTH,
     SMALL_FONT_SIZE,
@@ -185,26 +185,26 @@ class DendrogramDisplay:
         left = PAGE_HEIGHT - _MARGIN - _TREE + self._purity_floor / self._inch - _GAP
         self._concept = min(_CONCEPT, left / max(self._n_rows, 1))
         self._floor = self._purity_floor - self._inch * (_GAP + self._n_rows * self._concept)
-        self._colours = {-1: GREY}
+        self._colors = {-1: GRAY}
         if y is None:
             self.purity_ = None
             order = dict.fromkeys(labels[self.leaves_].tolist())
             turns = [cluster for cluster in order if cluster != -1]
-            self._colours |= {c: style[0] for c, style in concept_styles(turns, palette).items()}
+            self._colors |= {c: style[0] for c, style in concept_styles(turns, palette).items()}
             return
         shares = cluster_composition(y, labels)
         self.purity_ = shares.max(axis=1)
         styles = concept_styles(np.unique(y).tolist(), palette)
-        self._strip_colours = {name: colour for name, (colour, _) in styles.items()}
-        self._colours |= {c: self._strip_colours[shares.loc[c].idxmax()] for c in clusters}
+        self._strip_colors = {name: color for name, (color, _) in styles.items()}
+        self._colors |= {c: self._strip_colors[shares.loc[c].idxmax()] for c in clusters}
 
     def _draw_links(self, tree, links, labels, links_kw):
         from matplotlib.collections import LineCollection
 
         clusters, codes = np.unique(labels, return_inverse=True)
-        above = [*(lighten(self.ax_, self._colours[c]) for c in clusters.tolist()), GREY]
-        colours = [above[code] for code in link_clusters(tree, codes.reshape(-1))]
-        look = {"colors": colours, "linewidths": 0.7, "capstyle": "projecting"}
+        above = [*(lighten(self.ax_, self._colors[c]) for c in clusters.tolist()), GRAY]
+        colors = [above[code] for code in link_clusters(tree, codes.reshape(-1))]
+        look = {"colors": colors, "linewidths": 0.7, "capstyle": "projecting"}
         dense = {"rasterized": len(links) > _MOST_VECTORS}
         self.links_ = LineCollection(links, **(look | dense | links_kw))
         self.ax_.add_collection(self.links_)
@@ -223,8 +223,8 @@ class DendrogramDisplay:
             edge = {"edgecolor": "white", "linewidth": 0.4}
             full = Rectangle(place, width, height, facecolor="#e0e0e0", **edge)
             share = 1.0 if y is None else self.purity_[cluster]
-            colour = self._colours[cluster]
-            bar = Rectangle(place, width, share * height, facecolor=colour, **edge)
+            color = self._colors[cluster]
+            bar = Rectangle(place, width, share * height, facecolor=color, **edge)
             self.ax_.add_patch(full)
             self.bars_.append(self.ax_.add_patch(bar))
 
@@ -243,8 +243,8 @@ class DendrogramDisplay:
             own = ordered[starts] == name
             spans = np.column_stack([starts - 0.5, stops - starts])[own]
             # With an edge, a single leaf stays visible among thousands.
-            colour = self._strip_colours[name]
-            style = {"facecolor": colour, "edgecolor": colour, "linewidth": 0.25}
+            color = self._strip_colors[name]
+            style = {"facecolor": color, "edgecolor": color, "linewidth": 0.25}
             style |= {"rasterized": len(y) > _MOST_VECTORS} | strip_kw
             strip[name] = self.ax_.broken_barh(spans, (bottom, height), **style)
         return strip

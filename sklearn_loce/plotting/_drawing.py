@@ -6,11 +6,11 @@ from textwrap import wrap
 import numpy as np
 
 from ._names import count_letters, literal
-from ._style import COLOURS, FONT_SIZE, SMALL_FONT_SIZE, merge_style
+from ._style import COLORS, FONT_SIZE, SMALL_FONT_SIZE, merge_style
 from ._tiles import trace_outline
 
-RIGHT = {"edgecolor": COLOURS[0], "linestyle": "-", "linewidth": 1.8}
-WRONG = {"edgecolor": COLOURS[1], "linestyle": (0, (3, 1.4)), "linewidth": 1.8}
+RIGHT = {"edgecolor": COLORS[0], "linestyle": "-", "linewidth": 1.8}
+WRONG = {"edgecolor": COLORS[1], "linestyle": (0, (3, 1.4)), "linewidth": 1.8}
 NEUTRAL = {"edgecolor": "#333333", "linestyle": "-", "linewidth": 1.8}
 MARKS = {True: "✓", False: "✗"}
 

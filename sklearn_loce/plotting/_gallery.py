@@ -15,7 +15,7 @@ from ._grid import Layout, open_grid
 from ._inputs import check_inputs, choose
 from ._legend import add_figure_legend
 from ._names import literal
-from ._style import FONT_SIZE, GREY, SMALL_FONT_SIZE, concept_styles, lighten
+from ._style import FONT_SIZE, GRAY, SMALL_FONT_SIZE, concept_styles, lighten
 from ._tiles import TILE_SIZE, read_tiles
 
 _MOST_CLUSTERS = 6  # lines of tiles that fit on a page with the legend
@@ -360,13 +360,13 @@ class ClusterGalleryDisplay:
         n_columns = max(map(len, self.rows))
         named = choose_captions(captions, self.table)
         texts = read_captions(named, self.table)
-        colours = self._choose_colors(palette)
-        named_colours = colours if legend and np.ndim(ax) == 0 else {}
-        how = {"n_captions": len(named), "n_names": len(named_colours)}
+        colors = self._choose_colors(palette)
+        named_colors = colors if legend and np.ndim(ax) == 0 else {}
+        how = {"n_captions": len(named), "n_names": len(named_colors)}
         layout = Layout(len(self.rows), (("", n_columns),), **how)
         self.outlines_, self.bars_, self.legend_ = [], [], None
         with open_grid(self, ax, layout) as (_, axes):
-            colours, named_colours = self._lighten(colours), self._lighten(named_colours)
+            colors, named_colors = self._lighten(colors), self._lighten(named_colors)
             for line, rows in enumerate(self.rows):
                 for spare in axes[line, len(rows) :]:
                     spare.set_axis_off()
@@ -380,9 +380,9 @@ class ClusterGalleryDisplay:
                 raised = 0 if self.composition is None else _BAR + _ABOVE
                 write_heading(axes[line, 0], title, raised)
                 if self.composition is not None:
-                    self.bars_.append(self._draw_bar(axes[line], line, colours))
-            if named_colours:
-                self._add_legend(named_colours)
+                    self.bars_.append(self._draw_bar(axes[line], line, colors))
+            if named_colors:
+                self._add_legend(named_colors)
         return self
 
     def _choose_colors(self, palette):
@@ -392,12 +392,12 @@ class ClusterGalleryDisplay:
         largest = self.composition.max().sort_values(ascending=False, kind="stable")
         shown = set(largest[largest >= _LEAST_SHARE].index[:_MOST_COLORS])
         styles = concept_styles(list(self.composition), palette)
-        return {name: colour for name, (colour, _) in styles.items() if name in shown}
+        return {name: color for name, (color, _) in styles.items() if name in shown}
 
-    def _lighten(self, colours):
-        return {name: lighten(self.axes_[0, 0], colour) for name, colour in colours.items()}
+    def _lighten(self, colors):
+        return {name: lighten(self.axes_[0, 0], color) for name, color in colors.items()}
 
-    def _draw_bar(self, axes, line, colours):
+    def _draw_bar(self, axes, line, colors):
         """Draw the shares of concepts above a line of tiles, as long as the tiles are together."""
         from matplotlib.patches import Rectangle
         from matplotlib.transforms import Affine2D, ScaledTranslation, blended_transform_factory
@@ -407,23 +407,23 @@ class ClusterGalleryDisplay:
         above = points + ScaledTranslation(0, 1, first.transAxes)
         where = {"transform": blended_transform_factory(first.transAxes, above), "clip_on": False}
         shares = self.composition.iloc[line].sort_values(ascending=False, kind="stable")
-        named = shares[[name for name in shares.index if name in colours]]
+        named = shares[[name for name in shares.index if name in colors]]
         widths = len(axes) * np.append(named, 1 - named.sum())
         bars = []
-        for start, width, colour in zip(
-            np.cumsum(widths) - widths, widths, [*map(colours.get, named.index), GREY], strict=True
+        for start, width, color in zip(
+            np.cumsum(widths) - widths, widths, [*map(colors.get, named.index), GRAY], strict=True
         ):
-            bar = Rectangle((start, _ABOVE), width, _BAR, facecolor=colour, linewidth=0, **where)
+            bar = Rectangle((start, _ABOVE), width, _BAR, facecolor=color, linewidth=0, **where)
             bar.set_in_layout(False)
             bars.append(first.add_patch(bar))
         return bars
 
-    def _add_legend(self, colours):
+    def _add_legend(self, colors):
         from matplotlib.patches import Patch
 
-        patches = [Patch(color=colour, label=literal(name)) for name, colour in colours.items()]
-        if len(colours) < self.composition.shape[1]:
-            patches.append(Patch(color=GREY, label="other"))
+        patches = [Patch(color=color, label=literal(name)) for name, color in colors.items()]
+        if len(colors) < self.composition.shape[1]:
+            patches.append(Patch(color=GRAY, label="other"))
         self.legend_ = add_figure_legend(self.figure_, patches, handlelength=1.0)
 
     def _is_mixed(self, line):

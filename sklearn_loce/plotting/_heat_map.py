@@ -10,7 +10,7 @@ from sklearn.utils import check_array
 from ._names import fit_names
 from ._style import (
     COLUMN_WIDTH,
-    GREY,
+    GRAY,
     LIGHT,
     PAGE_WIDTH,
     SMALL_FONT_SIZE,
@@ -200,7 +200,7 @@ class HeatMap:
 
         ax = self.ax_.inset_axes(_TREE)
         ax.set_axis_off()
-        look = {"colors": GREY, "linewidths": 0.7, "capstyle": "projecting"}
+        look = {"colors": GRAY, "linewidths": 0.7, "capstyle": "projecting"}
         ax.add_collection(LineCollection(link_positions(links)[1], **look))
         ax.set(xlim=(-0.5, len(links) + 0.5), ylim=(0, 1.02 * (links[:, 2].max() or 1.0)))
 

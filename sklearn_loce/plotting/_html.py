@@ -30,7 +30,7 @@ from ._html_page import (
 from ._html_rows import draw_rows
 from ._inputs import check_lengths
 from ._map_parts import find_coordinates
-from ._style import GREY
+from ._style import GRAY
 
 _BLANK = "(no name)"
 _PARAMETERS = {
@@ -206,7 +206,7 @@ def to_html(
         "row": kept.tolist(),
         "columns": further,
         "scale": number_colors(),
-        "missing": GREY,
+        "missing": GRAY,
         **_describe_labels(samples, clusters, kept),
         **pictures.as_payload(),
         **_rank_neighbors(embeddings[kept], exclusion.take(kept), n_neighbors, metric),

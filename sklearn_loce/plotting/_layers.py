@@ -10,7 +10,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from ._legend import add_legend
 from ._names import fit_names, literal
-from ._style import FONT_SIZE, GREY, concept_styles, lighten, merge_style, open_axes
+from ._style import FONT_SIZE, GRAY, concept_styles, lighten, merge_style, open_axes
 
 _STD = "one standard deviation"
 _COLUMNS = ("model", "layer", "mean", "std")
@@ -184,7 +184,7 @@ class LayerComparisonDisplay:
         groups = scores.groupby("model", sort=False)
         offsets = np.linspace(-_SPREAD, _SPREAD, len(groups)) / 2 if len(groups) > 1 else [0.0]
         if kind == "difference":
-            ax.axhline(0, color=GREY, linewidth=0.8, linestyle=":")
+            ax.axhline(0, color=GRAY, linewidth=0.8, linestyle=":")
         return [
             _draw_model(ax, rows, layers, offset, kind, styles[model], errorbar_kw)
             for (model, rows), offset in zip(groups, offsets, strict=True)
@@ -379,8 +379,8 @@ def _draw_model(ax, rows, layers, offset, kind, style, errorbar_kw):
     """Draw the points of one model."""
     from matplotlib.lines import Line2D
 
-    colour, marker = style
-    look = {"color": lighten(ax, colour), "marker": marker, "markersize": 4, "linewidth": 1.0}
+    color, marker = style
+    look = {"color": lighten(ax, color), "marker": marker, "markersize": 4, "linewidth": 1.0}
     bars = {"capsize": 2, "elinewidth": 0.9, "label": str(rows["model"].iloc[0])}
     style = merge_style(Line2D, look | bars, errorbar_kw)
     places = np.array([layers.index(layer) for layer in rows["layer"]]) + offset

@@ -12,7 +12,7 @@ from ._names import literal
 from ._rows import embed, finite_rows, last_step
 from ._style import (
     COLUMN_WIDTH,
-    GREY,
+    GRAY,
     PAGE_WIDTH,
     concept_styles,
     even_size,
@@ -214,7 +214,7 @@ class ConceptMapDisplay:
             return concept_styles(np.unique(y).tolist(), palette)
         if palette is not None:
             raise ValueError("palette needs concepts; pass y.")
-        return {None: (GREY, "o")}
+        return {None: (GRAY, "o")}
 
     def _choose_size(self, legend):
         """Return width and largest height of a figure."""
@@ -253,9 +253,9 @@ class ConceptMapDisplay:
         dense = {"rasterized": len(coordinates) > _MOST_VECTORS, "zorder": 2}
         look = {"linewidths": 0.25, "edgecolors": self._ground, "alpha": 0.85}
         points = {}
-        for name, (colour, marker) in self._styles.items():
+        for name, (color, marker) in self._styles.items():
             x = coordinates if name is None else coordinates[y == name]
-            own = {"facecolors": lighten(self.ax_, colour), "marker": marker}
+            own = {"facecolors": lighten(self.ax_, color), "marker": marker}
             own["label"] = literal(name)
             own["sizes"] = [size * even_size(marker)]
             style = merge_style(PathCollection, look | dense | own, scatter_kw)
@@ -271,11 +271,11 @@ class ConceptMapDisplay:
         parts = zip(np.asarray(self.means), np.asarray(self.covariances), strict=True)
         for i, (mean, covariance) in enumerate(parts):
             known = names is not None and names[i] in self._styles
-            colour = self._styles[names[i]][0] if known else self.ax_.xaxis.label.get_color()
-            colour = lighten(self.ax_, colour)
-            self.ellipses_.append(self._draw_ellipse(mean, covariance, n_std, colour, ellipse_kw))
+            color = self._styles[names[i]][0] if known else self.ax_.xaxis.label.get_color()
+            color = lighten(self.ax_, color)
+            self.ellipses_.append(self._draw_ellipse(mean, covariance, n_std, color, ellipse_kw))
 
-    def _draw_ellipse(self, mean, covariance, n_std, colour, ellipse_kw):
+    def _draw_ellipse(self, mean, covariance, n_std, color, ellipse_kw):
         from matplotlib.patches import Ellipse
         from matplotlib.patheffects import withStroke
 
@@ -283,7 +283,7 @@ class ConceptMapDisplay:
         width, height = 2 * n_std * np.sqrt(np.maximum(variances, 0.0))
         angle = np.degrees(np.arctan2(axes[1, 0], axes[0, 0]))
         halo = [withStroke(linewidth=1.8, foreground=self._ground)]
-        look = {"edgecolor": colour, "facecolor": "none", "linewidth": 0.9, "path_effects": halo}
+        look = {"edgecolor": color, "facecolor": "none", "linewidth": 0.9, "path_effects": halo}
         # Below the points, because the halo would hide some of them.
         style = merge_style(Ellipse, look | {"zorder": 1.5}, ellipse_kw)
         return self.ax_.add_patch(Ellipse(mean, width, height, angle=angle, **style))
@@ -311,10 +311,10 @@ class ConceptMapDisplay:
         names, codes = np.unique(np.asarray(self.regions), return_inverse=True)
         codes = codes.reshape(np.shape(self.regions))
         if self.component_concepts is None:
-            colours, border = [self._ground] * len(names), GREY
+            colors, border = [self._ground] * len(names), GRAY
         else:
-            colours, border = [self._styles[name][0] for name in names.tolist()], self._ground
-        pale = (1 - _PALE) * np.array(to_rgb(self._ground)) + _PALE * to_rgba_array(colours)[:, :3]
+            colors, border = [self._styles[name][0] for name in names.tolist()], self._ground
+        pale = (1 - _PALE) * np.array(to_rgb(self._ground)) + _PALE * to_rgba_array(colors)[:, :3]
         look = {"origin": "lower", "extent": self.extent, "interpolation": "nearest", "zorder": 0}
         opacity = fade(coordinates, codes.shape, self.extent)
         picture = np.dstack([pale[codes], opacity])

@@ -23,7 +23,7 @@ from ._drawing import (
 from ._grid import Layout, open_grid
 from ._inputs import check_inputs, choose
 from ._rows import last_step
-from ._style import COLOURS, FONT_SIZE, SMALL_FONT_SIZE, merge_style
+from ._style import COLORS, FONT_SIZE, SMALL_FONT_SIZE, merge_style
 from ._tiles import TILE_SIZE, read_tiles
 
 _DISTANCE = "distance to the own concept"
@@ -31,8 +31,8 @@ _CHART_HEIGHT = 0.55, 0.16  # inches: base height, and height of each concept
 _INLYING = RIGHT | {"linewidth": 0.8}
 _MANY = 3000  # dots; more become an image in PDF and SVG files
 _MOST_CONCEPTS = 5  # lines of tiles that fit on a page
-_DOTS = {"marker": "o", "s": 9, "color": COLOURS[0], "alpha": 0.7, "linewidths": 0}
-_CROSSES = {"marker": "x", "s": 16, "color": COLOURS[1], "linewidths": 1.1}
+_DOTS = {"marker": "o", "s": 9, "color": COLORS[0], "alpha": 0.7, "linewidths": 0}
+_CROSSES = {"marker": "x", "s": 16, "color": COLORS[1], "linewidths": 1.1}
 _LABEL_WIDTH = 0.35  # of the chart, for names of concepts
 _NAME_WIDTH = 0.6  # of a line, for the name of a concept
 _SPREAD = 0.6  # of the height of a strip, for its dots

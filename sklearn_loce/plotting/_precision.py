@@ -12,7 +12,7 @@ from ..metrics._rows import align
 from ._legend import add_legend
 from ._names import literal
 from ._rows import embed, finite_rows
-from ._style import GREY, concept_styles, lighten, merge_style, open_axes
+from ._style import GRAY, concept_styles, lighten, merge_style, open_axes
 
 # Values that the paper reports.
 PAPER_K = (1, 5, 10, 20, 30, 40)
@@ -202,10 +202,10 @@ class PrecisionAtKDisplay:
         lines = []
         styles = concept_styles(list(names), palette)
         look = {"linewidth": 0.9, "markersize": 3.2, "markeredgewidth": 0}
-        for values, (name, (colour, marker)) in zip(precision, styles.items(), strict=True):
-            own = {"color": lighten(self.ax_, colour), "marker": marker, "label": literal(name)}
+        for values, (name, (color, marker)) in zip(precision, styles.items(), strict=True):
+            own = {"color": lighten(self.ax_, color), "marker": marker, "label": literal(name)}
             if len(names) > _MOST_NAMED:
-                own = {"color": GREY, "alpha": 0.4, "label": f"one of {len(names)}"}
+                own = {"color": GRAY, "alpha": 0.4, "label": f"one of {len(names)}"}
             style = merge_style(Line2D, look | own, line_kw)
             lines += self.ax_.plot(k, values, **style)
         return lines
@@ -234,7 +234,7 @@ class PrecisionAtKDisplay:
     def _draw_chance(self, chance, chance_kw):
         from matplotlib.lines import Line2D
 
-        defaults = {"color": GREY, "linewidth": 1.2, "linestyle": ":", "label": "chance"}
+        defaults = {"color": GRAY, "linewidth": 1.2, "linestyle": ":", "label": "chance"}
         mean = average_concepts(chance, "macro")
         return self.ax_.axhline(mean, **merge_style(Line2D, defaults, chance_kw))
 

@@ -322,15 +322,15 @@ class ProjectionDisplay:
 
     def _tint_drawn(self, i):
         """Return the image in gray, with the projection in color."""
-        return tint(self._grey(i), [TINT], [_TINT_SHARE * (self.projections[i] > self.threshold)])
+        return tint(self._gray(i), [TINT], [_TINT_SHARE * (self.projections[i] > self.threshold)])
 
     def _tint_errors(self, i):
         """Return the image in gray, with hit, missed and spilled shares of pixels in color."""
         drawn, mask = self.projections[i] > self.threshold, self.masks[i]
         shares = [mask * drawn, mask * ~drawn, (1 - mask) * drawn]
-        return tint(self._grey(i), list(_ERRORS.values()), [_TINT_SHARE * part for part in shares])
+        return tint(self._gray(i), list(_ERRORS.values()), [_TINT_SHARE * part for part in shares])
 
-    def _grey(self, i):
+    def _gray(self, i):
         return np.repeat(self.images[i].mean(axis=2, keepdims=True), 3, axis=2)
 
     def _add_colorbar(self, shown):
@@ -421,5 +421,5 @@ def _shrink(row, probabilities, threshold, crop, tile_size):
 def _tile_of_failed(size):
     """Return a gray tile, because the image of a failed row may be unreadable."""
     shape = round(0.75 * size), size
-    grey = np.full((*shape, 3), 235, dtype=np.uint8)
-    return Tile(grey, np.zeros(shape, dtype=np.float32), (0, 0, *shape[::-1]))
+    gray = np.full((*shape, 3), 235, dtype=np.uint8)
+    return Tile(gray, np.zeros(shape, dtype=np.float32), (0, 0, *shape[::-1]))

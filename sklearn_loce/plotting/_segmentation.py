@@ -13,7 +13,7 @@ from ._inputs import choose
 from ._legend import add_figure_legend
 from ._names import literal
 from ._projection import count_columns, pair_axes
-from ._style import COLOURS, concept_styles
+from ._style import COLORS, concept_styles
 from ._tiles import TILE_SIZE
 
 _TINT_SHARE = 0.65
@@ -128,9 +128,9 @@ class SegmentationDisplay:
         if not len(images):
             raise ValueError("images is empty; pass at least one image.")
         concepts = choose(concepts, estimator.concepts_.tolist(), "concepts")
-        if len(concepts) > len(COLOURS):
+        if len(concepts) > len(COLORS):
             raise ValueError(
-                f"There are {len(concepts)} concepts, but only {len(COLOURS)} colors; choose some, "
+                f"There are {len(concepts)} concepts, but only {len(COLORS)} colors; choose some, "
                 f"as in concepts={concepts[:2]}."
             )
         shown = [_segment(estimator, image, concepts, tile_size) for image in images]
@@ -203,30 +203,30 @@ class SegmentationDisplay:
         n_names = legend * len(self.concepts)
         layout = Layout(2 * -(-n_images // n_cols), (("", n_cols),), n_names=n_names)
         styles = concept_styles(self.concepts, palette)
-        colours = {name: colour for name, (colour, _) in styles.items()}
+        colors = {name: color for name, (color, _) in styles.items()}
         with open_grid(self, ax, layout) as (_, axes):
             pairs = zip(self.images, self.probabilities, strict=True)
             for axes_of_image, pair in zip(pair_axes(axes, n_images), pairs, strict=True):
                 show_tile(axes_of_image[0], pair[0])
-                show_tile(axes_of_image[1], self._paint(*pair, list(colours.values())))
+                show_tile(axes_of_image[1], self._paint(*pair, list(colors.values())))
             if legend and np.ndim(ax) == 0:
-                self._add_legend(colours)
+                self._add_legend(colors)
         return self
 
-    def _paint(self, image, probabilities, colours):
+    def _paint(self, image, probabilities, colors):
         """Return the image in gray, tinted in the colors of the concepts."""
         from matplotlib.colors import to_rgba_array
 
-        grey = np.repeat(image.mean(axis=2, keepdims=True), 3, axis=2)
-        tints = 255 * to_rgba_array(colours)[probabilities.argmax(axis=0), :3]
-        tinted = (1 - _TINT_SHARE) * grey + _TINT_SHARE * tints
+        gray = np.repeat(image.mean(axis=2, keepdims=True), 3, axis=2)
+        tints = 255 * to_rgba_array(colors)[probabilities.argmax(axis=0), :3]
+        tinted = (1 - _TINT_SHARE) * gray + _TINT_SHARE * tints
         is_drawn = probabilities.max(axis=0)[:, :, None] > self.threshold
-        return np.where(is_drawn, tinted, grey).round().astype(np.uint8)
+        return np.where(is_drawn, tinted, gray).round().astype(np.uint8)
 
-    def _add_legend(self, colours):
+    def _add_legend(self, colors):
         from matplotlib.patches import Patch
 
-        patches = [Patch(color=colour, label=literal(name)) for name, colour in colours.items()]
+        patches = [Patch(color=color, label=literal(name)) for name, color in colors.items()]
         self.legend_ = add_figure_legend(self.figure_, patches, handlelength=1.0)
 
 

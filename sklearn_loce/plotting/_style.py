@@ -36,7 +36,7 @@ PAPER_STYLE = {
 # The colors of Okabe and Ito, with dark gray instead of black, and without yellow, which is
 # invisible on white. Then three colors that are distinct for color-blind readers. Then the colors
 # of colorcet's "glasbey_dark", in its order, that differ enough from all before.
-COLOURS = (
+COLORS = (
     *("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#333333"),
     *("#AA2266", "#2222AA", "#8C564B"),
     *("#D60000", "#8C3BFF", "#018700", "#6B004F", "#573B00", "#005659", "#15E18C", "#BCB6FF"),
@@ -47,11 +47,11 @@ COLOURS = (
 MARKERS = ("o", "s", "^", "D", "v", "X", "P", "*", "<", ">", "d")
 
 # Keywords for the color of a whole artist, and for colors of its parts.
-_WHOLE_COLOURS = frozenset({"color", "c"})
-_COLOUR_KEYWORDS = _WHOLE_COLOURS | {"edgecolor", "facecolor"}
+_WHOLE_COLORS = frozenset({"color", "c"})
+_COLOR_KEYWORDS = _WHOLE_COLORS | {"edgecolor", "facecolor"}
 
 # For artists that belong to no concept.
-GREY = "#767676"
+GRAY = "#767676"
 
 _PASSES = 3  # of a layout
 LIGHT = 0.18  # luminance above which black has more contrast than white
@@ -89,7 +89,7 @@ def concept_styles(names, palette=None):
     Notes
     -----
     Seven colors are those of M. Okabe and K. Ito, "Color Universal Design", 2008. Sixteen colors
-    are those of "glasbey_dark" of colorcet 3.2, after C. Glasbey et al., "Colour displays for
+    are those of "glasbey_dark" of colorcet 3.2, after C. Glasbey et al., "Color displays for
     categorical images", Color Research and Application, 2007.
 
     Examples
@@ -105,11 +105,11 @@ def concept_styles(names, palette=None):
     shown = dict.fromkeys(names)
     order, given = _read_palette(palette, list(shown))
     order = list(dict.fromkeys([*order, *shown]))
-    left = [colour for colour in COLOURS if colour not in given.values()] or COLOURS
+    left = [color for color in COLORS if color not in given.values()] or COLORS
     dealt = [name for name in order if name not in given]
-    colours = given | {name: left[i % len(left)] for i, name in enumerate(dealt)}
+    colors = given | {name: left[i % len(left)] for i, name in enumerate(dealt)}
     return {
-        name: (colours[name], MARKERS[i % len(MARKERS)])
+        name: (colors[name], MARKERS[i % len(MARKERS)])
         for i, name in enumerate(order)
         if name in shown
     }
@@ -128,9 +128,9 @@ def _read_palette(palette, names):
     if isinstance(palette, Mapping):
         from matplotlib.colors import to_hex
 
-        for key, colour in palette.items():
+        for key, color in palette.items():
             for name in key if isinstance(key, tuple) else [key]:
-                given[name] = to_hex(colour).upper()
+                given[name] = to_hex(color).upper()
     order = list(given) if isinstance(palette, Mapping) else np.asarray(palette).tolist()
     if not set(order) & set(names):
         raise ValueError(f"palette has none of the concepts {names}; it holds {order}.")
@@ -189,16 +189,16 @@ def find_ground(ax):
     from matplotlib.colors import to_rgba
 
     grounds = [part.get_facecolor() for part in (ax, ax.figure)]
-    return next((colour for colour in grounds if to_rgba(colour)[3] > 0), "white")
+    return next((color for color in grounds if to_rgba(color)[3] > 0), "white")
 
 
-def lighten(ax, colour):
+def lighten(ax, color):
     """Lighten a color until it is visible in dark axes.
 
     Parameters
     ----------
     ax : matplotlib Axes
-    colour : color
+    color : color
 
     Returns
     -------
@@ -218,17 +218,17 @@ def lighten(ax, colour):
     from matplotlib.colors import to_hex, to_rgb
 
     ground = measure_luminance(find_ground(ax))
-    while ground < LIGHT and measure_luminance(colour) + 0.05 < _CONTRAST * (ground + 0.05):
-        colour = to_hex(0.9 * np.array(to_rgb(colour)) + 0.1).upper()
-    return colour
+    while ground < LIGHT and measure_luminance(color) + 0.05 < _CONTRAST * (ground + 0.05):
+        color = to_hex(0.9 * np.array(to_rgb(color)) + 0.1).upper()
+    return color
 
 
-def measure_luminance(colour):
+def measure_luminance(color):
     """Measure the relative luminance of WCAG 2.
 
     Parameters
     ----------
-    colour : color
+    color : color
 
     Returns
     -------
@@ -243,7 +243,7 @@ def measure_luminance(colour):
     """
     from matplotlib.colors import to_rgb
 
-    rgb = np.array(to_rgb(colour))
+    rgb = np.array(to_rgb(color))
     linear = np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
     return linear @ [0.2126, 0.7152, 0.0722]
 
@@ -268,6 +268,9 @@ def paper_style():
 
     with mpl.rc_context(PAPER_STYLE):
         yield
+        # The first figure of a notebook turns the interactive mode on. The context would undo it.
+        interactive = mpl.is_interactive()
+    mpl.interactive(interactive)
 
 
 def new_figure(width=COLUMN_WIDTH, height=2.5):
@@ -420,7 +423,7 @@ def merge_style(artist, defaults, given=None):
     from matplotlib.cbook import normalize_kwargs
 
     ours, theirs = normalize_kwargs(defaults, artist), normalize_kwargs(given or {}, artist)
-    if not _WHOLE_COLOURS.isdisjoint(theirs):
+    if not _WHOLE_COLORS.isdisjoint(theirs):
         # Otherwise our colors would take precedence, or Matplotlib would warn.
-        ours = {name: value for name, value in ours.items() if name not in _COLOUR_KEYWORDS}
+        ours = {name: value for name, value in ours.items() if name not in _COLOR_KEYWORDS}
     return ours | theirs
