@@ -39,11 +39,6 @@ CHECKS = {
     "SS06",  # a summary of several lines
     "YD01",  # no Yields section
 }
-# Modules that are checked in part, without PARTLY_MISSING.
-IN_PART = (
-    "sklearn_loce.plotting.",
-)  # fmt: skip
-PARTLY_MISSING = {"EX01", "PR07", "PR08", "PR09", "RT02", "RT03", "SA01"}
 # Checks that do not hold for a name, with the reason.
 EXPECTED = {
     # Its parameters are those of umap.UMAP, and documented there.
@@ -79,13 +74,9 @@ def _find(path, checks=CHECKS):
     return {code: text for code, text in validate(path)["errors"] if code in checks}
 
 
-def _checks_of(path):
-    return CHECKS - PARTLY_MISSING if path.startswith(IN_PART) else CHECKS
-
-
 @pytest.mark.parametrize("path", sorted([*NAMES, *METHODS]))
 def test_docstring_is_complete(path):
-    assert set(found := _find(path, _checks_of(path))) == EXPECTED.get(path, set()), found
+    assert set(found := _find(path)) == EXPECTED.get(path, set()), found
 
 
 @pytest.mark.parametrize("path", sorted(PROPERTIES))

@@ -102,7 +102,7 @@ class ChannelDisplay:
 
         Returns
         -------
-        self : ChannelDisplay
+        ChannelDisplay
             The display, with all its attributes.
 
         Raises

@@ -119,7 +119,7 @@ class DendrogramDisplay:
 
         Returns
         -------
-        self : DendrogramDisplay
+        DendrogramDisplay
             The display, with all its attributes.
 
         Raises

@@ -328,7 +328,8 @@ class ClusterGalleryDisplay:
 
         Returns
         -------
-        self : ClusterGalleryDisplay
+        ClusterGalleryDisplay
+            The display, with all its attributes.
 
         Raises
         ------

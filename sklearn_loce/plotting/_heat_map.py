@@ -84,7 +84,7 @@ class HeatMap:
 
         Returns
         -------
-        self : object
+        object
             The display, with `ax_`, `figure_`, `im_`, `text_`, `colorbar_` and `order_`.
 
         Raises

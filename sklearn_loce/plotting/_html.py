@@ -139,7 +139,7 @@ def to_html(
 
     Returns
     -------
-    path : pathlib.Path
+    pathlib.Path
         Path of the file.
 
     Raises

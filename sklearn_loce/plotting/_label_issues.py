@@ -200,7 +200,8 @@ class LabelIssuesDisplay:
 
         Returns
         -------
-        self : LabelIssuesDisplay
+        LabelIssuesDisplay
+            The display, with all its attributes.
 
         Raises
         ------

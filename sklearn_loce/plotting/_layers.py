@@ -110,7 +110,7 @@ class LayerComparisonDisplay:
 
         Returns
         -------
-        self : LayerComparisonDisplay
+        LayerComparisonDisplay
             The display, with `ax_`, `axes_`, `figure_` and `errorbar_`.
 
         Raises

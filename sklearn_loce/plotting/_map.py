@@ -164,7 +164,7 @@ class ConceptMapDisplay:
 
         Returns
         -------
-        self : ConceptMapDisplay
+        ConceptMapDisplay
             The display, with all its attributes.
 
         Raises

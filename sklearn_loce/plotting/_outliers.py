@@ -393,7 +393,8 @@ class OutlierDisplay:
 
         Returns
         -------
-        self : OutlierDisplay
+        OutlierDisplay
+            The display, with all its attributes.
 
         Raises
         ------

@@ -125,7 +125,7 @@ class PrecisionAtKDisplay:
 
         Returns
         -------
-        self : PrecisionAtKDisplay
+        PrecisionAtKDisplay
             The display, with `ax_`, `figure_`, `line_`, `band_`, `mean_line_` and `chance_line_`.
 
         Raises

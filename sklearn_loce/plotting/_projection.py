@@ -241,7 +241,8 @@ class ProjectionDisplay:
 
         Returns
         -------
-        self : ProjectionDisplay
+        ProjectionDisplay
+            The display, with all its attributes.
 
         Raises
         ------

@@ -354,7 +354,8 @@ class RetrievalDisplay:
 
         Returns
         -------
-        self : RetrievalDisplay
+        RetrievalDisplay
+            The display, with all its attributes.
 
         Raises
         ------

@@ -173,7 +173,8 @@ class SegmentationDisplay:
 
         Returns
         -------
-        self : SegmentationDisplay
+        SegmentationDisplay
+            The display, with all its attributes.
 
         Raises
         ------
