@@ -4,7 +4,7 @@ Comparing networks: what does training add?
 ===========================================
 
 How much of a LoCE comes from training, and how much from the architecture alone? A LoCE is
-optimized on its mask whatever the network has learned, so compare with random weights.
+optimized on its mask with any weights, so compare with random weights.
 
 We compare three networks of one architecture, layer by layer: with random weights, after a few
 steps of training, and fully trained. All are measured on the same rows, with repeated samples of
@@ -131,10 +131,10 @@ display = PrecisionAtKDisplay.from_embeddings(
 )
 
 # %%
-# How alike are the networks?
-# ---------------------------
+# How similar are the networks?
+# -----------------------------
 # You cannot compare vectors of two networks channel by channel. Linear CKA measures whether two
-# networks arrange the rows alike, up to rotation and scale. Even random weights agree with the
+# networks arrange the rows in the same way, up to rotation and scale. Even random weights agree with the
 # trained ones to some degree, so read a CKA next to that of a random network.
 
 from sklearn_loce.metrics import compare_similarity

@@ -11,8 +11,8 @@ projection onto the activations of a layer matches the mask of one concept in on
 image-concept pair gets a vector, and a concept becomes a set of vectors.
 
 The package's scenes have a known answer: six of eight concepts have two planted sub-concepts, for
-example near and far cars, or red and green buses. The network was trained to tell the concepts
-apart and has never seen a label of a sub-concept.
+example near and far cars, or red and green buses. The network was trained to separate the
+concepts, without labels of sub-concepts.
 """
 
 # %%

@@ -79,7 +79,7 @@ print(results.round(2).T.to_string())
 # --------------------
 # You cannot compare cosines of two methods directly: most activations are positive, so their means
 # point in similar directions anyway. The cosines between clean rows of the same concept, and of
-# different concepts, are a yardstick for each method.
+# different concepts, are a baseline for each method.
 
 import numpy as np
 from sklearn.metrics.pairwise import cosine_similarity
@@ -87,13 +87,13 @@ from sklearn.metrics.pairwise import cosine_similarity
 same = scenes.target[:, None] == scenes.target
 others = ~np.eye(len(same), dtype=bool)
 clean = {name: cosine_similarity(embeddings[name, 0]) for name in methods}
-yardstick = pd.DataFrame(
+baseline = pd.DataFrame(
     {
         "same concept": {name: cosines[same & others].mean() for name, cosines in clean.items()},
         "different concepts": {name: cosines[~same].mean() for name, cosines in clean.items()},
     }
 )
-print(yardstick.round(2).to_string())
+print(baseline.round(2).to_string())
 
 # %%
 # Does the clean vector still work?
