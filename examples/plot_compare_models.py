@@ -134,8 +134,8 @@ display = PrecisionAtKDisplay.from_embeddings(
 # How similar are the networks?
 # -----------------------------
 # You cannot compare vectors of two networks channel by channel. Linear CKA measures whether two
-# networks arrange the rows in the same way, up to rotation and scale. Even random weights agree with the
-# trained ones to some degree, so read a CKA next to that of a random network.
+# networks arrange the rows in the same way, up to rotation and scale. Even random weights agree
+# with the trained ones to some degree, so read a CKA next to that of a random network.
 
 from sklearn_loce.metrics import compare_similarity
 

@@ -34,8 +34,8 @@ print(f"{len(embeddings)} LoCEs, mean IoU {iou:.2f}")
 # %%
 # One file
 # --------
-# The file contains pictures, scripts and styles, and loads nothing from the network, so you can send
-# it by mail. It needs the extra ``html``, which installs Bokeh. UMAP places the points. With the
+# The file contains pictures, scripts and styles, and loads nothing from the network, so you can
+# send it by mail. It needs the extra ``html``, which installs Bokeh. UMAP places the points. With the
 # transformer, every point also shows its projection and IoU.
 
 from pathlib import Path
@@ -68,8 +68,8 @@ with TemporaryDirectory() as folder:
 #   annotations.
 # - **Color and filter** the points by any column of the table. The search finds any text in it.
 #
-# The arrow keys, Space, Enter and Esc do the same. The address of the page contains its state, so you
-# can send it to a colleague.
+# The arrow keys, Space, Enter and Esc do the same. The address of the page contains its state, so
+# you can send it to a colleague.
 #
 # In a notebook, ``IPython.display.IFrame("map.html", width="100%", height=700)`` shows the file. On
 # this page, the small class below embeds it.

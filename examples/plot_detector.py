@@ -43,8 +43,8 @@ with torch.random.fork_rng(devices=[]):
     )
 
 # %%
-# A mask in the table contains all objects of a concept, but a detector needs one box per object. Cars
-# of a scene are in lanes of their own, so each connected part of a mask is an object.
+# A mask in the table contains all objects of a concept, but a detector needs one box per object.
+# Cars of a scene are in lanes of their own, so each connected part of a mask is an object.
 
 import numpy as np
 from pycocotools.mask import decode

@@ -238,8 +238,8 @@ temporary.cleanup()
 # .. admonition:: On COCO with pretrained weights
 #
 #    One call makes the table from annotations in COCO's format, merged or with
-#    ``merge_instances=False``. Weights of torchvision contain their preprocessing, and the tokens of
-#    its vision transformers need no ``reshape_transform``::
+#    ``merge_instances=False``. Weights of torchvision contain their preprocessing, and the tokens
+#    of its vision transformers need no ``reshape_transform``::
 #
 #        from functools import partial
 #        from torchvision.models import ViT_B_16_Weights, vit_b_16

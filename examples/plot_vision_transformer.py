@@ -117,8 +117,8 @@ quality = {name: loce.fit(test.data).evaluate(test.data) for name, loce in loces
 # IoU by layer
 # ------------
 # Points are the mean IoU of the masks of a scene, and bars are the standard deviation over scenes.
-# The embedded patches alone contain little more than color. One block is enough to mix each patch with
-# its surroundings. More blocks do not improve the LoCEs of this ViT: its last block serves the
+# The embedded patches alone contain little more than color. One block is enough to mix each patch
+# with its surroundings. More blocks do not improve the LoCEs of this ViT: its last block serves the
 # class scores. All of its layers stay below the middle layers of the convolutional network.
 
 from sklearn_loce.plotting import LayerComparisonDisplay
