@@ -40,8 +40,8 @@ process, and every figure is the median of its runs. Unless stated otherwise, Lo
 with the paper's objective, `objective="net2vec"`.
 
 Absolute times are valid for this machine only. Ratios carry over better, but compare them on one
-machine only, too: `python -m benchmarks --compare benchmarks/results.json` measures again, and fails if a
-ratio is worse."""
+machine only, too: `python -m benchmarks --compare benchmarks/results.json` measures again, and
+fails if a ratio is worse."""
 
 
 def render(report):

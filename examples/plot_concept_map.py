@@ -35,8 +35,8 @@ print(f"{len(embeddings)} LoCEs, mean IoU {iou:.2f}")
 # One file
 # --------
 # The file contains pictures, scripts and styles, and loads nothing from the network, so you can
-# send it by mail. It needs the extra ``html``, which installs Bokeh. UMAP places the points. With the
-# transformer, every point also shows its projection and IoU.
+# send it by mail. It needs the extra ``html``, which installs Bokeh. UMAP places the points. With
+# the transformer, every point also shows its projection and IoU.
 
 from pathlib import Path
 from tempfile import TemporaryDirectory

@@ -44,9 +44,9 @@ print(f"{RowStore(folder.name).info()['n_rows']} vectors stored")
 # --------------------------------------
 # The score of the transformer is the mean held-out IoU: a LoCE is optimized on one half of a mask,
 # by blocks of cells, and projected onto the other half. The IoU on the same mask shows less,
-# because a layer with many channels can match any mask. ``GroupKFold`` keeps the rows of an image in one
-# fold. A LoCE depends only on its row, so nothing leaks between folds. The folds show how much the
-# score varies with the images; the bars below show that.
+# because a layer with many channels can match any mask. ``GroupKFold`` keeps the rows of an
+# image in one fold. A LoCE depends only on its row, so nothing leaks between folds. The bars below
+# show how much the score varies between folds.
 
 from sklearn.model_selection import GridSearchCV, GroupKFold
 
