@@ -149,7 +149,7 @@ def _told(is_told, suffix=r"\.png"):
         yield
         return
     with pytest.warns(
-        UserWarning, match=rf"1 mask\(s\) store other numbers than they show.*0{suffix}"
+        UserWarning, match=rf"1 mask\(s\) store indexes that differ from their colors.*0{suffix}"
     ):
         yield
 
@@ -426,7 +426,7 @@ def test_voc_trees_are_read_in_every_form(tmp_path, form):
         path.write_bytes(_png(indexes, 8, colors))
     expectation = nullcontext()
     if form == "optimized":
-        expectation = pytest.warns(UserWarning, match="store other numbers than they show")
+        expectation = pytest.warns(UserWarning, match="store indexes that differ from their colors")
     with expectation:
         data = load_voc(tmp_path, "val").data
     assert data.to_dict("records") == expected.to_dict("records")

@@ -726,7 +726,7 @@ def test_batches_that_do_not_fit_into_memory_are_halved(table, monkeypatch):
 
     monkeypatch.setattr(LBFGSObjective, "solve", cramped)
     many = pd.concat([table[:2]] * 3)
-    with pytest.warns(UserWarning, match="out of memory with 6 rows at once; going on with 3"):
+    with pytest.warns(UserWarning, match="out of memory with 6 rows at once, .* Set batch_size=3"):
         found = make_loce(memory=False).fit_transform(many)
     assert sizes == [6, 3, 3]
     monkeypatch.undo()

@@ -106,7 +106,7 @@ def test_errors_name_the_position_of_a_row(picture, mask):
 
 @pytest.mark.parametrize("row", [-1, 2])
 def test_a_row_out_of_range_raises(picture, mask, row):
-    with pytest.raises(ValueError, match=f"holds {row}.* range from 0 to 1"):
+    with pytest.raises(ValueError, match=f"contains {row}.* range from 0 to 1"):
         read_tile([(picture, mask)] * 2, row)
 
 

@@ -183,8 +183,8 @@ class IdReader:
                 _raise_doubt(paths, palette)
         if self.undone:
             warn_user(
-                f"{len(self.undone)} mask(s) store other numbers than they show, as optimizers and "
-                "GIF writers leave them; the ids are those that have names: "
+                f"{len(self.undone)} mask(s) store indexes that differ from their colors, as after "
+                "an optimizer or a GIF writer. The ids that have names are used: "
                 f"{_enumerate(self.undone)}."
             )
 
