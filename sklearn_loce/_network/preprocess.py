@@ -192,8 +192,8 @@ def _read_settings(preprocess):
     if unknown or twice or getattr(_step(steps, names, "Resize"), "max_size", None):
         raise ValueError(
             f"preprocess={preprocess!r} takes images without masks. Such a transform may have one "
-            "Resize without max_size, CenterCrop (which is left out), ToTensor and one Normalize, but "
-            f"it has {', '.join(unknown or twice or ['max_size'])}. Pass a "
+            "Resize without max_size, CenterCrop (which is left out), ToTensor and one Normalize, "
+            f"but it has {', '.join(unknown or twice or ['max_size'])}. Pass a "
             "torchvision.transforms.v2 transform, which moves images and masks together."
         )
     settings = _Settings()

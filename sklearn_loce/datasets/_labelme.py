@@ -79,8 +79,8 @@ def _size_of(file):
     except FileNotFoundError as error:
         within = " The JSON file contains it, in base64 as 'imageData'." if file.has_image else ""
         raise FileNotFoundError(
-            f"{file.path}: the image {file.image!r} does not exist; name the folder of the images "
-            f"by image_dir.{within}"
+            f"{file.path}: the image {file.image!r} does not exist; pass the folder of the images "
+            f"as image_dir.{within}"
         ) from error
     except READ_ERRORS as error:
         raise ValueError(f"{file.path}: {file.image!r} can't be read: {error}") from error

@@ -70,7 +70,7 @@ def _check_range(values):
     wrong = values[~((values >= -_TOLERANCE) & (values <= 1 + _TOLERANCE))]
     if len(wrong):
         raise ValueError(
-            f"coordinates must be shares of the image in [0, 1], got {wrong[:5].tolist()}; of "
+            f"coordinates must be shares of the image in [0, 1], got {wrong[:5].tolist()}; for "
             "pixels, divide x by the image's width and y by its height"
         )
     return np.clip(values, 0, 1)

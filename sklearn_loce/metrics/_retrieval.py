@@ -1,4 +1,4 @@
-"""Retrieval: do the nearest embeddings of a query show its concept."""
+"""Retrieval: measures of how often the nearest embeddings show the concept of a query."""
 
 from numbers import Integral
 
