@@ -65,7 +65,7 @@ models = {
 # result depends on that scale. The logistic objective is solved to its optimum, and its ridge has
 # the same effect at all scales, so it is the fairer choice. (``standardize=True`` is another.)
 #
-# All layers are computed in one pass and come side by side; ``n_channels_`` gives their widths.
+# All layers are computed in one pass and concatenated; ``n_channels_`` gives their widths.
 
 import numpy as np
 
@@ -85,7 +85,7 @@ for name, model in models.items():
 # Repeated samples
 # ----------------
 # ``compare_layers`` samples the same number of rows of every concept again and again, the same rows
-# for every layer. With ``groups``, it samples images: the standard deviation is then one over
+# for every layer. With ``groups``, it samples images: the standard deviation is then that of
 # images, and precision leaves out neighbors in the image of the query. All networks use the same
 # seed, so they use the same samples. Layers of a single network need no arrays:
 # ``compare_layers(loce, X, layers=layers)`` embeds the images.
@@ -151,7 +151,7 @@ display = LayerComparisonDisplay(scores, metric="linear CKA\nwith the trained ne
 # Which concepts does training separate?
 # --------------------------------------
 # Separation is the smallest distance between rows of two concepts over the largest distance in
-# their union. ``quantile`` keeps single rows from deciding. Training separates nearly all pairs.
+# their union. With ``quantile``, single rows do not decide. Training separates nearly all pairs.
 # Car and taxi, which differ only in a small sign on the roof, stay closest.
 
 import matplotlib.pyplot as plt

@@ -96,8 +96,8 @@ Embedded(page)
 # --------
 # ``ConceptMapDisplay`` draws such a map with Matplotlib, with the ellipses of Gaussian mixtures
 # that are fitted to each concept in the plane. A concept with sub-concepts may form islands, as
-# brick and plaster houses do. A criterion chooses the number of components, which need not be the
-# number of kinds.
+# brick and plaster houses do. BIC chooses the number of components, which may differ from the
+# number of sub-concepts.
 
 from sklearn_loce.plotting import ConceptMapDisplay
 

@@ -135,7 +135,7 @@ print(pd.crosstab(found.target, verdict, rownames=["detected as"], colnames=[Non
 # LoCEs of boxes
 # --------------
 # The detector pads images of 120 x 160 to 128 x 160. LoCETransformer reads this from the detector's
-# own transform and pads masks alike. The layer is the one that the head classifies.
+# own transform and pads masks in the same way. The layer is the one that the head classifies.
 
 from sklearn_loce import LoCETransformer, TorchModel
 

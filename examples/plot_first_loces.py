@@ -110,9 +110,9 @@ for pair in pairs.itertuples():
 # Another objective
 # -----------------
 # The LoCEs above minimize the default, ``objective="logistic"``: a logistic regression of the
-# pixels of the mask, with a ridge and a single optimum. The objective of the paper is one parameter
-# away. It takes 50 steps of AdamW, which can leave stray pixels in the projection.
-# :ref:`sphx_glr_auto_examples_plot_sub_concepts.py` compares the two further.
+# pixels of the mask, with a ridge and a single optimum. The objective of the paper is
+# ``objective="net2vec"``. It takes 50 steps of AdamW, which can leave stray pixels in the
+# projection. :ref:`sphx_glr_auto_examples_plot_sub_concepts.py` compares the two further.
 
 from sklearn.base import clone
 

@@ -67,8 +67,8 @@ _ = display.ax_.set_ylabel("held-out IoU")
 # To compare embeddings, the pipeline scales them to length 1 and clusters them. The scorers of
 # :mod:`sklearn_loce.metrics` judge the result:
 #
-# - ``r_precision`` is the share of a row's nearest rows that show its concept. It looks at as many
-#   neighbors as the concept has rows.
+# - ``r_precision`` is the share of a row's nearest rows that show its concept. It uses as many
+#   neighbors as the concept has other rows.
 # - ``purity`` is high if each cluster contains one concept. The clusters are fitted on the training
 #   folds and judged on the others.
 # - ``heldout_iou`` is the score of the transformer.

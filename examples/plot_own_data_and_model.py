@@ -80,7 +80,7 @@ print(f"{len(merged.data)} rows with all cars of an image, {len(single.data)} wi
 # The model
 # ---------
 # Any ``torch.nn.Module`` works. This one cuts the image into patches and mixes them with attention,
-# as a vision transformer does. Like much code of that kind, it puts tokens before images. Its
+# as a vision transformer does. Its first axis is that of tokens, as in much code of this kind. Its
 # weights are random, so this part shows only the steps, no results of a trained network.
 
 import torch

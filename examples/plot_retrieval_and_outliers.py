@@ -140,9 +140,9 @@ print(f"\nfalse alarms: {is_outlier[fine].sum()} of {fine.sum()} rows without er
 # %%
 # What was missed
 # ---------------
-# These rows have an error but are no outliers. If a large object is in the middle of the image,
-# as the car does, its mirrored mask still covers much of it. The other objects are small and also
-# near the middle. The colors show hits and misses of the projection, and where it spills over.
+# These rows have an error but are no outliers. The car is large and in the middle of the
+# image, so its mirrored mask still covers much of it. The other objects are small and also
+# near the middle. The colors show hits, misses and spilled pixels of the projection.
 
 from sklearn_loce.plotting import ProjectionDisplay
 
