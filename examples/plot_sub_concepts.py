@@ -158,10 +158,10 @@ print(table.pivot_table("score", ["model", "layer"], "concept").round(2).to_stri
 
 # %%
 # The colors of sky, houses and buses are lost on the way to the last layer. Near and far differ in
-# size, and this difference stays. The difference in the shape of trees becomes smaller. A network that is trained to separate concepts
-# does not need the color of a bus. So if you find no sub-concept, it may be missing in the layer
-# and not in the images. In most layers, "logistic" finds more than the paper's objective in the
-# same activations.
+# size, and this difference stays. The difference in the shape of trees becomes smaller. A
+# network that is trained to separate concepts does not need the color of a bus. So if you find no
+# sub-concept, it may be missing in the layer and not in the images. In most layers, "logistic"
+# finds more than the paper's objective in the same activations.
 
 from sklearn_loce.plotting import LayerComparisonDisplay
 
