@@ -63,9 +63,9 @@ print(f"{len(data)} rows, {len(layers)} layers, {len(directions)} sets of LoCEs"
 # and a half times the average share of one of twelve sub-concepts. The tree does not use concepts
 # or sub-concepts; the strips below it show the planted ones.
 #
-# Most sub-concepts have a branch of their own. Near cars and near taxis share a branch, and so do far ones:
-# in this layer, the distance is a larger difference than the sign on the roof. A search inside each
-# concept would not find such a sub-concept.
+# Most sub-concepts have a branch of their own. Near cars and near taxis share a branch, and so do
+# far ones: in this layer, the distance is a larger difference than the sign on the roof. A search
+# inside each concept would not find such a sub-concept.
 
 import matplotlib.pyplot as plt
 

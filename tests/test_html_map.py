@@ -535,7 +535,7 @@ def test_bad_input_is_named(plain, how, message):
         plain(6, **how)
 
 
-def test_umap_says_how_many_rows_it_needs(plain):
+def test_umap_reports_how_many_rows_it_needs(plain):
     with pytest.raises(
         ValueError, match="'umap' needs at least 3 finite rows and 1 feature, got 2"
     ):

@@ -155,7 +155,7 @@ def _told(is_told, suffix=r"\.png"):
 
 
 @pytest.mark.parametrize("depth", [1, 2, 4])
-def test_images_of_few_bits_hold_ids(load, depth):
+def test_images_of_few_bits_contain_ids(load, depth):
     """PyPNG writes such files; Pillow scales 2 and 4 bits to the range of 8."""
     ids = _draw(range(min(2**depth, 12)))
     with _told(depth > 1):
@@ -164,7 +164,7 @@ def test_images_of_few_bits_hold_ids(load, depth):
 
 
 @pytest.mark.parametrize("depth", [1, 2, 4])
-def test_images_of_few_bits_hold_scaled_ids(load, depth):
+def test_images_of_few_bits_contain_scaled_ids(load, depth):
     """An optimizer has found that all values are multiples of 255, 85 or 17."""
     samples, factor = _draw(range(min(2**depth, 12))), 255 // (2**depth - 1)
     names = {factor * i: f"class {i}" for i in range(2**depth)}

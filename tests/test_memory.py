@@ -489,7 +489,7 @@ def test_an_image_that_the_network_refuses_does_not_affect_others(place, table, 
     np.testing.assert_array_equal(np.delete(caught.value.embeddings, bad, 0), computed(table))
 
 
-def test_failures_hold_no_activations(monkeypatch):
+def test_failures_keep_no_activations(monkeypatch):
     alive, plain = [], ActivationExtractor.__call__
 
     def poisoned(self, images, shown=None):
