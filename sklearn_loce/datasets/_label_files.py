@@ -15,7 +15,7 @@ _NUMBERS = ("I", "I;16", "I;16B", "I;16L")
 _COLORS = ("LA", "PA", "RGB", "RGBA")
 # Pillow scales gray of 2 and 4 bits to the range of 8 bits, as in PNG.
 _FACTORS = {"L;2": 85, "L;4": 17}
-_WAY_OUT = "load_masks(..., palette={name: (r, g, b)}) says what each color means"
+_WAY_OUT = "Pass the color of each concept: load_masks(..., palette={name: (r, g, b)})"
 
 
 def distinct(labels):
