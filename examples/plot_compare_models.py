@@ -121,8 +121,8 @@ metrics = ["iou", "heldout_iou", "precision_at_10", "separation"]
 display = LayerComparisonDisplay.from_table(tables, metrics)
 
 # %%
-# Precision over the number of neighbors, for the deepest layer of each network. The width of a band
-# is the standard deviation over concepts.
+# The curves show precision over the number of neighbors, for the deepest layer of each network. The
+# width of a band is the standard deviation over concepts.
 
 from sklearn_loce.plotting import PrecisionAtKDisplay
 
@@ -174,7 +174,7 @@ for ax, name in zip(axes, ["random weights", "trained"], strict=True):
 # %%
 # Projections with random weights
 # -------------------------------
-# The rows of one scene, with the LoCEs of ``features.5`` of both networks.
+# The picture shows the rows of one scene, with the LoCEs of ``features.5`` of both networks.
 
 from sklearn_loce.plotting import ProjectionDisplay
 

@@ -206,8 +206,8 @@ for what, (layer, table) in broken.items():
 # %%
 # The projections
 # ---------------
-# The rows of one image, with LoCEs of ``blocks.1``. A patch of 8 x 8 pixels is the finest detail of
-# a projection here.
+# The picture shows the rows of one image, with LoCEs of ``blocks.1``. A patch of 8 x 8 pixels is
+# the finest detail of a projection here.
 
 from sklearn_loce.plotting import ProjectionDisplay
 
@@ -215,8 +215,8 @@ scene = data[data["scene"] == "scene000"]
 display = ProjectionDisplay.from_estimator(on_blocks, scene, n_cols=4)
 
 # %%
-# All cars of an image as one row, and each car as its own row. The cosines below compare the merged
-# LoCE with those of its parts, and the parts with each other.
+# The picture shows all cars of an image as one row, and each car as its own row. The cosines below
+# compare the merged LoCE with those of its parts, and the parts with each other.
 
 pairs = single.data.groupby("image_id").filter(lambda rows: len(rows) == 2)
 first = pairs["image_id"].iloc[0]

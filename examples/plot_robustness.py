@@ -134,8 +134,8 @@ _ = axes[2].legend(fontsize="small")
 # %%
 # Projections under noise
 # -----------------------
-# The rows of one scene with 20 % noise. The first picture shows LoCEs of the noisy image, the
-# second LoCEs of the clean image.
+# These are the rows of one scene with 20 % noise. The first picture shows LoCEs of the noisy image,
+# and the second shows LoCEs of the clean image.
 
 from sklearn_loce.plotting import ProjectionDisplay
 

@@ -172,8 +172,8 @@ print(means.round(2).to_string())
 # %%
 # Projections of both networks
 # ----------------------------
-# One scene in both networks: the image with the outlines of its masks, and below it the projections
-# of the LoCEs.
+# The picture shows one scene in both networks: the image with the outlines of its masks, and below
+# it the projections of the LoCEs.
 
 import matplotlib.pyplot as plt
 
