@@ -115,7 +115,7 @@ print(results["IoU"].round(2).T.to_string())
 # Three curves of noise
 # ---------------------
 # Projections of LoCEs of noisy images still match their masks, although the direction of these
-# LoCEs changes much. The logistic ones with a weak ridge do so best. LoCEs of clean images match
+# LoCEs changes a lot. Logistic LoCEs with a weak ridge match best. LoCEs of clean images match
 # less and less. In retrieval, the methods are close together: there, noise harms the activations
 # themselves.
 
