@@ -70,7 +70,7 @@ class Subject:
 def what_is_missing(options):
     """Return the missing requirement of the section, or ``None``."""
     missing = [path.name for path in (options.camvid, options.weights) if not path.exists()]
-    return f"it needs {' and '.join(missing)}, which are not there." if missing else None
+    return f"it needs {' and '.join(missing)}, which are missing." if missing else None
 
 
 def read_tensor(path):

@@ -39,9 +39,9 @@ numbers are in `benchmarks/results.json`. The two sides of each ratio were timed
 process, and every figure is the median of its runs. Unless stated otherwise, LoCEs are optimized
 with the paper's objective, `objective="net2vec"`.
 
-Absolute times hold for this machine only. Ratios carry over better, but compare them on one machine
-only, too: `python -m benchmarks --compare benchmarks/results.json` measures again, and fails if a
-ratio is worse."""
+Absolute times are valid for this machine only. Ratios carry over better, but also compare them on
+one machine only: `python -m benchmarks --compare benchmarks/results.json` measures again, and
+fails if a ratio is worse."""
 
 
 def render(report):

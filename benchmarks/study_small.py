@@ -38,7 +38,7 @@ class Way:
     ----------
     objective : str
     layers : tuple of str
-        Joined to one where there are several.
+        Joined if there are several.
     shown : str
         What the network sees.
     """
@@ -105,7 +105,7 @@ def free_places(mask):
 
 
 def move_mask(mask, rng):
-    """Put a mask's shape at a random place free of it; ``None`` where there is none."""
+    """Put a mask's shape at a random place free of it; ``None`` if no such place exists."""
     shape, is_free = free_places(mask)
     places = np.argwhere(is_free)
     if not len(places):

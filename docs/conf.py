@@ -42,7 +42,7 @@ extensions = [
 templates_path = ["_templates"]
 exclude_patterns = ["_build", "auto_examples/*.ipynb"]
 default_role = "literal"
-smartquotes = False  # values such as "net2vec" are code, also where they stand in text
+smartquotes = False  # values such as "net2vec" are code, also inside text
 
 # Pages
 myst_enable_extensions = ["attrs_inline", "colon_fence", "deflist", "dollarmath"]
@@ -76,7 +76,7 @@ sphinx_gallery_conf = {
     "image_srcset": ["2x"],
     "thumbnail_size": (480, 320),
     "run_stale_examples": True,  # the package may have changed where an example has not
-    "capture_repr": ("_repr_html_",),  # an object's address says nothing
+    "capture_repr": ("_repr_html_",),  # the address of an object is of no use
     "write_computation_times": False,
     "show_memory": False,
     "remove_config_comments": True,

@@ -4,7 +4,7 @@ Comparing networks: what does training add?
 ===========================================
 
 How much of a LoCE comes from training, and how much from the architecture alone? A LoCE is
-optimized on its mask whatever the network has learned, so compare with random weights.
+optimized on its mask with any weights, so compare with random weights.
 
 We compare three networks of one architecture, layer by layer: with random weights, after a few
 steps of training, and fully trained. All are measured on the same rows, with repeated samples of
@@ -65,7 +65,7 @@ models = {
 # result depends on that scale. The logistic objective is solved to its optimum, and its ridge has
 # the same effect at all scales, so it is the fairer choice. (``standardize=True`` is another.)
 #
-# All layers are computed in one pass and come side by side; ``n_channels_`` gives their widths.
+# All layers are computed in one pass and concatenated; ``n_channels_`` gives their widths.
 
 import numpy as np
 
@@ -85,7 +85,7 @@ for name, model in models.items():
 # Repeated samples
 # ----------------
 # ``compare_layers`` samples the same number of rows of every concept again and again, the same rows
-# for every layer. With ``groups``, it samples images: the standard deviation is then one over
+# for every layer. With ``groups``, it samples images: the standard deviation is then that of
 # images, and precision leaves out neighbors in the image of the query. All networks use the same
 # seed, so they use the same samples. Layers of a single network need no arrays:
 # ``compare_layers(loce, X, layers=layers)`` embeds the images.
@@ -121,8 +121,8 @@ metrics = ["iou", "heldout_iou", "precision_at_10", "separation"]
 display = LayerComparisonDisplay.from_table(tables, metrics)
 
 # %%
-# Precision over the number of neighbors, for the deepest layer of each network. The width of a band
-# is the standard deviation over concepts.
+# The curves show precision over the number of neighbors, for the deepest layer of each network. The
+# width of a band is the standard deviation over concepts.
 
 from sklearn_loce.plotting import PrecisionAtKDisplay
 
@@ -131,11 +131,11 @@ display = PrecisionAtKDisplay.from_embeddings(
 )
 
 # %%
-# How alike are the networks?
-# ---------------------------
+# How similar are the networks?
+# -----------------------------
 # You cannot compare vectors of two networks channel by channel. Linear CKA measures whether two
-# networks arrange the rows alike, up to rotation and scale. Even random weights agree with the
-# trained ones to some degree, so read a CKA next to that of a random network.
+# networks arrange the rows in the same way, up to rotation and scale. Even random weights agree
+# with the trained ones to some degree, so read a CKA next to that of a random network.
 
 from sklearn_loce.metrics import compare_similarity
 
@@ -151,7 +151,7 @@ display = LayerComparisonDisplay(scores, metric="linear CKA\nwith the trained ne
 # Which concepts does training separate?
 # --------------------------------------
 # Separation is the smallest distance between rows of two concepts over the largest distance in
-# their union. ``quantile`` keeps single rows from deciding. Training separates nearly all pairs.
+# their union. With ``quantile``, single rows do not decide. Training separates nearly all pairs.
 # Car and taxi, which differ only in a small sign on the roof, stay closest.
 
 import matplotlib.pyplot as plt
@@ -174,7 +174,7 @@ for ax, name in zip(axes, ["random weights", "trained"], strict=True):
 # %%
 # Projections with random weights
 # -------------------------------
-# The rows of one scene, with the LoCEs of ``features.5`` of both networks.
+# The picture shows the rows of one scene, with the LoCEs of ``features.5`` of both networks.
 
 from sklearn_loce.plotting import ProjectionDisplay
 

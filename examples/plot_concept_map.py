@@ -34,9 +34,9 @@ print(f"{len(embeddings)} LoCEs, mean IoU {iou:.2f}")
 # %%
 # One file
 # --------
-# The file holds pictures, scripts and styles, and loads nothing from the network, so you can send
-# it by mail. It needs the extra ``html``, which installs Bokeh. UMAP places the points. With the
-# transformer, every point also shows its projection and IoU.
+# The file contains pictures, scripts and styles, and loads nothing from the network, so you can
+# send it by mail. It needs the extra ``html``, which installs Bokeh. UMAP places the points. With
+# the transformer, every point also shows its projection and IoU.
 
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -68,8 +68,8 @@ with TemporaryDirectory() as folder:
 #   annotations.
 # - **Color and filter** the points by any column of the table. The search finds any text in it.
 #
-# The arrow keys, Space, Enter and Esc do the same. The address of the page holds its state, so you
-# can send it to a colleague.
+# The arrow keys, Space, Enter and Esc do the same. The address of the page contains its state, so
+# you can send it to a colleague.
 #
 # In a notebook, ``IPython.display.IFrame("map.html", width="100%", height=700)`` shows the file. On
 # this page, the small class below embeds it.
@@ -96,8 +96,8 @@ Embedded(page)
 # --------
 # ``ConceptMapDisplay`` draws such a map with Matplotlib, with the ellipses of Gaussian mixtures
 # that are fitted to each concept in the plane. A concept with sub-concepts may form islands, as
-# brick and plaster houses do. A criterion chooses the number of components, which need not be the
-# number of kinds.
+# brick and plaster houses do. BIC chooses the number of components, which may differ from the
+# number of sub-concepts.
 
 from sklearn_loce.plotting import ConceptMapDisplay
 

@@ -105,7 +105,7 @@ ax.spines[["top", "right"]].set_visible(False)
 # The same map
 # ------------
 # The left map shows the LoCEs of this process, the right map those of the store and the cluster
-# together. UMAP is a sensitive test: rows that differ in the last bits would soon lie elsewhere.
+# together. UMAP is a sensitive test: rows that differ in the last bits would soon be elsewhere.
 
 from sklearn_loce.plotting import ConceptMapDisplay
 

@@ -43,8 +43,8 @@ with torch.random.fork_rng(devices=[]):
     )
 
 # %%
-# A mask in the table holds all objects of a concept, but a detector needs one box per object. Cars
-# of a scene are in lanes of their own, so each connected part of a mask is an object.
+# A mask in the table contains all objects of a concept, but a detector needs one box per object.
+# Cars of a scene are in lanes of their own, so each connected part of a mask is an object.
 
 import numpy as np
 from pycocotools.mask import decode
@@ -112,7 +112,7 @@ found = from_detections(test_pictures, outputs, **how)
 
 # %%
 # A detection is true if it overlaps an annotated box of its concept with an IoU of at least 0.5. If
-# it overlaps a box of another concept that much, its name is wrong; otherwise its place is.
+# it overlaps a box of another concept that much, its name is wrong. Otherwise its place is wrong.
 
 import pandas as pd
 from torchvision.ops import box_iou
@@ -135,7 +135,7 @@ print(pd.crosstab(found.target, verdict, rownames=["detected as"], colnames=[Non
 # LoCEs of boxes
 # --------------
 # The detector pads images of 120 x 160 to 128 x 160. LoCETransformer reads this from the detector's
-# own transform and pads masks alike. The layer is the one that the head classifies.
+# own transform and pads masks in the same way. The layer is the one that the head classifies.
 
 from sklearn_loce import LoCETransformer, TorchModel
 
@@ -187,7 +187,7 @@ print(areas.round(2).to_string())
 # %%
 # The neighbors reveal wrong names, although they use only the detector's own features and some
 # annotated boxes. Agreement is a weaker sign of wrong places: the LoCE of half a car still
-# resembles those of cars. Nearness is a better sign, and it learns from no false detection. The
+# resembles those of cars. Nearness is a better sign, and it needs no false detections. The
 # detector's score adds other information: all three together find wrong places best, and wrong
 # names nearly as well as agreement does.
 
@@ -200,8 +200,8 @@ for name, measure in measures.items():
 ax.set(xlabel="share of false detections kept", ylabel="share of true detections kept")
 
 # %%
-# High scores, few neighbors that agree
-# -------------------------------------
+# High scores with a low agreement
+# --------------------------------
 # These are the four detections with the highest scores among those with an agreement below one
 # half. The nearest annotated boxes follow: a solid frame has the name of the detection, a dashed
 # frame another name.

@@ -14,8 +14,8 @@ confused: both are the same drawing in the same colors, and a taxi has a small s
 # LoCEs of two layers
 # -------------------
 # ``features.1`` is an early layer of the small network, and ``features.5`` is its last layer before
-# the class scores. One transformer embeds both in one forward pass per image and puts their vectors
-# side by side.
+# the class scores. One transformer embeds both in one forward pass per image and concatenates
+# their vectors.
 
 import numpy as np
 

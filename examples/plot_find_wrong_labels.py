@@ -4,7 +4,7 @@ Find wrong labels
 =================
 
 Which annotations of a data set have a wrong label, and how do you correct the file? An object with
-the wrong label looks like the objects of another concept, so its LoCE lies near theirs.
+the wrong label looks like the objects of another concept, so its LoCE is near theirs.
 :func:`~sklearn_loce.outliers.label_issues` ranks all rows by this, suggests a concept for each, and
 gives the id of the annotation.
 """
@@ -85,7 +85,7 @@ LabelIssuesDisplay.from_issues(issues, X, n_rows=16)
 # Correct the file
 # ----------------
 # You change annotations by their ids. Here we accept all suggestions with a confidence above 0.5.
-# To refuse some of them after a look, drop their ids, as in ``confirmed.drop([15])``.
+# To reject some suggestions, drop their ids, as in ``confirmed.drop([15])``.
 
 confirmed = issues[issues["confidence"] > 0.5].set_index("annotation_id")["suggested"]
 
@@ -97,7 +97,7 @@ for annotation in content["annotations"]:
 _ = file.write_text(json.dumps(content))
 
 # %%
-# Here the truth is known: exactly the wrong labels were changed, and all labels are right now.
+# Here the truth is known. Exactly the wrong labels were changed, so now all labels are right.
 
 mended = {a["id"]: a["category_id"] for a in content["annotations"] if a["id"] in confirmed}
 print(f"{len(mended)} labels were changed. All are right now: {mended == truth}")

@@ -11,8 +11,8 @@ projection onto the activations of a layer matches the mask of one concept in on
 image-concept pair gets a vector, and a concept becomes a set of vectors.
 
 The package's scenes have a known answer: six of eight concepts have two planted sub-concepts, for
-example near and far cars, or red and green buses. The network was trained to tell the concepts
-apart and has never seen a label of a sub-concept.
+example near and far cars, or red and green buses. The network was trained to separate the
+concepts, without labels of sub-concepts.
 """
 
 # %%
@@ -110,9 +110,9 @@ for pair in pairs.itertuples():
 # Another objective
 # -----------------
 # The LoCEs above minimize the default, ``objective="logistic"``: a logistic regression of the
-# pixels of the mask, with a ridge and a single optimum. The objective of the paper is one parameter
-# away. It takes 50 steps of AdamW, which can leave stray pixels in the projection.
-# :ref:`sphx_glr_auto_examples_plot_sub_concepts.py` compares the two further.
+# pixels of the mask, with a ridge and a single optimum. The objective of the paper is
+# ``objective="net2vec"``. It takes 50 steps of AdamW, which can leave stray pixels in the
+# projection. :ref:`sphx_glr_auto_examples_plot_sub_concepts.py` compares the two further.
 
 from sklearn.base import clone
 

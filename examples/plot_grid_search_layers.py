@@ -43,10 +43,10 @@ print(f"{RowStore(folder.name).info()['n_rows']} vectors stored")
 # Which layer has the best held-out IoU?
 # --------------------------------------
 # The score of the transformer is the mean held-out IoU: a LoCE is optimized on one half of a mask,
-# by blocks of cells, and projected onto the other half. The IoU on the same mask says less, because
-# a layer with many channels can match any mask. ``GroupKFold`` keeps the rows of an image in one
-# fold. A LoCE depends only on its row, so nothing leaks between folds. The folds show how much the
-# score varies with the images; the bars below show that.
+# by blocks of cells, and projected onto the other half. The IoU on the same mask shows less,
+# because a layer with many channels can match any mask. ``GroupKFold`` keeps the rows of an
+# image in one fold. A LoCE depends only on its row, so nothing leaks between folds. The bars below
+# show how much the score varies between folds.
 
 from sklearn.model_selection import GridSearchCV, GroupKFold
 
@@ -67,9 +67,9 @@ _ = display.ax_.set_ylabel("held-out IoU")
 # To compare embeddings, the pipeline scales them to length 1 and clusters them. The scorers of
 # :mod:`sklearn_loce.metrics` judge the result:
 #
-# - ``r_precision`` is the share of a row's nearest rows that show its concept. It looks at as many
-#   neighbors as the concept has rows.
-# - ``purity`` is high if each cluster holds one concept. The clusters are fitted on the training
+# - ``r_precision`` is the share of a row's nearest rows that show its concept. It uses as many
+#   neighbors as the concept has other rows.
+# - ``purity`` is high if each cluster contains one concept. The clusters are fitted on the training
 #   folds and judged on the others.
 # - ``heldout_iou`` is the score of the transformer.
 #

@@ -10,7 +10,7 @@ one image, on whose mask it was optimized. There are two ways to one vector per 
 - **Net2Vec** optimizes a single vector on all training images at once, with the same objective.
 
 We fit both on some scenes and compare their masks on held-out scenes, concept by concept. The LoCE
-of each held-out row is a yardstick: it was optimized on the mask itself, so it is no competitor.
+of each held-out row is a reference and no competitor: it was optimized on the mask itself.
 """
 
 # %%

@@ -44,7 +44,7 @@ print(*files, sep="\n")
 # The table
 # ---------
 # The table has one row per image-concept pair. You can pass paths: images and masks are read when
-# they are needed. A mask may hold one value besides 0, here 255. All other columns are free:
+# they are needed. A mask may contain one value besides 0, here 255. All other columns are free:
 # displays use ``concept``, and ``GroupKFold`` uses ``scene``.
 
 import pandas as pd
@@ -63,8 +63,8 @@ print(f"{len(data)} rows, {data['concept'].nunique()} concepts")
 # or ADE20K. Its parameter ``palette`` reads masks with a color per concept, as in CamVid.
 #
 # By default, all cars of an image are one row, as in the paper. With ``merge_instances=False``,
-# each car is a row. If no file numbers the instances, connected regions stand for them. That is a
-# guess: two cars that touch are one region, and a car behind a pole is two. Polygons separate
+# each car is a row. If no file numbers the instances, connected regions count as instances. That is
+# a guess: two cars that touch are one region, and a car behind a pole is two. Polygons separate
 # instances: :func:`~sklearn_loce.datasets.load_coco`, :func:`~sklearn_loce.datasets.load_yolo` and
 # :func:`~sklearn_loce.datasets.load_labelme` read them.
 
@@ -80,8 +80,8 @@ print(f"{len(merged.data)} rows with all cars of an image, {len(single.data)} wi
 # The model
 # ---------
 # Any ``torch.nn.Module`` works. This one cuts the image into patches and mixes them with attention,
-# as a vision transformer does. Like much code of that kind, it puts tokens before images. Its
-# weights are random, so this part shows the steps and not what a network has learned.
+# as a vision transformer does. Its first axis is that of tokens, as in much code of this kind. Its
+# weights are random, so this part shows only the steps, no results of a trained network.
 
 import torch
 from torch import nn
@@ -150,7 +150,7 @@ preprocess = v2.Compose(
 # The output of ``patches`` is a grid (n_images, n_channels, height, width). The blocks have tokens,
 # with the class token first and images on the second axis. The first pass is traced from the pixels
 # to the layer, so each token gets its place in the image, and the class token is left out. The
-# class scores of ``head`` have no places, and the error says so.
+# class scores of ``head`` have no places, so they raise an error.
 
 from textwrap import fill
 
@@ -206,8 +206,8 @@ for what, (layer, table) in broken.items():
 # %%
 # The projections
 # ---------------
-# The rows of one image, with LoCEs of ``blocks.1``. A patch of 8 x 8 pixels is the finest detail of
-# a projection here.
+# The picture shows the rows of one image, with LoCEs of ``blocks.1``. A patch of 8 x 8 pixels is
+# the finest detail of a projection here.
 
 from sklearn_loce.plotting import ProjectionDisplay
 
@@ -215,8 +215,8 @@ scene = data[data["scene"] == "scene000"]
 display = ProjectionDisplay.from_estimator(on_blocks, scene, n_cols=4)
 
 # %%
-# All cars of an image as one row, and each car as its own row. The cosines below compare the merged
-# LoCE with those of its parts, and the parts with each other.
+# The picture shows all cars of an image as one row, and each car as its own row. The cosines below
+# compare the merged LoCE with those of its parts, and the parts with each other.
 
 pairs = single.data.groupby("image_id").filter(lambda rows: len(rows) == 2)
 first = pairs["image_id"].iloc[0]
@@ -238,8 +238,8 @@ temporary.cleanup()
 # .. admonition:: On COCO with pretrained weights
 #
 #    One call makes the table from annotations in COCO's format, merged or with
-#    ``merge_instances=False``. Weights of torchvision hold their preprocessing, and the tokens of
-#    its vision transformers need no ``reshape_transform``::
+#    ``merge_instances=False``. Weights of torchvision contain their preprocessing, and the tokens
+#    of its vision transformers need no ``reshape_transform``::
 #
 #        from functools import partial
 #        from torchvision.models import ViT_B_16_Weights, vit_b_16

@@ -1,10 +1,10 @@
 """
-===========================================================
-Retrieval and outliers: which images look alike to a layer?
-===========================================================
+=================================================
+Retrieval and outliers: which images are similar?
+=================================================
 
-Which images look alike to a layer, and which rows do not fit their concept? The nearest LoCEs of a
-LoCE answer the first question (retrieval). A LoCE far from all others of its concept answers the
+Which images are similar in a layer, and which rows do not fit their concept? The nearest LoCEs of
+a LoCE answer the first question (retrieval). A LoCE far from all others of its concept answers the
 second (outliers).
 
 Here we know which outliers to expect, because we plant two kinds of annotation errors in a table of
@@ -140,9 +140,9 @@ print(f"\nfalse alarms: {is_outlier[fine].sum()} of {fine.sum()} rows without er
 # %%
 # What was missed
 # ---------------
-# These rows have an error but are no outliers. If a large object stands in the middle of the image,
-# as the car does, its mirrored mask still covers much of it. The other objects are small and also
-# near the middle. The colors show hits and misses of the projection, and where it spills over.
+# These rows have an error but are no outliers. The car is large and in the middle of the
+# image, so its mirrored mask still covers much of it. The other objects are small and also
+# near the middle. The colors show hits, misses and spilled pixels of the projection.
 
 from sklearn_loce.plotting import ProjectionDisplay
 

@@ -79,7 +79,7 @@ print(results.round(2).T.to_string())
 # --------------------
 # You cannot compare cosines of two methods directly: most activations are positive, so their means
 # point in similar directions anyway. The cosines between clean rows of the same concept, and of
-# different concepts, are a yardstick for each method.
+# different concepts, are a baseline for each method.
 
 import numpy as np
 from sklearn.metrics.pairwise import cosine_similarity
@@ -87,13 +87,13 @@ from sklearn.metrics.pairwise import cosine_similarity
 same = scenes.target[:, None] == scenes.target
 others = ~np.eye(len(same), dtype=bool)
 clean = {name: cosine_similarity(embeddings[name, 0]) for name in methods}
-yardstick = pd.DataFrame(
+baseline = pd.DataFrame(
     {
         "same concept": {name: cosines[same & others].mean() for name, cosines in clean.items()},
         "different concepts": {name: cosines[~same].mean() for name, cosines in clean.items()},
     }
 )
-print(yardstick.round(2).to_string())
+print(baseline.round(2).to_string())
 
 # %%
 # Does the clean vector still work?
@@ -115,7 +115,7 @@ print(results["IoU"].round(2).T.to_string())
 # Three curves of noise
 # ---------------------
 # Projections of LoCEs of noisy images still match their masks, although the direction of these
-# LoCEs changes much. The logistic ones with a weak ridge do so best. LoCEs of clean images match
+# LoCEs changes a lot. Logistic LoCEs with a weak ridge match best. LoCEs of clean images match
 # less and less. In retrieval, the methods are close together: there, noise harms the activations
 # themselves.
 
@@ -134,8 +134,8 @@ _ = axes[2].legend(fontsize="small")
 # %%
 # Projections under noise
 # -----------------------
-# The rows of one scene with 20 % noise. The first picture shows LoCEs of the noisy image, the
-# second LoCEs of the clean image.
+# These are the rows of one scene with 20 % noise. The first picture shows LoCEs of the noisy image,
+# and the second shows LoCEs of the clean image.
 
 from sklearn_loce.plotting import ProjectionDisplay
 

@@ -59,13 +59,13 @@ print(f"{len(data)} rows, {len(layers)} layers, {len(directions)} sets of LoCEs"
 # %%
 # A tree without labels
 # ---------------------
-# The tree has all rows of a middle layer. It is cut where a branch holds at most 12 % of them, one
-# and a half times the average share of one of twelve sub-concepts. The tree knows neither concepts
-# nor sub-concepts; the strips below it show the planted ones.
+# The tree has all rows of a middle layer. It is cut where a branch has at most 12 % of them, one
+# and a half times the average share of one of twelve sub-concepts. The tree does not use concepts
+# or sub-concepts; the strips below it show the planted ones.
 #
-# Most sub-concepts are a branch each. Near cars and near taxis share a branch, and so do far ones:
-# in this layer, the distance is a larger difference than the sign on the roof. A search inside each
-# concept would not find such a sub-concept.
+# Most sub-concepts have a branch of their own. Near cars and near taxis share a branch, and so do
+# far ones: in this layer, the distance is a larger difference than the sign on the roof. A search
+# inside each concept would not find such a sub-concept.
 
 import matplotlib.pyplot as plt
 
@@ -90,8 +90,8 @@ ClusterGalleryDisplay.from_embeddings(X, data, tree.labels_, clusters=vehicles, 
 # %%
 # The channels of a sub-concept
 # -----------------------------
-# Which channels tell brick houses from plaster houses? The picture shows the largest weights of
-# each kind, among houses alone. If a gray mark lies outside the box, the other kind differs in this
+# Which channels differ between brick and plaster houses? The picture shows the largest weights of
+# each kind, among houses alone. If a gray mark is outside the box, the other kind differs in this
 # channel.
 
 from sklearn_loce.plotting import ChannelDisplay
@@ -157,11 +157,11 @@ table = pd.DataFrame(records, columns=["model", "layer", "sample", "concept", "s
 print(table.pivot_table("score", ["model", "layer"], "concept").round(2).to_string())
 
 # %%
-# The colors of sky, houses and buses are lost on the way to the last layer. Near and far, a size in
-# the image, stays, and the shape of trees fades. A network that is trained to tell concepts apart
-# does not need the color of a bus. So if you find no sub-concept, it may be missing in the layer
-# and not in the images. In most layers, "logistic" finds more than the paper's objective in the
-# same activations.
+# The colors of sky, houses and buses are lost on the way to the last layer. Near and far differ in
+# size, and this difference stays. The difference in the shape of trees becomes smaller. A
+# network that is trained to separate concepts does not need the color of a bus. So if you find no
+# sub-concept, it may be missing in the layer and not in the images. In most layers, "logistic"
+# finds more than the paper's objective in the same activations.
 
 from sklearn_loce.plotting import LayerComparisonDisplay
 

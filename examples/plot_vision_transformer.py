@@ -117,8 +117,8 @@ quality = {name: loce.fit(test.data).evaluate(test.data) for name, loce in loces
 # IoU by layer
 # ------------
 # Points are the mean IoU of the masks of a scene, and bars are the standard deviation over scenes.
-# The embedded patches alone hold little more than color. One block is enough to mix each patch with
-# its surroundings. More blocks do not improve the LoCEs of this ViT: its last block serves the
+# The embedded patches alone contain little more than color. One block is enough to mix each patch
+# with its surroundings. More blocks do not improve the LoCEs of this ViT: its last block serves the
 # class scores. All of its layers stay below the middle layers of the convolutional network.
 
 from sklearn_loce.plotting import LayerComparisonDisplay
@@ -139,7 +139,7 @@ display = LayerComparisonDisplay.from_table(
 # %%
 # Is it the network, or the grid?
 # -------------------------------
-# A grid of 12 x 12 cannot hold fine outlines. As a yardstick, we average each mask over the cells
+# A grid of 12 x 12 cannot show fine outlines. For comparison, we average each mask over the cells
 # of a grid and upsample these averages: 12 x 12 for the ViT, 15 x 20 for ``features.4``. LoCEs do
 # better, because the size of a logit is free and that of an average is not. The two grids differ by
 # more than the two networks, so most of the gap is due to the grid.
@@ -172,8 +172,8 @@ print(means.round(2).to_string())
 # %%
 # Projections of both networks
 # ----------------------------
-# One scene in both networks: the image with the outlines of its masks, and below it the projections
-# of the LoCEs.
+# The picture shows one scene in both networks: the image with the outlines of its masks, and below
+# it the projections of the LoCEs.
 
 import matplotlib.pyplot as plt
 
@@ -192,7 +192,7 @@ for part, (name, layer) in zip(figure.subfigures(2, 1), shown.items(), strict=Tr
 # %%
 # .. admonition:: On COCO with pretrained weights
 #
-#    Weights of torchvision hold their size, mean and standard deviation. Pass them as
+#    Weights of torchvision contain their size, mean and standard deviation. Pass them as
 #    ``preprocess``; the center crop is left out::
 #
 #        from torchvision.models import ViT_B_16_Weights, vit_b_16

@@ -546,7 +546,7 @@ def _warn_of_unjudged(confidence, given):
 
 
 def _read_ids(annotation_ids, n_rows):
-    """Read the ids of each row. Several ids become a tuple, also from an array of Parquet."""
+    """Return the ids of each row. Several ids become a tuple, even if Parquet stored an array."""
     ids = [value.tolist() if isinstance(value, np.ndarray) else value for value in annotation_ids]
     ids = [tuple(value) if isinstance(value, list) else value for value in ids]
     if len(ids) != n_rows:

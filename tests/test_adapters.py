@@ -404,10 +404,10 @@ def test_an_in_place_first_layer_does_not_change_the_images():
 
 def test_the_meta_device_raises_an_error_before_weights_move():
     network = make_small_network()
-    with pytest.raises(ValueError, match="meta device holds no numbers"):
+    with pytest.raises(ValueError, match="meta device has no numbers"):
         ActivationExtractor(network, "2", device="meta")
     assert next(network.parameters()).device.type == "cpu"
-    with pytest.raises(ValueError, match="meta device holds no numbers"):
+    with pytest.raises(ValueError, match="meta device has no numbers"):
         ActivationExtractor(network.to("meta"), "2")
 
 

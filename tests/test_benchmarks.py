@@ -380,7 +380,7 @@ def test_every_variant_passes_all_images_with_the_same_weights():
 
 def test_the_end_to_end_section_needs_the_scenes(tmp_path):
     section = end_to_end.run(Options(camvid=tmp_path / "camvid", weights=tmp_path / "network"))
-    assert section.skipped == "it needs camvid and network, which are not there."
+    assert section.skipped == "it needs camvid and network, which are missing."
     assert section.tables == []
 
 

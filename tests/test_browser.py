@@ -285,7 +285,7 @@ def test_the_selected_row_and_its_neighbours_are_saved_with_their_annotations(
     np.testing.assert_allclose(table[HOSTILE[1]], samples[HOSTILE[1]].iloc[rows])
 
 
-def test_a_card_tells_the_further_columns(page, written):
+def test_a_card_shows_the_further_columns(page, written):
     for row, ids in ((8, ", ".join(written[2]["annotation_id"][8])), (0, "none")):
         page.run("point(arguments[0])", row)
         facts = dict(zip(page.texts("#card dt"), page.texts("#card dd"), strict=True))
@@ -354,7 +354,7 @@ def test_search_goes_through_the_rows_of_an_image(page, written):
     assert page.texts("#selected dd")[0] == wanted
 
 
-def test_search_for_what_is_not_there(page):
+def test_search_without_a_match(page):
     page.find("#query").send_keys("nobody", "\ue007")
     assert page.find("#found").text == "0 rows"
     assert page.selected() is None
@@ -788,7 +788,7 @@ def test_names_with_numbers_are_listed_by_value(driver, tmp_path):
     assert page.run("return rowsShown()") == [row for row in range(12) if row != 2]
 
 
-def test_the_address_holds_the_state(page, driver, written):
+def test_the_address_contains_the_state(page, driver, written):
     page.choose("IoU")
     page.find(f"{_CONCEPT} label:nth-of-type(2)").click()
     page.find(_LEAST).send_keys(*["\ue014"] * 30)

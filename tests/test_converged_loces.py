@@ -158,7 +158,7 @@ UNREAD = [
 def test_parameters_that_the_objective_does_not_use_raise_errors(boxes, how, others):
     (objective, (name, value)) = how["objective"], list(how.items())[1]
     message = re.escape(
-        f"{name}={value!r} is not read by objective={objective!r}; leave it out, or choose "
+        f"{name}={value!r} is not used by objective={objective!r}; leave it out, or choose "
         f"{others}."
     )
     loce = LoCETransformer(MODEL, "2", objective=objective).fit(boxes)
@@ -181,7 +181,7 @@ def test_logistic_is_the_default(boxes):
 
 
 def test_append_bias_raises_an_error_for_objectives_without_a_bias(boxes):
-    with pytest.raises(ValueError, match="append_bias=True is not read by objective='net2vec'"):
+    with pytest.raises(ValueError, match="append_bias=True is not used by objective='net2vec'"):
         LoCETransformer(MODEL, "2", objective="net2vec", append_bias=True).fit(boxes)
 
 
@@ -190,15 +190,15 @@ def test_a_search_of_an_unused_parameter_raises_an_error(boxes):
     loce = LoCETransformer(MODEL, "2", objective="logistic")
     search = GridSearchCV(loce, {"learning_rate": [0.2, 0.5]}, cv=2, refit=False)
     with pytest.raises(
-        ValueError, match=r"(?s)All the 4 fits failed.*learning_rate=0\.2 is not read"
+        ValueError, match=r"(?s)All the 4 fits failed.*learning_rate=0\.2 is not used"
     ):
         search.fit(boxes)
     search.set_params(error_score="raise", param_grid={"learning_rate": [0.1, 0.5]})
-    with pytest.raises(ValueError, match=r"learning_rate=0\.5 is not read by objective='logistic'"):
+    with pytest.raises(ValueError, match=r"learning_rate=0\.5 is not used by objective='logistic'"):
         search.fit(boxes)
     search.set_params(error_score=np.nan)
     with (
-        pytest.warns(FitFailedWarning, match=r"learning_rate=0\.5 is not read"),
+        pytest.warns(FitFailedWarning, match=r"learning_rate=0\.5 is not used"),
         pytest.warns(UserWarning, match="scores are non-finite"),
     ):
         search.fit(boxes)
@@ -209,7 +209,7 @@ def test_the_net2vec_segmenter_refuses_unused_parameters_of_its_loce(boxes):
     for name, value in {"learning_rate": 0.5, "max_iter": 7}.items():
         loce = LoCETransformer(MODEL, "2", objective="net2vec", **{name: value})
         with pytest.raises(
-            ValueError, match=f"{name}={value} of its loce is not read by .* set {name}"
+            ValueError, match=f"{name}={value} of its loce is not used by .* set {name}"
         ):
             Net2VecSegmenter(loce).fit(boxes)
 

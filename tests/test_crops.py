@@ -125,7 +125,7 @@ def test_rows_keep_their_order_and_the_table_stays_unchanged(boxes):
         np.testing.assert_array_equal(alone["image"].iloc[0], crops["image"].iloc[i])
 
 
-def test_files_hold_the_same_pixels_and_equal_crops_share_a_file(image, tmp_path):
+def test_files_contain_the_same_pixels_and_equal_crops_share_a_file(image, tmp_path):
     mask = _mask(30, 32, 40, 44)
     pairs = [(image, mask), (image, mask), (image, _mask(3, 9, 4, 8))]
     folder = tmp_path / "new" / "crops"

@@ -474,9 +474,9 @@ def test_further_columns_are_numbers_and_texts(plain):
     assert list(further_columns(plain(samples=table, columns=["vector", "ids"]))) == [
         *("vector", "ids")
     ]
-    with pytest.raises(ValueError, match=r"columns holds 'polygon', whose values are not all"):
+    with pytest.raises(ValueError, match=r"columns contains 'polygon', whose values are not all"):
         plain(samples=table, columns=["polygon"])
-    with pytest.raises(ValueError, match=r"columns holds 'color', but .* are \['score', 'ids'"):
+    with pytest.raises(ValueError, match=r"columns contains 'color', but .* are \['score', 'ids'"):
         plain(samples=table, columns=["color"])
 
 
@@ -535,7 +535,7 @@ def test_bad_input_is_named(plain, how, message):
         plain(6, **how)
 
 
-def test_umap_says_how_many_rows_it_needs(plain):
+def test_umap_reports_how_many_rows_it_needs(plain):
     with pytest.raises(
         ValueError, match="'umap' needs at least 3 finite rows and 1 feature, got 2"
     ):

@@ -90,7 +90,7 @@ def test_masks_with_other_values_shapes_and_sizes_have_other_digests():
     assert n_distinct("mask", [cells[4], Image.fromarray(cells[4])]) == 1
     with pytest.raises(ValueError, match="must sum to"):
         digest_of(mask={"size": [2, 2], "counts": [3]})
-    with pytest.raises(ValueError, match="the mask holds Python objects"):
+    with pytest.raises(ValueError, match="the mask contains Python objects"):
         digest_of(mask=np.full((2, 2), None))
 
 

@@ -149,13 +149,13 @@ def _told(is_told, suffix=r"\.png"):
         yield
         return
     with pytest.warns(
-        UserWarning, match=rf"1 mask\(s\) store other numbers than they show.*0{suffix}"
+        UserWarning, match=rf"1 mask\(s\) store indexes that differ from their colors.*0{suffix}"
     ):
         yield
 
 
 @pytest.mark.parametrize("depth", [1, 2, 4])
-def test_images_of_few_bits_hold_ids(load, depth):
+def test_images_of_few_bits_contain_ids(load, depth):
     """PyPNG writes such files; Pillow scales 2 and 4 bits to the range of 8."""
     ids = _draw(range(min(2**depth, 12)))
     with _told(depth > 1):
@@ -164,7 +164,7 @@ def test_images_of_few_bits_hold_ids(load, depth):
 
 
 @pytest.mark.parametrize("depth", [1, 2, 4])
-def test_images_of_few_bits_hold_scaled_ids(load, depth):
+def test_images_of_few_bits_contain_scaled_ids(load, depth):
     """An optimizer has found that all values are multiples of 255, 85 or 17."""
     samples, factor = _draw(range(min(2**depth, 12))), 255 // (2**depth - 1)
     names = {factor * i: f"class {i}" for i in range(2**depth)}
@@ -426,7 +426,7 @@ def test_voc_trees_are_read_in_every_form(tmp_path, form):
         path.write_bytes(_png(indexes, 8, colors))
     expectation = nullcontext()
     if form == "optimized":
-        expectation = pytest.warns(UserWarning, match="store other numbers than they show")
+        expectation = pytest.warns(UserWarning, match="store indexes that differ from their colors")
     with expectation:
         data = load_voc(tmp_path, "val").data
     assert data.to_dict("records") == expected.to_dict("records")

@@ -220,7 +220,7 @@ def test_images_outside_the_folder_raise_an_error(tmp_path, path):
 
 def test_missing_images_raise_an_error(tmp_path):
     _write(tmp_path, _shape(SQUARE), imagePath="b.png")
-    with pytest.raises(FileNotFoundError, match=r"a\.json: the image .*b\.png.*by image_dir\.$"):
+    with pytest.raises(FileNotFoundError, match=r"a\.json: the image .*b\.png.*as image_dir\.$"):
         load_labelme(tmp_path)
     _write(tmp_path, _shape(SQUARE), imagePath="b.png", imageData="AAAA")
     with pytest.raises(FileNotFoundError, match=r"b\.png.*base64 as 'imageData'"):

@@ -128,7 +128,7 @@ NO_PLACES = {
     "shuffled tokens": (shuffled, CHOSEN),
     "merged tokens": (merged, CHOSEN),
     "channels by channels": (cross_covariance, "no places in the image"),
-    "weights": (lambda grid: tokens_of(grid) @ grid.flatten(2), "weights of places for places"),
+    "weights": (lambda grid: tokens_of(grid) @ grid.flatten(2), "attention weights between places"),
     "heads": (lambda grid: tokens_of(grid).unflatten(2, (3, 8)).transpose(1, 2), "axes of 3 and 8"),
     "first tokens": (lambda grid: tokens_of(grid)[:, :16], "16 tokens for the 24 places"),
     "repeated tokens": (lambda grid: tokens_of(grid).repeat(1, 2, 1), "48 tokens for the 24"),

@@ -489,7 +489,7 @@ def test_an_image_that_the_network_refuses_does_not_affect_others(place, table, 
     np.testing.assert_array_equal(np.delete(caught.value.embeddings, bad, 0), computed(table))
 
 
-def test_failures_hold_no_activations(monkeypatch):
+def test_failures_keep_no_activations(monkeypatch):
     alive, plain = [], ActivationExtractor.__call__
 
     def poisoned(self, images, shown=None):
@@ -726,7 +726,7 @@ def test_batches_that_do_not_fit_into_memory_are_halved(table, monkeypatch):
 
     monkeypatch.setattr(LBFGSObjective, "solve", cramped)
     many = pd.concat([table[:2]] * 3)
-    with pytest.warns(UserWarning, match="out of memory with 6 rows at once; going on with 3"):
+    with pytest.warns(UserWarning, match="out of memory with 6 rows at once, .* Set batch_size=3"):
         found = make_loce(memory=False).fit_transform(many)
     assert sizes == [6, 3, 3]
     monkeypatch.undo()

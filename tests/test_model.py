@@ -98,5 +98,5 @@ def test_a_missing_device_falls_back_to_that_of_the_network(network):
 @pytest.mark.parametrize("device", ["meta", None])
 def test_the_meta_device_raises_an_error(small_network, device):
     network = small_network if device else small_network.to("meta")
-    with pytest.raises(ValueError, match="meta device holds no numbers"):
+    with pytest.raises(ValueError, match="meta device has no numbers"):
         ActivationExtractor(network, "0", device=device)

@@ -210,7 +210,7 @@ def test_workers_that_always_die_raise_a_clear_error(table):
     loce = make(model=TorchModel(Deadly().eval())).fit(table)
     with (
         pytest.warns(UserWarning, match="A worker was lost"),
-        pytest.raises(RuntimeError, match=r"Workers died with 3 images one after the other"),
+        pytest.raises(RuntimeError, match=r"Workers died with 3 images in a row"),
     ):
         loce.transform(table)
 

@@ -219,7 +219,7 @@ def test_failed_rows_have_no_projection(samples, projector):
 @pytest.mark.parametrize(
     ("how", "error", "message"),
     [
-        ({"rows": [26]}, ValueError, "rows holds 26"),
+        ({"rows": [26]}, ValueError, "rows contains 26"),
         ({"rows": []}, ValueError, "rows is empty"),
         ({"y": ["car"]}, ValueError, "y has 1 row"),
         ({"embeddings": np.zeros((2, 3))}, ValueError, "embeddings has 2 row"),
@@ -310,7 +310,7 @@ def test_clusters_are_predicted_for_rows_that_did_not_fail(samples, embeddings):
 
 def test_invalid_clusters_raise(samples, embeddings):
     labels = np.zeros(26, dtype=int)
-    with pytest.raises(ValueError, match=r"clusters holds 7, .* are \[0\]"):
+    with pytest.raises(ValueError, match=r"clusters contains 7, .* are \[0\]"):
         ClusterGalleryDisplay.from_embeddings(embeddings, samples, labels, clusters=[7])
     with pytest.raises(ValueError, match=r"labels has 3 row\(s\)"):
         ClusterGalleryDisplay.from_embeddings(embeddings, samples, labels[:3])
@@ -400,8 +400,8 @@ def test_transformers_embed_tables(samples, embeddings):
 @pytest.mark.parametrize(
     ("how", "message"),
     [
-        ({"queries": 4}, "queries holds 4, whose embedding is not finite"),
-        ({"queries": 26}, "queries holds 26"),
+        ({"queries": 4}, "queries contains 4, whose embedding is not finite"),
+        ({"queries": 26}, "queries contains 26"),
         ({"queries": []}, "at least one query"),
         ({"queries": 0, "n_best": 25, "n_worst": 0}, "25 other rows, but there are 24"),
         ({"queries": 6, "n_best": 7, "groups": [1] * 20 + [2] * 6}, "query 6 has 6 rows in other"),
@@ -547,7 +547,7 @@ def test_detectors_of_all_kinds_are_shown(samples, embeddings):
         OutlierDisplay.from_estimator(KMeans(2, n_init=1).fit(X), X, table)
     with pytest.raises(ValueError, match="was fitted with concepts; pass y"):
         OutlierDisplay.from_estimator(own, X, table[["image", "mask"]])
-    with pytest.raises(ValueError, match="concepts holds 'tram'"):
+    with pytest.raises(ValueError, match="concepts contains 'tram'"):
         OutlierDisplay.from_embeddings(X, table, concepts=["tram"])
 
 
@@ -626,7 +626,7 @@ def test_rows_without_confidence_are_labeled(samples, embeddings):
         (lambda issues: issues.drop(columns="given"), r"issues lacks \['given'\]"),
         (lambda issues: issues.iloc[:0], "issues has no rows"),
         (lambda issues: issues.rename({25: "x"}), "samples has no row 'x' of the issues"),
-        (lambda issues: issues.assign(row=26), r"issues\['row'\] holds 26"),
+        (lambda issues: issues.assign(row=26), r"issues\['row'\] contains 26"),
     ],
 )
 def test_invalid_tables_of_issues_raise(samples, embeddings, change, message):
@@ -698,7 +698,7 @@ def test_samples_in_an_ambiguous_order_raise(samples, embeddings):
     samples = samples[kept].reset_index(drop=True)
     issues = label_issues(embeddings[kept], samples["concept"].to_numpy(), k=3)
     shuffled = samples.iloc[::-1]
-    with pytest.raises(ValueError, match=r"holds 0 to 24 in another order.*reset_index"):
+    with pytest.raises(ValueError, match=r"contains 0 to 24 in another order.*reset_index"):
         LabelIssuesDisplay.from_issues(issues, shuffled)
     # Labels that are no positions tell the rows.
     named = issues.set_axis(issues["row"].map("row {}".format))
@@ -809,7 +809,7 @@ def test_displays_draw_into_given_axes(kind, samples, embeddings, projector):
     assert display.figure_ is figure
     with pytest.raises(ValueError, match="Another display already uses this ax"):
         display.plot(ax=ax)
-    with pytest.raises(ValueError, match=f"holds {len(again) + 1} Axes, but {len(again)} are"):
+    with pytest.raises(ValueError, match=f"contains {len(again) + 1} Axes, but {len(again)} are"):
         display.plot(ax=[*again, ax])
     with pytest.raises(ValueError, match="not part of a grid"):
         display.plot(ax=figure.add_axes((0, 0, 1, 1)))

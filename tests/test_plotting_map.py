@@ -257,7 +257,7 @@ def test_channels_have_the_feature_names_of_the_estimator(rows):
 
 
 def test_a_group_without_rows_raises(rows):
-    with pytest.raises(ValueError, match=r"group='ship' has no finite row; y holds \['bus'"):
+    with pytest.raises(ValueError, match=r"group='ship' has no finite row; y contains \['bus'"):
         ChannelDisplay.from_embeddings(*rows, group="ship")
 
 

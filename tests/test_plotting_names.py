@@ -61,7 +61,7 @@ def display_of(kind):
         SeparationDisplay,
     ],
 )
-def test_long_names_lie_inside_the_figure_and_leave_room(kind):
+def test_long_names_stay_inside_the_figure_and_leave_room(kind):
     display = display_of(kind)  # a layout without room would warn
     figure, width = display.figure_, display.figure_.bbox.width
     for ax in figure.axes:

@@ -82,7 +82,7 @@ def test_similar_concepts_are_neighbors_and_colors_span_the_values():
     assert shown.plot(order=None).order_.tolist() == [0, 1, 2, 3]
     with pytest.raises(ValueError, match="tree=True needs at least two concepts"):
         shown.plot(order=None, tree=True)
-    with pytest.raises(ValueError, match=r"order=\[.a., .b.\] must hold each of the concepts"):
+    with pytest.raises(ValueError, match=r"order=\[.a., .b.\] must contain each of the concepts"):
         shown.plot(order=["a", "b"])
 
 
@@ -240,7 +240,7 @@ def test_precision_of_many_concepts_has_no_names():
 def test_too_large_k_raises(rows):
     with pytest.raises(ValueError, match="k=28 neighbors"):
         PrecisionAtKDisplay.from_embeddings(*rows, k=[28])
-    with pytest.raises(ValueError, match=r"k=.0, 3. must hold numbers of at least 1"):
+    with pytest.raises(ValueError, match=r"k=.0, 3. must contain numbers of at least 1"):
         PrecisionAtKDisplay.from_embeddings(*rows, k=[3, 0])
     with pytest.raises(ValueError, match="group 0 has 14 rows in other groups, but needs 15"):
         PrecisionAtKDisplay.from_embeddings(*rows, k=[15], groups=np.arange(28) % 2)
@@ -298,7 +298,7 @@ def test_several_metrics_have_panels():
     given, axes = plt.subplots(3)
     assert shown.plot(ax=axes).figure_ is given
     assert shown.ax_ is None
-    with pytest.raises(ValueError, match="ax holds 2 Axes, but 3 are needed"):
+    with pytest.raises(ValueError, match="ax contains 2 Axes, but 3 are needed"):
         shown.plot(ax=axes[:2])
     plt.close("all")
 

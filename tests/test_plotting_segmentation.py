@@ -61,7 +61,7 @@ def test_invalid_segmentations_raise(boxes, segmenter):
         SegmentationDisplay.from_estimator(segmenter.loce_, images)
     with pytest.raises(ValueError, match="images is empty"):
         SegmentationDisplay.from_estimator(segmenter, [])
-    with pytest.raises(ValueError, match="concepts holds 'tree'"):
+    with pytest.raises(ValueError, match="concepts contains 'tree'"):
         SegmentationDisplay.from_estimator(segmenter, images, concepts=["tree"])
     with pytest.raises(FileNotFoundError, match=r"gone\.png"):
         SegmentationDisplay.from_estimator(segmenter, ["gone.png"])

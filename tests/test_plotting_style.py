@@ -132,7 +132,7 @@ def test_a_palette_gives_colors_to_concepts_and_groups():
     ("palette", "error", "message"),
     [
         ("tab10", TypeError, "palette='tab10' is not a palette; pass a dict"),
-        ({"cow": "red"}, ValueError, r"none of the concepts \[.bus.\]; it holds \[.cow.\]"),
+        ({"cow": "red"}, ValueError, r"none of the concepts \[.bus.\]; it contains \[.cow.\]"),
         ({"bus": "blurple"}, ValueError, "blurple"),
     ],
 )

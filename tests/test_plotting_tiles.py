@@ -58,7 +58,7 @@ def test_a_map_is_shrunk_to_the_tile(picture, mask):
 
 @pytest.mark.parametrize("corner", [(0, 0), (12, 20), (55, 70)])
 @pytest.mark.parametrize("size", [(4, 4), (1, 10), (5, 2)])
-def test_a_crop_holds_the_mask_and_has_the_shape_of_the_image(picture, corner, size):
+def test_a_crop_contains_the_mask_and_has_the_shape_of_the_image(picture, corner, size):
     mask = np.zeros((60, 80), dtype=bool)
     mask[corner[0] : corner[0] + size[0], corner[1] : corner[1] + size[1]] = True
     left, upper, right, lower = make_tile(picture, mask, crop=True).box
@@ -106,7 +106,7 @@ def test_errors_name_the_position_of_a_row(picture, mask):
 
 @pytest.mark.parametrize("row", [-1, 2])
 def test_a_row_out_of_range_raises(picture, mask, row):
-    with pytest.raises(ValueError, match=f"holds {row}.* range from 0 to 1"):
+    with pytest.raises(ValueError, match=f"contains {row}.* range from 0 to 1"):
         read_tile([(picture, mask)] * 2, row)
 
 

@@ -87,7 +87,7 @@ def test_masks_in_every_form_give_the_same_vectors(tables, form):
         assert_array_equal(ours_drawn, drawn)
 
 
-def test_a_column_may_hold_arrays_of_images():
+def test_a_column_may_contain_arrays_of_images():
     rng = np.random.RandomState(0)
     images, masks = rng.randint(256, size=(2, 24, 32, 3)).astype(np.uint8), np.eye(24, 32) > 0
     columns = {

@@ -489,15 +489,15 @@ def test_unconverged_optima_cause_a_warning(boxes):
 @pytest.mark.parametrize(
     ("loce", "how", "match"),
     [
-        ({}, {"batch_size": 4}, "batch_size=4 is not read with objective='logistic'"),
-        ({"objective": "dice"}, {"shuffle": False}, "shuffle=False is not read with .*'dice'"),
-        ({}, {"learning_rate": 0.2}, "learning_rate=0.2 is not read with"),
-        ({"learning_rate": 0.2}, {}, "learning_rate=0.2 is not read by objective='logistic'"),
-        ({"max_iter": 9}, {}, "max_iter=9 of its loce is not read"),
-        ({"objective": "net2vec", "max_iter": 9}, {}, "max_iter=9 of its loce is not read"),
+        ({}, {"batch_size": 4}, "batch_size=4 is not used with objective='logistic'"),
+        ({"objective": "dice"}, {"shuffle": False}, "shuffle=False is not used with .*'dice'"),
+        ({}, {"learning_rate": 0.2}, "learning_rate=0.2 is not used with"),
+        ({"learning_rate": 0.2}, {}, "learning_rate=0.2 is not used by objective='logistic'"),
+        ({"max_iter": 9}, {}, "max_iter=9 of its loce is not used"),
+        ({"objective": "net2vec", "max_iter": 9}, {}, "max_iter=9 of its loce is not used"),
         ({"objective": "mse", "learning_rate": 0.2}, {}, "learning_rate=0.2 of its loce is not"),
-        ({"objective": "net2vec", "alpha": 0.1}, {}, "alpha=0.1 is not read by"),
-        ({"objective": "jaccard", "class_weight": None}, {}, "class_weight=None is not read by"),
+        ({"objective": "net2vec", "alpha": 0.1}, {}, "alpha=0.1 is not used by"),
+        ({"objective": "jaccard", "class_weight": None}, {}, "class_weight=None is not used by"),
     ],
 )
 def test_unused_parameters_raise_errors(boxes, loce, how, match):
@@ -635,7 +635,7 @@ def test_a_failing_epoch_leaves_no_hooks(boxes):
     )
     loce = LoCETransformer(TorchModel(network), "2", objective="net2vec")
     segmenter = Net2VecSegmenter(loce, shuffle=False)
-    with pytest.raises(ValueError, match="hold NaN or infinity"):
+    with pytest.raises(ValueError, match="contain NaN or infinity"):
         segmenter.fit(dark)
     assert not any(child._forward_hooks for child in network.modules())
 

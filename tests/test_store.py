@@ -273,7 +273,7 @@ def test_a_damaged_row_counts_as_missing(filled):
     damage = ["vector = zeroblob(32)", "vector = 'text'", "facts = zeroblob(12)", "facts = NULL"]
     for number, change in zip([2, 4, 7, 9], damage, strict=True):
         _execute(filled, f"UPDATE loces SET {change} WHERE sample = ?", [sample(number)])
-    with pytest.warns(UserWarning, match=r"holds damaged rows. They are computed again") as caught:
+    with pytest.warns(UserWarning, match=r"contains damaged rows. They are computed") as caught:
         found = load(filled, range(20))
     assert len(caught) == 1
     assert sorted(found) == [n for n in range(20) if n not in (2, 4, 7, 9)]
@@ -297,9 +297,9 @@ def test_damaged_keys_and_probes_are_found(filled):
         "keys": 1,
         "probes": 1,
     }
-    with pytest.warns(UserWarning, match="holds damaged rows"):
+    with pytest.warns(UserWarning, match="contains damaged rows"):
         assert load(filled, range(40)) == {}
-    with pytest.warns(UserWarning, match="holds damaged rows"):
+    with pytest.warns(UserWarning, match="contains damaged rows"):
         assert _probes(filled) == []
     # Vectors stay valid if the description of their key is damaged, and a save repairs it.
     _execute(filled, "UPDATE loces SET key_id = 3 - key_id")
@@ -330,7 +330,7 @@ def test_a_foreign_database_raises_an_error_and_stays_unchanged(store):
     Path(store.path).mkdir()
     _execute(store, "CREATE TABLE places (name TEXT)")
     before = _database(store).read_bytes()
-    _assert_refused(store, r"loces.sqlite' is no store .*\['places'\]")
+    _assert_refused(store, r"loces.sqlite' is not a store .*\['places'\]")
     assert _database(store).read_bytes() == before
 
 

@@ -209,7 +209,7 @@ def test_the_error_names_activations_that_overflow(boxes):
         network[0].weight *= 1e30
         network[2].weight *= 1e30
     loce = LoCETransformer(TorchModel(network), "2").fit(boxes)
-    with pytest.raises(ValueError, match=r"row 0 .*layer '2' hold NaN or infinity"):
+    with pytest.raises(ValueError, match=r"row 0 .*layer '2' contain NaN or infinity"):
         loce.transform(boxes)
 
 
@@ -230,7 +230,7 @@ def test_the_error_names_activations_that_overflow(boxes):
         ({"init": 0}, ValueError, "'init'"),
         ({"preprocess": "imagenet"}, ValueError, "'preprocess'"),
         ({"reshape_transform": torch.flatten}, LayoutError, "reshape_transform made"),
-        ({"device": "gpu"}, ValueError, r"device=.gpu. is no device of torch\. Pass None"),
+        ({"device": "gpu"}, ValueError, r"device=.gpu. is not a device of torch\. Pass None"),
     ],
 )
 def test_bad_parameters_raise_errors_in_fit(boxes, change, kind, match):

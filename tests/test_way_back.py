@@ -160,7 +160,7 @@ def test_captions_show_values_of_the_rows(kind, table, embeddings):
     display.plot(captions="annotation_id")
     assert [lines[-1] for lines in captions_of(display)] == [ids for _, ids, _ in expected]
     assert captions_of(display.plot()) == before
-    with pytest.raises(ValueError, match=r"captions holds 'color', and the columns .*'position'"):
+    with pytest.raises(ValueError, match=r"captions contains 'color', and the .*'position'"):
         display.plot(captions=["note", "color"])
 
 
@@ -197,7 +197,7 @@ def test_a_display_without_a_table_has_no_captions(table, embeddings):
     display = DISPLAYS["clusters"](embeddings, table)
     display.table = None
     assert display.plot() is display
-    with pytest.raises(ValueError, match=r"captions holds 'score', and the columns of table are"):
+    with pytest.raises(ValueError, match=r"captions contains 'score', and the columns of table"):
         display.plot(captions="score")
 
 

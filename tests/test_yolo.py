@@ -235,7 +235,7 @@ def test_categories_select_rows(root):
         ("car 0.1 0.1 0.5 0.1 0.5 0.9", "'car'"),
         ("0 0.1 nan 0.5 0.1 0.5 0.9", r"shares of the image in \[0, 1\], got \[nan\]"),
         ("0 0.1 inf 0.5 0.1 0.5 0.9", r"got \[inf\]"),
-        ("0 10 10 60 10 60 40", r"got \[10.0, 10.0, 60.0, 10.0, 60.0\]; of pixels, divide"),
+        ("0 10 10 60 10 60 40", r"got \[10.0, 10.0, 60.0, 10.0, 60.0\]; for pixels, divide"),
         ("0 0.5 0.5 0.2 -0.2", r"got \[-0.2\]"),
         ("0", "1 numbers are neither a box"),
         ("0 0.1 0.1 0.5", "4 numbers are neither a box"),

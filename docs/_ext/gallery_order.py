@@ -60,7 +60,7 @@ _HEADING = """\
 
 
 class ExampleOrder:
-    """Sort key of file names: those that are listed first, the others by name.
+    """Sort key of file names: listed files in their order, then the others by name.
 
     Parameters
     ----------
@@ -77,7 +77,7 @@ class ExampleOrder:
         return (ORDER.index(stem) if stem in ORDER else len(ORDER), stem)
 
     def __repr__(self):
-        """Tell Sphinx that it is the same from build to build."""
+        """Return the same text in each build, because Sphinx compares it."""
         return "ExampleOrder"
 
 

@@ -1,4 +1,4 @@
-"""Where names stand in a module's source, for the links from the API to it.
+"""Lines of names in the source of a module, for the links from the API.
 
 Sphinx's own parser stops at decorators that unpack a dictionary, as those that check parameters do,
 and leaves the links to such modules out.

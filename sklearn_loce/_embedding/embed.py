@@ -120,7 +120,7 @@ class Task:
         Computes a further result of each row, as ``finish(loce, sample, solutions)`` with one
         Solution per layer. It needs the activations of all layers. If it has a method
         ``controls(loce, sample, layer)``, the method returns targets and weights of pixels to solve
-        for, and ``sample`` holds their solutions.
+        for, and ``sample`` contains their solutions.
     digests : ndarray of shape (n_rows,), object, or None
         Digests of images and masks. A row fails if its files have other digests when they are read.
     records : dict or None
@@ -389,8 +389,8 @@ def _solve_in_memory(solve, grids, targets, weights=None, *, stack):
             ) from error
     half = len(grids) // 2
     warn_user(
-        f"The device ran out of memory with {len(grids)} rows at once; going on with {half}. Set "
-        "batch_size to that to spare the attempt."
+        f"The device ran out of memory with {len(grids)} rows at once, so the run continues "
+        f"with {half}. Set batch_size={half} to avoid this."
     )
     if solve.keywords["recorder"] is not None:
         solve.keywords["recorder"].clear()  # frees the memory of the recordings

@@ -112,7 +112,7 @@ def _check_grids(loce, grids, name):
             )
         if not all_finite(grid):
             raise ValueError(
-                f"{name}: the activations of layer {layer!r} hold NaN or infinity. Check the "
+                f"{name}: the activations of layer {layer!r} contain NaN or infinity. Check the "
                 "weights, the preprocessing, and whether half precision overflows."
             )
 

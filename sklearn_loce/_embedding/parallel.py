@@ -224,8 +224,8 @@ def _repack(loce, task, reason):
 def _check_losses(n_losses, task):
     if n_losses >= _MOST_LOSSES:
         raise RuntimeError(
-            f"Workers died with {n_losses} images one after the other, and gave no result. Too "
-            "little memory is the usual cause: lower n_jobs or batch_size."
+            f"Workers died with {n_losses} images in a row and returned no result. The usual cause "
+            "is a lack of memory: lower n_jobs or batch_size."
         )
 
 
@@ -258,7 +258,7 @@ def _in_parallel(loce, payload, task, parts, begun, refusal):
     """Yield (number of the part, results) when they arrive.
 
     ``begun`` collects the numbers of parts that were sent to workers. After a refusal, no more
-    parts are sent, and ``refusal`` holds the reason.
+    parts are sent, and ``refusal`` contains the reason.
     """
     lean, raw = _send_estimator(payload)
 

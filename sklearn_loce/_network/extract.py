@@ -136,9 +136,9 @@ class ActivationExtractor:
 
     If a layer runs several times in one pass, such as a shared ReLU, the last output counts, as for
     any forward hook. The first images of each size pass the whole network, to count the runs of
-    each layer. Later passes stop at the deepest layer if each layer ran once and the network read
-    no number out of a tensor, because its control flow could depend on that number. Outputs are
-    cloned, because a later in-place operation would change them.
+    each layer. Later passes stop at the deepest layer, under two conditions: each layer ran once,
+    and the network read no number out of a tensor. Its control flow could depend on such a number.
+    Outputs are cloned, because a later in-place operation would change them.
 
     Examples
     --------

@@ -47,7 +47,7 @@ def describe(output):
 
 
 def _tensors_in(output, path=()):
-    """Yield (path, tensor) for every tensor of floats that an output holds."""
+    """Yield (path, tensor) for every tensor of floats that an output contains."""
     if isinstance(output, torch.Tensor):
         if output.is_floating_point() and output.numel():
             yield path, output
@@ -86,7 +86,7 @@ def _channel_axis(codes, n_images):
 
 
 def _read(tensor, path, trace):
-    """Return a :class:`Reading` of one tensor, or explain why it holds no grid."""
+    """Return a :class:`Reading` of one tensor, or explain why it contains no grid."""
     places = trace.places_of(tensor)
     if places is None or places.lost or not (places.codes >= 0).any():
         return places.lost if places is not None and places.lost else LEARNED

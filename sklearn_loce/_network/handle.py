@@ -75,8 +75,8 @@ class TorchModel:
     Notes
     -----
     A handle with a builder is pickled without weights. If its module was already built, the pickle
-    holds a digest of the module. The first use after loading raises a ``ValueError`` if the builder
-    returns a different network, with other weights, classes or attributes.
+    contains a digest of the module. The first use after loading raises a ``ValueError`` if the
+    builder returns a different network, with other weights, classes or attributes.
 
     Clones share up to 128 MB of computed vectors. A pickle does not include them.
 
@@ -325,8 +325,8 @@ def _device_named(device):
         return torch.device(device)
     except RuntimeError as error:
         raise ValueError(
-            f"device={device!r} is no device of torch. Pass None to leave the network where it is, "
-            "or a name such as 'cpu', 'cuda', 'cuda:1' or 'mps'."
+            f"device={device!r} is not a device of torch. Pass None to leave the network where "
+            "it is, or a name such as 'cpu', 'cuda', 'cuda:1' or 'mps'."
         ) from error
 
 
@@ -346,7 +346,7 @@ def resolve_device(device, module):
         )
     if "meta" in (device_of(module).type, "cpu" if device is None else device.type):
         raise ValueError(
-            "The meta device holds no numbers, so nothing can be computed there. Build the network "
+            "The meta device has no numbers, so nothing can be computed there. Build the network "
             "with its weights on another device, and pass this device or device=None."
         )
     if device is None:

@@ -2,7 +2,7 @@
 
 The shape alone does not determine the meaning of a tensor's axes: 64 tokens may be 8 x 8 places, 64
 groups, or the 64 best of 196 patches. So every tensor that comes from the image has a twin. The
-twin holds the place of each number: a cell (row, column) of a grid over the whole image.
+twin contains the place of each number: a cell (row, column) of a grid over the whole image.
 """
 
 from typing import NamedTuple

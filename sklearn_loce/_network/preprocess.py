@@ -191,9 +191,9 @@ def _read_settings(preprocess):
     twice = [name for name in ("Resize", "Normalize") if names.count(name) > 1]
     if unknown or twice or getattr(_step(steps, names, "Resize"), "max_size", None):
         raise ValueError(
-            f"preprocess={preprocess!r} takes images without masks. Of such transforms, one Resize "
-            "without max_size, CenterCrop (which is left out), ToTensor and one Normalize can be "
-            f"read, but it has {', '.join(unknown or twice or ['max_size'])}. Pass a "
+            f"preprocess={preprocess!r} takes images without masks. Such a transform may have one "
+            "Resize without max_size, CenterCrop (which is left out), ToTensor and one Normalize, "
+            f"but it has {', '.join(unknown or twice or ['max_size'])}. Pass a "
             "torchvision.transforms.v2 transform, which moves images and masks together."
         )
     settings = _Settings()

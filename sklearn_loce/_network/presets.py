@@ -87,7 +87,7 @@ def find_training_preprocess(model):
 
 
 def _read_timm(config):
-    """Make timm's evaluation transform from a network's ``pretrained_cfg``."""
+    """Return timm's evaluation transform for a network's ``pretrained_cfg``."""
     size = [math.floor(n / (config.get("crop_pct") or 1)) for n in config["input_size"][-2:]]
     if config.get("crop_mode") != "squash" and size[0] == size[1]:
         size = size[0]  # size of the shorter side

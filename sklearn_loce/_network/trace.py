@@ -26,7 +26,7 @@ _CHOSEN = (
 )
 _REGIONS = "it describes regions of interest one by one, which share no grid with the image"
 _PADDED = "it comes from a map that the network padded or cropped on one side"
-_PAIRS = "it holds weights of places for places, as part of an attention; its block has the grid"
+_PAIRS = "it contains attention weights between places; choose the output of its block instead"
 _MOST_POOLED = 3  # cells on a side that a strided layer may merge
 _LARGEST_PATCH = 64  # pixels on a side that a first layer may merge
 

@@ -55,7 +55,7 @@ def project_and_differentiate(activations, weights, terms, objective):
 
 @dataclass(frozen=True)
 class _Steps:
-    """All steps for images of one size, with all tensors that are not inputs."""
+    """All steps for images of one size, and all tensors except the inputs."""
 
     start: torch.Tensor
     rows: torch.Tensor

@@ -14,7 +14,7 @@ def block_folds(target, grid_size, n_folds):
     """Return the fold of each cell of a grid, int.
 
     A fold consists of square blocks of cells. The fold numbers of the blocks alternate along rows
-    and columns, so two folds form a checkerboard. The pattern is shifted until the folds hold
+    and columns, so two folds form a checkerboard. The pattern is shifted until the folds contain
     parts of the concept that are as equal as possible. Otherwise, a concept smaller than a block
     would lie in a single fold.
 

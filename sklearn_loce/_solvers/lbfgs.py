@@ -44,7 +44,7 @@ def balance(targets, class_weight, weights=None):
     "balanced", 1/2 for "sqrt" and 1 for ``None``. A pixel of a soft mask belongs to both classes in
     part. If a mask leaves one class empty, the loss has no minimum; both factors are then 0, and
     the LoCE is zero. If there are ``weights`` (n_rows, H, W), the shares are weighted. The result
-    (2, n_rows) holds the factors of concept and background in the logistic loss.
+    (2, n_rows) contains the factors of concept and background in the logistic loss.
     """
     targets = np.asarray(targets, dtype=np.float64)
     total, inside = targets[0].size, targets.mean((1, 2))

@@ -34,7 +34,7 @@ def check_read(objective, **parameters):
             *most, last = map(repr, sorted(readers))
             others = f"{', '.join(most)} or {last}" if most else last
             raise ValueError(
-                f"{name}={value!r} is not read by objective={objective!r}; leave it out, or choose "
+                f"{name}={value!r} is not used by objective={objective!r}; leave it out, or choose "
                 f"{others}."
             )
 

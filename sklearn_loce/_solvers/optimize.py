@@ -49,7 +49,7 @@ def initial_vector(init, n_channels, random_state):
 
 
 def all_finite(tensor):
-    """Return whether a tensor holds neither NaN nor infinity."""
+    """Return whether a tensor contains neither NaN nor infinity."""
     # A sum is ten times as fast as isfinite and needs no copy. It may overflow, so check again.
     return bool(torch.isfinite(tensor.sum()) or all(torch.isfinite(part).all() for part in tensor))
 
@@ -66,7 +66,7 @@ def _check_activations(activations):
         raise ValueError(f"activations are empty: their shape is {tuple(activations.shape)}.")
     if not all_finite(activations):
         bad = [i for i, sample in enumerate(activations) if not all_finite(sample)]
-        raise ValueError(f"activations hold NaN or infinity in the samples {bad}.")
+        raise ValueError(f"activations contain NaN or infinity in the samples {bad}.")
 
 
 def _check_targets(targets):
@@ -211,10 +211,10 @@ def optimize_loces(
     Raises
     ------
     ValueError
-        If shapes do not match, activations hold NaN or infinity, mask values are outside [0, 1], a
-        mask has no foreground pixel at ``mask_size``, a result is not finite, a parameter that the
-        objective does not use differs from its default, or ``return_info`` is true for an objective
-        without a bias.
+        If shapes do not match, activations contain NaN or infinity, mask values are outside [0, 1],
+        a mask has no foreground pixel at ``mask_size``, a result is not finite, a parameter that
+        the objective does not use differs from its default, or ``return_info`` is true for an
+        objective without a bias.
 
     Warns
     -----

@@ -137,7 +137,7 @@ def _check(connection, file):
         return False
     if application != _APPLICATION_ID:
         raise StoreError(
-            f"{str(file)!r} is no store of LoCEs but an SQLite database of something else, with "
+            f"{str(file)!r} is not a store of LoCEs but another SQLite database, with "
             f"application_id {application} and the tables {sorted(found)}. Pass another folder."
         )
     if version != FORMAT_VERSION:

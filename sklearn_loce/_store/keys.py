@@ -118,7 +118,7 @@ def _file_digest(what, path):
 
 def _pixel_digest(what, array):
     if array.dtype.hasobject:
-        raise ValueError(f"the {what} holds Python objects, not numbers")
+        raise ValueError(f"the {what} contains Python objects, not numbers")
     pixels = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
     return _bulk_digest(f"{what}:{array.dtype.str}:{array.shape}:", pixels)
 
@@ -137,7 +137,7 @@ def find_source(session, network, members, record, n_channels):
     """Return the digest of everything that the activations of a layer depend on.
 
     Networks with equal digests are distinguished by their activations on the probe image, within a
-    tolerance. The store holds the records of earlier probes.
+    tolerance. The store contains the records of earlier probes.
 
     Parameters
     ----------

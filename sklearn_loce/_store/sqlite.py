@@ -25,7 +25,7 @@ _FILE = "loces.sqlite"
 class RowStore:
     """Keep computed LoCEs in a folder.
 
-    The key of a row holds everything that its vector depends on: weights and code of the model,
+    The key of a row contains everything that its vector depends on: weights and code of the model,
     preprocessing, layer, settings of the optimization, contents of image and mask, format version,
     and the activations of the model on a probe image. A row with a known key is read, and a row
     with a new key is computed.
@@ -56,7 +56,7 @@ class RowStore:
 
     Notes
     -----
-    The folder holds one SQLite database, ``loces.sqlite``, with a write-ahead log. Any number of
+    The folder contains one SQLite database, ``loces.sqlite``, with a write-ahead log. Any number of
     processes and threads of one machine may use it at the same time. Network file systems do not
     work, because the log needs shared memory. Workers of a cluster need no store: their caller
     reads and writes it.
@@ -70,7 +70,7 @@ class RowStore:
     of their norm uses its keys. So another processor or number of threads still finds the vectors.
 
     Stores with the same path are equal. Clones of an estimator share the store. A pickle of a store
-    holds only the path.
+    contains only the path.
 
     Examples
     --------
@@ -403,7 +403,7 @@ class Session:
         sound = [pair for pair in pairs if pair[1] is not None]
         if len(sound) < len(pairs):
             self._warnings["damaged"] = (
-                f"{str(self._file)!r} holds damaged rows. They are computed again and replaced; "
+                f"{str(self._file)!r} contains damaged rows. They are computed again and replaced; "
                 "verify() lists the damaged rows."
             )
         return sound

@@ -125,15 +125,13 @@ def _check_unique(members, archive):
     for member in members:
         place = PurePosixPath(str(_place_of(member)).casefold())
         if not member.is_folder and (place in seen or not place.name):
-            raise ValueError(
-                f"{archive} is refused: {member.name!r} is there twice or has no name."
-            )
+            raise ValueError(f"{archive} is refused: {member.name!r} occurs twice or has no name.")
         if not member.is_folder:
             seen.add(place)
     for member in members:
         place = PurePosixPath(str(_place_of(member)).casefold())
         if (member.is_folder and place in seen) or not seen.isdisjoint(place.parents):
-            raise ValueError(f"{archive} is refused: {member.name!r} is in a file.")
+            raise ValueError(f"{archive} is refused: the parent of {member.name!r} is a file.")
 
 
 def _check_total(members, archive, staging):

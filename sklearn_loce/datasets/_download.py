@@ -44,7 +44,7 @@ def _check_status(response, start):
     response.raise_for_status()
     answered = response.headers.get("Content-Range", "")
     if response.status_code == 206 and not answered.startswith(f"bytes {start}-"):
-        raise OSError(f"asked for the bytes from {start} on, the server sent {answered!r}")
+        raise OSError(f"the server sent {answered!r} instead of the bytes from {start} on")
 
 
 class ResumingDownloader:

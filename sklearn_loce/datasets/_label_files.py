@@ -15,7 +15,7 @@ _NUMBERS = ("I", "I;16", "I;16B", "I;16L")
 _COLORS = ("LA", "PA", "RGB", "RGBA")
 # Pillow scales gray of 2 and 4 bits to the range of 8 bits, as in PNG.
 _FACTORS = {"L;2": 85, "L;4": 17}
-_WAY_OUT = "load_masks(..., palette={name: (r, g, b)}) says what each color means"
+_WAY_OUT = "Pass the color of each concept: load_masks(..., palette={name: (r, g, b)})"
 
 
 def distinct(labels):
@@ -183,8 +183,8 @@ class IdReader:
                 _raise_doubt(paths, palette)
         if self.undone:
             warn_user(
-                f"{len(self.undone)} mask(s) store other numbers than they show, as optimizers and "
-                "GIF writers leave them; the ids are those that have names: "
+                f"{len(self.undone)} mask(s) store indexes that differ from their colors, as after "
+                "an optimizer or a GIF writer. The ids that have names are used: "
                 f"{_enumerate(self.undone)}."
             )
 

@@ -47,7 +47,7 @@ def _locate_image(path, name, image_path, folder, image_dir):
     try:
         return locate(folder, os.path.join(subfolder, image_path.as_posix()), path)
     except ValueError as error:
-        raise ValueError(f"{error} Or name the folder of the images by image_dir.") from error
+        raise ValueError(f"{error} Or pass the folder of the images as image_dir.") from error
 
 
 def _read_file(path, name, folder, image_dir):
@@ -77,10 +77,10 @@ def _size_of(file):
     try:
         size = tuple(size_of_image(file.image))
     except FileNotFoundError as error:
-        within = " The JSON file holds it, in base64 as 'imageData'." if file.has_image else ""
+        within = " The JSON file contains it, in base64 as 'imageData'." if file.has_image else ""
         raise FileNotFoundError(
-            f"{file.path}: the image {file.image!r} does not exist; name the folder of the images "
-            f"by image_dir.{within}"
+            f"{file.path}: the image {file.image!r} does not exist; pass the folder of the images "
+            f"as image_dir.{within}"
         ) from error
     except READ_ERRORS as error:
         raise ValueError(f"{file.path}: {file.image!r} can't be read: {error}") from error

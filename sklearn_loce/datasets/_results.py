@@ -292,7 +292,7 @@ def _undo_letterbox(mask, size, *, shape):
 
 def _read_ultralytics(results):
     if results.boxes is None:
-        raise ValueError("results of ultralytics must have boxes; it is a detector or segmenter's.")
+        raise ValueError("results of ultralytics must have boxes; use a detector or a segmenter.")
     boxes, shape = results.boxes, tuple(map(int, results.orig_shape))
     track_id = getattr(boxes, "id", None)
     return Result(

@@ -70,7 +70,7 @@ def _check_range(values):
     wrong = values[~((values >= -_TOLERANCE) & (values <= 1 + _TOLERANCE))]
     if len(wrong):
         raise ValueError(
-            f"coordinates must be shares of the image in [0, 1], got {wrong[:5].tolist()}; of "
+            f"coordinates must be shares of the image in [0, 1], got {wrong[:5].tolist()}; for "
             "pixels, divide x by the image's width and y by its height"
         )
     return np.clip(values, 0, 1)
@@ -88,7 +88,7 @@ def _parse_line(number, text):
             "polygon (class, and x and y of three points or more)"
         )
     if score is not None and not 0 <= score <= 1:
-        raise ValueError(f"the number behind the coordinates is a score in [0, 1], got {score:g}")
+        raise ValueError(f"the number after the coordinates is a score in [0, 1], got {score:g}")
     return _Line(number, _as_class_id(values[0]), _check_range(shape), score)
 
 
@@ -191,7 +191,7 @@ def _find_labels(images, image_dir, label_dir):
         first = Path(*next(iter(expected.values())))
         raise FileNotFoundError(
             f"None of the {len(images)} images in {str(image_dir)!r} has a label file, such as "
-            f"{str(first)!r}; name their folder by label_dir."
+            f"{str(first)!r}; pass their folder as label_dir."
         )
     _warn_of_lonely({folder / label for folder, label in expected.values()})
     return labels

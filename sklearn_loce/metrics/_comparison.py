@@ -391,7 +391,7 @@ def _read_rows(spaces, X, y, members, groups, exclude, iou, wanted):
 
 
 def _check_draws(y, groups, exclude):
-    """Raise an error for rows that allow no draws, whatever their vectors are."""
+    """Raise an error if the rows allow no draws, before their vectors are known."""
     concepts, codes = encode_concepts(y)
     check_n_concepts(concepts, 2)
     counts = np.bincount(codes)

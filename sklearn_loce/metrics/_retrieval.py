@@ -1,4 +1,4 @@
-"""Retrieval: do the nearest embeddings of a query show its concept."""
+"""Retrieval: measures of how often the nearest embeddings show the concept of a query."""
 
 from numbers import Integral
 
@@ -140,7 +140,7 @@ def mean_average_precision_at_k(
     float or ndarray of shape (n_concepts,), dtype float64
         The score; concepts in the order of ``np.unique(y)``. A concept with one row has no relevant
         row, so its value is NaN and does not enter averages. If all concepts have one row, averages
-        are NaN. With groups, the same holds for a query if all other rows of its concept are
+        are NaN. With groups, the same is true for a query if all other rows of its concept are
         excluded; you get a warning.
 
     Raises
@@ -208,7 +208,7 @@ def r_precision(X, y, *, metric="cosine", average="macro", groups=None, exclude=
     float or ndarray of shape (n_concepts,), dtype float64
         The score; concepts in the order of ``np.unique(y)``. A concept with one row has no relevant
         row, so its value is NaN and does not enter averages. If all concepts have one row, averages
-        are NaN. With groups, the same holds for a query if all other rows of its concept are
+        are NaN. With groups, the same is true for a query if all other rows of its concept are
         excluded; you get a warning.
 
     Raises

@@ -29,7 +29,7 @@ def describe_tiles(samples, positions, concepts=None, **own):
     -------
     DataFrame
         One line per tile, with the index of its row: ``position``, the further columns, and the
-        columns of the samples without ``mask``, and without ``image`` unless it holds paths.
+        columns of the samples without ``mask``, and without ``image`` unless it contains paths.
 
     Examples
     --------
@@ -78,7 +78,7 @@ def choose_captions(captions, table):
     names, known = np.atleast_1d(captions).tolist(), [] if table is None else list(table)
     unknown = [name for name in names if name not in known]
     if unknown:
-        raise ValueError(f"captions holds {unknown[0]!r}, and the columns of table are {known}.")
+        raise ValueError(f"captions contains {unknown[0]!r}, and the columns of table are {known}.")
     return names
 
 

@@ -332,5 +332,5 @@ def _find_group(y, group, n_samples):
         return np.ones(n_samples, dtype=bool)
     names = [] if y is None else np.unique(y).tolist()
     if group not in names:
-        raise ValueError(f"group={group!r} has no finite row; y holds {names or None}.")
+        raise ValueError(f"group={group!r} has no finite row; y contains {names or None}.")
     return y == group

@@ -26,7 +26,7 @@ from ._tree import find_runs, link_clusters, link_positions
 
 # Inches from top to bottom: the tree, a line of numbers, the purity, a gap and one concept.
 _TREE, _NUMBERS, _PURITY, _GAP, _CONCEPT = 1.5, 0.12, 0.24, 0.05, 0.125
-# Above this number of clusters, their numbers stand in two lines.
+# Above this number of clusters, their numbers have two lines.
 _MOST_IN_LINE = 10
 # Inches of margin at the top and at the bottom.
 _MARGIN = 0.35

@@ -94,7 +94,7 @@ def open_grid(display, ax, layout):
     display : object
         Display whose attributes are set.
     ax : Axes, array-like of Axes, or None
-        None opens a figure with the height of its tiles. A single Axes is divided. An array holds
+        None opens a figure with the height of its tiles. A single Axes is divided. An array has
         the Axes of the chart, if there is one, and those of the tiles, line by line.
     layout : Layout
 
@@ -148,7 +148,7 @@ def _take_axes(display, axes, layout):
     if len(axes) != expected:
         chart = "one for the chart, and " if has_chart else ""
         raise ValueError(
-            f"ax holds {len(axes)} Axes, but {expected} are needed: {chart}{layout.n_lines} by "
+            f"ax contains {len(axes)} Axes, but {expected} are needed: {chart}{layout.n_lines} by "
             f"{layout.n_columns} for the tiles."
         )
     display.figure_ = axes[0].figure

@@ -162,7 +162,7 @@ class HeatMap:
         known = np.asarray(self.concepts).tolist()
         order = known if order is None or len(known) < 2 else np.asarray(order).ravel().tolist()
         if sorted(map(str, order)) != sorted(map(str, known)):
-            raise ValueError(f"order={order} must hold each of the concepts {known} once.")
+            raise ValueError(f"order={order} must contain each of the concepts {known} once.")
         return np.array([known.index(name) for name in order])
 
     def _to_distances(self, matrix):

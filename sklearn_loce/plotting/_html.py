@@ -130,7 +130,7 @@ def to_html(
         Heading of the page.
     columns : list of str, default=None
         Further columns of `samples` to show, search, save, filter and color by, such as
-        ``annotation_id``. None uses all columns that hold texts, numbers, or tuples or arrays of
+        ``annotation_id``. None uses all columns that contain texts, numbers, or tuples or arrays of
         these, unless their texts exceed 200 letters on average. ``[]`` uses none.
     random_state : int, RandomState instance or None, default=None
         Seed of UMAP. Pass an int to get the same file in every call.
@@ -250,7 +250,7 @@ def _placed_rows(embeddings, coordinates):
     if not finite.any():
         raise ValueError(
             f"None of the {len(embeddings)} rows is finite. LoCEs of empty masks, for example, "
-            "hold NaN."
+            "contain NaN."
         )
     return np.flatnonzero(finite)
 

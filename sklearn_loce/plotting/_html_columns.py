@@ -59,11 +59,12 @@ def describe_columns(samples, columns=None):
 def _take(name, known):
     """Return the texts of a requested column."""
     if name not in known:
-        raise ValueError(f"columns holds {name!r}, but the further columns are {list(known)}.")
+        raise ValueError(f"columns contains {name!r}, but the further columns are {list(known)}.")
     texts = _write_column(known[name])
     if texts is None:
         raise ValueError(
-            f"columns holds {name!r}, whose values are not all texts, numbers or tuples of these."
+            f"columns contains {name!r}, whose values are not all texts, numbers or tuples of "
+            "these."
         )
     return texts
 
@@ -83,7 +84,7 @@ def _encode(name, column, texts):
 
 
 def _read_numbers(column):
-    """Return a column of single numbers, or None if it holds anything else or too large numbers."""
+    """Return a column of single numbers, or None if it has other values or too large numbers."""
     cells = [cell_values(cell) for cell in column]
     if any(len(cell) != 1 for cell in cells):
         return None
@@ -102,7 +103,7 @@ def _read_numbers(column):
 def _write_column(column, most=np.inf):
     """Write the cells of a column as texts.
 
-    Return None if cells hold other objects, or have more than ``most`` letters on average.
+    Return None if cells contain other objects, or have more than ``most`` letters on average.
     """
     cells, most = [cell_values(cell) for cell in column], most * len(column)
     values = (value for cell in cells for value in cell)

@@ -123,6 +123,6 @@ def choose(values, known, name):
     values = np.asarray(values).ravel().tolist()
     unknown = [value for value in values if value not in known]
     if unknown or not values:
-        which = f"holds {unknown[0]!r}" if unknown else "is empty"
+        which = f"contains {unknown[0]!r}" if unknown else "is empty"
         raise ValueError(f"{name} {which}, and those with rows to show are {known}.")
     return values

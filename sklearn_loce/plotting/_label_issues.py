@@ -112,7 +112,7 @@ class LabelIssuesDisplay:
             Table of :func:`sklearn_loce.outliers.label_issues`, or some of its rows.
         samples : DataFrame or list of (image, mask) pairs
             Table of samples that was embedded. Rows are found by label if the index of the issues
-            holds labels of the samples, and by position otherwise. Ambiguous indexes raise an
+            contains labels of the samples, and by position otherwise. Ambiguous indexes raise an
             error. Only the images of the rows shown are read.
         n_rows : int, default=12
             Number of rows to show.
@@ -268,10 +268,10 @@ def _find_rows(issues, samples):
         return rows
     found = samples.index.get_indexer(issues.index)
     if np.array_equal(issues.index, rows):
-        # The index holds positions, or labels that are equal to positions.
+        # The index contains positions, or labels that are equal to positions.
         if not np.array_equal(found, rows) and samples.index.isin(range(len(samples))).all():
             raise ValueError(
-                f"The index of samples holds 0 to {len(samples) - 1} in another order, so the "
+                f"The index of samples contains 0 to {len(samples) - 1} in another order, so the "
                 "numbers of the issues may be labels or positions. Sort the samples as the "
                 "embeddings, and call reset_index(drop=True)."
             )

@@ -95,7 +95,7 @@ class LayerComparisonDisplay:
         kind : {"mean", "difference"}, default="mean"
             Values to draw. "difference" draws paired differences from the reference layer with
             their 95 % intervals, as in :func:`~sklearn_loce.metrics.compare_layers`. If an interval
-            holds 0, the layers may differ by chance.
+            contains 0, the layers may differ by chance.
         ax : matplotlib Axes or array-like of Axes, default=None
             Axes to plot into. With several metrics, a single Axes is divided, and an array needs
             one Axes per metric. None opens a figure.
@@ -118,7 +118,7 @@ class LayerComparisonDisplay:
         ImportError
             If matplotlib is not installed.
         ValueError
-            If `scores` lacks a column, is empty, or holds a layer of a model twice, `kind` is
+            If `scores` lacks a column, is empty, or contains a layer of a model twice, `kind` is
             unknown, the number of Axes is wrong, or the palette has none of the models.
 
         See Also
@@ -347,7 +347,7 @@ def _open_panels(display, ax, n_panels, height):
         axes = np.asarray(ax, dtype=object).ravel()
         if len(axes) != n_panels:
             raise ValueError(
-                f"ax holds {len(axes)} Axes, but {n_panels} are needed, one per metric."
+                f"ax contains {len(axes)} Axes, but {n_panels} are needed, one per metric."
             )
         display.ax_, display.axes_, display.figure_ = None, axes, axes[0].figure
         yield axes

@@ -480,7 +480,7 @@ class ConceptMapDisplay:
 
 
 def _has_rows(value):
-    """Return whether a value holds coordinates or labels of rows."""
+    """Return whether a value contains coordinates or labels of rows."""
     is_name = value is None or isinstance(value, str | FittedMixture)
     return not (is_name or hasattr(value, "fit") or hasattr(value, "fit_transform"))
 

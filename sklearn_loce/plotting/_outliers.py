@@ -79,7 +79,7 @@ class OutlierDisplay:
     table : DataFrame of n_tiles rows, default=None
         Rows that the tiles show, in drawing order, with the index of the table of samples. The
         columns are ``position``, ``outlier_score``, ``outlier``, and those of the samples without
-        ``mask``, and without ``image`` unless it holds paths.
+        ``mask``, and without ``image`` unless it contains paths.
 
     Attributes
     ----------
@@ -233,7 +233,7 @@ class OutlierDisplay:
         Parameters
         ----------
         embeddings : array-like of shape (n_samples, n_features)
-            Embeddings. Rows that failed, which hold NaN, are left out.
+            Embeddings. Rows that failed, which contain NaN, are left out.
         samples : DataFrame or list of (image, mask) pairs
             Table of samples. Only the images of the rows shown are read.
         y : array-like of shape (n_samples,), default=None

@@ -174,7 +174,7 @@ class OverlapDisplay(HeatMap):
     Parameters
     ----------
     overlap : array-like of shape (n_concepts, n_concepts)
-        Matrix of :func:`~sklearn_loce.metrics.overlap_ratio`: row A, column B holds the share of
+        Matrix of :func:`~sklearn_loce.metrics.overlap_ratio`: row A, column B contains the share of
         A's rows whose nearest row of B is closer than their nearest other row of A.
     concepts : array-like of shape (n_concepts,)
         Concept of each row and column.

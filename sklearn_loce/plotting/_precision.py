@@ -111,7 +111,7 @@ class PrecisionAtKDisplay:
             Colors of the curves. A dict maps a concept, or a tuple of concepts, to a color. Other
             concepts get unused colors. A sequence lists all concepts of a study: each concept then
             has the same color and marker in every figure. If curves are those of layers or models,
-            the palette holds their names.
+            the palette contains their names.
         line_kw : dict, default=None
             Keywords of :meth:`matplotlib.axes.Axes.plot` for the curves.
         mean_kw : dict, default=None
@@ -362,7 +362,7 @@ class PrecisionAtKDisplay:
         k = np.array(paper_k if k is None else sorted(set(k)), dtype=int)
         if not len(k) or k[0] < 1:
             raise ValueError(
-                f"k={k.tolist()} must hold numbers of at least 1, and two rows must be finite."
+                f"k={k.tolist()} must contain numbers of at least 1, and two rows must be finite."
             )
         exclusion.check_candidates(n_left, k[-1])
         depths = np.full(len(kept), k[-1])

@@ -47,7 +47,7 @@ class ProjectionDisplay:
         Rows shown, with the index of the table of samples. The columns are ``position``, ``iou``,
         the numbers of pixels ``n_hit`` (in mask and projection), ``n_missed`` (only in the mask)
         and ``n_spilled`` (only in the projection), and those of the samples without ``mask``, and
-        without ``image`` unless it holds paths.
+        without ``image`` unless it contains paths.
 
     Attributes
     ----------
@@ -125,7 +125,7 @@ class ProjectionDisplay:
         y : array-like of shape (n_samples,), default=None
             Concepts for the titles. None uses the column ``concept`` if the table has one.
         rows : int or array-like of int, default=None
-            Positions of the rows to show. None shows all rows, of which there may be 40.
+            Positions of the rows to show. None shows all rows, at most 40.
         layer : str or Joined, default=None
             Layer to project. Optional if there is only one.
         crop : bool, default=False

@@ -50,7 +50,7 @@ class Rows:
 
 
 def _stack(first, second):
-    """Put arrays behind each other, without making texts of numbers."""
+    """Concatenate arrays without converting numbers to strings."""
     first, second = np.asarray(first), np.asarray(second)
     if first.dtype.kind != second.dtype.kind:
         first, second = first.astype(object), second.astype(object)

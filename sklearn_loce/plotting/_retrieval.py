@@ -64,7 +64,7 @@ class RetrievalDisplay:
     table : DataFrame of n_tiles rows, default=None
         Rows that the tiles show, in drawing order, with the index of the table of samples. The
         columns are ``position``, ``query``, ``distance`` (NaN for the query itself), and those of
-        the samples without ``mask``, and without ``image`` unless it holds paths.
+        the samples without ``mask``, and without ``image`` unless it contains paths.
 
     Attributes
     ----------
@@ -236,7 +236,7 @@ class RetrievalDisplay:
         Parameters
         ----------
         embeddings : array-like of shape (n_samples, n_features)
-            Embeddings. Rows that failed, which hold NaN, are no matches.
+            Embeddings. Rows that failed, which contain NaN, are no matches.
         samples : DataFrame or list of (image, mask) pairs
             Table of samples. Only the images of the rows shown are read.
         y : array-like of shape (n_samples,), default=None
@@ -304,7 +304,7 @@ class RetrievalDisplay:
         elif query_embeddings is not None or query_groups is not None:
             raise ValueError(
                 "query_embeddings and query_groups are those of a table of queries, and queries "
-                "holds positions; pass a DataFrame as queries, or leave them out."
+                "contains positions; pass a DataFrame as queries, or leave them out."
             )
         queries = check_positions(queries, len(rows.samples), "queries")
         exclusion = read_exclusion(len(rows.samples), rows.groups, exclude).take(rows.kept)
@@ -439,8 +439,8 @@ def _check_queries(queries, kept, n_candidates, n_matches):
     failed = np.setdiff1d(queries, kept)
     if failed.size:
         raise ValueError(
-            f"queries holds {failed[0]}, whose embedding is not finite; choose a row that did not "
-            "fail."
+            f"queries contains {failed[0]}, whose embedding is not finite; choose a row that did "
+            "not fail."
         )
     if not queries.size or n_candidates < n_matches:
         raise ValueError(

@@ -133,7 +133,7 @@ def _read_palette(palette, names):
                 given[name] = to_hex(color).upper()
     order = list(given) if isinstance(palette, Mapping) else np.asarray(palette).tolist()
     if not set(order) & set(names):
-        raise ValueError(f"palette has none of the concepts {names}; it holds {order}.")
+        raise ValueError(f"palette has none of the concepts {names}; it contains {order}.")
     return order, given
 
 

@@ -46,7 +46,7 @@ class Tile:
         Returns
         -------
         ndarray of shape (height, width), float32
-            Averages. NaN where the map holds NaN.
+            Averages. NaN where the map has NaN.
         """
         return _average(layer, self.box, self.mask.shape)
 
@@ -308,7 +308,7 @@ def check_positions(rows, n_samples, name="rows"):
     outside = rows[(rows < 0) | (rows >= n_samples)]
     if outside.size:
         raise ValueError(
-            f"{name} holds {outside[0]}, but the positions of {n_samples} row(s) range from 0 to "
-            f"{n_samples - 1}."
+            f"{name} contains {outside[0]}, but the positions of {n_samples} row(s) range from 0 "
+            f"to {n_samples - 1}."
         )
     return rows.astype(np.intp)

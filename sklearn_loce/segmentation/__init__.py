@@ -456,14 +456,14 @@ class Net2VecSegmenter(ConceptProjector):
             value = getattr(self.loce, name)
             if value != default and (steps or name == "max_iter"):
                 raise ValueError(
-                    f"{name}={value!r} of its loce is not read by Net2VecSegmenter; leave it out "
+                    f"{name}={value!r} of its loce is not used by Net2VecSegmenter; leave it out "
                     f"there, and set {name} of the segmenter."
                 )
         for name, default in _OF_STEPS.items():
             value = getattr(self, name)
             if value != default and not steps:
                 raise ValueError(
-                    f"{name}={value!r} is not read with objective={self.loce.objective!r} of its "
+                    f"{name}={value!r} is not used with objective={self.loce.objective!r} of its "
                     "loce, for which L-BFGS takes all images at once; leave it out, or choose "
                     f"one of {sorted(ADAMW_OBJECTIVES)}."
                 )

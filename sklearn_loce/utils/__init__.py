@@ -1,4 +1,4 @@
-"""Tools beside the estimators."""
+"""Utilities for pipelines."""
 
 __all__ = ["UnsupervisedUMAP"]
 

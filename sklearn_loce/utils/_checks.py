@@ -58,10 +58,10 @@ def check_clone_shares_weights(estimator, samples):
     """A clone of an estimator with a handle uses the same module."""
     copied = clone(estimator)
     ours, theirs = _model_of(copied), _model_of(estimator)
-    require(ours is not theirs, "The clone holds the original's handle.")
+    require(ours is not theirs, "The clone contains the original's handle.")
     require(
         as_module(ours) is as_module(theirs),
-        "The clone copied the weights; hold the module by a TorchModel.",
+        "The clone copied the weights; wrap the module in a TorchModel.",
     )
 
 
@@ -214,7 +214,7 @@ def check_output(estimator, samples):
     require(embeddings.dtype == np.float32, f"dtype is {embeddings.dtype}, not float32.")
     require(embeddings.shape == (len(samples), len(names)), f"shape is {embeddings.shape}.")
     require(len(set(names)) == len(names), "Feature names repeat.")
-    require(np.isfinite(embeddings).all(), "The result holds NaN or infinity.")
+    require(np.isfinite(embeddings).all(), "The result contains NaN or infinity.")
 
 
 def check_one_row(estimator, samples):

@@ -144,7 +144,7 @@ def _update(penalty, channels, state, slopes, projections, constants):
 
 @jit
 def _run_steps(problem, channels, state, maps, schedule):
-    """Make all steps for rows that share a grid; afterward, ``state`` holds the LoCEs."""
+    """Make all steps for rows that share a grid; afterward, ``state`` contains the LoCEs."""
     kind, penalty, targets, pixel_weights, factors, geometry, (n_lines, n_columns) = problem
     projections, slopes, wide, wide_slope = maps
     width, widening, narrowing = targets.shape[2], geometry.widening, geometry.narrowing

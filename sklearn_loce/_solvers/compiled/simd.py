@@ -167,7 +167,7 @@ def _call(builder, name, arguments):
 
 @intrinsic
 def fma(typing_context, a, b, c):
-    """Return a * b + c, rounded once where the processor can."""
+    """Return a * b + c, with a single rounding if the processor supports it."""
 
     def build(context, builder, signature, arguments):
         if _FUSES:
