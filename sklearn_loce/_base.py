@@ -16,11 +16,18 @@ from sklearn.utils._param_validation import (
 from sklearn.utils.validation import check_array, check_is_fitted
 
 from ._embedding.embed import pass_images
-from ._embedding.identify import keyed_seed, look_up_layers
 from ._embedding.measure import Evaluation, Projection
-from ._embedding.parallel import ended_by_interrupt
-from ._embedding.share import check_shares, join_layers
-from ._embedding.table import embed_table, find_store, may_fail, report_failures, warn_missed
+from ._embedding.network import keyed_seed, look_up_layers
+from ._embedding.table import (
+    check_shares,
+    embed_table,
+    find_store,
+    join_layers,
+    may_fail,
+    report_failures,
+    warn_missed,
+)
+from ._embedding.threads import ended_by_interrupt
 from ._network.extract import check_layers
 from ._network.handle import as_module
 from ._network.preprocess import make_transform, make_view, warn_unnormalized
@@ -32,8 +39,7 @@ from ._samples.table import (
     group_by_image,
     read_sample_image,
 )
-from ._solvers.objectives import LBFGS_OBJECTIVES
-from ._solvers.optimize import warn_unconverged
+from ._solvers.objectives import LBFGS_OBJECTIVES, warn_unconverged
 from ._solvers.solution import Solution
 from ._validation import match_rows
 from ._warnings import warn_user

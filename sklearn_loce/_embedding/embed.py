@@ -15,9 +15,8 @@ from .._solvers.adamw import Recorder
 from .._solvers.solution import Solution
 from .._store.keys import sample_digests
 from .._warnings import warn_user
-from .identify import probe_network
-from .images import Activations, open_network, standardize
 from .measure import project_vector
+from .network import Activations, open_network, probe_network, standardize
 from .threads import count_threads, map_in_threads
 
 # Rows that are solved at once. On the CPU they are rows of one image, and the limit bounds the

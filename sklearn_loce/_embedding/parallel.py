@@ -15,15 +15,14 @@ import cloudpickle
 import numpy as np
 import torch
 from joblib import Parallel, delayed, effective_n_jobs
-from joblib.externals.loky import get_reusable_executor
 from joblib.parallel import get_active_backend
 
 from .._network.handle import TorchModel
 from .._samples.table import absolute_paths, part_of, row_name
 from .._warnings import warn_user
 from .embed import Failure, Task, batch_images, embed
-from .images import compare_network
-from .threads import autocast_as, autocast_settings, call_in_thread, is_cluster, runs_here
+from .network import compare_network
+from .threads import autocast_as, autocast_settings, call_in_thread, is_cluster
 
 # Rows of a part, which is one task of a worker. Each part needs a replica and a traced pass. If the
 # worker dies, the results of the whole part are lost.
@@ -274,17 +273,6 @@ def _in_parallel(loce, payload, task, parts, begun, refusal):
             refusal.append(outcomes)
         else:
             yield number, outcomes
-
-
-@contextmanager
-def ended_by_interrupt(n_jobs):
-    """End joblib's local workers on Ctrl-C, at any point of the block."""
-    try:
-        yield
-    except KeyboardInterrupt:
-        if not runs_here(n_jobs) and type(get_active_backend()[0]).__name__ == "LokyBackend":
-            get_reusable_executor().shutdown(wait=False, kill_workers=True)
-        raise
 
 
 def _returned(tasks, n_jobs):

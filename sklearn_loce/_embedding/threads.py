@@ -8,6 +8,7 @@ from contextlib import ExitStack, contextmanager, nullcontext
 
 import torch
 from joblib import effective_n_jobs
+from joblib.externals.loky import get_reusable_executor
 from joblib.parallel import get_active_backend
 
 
@@ -65,6 +66,17 @@ def runs_here(n_jobs):
     if is_cluster(backend):
         return False
     return getattr(backend, "supports_sharedmem", False) or effective_n_jobs(n_jobs) == 1
+
+
+@contextmanager
+def ended_by_interrupt(n_jobs):
+    """End joblib's local workers on Ctrl-C, at any point of the block."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        if not runs_here(n_jobs) and type(get_active_backend()[0]).__name__ == "LokyBackend":
+            get_reusable_executor().shutdown(wait=False, kill_workers=True)
+        raise
 
 
 def autocast_settings():

@@ -12,11 +12,16 @@ import torch
 
 from .._warnings import warn_user
 from ..exceptions import LayoutError
-from .adapters import adapter_of, explain_failure, explain_silence, refuse_unhookable
-from .families import is_detector
+from .adapters import (
+    adapter_of,
+    explain_failure,
+    explain_silence,
+    is_detector,
+    refuse_unhookable,
+)
 from .grids import check_reshaped, describe, find_reading, join_grids
 from .handle import as_module, dtype_of, lend_module, refuse_shared, replicate, resolve_device
-from .joined import Joined, members_of
+from .joined import Joined
 from .trace import Trace
 
 
@@ -29,6 +34,11 @@ class _Stop(BaseException):
 
 class _ReachedDeepestLayer(_Stop):
     """Ends a pass after all layers have run."""
+
+
+def members_of(layer):
+    """Return the name of a layer as a tuple, or the names of the layers that it joins."""
+    return layer.layers if isinstance(layer, Joined) else (layer,)
 
 
 def check_layers(module, layers):

@@ -1,7 +1,7 @@
 """Digests of networks: weights, classes, plain attributes, own code.
 
 The digests do not include globals, settings of modules and context variables. The activations of
-the probe in :mod:`.probe` depend on these.
+the probe image depend on these.
 """
 
 import copyreg

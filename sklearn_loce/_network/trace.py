@@ -14,12 +14,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from ..exceptions import LayoutError
-from .places import MIXED, POOLED, Atlas, Places, exact_codes
+from .grids import LEARNED, MIXED, POOLED, Atlas, Places, exact_codes
 
-LEARNED = (
-    "it has no places in the image: it describes learned tokens, such as queries, groups and class "
-    "tokens, or boxes, or the whole image"
-)
 _CHOSEN = (
     "its tokens are selected, merged or sorted by their values or at random, so their places "
     "differ between images"

@@ -5,7 +5,9 @@ from typing import ClassVar
 
 import numpy as np
 import torch
+from sklearn.exceptions import ConvergenceWarning
 
+from .._warnings import warn_user
 from .adamw import covered_share, solve_with_torch
 from .compiled import adamw as compiled_adamw
 from .compiled import lbfgs as compiled_lbfgs
@@ -60,6 +62,17 @@ def make_objective(
     weights = class_weight if name == "logistic" else None
     max_iter = 500 if max_iter is None else int(max_iter)
     return LBFGSObjective(name, max_iter, size, mask_resize, float(alpha), float(tol), weights)
+
+
+def warn_unconverged(gradient_norm, objective):
+    """Warn the user of rows whose gradient norm (n_rows, n_layers) is above the tolerance."""
+    n_rows = np.count_nonzero((gradient_norm > objective.tol).any(1))
+    if n_rows:
+        warn_user(
+            f"{n_rows} of {len(gradient_norm)} rows did not converge to tol={objective.tol} in "
+            f"max_iter={objective.max_iter} iterations. Raise max_iter, alpha or tol.",
+            ConvergenceWarning,
+        )
 
 
 def _group_by_grid(activations):
