@@ -80,7 +80,7 @@ def open_network(loce, layers=None, records=None):
             view = make_view(image, transform, loce._seed)
             shown = None if view.shown is None else view.shown[None]
             grids = extract(view.image[None], shown)
-            _check_grids(loce, grids, row_name(samples, i))
+            _check_grids(loce, grids, samples, i)
             view = view.within(extract.frame(view.image.shape[-2:]))
             return standardize(loce, Activations(view, {k: g[0] for k, g in grids.items()}))
 
@@ -121,19 +121,19 @@ def _compare_records(found, expected):
         )
 
 
-def _check_grids(loce, grids, name):
+def _check_grids(loce, grids, samples, i):
     n_channels = dict(zip(loce.layers_, loce.n_channels_, strict=True))
     for layer, grid in grids.items():
         if grid.shape[1] != n_channels[layer]:
             raise LayoutError(
-                f"{name}: layer {layer!r} has {grid.shape[1]} channels here, but had "
-                f"{n_channels[layer]} in fit. Its channels may not come first; a "
+                f"{row_name(samples, i)}: layer {layer!r} has {grid.shape[1]} channels here, but "
+                f"had {n_channels[layer]} in fit. Its channels may not come first; a "
                 "reshape_transform can move them."
             )
         if not all_finite(grid):
             raise ValueError(
-                f"{name}: the activations of layer {layer!r} hold NaN or infinity. Check the "
-                "weights, the preprocessing, and whether half precision overflows."
+                f"{row_name(samples, i)}: the activations of layer {layer!r} hold NaN or infinity. "
+                "Check the weights, the preprocessing, and whether half precision overflows."
             )
 
 

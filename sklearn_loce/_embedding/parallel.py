@@ -20,7 +20,7 @@ from joblib.parallel import get_active_backend
 from .._network.handle import TorchModel
 from .._samples.table import absolute_paths, part_of, row_name
 from .._warnings import warn_user
-from .embed import Failure, Task, batch_images, embed
+from .embed import Failure, Task, batch_images, embed, fail_row
 from .network import compare_network
 from .threads import autocast_as, autocast_settings, call_in_thread, is_cluster
 
@@ -245,7 +245,7 @@ def _fail_alone(task, rows):
         f"{row_name(task.samples, rows[0])}: the worker died on this image, {_MOST_DEATHS} times; "
         "it may need too much memory, or crash a library"
     )
-    return [Failure(int(i), row_name(task.samples, i), error) for i in rows]
+    return [fail_row(task.samples, i, error) for i in rows]
 
 
 def _is_lost_worker(error):

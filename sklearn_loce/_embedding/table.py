@@ -29,7 +29,7 @@ from .._store.memory import MemoryStore
 from .._store.sqlite import RowStore
 from .._warnings import warn_user
 from ..exceptions import FailedRowsError
-from .embed import Failure, Sample, Task, embed, explain_empty
+from .embed import Failure, Sample, Task, embed, explain_empty, fail_row
 from .network import check_weights, find_keys, probe_network
 from .parallel import embed_apart
 from .threads import runs_here
@@ -98,7 +98,7 @@ class Table:
     def fail(self, i, error):
         """Enter the failure of a row, from an exception or a reason."""
         error = ValueError(error) if isinstance(error, str) else error
-        self.failures[i] = Failure(i, row_name(self.samples, i), error)
+        self.failures[i] = fail_row(self.samples, i, error)
 
     def copy_rows(self, equal):
         """Copy the results of rows to equal rows, {row: first row}."""
@@ -295,7 +295,7 @@ def report_failures(loce, table):
         "attribute embeddings of this error. Remove the failed rows, or set on_error='nan' (for "
         "empty masks on_empty='nan').",
         frame,
-        table.matrix(loce._appends_bias()),
+        table.matrix(loce._appends_bias),
     ) from next(iter(failures.values())).error
 
 

@@ -7,6 +7,8 @@ twin holds the place of each number: a cell (row, column) of a grid over the who
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import reduce
+from operator import getitem
 from typing import NamedTuple, NoReturn
 
 import torch
@@ -80,14 +82,11 @@ class Atlas:
         """Return the codes of a grid's cells in order, (n_images, n_rows, n_columns)."""
         size = tuple(size)
         if size not in self._codes:
-            self._codes[size] = self._code(size)
+            rows, columns = (torch.arange(n, dtype=torch.float64) for n in size)
+            images = torch.arange(self.n_images, dtype=torch.float64)
+            cells = rows[:, None] * _ROW + columns + self.number(size) * _GRID
+            self._codes[size] = images[:, None, None] * _IMAGE + cells
         return self._codes[size]
-
-    def _code(self, size):
-        rows, columns = (torch.arange(n, dtype=torch.float64) for n in size)
-        images = torch.arange(self.n_images, dtype=torch.float64)
-        cells = rows[:, None] * _ROW + columns + self.number(size) * _GRID
-        return images[:, None, None] * _IMAGE + cells
 
     def lay(self, shape):
         """Return the places of a map (n_images, n_channels, height, width) over the whole image."""
@@ -273,12 +272,6 @@ def _tensors_in(output, path=()):
             yield from _tensors_in(value, (*path, key))
 
 
-def _get(output, path):
-    for key in path:
-        output = output[key]
-    return output
-
-
 def _channel_axis(codes, n_images):
     """Find the axis along which places are constant, or explain why there is no such axis.
 
@@ -301,15 +294,15 @@ def _channel_axis(codes, n_images):
     return ones[0] if ones else None
 
 
-def _read(tensor, path, trace):
-    """Return a :class:`Reading` of one tensor, or explain why it holds no grid."""
-    places = trace.places_of(tensor)
-    if places is None or places.lost or not (places.codes >= 0).any():
-        return places.lost if places is not None and places.lost else LEARNED
-    codes, channels = (
-        places.codes,
-        1 if places.is_map else _channel_axis(places.codes, trace.n_images),
-    )
+def _find_cells(codes, trace):
+    """Find channels, grid and order of cells that may be tokens, or explain why there is no grid.
+
+    Returns
+    -------
+    tuple of (int, tuple of int, Tensor), or str
+        The axis of the channels, the size of the grid, and the positions of its cells in order.
+    """
+    channels = _channel_axis(codes, trace.n_images)
     if channels is None:
         # Neighbors were concatenated, as in Swin's merging of patches before its linear layer.
         channels = codes.ndim - 1
@@ -330,22 +323,33 @@ def _read(tensor, path, trace):
             f"it has {len(order)} tokens for the {size[0] * size[1] * trace.n_images} places of "
             f"{size[0]} x {size[1]} cells, and not one for each"
         )
+    return channels, size, order
+
+
+def _read(tensor, path, trace):
+    """Return a :class:`Reading` of one tensor, or explain why it holds no grid."""
+    places = trace.places_of(tensor)
+    if places is None or places.lost or not (places.codes >= 0).any():
+        return places.lost if places is not None and places.lost else LEARNED
+    channels, size, order = 1, tuple(tensor.shape[2:]), None
+    if not places.is_map:
+        found = _find_cells(places.codes, trace)
+        if isinstance(found, str):
+            return found
+        channels, size, order = found
     kind = "a map" if tensor.ndim == 4 else "tokens"
     place = "".join(f"[{key!r}]" for key in path) + ": " if path else ""
     how = f"{place}{size[0]} x {size[1]} cells, {kind} with the channels along axis {channels}"
     shape = trace.n_images, *size
 
     def make(output):
-        part = _get(output, path)
-        return part if places.is_map else _arrange(part, channels, order, shape)
+        part = reduce(getitem, path, output)
+        if order is None:
+            return part
+        cells = part.movedim(channels, -1).flatten(0, -2)
+        return cells[order.to(cells.device)].unflatten(0, shape).permute(0, 3, 1, 2)
 
     return Reading((path, channels), tensor.ndim, how, make)
-
-
-def _arrange(tensor, channels, order, shape):
-    """Sort the cells of a grid to (n_images, n_channels, height, width)."""
-    cells = tensor.movedim(channels, -1).flatten(0, -2)
-    return cells[order.to(cells.device)].unflatten(0, shape).permute(0, 3, 1, 2)
 
 
 def _raise(output, layer, why, way_out="Choose another layer, or pass") -> NoReturn:

@@ -168,22 +168,19 @@ class _Writer:
         kind = "" if type(tensor) in (torch.Tensor, nn.Parameter) else type(tensor).__qualname__
         self.put("tensor", f"{kind}:{tensor.dtype}:{tuple(tensor.shape)}")
         try:
-            self._write_content(tensor)
+            if hasattr(tensor, "__tensor_flatten__"):  # for example torchao's quantized weights
+                names, facts = tensor.__tensor_flatten__()
+                self.write([repr(facts), *(getattr(tensor, name) for name in names)])
+            elif tensor.is_quantized:
+                self.write([repr(tensor.qscheme()), tensor.int_repr(), tensor.dequantize()])
+            elif tensor.layout != torch.strided:
+                self.write(tensor.to_dense())
+            else:
+                plain = tensor.detach().resolve_conj().resolve_neg().cpu().contiguous().reshape(-1)
+                raw = plain.view(torch.uint8).numpy() if plain.numel() else b""
+                self.put("bytes", xxhash.xxh3_128(raw).digest())
         except (RuntimeError, TypeError, NotImplementedError, AttributeError):
             self.put("opaque")  # for example a tensor on the meta device
-
-    def _write_content(self, tensor):
-        if hasattr(tensor, "__tensor_flatten__"):  # for example torchao's quantized weights
-            names, facts = tensor.__tensor_flatten__()
-            self.write([repr(facts), *(getattr(tensor, name) for name in names)])
-        elif tensor.is_quantized:
-            self.write([repr(tensor.qscheme()), tensor.int_repr(), tensor.dequantize()])
-        elif tensor.layout != torch.strided:
-            self.write(tensor.to_dense())
-        else:
-            plain = tensor.detach().resolve_conj().resolve_neg().cpu().contiguous().reshape(-1)
-            raw = plain.view(torch.uint8).numpy() if plain.numel() else b""
-            self.put("bytes", xxhash.xxh3_128(raw).digest())
 
     def _write_array(self, array):
         self.put("array", f"{array.dtype.str}:{array.shape}")

@@ -43,24 +43,19 @@ def _gaussian_matrix(size_in, size_out):
     step = max(1, _BLOCK // size_in)
     zoom = (size_out / size_in, 1)
     blocks = []
+    reach = int(_TRUNCATE * sigma + 0.5) + 1
     for start in range(0, size_in, step):
-        lines = _blurred_lines(size_in, start, min(start + step, size_in), sigma)
+        # Blur the columns start to stop of a unit matrix; they are zero outside a window.
+        stop = min(start + step, size_in)
+        window = slice(max(0, start - reach), min(size_in, stop + reach))
+        lines = np.zeros((size_in, stop - start))
+        lines[np.arange(start, stop), np.arange(stop - start)] = 1
+        if sigma > 0:
+            how = {"axis": 0, "mode": "mirror", "truncate": _TRUNCATE}
+            lines[window] = ndimage.gaussian_filter1d(lines[window], sigma, **how)
         block = ndimage.zoom(lines, zoom, order=1, mode="mirror", grid_mode=True)
         blocks.append(sparse.csc_array(block))
     return sparse.hstack(blocks, format="csr")
-
-
-def _blurred_lines(size, start, stop, sigma):
-    """Blur the columns ``start`` to ``stop`` of a unit matrix; they are zero outside a window."""
-    reach = int(_TRUNCATE * sigma + 0.5) + 1
-    first, last = max(0, start - reach), min(size, stop + reach)
-    lines = np.zeros((size, stop - start))
-    lines[np.arange(start, stop), np.arange(stop - start)] = 1
-    if sigma > 0:
-        lines[first:last] = ndimage.gaussian_filter1d(
-            lines[first:last], sigma, axis=0, mode="mirror", truncate=_TRUNCATE
-        )
-    return lines
 
 
 @jit
