@@ -254,8 +254,13 @@ def embed_images(loce, task, pass_image, recorder, images):
     def embed_parts():
         size = loce.batch_size or _MOST_ROWS
         while parts:
-            outcomes.extend(_embed_all(loce, task, parts[:size], recorder))
-            del parts[:size]
+            some, parts[:] = parts[:size], parts[size:]
+            if not task.shared:
+                outcomes.extend(_embed_rows(loce, task, some, recorder))
+            for number, (estimator, own) in enumerate(task.shared):
+                scaled = [(i, standardize(estimator, activations)) for i, activations in some]
+                found = _embed_rows(estimator, own, scaled, None)
+                outcomes.extend(replace(outcome, part=number) for outcome in found)
 
     for rows in images:
         activations, error = _try(pass_image, task.samples, int(rows[0]))
@@ -291,18 +296,6 @@ def _check_unchanged(task, images, outcomes):
             )
             outcomes = [o for o in outcomes if o.position not in rows]
             outcomes += [fail_row(task.samples, i, error) for i in rows]
-    return outcomes
-
-
-def _embed_all(loce, task, parts, recorder):
-    """Optimize rows for one estimator, or for all estimators that share the passes."""
-    if not task.shared:
-        return _embed_rows(loce, task, parts, recorder)
-    outcomes = []
-    for number, (estimator, own) in enumerate(task.shared):
-        scaled = [(i, standardize(estimator, activations)) for i, activations in parts]
-        found = _embed_rows(estimator, own, scaled, None)
-        outcomes += [replace(outcome, part=number) for outcome in found]
     return outcomes
 
 

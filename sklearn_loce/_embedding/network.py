@@ -73,7 +73,7 @@ def open_network(loce, layers=None, records=None):
     transform = make_transform(loce.preprocess, loce.model)
     with extract:
         if records is not None:
-            _compare_records(probe(extract, transform, loce._probe_size, loce._seed)[0], records)
+            _compare_records(loce, extract, transform, records)
 
         def pass_image(samples, i):
             image = read_sample_image(samples, i)
@@ -107,10 +107,12 @@ def compare_network(loce, fingerprint, records):
         return
     transform = make_transform(loce.preprocess, loce.model)
     with make_extractor(loce) as extract:
-        _compare_records(probe(extract, transform, loce._probe_size, loce._seed)[0], records)
+        _compare_records(loce, extract, transform, records)
 
 
-def _compare_records(found, expected):
+def _compare_records(loce, extract, transform, expected):
+    """Raise unless the probe's records are the expected ones."""
+    found = probe(loce, extract, transform).records
     wrong = [layer for layer, record in found.items() if not agree(record, expected[layer])]
     if wrong:
         raise RuntimeError(
@@ -226,26 +228,19 @@ def _random_states():
     return random.getstate(), name, words.tobytes(), rest
 
 
-def probe(extract, transform, size, seed):
-    """Pass a probe image.
+def probe(loce, extract, transform):
+    """Pass the probe image, and return its Probe.
 
     Parameters
     ----------
+    loce : estimator
+        With ``_probe_size``, the (height, width) of the probe before preprocessing, and ``_seed``.
     extract : ActivationExtractor
     transform : JointTransform
-    size : tuple of int
-        (height, width) of the probe before preprocessing.
-    seed : int
-        Seed of random transforms.
-
-    Returns
-    -------
-    Probe
     """
-    before = _random_states()
-    view = make_view(make_probe_image(size), transform, seed)
-    shown = None if view.shown is None else view.shown[None]
-    activations = extract(view.image[None], shown)
+    before, seed = _random_states(), loce._seed
+    view = make_view(make_probe_image(loce._probe_size), transform, seed)
+    activations = extract(view.image[None], None if view.shown is None else view.shown[None])
     views = [] if transform.is_plain else [_sketch_view(transform, n, seed) for n in _VIEW_SIZES]
     records = {
         layer: np.stack([sketch(grid.double().cpu().numpy()), *views])
@@ -283,8 +278,8 @@ def look_up_layers(loce, image_size):
         loce._layers, loce._probe_size = extract.layers, size
         try:
             with extract:
-                first = probe(extract, transform, size, loce._seed)
-                again = _probe_again(extract, transform, size, loce._seed)
+                first = probe(loce, extract, transform)
+                again = _probe_again(loce, extract, transform)
         except Exception:
             if size == image_size:
                 raise
@@ -296,10 +291,10 @@ def look_up_layers(loce, image_size):
     return first.records if _are_steady(first, again) else None
 
 
-def _probe_again(extract, transform, size, seed):
+def _probe_again(loce, extract, transform):
     """Pass the probe again until no random generator moves; other threads may move it, too."""
     for _ in range(_MOST_PASSES):
-        again = probe(extract, transform, size, seed)
+        again = probe(loce, extract, transform)
         if not again.draws:
             break
     return again
@@ -325,11 +320,11 @@ def probe_network(loce):
     """
     transform = make_transform(loce.preprocess, loce.model)
     with make_extractor(loce) as extract:
-        first, known = probe(extract, transform, loce._probe_size, loce._seed), loce._records
+        first, known = probe(loce, extract, transform), loce._records
         is_known = known is not None and not first.draws
         if is_known and all(agree(first.records[x], known[x]) for x in known):
             return first.records
-        again = _probe_again(extract, transform, loce._probe_size, loce._seed)
+        again = _probe_again(loce, extract, transform)
     return first.records if _are_steady(first, again) else None
 
 

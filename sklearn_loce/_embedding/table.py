@@ -324,19 +324,14 @@ def check_shares(loce, beside):
             "n_jobs=None, or precompute one transformer after the other."
         )
     for i, other in enumerate(beside):
-        for name, (own, its) in _compare_passes(loce, other).items():
+        described = zip(_SHARED, _describe_passes(loce), _describe_passes(other), strict=True)
+        for name, own, its in described:
             if own != its:
                 raise ValueError(
                     f"beside[{i}] has {name}={getattr(other, name)!r}, and this transformer "
                     f"{getattr(loce, name)!r}: one pass can't serve both. Give both the same, "
                     "or precompute one after the other."
                 )
-
-
-def _compare_passes(first, second):
-    """Return {parameter: (first, second)}; transformers with equal pairs can share passes."""
-    pairs = zip(_describe_passes(first), _describe_passes(second), strict=True)
-    return dict(zip(_SHARED, pairs, strict=True))
 
 
 def _describe_passes(loce):

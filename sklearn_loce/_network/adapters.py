@@ -186,18 +186,14 @@ class TransformersAdapter(PlainAdapter):
         return module(**inputs)
 
 
-_ADAPTERS = (
-    (is_detector, DetectionAdapter),
-    (is_transformers, TransformersAdapter),
-)
-
-
 def adapter_of(model):
     """Choose the adapter of a network: that of its handle, otherwise that of its family."""
     if isinstance(model, TorchModel) and model.forward is not None:
         return PlainAdapter(model.forward)
     module = as_module(model)
-    return next((adapter() for fits, adapter in _ADAPTERS if fits(module)), PlainAdapter())
+    if is_detector(module):
+        return DetectionAdapter()
+    return TransformersAdapter() if is_transformers(module) else PlainAdapter()
 
 
 # Usual strides of networks, and the patch size 14 of DINOv2.

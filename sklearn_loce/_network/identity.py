@@ -70,11 +70,6 @@ def digest_network(module, forward=None):
     return digest("network", module, forward)
 
 
-def array_bytes(array):
-    """Return the bytes of an array in C order, without a copy if it already has this order."""
-    return memoryview(np.ascontiguousarray(array).reshape(-1).view(np.uint8))
-
-
 def is_library(kind):
     """Return whether a class or function belongs to a library and is hashed by name."""
     return (getattr(kind, "__module__", None) or "builtins").partition(".")[0] in _LIBRARIES
@@ -139,7 +134,8 @@ class _Writer:
         elif isinstance(value, nn.Module):
             self._write_module(getattr(value, "_orig_mod", value))  # torch.compile wraps modules
         elif isinstance(value, types.CodeType):
-            self._write_code(value)
+            # Not the text of the file, which may have changed since the import.
+            self.write([value.co_code, value.co_names, value.co_consts, value.co_freevars])
         elif isinstance(value, type):
             self._write_class(value)
         else:
@@ -187,7 +183,8 @@ class _Writer:
         if array.dtype.hasobject:
             self.write(array.tolist())
         else:
-            self.put("bytes", xxhash.xxh3_128(array_bytes(array)).digest())
+            raw = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
+            self.put("bytes", xxhash.xxh3_128(raw).digest())
 
     def _write_class(self, kind):
         self.put("class", f"{kind.__module__}.{kind.__qualname__}")
@@ -197,10 +194,6 @@ class _Writer:
         names = [n for n in own if not n.startswith("__") or isinstance(own[n], _CODE)]
         self._write_attributes({name: own[name] for name in names})
         self._write_all("bases", kind.__bases__)
-
-    def _write_code(self, code):
-        # Hash the compiled code, because the text of the file may have changed since the import.
-        self.write([code.co_code, code.co_names, code.co_consts, code.co_freevars])
 
     def _write_object(self, value):
         if isinstance(value, types.FunctionType):

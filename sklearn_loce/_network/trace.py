@@ -120,7 +120,8 @@ class Trace(TorchDispatchMode):
             found = Places(None, found)
         coded = [places for places in known if places.codes is not None]
         if rule in _CARRIES and coded and all(places.lost == _PAIRS for places in coded):
-            found = [part._replace(lost=_PAIRS) for part in _as_list(found)]
+            parts = found if type(found) is list else [found]
+            found = [part._replace(lost=_PAIRS) for part in parts]
         return found if type(found) is list else [found] * len(call.outputs)
 
     def _adopt(self, given):
@@ -227,10 +228,6 @@ def _tensors(values):
         elif isinstance(value, tuple | list):
             found += [part for part in value if isinstance(part, torch.Tensor)]
     return found
-
-
-def _as_list(found):
-    return found if type(found) is list else [found]
 
 
 def _first_lost(known):
