@@ -130,15 +130,15 @@ class _Threads:
                 autocast_as(self._autocast),
                 self._open_worker() as work,
             ):
-                while (item := self._next()) is not None:
+                while True:
+                    self.free.acquire()
+                    with self._lock:
+                        item = None if self._stops.is_set() else next(self._items, None)
+                    if item is None:
+                        return
                     self.results.put((item[0], work(item[1]), None))
         except BaseException as error:  # raised again in the caller's thread
             self.results.put((None, None, error))
-
-    def _next(self):
-        self.free.acquire()
-        with self._lock:
-            return None if self._stops.is_set() else next(self._items, None)
 
 
 def map_in_threads(open_worker, items, n_threads):

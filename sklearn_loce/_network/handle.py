@@ -145,7 +145,11 @@ class TorchModel:
     @property
     def module(self):
         """The torch module, built on first use."""
-        return self._cell.module()
+        cell = self._cell
+        if cell.built is None:
+            with _BUILDING[-1]:
+                cell.built = cell.built or cell.build()
+        return cell.built
 
     @property
     def has_builder(self):
@@ -209,13 +213,7 @@ class _Cell:
         self.expected = None
         self.rows = None
 
-    def module(self):
-        if self.built is None:
-            with _BUILDING[-1]:
-                self.built = self.built or self._build()
-        return self.built
-
-    def _build(self):
+    def build(self):
         module = self.builder()
         if not isinstance(module, nn.Module):
             raise TypeError(

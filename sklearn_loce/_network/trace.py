@@ -14,7 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from ..exceptions import LayoutError
-from .grids import LEARNED, MIXED, POOLED, Atlas, Places, exact_codes
+from .grids import LEARNED, MIXED, POOLED, Atlas, Block, Places, exact_codes
 
 _CHOSEN = (
     "its tokens are selected, merged or sorted by their values or at random, so their places "
@@ -136,13 +136,13 @@ class Trace(TorchDispatchMode):
 
     def regrid(self, places, shape, sides=(1, 1), *, convolves=False):
         """Return the places of a map after a convolution, pooling or interpolation."""
-        if places.is_map and self.framed:
-            blocks = None
+        size = tuple(places.codes.shape[2:])
+        if places.is_map:  # its grid is the whole map
+            blocks = None if self.framed else [Block((0, 0), size, (0, 0), size)]
         else:
             blocks = self._find_blocks(places.codes) if len(shape) == places.codes.ndim == 4 else []
         if blocks == []:
             return self._sample(places.codes, shape)
-        size = places.codes.shape[2:]
         flaws = [self._flaw_of(block, size, sides, convolves) for block in blocks or ()]
         if flaws and "" not in flaws:
             return flaws[0]
@@ -179,7 +179,7 @@ class Trace(TorchDispatchMode):
         # Convolutions without padding lose equally on both sides, also by the crops in U-Nets.
         if any(abs(before - behind) > 1 for before, behind in crops):
             return _PADDED
-        if self.framed or not (convolves or block.shape != tuple(size)):
+        if self.framed or block.shape == size and not convolves:
             shares = (1.0, 1.0)
         else:
             frame = self.frame
@@ -193,7 +193,7 @@ class Trace(TorchDispatchMode):
         )
         if is_off and not self.framed:
             self.refuse_frame(size, block.shape)
-        self.framed |= convolves or block.shape != tuple(size)
+        self.framed |= convolves or block.shape != size
         return _PADDED if is_off else ""
 
     def refuse_frame(self, seen, content):
