@@ -16,11 +16,18 @@ from sklearn.utils._param_validation import (
 from sklearn.utils.validation import check_array, check_is_fitted
 
 from ._embedding.embed import pass_images
-from ._embedding.identify import keyed_seed, look_up_layers
 from ._embedding.measure import Evaluation, Projection
-from ._embedding.parallel import ended_by_interrupt
-from ._embedding.share import check_shares, join_layers
-from ._embedding.table import embed_table, find_store, may_fail, report_failures, warn_missed
+from ._embedding.network import keyed_seed, look_up_layers
+from ._embedding.table import (
+    check_shares,
+    embed_table,
+    find_store,
+    join_layers,
+    may_fail,
+    report_failures,
+    warn_missed,
+)
+from ._embedding.threads import ended_by_interrupt
 from ._network.extract import check_layers
 from ._network.handle import as_module
 from ._network.preprocess import make_transform, make_view, warn_unnormalized
@@ -32,8 +39,7 @@ from ._samples.table import (
     group_by_image,
     read_sample_image,
 )
-from ._solvers.objectives import LBFGS_OBJECTIVES
-from ._solvers.optimize import warn_unconverged
+from ._solvers.objectives import LBFGS_OBJECTIVES, warn_unconverged
 from ._solvers.solution import Solution
 from ._validation import match_rows
 from ._warnings import warn_user
@@ -59,13 +65,12 @@ class SampleTransformer(TransformerMixin, BaseEstimator):
     def _make_starts(self, seed):
         return [None] * len(self.layers_)
 
-    def _appends_bias(self):
-        return False
-
     @_fit_context(prefer_skip_nested_validation=True)
     def _fit(self, samples):
         """Find the layers, and record the activations of the probe image."""
         self._objective = self._make_objective()
+        self._appends_bias = getattr(self, "append_bias", False)
+        self._auto_bias = "own" if self._appends_bias else self._objective.default_bias
         self._seed = check_random_state(self.random_state).randint(np.iinfo(np.int32).max)
         image_size = self._view_first_image(samples)
         self._records = look_up_layers(self, image_size)
@@ -217,7 +222,7 @@ class SampleTransformer(TransformerMixin, BaseEstimator):
         self._fit(samples)
         table = self._embed(samples, probed=True)
         self._set_n_iter(table)
-        return table.matrix(self._appends_bias())
+        return table.matrix(self._appends_bias)
 
     def _set_n_iter(self, table):
         pass
@@ -266,7 +271,7 @@ class SampleTransformer(TransformerMixin, BaseEstimator):
         (1, 48)
         """
         check_is_fitted(self)
-        return self._embed(as_samples(X)).matrix(self._appends_bias())
+        return self._embed(as_samples(X)).matrix(self._appends_bias)
 
     def _embed(self, samples, **how):
         """Embed a table. Raise an error or a warning if rows failed."""
@@ -286,7 +291,7 @@ class SampleTransformer(TransformerMixin, BaseEstimator):
             given = self._as_solutions(self._check_embeddings(embeddings, samples))
         table = self._embed(samples, given=given, finish=finish)
         rows = [table.finished.get(i) for i in range(len(samples))]
-        return rows, table.matrix(self._appends_bias())
+        return rows, table.matrix(self._appends_bias)
 
     def evaluate(
         self, X, embeddings=None, *, cv=None, flip=None, bias="auto", return_embeddings=False
@@ -410,7 +415,7 @@ class SampleTransformer(TransformerMixin, BaseEstimator):
     def _find_bias(self, bias):
         """Return the rule that chooses the biases."""
         if bias == "auto":
-            return "own" if self._appends_bias() else self._objective.default_bias
+            return self._auto_bias
         if bias == "own" and not self._objective.has_bias:
             raise ValueError(
                 f"bias='own' needs an objective with a bias, {sorted(LBFGS_OBJECTIVES)}, got "
@@ -522,7 +527,7 @@ class SampleTransformer(TransformerMixin, BaseEstimator):
 
     def _widths(self):
         """Return the number of features of each layer."""
-        return [n + self._appends_bias() for n in self.n_channels_]
+        return [n + self._appends_bias for n in self.n_channels_]
 
     def _as_solutions(self, embeddings):
         """Split vectors (n_rows, n_features) into one Solution per layer."""
@@ -531,7 +536,7 @@ class SampleTransformer(TransformerMixin, BaseEstimator):
         for part, n in zip(np.split(embeddings, ends, axis=1), self.n_channels_, strict=True):
             solution = Solution.unknown(len(part), n, has_facts=self._objective.has_bias)
             solution.vectors[:] = part[:, :n]
-            if self._appends_bias():
+            if self._appends_bias:
                 solution.intercept[:] = part[:, n]
             solutions.append(solution)
         return solutions
@@ -544,7 +549,7 @@ class SampleTransformer(TransformerMixin, BaseEstimator):
             hint = " With append_bias=True, the bias is the last feature of a layer."
             raise ValueError(
                 f"embeddings must be of shape (n_samples, n_features) = {expected}, got "
-                f"{embeddings.shape}.{hint if self._appends_bias() else ''}"
+                f"{embeddings.shape}.{hint if self._appends_bias else ''}"
             )
         return embeddings
 
@@ -660,7 +665,7 @@ class SampleTransformer(TransformerMixin, BaseEstimator):
         names = [
             f"{layer}[{channel}]"
             for layer, n_channels in zip(self.layers_, self.n_channels_, strict=True)
-            for channel in [*range(n_channels), *["bias"] * self._appends_bias()]
+            for channel in [*range(n_channels), *["bias"] * self._appends_bias]
         ]
         return np.array(names, dtype=object)
 

@@ -281,9 +281,6 @@ class LoCETransformer(SampleTransformer):
         self.inits_ = [initial_vector(self.init, n, seed) for n in self.n_channels_]
         return self.inits_
 
-    def _appends_bias(self):
-        return self.append_bias
-
     def _set_n_iter(self, table):
         n_iter = [self._objective.max_iter] * len(self.layers_)  # AdamW makes all of its steps
         if self._objective.has_bias:

@@ -10,8 +10,8 @@ import torch
 
 from sklearn_loce._solvers import adamw as _adamw_torch
 from sklearn_loce._solvers.adamw import _CHUNK, Recorder, Recording
-from sklearn_loce._solvers.bilinear import bilinear_matrix
 from sklearn_loce._solvers.objectives import make_objective
+from sklearn_loce._solvers.resize import bilinear_matrix
 from sklearn_loce._solvers.solution import Solution
 
 

@@ -15,9 +15,8 @@ from .._solvers.adamw import Recorder
 from .._solvers.solution import Solution
 from .._store.keys import sample_digests
 from .._warnings import warn_user
-from .identify import probe_network
-from .images import Activations, open_network, standardize
 from .measure import project_vector
+from .network import Activations, open_network, probe_network, standardize
 from .threads import count_threads, map_in_threads
 
 # Rows that are solved at once. On the CPU they are rows of one image, and the limit bounds the
@@ -175,10 +174,7 @@ def embed(loce, task, n_threads=None):
     @contextmanager
     def open_worker():
         with open_network(loce, task.layers(loce), task.records) as pass_image:
-            yield lambda images: (
-                len(images),
-                embed_images(loce, task, pass_image, images, recorder),
-            )
+            yield partial(embed_images, loce, task, pass_image, recorder)
 
     return map_in_threads(open_worker, batches, n_threads)
 
@@ -219,8 +215,7 @@ def read_images(loce, samples, images):
     with closing(pass_images(loce, samples, images, records)) as passed:
         for rows, activations, error in tqdm(passed, total=len(images), disable=not loce.verbose):
             if error is not None:
-                failure = Failure(int(rows[0]), row_name(samples, rows[0]), error)
-                raise ValueError(f"{failure}.") from error
+                raise ValueError(f"{fail_row(samples, rows[0], error)}.") from error
             yield rows, activations
 
 
@@ -252,15 +247,20 @@ def batch_images(images, size):
     return batches
 
 
-def embed_images(loce, task, pass_image, images, recorder=None):
-    """Read a few images, pass them, and embed their rows."""
+def embed_images(loce, task, pass_image, recorder, images):
+    """Read and pass a few images, and embed their rows; return what :func:`embed` yields."""
     outcomes, parts = [], []
 
     def embed_parts():
         size = loce.batch_size or _MOST_ROWS
         while parts:
-            outcomes.extend(_embed_all(loce, task, parts[:size], recorder))
-            del parts[:size]
+            some, parts[:] = parts[:size], parts[size:]
+            if not task.shared:
+                outcomes.extend(_embed_rows(loce, task, some, recorder))
+            for number, (estimator, own) in enumerate(task.shared):
+                scaled = [(i, standardize(estimator, activations)) for i, activations in some]
+                found = _embed_rows(estimator, own, scaled, None)
+                outcomes.extend(replace(outcome, part=number) for outcome in found)
 
     for rows in images:
         activations, error = _try(pass_image, task.samples, int(rows[0]))
@@ -268,15 +268,16 @@ def embed_images(loce, task, pass_image, images, recorder=None):
             embed_parts()  # and free the activations of the images before
             activations, error = _try(pass_image, task.samples, int(rows[0]))
         if error is not None:
-            outcomes += _fail_all(task.samples, rows, error)
+            outcomes += [fail_row(task.samples, i, error) for i in rows]
         else:
             parts += [(int(i), activations) for i in rows]
     embed_parts()
-    return _check_unchanged(task, images, outcomes)
+    return len(images), _check_unchanged(task, images, outcomes)
 
 
-def _fail_all(samples, rows, error):
-    return [Failure(int(i), row_name(samples, i), error) for i in rows]
+def fail_row(samples, i, error):
+    """Return the Failure of a row."""
+    return Failure(int(i), row_name(samples, i), error)
 
 
 def _check_unchanged(task, images, outcomes):
@@ -294,19 +295,7 @@ def _check_unchanged(task, images, outcomes):
                 "run it again"
             )
             outcomes = [o for o in outcomes if o.position not in rows]
-            outcomes += _fail_all(task.samples, rows, error)
-    return outcomes
-
-
-def _embed_all(loce, task, parts, recorder):
-    """Optimize rows for one estimator, or for all estimators that share the passes."""
-    if not task.shared:
-        return _embed_rows(loce, task, parts, recorder)
-    outcomes = []
-    for number, (estimator, own) in enumerate(task.shared):
-        scaled = [(i, standardize(estimator, activations)) for i, activations in parts]
-        found = _embed_rows(estimator, own, scaled, None)
-        outcomes += [replace(outcome, part=number) for outcome in found]
+            outcomes += [fail_row(task.samples, i, error) for i in rows]
     return outcomes
 
 
@@ -319,7 +308,7 @@ def _embed_rows(loce, task, parts, recorder):
             view_mask = activations.view.see(mask)
             targets.append(loce._objective.targets([view_mask])[0])
         except Exception as error:
-            outcomes += _fail_all(task.samples, [i], error)
+            outcomes.append(fail_row(task.samples, i, error))
             continue
         # Masks are large, so keep them only if they are needed again.
         kept = (mask, view_mask, targets[-1]) if task.finish is not None else ()
@@ -402,23 +391,23 @@ def _solve_in_memory(solve, grids, targets, weights=None, *, stack):
 
 
 def _finish(loce, task, sample, target, solutions):
-    name, i = row_name(task.samples, sample.position), sample.position
-    has_foreground, failure = bool((target > 0).any()), None
+    """Return the results of a row without its inputs, or its Failure."""
+    samples, i = task.samples, sample.position
+    has_foreground, value, missed = bool((target > 0).any()), None, {}
     if not has_foreground and solutions and loce.on_empty == "raise":
-        failure = f"the mask of {name} {explain_empty(loce)}"
-    elif has_foreground and not all(np.isfinite(s.vectors).all() for s in solutions.values()):
-        failure = f"the LoCE of {name} did not stay finite; {loce._objective.advice}"
-    if failure is not None:
-        return Failure(i, name, ValueError(failure))
-    value, missed = None, {}
-    if task.finish is None and loce._find_bias("auto") != "best":
+        reason = f"the mask of {row_name(samples, i)} {explain_empty(loce)}"
+        return fail_row(samples, i, ValueError(reason))
+    if has_foreground and not all(np.isfinite(s.vectors).all() for s in solutions.values()):
+        reason = f"the LoCE of {row_name(samples, i)} did not stay finite; {loce._objective.advice}"
+        return fail_row(samples, i, ValueError(reason))
+    if task.finish is None and loce._auto_bias != "best":
         missed = {k: _misses(loce, sample, target, k, s) for k, s in solutions.items()}
     elif task.finish is not None:
         known = {k: solution[i] for k, solution in enumerate(task.known)}
         try:
             value = task.finish(loce, sample, {**known, **solutions})
         except Exception as error:
-            return Failure(i, name, error)
+            return fail_row(samples, i, error)
     is_random = sample.activations.view.random
     return Sample(i, solutions=solutions, value=value, missed=missed, is_random=is_random)
 
@@ -426,7 +415,7 @@ def _finish(loce, task, sample, target, solutions):
 def _misses(loce, sample, target, k, solution):
     """Return whether the projection of a vector misses the mask; true for a vector of NaN."""
     grid = sample.activations.grids[loce.layers_[k]]
-    bias = solution.intercept if loce._appends_bias() else None
+    bias = solution.intercept if loce._appends_bias else None
     projection = project_vector(grid, solution.vectors, bias, target.shape).cpu().numpy() > 0.5
     return not (projection & (target > 0)).any()
 

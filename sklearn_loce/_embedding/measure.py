@@ -97,7 +97,9 @@ class Evaluation:
             projection = _project_best(self.bias, loce, sample, layer, solution, target) > 0.5
             facts["iou"] = intersection_over_union(projection, sample.mask)
             if "loss" in facts:
-                facts["loss"] = _measure_loss(objective, grid, solution, target)
+                has_bias = solution.intercept is not None and not np.isnan(solution.intercept)
+                intercept = float(solution.intercept) if has_bias else None
+                facts["loss"] = objective.loss(grid, solution.vectors, target, intercept)
             controls = sample.controls.get(k, ())
             if self.n_folds:
                 own = controls[: self.n_folds]
@@ -135,12 +137,6 @@ class Evaluation:
 def _flip_target(loce, sample):
     """Return the target of the mask turned upside down."""
     return loce._objective.targets([sample.activations.view.see(sample.mask[::-1])])[0]
-
-
-def _measure_loss(objective, grid, solution, target):
-    intercept = solution.intercept
-    intercept = None if intercept is None or np.isnan(intercept) else float(intercept)
-    return objective.loss(grid, solution.vectors, target, intercept)
 
 
 def project_onto_image(activations, layer, vector, bias, mask_size):

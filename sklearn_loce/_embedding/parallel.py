@@ -15,15 +15,14 @@ import cloudpickle
 import numpy as np
 import torch
 from joblib import Parallel, delayed, effective_n_jobs
-from joblib.externals.loky import get_reusable_executor
 from joblib.parallel import get_active_backend
 
 from .._network.handle import TorchModel
 from .._samples.table import absolute_paths, part_of, row_name
 from .._warnings import warn_user
-from .embed import Failure, Task, batch_images, embed
-from .images import compare_network
-from .threads import autocast_as, autocast_settings, call_in_thread, is_cluster, runs_here
+from .embed import Failure, Task, batch_images, embed, fail_row
+from .network import compare_network
+from .threads import autocast_as, autocast_settings, call_in_thread, is_cluster
 
 # Rows of a part, which is one task of a worker. Each part needs a replica and a traced pass. If the
 # worker dies, the results of the whole part are lost.
@@ -85,7 +84,8 @@ def _send_estimator(payload):
 
 def _load(payload, raw):
     """Return this process's estimator, unpickled and compared once, or the reason of refusal."""
-    checked = payload.key, payload.fingerprint, repr(payload.settings), _hash_records(payload)
+    records = b"".join(record.tobytes() for record in (payload.records or {}).values())
+    checked = payload.key, payload.fingerprint, repr(payload.settings), records
     with _LOADING[-1]:
         if checked not in _LOADED:
             _LOADED[checked] = _unpickle(payload, raw)
@@ -93,11 +93,6 @@ def _load(payload, raw):
         while len(_LOADED) > _MOST_LOADED:
             _LOADED.popitem(last=False)
         return _LOADED[checked]
-
-
-def _hash_records(payload):
-    records = payload.records or {}
-    return hashlib.sha256(b"".join(record.tobytes() for record in records.values())).digest()
 
 
 def _unpickle(payload, raw):
@@ -246,7 +241,7 @@ def _fail_alone(task, rows):
         f"{row_name(task.samples, rows[0])}: the worker died on this image, {_MOST_DEATHS} times; "
         "it may need too much memory, or crash a library"
     )
-    return [Failure(int(i), row_name(task.samples, i), error) for i in rows]
+    return [fail_row(task.samples, i, error) for i in rows]
 
 
 def _is_lost_worker(error):
@@ -274,17 +269,6 @@ def _in_parallel(loce, payload, task, parts, begun, refusal):
             refusal.append(outcomes)
         else:
             yield number, outcomes
-
-
-@contextmanager
-def ended_by_interrupt(n_jobs):
-    """End joblib's local workers on Ctrl-C, at any point of the block."""
-    try:
-        yield
-    except KeyboardInterrupt:
-        if not runs_here(n_jobs) and type(get_active_backend()[0]).__name__ == "LokyBackend":
-            get_reusable_executor().shutdown(wait=False, kill_workers=True)
-        raise
 
 
 def _returned(tasks, n_jobs):

@@ -7,9 +7,12 @@ from numbers import Integral
 
 import numpy as np
 import pandas as pd
+from sklearn.base import clone
 from tqdm.auto import tqdm
 
 from .._network.handle import TorchModel, as_module, digest_model, weight_versions
+from .._network.identity import digest
+from .._network.preprocess import resolve_preprocess
 from .._samples.images import READ_ERRORS
 from .._samples.table import (
     ANNOTATION,
@@ -26,12 +29,14 @@ from .._store.memory import MemoryStore
 from .._store.sqlite import RowStore
 from .._warnings import warn_user
 from ..exceptions import FailedRowsError
-from .embed import Failure, Sample, Task, embed, explain_empty
-from .identify import check_weights, find_keys, probe_network
+from .embed import Failure, Sample, Task, embed, explain_empty, fail_row
+from .network import check_weights, find_keys, probe_network
 from .parallel import embed_apart
 from .threads import runs_here
 
 _LOOKUP = 1000  # number of rows in one look-up, which bounds its memory
+# The passes, and the place where vectors are stored, depend on these parameters.
+_SHARED = ("model", "preprocess", "reshape_transform", "device", "random_state", "memory")
 
 
 def find_store(memory, model):
@@ -93,7 +98,7 @@ class Table:
     def fail(self, i, error):
         """Enter the failure of a row, from an exception or a reason."""
         error = ValueError(error) if isinstance(error, str) else error
-        self.failures[i] = Failure(i, row_name(self.samples, i), error)
+        self.failures[i] = fail_row(self.samples, i, error)
 
     def copy_rows(self, equal):
         """Copy the results of rows to equal rows, {row: first row}."""
@@ -290,7 +295,7 @@ def report_failures(loce, table):
         "attribute embeddings of this error. Remove the failed rows, or set on_error='nan' (for "
         "empty masks on_empty='nan').",
         frame,
-        table.matrix(loce._appends_bias()),
+        table.matrix(loce._appends_bias),
     ) from next(iter(failures.values())).error
 
 
@@ -309,3 +314,42 @@ def warn_missed(loce, table):
             "with the bias that matches a mask best, or raise max_iter; see the column failed of "
             "evaluate."
         )
+
+
+def check_shares(loce, beside):
+    """Raise unless the same passes and the same store serve other transformers."""
+    if beside and not runs_here(loce.n_jobs):
+        raise ValueError(
+            f"n_jobs={loce.n_jobs}: workers do not share passes among transformers. Set "
+            "n_jobs=None, or precompute one transformer after the other."
+        )
+    for i, other in enumerate(beside):
+        described = zip(_SHARED, _describe_passes(loce), _describe_passes(other), strict=True)
+        for name, own, its in described:
+            if own != its:
+                raise ValueError(
+                    f"beside[{i}] has {name}={getattr(other, name)!r}, and this transformer "
+                    f"{getattr(loce, name)!r}: one pass can't serve both. Give both the same, "
+                    "or precompute one after the other."
+                )
+
+
+def _describe_passes(loce):
+    """Return values to compare for the parameters in _SHARED."""
+    store = id(find_store(None, loce.model)) if loce.memory is None else loce.memory
+    return (
+        id(as_module(loce.model)),
+        digest(resolve_preprocess(loce.preprocess, loce.model)),
+        digest(loce.reshape_transform),
+        loce.device,
+        loce.random_state,
+        store,
+    )
+
+
+def join_layers(parts, samples):
+    """Make a fitted transformer with all layers of others, which passes images for them."""
+    layers = {str(layer): layer for part in parts for layer in part._layers}
+    passing = clone(parts[0]).set_params(layer=list(layers.values()), standardize=False)
+    passing._fit(samples)
+    return passing

@@ -8,6 +8,7 @@ from contextlib import ExitStack, contextmanager, nullcontext
 
 import torch
 from joblib import effective_n_jobs
+from joblib.externals.loky import get_reusable_executor
 from joblib.parallel import get_active_backend
 
 
@@ -20,27 +21,21 @@ class _OneThread:
     """
 
     def __init__(self):
-        self._lock, self._n_users, self._before = threading.Lock(), 0, None
+        self.lock, self.n_users, self.before = threading.Lock(), 0, None
 
     @contextmanager
     def __call__(self, before):
-        with self._lock:
-            self._before = before if self._n_users == 0 else self._before
-            self._n_users += 1
+        with self.lock:
+            self.before = before if self.n_users == 0 else self.before
+            self.n_users += 1
             torch.set_num_threads(1)
         try:
             yield
         finally:
-            with self._lock:
-                self._n_users -= 1
-                if self._n_users == 0:
-                    torch.set_num_threads(self._before)
-
-    @property
-    def n_threads(self):
-        """The user's number of torch threads."""
-        with self._lock:
-            return self._before if self._n_users else torch.get_num_threads()
+            with self.lock:
+                self.n_users -= 1
+                if self.n_users == 0:
+                    torch.set_num_threads(self.before)
 
 
 _ONE_THREAD = [_OneThread()]
@@ -51,7 +46,9 @@ if hasattr(os, "register_at_fork"):
 
 def count_threads():
     """Return the user's number of torch threads."""
-    return _ONE_THREAD[-1].n_threads
+    own = _ONE_THREAD[-1]
+    with own.lock:
+        return own.before if own.n_users else torch.get_num_threads()
 
 
 def is_cluster(backend):
@@ -65,6 +62,17 @@ def runs_here(n_jobs):
     if is_cluster(backend):
         return False
     return getattr(backend, "supports_sharedmem", False) or effective_n_jobs(n_jobs) == 1
+
+
+@contextmanager
+def ended_by_interrupt(n_jobs):
+    """End joblib's local workers on Ctrl-C, at any point of the block."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        if not runs_here(n_jobs) and type(get_active_backend()[0]).__name__ == "LokyBackend":
+            get_reusable_executor().shutdown(wait=False, kill_workers=True)
+        raise
 
 
 def autocast_settings():
@@ -89,17 +97,13 @@ class _Threads:
     def __init__(self, open_worker, items, n_threads, n_ahead):
         self._open_worker, self._items = open_worker, iter(enumerate(items))
         self._lock, self._stops = threading.Lock(), threading.Event()
-        self._free = threading.Semaphore(n_ahead)
+        self.free = threading.Semaphore(n_ahead)  # a thread takes one for each item
         self.results = queue.SimpleQueue()
         self._before, self._autocast = count_threads(), autocast_settings()
-        self._threads = [
+        self.threads = [
             threading.Thread(target=contextvars.copy_context().run, args=(self._serve,))
             for _ in range(n_threads)
         ]
-
-    def start(self):
-        for thread in self._threads:
-            thread.start()
 
     def stop(self):
         """End all threads, even if Ctrl-C arrives: they may still use the network."""
@@ -110,15 +114,11 @@ class _Threads:
 
     def _end(self):
         self._stops.set()
-        for _ in self._threads:
-            self._free.release()
-        for thread in self._threads:
+        for _ in self.threads:
+            self.free.release()
+        for thread in self.threads:
             if thread.ident is not None:
                 thread.join()
-
-    def release(self):
-        """Allow the threads to take one more item."""
-        self._free.release()
 
     def _serve(self):
         if self._stops.is_set():  # Ctrl-C arrived while this thread started
@@ -130,15 +130,15 @@ class _Threads:
                 autocast_as(self._autocast),
                 self._open_worker() as work,
             ):
-                while (item := self._next()) is not None:
+                while True:
+                    self.free.acquire()
+                    with self._lock:
+                        item = None if self._stops.is_set() else next(self._items, None)
+                    if item is None:
+                        return
                     self.results.put((item[0], work(item[1]), None))
         except BaseException as error:  # raised again in the caller's thread
             self.results.put((None, None, error))
-
-    def _next(self):
-        self._free.acquire()
-        with self._lock:
-            return None if self._stops.is_set() else next(self._items, None)
 
 
 def map_in_threads(open_worker, items, n_threads):
@@ -160,7 +160,8 @@ def map_in_threads(open_worker, items, n_threads):
     threads = _Threads(open_worker, items, n_threads, 2 * n_threads)
     waiting = {}
     try:
-        threads.start()
+        for thread in threads.threads:
+            thread.start()
         for number in range(len(items)):
             while number not in waiting:
                 done, result, error = threads.results.get()
@@ -168,7 +169,7 @@ def map_in_threads(open_worker, items, n_threads):
                     raise error
                 waiting[done] = result
             yield waiting.pop(number)
-            threads.release()
+            threads.free.release()
     finally:
         threads.stop()
 

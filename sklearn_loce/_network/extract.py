@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Iterable
 from contextlib import ExitStack, contextmanager, nullcontext
+from dataclasses import dataclass, field
 from difflib import get_close_matches
 from threading import get_ident
 from typing import NoReturn
@@ -12,11 +13,16 @@ import torch
 
 from .._warnings import warn_user
 from ..exceptions import LayoutError
-from .adapters import adapter_of, explain_failure, explain_silence, refuse_unhookable
-from .families import is_detector
+from .adapters import (
+    adapter_of,
+    explain_failure,
+    explain_silence,
+    is_detector,
+    refuse_unhookable,
+)
 from .grids import check_reshaped, describe, find_reading, join_grids
 from .handle import as_module, dtype_of, lend_module, refuse_shared, replicate, resolve_device
-from .joined import Joined, members_of
+from .joined import Joined
 from .trace import Trace
 
 
@@ -29,6 +35,11 @@ class _Stop(BaseException):
 
 class _ReachedDeepestLayer(_Stop):
     """Ends a pass after all layers have run."""
+
+
+def members_of(layer):
+    """Return the name of a layer as a tuple, or the names of the layers that it joins."""
+    return layer.layers if isinstance(layer, Joined) else (layer,)
 
 
 def check_layers(module, layers):
@@ -171,14 +182,9 @@ class ActivationExtractor:
         network = self.module
         if not getattr(network, "_is_replica", False):
             network = replicate(network, self.device, self.adapter.forward)
-        self._open(network)
-        return self
-
-    def _open(self, network):
-        """Register hooks on a replica, or on the module itself if there is no replica."""
         with ExitStack() as exits:
             self._thread, self._is_disturbed, self._modes = get_ident(), False, None
-            if network is None:
+            if network is None:  # there is no replica, so hooks are on the module itself
                 network = exits.enter_context(lend_module(self.module, self.device))
                 exits.enter_context(torch.no_grad())
                 self.is_lent = True
@@ -188,6 +194,7 @@ class ActivationExtractor:
                 hook = self._make_hook(layer)
                 exits.callback(network.get_submodule(layer).register_forward_hook(hook).remove)
             self._network, self._exits = network, exits.pop_all()
+        return self
 
     def __exit__(self, *exc_info):
         self._network = None
@@ -218,13 +225,8 @@ class ActivationExtractor:
         except _ReadOtherwise as stop:
             self._check_owner(stop)
             grids = self._run(images, shown, frame, None)
-        return {str(layer): self._grid_of(layer, grids) for layer in self.layers}
-
-    def _grid_of(self, layer, grids):
-        """Return the grid of a layer, or the joined grid of several layers."""
-        if isinstance(layer, Joined):
-            return join_grids([grids[name] for name in layer.layers])
-        return grids[layer]
+        parts = {str(layer): [grids[name] for name in members_of(layer)] for layer in self.layers}
+        return {name: join_grids(few) if few[1:] else few[0] for name, few in parts.items()}
 
     def frame(self, size):
         """Return the position of an image of ``size`` in the input of the first layer.
@@ -276,17 +278,13 @@ class ActivationExtractor:
         finally:
             self._pass = None
         self._check_pass(current, images, shown)
-        if trace is not None:
-            self._store_readings((images.shape, frame), current)
+        if trace is not None:  # later passes of this size may stop at the deepest layer
+            once = not trace.reads_values and set(current.n_calls.values()) == {1}
+            # The control flow of a detector does not depend on the size, and its heads are slow.
+            self.runs_once |= once and is_detector(self._network)
+            if once and len(current.known) == len(self._members):
+                self._known[images.shape, frame] = current.known
         return current.grids
-
-    def _store_readings(self, key, current):
-        """Store the readings, and whether later passes of this size may stop early."""
-        once = not current.trace.reads_values and set(current.n_calls.values()) == {1}
-        # The control flow of a detector does not depend on the size, and its heads are slow.
-        self.runs_once |= once and is_detector(self._network)
-        if once and len(current.known) == len(self._members):
-            self._known[key] = current.known
 
     def _check_pass(self, current, images, shown):
         modes = [child.training for child in self._network.modules()] if self._modes else None
@@ -326,15 +324,15 @@ class ActivationExtractor:
         self._is_disturbed |= get_ident() != self._thread
 
     def _make_hook(self, layer):
-        def hook(module, args, output):
-            self._note_thread()
-            if get_ident() == self._thread and self._pass is not None:
-                self._store_grid(layer, output, self._pass)
+        # Not a partial: a network that copies itself would copy it together with the extractor.
+        return lambda module, args, output: self._store_grid(layer, output)
 
-        return hook
-
-    def _store_grid(self, layer, output, current):
+    def _store_grid(self, layer, output):
         """Store a layer's output as a grid; end the pass after the last required output."""
+        self._note_thread()
+        current = self._pass
+        if get_ident() != self._thread or current is None:
+            return
         current.n_calls[layer] += 1
         grid = self._read(layer, output, current).detach().float()
         # Copy even if the cast copies, because a reshape_transform may return an expanded grid.
@@ -364,12 +362,14 @@ class ActivationExtractor:
         return reading.make(output)
 
 
+@dataclass
 class _Pass:
     """One forward pass: its readings, and the outputs of its hooks."""
 
-    def __init__(self, trace, known):
-        self.trace, self.known = trace, known
-        self.grids, self.n_calls = {}, Counter()
+    trace: Trace | None
+    known: dict
+    grids: dict = field(default_factory=dict)
+    n_calls: Counter = field(default_factory=Counter)
 
 
 def _raise_clear(module, size, error, *, began, adapter=None) -> NoReturn:

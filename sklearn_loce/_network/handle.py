@@ -145,7 +145,11 @@ class TorchModel:
     @property
     def module(self):
         """The torch module, built on first use."""
-        return self._cell.module()
+        cell = self._cell
+        if cell.built is None:
+            with _BUILDING[-1]:
+                cell.built = cell.built or cell.build()
+        return cell.built
 
     @property
     def has_builder(self):
@@ -209,13 +213,7 @@ class _Cell:
         self.expected = None
         self.rows = None
 
-    def module(self):
-        if self.built is None:
-            with _BUILDING[-1]:
-                self.built = self.built or self._build()
-        return self.built
-
-    def _build(self):
+    def build(self):
         module = self.builder()
         if not isinstance(module, nn.Module):
             raise TypeError(
@@ -363,6 +361,7 @@ def resolve_device(device, module):
 
 # Buffers and weights of up to this many elements are copied: a network may count its passes in one.
 _LARGE_BUFFER, _SMALL_WEIGHT = 2**20, 2**6
+_COPYING = {f"__{name}__" for name in ("deepcopy", "reduce", "reduce_ex", "getstate", "slots")}
 
 
 def replicate(module, device=None, runner=None):
@@ -391,10 +390,13 @@ def replicate(module, device=None, runner=None):
     if _runs_originals(runner, originals, held):
         return None
     # If evaluation mode changes weights, such as merged ones, it needs its own copies.
-    is_plain = not any(map(_has_own_modes, originals)) or not any(m.training for m in originals)
-    memo = {}
-    pairs = [(tensor, _alias(tensor, share=is_plain)) for tensor in _tensors_of(held)]
-    memo.update({id(tensor): twin for tensor, twin in pairs})
+    is_plain = not any(child.training for child in originals) or all(
+        kind.train is nn.Module.train and kind.eval is nn.Module.eval
+        for kind in map(type, originals)
+    )
+    tensors = [part for part in held if isinstance(part, torch.Tensor)]
+    pairs = [(tensor, _alias(tensor, share=is_plain)) for tensor in tensors]
+    memo = {id(tensor): twin for tensor, twin in pairs}
     try:
         replica = copy.deepcopy(module, memo)
     except Exception:  # a __deepcopy__ or __reduce__ may raise anything
@@ -402,7 +404,9 @@ def replicate(module, device=None, runner=None):
     copies = list(replica.modules())
     if len(copies) != len(originals) or {*map(id, copies)} & {*map(id, originals)}:
         return None
-    has_own_copying = any(_has_own_copying(type(child)) for child in originals)
+    # A class of the user may be copied by its own code, which may omit parts.
+    own = {base for child in originals for base in type(child).__mro__ if not is_library(base)}
+    has_own_copying = any(not _COPYING.isdisjoint(vars(base)) for base in own)
     if has_own_copying and digest_network(replica) != digest_network(module):
         return None
     _run_eagerly(copies, memo)
@@ -476,11 +480,6 @@ def _runs_originals(runner, originals, held):
     return any(id(part) in own for part in _reach([runner, *fixed], _parts_of_code))
 
 
-def _tensors_of(held):
-    """Return the tensors among objects: weights, buffers, and those in plain attributes."""
-    return [part for part in held if isinstance(part, torch.Tensor)]
-
-
 def _alias(tensor, *, share):
     """Return a new tensor for the replica, over the same memory if it may be shared."""
     is_weight = isinstance(tensor, nn.Parameter)
@@ -511,11 +510,6 @@ def _share_equal(pairs):
             twin.data = original.detach()
 
 
-def _has_own_modes(module):
-    kind = type(module)
-    return kind.train is not nn.Module.train or kind.eval is not nn.Module.eval
-
-
 def _run_eagerly(modules, memo):
     """Replace compiled code by the original code, because hooks do not run in compiled code."""
     for child in modules:
@@ -529,15 +523,6 @@ def _run_eagerly(modules, memo):
 def _uncompiled(function):
     is_function = isinstance(function, types.FunctionType)
     return getattr(function, "_torchdynamo_orig_callable", None) if is_function else None
-
-
-_COPYING = {f"__{name}__" for name in ("deepcopy", "reduce", "reduce_ex", "getstate", "slots")}
-
-
-def _has_own_copying(kind):
-    """Return whether a user's class is copied by its own code, which may omit parts."""
-    own = [base for base in kind.__mro__ if not is_library(base)]
-    return any(not _COPYING.isdisjoint(vars(base)) for base in own)
 
 
 def _is_filled(cell):

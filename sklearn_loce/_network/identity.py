@@ -1,7 +1,7 @@
 """Digests of networks: weights, classes, plain attributes, own code.
 
 The digests do not include globals, settings of modules and context variables. The activations of
-the probe in :mod:`.probe` depend on these.
+the probe image depend on these.
 """
 
 import copyreg
@@ -70,11 +70,6 @@ def digest_network(module, forward=None):
     return digest("network", module, forward)
 
 
-def array_bytes(array):
-    """Return the bytes of an array in C order, without a copy if it already has this order."""
-    return memoryview(np.ascontiguousarray(array).reshape(-1).view(np.uint8))
-
-
 def is_library(kind):
     """Return whether a class or function belongs to a library and is hashed by name."""
     return (getattr(kind, "__module__", None) or "builtins").partition(".")[0] in _LIBRARIES
@@ -139,7 +134,8 @@ class _Writer:
         elif isinstance(value, nn.Module):
             self._write_module(getattr(value, "_orig_mod", value))  # torch.compile wraps modules
         elif isinstance(value, types.CodeType):
-            self._write_code(value)
+            # Not the text of the file, which may have changed since the import.
+            self.write([value.co_code, value.co_names, value.co_consts, value.co_freevars])
         elif isinstance(value, type):
             self._write_class(value)
         else:
@@ -168,29 +164,27 @@ class _Writer:
         kind = "" if type(tensor) in (torch.Tensor, nn.Parameter) else type(tensor).__qualname__
         self.put("tensor", f"{kind}:{tensor.dtype}:{tuple(tensor.shape)}")
         try:
-            self._write_content(tensor)
+            if hasattr(tensor, "__tensor_flatten__"):  # for example torchao's quantized weights
+                names, facts = tensor.__tensor_flatten__()
+                self.write([repr(facts), *(getattr(tensor, name) for name in names)])
+            elif tensor.is_quantized:
+                self.write([repr(tensor.qscheme()), tensor.int_repr(), tensor.dequantize()])
+            elif tensor.layout != torch.strided:
+                self.write(tensor.to_dense())
+            else:
+                plain = tensor.detach().resolve_conj().resolve_neg().cpu().contiguous().reshape(-1)
+                raw = plain.view(torch.uint8).numpy() if plain.numel() else b""
+                self.put("bytes", xxhash.xxh3_128(raw).digest())
         except (RuntimeError, TypeError, NotImplementedError, AttributeError):
             self.put("opaque")  # for example a tensor on the meta device
-
-    def _write_content(self, tensor):
-        if hasattr(tensor, "__tensor_flatten__"):  # for example torchao's quantized weights
-            names, facts = tensor.__tensor_flatten__()
-            self.write([repr(facts), *(getattr(tensor, name) for name in names)])
-        elif tensor.is_quantized:
-            self.write([repr(tensor.qscheme()), tensor.int_repr(), tensor.dequantize()])
-        elif tensor.layout != torch.strided:
-            self.write(tensor.to_dense())
-        else:
-            plain = tensor.detach().resolve_conj().resolve_neg().cpu().contiguous().reshape(-1)
-            raw = plain.view(torch.uint8).numpy() if plain.numel() else b""
-            self.put("bytes", xxhash.xxh3_128(raw).digest())
 
     def _write_array(self, array):
         self.put("array", f"{array.dtype.str}:{array.shape}")
         if array.dtype.hasobject:
             self.write(array.tolist())
         else:
-            self.put("bytes", xxhash.xxh3_128(array_bytes(array)).digest())
+            raw = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
+            self.put("bytes", xxhash.xxh3_128(raw).digest())
 
     def _write_class(self, kind):
         self.put("class", f"{kind.__module__}.{kind.__qualname__}")
@@ -200,10 +194,6 @@ class _Writer:
         names = [n for n in own if not n.startswith("__") or isinstance(own[n], _CODE)]
         self._write_attributes({name: own[name] for name in names})
         self._write_all("bases", kind.__bases__)
-
-    def _write_code(self, code):
-        # Hash the compiled code, because the text of the file may have changed since the import.
-        self.write([code.co_code, code.co_names, code.co_consts, code.co_freevars])
 
     def _write_object(self, value):
         if isinstance(value, types.FunctionType):

@@ -82,8 +82,3 @@ class Joined:
 
     def __str__(self):
         return "+".join(self.layers)
-
-
-def members_of(layer):
-    """Return the name of a layer as a tuple, or the names of the layers that it joins."""
-    return layer.layers if isinstance(layer, Joined) else (layer,)

@@ -17,7 +17,7 @@ from torchvision.transforms import v2
 from xxhash import xxh3_64
 
 from .._warnings import warn_user
-from .families import only_size
+from .adapters import only_size
 from .handle import as_module
 from .presets import PaperTransform, find_training_preprocess
 from .processors import ProcessorError, ProcessorTransform, is_image_processor

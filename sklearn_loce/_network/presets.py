@@ -9,7 +9,7 @@ from PIL import Image
 from torchvision import transforms
 from torchvision.transforms import v2
 
-from .families import is_detector, is_detr, is_transformers, only_size
+from .adapters import is_detector, is_detr, is_transformers, only_size
 from .handle import TorchModel, as_module
 from .processors import ProcessorTransform
 

@@ -14,12 +14,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from ..exceptions import LayoutError
-from .places import MIXED, POOLED, Atlas, Places, exact_codes
+from .grids import LEARNED, MIXED, POOLED, Atlas, Block, Places, exact_codes
 
-LEARNED = (
-    "it has no places in the image: it describes learned tokens, such as queries, groups and class "
-    "tokens, or boxes, or the whole image"
-)
 _CHOSEN = (
     "its tokens are selected, merged or sorted by their values or at random, so their places "
     "differ between images"
@@ -124,7 +120,8 @@ class Trace(TorchDispatchMode):
             found = Places(None, found)
         coded = [places for places in known if places.codes is not None]
         if rule in _CARRIES and coded and all(places.lost == _PAIRS for places in coded):
-            found = [part._replace(lost=_PAIRS) for part in _as_list(found)]
+            parts = found if type(found) is list else [found]
+            found = [part._replace(lost=_PAIRS) for part in parts]
         return found if type(found) is list else [found] * len(call.outputs)
 
     def _adopt(self, given):
@@ -139,13 +136,13 @@ class Trace(TorchDispatchMode):
 
     def regrid(self, places, shape, sides=(1, 1), *, convolves=False):
         """Return the places of a map after a convolution, pooling or interpolation."""
-        if places.is_map and self.framed:
-            blocks = None
+        size = tuple(places.codes.shape[2:])
+        if places.is_map:  # its grid is the whole map
+            blocks = None if self.framed else [Block((0, 0), size, (0, 0), size)]
         else:
             blocks = self._find_blocks(places.codes) if len(shape) == places.codes.ndim == 4 else []
         if blocks == []:
             return self._sample(places.codes, shape)
-        size = places.codes.shape[2:]
         flaws = [self._flaw_of(block, size, sides, convolves) for block in blocks or ()]
         if flaws and "" not in flaws:
             return flaws[0]
@@ -182,7 +179,7 @@ class Trace(TorchDispatchMode):
         # Convolutions without padding lose equally on both sides, also by the crops in U-Nets.
         if any(abs(before - behind) > 1 for before, behind in crops):
             return _PADDED
-        if self.framed or not (convolves or block.shape != tuple(size)):
+        if self.framed or (block.shape == size and not convolves):
             shares = (1.0, 1.0)
         else:
             frame = self.frame
@@ -196,7 +193,7 @@ class Trace(TorchDispatchMode):
         )
         if is_off and not self.framed:
             self.refuse_frame(size, block.shape)
-        self.framed |= convolves or block.shape != tuple(size)
+        self.framed |= convolves or block.shape != size
         return _PADDED if is_off else ""
 
     def refuse_frame(self, seen, content):
@@ -231,10 +228,6 @@ def _tensors(values):
         elif isinstance(value, tuple | list):
             found += [part for part in value if isinstance(part, torch.Tensor)]
     return found
-
-
-def _as_list(found):
-    return found if type(found) is list else [found]
 
 
 def _first_lost(known):

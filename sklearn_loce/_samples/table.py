@@ -137,8 +137,9 @@ def group_by_image(samples):
     return list(map(np.array, groups.values()))
 
 
-def _read_cell(read, value, what, samples, i):
-    """Read a cell. Errors name the row and the file."""
+def _read_cell(read, samples, i, what):
+    """Read the image or the mask of row ``i``. Errors name the row and the file."""
+    value = samples[what].iloc[i]
     try:
         return read(value)
     except READ_ERRORS as error:
@@ -157,25 +158,20 @@ def _file_of(value):
 
 def read_sample_image(samples, i):
     """Read the image of row ``i``. Errors name the row and the file."""
-    return _read_cell(read_image, samples["image"].iloc[i], "image", samples, i)
-
-
-def _size_of_sample_image(samples, i):
-    return _read_cell(size_of_image, samples["image"].iloc[i], "image", samples, i)
+    return _read_cell(read_image, samples, i, "image")
 
 
 def read_sample_mask(samples, i, image_size, read=read_mask):
     """Read the mask of row ``i``. Raise an error if its size differs from ``image_size``."""
-    mask = samples["mask"].iloc[i]
-    size = _read_cell(size_of_mask, mask, "mask", samples, i)
+    size = _read_cell(size_of_mask, samples, i, "mask")
     if tuple(size) != tuple(image_size):
-        image = samples["image"].iloc[i]
+        image, mask = samples["image"].iloc[i], samples["mask"].iloc[i]
         raise ValueError(
             f"{row_name(samples, i)}: the mask{_file_of(mask)} is {size[0]} x {size[1]}, but the "
             f"image{_file_of(image)} is {image_size[0]} x {image_size[1]} "
             "(height x width, EXIF orientation applied)"
         )
-    return _read_cell(read, mask, "mask", samples, i)
+    return _read_cell(read, samples, i, "mask")
 
 
 def read_rows(samples, rows):
@@ -193,7 +189,7 @@ def examine_rows(samples, groups):
     problems, found = {}, np.zeros(len(samples), dtype=bool)
     for rows in groups:
         try:
-            size = _size_of_sample_image(samples, rows[0])
+            size = _read_cell(size_of_image, samples, rows[0], "image")
         except (OSError, ValueError) as error:
             problems.update(dict.fromkeys(map(int, rows), error))
             continue
@@ -240,6 +236,6 @@ def blank_masks(samples):
     """Return an empty mask per row in the size of its image, for work without masks."""
     masks = np.empty(len(samples), dtype=object)
     for rows in group_by_image(samples):
-        size = _size_of_sample_image(samples, rows[0])
+        size = _read_cell(size_of_image, samples, rows[0], "image")
         masks[rows] = compress_rle({"size": size, "counts": [size[0] * size[1]]})
     return masks

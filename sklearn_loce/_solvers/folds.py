@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from .bilinear import bilinear_taps
+from .resize import bilinear_taps
 
 # Side of a block as a share of the grid's shorter side, so that all layers solve the same task.
 # Neighboring cells are similar: with smaller blocks, even random weights predict the other folds.

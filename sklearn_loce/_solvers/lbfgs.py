@@ -88,7 +88,8 @@ class PixelLoss:
         if self.is_convex:
             positive = _dot(self.positive, softplus(-logits))
             return positive + _dot(self.negative, softplus(logits))
-        return self._overlap_losses(logits.sigmoid())
+        shared, whole = self._overlap(logits.sigmoid())
+        return 1 - (2 if self.name == "dice" else 1) * shared / whole
 
     def slopes(self, logits):
         """Return the losses' slopes dL/dz, (n_rows, n_pixels)."""
@@ -109,10 +110,6 @@ class PixelLoss:
         shared = _dot(self.targets, projections)
         whole = self.targets.sum(1) + _dot(self.weights, projections)
         return shared, whole - shared if self.name == "jaccard" else whole
-
-    def _overlap_losses(self, projections):
-        shared, whole = self._overlap(projections)
-        return 1 - (2 if self.name == "dice" else 1) * shared / whole
 
 
 class _Scaled:

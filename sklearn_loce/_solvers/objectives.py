@@ -5,7 +5,9 @@ from typing import ClassVar
 
 import numpy as np
 import torch
+from sklearn.exceptions import ConvergenceWarning
 
+from .._warnings import warn_user
 from .adamw import covered_share, solve_with_torch
 from .compiled import adamw as compiled_adamw
 from .compiled import lbfgs as compiled_lbfgs
@@ -62,6 +64,17 @@ def make_objective(
     return LBFGSObjective(name, max_iter, size, mask_resize, float(alpha), float(tol), weights)
 
 
+def warn_unconverged(gradient_norm, objective):
+    """Warn the user of rows whose gradient norm (n_rows, n_layers) is above the tolerance."""
+    n_rows = np.count_nonzero((gradient_norm > objective.tol).any(1))
+    if n_rows:
+        warn_user(
+            f"{n_rows} of {len(gradient_norm)} rows did not converge to tol={objective.tol} in "
+            f"max_iter={objective.max_iter} iterations. Raise max_iter, alpha or tol.",
+            ConvergenceWarning,
+        )
+
+
 def _group_by_grid(activations):
     """Group the rows that share activations; list of arrays of int."""
     groups = {}
@@ -78,7 +91,35 @@ def _as_compiled_input(activations):
 
 
 @dataclass(frozen=True)
-class AdamWObjective:
+class _Objective:
+    """The part of an objective that does not depend on the solver."""
+
+    name: str
+    max_iter: int
+    mask_size: tuple
+    mask_resize: str
+
+    def targets(self, masks):
+        """Resize masks; (n_rows, H, W), float32."""
+        return resize_masks(masks, self.mask_size, self.mask_resize)
+
+    def projection_target(self, target):
+        """Return a target at the size at which projections are compared with it."""
+        return target
+
+    def control_target(self, target, grid_size):
+        """Return the target of a vector that is fitted to weighted pixels."""
+        return target
+
+    def key(self):
+        """Return the settings that the vectors depend on; plain values."""
+        facts = asdict(self)
+        facts["objective"] = facts.pop("name")
+        return facts | {"mask_size": list(self.mask_size)}
+
+
+@dataclass(frozen=True)
+class AdamWObjective(_Objective):
     """A published loss, minimized by a fixed number of AdamW steps.
 
     Let P = sigmoid(up(sum_c v_c A_c)) be the projection, t the mask, and a the share of pixels with
@@ -90,10 +131,6 @@ class AdamWObjective:
     The parameters are those of ``optimize_loces``.
     """
 
-    name: str
-    max_iter: int
-    mask_size: tuple
-    mask_resize: str
     learning_rate: float
 
     has_bias: ClassVar[bool] = False
@@ -111,18 +148,6 @@ class AdamWObjective:
     def penalty(self):
         """Factor of (||v||_1 + ||v||_2) / n_channels."""
         return 0.0 if self.name == "net2vec" else 1.0
-
-    def targets(self, masks):
-        """Resize masks; (n_rows, H, W), float32."""
-        return resize_masks(masks, self.mask_size, self.mask_resize)
-
-    def projection_target(self, target):
-        """Return a target at the size at which projections are compared with it."""
-        return target
-
-    def control_target(self, target, grid_size):
-        """Return the target of a vector that is fitted to weighted pixels."""
-        return target
 
     def solve(self, activations, targets, start, *, weights=None, n_threads=1, recorder=None):
         """Optimize one vector per row and return a Solution.
@@ -191,13 +216,9 @@ class AdamWObjective:
         vectors = torch.from_numpy(np.asarray(vector, dtype=np.float64))[None]
         return self.losses(projection[None], target[None], vectors).item()
 
-    def key(self):
-        """Return the settings that the vectors depend on; plain values."""
-        return _key(self)
-
 
 @dataclass(frozen=True)
-class LBFGSObjective:
+class LBFGSObjective(_Objective):
     """A loss with a bias and a ridge, minimized by L-BFGS until it converges.
 
     Let z = up(sum_c v_c A_c) + b, P = sigmoid(z), t the mask, and ||A_i|| the norm of the
@@ -213,10 +234,6 @@ class LBFGSObjective:
     The parameters are those of ``optimize_loces``.
     """
 
-    name: str
-    max_iter: int
-    mask_size: tuple
-    mask_resize: str
     alpha: float
     tol: float
     class_weight: str | None
@@ -229,18 +246,6 @@ class LBFGSObjective:
     def is_convex(self):
         """Whether the loss has exactly one optimum."""
         return self.name not in OVERLAPS
-
-    def targets(self, masks):
-        """Resize masks; (n_rows, H, W), float32."""
-        return resize_masks(masks, self.mask_size, self.mask_resize)
-
-    def projection_target(self, target):
-        """Return a target at the size at which projections are compared with it."""
-        return target
-
-    def control_target(self, target, grid_size):
-        """Return the target of a vector that is fitted to weighted pixels."""
-        return target
 
     def solve(self, activations, targets, start, *, weights=None, n_threads=1, recorder=None):
         """Optimize one vector per row as ``AdamWObjective.solve``, without ``recorder``."""
@@ -271,13 +276,3 @@ class LBFGSObjective:
     def _read(self, grid, vector, target):
         pixels = PixelLoss(self, target[None], None, torch.float64, "cpu")
         return pixels, compute_logits(grid, vector, target.shape).reshape(1, -1)
-
-    def key(self):
-        """Return the settings that the vectors depend on; plain values."""
-        return _key(self)
-
-
-def _key(objective):
-    facts = asdict(objective)
-    facts["objective"] = facts.pop("name")
-    return facts | {"mask_size": list(objective.mask_size)}

@@ -4,36 +4,22 @@ from numbers import Integral, Real
 
 import numpy as np
 import torch
-from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import Bunch, check_random_state
 from sklearn.utils._param_validation import Interval, StrOptions, validate_params
 
-from .._warnings import warn_user
-from .objectives import LBFGS_OBJECTIVES, OBJECTIVES, make_objective
+from .._network.grids import all_finite
+from .objectives import LBFGS_OBJECTIVES, OBJECTIVES, make_objective, warn_unconverged
 from .project import best_bias, compute_logits, project
 from .resize import MASK_RESIZE, check_mask_size
 
 __all__ = [
     "INITS",
-    "all_finite",
     "initial_vector",
     "optimize_loces",
     "project_loces",
-    "warn_unconverged",
 ]
 
 INITS = ("zeros", "ones", "uniform", "normal")
-
-
-def warn_unconverged(gradient_norm, objective):
-    """Warn the user of rows whose gradient norm (n_rows, n_layers) is above the tolerance."""
-    n_rows = np.count_nonzero((gradient_norm > objective.tol).any(1))
-    if n_rows:
-        warn_user(
-            f"{n_rows} of {len(gradient_norm)} rows did not converge to tol={objective.tol} in "
-            f"max_iter={objective.max_iter} iterations. Raise max_iter, alpha or tol.",
-            ConvergenceWarning,
-        )
 
 
 def initial_vector(init, n_channels, random_state):
@@ -46,12 +32,6 @@ def initial_vector(init, n_channels, random_state):
         "normal": rng.standard_normal,
     }
     return draw[init](n_channels)
-
-
-def all_finite(tensor):
-    """Return whether a tensor contains neither NaN nor infinity."""
-    # A sum is ten times as fast as isfinite and needs no copy. It may overflow, so check again.
-    return bool(torch.isfinite(tensor.sum()) or all(torch.isfinite(part).all() for part in tensor))
 
 
 def _check_activations(activations):

@@ -3,7 +3,7 @@
 import numpy as np
 import torch
 
-from .bilinear import bilinear_matrix
+from .resize import bilinear_matrix
 
 
 def resampling_matrices(activations, mask_size):

@@ -1,4 +1,4 @@
-"""Resizing of masks to the size at which LoCEs are optimized."""
+"""Resizing of masks to the size at which LoCEs are optimized, and bilinear resampling of maps."""
 
 from functools import lru_cache
 from numbers import Integral
@@ -8,7 +8,7 @@ import torch
 from scipy import ndimage, sparse
 from torch.nn.functional import interpolate
 
-from .compiled.jit import jit
+from .compiled.simd import jit
 
 _LONGEST_SIDE = 1 << 15  # pixels; beyond, the blur takes minutes
 _TRUNCATE = 4.0  # standard deviations at which SciPy and scikit-image truncate the blur
@@ -43,24 +43,19 @@ def _gaussian_matrix(size_in, size_out):
     step = max(1, _BLOCK // size_in)
     zoom = (size_out / size_in, 1)
     blocks = []
+    reach = int(_TRUNCATE * sigma + 0.5) + 1
     for start in range(0, size_in, step):
-        lines = _blurred_lines(size_in, start, min(start + step, size_in), sigma)
+        # Blur the columns start to stop of a unit matrix; they are zero outside a window.
+        stop = min(start + step, size_in)
+        window = slice(max(0, start - reach), min(size_in, stop + reach))
+        lines = np.zeros((size_in, stop - start))
+        lines[np.arange(start, stop), np.arange(stop - start)] = 1
+        if sigma > 0:
+            how = {"axis": 0, "mode": "mirror", "truncate": _TRUNCATE}
+            lines[window] = ndimage.gaussian_filter1d(lines[window], sigma, **how)
         block = ndimage.zoom(lines, zoom, order=1, mode="mirror", grid_mode=True)
         blocks.append(sparse.csc_array(block))
     return sparse.hstack(blocks, format="csr")
-
-
-def _blurred_lines(size, start, stop, sigma):
-    """Blur the columns ``start`` to ``stop`` of a unit matrix; they are zero outside a window."""
-    reach = int(_TRUNCATE * sigma + 0.5) + 1
-    first, last = max(0, start - reach), min(size, stop + reach)
-    lines = np.zeros((size, stop - start))
-    lines[np.arange(start, stop), np.arange(stop - start)] = 1
-    if sigma > 0:
-        lines[first:last] = ndimage.gaussian_filter1d(
-            lines[first:last], sigma, axis=0, mode="mirror", truncate=_TRUNCATE
-        )
-    return lines
 
 
 @jit
@@ -107,3 +102,34 @@ def resize_masks(masks, size, method="gaussian"):
             stack = torch.from_numpy(mask.astype(np.float64))[None, None]
             out[:] = interpolate(stack, size=tuple(size), **_INTERPOLATIONS[method])[0, 0]
     return resized
+
+
+@lru_cache(maxsize=256)
+def bilinear_taps(size_in, size_out):
+    """Return the two neighbors of every output position, and the weight of the second."""
+    position = (np.arange(size_out) + 0.5) * size_in / size_out - 0.5
+    position = np.clip(position, 0, size_in - 1)
+    first = np.floor(position).astype(np.int64)
+    taps = first, np.minimum(first + 1, size_in - 1), position - first
+    for array in taps:
+        array.flags.writeable = False
+    return taps
+
+
+def resample_axis(array, axis, size):
+    """Resample one axis of an array of shape (..., height, width); the dtype stays the same."""
+    first, second, share = bilinear_taps(array.shape[axis], size)
+    share = share.astype(array.dtype).reshape(-1, *[1] * (array.ndim - 1 - axis))
+    first, second = (array.take(taps, axis) for taps in (first, second))
+    return first + share * (second - first)
+
+
+@lru_cache(maxsize=256)
+def bilinear_matrix(size_in, size_out, dtype, device):
+    """Return the (size_out, size_in) matrix of the same resampling, as a tensor."""
+    first, second, share = bilinear_taps(size_in, size_out)
+    matrix = np.zeros((size_out, size_in))
+    lines = np.arange(size_out)
+    np.add.at(matrix, (lines, first), 1 - share)
+    np.add.at(matrix, (lines, second), share)
+    return torch.from_numpy(matrix).to(dtype=dtype, device=device)

@@ -1,6 +1,6 @@
 """The result of a solver."""
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -44,7 +44,7 @@ class Solution:
 
     def put(self, i, solution):
         """Enter the Solution of one row."""
-        for mine, its in zip(self._values(), solution._values(), strict=True):
+        for mine, its in zip(vars(self).values(), vars(solution).values(), strict=True):
             if mine is not None and its is not None:
                 mine[i] = its
 
@@ -53,13 +53,11 @@ class Solution:
 
     def __getitem__(self, rows):
         """Return the Solution of some rows; for a single row, the fields have no axis of rows."""
-        return Solution(*(None if field is None else field[rows] for field in self._values()))
-
-    def _values(self):
-        return [getattr(self, field.name) for field in fields(self)]
+        values = vars(self).values()
+        return Solution(*(None if field is None else field[rows] for field in values))
 
     @staticmethod
     def concatenate(solutions):
         """Join Solutions of one objective."""
-        columns = zip(*(solution._values() for solution in solutions), strict=True)
+        columns = zip(*(vars(solution).values() for solution in solutions), strict=True)
         return Solution(*(None if some[0] is None else np.concatenate(some) for some in columns))

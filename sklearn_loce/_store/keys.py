@@ -3,6 +3,7 @@
 import hashlib
 import json
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -22,19 +23,18 @@ FORMAT_VERSION = 2
 TOLERANCE = 2e-5
 
 
-def hash_facts(*facts):
-    """Hash numbers, strings, lists and dicts of them; 32 bytes."""
-    return hashlib.sha256(_as_json(facts).encode()).digest()
-
-
-def _as_json(facts):
-    return json.dumps(facts, sort_keys=True, default=_as_plain)
-
-
 def _as_plain(value):
     if isinstance(value, np.generic):
         return value.item()
     raise TypeError(f"Settings must be numbers, strings, lists or None, got {value!r}.")
+
+
+_as_json = partial(json.dumps, sort_keys=True, default=_as_plain)
+
+
+def hash_facts(*facts):
+    """Hash numbers, strings, lists and dicts of them; 32 bytes."""
+    return hashlib.sha256(_as_json(facts).encode()).digest()
 
 
 @dataclass(frozen=True)

@@ -70,17 +70,15 @@ class MemoryStore:
         of_key = key.digest
         with self._lock:
             for sample, solution in solutions.items():
-                self._put((of_key, sample), solution)
-
-    def _put(self, place, solution):
-        # An array over bytes is read-only.
-        raw = np.asarray(solution.vectors, dtype=np.float32).tobytes()
-        if place in self._rows:
-            self._n_bytes -= _size_of(self._rows.pop(place))
-        self._rows[place] = replace(solution, vectors=np.frombuffer(raw, dtype=np.float32))
-        self._n_bytes += _size_of(self._rows[place])
-        while self._n_bytes > self.max_bytes:
-            self._n_bytes -= _size_of(self._rows.popitem(last=False)[1])
+                place = of_key, sample
+                # An array over bytes is read-only.
+                raw = np.asarray(solution.vectors, dtype=np.float32).tobytes()
+                if place in self._rows:
+                    self._n_bytes -= _size_of(self._rows.pop(place))
+                self._rows[place] = replace(solution, vectors=np.frombuffer(raw, dtype=np.float32))
+                self._n_bytes += _size_of(self._rows[place])
+            while self._n_bytes > self.max_bytes:
+                self._n_bytes -= _size_of(self._rows.popitem(last=False)[1])
 
     def probes(self, source):
         """Return the probes of a source as (id, record, n_channels), oldest first."""

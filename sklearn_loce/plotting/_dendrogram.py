@@ -239,7 +239,14 @@ class DendrogramDisplay:
         for i, name in enumerate(sorted(places, key=places.get)):
             bottom = top - (i + 1) * self._concept * self._inch
             height = 0.84 * self._concept * self._inch
-            self.ax_.axhspan(bottom, bottom + height, color=self.ax_.xaxis.label.get_color(), alpha=0.06, linewidth=0, zorder=0)
+            self.ax_.axhspan(
+                bottom,
+                bottom + height,
+                color=self.ax_.xaxis.label.get_color(),
+                alpha=0.06,
+                linewidth=0,
+                zorder=0,
+            )
             own = ordered[starts] == name
             spans = np.column_stack([starts - 0.5, stops - starts])[own]
             # With an edge, a single leaf stays visible among thousands.

@@ -325,7 +325,7 @@ class ConceptProjector(BaseEstimator):
         return self._with_biases(np.ones(1, dtype=np.float32), self.embeddings_[[code]])
 
     def _with_biases(self, weights, embeddings):
-        if self.loce_._appends_bias():
+        if self.loce_._appends_bias:
             return weights, embeddings[:, :-1], embeddings[:, -1]
         return weights, embeddings, [None] * len(embeddings)
 

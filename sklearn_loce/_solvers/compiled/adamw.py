@@ -8,13 +8,12 @@ gradients, updates their weights, and adds their share of the next projection, r
 import numpy as np
 
 from ..adamw import BETAS, EPS, WEIGHT_DECAY, covered_share
-from .images import solve_images
-from .jit import jit
 from .kernels import (
     AFFINE,
     DIFFERENCE,
     SIGN,
     add_channels,
+    aligned_zeros,
     geometry_of,
     map_length,
     pad_pixels,
@@ -23,13 +22,14 @@ from .kernels import (
     resample_lines,
     shrink,
     sign,
+    solve_images,
     wide_shape,
     write_gradients,
 )
 from .simd import (
     LANES,
-    aligned_zeros,
     fma,
+    jit,
     load,
     magnitude,
     root,

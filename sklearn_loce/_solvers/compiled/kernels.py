@@ -1,22 +1,28 @@
-"""The operations and the memory layout that both compiled solvers share.
+"""The operations, the memory layout and the threads that both compiled solvers share.
 
 Zeros pad channels, pixels and lines to whole vectors, which does not change any sum. The map at
 mask size exists only in registers.
+
+One thread solves all rows that share activations, from start to end. The operations of a row and
+their order do not depend on the rows beside it. So a vector cannot depend on the batch, the order
+or the number of threads.
 """
 
+import math
+from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
 import torch
+from numba.core import config
 
-from ..bilinear import bilinear_matrix, bilinear_taps, resample_axis
-from .jit import jit
+from ..resize import bilinear_matrix, bilinear_taps, resample_axis
 from .simd import (
     LANES,
-    aligned_zeros,
     floor,
     fma,
+    jit,
     load,
     magnitude,
     power_of_two,
@@ -44,6 +50,12 @@ _C0, _C1, _C2 = _F(1.9875691500e-4), _F(1.3981999507e-3), _F(8.3334519073e-3)
 _C3, _C4, _C5 = _F(4.1665795894e-2), _F(1.6666665459e-1), _F(5.0000001201e-1)
 
 
+_CACHE_LINE = 64  # bytes
+# Maximum number of rows solved together. With more rows, their maps would displace the activations
+# from the second-level cache.
+_MOST_ROWS = 16
+
+
 class Resampling(NamedTuple):
     """A matrix (size_in, size_out) that acts on lines, and the lines that each vector needs."""
 
@@ -59,6 +71,14 @@ class Geometry(NamedTuple):
     share: np.ndarray
     widening: Resampling
     narrowing: Resampling
+
+
+def aligned_zeros(shape):
+    """Return a float32 array of zeros that starts at a cache line."""
+    size = math.prod(shape)
+    flat = np.zeros(size + _CACHE_LINE // 4, dtype=np.float32)
+    start = -flat.ctypes.data % _CACHE_LINE // 4
+    return flat[start : start + size].reshape(shape)
 
 
 def padded(size, multiple=LANES):
@@ -107,6 +127,37 @@ def map_length(n_lines, n_columns):
 def wide_shape(n_lines, geometry):
     """Return the shape of a grid with lines as long as the mask's, plus one last line."""
     return 1, (padded(n_lines, 4) + 1) * geometry.widening.matrix.shape[1]
+
+
+def solve_images(solve, activations, images, n_channels, n_threads):
+    """Call ``solve`` in threads, for each grid of activations and the rows that share it.
+
+    ``images`` lists the rows that share activations. ``n_threads=None`` uses as many threads as
+    torch.
+    """
+    if config.DISABLE_JIT:
+        raise RuntimeError(
+            "NUMBA_DISABLE_JIT is set, and the solver for float32 on the CPU only runs compiled. "
+            "Unset it, or pass activations of float64."
+        )
+    if any(len(grid) != n_channels for grid in activations):
+        raise ValueError(f"Every sample must have the {n_channels} channels of the start.")
+    n_threads = n_threads or torch.get_num_threads()
+    most = min(_MOST_ROWS, -(-len(activations) // n_threads))
+    parts = [rows[i : i + most] for rows in images for i in range(0, len(rows), most)]
+
+    def solve_part(rows):
+        # An overflow needs no warning: the caller refuses vectors that are not finite.
+        with np.errstate(invalid="ignore"):
+            solve(activations[rows[0]], rows)
+
+    if min(n_threads, len(parts)) == 1:
+        for rows in parts:
+            solve_part(rows)
+        return
+    # Compiled code releases the GIL.
+    with ThreadPoolExecutor(n_threads) as pool:
+        list(pool.map(solve_part, parts))
 
 
 @jit

@@ -12,13 +12,12 @@ from typing import NamedTuple
 import numpy as np
 
 from ..lbfgs import LEAST_UNIT, LONG, MAX_TRIALS, MEMORY, RISE, SHORT, balance
-from .images import solve_images
-from .jit import jit
 from .kernels import (
     LOGISTIC,
     OVERLAP,
     Geometry,
     add_channels,
+    aligned_zeros,
     exp_minus_abs,
     geometry_of,
     map_length,
@@ -27,10 +26,11 @@ from .kernels import (
     pull_back,
     resample_lines,
     shrink,
+    solve_images,
     wide_shape,
     write_gradients,
 )
-from .simd import LANES, aligned_zeros, fma, load, splat, store, total, where_positive
+from .simd import LANES, fma, jit, load, splat, store, total, where_positive
 
 _KINDS = ("logistic", "jaccard", "dice")
 _JACCARD = _KINDS.index("jaccard")

@@ -8,18 +8,17 @@ is inlined, and so are the bits. With AVX-512, vectors are twice as wide as LLVM
         store(out, (k, i), fma(splat(a), load(x, (k, i)), load(y, (k, i))))
 
 Plain loops took 1.5 times as long. Indices are neither checked nor wrapped, so a vector must not
-extend beyond the end of an array. ``aligned_zeros`` makes arrays that start at a cache line. If the
-length of their lines is a multiple of ``LANES``, each line starts at a cache line as well.
+extend beyond the end of an array. ``aligned_zeros`` of :mod:`.kernels` makes arrays that start at a
+cache line. If the length of their lines is a multiple of ``LANES``, each line starts at a cache
+line as well.
 """
 
-import math
 import operator
 import platform
 
 import llvmlite.binding
-import numpy as np
 from llvmlite import ir
-from numba import types
+from numba import njit, types
 from numba.core import cgutils, config
 from numba.extending import intrinsic, models, overload, register_model
 
@@ -31,10 +30,19 @@ def _has(feature):
     return bool(llvmlite.binding.get_host_cpu_features().get(feature))
 
 
+def jit(function):
+    """Compile a function that releases the GIL."""
+    options = {"nogil": True, "error_model": "numpy"}
+    try:
+        return njit(cache=True, **options)(function)
+    except RuntimeError:
+        # numba has no folder for the compiled code, so compile in every process.
+        return njit(**options)(function)
+
+
 LANES = 16 if _has("avx512f") else 8
 # Without such an instruction, LLVM calls a function for every number. ARM always has one.
 _FUSES = platform.machine() not in ("x86_64", "AMD64") or _has("fma")
-_CACHE_LINE = 64  # bytes
 
 _INDEX = ir.IntType(32)
 _INTEGERS = ir.VectorType(_INDEX, LANES)
@@ -55,14 +63,6 @@ lanes = Lanes()
 class _LanesModel(models.PrimitiveModel):
     def __init__(self, manager, fe_type):
         super().__init__(manager, fe_type, _FLOATS)
-
-
-def aligned_zeros(shape):
-    """Return a float32 array of zeros that starts at a cache line."""
-    size = math.prod(shape)
-    flat = np.zeros(size + _CACHE_LINE // 4, dtype=np.float32)
-    start = -flat.ctypes.data % _CACHE_LINE // 4
-    return flat[start : start + size].reshape(shape)
 
 
 def _index_type(index):
