@@ -134,8 +134,9 @@ def _check_grids(loce, grids, samples, i):
             )
         if not all_finite(grid):
             raise ValueError(
-                f"{row_name(samples, i)}: the activations of layer {layer!r} contain NaN or infinity. "
-                "Check the weights, the preprocessing, and whether half precision overflows."
+                f"{row_name(samples, i)}: the activations of layer {layer!r} contain NaN or "
+                "infinity. Check the weights, the preprocessing, and whether half precision "
+                "overflows."
             )
 
 
