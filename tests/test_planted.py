@@ -206,14 +206,14 @@ def test_the_check_notices_a_wrong_grid(mutation):
         preprocess=SQUASHED,
         reshape_transform=MUTATED_GRIDS[mutation],
     )
-    with pytest.raises(AssertionError, match=r"cells|IoU|nothing"):
+    with pytest.raises(AssertionError, match=r"cells|IoU|empty"):
         check(found, max_cells=0.5)
 
 
 def test_the_check_notices_padding_that_is_ignored(monkeypatch):
     monkeypatch.setattr(_preprocessing.View, "within", lambda view, frame: view)
     found = look_for_patches(convolutional("fasterrcnn"), *next(iter(RESNET.items())))
-    with pytest.raises(AssertionError, match=r"cells|IoU|nothing"):
+    with pytest.raises(AssertionError, match=r"cells|IoU|empty"):
         check(found)
 
 
@@ -238,5 +238,5 @@ def test_a_torchvision_preset_keeps_the_position():
 
 def test_the_check_notices_a_center_crop(monkeypatch):
     monkeypatch.setattr(_preprocessing, "_without_crop", lambda preset, size: preset)
-    with pytest.raises(AssertionError, match=r"cells|IoU|nothing"):
+    with pytest.raises(AssertionError, match=r"cells|IoU|empty"):
         check(_look_through_preset())
