@@ -20,10 +20,6 @@ plain formulation of the published method, the optimization is faster at every l
 ```{code-cell} python
 :tags: [remove-input]
 
-import sys
-
-sys.path.insert(0, "..")  # the root of the repository, which has the benchmarks
-
 from benchmarks import charts
 from benchmarks.study_page import RESULTS, load_results
 

@@ -14,6 +14,9 @@ os.environ.setdefault("DASK_DISTRIBUTED__COMM__TIMEOUTS__TCP", "300s")
 
 # For the kernels that execute pages.
 os.environ["MATPLOTLIBRC"] = str(HERE / "matplotlibrc")
+# The charts of the study are drawn by `benchmarks`, which is not installed.
+paths = [str(HERE.parent), *filter(None, [os.environ.get("PYTHONPATH")])]
+os.environ["PYTHONPATH"] = os.pathsep.join(paths)
 os.environ.setdefault("PYTHONWARNINGS", "ignore:IProgress not found")  # tqdm without ipywidgets
 
 import sklearn_loce
