@@ -165,7 +165,7 @@ def test_settings_of_timm_transforms_are_read():
     ],
 )
 def test_errors_name_unreadable_settings_of_first_version_transforms(steps, name):
-    with pytest.raises(ValueError, match=rf"can be read, but it has {name}.*transforms\.v2"):
+    with pytest.raises(ValueError, match=rf"one Normalize, but it has {name}.*transforms\.v2"):
         make_transform(transforms.Compose(steps))
 
 
