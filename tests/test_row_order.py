@@ -250,6 +250,15 @@ case("RetrievalDisplay.from_estimator", "bare", "y", "groups")(
         MEANS.fit(rows()["bare"]), table, y, queries=[0, 9], groups=groups
     )
 )
+case("LabelIssuesDisplay.from_issues", "table", "loces")(
+    lambda table, vectors: plotting.LabelIssuesDisplay.from_issues(
+        label_issues(rows()["X"], rows()["y"]),
+        table,
+        n_rows=3,
+        embeddings=vectors,
+        projector=LOCE.fit(rows()["table"]),
+    )
+)
 case("ProjectionDisplay.from_estimator", "bare", "loces", "y")(
     lambda table, vectors, y: plotting.ProjectionDisplay.from_estimator(
         LOCE.fit(rows()["bare"]), table, vectors, y=y, rows=[2, 5]
