@@ -52,7 +52,7 @@ class Page(HTMLParser):
 
 
 def _addresses(value, *, is_set):
-    """Give the addresses of an attribute; a set of pictures lists several with their widths."""
+    """Return the addresses of an attribute; a set of pictures lists several with their widths."""
     return [part.split()[0] for part in value.split(",") if part.strip()] if is_set else [value]
 
 
@@ -69,7 +69,7 @@ class Site:
 
     @cached_property
     def pages(self):
-        """Give {path: Page}; what the theme keeps beside its scripts are no pages."""
+        """Return {path: Page}; what the theme keeps beside its scripts are no pages."""
         files = self.root.rglob("*.html")
         static = self.root / "_static"
         return {path: Page(path) for path in sorted(files) if static not in path.parents}

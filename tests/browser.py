@@ -23,7 +23,7 @@ _UNASKED = ("/favicon.ico", "chrome-untrusted://")
 
 
 def missing_browser():
-    """Give what a browser test lacks here, as a reason to skip it; the empty text is nothing."""
+    """Return what a browser test lacks here, as a reason to skip it; the empty text is nothing."""
     if find_spec("selenium") is None:
         return "needs selenium"
     missing = [name for name in ("chromium", "chromedriver") if shutil.which(name) is None]
@@ -88,7 +88,7 @@ def open_quietly(driver, url):
 
 
 def console_errors(driver):
-    """Give the warnings and errors that have come to the console since the last call."""
+    """Return the warnings and errors that have come to the console since the last call."""
     return [
         entry["message"]
         for entry in driver.get_log("browser")
@@ -98,19 +98,19 @@ def console_errors(driver):
 
 
 def network_events(driver):
-    """Give (method, parameters) of what the network did since the last call."""
+    """Return (method, parameters) of what the network did since the last call."""
     entries = (json.loads(entry["message"])["message"] for entry in driver.get_log("performance"))
     return [(e["method"], e["params"]) for e in entries if e["method"].startswith("Network.")]
 
 
 def requested(events):
-    """Give the addresses that were asked for, without those that need no fetching."""
+    """Return the addresses that were asked for, without those that need no fetching."""
     urls = [p["request"]["url"] for method, p in events if method == "Network.requestWillBeSent"]
     return [url for url in urls if not url.startswith(_OWN_SCHEMES)]
 
 
 def failed_requests(events):
-    """Give the addresses that could not be had, with the reason."""
+    """Return the addresses that could not be had, with the reason."""
     urls, failed = {}, []
     for method, p in events:
         if method == "Network.requestWillBeSent":

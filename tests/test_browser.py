@@ -49,7 +49,7 @@ return [...document.querySelectorAll(arguments[0])].map((image) =>
 
 @pytest.fixture(scope="module")
 def written(tmp_path_factory):
-    """Give (path, embeddings, samples) of a map with hostile texts."""
+    """Return (path, embeddings, samples) of a map with hostile texts."""
     path = tmp_path_factory.mktemp("map") / "map.html"
     return path, *write_hostile_map(path, N_ROWS)
 
@@ -179,7 +179,7 @@ class MapPage:
         return self.run("return selected")
 
     def pixels(self):
-        """Give what is painted, as an array of RGB."""
+        """Return what is painted, as an array of RGB."""
         self.run("return new Promise((done) => requestAnimationFrame(() => setTimeout(done, 60)))")
         shot = Image.open(io.BytesIO(self.driver.get_screenshot_as_png()))
         return np.asarray(shot.convert("RGB")).astype(int)
@@ -446,13 +446,13 @@ def test_colors_by_cluster(page):
 
 
 def around(page, first, last, margin=12):
-    """Give the corners of a box from one row to another."""
+    """Return the corners of a box from one row to another."""
     (x0, y0), (x1, y1) = page.place(first), page.place(last)
     return (x0 - margin, y0 - margin), (x1 + margin, y1 + margin)
 
 
 def in_box(first, last):
-    """Give the rows of the grid that lie between two of its corners."""
+    """Return the rows of the grid that lie between two of its corners."""
     (top, left), (bottom, right) = (divmod(row, COLUMNS) for row in (first, last))
     lines, columns = range(top, bottom + 1), range(left, right + 1)
     return [line * COLUMNS + column for line in lines for column in columns]

@@ -36,7 +36,7 @@ from .concept_maps import (
 
 @pytest.fixture(scope="module")
 def hostile(tmp_path_factory):
-    """Give (page, embeddings, samples, path) of a map with hostile texts everywhere."""
+    """Return (page, embeddings, samples, path) of a map with hostile texts everywhere."""
     path = tmp_path_factory.mktemp("map") / "map.html"
     embeddings, samples = write_hostile_map(path)
     return Page(path), embeddings, samples, path
@@ -44,7 +44,7 @@ def hostile(tmp_path_factory):
 
 @pytest.fixture
 def plain(tmp_path):
-    """Give a function that writes a map of the table and reads it."""
+    """Return a function that writes a map of the table and reads it."""
 
     def write(n_rows=12, samples=None, embeddings=None, **how):
         samples = hostile_table(n_rows) if samples is None else samples
@@ -447,7 +447,7 @@ def test_clusters_may_be_numbers_and_unrelated_indexes_play_no_part(plain):
 
 
 def further_columns(page):
-    """Give the texts of each further column of a page."""
+    """Return the texts of each further column of a page."""
     columns = page.payload["columns"]
     return {c["name"]: c.get("values") or [c["names"][k] for k in c["codes"]] for c in columns}
 

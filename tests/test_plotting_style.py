@@ -61,7 +61,7 @@ def test_colors_are_distinct(eyes, n_colors, apart):
 
 
 def contrast(first, second):
-    """Give the contrast ratio of WCAG 2, for which 3 is enough for a line."""
+    """Return the contrast ratio of WCAG 2, for which 3 is enough for a line."""
     rgb = np.array([to_rgb(first), to_rgb(second)])
     linear = np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
     low, high = sorted(linear @ [0.2126, 0.7152, 0.0722])

@@ -13,7 +13,7 @@ ADDRESSES = {
 
 
 def resolve(app, env, node, contnode):
-    """Give a link for a name that is not the project's own, or None."""
+    """Return a link for a name that is not the project's own, or None."""
     name = node.get("reftarget", "")
     address = ADDRESSES.get(name.partition(".")[0])
     if node.get("refdomain") != "py" or address is None or "." not in name:

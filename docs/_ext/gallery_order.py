@@ -72,7 +72,7 @@ class ExampleOrder:
         self.src_dir = src_dir
 
     def __call__(self, filename):
-        """Give the key of a file name."""
+        """Return the key of a file name."""
         stem = Path(filename).stem
         return (ORDER.index(stem) if stem in ORDER else len(ORDER), stem)
 

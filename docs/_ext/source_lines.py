@@ -12,7 +12,7 @@ DEFINITIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
 
 
 def tags_of(body, prefix=""):
-    """Give {dotted name: (kind, first line, last line)} of the definitions of a body."""
+    """Return {dotted name: (kind, first line, last line)} of the definitions of a body."""
     tags = {}
     for node in body:
         if isinstance(node, DEFINITIONS):
@@ -26,7 +26,7 @@ def tags_of(body, prefix=""):
 
 
 def find_source(app, modname):
-    """Give source and tags of a module."""
+    """Return source and tags of a module."""
     spec = find_spec(modname)
     if spec is None or not (spec.origin or "").endswith(".py"):
         return None

@@ -78,13 +78,17 @@ def open_network(loce, layers=None, records=None):
         def pass_image(samples, i):
             image = read_sample_image(samples, i)
             view = make_view(image, transform, loce._seed)
-            shown = None if view.shown is None else view.shown[None]
-            grids = extract(view.image[None], shown)
+            grids = _pass_view(extract, view)
             _check_grids(loce, grids, samples, i)
             view = view.within(extract.frame(view.image.shape[-2:]))
             return standardize(loce, Activations(view, {k: g[0] for k, g in grids.items()}))
 
         yield pass_image
+
+
+def _pass_view(extract, view):
+    """Return the activations of one view, as a batch of one image."""
+    return extract(view.image[None], None if view.shown is None else view.shown[None])
 
 
 def make_extractor(loce, layers=None):
@@ -241,7 +245,7 @@ def probe(loce, extract, transform):
     """
     before, seed = _random_states(), loce._seed
     view = make_view(make_probe_image(loce._probe_size), transform, seed)
-    activations = extract(view.image[None], None if view.shown is None else view.shown[None])
+    activations = _pass_view(extract, view)
     views = [] if transform.is_plain else [_sketch_view(transform, n, seed) for n in _VIEW_SIZES]
     records = {
         layer: np.stack([sketch(grid.double().cpu().numpy()), *views])
