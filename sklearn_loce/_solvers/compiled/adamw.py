@@ -109,7 +109,7 @@ def _move(gradient, penalty, inverse_norm, constants, state, k, c):
     """Move ``LANES`` weights as torch's AdamW does."""
     weights, mean, square = state
     step, correction, decay, one_minus_beta1, beta2, one_minus_beta2, eps = constants
-    w, g = load(weights, (k, c)), load(gradient, (0, 0))
+    w, g = load(weights, (k, c)), load(gradient, (k, 0))
     if penalty > 0:
         g = fma(splat(penalty), fma(splat(inverse_norm), w, sign(w)), g)
     m = load(mean, (k, c))
@@ -125,21 +125,22 @@ def _move(gradient, penalty, inverse_norm, constants, state, k, c):
 @jit
 def _update(penalty, channels, state, slopes, projections, constants):
     """Make one step of every row, and project the new weights."""
-    n_rows, gradient = len(slopes), np.empty((1, LANES), _F)
-    norms = np.zeros(n_rows, _F)
-    for k in range(n_rows):
+    rows, gradient = np.arange(len(slopes)), np.empty((len(slopes), LANES), _F)
+    norms = np.zeros(len(rows), _F)
+    for k in rows:
         if penalty > 0:
             norms[k] = _inverse_norm(state[0], k)
         for i in range(0, channels.shape[1], LANES):
             store(projections, (k, i), splat(_ZERO))
     for c in range(0, len(channels), LANES):
-        for k in range(n_rows):
-            for b in range(0, LANES, 8):
-                write_gradients(channels, c + b, slopes, k, gradient, 0, b)
+        # Eight channels serve all rows while they are in the first-level cache.
+        for b in range(0, LANES, 8):
+            write_gradients(channels, c + b, slopes, rows, gradient, rows, b)
+        for k in rows:
             _move(gradient, penalty, norms[k], constants, state, k, c)
-            # Reverse the order, because the last channels are still in the first-level cache.
-            for b in range(LANES - 8, -1, -8):
-                add_channels(channels, c + b, state[0], k, projections, k, 0)
+        # Reverse the order, because the last channels are still in the cache.
+        for b in range(LANES - 8, -1, -8):
+            add_channels(channels, c + b, state[0], rows, projections, rows, 0)
 
 
 @jit
@@ -148,11 +149,11 @@ def _run_steps(problem, channels, state, maps, schedule):
     kind, penalty, targets, pixel_weights, factors, geometry, (n_lines, n_columns) = problem
     projections, slopes, wide, wide_slope = maps
     width, widening, narrowing = targets.shape[2], geometry.widening, geometry.narrowing
-    for k in range(len(targets)):
-        for c in range(0, len(channels), 8):
-            add_channels(channels, c, state[0], k, projections, k, 0)
+    rows = np.arange(len(targets))
+    for c in range(0, len(channels), 8):
+        add_channels(channels, c, state[0], rows, projections, rows, 0)
     for i in range(len(schedule)):
-        for k in range(len(targets)):
+        for k in rows:
             resample_lines(projections, k, 0, n_columns, n_lines, widening, wide, 0, 0, width)
             pull_back(kind, wide, targets, pixel_weights, k, factors[k], geometry, wide_slope)
             resample_lines(wide_slope, 0, 0, width, n_lines, narrowing, slopes, k, 0, n_columns)

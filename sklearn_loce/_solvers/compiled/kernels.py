@@ -256,8 +256,41 @@ def pull_back(kind, wide, targets, weights, k, factors, geometry, out):
 
 
 @jit
-def write_gradients(channels, c, slopes, k, gradient, row, at):
-    """Multiply eight channels by the slopes of row k."""
+def write_gradients(channels, c, slopes, rows, gradient, lines, at):
+    """Multiply eight channels by the slopes of rows; the results go to these lines of ``gradient``.
+
+    Two rows at a time halve the reads of the channels. The sums of a row are the same alone.
+    """
+    for i in range(0, len(rows) - 1, 2):
+        for b in (0, 4):
+            _write_two(channels, c + b, slopes, rows[i : i + 2], gradient, lines[i : i + 2], at + b)
+    if len(rows) % 2:
+        _write_one(channels, c, slopes, rows[len(rows) - 1], gradient, lines[len(rows) - 1], at)
+
+
+@jit
+def _write_two(channels, c, slopes, rows, gradient, lines, at):
+    """Multiply four channels by the slopes of two rows."""
+    first, second = rows
+    p = q = r = s = t = u = v = w = splat(_ZERO)
+    for i in range(0, channels.shape[1], LANES):
+        x, y = load(slopes, (first, i)), load(slopes, (second, i))
+        a, b = load(channels, (c, i)), load(channels, (c + 1, i))
+        d, e = load(channels, (c + 2, i)), load(channels, (c + 3, i))
+        p, t = fma(a, x, p), fma(a, y, t)
+        q, u = fma(b, x, q), fma(b, y, u)
+        r, v = fma(d, x, r), fma(d, y, v)
+        s, w = fma(e, x, s), fma(e, y, w)
+    first, second = lines
+    gradient[first, at], gradient[first, at + 1] = total(p), total(q)
+    gradient[first, at + 2], gradient[first, at + 3] = total(r), total(s)
+    gradient[second, at], gradient[second, at + 1] = total(t), total(u)
+    gradient[second, at + 2], gradient[second, at + 3] = total(v), total(w)
+
+
+@jit
+def _write_one(channels, c, slopes, k, gradient, row, at):
+    """Multiply eight channels by the slopes of one row."""
     p = q = r = s = t = u = v = w = splat(_ZERO)
     for i in range(0, channels.shape[1], LANES):
         x = load(slopes, (k, i))
@@ -276,14 +309,51 @@ def write_gradients(channels, c, slopes, k, gradient, row, at):
 
 
 @jit
-def add_channels(channels, c, weights, row, maps, to, begin):
-    """Add the share of eight channels to a map; even and odd channels are summed separately.
+def add_channels(channels, c, weights, rows, maps, lines, begin):
+    """Add the shares of eight channels to the maps in these lines, two rows at a time.
 
-    A line of ``weights`` begins with the weights of all channels.
+    The lines ``rows`` of ``weights`` begin with the weights of all channels. Even and odd channels
+    are summed separately.
     """
+    for i in range(0, len(rows) - 1, 2):
+        _add_to_two(channels, c, weights, rows[i : i + 2], maps, lines[i : i + 2], begin)
+    if len(rows) % 2:
+        _add_to_one(channels, c, weights, rows[len(rows) - 1], maps, lines[len(rows) - 1], begin)
+
+
+@jit
+def _weights_of_eight(weights, row, c):
+    """Repeat the weights of eight channels, each in a vector."""
     w0, w1, w2 = splat(weights[row, c]), splat(weights[row, c + 1]), splat(weights[row, c + 2])
     w3, w4, w5 = splat(weights[row, c + 3]), splat(weights[row, c + 4]), splat(weights[row, c + 5])
-    w6, w7 = splat(weights[row, c + 6]), splat(weights[row, c + 7])
+    return w0, w1, w2, w3, w4, w5, splat(weights[row, c + 6]), splat(weights[row, c + 7])
+
+
+@jit
+def _add_to_two(channels, c, weights, rows, maps, lines, begin):
+    a0, a1, a2, a3, a4, a5, a6, a7 = _weights_of_eight(weights, rows[0], c)
+    b0, b1, b2, b3, b4, b5, b6, b7 = _weights_of_eight(weights, rows[1], c)
+    first, second = lines
+    for i in range(0, channels.shape[1], LANES):
+        x, y = load(channels, (c, i)), load(channels, (c + 1, i))
+        even, odd = fma(a0, x, load(maps, (first, begin + i))), a1 * y
+        other_even, other_odd = fma(b0, x, load(maps, (second, begin + i))), b1 * y
+        x, y = load(channels, (c + 2, i)), load(channels, (c + 3, i))
+        even, odd = fma(a2, x, even), fma(a3, y, odd)
+        other_even, other_odd = fma(b2, x, other_even), fma(b3, y, other_odd)
+        x, y = load(channels, (c + 4, i)), load(channels, (c + 5, i))
+        even, odd = fma(a4, x, even), fma(a5, y, odd)
+        other_even, other_odd = fma(b4, x, other_even), fma(b5, y, other_odd)
+        x, y = load(channels, (c + 6, i)), load(channels, (c + 7, i))
+        even, odd = fma(a6, x, even), fma(a7, y, odd)
+        other_even, other_odd = fma(b6, x, other_even), fma(b7, y, other_odd)
+        store(maps, (first, begin + i), even + odd)
+        store(maps, (second, begin + i), other_even + other_odd)
+
+
+@jit
+def _add_to_one(channels, c, weights, row, maps, to, begin):
+    w0, w1, w2, w3, w4, w5, w6, w7 = _weights_of_eight(weights, row, c)
     for i in range(0, channels.shape[1], LANES):
         even = fma(w0, load(channels, (c, i)), load(maps, (to, begin + i)))
         odd = w1 * load(channels, (c + 1, i))

@@ -385,21 +385,23 @@ def _compute_gradients(problem, active):
         problem.slopes,
     )
     n_channels = len(channels)
-    for k in active:
+    gradients = active * _N_RECORDS + _GRADIENT
+    for gradient in gradients:
         for i in range(n_channels, records.shape[1], LANES):
-            store(records, (k * _N_RECORDS + _GRADIENT, i), splat(_ZERO))
+            store(records, (gradient, i), splat(_ZERO))
     for c in range(0, n_channels, LANES):
+        # Eight channels serve all rows while they are in the first-level cache.
+        for b in range(0, LANES, 8):
+            write_gradients(channels, c + b, slopes, active, records, gradients, c + b)
         for k in active:
             point, gradient = k * _N_RECORDS + _POINT, k * _N_RECORDS + _GRADIENT
-            for b in range(0, LANES, 8):
-                write_gradients(channels, c + b, slopes, k, records, gradient, c + b)
             pulled = fma(
                 load(ridge, (0, c)), load(records, (point, c)), load(records, (gradient, c))
             )
             store(records, (gradient, c), pulled)
-            # Reverse the order, because the last channels are still in the first-level cache.
-            for b in range(LANES - 8, -1, -8):
-                add_channels(channels, c + b, records, gradient, records, gradient, n_channels)
+        # Reverse the order, because the last channels are still in the cache.
+        for b in range(LANES - 8, -1, -8):
+            add_channels(channels, c + b, records, gradients, records, gradients, n_channels)
     for k in active:
         gradient = k * _N_RECORDS + _GRADIENT
         square = _dot(records, gradient, records, gradient, 0, n_channels)
@@ -423,11 +425,11 @@ def _begin(problem, start):
                 numbers[k, _UNIT] = norm if norm > 0 else _ONE
         if again or not start.any():
             return
-        for k in rows:
-            point = k * _N_RECORDS + _POINT
+        points = rows * _N_RECORDS + _POINT
+        for point in points:
             records[point, : len(start)] = start
-            for c in range(0, len(channels), 8):
-                add_channels(channels, c, records, point, records, point, len(channels))
+        for c in range(0, len(channels), 8):
+            add_channels(channels, c, records, points, records, points, len(channels))
 
 
 @jit
