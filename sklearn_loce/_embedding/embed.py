@@ -12,10 +12,10 @@ from tqdm.auto import tqdm
 from .._network.handle import as_module, resolve_device
 from .._samples.table import read_sample_mask, row_name
 from .._solvers.adamw import Recorder
+from .._solvers.project import Grid, resampling_matrices
 from .._solvers.solution import Solution
 from .._store.keys import sample_digests
 from .._warnings import warn_user
-from .measure import project_vector
 from .network import Activations, open_network, probe_network, standardize
 from .threads import count_threads, map_in_threads
 
@@ -126,6 +126,9 @@ class Task:
         Records that workers compare their network with; see :func:`open_network`.
     fingerprint : bytes or None
         Digest of the network, which worker processes compare as well.
+    sizes : dict
+        How to read the layers of images by their size. The threads of a run fill and share it, so
+        that one of them traces each size.
     shared : list of (estimator, Task)
         The estimators that share the passes, each with its task. They replace the estimator whose
         network passes the images. Only threads support this.
@@ -139,6 +142,7 @@ class Task:
     digests: np.ndarray | None = None
     records: dict | None = None
     fingerprint: bytes | None = None
+    sizes: dict = field(default_factory=dict)
     shared: list = field(default_factory=list)
 
     def layers(self, loce):
@@ -173,13 +177,13 @@ def embed(loce, task, n_threads=None):
 
     @contextmanager
     def open_worker():
-        with open_network(loce, task.layers(loce), task.records) as pass_image:
+        with open_network(loce, task.layers(loce), task.records, task.sizes) as pass_image:
             yield partial(embed_images, loce, task, pass_image, recorder)
 
     return map_in_threads(open_worker, batches, n_threads)
 
 
-def pass_images(loce, samples, images, records=None):
+def pass_images(loce, samples, images, records=None, sizes=None):
     """Yield the rows of each image, its Activations, and the exception if it failed.
 
     Parameters
@@ -189,13 +193,14 @@ def pass_images(loce, samples, images, records=None):
     samples : DataFrame
     images : list of ndarray of int
         Positions of the rows of each image.
-    records : dict of {str: ndarray}, default=None
+    records, sizes : dict, default=None
         See Task.
     """
+    sizes = {} if sizes is None else sizes
 
     @contextmanager
     def open_worker():
-        with open_network(loce, records=records) as pass_image:
+        with open_network(loce, None, records, sizes) as pass_image:
             yield lambda rows: (rows, *_try(pass_image, samples, int(rows[0])))
 
     return map_in_threads(open_worker, images, _choose_threads(loce))
@@ -211,8 +216,9 @@ def read_images(loce, samples, images):
     samples : DataFrame
     images : list of ndarray of int
     """
-    records = probe_network(loce)
-    with closing(pass_images(loce, samples, images, records)) as passed:
+    sizes = {}
+    records = probe_network(loce, sizes)
+    with closing(pass_images(loce, samples, images, records, sizes)) as passed:
         for rows, activations, error in tqdm(passed, total=len(images), disable=not loce.verbose):
             if error is not None:
                 raise ValueError(f"{fail_row(samples, rows[0], error)}.") from error
@@ -255,12 +261,10 @@ def embed_images(loce, task, pass_image, recorder, images):
         size = loce.batch_size or _MOST_ROWS
         while parts:
             some, parts[:] = parts[:size], parts[size:]
-            if not task.shared:
+            if task.shared:
+                outcomes.extend(_embed_shared(task, some))
+            else:
                 outcomes.extend(_embed_rows(loce, task, some, recorder))
-            for number, (estimator, own) in enumerate(task.shared):
-                scaled = [(i, standardize(estimator, activations)) for i, activations in some]
-                found = _embed_rows(estimator, own, scaled, None)
-                outcomes.extend(replace(outcome, part=number) for outcome in found)
 
     for rows in images:
         activations, error = _try(pass_image, task.samples, int(rows[0]))
@@ -273,6 +277,17 @@ def embed_images(loce, task, pass_image, recorder, images):
             parts += [(int(i), activations) for i in rows]
     embed_parts()
     return len(images), _check_unchanged(task, images, outcomes)
+
+
+def _embed_shared(task, parts):
+    """Yield the results of the rows of passed images for each estimator that shares the passes."""
+    # The rows of an image keep sharing its grids, so that the solver reads them once.
+    shared = {id(activations): activations for _, activations in parts}
+    for number, (loce, own) in enumerate(task.shared):
+        scaled = {key: standardize(loce, activations) for key, activations in shared.items()}
+        rows = [(i, scaled[id(activations)]) for i, activations in parts]
+        for outcome in _embed_rows(loce, own, rows, None):
+            yield replace(outcome, part=number)
 
 
 def fail_row(samples, i, error):
@@ -314,6 +329,8 @@ def _embed_rows(loce, task, parts, recorder):
         kept = (mask, view_mask, targets[-1]) if task.finish is not None else ()
         samples.append(Sample(i, activations, *kept))
     solved = _solve(loce, task, samples, targets, recorder)
+    if task.finish is None and loce._auto_bias != "best":
+        samples = _find_missed(loce, samples, targets, solved)
     if hasattr(task.finish, "controls"):
         samples = _solve_controls(loce, task, samples, recorder)
     return outcomes + [
@@ -393,31 +410,46 @@ def _solve_in_memory(solve, grids, targets, weights=None, *, stack):
 def _finish(loce, task, sample, target, solutions):
     """Return the results of a row without its inputs, or its Failure."""
     samples, i = task.samples, sample.position
-    has_foreground, value, missed = bool((target > 0).any()), None, {}
+    has_foreground, value = bool((target > 0).any()), None
     if not has_foreground and solutions and loce.on_empty == "raise":
         reason = f"the mask of {row_name(samples, i)} {explain_empty(loce)}"
         return fail_row(samples, i, ValueError(reason))
     if has_foreground and not all(np.isfinite(s.vectors).all() for s in solutions.values()):
         reason = f"the LoCE of {row_name(samples, i)} did not stay finite; {loce._objective.advice}"
         return fail_row(samples, i, ValueError(reason))
-    if task.finish is None and loce._auto_bias != "best":
-        missed = {k: _misses(loce, sample, target, k, s) for k, s in solutions.items()}
-    elif task.finish is not None:
+    if task.finish is not None:
         known = {k: solution[i] for k, solution in enumerate(task.known)}
         try:
             value = task.finish(loce, sample, {**known, **solutions})
         except Exception as error:
             return fail_row(samples, i, error)
-    is_random = sample.activations.view.random
-    return Sample(i, solutions=solutions, value=value, missed=missed, is_random=is_random)
+    found = {"solutions": solutions, "value": value, "missed": sample.missed}
+    return Sample(i, **found, is_random=sample.activations.view.random)
 
 
-def _misses(loce, sample, target, k, solution):
-    """Return whether the projection of a vector misses the mask; true for a vector of NaN."""
-    grid = sample.activations.grids[loce.layers_[k]]
-    bias = solution.intercept if loce._appends_bias else None
-    projection = project_vector(grid, solution.vectors, bias, target.shape).cpu().numpy() > 0.5
-    return not (projection & (target > 0)).any()
+def _find_missed(loce, samples, targets, solved):
+    """Note for each row and layer whether its projection misses its mask; so does a NaN vector."""
+    missed, images = [{} for _ in samples], {}
+    for j, sample in enumerate(samples):
+        images.setdefault(id(sample.activations), []).append(j)
+    for rows in images.values():
+        grids = samples[rows[0]].activations.grids
+        for k, layer in enumerate(loce.layers_):
+            solutions = {j: solved[j][k] for j in rows if k in solved[j]}
+            projections = _project_rows(loce, grids[layer], solutions.values(), targets[0].shape)
+            for j, projection in zip(solutions, projections, strict=True):
+                missed[j][k] = not (projection & (targets[j] > 0)).any()
+    return [replace(sample, missed=own) for sample, own in zip(samples, missed, strict=True)]
+
+
+def _project_rows(loce, grid, solutions, size):
+    """Return where the projections of vectors onto one image are above 0.5, (n_rows, H, W)."""
+    vectors = np.array([s.vectors for s in solutions]).reshape(-1, len(grid))
+    weights = torch.from_numpy(vectors).to(grid)
+    logits = Grid(grid[None], *resampling_matrices(grid, size)).compute_logits(weights[None])[0]
+    if loce._appends_bias:
+        logits += torch.tensor([s.intercept for s in solutions])[:, None, None].to(logits)
+    return (logits > 0).cpu().numpy()
 
 
 def explain_empty(loce):

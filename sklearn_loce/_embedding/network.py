@@ -52,7 +52,7 @@ class Activations:
 
 
 @contextmanager
-def open_network(loce, layers=None, records=None):
+def open_network(loce, layers=None, records=None, sizes=None):
     """Yield a function ``(samples, i) -> Activations`` that passes an image, for one thread.
 
     Parameters
@@ -63,13 +63,15 @@ def open_network(loce, layers=None, records=None):
         The required layers; ``None`` means all.
     records : dict of {str: ndarray}, default=None
         Records of the caller's network for the probe, which this network must match.
+    sizes : dict, default=None
+        See Task.
 
     Raises
     ------
     RuntimeError
         If the records differ.
     """
-    extract = make_extractor(loce, layers)
+    extract = make_extractor(loce, layers, sizes)
     transform = make_transform(loce.preprocess, loce.model)
     with extract:
         if records is not None:
@@ -91,12 +93,16 @@ def _pass_view(extract, view):
     return extract(view.image[None], None if view.shown is None else view.shown[None])
 
 
-def make_extractor(loce, layers=None):
-    """Return an ActivationExtractor for some layers; ``None`` means all layers."""
+def make_extractor(loce, layers=None, sizes=None):
+    """Return an ActivationExtractor for some layers, which fills ``sizes``; see Task.
+
+    ``layers=None`` means all layers.
+    """
     how = {"reshape_transform": loce.reshape_transform, "device": loce.device}
     asked = [layer for layer in loce._layers if layers is None or str(layer) in layers]
     extract = ActivationExtractor(loce.model, asked, readings=loce._readings, **how)
     extract.runs_once = loce._runs_once
+    extract.sizes = {} if sizes is None else sizes
     return extract
 
 
@@ -318,13 +324,14 @@ def _are_steady(first, second):
     return False
 
 
-def probe_network(loce):
+def probe_network(loce, sizes=None):
     """Return the present records of a fitted estimator's network for the probe, by layer.
 
     The records of ``fit`` replace a second pass. The result is ``None`` if the two passes differ.
+    The pass fills ``sizes``; see Task.
     """
     transform = make_transform(loce.preprocess, loce.model)
-    with make_extractor(loce) as extract:
+    with make_extractor(loce, sizes=sizes) as extract:
         first, known = probe(loce, extract, transform), loce._records
         is_known = known is not None and not first.draws
         if is_known and all(agree(first.records[x], known[x]) for x in known):

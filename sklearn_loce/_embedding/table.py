@@ -152,7 +152,8 @@ def embed_table(loce, samples, *, probed=False, given=None, finish=None, keeps=T
     images = examine(loce, table, solves=given is None)
     store = find_store(loce.memory, loce.model) if given is None else None
     versions = weight_versions(as_module(loce.model))
-    records = loce._records if probed else probe_network(loce)
+    sizes = {}
+    records = loce._records if probed else probe_network(loce, sizes)
     fingerprint = None if store is None and runs_here(loce.n_jobs) else digest_model(loce.model)
     if records is None:  # vectors of a random network cannot be found again
         store = None
@@ -174,7 +175,7 @@ def embed_table(loce, samples, *, probed=False, given=None, finish=None, keeps=T
         images = _without(images, table.failures)
         images = [rows for rows in images if finish or any(own[rows].any() for own in asked)]
         known = table.solutions if finish else None
-        task = Task(samples, images, asked[0], known, finish, digests, records, fingerprint)
+        task = Task(samples, images, asked[0], known, finish, digests, records, fingerprint, sizes)
         if shared:
             tasks = [Task(samples, images, own) for own in asked]
             task = replace(task, shared=list(zip(shared, tasks, strict=True)))

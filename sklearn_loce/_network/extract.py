@@ -174,7 +174,9 @@ class ActivationExtractor:
         self.readings = dict(readings or {})
         self._is_first = readings is None  # the first images determine the readings
         self._network = self._exits = self._pass = self._thread = None
-        self._known, self._has_warned = {}, False
+        self._has_warned = False
+        # How to read the layers by size of the images, which other extractors of a run may share.
+        self.sizes = {}
         self.runs_once = False  # whether each layer runs once, for all image sizes
         self.draws = self.is_lent = False
 
@@ -221,7 +223,7 @@ class ActivationExtractor:
                 return self(images, shown)
         frame = self.frame(images.shape[-2:])
         try:
-            grids = self._run(images, shown, frame, self._known.get((images.shape, frame)))
+            grids = self._run(images, shown, frame, self.sizes.get((images.shape, frame)))
         except _ReadOtherwise as stop:
             self._check_owner(stop)
             grids = self._run(images, shown, frame, None)
@@ -283,7 +285,7 @@ class ActivationExtractor:
             # The control flow of a detector does not depend on the size, and its heads are slow.
             self.runs_once |= once and is_detector(self._network)
             if once and len(current.known) == len(self._members):
-                self._known[images.shape, frame] = current.known
+                self.sizes[images.shape, frame] = current.known
         return current.grids
 
     def _check_pass(self, current, images, shown):
