@@ -360,6 +360,7 @@ TINY = draw_table(1, n_concepts=1)
 MODULE = TorchModel(build_counting())
 
 
+@pytest.mark.slow
 @given(SETTINGS, SETTINGS)
 @settings(max_examples=40)
 def test_different_settings_do_not_share_rows(tmp_path_factory, first, second):

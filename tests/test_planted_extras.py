@@ -144,8 +144,8 @@ def detr_processor(**how):
     ("layer", "stride"),
     [
         ("model.backbone.model.layer3", 16),
-        ("model.input_projection", 32),
-        ("model.encoder.layers.1", 32),
+        pytest.param("model.input_projection", 32, marks=pytest.mark.slow),
+        pytest.param("model.encoder.layers.1", 32, marks=pytest.mark.slow),
         ("model.encoder.layers.5", 32),
     ],
 )

@@ -736,7 +736,7 @@ every_kind = pytest.mark.parametrize("kind", KINDS)
 
 
 @every_kind
-@pytest.mark.parametrize("size", ["many", "least"])
+@pytest.mark.parametrize("size", [pytest.param("many", marks=pytest.mark.slow), "least"])
 @pytest.mark.parametrize("prefix", ["", LONG], ids=["short", "long"])
 def test_texts_are_large_and_do_not_overlap(kind, size, prefix, samples, embeddings, projector):
     y = prefix + samples["concept"]

@@ -306,6 +306,7 @@ def test_a_figure_has_the_size_of_rcparams(display, make_rows):
     check_texts(figure)
 
 
+@pytest.mark.slow
 def test_figures_of_many_rows_are_no_higher_than_a_page():
     X, s = make_synthetic()
     labels = np.arange(len(X)) % 30

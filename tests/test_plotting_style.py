@@ -78,6 +78,7 @@ def best_contrast(line):
     return max(contrast(color, ax.get_facecolor()) for color in painted[y - 5 : y + 6, x])
 
 
+@pytest.mark.slow
 def test_all_colors_are_visible_on_a_dark_background():
     names = [f"m{i}" for i in range(len(_style.COLORS))]
     values = np.linspace(0.1, 0.9, len(names))

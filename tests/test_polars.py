@@ -173,6 +173,7 @@ def test_metrics_and_estimators_accept_embeddings_and_labels(arrays, dtype):
     assert list(ChannelDisplay.from_embeddings(names).feature_names) == ["a", "b", "c"]
 
 
+@pytest.mark.slow
 def test_displays_accept_tables(tables, tmp_path):
     table, ours = tables[0], tables[1]["rle"]
     loce = clone(LOCE).fit(table)

@@ -270,6 +270,7 @@ def test_return_info_raises_an_error_for_objectives_without_a_bias():
         optimize_loces(activations, masks, objective="net2vec", return_info=True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layer", ["backbone.9", "backbone.13", "backbone.16"])
 @pytest.mark.parametrize("objective", OBJECTIVES)
 def test_all_rows_of_real_scenes_converge(camvid, camvid_network, layer, objective):

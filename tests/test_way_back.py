@@ -269,6 +269,7 @@ def test_crops_keep_all_columns(table):
         assert crops[name].tolist() == table[name].tolist()
 
 
+@pytest.mark.slow
 def test_a_wrong_label_is_corrected_in_the_file(file, table, embeddings):
     row = 4
     rest = table["concept"] == table["concept"][row]
