@@ -63,6 +63,11 @@ def compress_rle(rle):
     return coco_mask.frPyObjects({"size": list(size), "counts": runs.tolist()}, *size)
 
 
+def empty_rle(size):
+    """Return the compressed encoding of a mask without foreground."""
+    return compress_rle({"size": size, "counts": [size[0] * size[1]]})
+
+
 @lru_cache(maxsize=2**14)
 def _check_text(text, size):
     """Check compressed run lengths, because pycocotools reads out of bounds if they are wrong.

@@ -11,7 +11,7 @@ from PIL import UnidentifiedImageError
 
 from .._validation import as_pandas
 from .images import PATH, READ_ERRORS, read_image, size_of_image
-from .masks import compress_rle, has_foreground, read_mask, size_of_mask
+from .masks import empty_rle, has_foreground, read_mask, size_of_mask
 
 _SHOWN = 5
 ANNOTATION = "annotation_id"  # column of the loaders with the ids of the source
@@ -237,5 +237,5 @@ def blank_masks(samples):
     masks = np.empty(len(samples), dtype=object)
     for rows in group_by_image(samples):
         size = _read_cell(size_of_image, samples, rows[0], "image")
-        masks[rows] = compress_rle({"size": size, "counts": [size[0] * size[1]]})
+        masks[rows] = empty_rle(size)
     return masks

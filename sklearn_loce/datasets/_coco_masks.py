@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import numpy as np
 from pycocotools import mask as coco_mask
 
-from .._samples.masks import check_n_pixels, compress_rle, rle_size
+from .._samples.masks import check_n_pixels, compress_rle, empty_rle, rle_size
 from ._runs import merge_masks
 from ._shapes import check_box
 
@@ -86,13 +86,9 @@ def _draw(annotation, rles, polygons, size, where):
     try:
         if rles:
             return merge_masks([_compress(rle, size) for rle in rles])
-        return None if _has_extent(annotation) else compress_rle(_empty(size))
+        return None if _has_extent(annotation) else empty_rle(size)
     except (TypeError, ValueError, OverflowError) as error:
         raise ValueError(f"{where(annotation)} can't be read: {error}") from error
-
-
-def _empty(size):
-    return {"size": size, "counts": [size[0] * size[1]]}
 
 
 def _has_extent(annotation):

@@ -8,7 +8,7 @@ import numpy as np
 from sklearn.utils._param_validation import StrOptions, validate_params
 
 from .._samples.images import READ_ERRORS, open_image
-from .._samples.masks import compress_rle
+from .._samples.masks import empty_rle
 from ._coco import check_images
 from ._coco_file import (
     ID,
@@ -104,7 +104,7 @@ def _read_instances(image, annotation, segments, concepts, location, path):
             "not list."
         )
     masks = encode_labels(ids)
-    empty = compress_rle({"size": list(size), "counts": [size[0] * size[1]]})
+    empty = empty_rle(size)
     return [
         Instance(
             location,

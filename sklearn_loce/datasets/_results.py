@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from .._samples.masks import empty_rle
 from ._runs import encode_labels
 
 
@@ -190,8 +191,7 @@ def _masks_of(segments, segmentation):
     unknown = sorted(masks.keys() - {*ids, -1, 0})
     if unknown:
         raise ValueError(f"segments_info lacks the ids {unknown[:10]} of the map.")
-    size = list(segmentation.shape)
-    hidden = {"size": size, "counts": [size[0] * size[1]]}
+    hidden = empty_rle(segmentation.shape)
     return [masks.get(key, hidden) for key in ids]
 
 
