@@ -40,9 +40,7 @@ MobileNetV3-Large with the layers {layers}.
   steps, one row at a time. It runs on {plain_rows} rows. Both layers use the same passes, which
   favors it.
 
-No pass computes gradients, and batch normalization is in evaluation mode. The targets for
-`transform` are at most 1.1 times the forward and the decoding, and at most 2.1 times the fastest
-bare forward."""
+No pass computes gradients, and batch normalization is in evaluation mode."""
 _FORMATS = {"contiguous": torch.contiguous_format, "channels last": torch.channels_last}
 
 
