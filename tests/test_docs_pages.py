@@ -48,8 +48,9 @@ def test_pages_are_found():
     assert {"index.md", "reproducibility.md"} <= set(PAGES)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("page", PAGES)
+@pytest.mark.parametrize(
+    "page", [pytest.param(p, marks=[pytest.mark.slow] * (p == "study.md")) for p in PAGES]
+)
 def test_code_runs_as_printed(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     if report := _run_page(DOCS / page):

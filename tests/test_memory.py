@@ -31,7 +31,7 @@ from sklearn.preprocessing import Normalizer
 from torchvision.transforms import v2
 
 from sklearn_loce import ActivationExtractor, Joined, MaskedMeanTransformer, RowStore, TorchModel
-from sklearn_loce._solvers.objectives import LBFGSObjective
+from sklearn_loce._solvers.objectives import AdamWObjective, LBFGSObjective
 from sklearn_loce._store import database
 from sklearn_loce.exceptions import FailedRowsError, StoreError
 
@@ -80,22 +80,48 @@ def test_another_process_finds_the_rows(table, tmp_path):
     assert n_passes(other) == 0
 
 
-def test_each_row_and_layer_is_computed_once(table, tmp_path, monkeypatch):
-    solved, plain = [], LBFGSObjective.solve
+# The first of these projects with the bias that fits best, and the others look at each projection.
+OBJECTIVES = [{}, {"objective": "net2vec"}, {"append_bias": True}]
 
-    def counting(self, activations, *args, **kwargs):
-        solved.append((len(activations), activations[0].shape[0]))
-        return plain(self, activations, *args, **kwargs)
 
-    monkeypatch.setattr(LBFGSObjective, "solve", counting)
-    one = make_loce(memory=tmp_path, layer="body.0").fit(table)
+def count_solved(monkeypatch):
+    """Return a list, to which each solver call appends its number of rows, channels and grids."""
+    solved = []
+
+    def counting(plain):
+        def solve(self, activations, *args, **kwargs):
+            n_grids = len({grid.data_ptr() for grid in activations})
+            solved.append((len(activations), len(activations[0]), n_grids))
+            return plain(self, activations, *args, **kwargs)
+
+        return solve
+
+    for kind in (AdamWObjective, LBFGSObjective):
+        monkeypatch.setattr(kind, "solve", counting(kind.solve))
+    return solved
+
+
+@pytest.mark.parametrize("how", OBJECTIVES)
+def test_each_row_and_layer_is_computed_once(how, table, tmp_path, monkeypatch):
+    solved = count_solved(monkeypatch)
+    one = make_loce(memory=tmp_path, layer="body.0", **how).fit(table)
     one.transform(table[:5])
-    both = make_loce(memory=tmp_path, layer=["body.0", "body.2"])
+    both = make_loce(memory=tmp_path, layer=["body.0", "body.2"], **how)
     twice = pd.concat([table, table[::-1]])
     found = both.fit_transform(twice)
-    n_rows = {c: sum(n for n, channels in solved if channels == c) for c in (4, 6)}
+    n_rows = {c: sum(n for n, channels, _ in solved if channels == c) for c in (4, 6)}
     assert n_rows == {4: len(table), 6: len(table)}
-    np.testing.assert_array_equal(found, computed(twice, layer=["body.0", "body.2"]))
+    np.testing.assert_array_equal(found, computed(twice, layer=["body.0", "body.2"], **how))
+
+
+@pytest.mark.parametrize("how", OBJECTIVES)
+def test_a_layer_whose_vectors_are_stored_needs_no_activations(how, table):
+    loce = make_loce(layer="body.0", **how)
+    first = loce.fit_transform(table)
+    found = make_loce(model=loce.model, layer=["body.0", "body.2"], **how).fit_transform(table)
+    n_features = first.shape[1]
+    np.testing.assert_array_equal(found[:, :n_features], first)
+    np.testing.assert_array_equal(found[:, n_features:], computed(table, layer="body.2", **how))
 
 
 def search(loce, table, **how):
@@ -137,7 +163,7 @@ def make_union(loce, **how):
 
 
 @pytest.mark.parametrize("on_disk", [True, False])
-@pytest.mark.parametrize("how", [{}, {"objective": "net2vec"}, {"append_bias": True}])
+@pytest.mark.parametrize("how", OBJECTIVES)
 def test_a_union_after_precompute_costs_one_pass_per_image(how, on_disk, table, tmp_path):
     loce = make_loce(memory=tmp_path if on_disk else None, **how)
     union, averages = make_union(loce)
@@ -157,8 +183,9 @@ def test_without_precompute_each_part_of_a_union_passes_the_images(table):
     assert n_passes(loce) == 12
 
 
-def test_stored_vectors_of_one_part_are_not_computed_again(table, tmp_path):
-    loce = make_loce(memory=tmp_path)
+@pytest.mark.parametrize("how", OBJECTIVES)
+def test_stored_vectors_of_one_part_are_not_computed_again(how, table, tmp_path):
+    loce = make_loce(memory=tmp_path, **how)
     union, averages = make_union(loce)
     loce.fit_transform(table[:6])  # three of the six images
     averages.fit_transform(table[:4])  # two of them
@@ -178,6 +205,19 @@ def test_standardization_needs_its_own_pass(table, tmp_path):
     assert n_passes(loce) == 18
     plain, _ = make_union(make_loce(memory=False), standardize=True)
     np.testing.assert_array_equal(plain.fit_transform(table), found)
+
+
+@pytest.mark.parametrize("how", OBJECTIVES)
+def test_rows_of_an_image_share_standardized_activations(how, table, monkeypatch):
+    solved = count_solved(monkeypatch)
+    loce = make_loce(layer="body.0", standardize=True, **how)
+    other = make_loce(model=loce.model, layer="body.4", standardize=True, **how)
+    loce.precompute(table, beside=[other])
+    # Two rows of each image at a layer of four channels, and at one of eight.
+    assert sorted(solved) == [(2, 4, 1)] * 6 + [(2, 8, 1)] * 6
+    for part in (loce, other):
+        alone = computed(table, layer=part.layer, standardize=True, **how)
+        np.testing.assert_array_equal(part.fit_transform(table), alone)
 
 
 def test_precompute_accepts_several_transformers_at_several_layers(table, tmp_path):

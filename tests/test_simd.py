@@ -70,6 +70,12 @@ masks = (torch.rand(2, 100, 100, generator=generator) > 0.5).float()
 expected = plain_loces(activations.double(), masks.double())
 found = optimize_loces(activations, masks, objective="net2vec").double()
 difference = (found - expected).abs().max()
+# The rows of one image are solved in pairs.
+image = activations[:1].expand(3, -1, -1, -1), masks[[0, 1, 0]]
+for objective in ("net2vec", "logistic"):
+    together = optimize_loces(*image, objective=objective)
+    alone = [optimize_loces(activations[:1], mask[None], objective=objective) for mask in image[1]]
+    assert torch.equal(together, torch.cat(alone))
 print(LANES, float(difference))
 """
 

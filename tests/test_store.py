@@ -384,7 +384,6 @@ def _changed_files(sound):
         yield "cut", sound[:length]
 
 
-@pytest.mark.slow
 def test_a_damaged_file_never_returns_a_wrong_vector(filled):
     _save_probe(filled, [1.0, 2.0])
     outcomes = {"flipped": set(), "cut": set()}
@@ -499,8 +498,7 @@ def test_a_full_disk_does_not_affect_the_result(filled):
     assert len(filled.verify()) == 0
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("mode", ["wal", "delete"])
+@pytest.mark.parametrize("mode", ["wal", pytest.param("delete", marks=pytest.mark.slow)])
 def test_a_lock_causes_one_wait_and_does_not_affect_the_result(filled, monkeypatch, mode):
     monkeypatch.setattr(database, "TIMEOUT", 1.5)
     _execute(filled, f"PRAGMA journal_mode = {mode}")
@@ -545,7 +543,6 @@ with RowStore(sys.argv[1]).open() as session:
 """
 
 
-@pytest.mark.slow
 @pytest.mark.skipif(os.name != "posix", reason="needs SIGKILL")
 def test_a_killed_writer_leaves_only_complete_batches(store):
     generator = np.random.default_rng(0)

@@ -68,8 +68,20 @@ def test_one_truncated_pass_per_image_serves_all_rows_and_layers():
     with threads(1):
         loce.transform(pd.concat([X, X.iloc[::-1]]))
     assert network.n_images == 4
-    # The probe here and the first image, whose sizes the worker then knows, pass the whole network.
+    # The probe and the first image pass the whole network. The worker knows the probe's size.
     assert network.finished.n == 2
+
+
+def test_threads_share_how_to_read_each_size():
+    network = Watcher().eval()
+    X = pd.concat([draw_table(8), draw_table(8, size=(32, 40), seed=1)])
+    loce = LoCETransformer(TorchModel(network), ["body.0", "body.2"], memory=False).fit(X)
+    with threads(1):
+        expected = loce.transform(X)
+    network.finished.n = 0
+    with threads(2):
+        np.testing.assert_array_equal(loce.transform(X), expected)
+    assert network.finished.n <= 1 + 2 * 2  # both threads may begin with the same size
 
 
 def test_evaluate_measures_the_result_of_project(boxes):

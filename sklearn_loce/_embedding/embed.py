@@ -127,8 +127,8 @@ class Task:
     fingerprint : bytes or None
         Digest of the network, which worker processes compare as well.
     sizes : dict
-        How to read the layers of images by their size. The threads of a run fill and share it, so
-        that one of them traces each size.
+        How to read the layers of images by their size. The threads of a run fill and share it.
+        Threads that begin with the same size all trace it.
     shared : list of (estimator, Task)
         The estimators that share the passes, each with its task. They replace the estimator whose
         network passes the images. Only threads support this.
@@ -428,7 +428,7 @@ def _finish(loce, task, sample, target, solutions):
 
 
 def _find_missed(loce, samples, targets, solved):
-    """Note for each row and layer whether its projection misses its mask; so does a NaN vector."""
+    """Return the samples with ``missed``; the projection of a vector of NaN misses its mask."""
     missed, images = [{} for _ in samples], {}
     for j, sample in enumerate(samples):
         images.setdefault(id(sample.activations), []).append(j)
@@ -436,7 +436,10 @@ def _find_missed(loce, samples, targets, solved):
         grids = samples[rows[0]].activations.grids
         for k, layer in enumerate(loce.layers_):
             solutions = {j: solved[j][k] for j in rows if k in solved[j]}
-            projections = _project_rows(loce, grids[layer], solutions.values(), targets[0].shape)
+            if not solutions:
+                continue  # then the layer may not have been passed
+            size = targets[rows[0]].shape
+            projections = _project_rows(loce, grids[layer], solutions.values(), size)
             for j, projection in zip(solutions, projections, strict=True):
                 missed[j][k] = not (projection & (targets[j] > 0)).any()
     return [replace(sample, missed=own) for sample, own in zip(samples, missed, strict=True)]
@@ -444,8 +447,7 @@ def _find_missed(loce, samples, targets, solved):
 
 def _project_rows(loce, grid, solutions, size):
     """Return where the projections of vectors onto one image are above 0.5, (n_rows, H, W)."""
-    vectors = np.array([s.vectors for s in solutions]).reshape(-1, len(grid))
-    weights = torch.from_numpy(vectors).to(grid)
+    weights = torch.from_numpy(np.stack([s.vectors for s in solutions])).to(grid)
     logits = Grid(grid[None], *resampling_matrices(grid, size)).compute_logits(weights[None])[0]
     if loce._appends_bias:
         logits += torch.tensor([s.intercept for s in solutions])[:, None, None].to(logits)

@@ -264,7 +264,7 @@ class ActivationExtractor:
     def _run(self, images, shown, frame, known):
         """Pass images; with ``known`` readings, stop at the deepest layer."""
         # Pass a copy, because the first layer may work in place. Channels last would be faster, but
-        # changes the last bits of activations, and so the minima that "mae" and "dice" find.
+        # changes the last bits of activations, and so many vectors of "mae".
         own = images.to(device=self.device, dtype=dtype_of(self._network), copy=True)
         trace = Trace(own, frame) if known is None else None
         current = self._pass = _Pass(trace, known or {})
@@ -349,7 +349,8 @@ class ActivationExtractor:
         """Read a layer's output as a grid, and store the reading for this size."""
         shape = output.shape if isinstance(output, torch.Tensor) else None
         if self.reshape_transform is not None:
-            current.known[layer] = shape, None
+            if current.trace is not None:
+                current.known[layer] = shape, None
             return check_reshaped(self.reshape_transform(output), output, layer)
         if current.trace is None:
             expected, read = current.known[layer]

@@ -2,7 +2,7 @@
 
 The rows of one image share its activations, so they are solved together. A step reads the
 activations once. While a few channels are in the first-level cache, the step computes their
-gradients, updates their weights, and adds their share of the next projection, row by row.
+gradients, updates their weights, and adds their share of the next projection, two rows at a time.
 """
 
 import numpy as np
