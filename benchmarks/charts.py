@@ -238,9 +238,9 @@ def draw_solver(report):
     draw_points(panels, styles, "ratio of times", sharex=False)
     left, right = plt.gcf().axes
     left.set_xscale("log")
-    right.set_xlim(left=0)
     for ax in (left, right):
         ax.axvline(1, color="0.3", linewidth=0.8)
+    right.set_xlim(left=0)  # afterward, so that the line is in view
 
 
 def _column(table, name):
