@@ -60,6 +60,7 @@ def test_the_planted_pair_is_the_most_confused(scenes, scene_layers, layer, metr
     assert (pairs.overlap[1:] < top.overlap).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("concept", PLANTED)
 def test_planted_sub_concepts_are_recovered(scenes, scene_layers, concept):
     layer = PLANTED[concept]

@@ -112,6 +112,7 @@ class FlattenedLoCE32(FlattenedLoCE):
         return embeddings.numpy()
 
 
+@pytest.mark.slow
 @parametrize_with_checks(
     [kind(name) for kind in (FlattenedLoCE, FlattenedLoCE32) for name in ("logistic", "net2vec")]
 )

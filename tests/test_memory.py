@@ -270,6 +270,7 @@ def test_a_failed_row_of_one_part_is_named_and_others_are_stored(table, tmp_path
     assert n_passes(loce) == 6
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("on_disk", [True, False])
 def test_a_plain_grid_search_computes_each_layer_once(on_disk, table, tmp_path):
     loce = make_loce(memory=tmp_path if on_disk else None)

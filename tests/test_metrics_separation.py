@@ -95,6 +95,7 @@ GAPS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("quantile", [0.05, 0.5, 0.77])
 @pytest.mark.parametrize("kind", GAPS)
 def test_quantiles_of_many_distances_are_exact(quantile, kind):

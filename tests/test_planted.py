@@ -197,6 +197,7 @@ MUTATED_GRIDS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mutation", MUTATED_GRIDS)
 def test_the_check_notices_a_wrong_grid(mutation):
     found = look_for_patches(
@@ -210,6 +211,7 @@ def test_the_check_notices_a_wrong_grid(mutation):
         check(found, max_cells=0.5)
 
 
+@pytest.mark.slow
 def test_the_check_notices_padding_that_is_ignored(monkeypatch):
     monkeypatch.setattr(_preprocessing.View, "within", lambda view, frame: view)
     found = look_for_patches(convolutional("fasterrcnn"), *next(iter(RESNET.items())))

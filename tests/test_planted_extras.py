@@ -24,6 +24,8 @@ from .planted import (
 transformers = pytest.importorskip("transformers")
 timm = pytest.importorskip("timm")
 
+pytestmark = pytest.mark.slow
+
 TOKENS = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
 
 
@@ -144,8 +146,8 @@ def detr_processor(**how):
     ("layer", "stride"),
     [
         ("model.backbone.model.layer3", 16),
-        pytest.param("model.input_projection", 32, marks=pytest.mark.slow),
-        pytest.param("model.encoder.layers.1", 32, marks=pytest.mark.slow),
+        ("model.input_projection", 32),
+        ("model.encoder.layers.1", 32),
         ("model.encoder.layers.5", 32),
     ],
 )

@@ -772,6 +772,7 @@ def texts_of(ax):
                 yield label
 
 
+@pytest.mark.slow
 @every_kind
 @pytest.mark.parametrize("suffix", ["svg", "pdf", "png"])
 def test_displays_are_saved_with_text_as_text(kind, suffix, samples, embeddings, projector):

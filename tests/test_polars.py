@@ -151,6 +151,7 @@ def compare_two(X, y, groups):
     return compare_layers({"a": X, "b": X}, y, groups=groups, **how)["mean"].to_numpy()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["String", "Categorical"])
 def test_metrics_and_estimators_accept_embeddings_and_labels(arrays, dtype):
     X, y, groups = arrays

@@ -62,6 +62,7 @@ def _target(mask):
     return torch.from_numpy(resize(mask.astype(float), (100, 100)))[None]
 
 
+@pytest.mark.slow
 @parametrize_with_loce_checks(SEGMENTERS)
 def test_segmenters_pass_our_checks(estimator, check):
     check(estimator)

@@ -498,7 +498,8 @@ def test_a_full_disk_does_not_affect_the_result(filled):
     assert len(filled.verify()) == 0
 
 
-@pytest.mark.parametrize("mode", ["wal", pytest.param("delete", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("mode", ["wal", "delete"])
 def test_a_lock_causes_one_wait_and_does_not_affect_the_result(filled, monkeypatch, mode):
     monkeypatch.setattr(database, "TIMEOUT", 1.5)
     _execute(filled, f"PRAGMA journal_mode = {mode}")

@@ -142,6 +142,7 @@ def test_the_table_has_the_shown_concept(table, embeddings):
     assert shown["concept"].tolist() == y[shown["position"]].tolist()
 
 
+@pytest.mark.slow
 @every_display
 def test_captions_show_values_of_the_rows(kind, table, embeddings):
     table = table.assign(note=[None, 0.98765, 12.0, "a name"] * (len(table) // 4))
