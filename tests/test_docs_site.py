@@ -85,6 +85,7 @@ def test_styles_that_fetch_from_the_network_are_problems(site, tmp_path):
     assert "example.org/font.woff2: is fetched from the network" in found
 
 
+@pytest.mark.slow
 @needs_build
 def test_the_documentation_has_no_broken_link(check_links):
     site = check_links.Site(BUILT)
@@ -100,6 +101,7 @@ def test_every_example_has_a_page_with_a_picture():
         assert f"sphx_glr_{example.stem}_001" in page.read_text(encoding="utf-8")
 
 
+@pytest.mark.slow
 @needs_build
 @pytest.mark.skipif(bool(missing_browser()), reason=missing_browser())
 @pytest.mark.filterwarnings("ignore::ResourceWarning")
@@ -127,6 +129,7 @@ def test_pages_open_offline_without_errors(page, tmp_path):
         assert title > 0
 
 
+@pytest.mark.slow
 @needs_build
 @pytest.mark.skipif(bool(missing_browser()), reason=missing_browser())
 @pytest.mark.filterwarnings("ignore::ResourceWarning")
