@@ -164,8 +164,8 @@ class LoCETransformer(SampleTransformer):
     A copy of the network processes the images, with its own hooks and in evaluation mode. It shares
     the weights of the module, which stays unchanged. In ``fit``, a fixed probe image of 96 x 128
     pixels (or of the size that the network accepts) passes it twice. If the two passes differ, you
-    get a warning, and no vector is kept. ``transform`` passes the probe image once,
-    and once more through the copy of each thread and worker.
+    get a warning, and no vector is kept. ``transform`` passes the probe image once, and once more
+    through the copy of each thread and worker.
 
     After ``set_params``, call ``fit`` again.
 

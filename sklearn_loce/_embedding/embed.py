@@ -12,7 +12,8 @@ from tqdm.auto import tqdm
 from .._network.handle import as_module, resolve_device
 from .._samples.table import read_sample_mask, row_name
 from .._solvers.adamw import Recorder
-from .._solvers.project import Grid, resampling_matrices
+from .._solvers.objectives import group_by_grid
+from .._solvers.project import project
 from .._solvers.solution import Solution
 from .._store.keys import sample_digests
 from .._warnings import warn_user
@@ -429,29 +430,25 @@ def _finish(loce, task, sample, target, solutions):
 
 def _find_missed(loce, samples, targets, solved):
     """Return the samples with ``missed``; the projection of a vector of NaN misses its mask."""
-    missed, images = [{} for _ in samples], {}
-    for j, sample in enumerate(samples):
-        images.setdefault(id(sample.activations), []).append(j)
-    for rows in images.values():
-        grids = samples[rows[0]].activations.grids
-        for k, layer in enumerate(loce.layers_):
-            solutions = {j: solved[j][k] for j in rows if k in solved[j]}
-            if not solutions:
-                continue  # then the layer may not have been passed
-            size = targets[rows[0]].shape
-            projections = _project_rows(loce, grids[layer], solutions.values(), size)
-            for j, projection in zip(solutions, projections, strict=True):
+    missed = [{} for _ in samples]
+    for k, layer in enumerate(loce.layers_):
+        rows = [j for j, solutions in enumerate(solved) if k in solutions]
+        grids = [samples[j].activations.grids[layer] for j in rows]
+        for group in group_by_grid(grids):  # an image has one product for all of its rows
+            some = [rows[n] for n in group]
+            size, solutions = targets[some[0]].shape, [solved[j][k] for j in some]
+            projections = _project_rows(loce, grids[group[0]], solutions, size)
+            for j, projection in zip(some, projections, strict=True):
                 missed[j][k] = not (projection & (targets[j] > 0)).any()
     return [replace(sample, missed=own) for sample, own in zip(samples, missed, strict=True)]
 
 
 def _project_rows(loce, grid, solutions, size):
-    """Return where the projections of vectors onto one image are above 0.5, (n_rows, H, W)."""
-    weights = torch.from_numpy(np.stack([s.vectors for s in solutions])).to(grid)
-    logits = Grid(grid[None], *resampling_matrices(grid, size)).compute_logits(weights[None])[0]
-    if loce._appends_bias:
-        logits += torch.tensor([s.intercept for s in solutions])[:, None, None].to(logits)
-    return (logits > 0).cpu().numpy()
+    """Return where the projections of vectors onto one grid are above 0.5, (n_rows, H, W)."""
+    vectors = torch.from_numpy(np.stack([s.vectors for s in solutions])).to(grid)
+    bias = torch.tensor([s.intercept for s in solutions]).to(grid) if loce._appends_bias else None
+    projections = project(grid.expand(len(solutions), -1, -1, -1), vectors, size, bias)
+    return (projections > 0.5).cpu().numpy()
 
 
 def explain_empty(loce):

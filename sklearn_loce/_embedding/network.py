@@ -52,18 +52,18 @@ class Activations:
 
 
 @contextmanager
-def open_network(loce, layers=None, records=None, sizes=None):
+def open_network(loce, layers, records, sizes):
     """Yield a function ``(samples, i) -> Activations`` that passes an image, for one thread.
 
     Parameters
     ----------
     loce : estimator
         Fitted.
-    layers : list of str, default=None
+    layers : list of str, or None
         The required layers; ``None`` means all.
-    records : dict of {str: ndarray}, default=None
+    records : dict of {str: ndarray}, or None
         Records of the caller's network for the probe, which this network must match.
-    sizes : dict, default=None
+    sizes : dict
         See Task.
 
     Raises
@@ -102,7 +102,8 @@ def make_extractor(loce, layers=None, sizes=None):
     asked = [layer for layer in loce._layers if layers is None or str(layer) in layers]
     extract = ActivationExtractor(loce.model, asked, readings=loce._readings, **how)
     extract.runs_once = loce._runs_once
-    extract.sizes = {} if sizes is None else sizes
+    if sizes is not None:
+        extract.sizes = sizes
     return extract
 
 
@@ -324,7 +325,7 @@ def _are_steady(first, second):
     return False
 
 
-def probe_network(loce, sizes=None):
+def probe_network(loce, sizes):
     """Return the present records of a fitted estimator's network for the probe, by layer.
 
     The records of ``fit`` replace a second pass. The result is ``None`` if the two passes differ.

@@ -75,7 +75,7 @@ def warn_unconverged(gradient_norm, objective):
         )
 
 
-def _group_by_grid(activations):
+def group_by_grid(activations):
     """Group the rows that share activations; list of arrays of int."""
     groups = {}
     for i, grid in enumerate(activations):
@@ -166,7 +166,7 @@ class AdamWObjective(_Objective):
         recorder : Recorder, default=None
             Recorder for a GPU, which the caller keeps between batches.
         """
-        images, arrays = _group_by_grid(activations), _as_compiled_input(activations)
+        images, arrays = group_by_grid(activations), _as_compiled_input(activations)
         if arrays is not None:
             pixels = arrays, images, targets, weights
             return Solution(compiled_adamw.solve(*pixels, start, self, n_threads))
@@ -249,7 +249,7 @@ class LBFGSObjective(_Objective):
 
     def solve(self, activations, targets, start, *, weights=None, n_threads=1, recorder=None):
         """Optimize one vector per row as ``AdamWObjective.solve``, without ``recorder``."""
-        images, arrays = _group_by_grid(activations), _as_compiled_input(activations)
+        images, arrays = group_by_grid(activations), _as_compiled_input(activations)
         if arrays is not None:
             pixels = arrays, images, targets, weights
             facts = compiled_lbfgs.solve(*pixels, start, self, n_threads)
